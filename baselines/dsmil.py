@@ -1,0 +1,85 @@
+"""DSMIL: a critical instance per class, and attention by similarity to it (Li et al. 2021)."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from milbench.aggregator import Aggregator
+from milbench.bags import BagOutput, Bags
+from milbench.nn import segment_argmax, segment_softmax, weighted_sum
+from milbench.spec import Card, Float, Recipe
+
+Q = 128  # width of the queries in the authors' code
+
+
+class DSMIL(Aggregator):
+    """Dual-stream MIL (Li, Li, Eliceiri, CVPR 2021, equations 2 to 6).
+
+    Instance stream: c = W0 x_i, critical instance m = argmax_i c of each class. Bag stream: q = tanh(W2 relu(W1 x)),
+    u = softmax_i(q_i . q_m / sqrt 128), b = sum_i u_i x_i, and a full-width convolution over the class vectors b gives
+    the logits. The loss is half the binary cross-entropy of the bag stream and half that of the largest instance
+    scores. Two classes have one output, as in the authors' published Camelyon16 aggregator; C > 2 have C independent
+    sigmoids.
+
+    Args:
+        in_dim: width of the instance features.
+        n_classes: number of classes.
+    """
+
+    card = Card(
+        title="DSMIL",
+        family="iid",
+        citation="B. Li, Y. Li, K. W. Eliceiri. Dual-stream Multiple Instance Learning Network for Whole Slide Image "
+        "Classification with Self-supervised Contrastive Learning. CVPR 2021.",
+        url="https://arxiv.org/abs/2011.08939",
+        licence="authors' code MIT; written here from the paper's equations, MIT",
+        score="the bag stream, as the authors' whole-slide script scores; the paper averages both streams",
+        deviations=(
+            "with C > 2 classes the C sigmoids are divided by their sum so that probabilities add up to 1",
+            "the threshold is never chosen on test labels, nor the epoch",
+        ),
+    )
+    recipe = Recipe(
+        optimizer="adam", lr=1e-4, weight_decay=1e-3, betas=(0.5, 0.9), epochs=50, schedule="cosine", patience=10
+    )
+    search_space = {"weight_decay": Float(low=1e-5, high=1e-2, log=True)}  # noqa: RUF012
+    authors_names = {"b_classifier.": "", "i_classifier.fc.0.": "instance.", "i_classifier.fc.": "instance."}  # noqa: RUF012
+
+    def __init__(self, in_dim: int, n_classes: int) -> None:
+        super().__init__(in_dim, n_classes)
+        outputs = 1 if n_classes == 2 else n_classes
+        self.instance = nn.Linear(in_dim, outputs)
+        self.q = nn.Sequential(nn.Linear(in_dim, Q), nn.ReLU(), nn.Linear(Q, Q), nn.Tanh())
+        self.fcc = nn.Conv1d(outputs, outputs, kernel_size=in_dim)
+
+    def pool(self, bags: Bags, attention: bool) -> BagOutput:
+        """Find the critical instances, attend to what resembles them, and classify both streams."""
+        scores = self.instance(bags.x)
+        critical = segment_argmax(scores, bags)
+        q = self.q(bags.x)
+        q_m = q[critical]  # (B, C, 128)
+        likeness = q @ q_m[0].T if len(bags) == 1 else torch.einsum("nq,ncq->nc", q, q_m[bags.index])
+        u = segment_softmax(likeness * Q**-0.5, bags)
+        b = weighted_sum(u, bags.x, bags)
+        logits = self.fcc(b.to(scores.dtype))[..., 0]
+        return BagOutput(
+            logits, u if attention else None, b.flatten(1), {"instance_logits": scores.gather(0, critical)}
+        )
+
+    def loss(self, out: BagOutput, targets: Tensor) -> Tensor:
+        """BCE(bag)/2 + BCE(largest instance)/2, in fp32; ``targets`` (B,) int64."""
+        k = out.logits.shape[1]
+        wanted = targets[:, None].float() if k == 1 else F.one_hot(targets, k).float()
+        streams = (out.logits, out.aux["instance_logits"])
+        return sum(
+            (F.binary_cross_entropy_with_logits(s.float(), wanted) / 2 for s in streams), start=wanted.new_zeros(())
+        )
+
+    def probabilities(self, out: BagOutput) -> Tensor:
+        """Sigmoids of the bag stream; with C > 2 classes divided by their sum. ``(B, n_classes)``."""
+        if out.logits.shape[1] == 1:
+            return super().probabilities(out)
+        # log-sigmoid first: the sum of C sigmoids can underflow, a softmax of their logarithms cannot.
+        return torch.softmax(F.logsigmoid(out.logits.float()), dim=1)

@@ -1,0 +1,57 @@
+"""milbench: the referee of multiple-instance learning.
+
+Public names are loaded on first use, so that ``import milbench`` costs milliseconds and does not import torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "Bags": "milbench.bags",
+    "BagOutput": "milbench.bags",
+    "Aggregator": "milbench.aggregator",
+    "Card": "milbench.spec",
+    "Recipe": "milbench.spec",
+    "Suite": "milbench.spec",
+    "RunSpec": "milbench.spec",
+    "Budget": "milbench.spec",
+    "create": "milbench.registry",
+    "list_aggregators": "milbench.registry",
+    "FeatureCache": "milbench.data.cache",
+    "run": "milbench.runner",
+    "leaderboard": "milbench.ranking",
+    "MilbenchError": "milbench.errors",
+}
+_MODULES = ("nn", "testing", "stats", "metrics")
+
+__all__ = [*_HOME, *_MODULES]
+
+if TYPE_CHECKING:
+    from . import metrics, nn, stats, testing
+    from .aggregator import Aggregator
+    from .bags import BagOutput, Bags
+    from .data.cache import FeatureCache
+    from .errors import MilbenchError
+    from .ranking import leaderboard
+    from .registry import create, list_aggregators
+    from .runner import run
+    from .spec import Budget, Card, Recipe, RunSpec, Suite
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        value = getattr(import_module(_HOME[name]), name)
+    elif name in _MODULES:
+        value = import_module(f"milbench.{name}")
+    else:
+        raise AttributeError(f"module 'milbench' has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

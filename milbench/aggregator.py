@@ -1,0 +1,143 @@
+"""Aggregator: what every method is. Inputs are validated here, once, so that a method is only its mathematics."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .bags import BagOutput, Bags
+from .errors import MilbenchError
+from .spec import Card, Dimension, Recipe
+
+
+class Aggregator(nn.Module, ABC):
+    """A map from a bag of instance features to a prediction.
+
+    A method subclasses this, fills in the class attributes and writes `pool`. It sees features, coordinates and, in its
+    loss, the bag label; never an optimizer, a budget, a fold, a slide id or a device.
+
+    Args:
+        in_dim: width d of the instance features.
+        n_classes: number of classes, at least 2.
+    """
+
+    card: ClassVar[Card]
+    recipe: ClassVar[Recipe] = Recipe()
+    search_space: ClassVar[dict[str, Dimension]] = {}
+    permutation_invariant: ClassVar[bool] = True
+    #: prefix of a parameter's name in the authors' code -> prefix here; longest match wins.
+    authors_names: ClassVar[dict[str, str]] = {}
+
+    def __init__(self, in_dim: int, n_classes: int) -> None:
+        super().__init__()
+        if in_dim < 1:
+            raise MilbenchError(f"in_dim must be at least 1, got {in_dim}.")
+        if n_classes < 2:
+            raise MilbenchError(f"n_classes must be at least 2 (a binary problem has 2), got {n_classes}.")
+        self.in_dim = in_dim
+        self.n_classes = n_classes
+
+    @abstractmethod
+    def pool(self, bags: Bags, attention: bool) -> BagOutput:
+        """Compute the output of validated bags; ``attention`` says whether the weights are wanted."""
+
+    def forward(self, bags: Bags, attention: bool = False) -> BagOutput:
+        """Predict for a batch of bags.
+
+        Args:
+            bags: B bags whose features have width `in_dim`.
+            attention: also return the ``(N, h)`` attention weights, for methods that have them.
+
+        Raises:
+            MilbenchError: features of another width, or (on CPU) features that are NaN or infinite.
+        """
+        if bags.dim != self.in_dim:
+            raise MilbenchError(
+                f"{type(self).__name__} was made for {self.in_dim}-d features but the bags hold {bags.dim}-d ones."
+            )
+        out = self.pool(bags, attention)
+        # A bad feature makes a bad logit. Looking at B x k logits is free; looking at N x d features would cost as
+        # much as mean pooling itself, so they are read only to explain a bad logit. On CUDA even that would stall the
+        # stream: there the training loop and the evaluation look at values that they fetch anyway, and call
+        # `explain_nonfinite`.
+        if bags.x.device.type == "cpu" and not torch.isfinite(out.logits).all():
+            explain_nonfinite(bags)
+        return out
+
+    def loss(self, out: BagOutput, targets: Tensor) -> Tensor:
+        """Return the mean training loss of a batch, a scalar in fp32.
+
+        Cross-entropy over k = n_classes logits; binary cross-entropy where the head has one output for two classes.
+
+        Args:
+            out: what `forward` returned for B bags.
+            targets: ``(B,)`` int64 class indices.
+        """
+        return head_loss(out.logits, targets)
+
+    def probabilities(self, out: BagOutput) -> Tensor:
+        """Return ``(B, n_classes)`` class probabilities in fp32; every row sums to 1."""
+        return head_probabilities(out.logits)
+
+    def load_authors_state(self, state: Mapping[str, Tensor]) -> None:
+        """Load parameters named as in the authors' code.
+
+        Raises:
+            MilbenchError: a name that is unknown or missing, or a tensor of another shape; nothing is loaded then.
+        """
+        prefixes = sorted(self.authors_names.items(), key=lambda item: -len(item[0]))
+
+        def ours(name: str) -> str:
+            for theirs, here in prefixes:
+                if name.startswith(theirs):
+                    return here + name[len(theirs) :]
+            return name
+
+        renamed = {ours(name): (name, value) for name, value in state.items()}
+        own = self.state_dict()
+        unknown = [name for here, (name, _) in renamed.items() if here not in own]
+        missing = [here for here in own if here not in renamed]
+        shapes = [
+            f"{name}: {tuple(value.shape)} instead of {tuple(own[here].shape)}"
+            for here, (name, value) in renamed.items()
+            if here in own and own[here].shape != value.shape
+        ]
+        what = [f"{title} {', '.join(names)}" for title, names in
+                (("unknown", unknown), ("missing", missing), ("wrong shape", shapes)) if names]  # fmt: skip
+        if what:
+            raise MilbenchError(f"the state does not fit {type(self).__name__}: {'; '.join(what)}.")
+        self.load_state_dict({here: value for here, (_, value) in renamed.items()})
+
+
+def explain_nonfinite(bags: Bags) -> None:
+    """Raise MilbenchError naming the first bag whose features are NaN or infinite; return when all are finite."""
+    bad = ~torch.isfinite(bags.x).all(dim=1)
+    if bad.any():
+        row = int(bad.nonzero()[0])
+        bag = int(bags.index[row])
+        raise MilbenchError(
+            f"features hold NaN or infinite values ({int(bad.sum())} rows, the first in bag {bag} of the batch); "
+            "drop those rows or extract the features again."
+        )
+
+
+def head_loss(logits: Tensor, targets: Tensor) -> Tensor:
+    """Cross-entropy, or binary cross-entropy for a one-output head; mean over bags, in fp32."""
+    logits = logits.float()
+    if logits.shape[1] == 1:
+        return F.binary_cross_entropy_with_logits(logits[:, 0], targets.to(logits.dtype))
+    return F.cross_entropy(logits, targets)
+
+
+def head_probabilities(logits: Tensor) -> Tensor:
+    """Softmax, or (1 - p, p) with p a sigmoid for a one-output head; in fp32."""
+    logits = logits.float()
+    if logits.shape[1] == 1:
+        p = torch.sigmoid(logits)
+        return torch.cat([1 - p, p], dim=1)
+    return torch.softmax(logits, dim=1)

@@ -1,0 +1,135 @@
+"""Bags: the packed ragged batch every aggregator reads, and BagOutput: what every aggregator returns."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import accumulate
+
+import torch
+from torch import Tensor
+
+from .errors import MilbenchError
+
+
+class Bags:
+    """A ragged batch of B bags, their instances stacked row upon row without padding.
+
+    Attributes:
+        x: ``(N, d)`` features of all instances, bag after bag.
+        ptr: ``(B + 1,)`` int64 on the device of ``x``; bag ``i`` holds rows ``ptr[i]:ptr[i + 1]``.
+        coords: ``(N, 2)`` positions, or None.
+        lengths: the B bag lengths as Python integers, so that shapes never cost a device synchronisation.
+    """
+
+    __slots__ = ("_index", "coords", "lengths", "ptr", "x")
+
+    def __init__(self, x: Tensor, lengths: Sequence[int], coords: Tensor | None = None) -> None:
+        """Wrap rows that are packed already; `Bags.pack` is the usual way in."""
+        if x.ndim != 2:
+            raise MilbenchError(f"features must have shape (rows, dim), got {tuple(x.shape)}.")
+        if not x.is_floating_point():
+            raise MilbenchError(f"features must be floating point, got {x.dtype}; convert them with .float().")
+        if len(lengths) == 0:
+            raise MilbenchError("a batch needs at least one bag, got none.")
+        if min(lengths) < 1:
+            raise MilbenchError(f"bag {list(lengths).index(min(lengths))} of the batch is empty; leave empty bags out.")
+        if sum(lengths) != x.shape[0]:
+            raise MilbenchError(f"bag lengths add up to {sum(lengths)} but there are {x.shape[0]} rows of features.")
+        if coords is not None and tuple(coords.shape) != (x.shape[0], 2):
+            raise MilbenchError(f"coords must have shape ({x.shape[0]}, 2), got {tuple(coords.shape)}.")
+        self.x = x
+        self.coords = coords
+        self.lengths = tuple(int(n) for n in lengths)
+        self.ptr = torch.tensor([0, *accumulate(self.lengths)], dtype=torch.int64).to(x.device)
+        self._index: Tensor | None = None
+
+    @classmethod
+    def pack(cls, xs: Sequence[Tensor], coords: Sequence[Tensor] | None = None) -> Bags:
+        """Pack a list of ``(n_i, d)`` tensors; one bag alone is taken as it is, without a copy.
+
+        Raises:
+            MilbenchError: no bag, an empty bag, bags of different width, or coordinates that do not fit.
+        """
+        if len(xs) == 0:
+            raise MilbenchError("a batch needs at least one bag, got none.")
+        for i, x in enumerate(xs):
+            if x.ndim != 2:
+                raise MilbenchError(f"bag {i} must have shape (rows, dim), got {tuple(x.shape)}.")
+            if x.shape[1] != xs[0].shape[1]:
+                raise MilbenchError(f"bag {i} has {x.shape[1]}-d features but bag 0 has {xs[0].shape[1]}-d ones.")
+            if x.shape[0] == 0:
+                raise MilbenchError(f"bag {i} of the batch is empty; leave empty bags out.")
+        if coords is not None and [len(c) for c in coords] != [len(x) for x in xs]:
+            raise MilbenchError("coords must hold one (n_i, 2) tensor a bag, as long as the bag.")
+        one = len(xs) == 1
+        where = None if coords is None else (coords[0] if one else torch.cat(list(coords)))
+        return cls(xs[0] if one else torch.cat(list(xs)), [len(x) for x in xs], where)
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __getitem__(self, i: int) -> Bags:
+        if not -len(self) <= i < len(self):
+            raise IndexError(f"bag {i} of a batch of {len(self)}")
+        i %= len(self)
+        start = sum(self.lengths[:i])
+        rows = slice(start, start + self.lengths[i])
+        return Bags(self.x[rows], self.lengths[i : i + 1], None if self.coords is None else self.coords[rows])
+
+    def __repr__(self) -> str:
+        return f"Bags({len(self)} bags, {self.x.shape[0]} rows, dim {self.dim}, {self.x.dtype}, {self.x.device})"
+
+    @property
+    def dim(self) -> int:
+        """Width d of the features."""
+        return self.x.shape[1]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the features live."""
+        return self.x.device
+
+    @property
+    def index(self) -> Tensor:
+        """``(N,)`` int64: the bag each row belongs to; made once, on first use."""
+        if self._index is None:
+            sizes = torch.tensor(self.lengths, device=self.x.device)
+            self._index = torch.repeat_interleave(sizes, output_size=self.x.shape[0])
+        return self._index
+
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None,
+           non_blocking: bool = False) -> Bags:  # fmt: skip
+        """Move features and coordinates to a device, or features to another floating dtype."""
+        x = self.x.to(device=device, dtype=dtype, non_blocking=non_blocking)
+        coords = None if self.coords is None else self.coords.to(device=device, non_blocking=non_blocking)
+        return self if x is self.x and coords is self.coords else Bags(x, self.lengths, coords)
+
+    def with_features(self, x: Tensor) -> Bags:
+        """Return the same bags over other rows, ``(N, e)``: a hidden layer of the features, for instance."""
+        other = object.__new__(Bags)
+        other.x, other.coords, other.lengths, other.ptr, other._index = (
+            x,
+            self.coords,
+            self.lengths,
+            self.ptr,
+            self._index,
+        )
+        return other
+
+
+@dataclass(slots=True)
+class BagOutput:
+    """What an aggregator returns for B bags of N instances in all.
+
+    Attributes:
+        logits: ``(B, k)`` from the method's own head; ``k = 1`` where the authors use one sigmoid output.
+        attention: ``(N, h)`` in row order, normalised per bag, or None when it was not asked for.
+        embedding: ``(B, e)`` bag representation, flattened, or None where a method has none.
+        aux: tensors the method's loss needs beside the logits (an instance stream, say).
+    """
+
+    logits: Tensor
+    attention: Tensor | None = None
+    embedding: Tensor | None = None
+    aux: dict[str, Tensor] = field(default_factory=dict)

@@ -1,0 +1,96 @@
+"""``milbench cache``: build, verify and describe feature caches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import typer
+
+app = typer.Typer(help="Build, verify and describe feature caches.", no_args_is_help=True, rich_markup_mode=None)
+
+
+@app.command()
+def build(
+    source: Path = typer.Option(..., "--from", help="Folder of features, or a packed .npz file."),
+    out: Path = typer.Option(..., help="The cache to make; it must not exist."),
+    format: str = typer.Option("auto", help="Format of the source, see: milbench list formats."),
+    dtype: str = typer.Option("float16", help="Of the kept features: float16, bfloat16 or float32."),
+    order: str = typer.Option("source", help="Of the rows: source, or raster (by y, then x)."),
+    coords: bool = typer.Option(True, "--coords/--no-coords", help="Keep coordinates."),
+) -> None:
+    """Build a feature cache from another tool's files.
+
+    Example: milbench cache build --from clam/features --out cohort.cache
+    """
+    from ..data.build import build_cache
+    from ..errors import MilbenchError
+
+    if order not in ("source", "raster"):
+        raise MilbenchError(f"unknown order {order!r}; give source or raster.")
+    with _progress("reading") as progress:
+        report = build_cache(source, out, format, dtype, "raster" if order == "raster" else "source", coords, progress)
+    for line in report.lines():
+        typer.echo(line)
+
+
+@app.command()
+def verify(path: Path = typer.Argument(..., metavar="DIR", help="The cache.")) -> None:
+    """Compare every byte of a cache with its checksums; exit code 1 when something is hurt.
+
+    Example: milbench cache verify cohort.cache
+    """
+    from ..data.cache import FeatureCache
+    from ..data.verify import verify as check
+
+    with _progress("verifying") as progress:
+        hurt = check(path, progress)
+    for line in hurt:
+        typer.echo(line)
+    if hurt:
+        typer.echo(f"{path} is hurt: copy it again, or build it from its source.", err=True)
+        raise typer.Exit(1)
+    typer.echo(f"{path} is as it was written: {len(FeatureCache.open(path))} slides.")
+
+
+@app.command()
+def info(path: Path = typer.Argument(..., metavar="DIR", help="The cache.")) -> None:
+    """Show what a cache holds.
+
+    Example: milbench cache info cohort.cache
+    """
+    from ..data.cache import FeatureCache
+
+    cache = FeatureCache.open(path)
+    rows = cache.slides["rows"]
+    size = sum(file.stat().st_size for file in path.iterdir())
+    facts = {key: value for key, value in cache.meta.items() if "checksum" not in key and value not in ("", [])}
+    facts["rows a slide"] = f"{rows.min()} to {rows.max()}, median {rows.median():g}"
+    facts["size"] = f"{size / 1e6:.1f} MB in {cache.slides['shard'].nunique()} shards"
+    facts["fingerprint"] = cache.fingerprint
+    width = max(map(len, facts))
+    for key, value in facts.items():
+        typer.echo(f"{key:<{width}}  {', '.join(map(str, value)) if isinstance(value, list) else value}")
+
+
+@contextmanager
+def _progress(what: str) -> Iterator[Callable[[int, int, str], None]]:
+    """Show progress: a bar on a terminal, a line every tenth of the way elsewhere; both on stderr."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    console = Console(stderr=True)
+    if console.is_terminal:
+        with Progress(console=console, transient=True) as bar:
+            task = bar.add_task(what)
+            yield lambda done, total, slide: bar.update(
+                task, completed=done, total=total, description=f"{what} {slide}"
+            )
+        return
+
+    def line(done: int, total: int, slide: str) -> None:
+        if done == total or done * 10 // total > (done - 1) * 10 // total:
+            typer.echo(f"{what} {done}/{total} {slide}", err=True)
+
+    yield line

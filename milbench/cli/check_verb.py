@@ -1,0 +1,25 @@
+"""``milbench check``: does a method keep the contract?"""
+
+from __future__ import annotations
+
+import typer
+
+
+def check_command(
+    method: str = typer.Argument(help="A name with parameters, or module:Class for a class of your own."),
+) -> None:
+    """Check that an aggregator keeps the contract: one line a check, exit code 1 if one is broken.
+
+    Example: milbench check my_pool:MyPool
+    """
+    import os
+    import sys
+
+    from ..testing import run_checks
+
+    sys.path.insert(0, os.getcwd())  # a file beside the user is importable, as with python -m
+    report = run_checks(method)
+    typer.echo(str(report))
+    if report.broken:
+        typer.echo(f"{report.method} breaks {len(report.broken)} of {len(report.results)} checks.", err=True)
+        raise typer.Exit(1)

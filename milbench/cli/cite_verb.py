@@ -1,0 +1,23 @@
+"""``milbench cite``: whom to cite."""
+
+from __future__ import annotations
+
+import typer
+
+
+def cite_command(
+    methods: list[str] = typer.Argument(None, help="Methods; none: milbench alone."),
+) -> None:
+    """Print what to cite for milbench and for methods.
+
+    Example: milbench cite transmil abmil
+    """
+    from .. import __version__
+    from ..registry import resolve
+
+    typer.echo(
+        f"The milbench authors. milbench: benchmarking multiple-instance-learning aggregators, version {__version__}."
+    )
+    for method in methods or []:
+        card = resolve(method).cls.card
+        typer.echo(f"{card.citation} {card.url}".rstrip())

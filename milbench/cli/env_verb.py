@@ -1,0 +1,17 @@
+"""``milbench env``: what this machine is."""
+
+from __future__ import annotations
+
+import typer
+
+
+def env_command() -> None:
+    """Print the environment record that every result carries (JSON).
+
+    Example: milbench env
+    """
+    import json
+
+    from ..measure.environment import environment
+
+    typer.echo(json.dumps(environment(), indent=2))

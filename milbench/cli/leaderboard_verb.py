@@ -1,0 +1,61 @@
+"""``milbench leaderboard``: the table."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+
+import typer
+
+
+class Format(StrEnum):
+    """What to print."""
+
+    table = "table"
+    csv = "csv"
+    markdown = "markdown"
+    json = "json"
+
+
+def leaderboard_command(
+    results: Path = typer.Argument(Path("results/runs"), help="Results root, or the folder of one suite in it."),
+    suite: str | None = typer.Option(None, "--suite", help="Only this suite: name, or name-v1."),
+    data: str | None = typer.Option(None, "--data", help="Only this cohort."),
+    form: Format = typer.Option(Format.table, "--format", help="What to print; csv and json hold all columns."),
+    out: Path | None = typer.Option(
+        None, "--out", help="Also write a report here: README.md, leaderboard.csv, figures."
+    ),
+    resamples: int = typer.Option(2000, "--resamples", min=1, help="Bootstrap resamples of the intervals."),
+) -> None:
+    """Show which method is better, by how much, how sure that is, and what it costs.
+
+    Example: milbench leaderboard results/runs --suite quickstart --out results/quickstart
+    """
+    import shlex
+    import sys
+
+    from .. import __version__
+    from ..ranking import leaderboard, to_markdown, to_rich, write_report
+
+    df = leaderboard(results, suite, data, resamples)
+    if form is Format.table:
+        from rich.console import Console
+
+        # Into a file or pipe there is no width to respect but a reader's.
+        console = Console() if sys.stdout.isatty() else Console(width=120)
+        console.print(to_rich(df))
+    elif form is Format.markdown:
+        typer.echo(to_markdown(df))
+    elif form is Format.csv:
+        typer.echo(df.to_csv(index=False, lineterminator="\n"), nl=False)
+    else:
+        typer.echo(df.to_json(orient="records", indent=2))
+    if form in (Format.csv, Format.json):
+        for note in df.attrs["notes"]:
+            typer.echo(f"note: {note}", err=True)
+    if out is not None:
+        command = shlex.join(["milbench", *sys.argv[1:]])
+        which = ", ".join(df.attrs["suites"])
+        provenance = f"Written by milbench {__version__} from the stored predictions in `{results}`:\n\n    {command}"
+        path = write_report(df, out, f"Leaderboard: {which}", provenance)
+        typer.echo(f"report: {path}", err=True)

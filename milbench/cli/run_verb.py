@@ -1,0 +1,112 @@
+"""``milbench run``: a suite, from wherever it stands to its leaderboard."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+if TYPE_CHECKING:
+    from ..runner import Plan
+
+
+class Overwrite(StrEnum):
+    """Which runs are done again."""
+
+    missing = "missing"
+    failed = "failed"
+    all = "all"
+
+
+def run_command(
+    suite: str = typer.Argument(help="A built-in suite or a TOML file."),
+    method: list[str] = typer.Option(None, "-m", "--method", help="Run these methods instead of the suite's."),
+    seeds: int = typer.Option(None, "--seeds", min=1, help="Run this many seeds instead of the suite's."),
+    results: Path = typer.Option(Path("results/runs"), "--results", help="Results root; finished runs there are kept."),
+    report: str = typer.Option(
+        "", "--report", help="Folder of the report, or 'none'; default: beside the results root."
+    ),
+    jobs: int = typer.Option(None, "--jobs", min=1, help="Runs side by side; default: what the cores allow."),
+    overwrite: Overwrite = typer.Option(Overwrite.missing, "--overwrite", help="Which runs to do (again)."),
+    timeout: float = typer.Option(None, "--timeout", min=0.001, help="Seconds a run may take; default: the suite's."),
+    dry_run: bool = typer.Option(False, "--dry-run", help="List the runs and stop."),
+) -> None:
+    """Run what is missing of a suite, then write its leaderboard. The same command continues after an interruption.
+
+    Example: milbench run quickstart
+
+    Exit code: 0 all runs ok, 1 bad input (nothing has run), 2 some runs did not end ok.
+    """
+    from ..runner import execute, make_plan
+
+    plan = make_plan(suite, results, methods=method, seeds=seeds, timeout_s=timeout)
+    todo = plan.todo(overwrite.value)
+    if dry_run:
+        _list(plan, len(todo))
+        return
+    typer.echo(
+        f"{plan.suite.name}: {len(plan.runs)} runs, {len(plan.runs) - len(todo)} done already, {len(todo)} to do."
+    )
+    with _progress() as show:
+        records = execute(plan, jobs=jobs, overwrite=overwrite.value, on_progress=show)
+    if report != "none":
+        _report(plan, Path(report) if report else results.parent / plan.suite.name, suite)
+    bad = [record for record in records if record.outcome != "ok"]
+    if bad:
+        typer.echo(f"{len(bad)} of {len(records)} runs did not end ok:", err=True)
+        for record in bad:
+            spec = record.spec
+            typer.echo(
+                f"  {record.outcome}: {spec.data} {record.method} fold {spec.fold} seed {spec.seed}: {record.reason}",
+                err=True,
+            )
+        raise typer.Exit(2)
+
+
+def _list(plan: Plan, todo: int) -> None:
+    for planned in plan.runs:
+        typer.echo(f"{planned.spec.run_id}  {planned.outcome or 'to do':<8} {planned}")
+    typer.echo(f"{len(plan.runs)} runs, {todo} to do; nothing was run.")
+
+
+class _progress:  # noqa: N801  (used as a with-statement's function)
+    """A progress bar on a terminal, a line a run elsewhere."""
+
+    def __enter__(self):  # type: ignore[no-untyped-def]
+        import sys
+
+        self._bar = None
+        if sys.stdout.isatty():
+            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+            self._bar = Progress(
+                BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}")
+            )
+            self._task = self._bar.add_task("starting", total=None)
+            self._bar.start()
+        return self
+
+    def __call__(self, step) -> None:  # type: ignore[no-untyped-def]
+        text = f"{step.what}: {step.outcome}" + (f" ({step.reason})" if step.reason else "")
+        if self._bar is None:
+            typer.echo(f"[{step.done}/{step.total}] {text}")
+        else:
+            self._bar.update(self._task, completed=step.done, total=step.total, description=text)
+
+    def __exit__(self, *error: object) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+
+def _report(plan: Plan, folder: Path, suite: str) -> None:
+    from ..ranking import leaderboard
+    from ..reporting import to_rich, write_report
+
+    table = leaderboard(plan.store.root, suite=plan.suite.name)
+    write_report(table, folder, title=f"Leaderboard of {plan.suite.name}", provenance=f"milbench run {suite}")
+    from rich.console import Console
+
+    Console().print(to_rich(table))
+    typer.echo(f"Report: {folder / 'README.md'}")

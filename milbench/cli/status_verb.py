@@ -1,0 +1,29 @@
+"""``milbench status``: what is done and what is missing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import typer
+
+
+def status_command(
+    suite: str = typer.Argument(help="A built-in suite or a TOML file."),
+    results: Path = typer.Option(Path("results/runs"), "--results", help="Results root."),
+) -> None:
+    """Tell how many runs of a suite are done, how they ended, and why some did not end ok.
+
+    Example: milbench status quickstart
+    """
+    from collections import Counter
+
+    from ..runner import make_plan
+
+    plan = make_plan(suite, results)
+    counts = Counter(planned.outcome or "missing" for planned in plan.runs)
+    typer.echo(f"{plan.suite.name} version {plan.suite.version}: {len(plan.runs)} runs in {plan.store.folder}")
+    for outcome, number in counts.most_common():
+        typer.echo(f"  {number:5d} {outcome}")
+    for planned in plan.runs:
+        if planned.outcome not in (None, "ok"):
+            typer.echo(f"  {planned.outcome}: {planned} ({planned.spec.run_id})")

@@ -1,0 +1,118 @@
+"""Built-in datasets: one module each, built into the user's cache folder on first use.
+
+A module defines ``VERSION``, raised when the same parameters would give other data; ``Params``, a frozen pydantic
+model with defaults; ``build(writer, params)``, which adds the bags to a `CacheWriter` and returns `Built`. Its
+docstring is the citation. A new dataset is one new file.
+"""
+
+from __future__ import annotations
+
+import ast
+import os
+import pkgutil
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+import pandas as pd
+from pydantic import ValidationError
+
+from ...errors import MilbenchError, did_you_mean
+from ...spec import Frozen, digest
+from ..files import AlreadyExists, staged
+from ..labels import Labels, write_labels
+from ..layout import SCHEMA
+from ..splits import Fold
+from ..writer import CacheWriter
+
+
+@dataclass(frozen=True)
+class Built:
+    """What a dataset returns once its bags are in the writer.
+
+    Attributes:
+        labels: slide -> class index.
+        classes: names of the classes.
+        fold: training, validation and test, given by construction.
+        instances: one row an instance with its slide_id, row and label, where instance labels exist.
+    """
+
+    labels: dict[str, int]
+    classes: tuple[str, ...]
+    fold: Fold
+    instances: pd.DataFrame | None = None
+
+
+class Dataset(Protocol):
+    """What a module of this package defines."""
+
+    VERSION: int
+    Params: type[Frozen]
+
+    def build(self, writer: CacheWriter, params: Any) -> Built:
+        """Add every bag to the writer and return labels and fold."""
+
+
+def dataset_names() -> dict[str, str]:
+    """Return ``{name: summary}`` of the built-in datasets, read from their docstrings without importing them."""
+    found = {}
+    for module in pkgutil.iter_modules(__path__):
+        if not module.name.startswith("_"):
+            text = Path(__path__[0], f"{module.name}.py").read_text(encoding="utf-8")
+            found[module.name.replace("_", "-")] = (ast.get_docstring(ast.parse(text)) or "").split("\n")[0]
+    return found
+
+
+def load_dataset(name: str) -> Dataset:
+    """Import a built-in dataset's module by its name (``digits-bags``).
+
+    Raises:
+        MilbenchError: there is no such dataset.
+    """
+    known = dataset_names()
+    plain = name.replace("_", "-")
+    if plain not in known:
+        raise MilbenchError(f"unknown dataset {name!r}.{did_you_mean(name, known)}")
+    return cast("Dataset", import_module(f"{__name__}.{plain.replace('-', '_')}"))
+
+
+def cache_home() -> Path:
+    """Return the folder of what milbench builds for itself: ``MILBENCH_CACHE``, else ``~/.cache/milbench``."""
+    return Path(os.environ.get("MILBENCH_CACHE") or Path.home() / ".cache" / "milbench").expanduser().absolute()
+
+
+def prepare(name: str, params: Mapping[str, Any]) -> Path:
+    """Build a dataset unless it is there, and return its folder.
+
+    The folder, named by dataset and parameters, holds features/ (a cache), labels.csv, classes.json, folds/ and, where
+    instance labels exist, instances.parquet. Processes that build it at once each build it; the first to end publishes.
+
+    Raises:
+        MilbenchError: an unknown dataset or parameter.
+    """
+    dataset = load_dataset(name)
+    plain = name.replace("_", "-")
+    try:
+        values = dataset.Params(**params)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        if first["type"] == "extra_forbidden":
+            hint = did_you_mean(key, dataset.Params.model_fields)
+            raise MilbenchError(f"dataset {plain} has no parameter {key!r}.{hint}") from None
+        raise MilbenchError(f"dataset {plain}, {key or 'params'}: {first['msg']}.") from None
+    identity = digest([plain, dataset.VERSION, SCHEMA, values.model_dump(mode="json")])
+    home = cache_home() / "datasets" / f"{plain}-{identity}"
+    if not home.exists():
+        with suppress(AlreadyExists), staged(home) as folder:
+            meta = {"dataset": plain, "dataset_version": dataset.VERSION, "source": f"milbench {plain}"}
+            with CacheWriter(folder / "features", "float32", meta) as writer:
+                built = dataset.build(writer, values)
+            slides = tuple(built.labels)
+            write_labels(folder, Labels(slides, {s: s for s in slides}, built.labels, built.classes), [built.fold])
+            if built.instances is not None:
+                built.instances.to_parquet(folder / "instances.parquet", index=False)
+    return home

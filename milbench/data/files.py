@@ -1,0 +1,118 @@
+"""Publishing files: whatever appears under its final name is complete and on the disk."""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from ..errors import MilbenchError
+
+try:
+    import fcntl
+except ImportError:  # Windows: abandoned folders are then left for the user to remove
+    fcntl = None  # type: ignore[assignment]
+
+
+class AlreadyExists(MilbenchError):  # noqa: N818  (reads as what happened)
+    """The place a folder was to be published at is taken."""
+
+
+@contextmanager
+def staged(out: Path) -> Iterator[Path]:
+    """Give a fresh folder beside ``out`` that becomes ``out``, by one rename, when the block ends well.
+
+    After an exception nothing is left. After a kill a hidden ``.NAME.*.partial`` is left, which the next writer of the
+    same ``out`` removes: a living writer holds a lock on its folder, a dead one cannot.
+
+    Raises:
+        AlreadyExists: ``out`` exists, at the start or at the end.
+        MilbenchError: the disk is full, or the parent folder cannot be written.
+    """
+    out = Path(os.path.abspath(out))
+    if os.path.lexists(out):
+        raise AlreadyExists(f"{out} exists already; remove it or choose another place.")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        _sweep(out)
+        folder, lock = _claim(out)
+    except OSError as error:
+        raise MilbenchError(
+            f"cannot write in {out.parent}: {error.strerror}; choose a folder you may write in."
+        ) from error
+    try:
+        yield folder
+        for path in [*folder.rglob("*"), folder]:
+            fsync(path)
+        if os.path.lexists(out):
+            raise AlreadyExists(f"{out} was written by another process meanwhile; this one's work was thrown away.")
+        os.rename(folder, out)
+        fsync(out.parent)
+    except OSError as error:
+        if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+            raise AlreadyExists(
+                f"{out} was written by another process meanwhile; this one's work was thrown away."
+            ) from error
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise MilbenchError(
+                f"the disk of {out} is full; free some space and run the same command again."
+            ) from error
+        raise
+    finally:
+        if lock is not None:
+            os.close(lock)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def write_atomic(path: Path, text: str) -> None:
+    """Write a small UTF-8 file so that readers see the old text or the new one, never a part."""
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
+    try:
+        partial.write_text(text, encoding="utf-8", newline="")
+        fsync(partial)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def fsync(path: Path) -> None:
+    """Force a file, or a folder's list of names, to the disk."""
+    if os.name == "nt":  # a file opened for reading cannot be flushed there, a folder not be opened
+        return
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _claim(out: Path) -> tuple[Path, int | None]:
+    token = f".{out.name}.{secrets.token_hex(6)}"
+    fresh = out.with_name(f"{token}.new")
+    fresh.mkdir()
+    lock = None
+    if fcntl is not None:
+        lock = os.open(fresh, os.O_RDONLY)
+        with suppress(OSError):  # a file system without locks
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    # Named .partial only once it is locked, so that nobody can take it for an abandoned one.
+    return fresh.rename(out.with_name(f"{token}.partial")), lock
+
+
+def _sweep(out: Path) -> None:
+    if fcntl is None:
+        return
+    for folder in out.parent.iterdir():
+        if not (folder.name.startswith(f".{out.name}.") and folder.name.endswith(".partial")):
+            continue
+        with suppress(OSError):  # locked by a living writer, or swept by another one at this moment
+            handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(folder, ignore_errors=True)
+            finally:
+                os.close(handle)

@@ -1,0 +1,105 @@
+"""TRIDENT: {job}/{mag}x_{size}px_{overlap}px_overlap/features_{encoder}/, one self-describing .h5 file a slide.
+
+Zhang et al., Accelerating Data Processing and Benchmarking of AI Models for Pathology, 2025. Coordinates are (x, y) in
+level-0 pixels and lie ``patch_size_level0`` apart, which differs from slide to slide with the scanner's magnification.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ...errors import MilbenchError
+from . import SourceSlide
+from ._read import h5_array, h5_attributes, h5_dataset, open_h5
+
+NAME = "trident"
+
+
+def detect(source: Path) -> str | None:
+    """Recognise a features_{encoder} folder, its parent or the job folder."""
+    folder = _folder(source)
+    if folder is None:
+        return None
+    named = ", ".join(f"{key} {value}" for key, value in _from_path(folder).items())
+    return f"TRIDENT features in {folder}: {len(list(folder.glob('*.h5')))} .h5 files{f' ({named})' if named else ''}"
+
+
+def count(source: Path) -> int:
+    """Return the number of slides, empty ones included."""
+    return len(list(_existing(source).glob("*.h5")))
+
+
+def read(source: Path) -> Iterator[SourceSlide]:
+    """Read the slides in the order of their names."""
+    folder = _existing(source)
+    for path in sorted(folder.glob("*.h5"), key=lambda p: p.stem):
+        with open_h5(path) as file:
+            features = h5_array(file, "features", path, "f")
+            if features is None:
+                raise MilbenchError(f"{path} has no dataset 'features' (it has {', '.join(file) or 'none'}).")
+            coords = h5_array(file, "coords", path, "iuf")
+            meta = _from_path(folder) | _from_attributes(file, coords is not None)
+        if features.ndim == 2 and features.shape[0] and coords is not None and len(coords) != len(features):
+            raise MilbenchError(
+                f"{path} has {len(features)} rows but {len(coords)} coordinates; extract the slide again."
+            )
+        yield SourceSlide(path.stem, features, coords, meta, path)
+
+
+def _from_path(folder: Path) -> dict[str, Any]:
+    meta: dict[str, Any] = {}
+    if folder.name.startswith("features_"):
+        meta["encoder"] = folder.name.removeprefix("features_")
+    if match := re.match(r"(\d+(?:\.\d+)?)x_(\d+)px", folder.parent.name):
+        meta["magnification"], meta["patch_size"] = float(match[1]), int(match[2])
+    return meta
+
+
+def _from_attributes(file: Any, has_coords: bool) -> dict[str, Any]:
+    meta: dict[str, Any] = {}
+    if "encoder" in (found := h5_attributes(file, "features", ("encoder",))):
+        meta["encoder"] = str(found["encoder"])
+    if has_coords:
+        found = h5_attributes(file, "coords", ("target_magnification", "patch_size", "patch_size_level0"))
+        meta["units"] = "level-0 pixels"
+        if "target_magnification" in found:
+            meta["magnification"] = float(found["target_magnification"])
+        if "patch_size" in found:
+            meta["patch_size"] = int(found["patch_size"])
+        if "patch_size_level0" in found:
+            meta["coord_step"] = float(found["patch_size_level0"])
+    return meta
+
+
+def _existing(source: Path) -> Path:
+    folder = _folder(source)
+    if folder is None:
+        raise MilbenchError(f"{source} holds no TRIDENT features; give the features_ENCODER folder.")
+    return folder
+
+
+def _folder(source: Path) -> Path | None:
+    if not source.is_dir():
+        return None
+    if _is_trident(source):
+        return source
+    below = sorted({*source.glob("features_*"), *source.glob("*x_*px*/features_*")})
+    found = [folder for folder in below if folder.is_dir() and _is_trident(folder)]
+    if len(found) > 1:
+        names = ", ".join(str(folder.relative_to(source)) for folder in found)
+        raise MilbenchError(f"{source} holds features of {len(found)} runs ({names}); give the one to read.")
+    return found[0] if found else None
+
+
+def _is_trident(folder: Path) -> bool:
+    first = min(folder.glob("*.h5"), default=None)
+    if first is None:
+        return False
+    with open_h5(first) as file:
+        features, coords = h5_dataset(file, "features", first, "f"), h5_dataset(file, "coords", first, "iuf")
+        if features is None:
+            return False
+        return "encoder" in features.attrs or (coords is not None and "patch_size_level0" in coords.attrs)

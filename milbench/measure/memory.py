@@ -1,0 +1,190 @@
+"""Peak memory of a piece of work: the kernel's high-water mark on CPU, the figures of allocator and driver on CUDA.
+
+On CPU the mark of the resident set (``VmHWM``) is reset, the work is done, and the mark is read again: no short peak is
+missed, and scratch memory of libraries counts. What was resident before (interpreter, libraries, model, features) is
+the baseline and is taken off. Where the kernel does not let the mark be reset, a thread samples the resident set every
+millisecond instead; ``method`` says which it was.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import os
+import threading
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import psutil
+import torch
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+_STATUS = Path("/proc/self/status")
+_CLEAR_REFS = Path("/proc/self/clear_refs")
+_SAMPLE_S = 0.001
+
+
+@dataclass(frozen=True)
+class MemoryReading:
+    """Peak memory of a piece of work, in bytes.
+
+    Attributes:
+        peak_bytes: peak minus baseline: what the work itself needed at its worst moment.
+        baseline_bytes: what was in use before: the resident set on CPU, torch's allocated tensors on CUDA.
+        method: ``hwm`` (kernel's high-water mark), ``sampled`` (a thread looked every millisecond: short peaks may be
+            missed), or ``cuda-allocator``.
+        reserved_bytes: on CUDA, the most torch's caching allocator held from the driver, baseline included.
+        process_bytes: on CUDA, what the driver says this process holds afterwards, context and libraries included; None
+            without pynvml, or where the driver does not show the process (in many containers).
+    """
+
+    peak_bytes: int
+    baseline_bytes: int
+    method: str
+    reserved_bytes: int | None = None
+    process_bytes: int | None = None
+
+    @property
+    def total_bytes(self) -> int:
+        """Baseline and peak together: what must fit."""
+        return self.baseline_bytes + self.peak_bytes
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the fields as a JSON value."""
+        return asdict(self)
+
+
+def resident_bytes() -> int:
+    """Return the memory of this process that is resident now."""
+    return _status("VmRSS") or int(psutil.Process().memory_info().rss)
+
+
+def reset_peak(device: str | torch.device = "cpu") -> bool:
+    """Forget the peak reached so far; garbage is collected and free heap returned first, so that neither hides growth.
+
+    Returns:
+        Whether `peak_bytes` is exact from here on; False where the kernel does not let the mark be reset.
+    """
+    gc.collect()
+    if torch.device(device).type == "cuda":
+        torch.cuda.synchronize(device)
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
+        return True
+    _trim_heap()
+    try:
+        _CLEAR_REFS.write_text("5")
+    except OSError:
+        return False
+    return _status("VmHWM") is not None
+
+
+def peak_bytes(device: str | torch.device = "cpu") -> int:
+    """Return the most memory in use since `reset_peak`: the resident set's mark on CPU, allocated tensors on CUDA.
+
+    On CPU without a mark this is the resident set now; `PeakMemory` samples in that case.
+    """
+    if torch.device(device).type == "cuda":
+        torch.cuda.synchronize(device)
+        return int(torch.cuda.max_memory_allocated(device))
+    return _status("VmHWM") or resident_bytes()
+
+
+class PeakMemory:
+    """Measure the peak memory of a block of code; the work must start in the block and have ended by its end.
+
+    Example::
+
+        with PeakMemory("cpu") as peak:
+            model(bags)
+        peak.reading.peak_bytes
+    """
+
+    reading: MemoryReading
+
+    def __init__(self, device: str | torch.device = "cpu") -> None:
+        self.device = torch.device(device)
+        self._sampler: _Sampler | None = None
+
+    def __enter__(self) -> PeakMemory:
+        exact = reset_peak(self.device)
+        if self.device.type == "cuda":
+            self._baseline = int(torch.cuda.memory_allocated(self.device))
+            return self
+        if not exact:
+            self._sampler = _Sampler()
+            self._sampler.start()
+        self._baseline = resident_bytes()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.device.type == "cuda":
+            peak, method = peak_bytes(self.device), "cuda-allocator"
+            self.reading = MemoryReading(
+                max(0, peak - self._baseline), self._baseline, method,
+                int(torch.cuda.max_memory_reserved(self.device)), process_bytes(self.device),
+            )  # fmt: skip
+            return
+        peak, method = (peak_bytes(), "hwm") if self._sampler is None else (self._sampler.stop(), "sampled")
+        self.reading = MemoryReading(max(0, peak - self._baseline), self._baseline, method)
+
+
+def process_bytes(device: str | torch.device) -> int | None:
+    """Return the device memory the NVIDIA driver counts for this process; None where it cannot be asked."""
+    try:
+        import pynvml
+
+        pynvml.nvmlInit()
+        uuid = str(torch.cuda.get_device_properties(device).uuid)
+        handle = pynvml.nvmlDeviceGetHandleByUUID(uuid if uuid.startswith("GPU-") else f"GPU-{uuid}")
+        used = [p.usedGpuMemory for p in pynvml.nvmlDeviceGetComputeRunningProcesses(handle) if p.pid == os.getpid()]
+    except Exception:  # no library, no driver, no permission: the reading says None
+        return None
+    return int(used[0]) if used and used[0] is not None else None
+
+
+class _Sampler(threading.Thread):
+    """Look at the resident set until stopped and keep the largest value."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self._process = psutil.Process()
+        self._done = threading.Event()
+        self._most = 0
+
+    def run(self) -> None:
+        while not self._done.is_set():
+            self._look()
+            self._done.wait(_SAMPLE_S)
+
+    def stop(self) -> int:
+        """End the thread and return the largest value seen, the present one included."""
+        self._done.set()
+        self.join()
+        self._look()
+        return self._most
+
+    def _look(self) -> None:
+        self._most = max(self._most, int(self._process.memory_info().rss))
+
+
+def _status(field: str) -> int | None:
+    """Return a field of /proc/self/status in bytes, or None where there is no such file or field."""
+    try:
+        lines = _STATUS.read_text().splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(field + ":")), None)
+
+
+def _trim_heap() -> None:
+    """Return free heap to the kernel (glibc keeps tens of MiB), or the work would first fill that without a trace."""
+    try:
+        ctypes.CDLL(None).malloc_trim(0)
+    except (OSError, AttributeError, TypeError):  # not glibc: musl, macOS, Windows
+        return

@@ -1,0 +1,214 @@
+"""Time of a piece of work: raw seconds of single calls (`time_calls`), and sums over a training (`DeviceTimer`)."""
+
+from __future__ import annotations
+
+import gc
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+_Clock = Callable[[], int]
+#: Event pairs a DeviceTimer keeps before it adds up those that are over.
+_PENDING = 256
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Raw seconds of the timed calls, in the order they were made; everything else is computed from them.
+
+    Attributes:
+        seconds: one value a call.
+        complete: False when ``max_seconds`` ended the measurement before ``min_iterations`` calls.
+    """
+
+    seconds: tuple[float, ...]
+    complete: bool = True
+
+    @property
+    def median(self) -> float:
+        """Median in seconds."""
+        return statistics.median(self.seconds)
+
+    @property
+    def quartiles(self) -> tuple[float, float]:
+        """Lower and upper quartile in seconds."""
+        if len(self.seconds) < 2:
+            return self.seconds[0], self.seconds[0]
+        low, _, high = statistics.quantiles(self.seconds, n=4, method="inclusive")
+        return low, high
+
+    @property
+    def iqr(self) -> float:
+        """Interquartile range in seconds."""
+        low, high = self.quartiles
+        return high - low
+
+    def __len__(self) -> int:
+        return len(self.seconds)
+
+
+def time_calls(
+    work: Callable[[], Any],
+    *,
+    warmup: int = 3,
+    min_iterations: int = 10,
+    min_seconds: float = 0.2,
+    max_seconds: float = 30.0,
+    device: str | torch.device = "cpu",
+    clock: _Clock = time.perf_counter_ns,
+) -> Samples:
+    """Time single calls until there are enough of them and they took long enough.
+
+    On CUDA the device is synchronised before and after every call, so that a sample is what a caller waits for:
+    launches and the work itself. Garbage is collected before, not during.
+
+    Args:
+        work: what to time.
+        warmup: calls before the timed ones.
+        min_iterations: timed calls, at least.
+        min_seconds: sum of the timed calls, at least.
+        max_seconds: when warm-up and timed calls together have taken so long no further call starts, but one call is
+            timed in any case.
+        device: where the work runs.
+        clock: nanoseconds; replaced in tests.
+
+    Raises:
+        ValueError: a limit that lets no call happen.
+    """
+    if warmup < 0 or min_iterations < 1 or min_seconds < 0 or max_seconds <= 0:
+        raise ValueError("warmup and min_seconds must not be negative, min_iterations and max_seconds must be positive")
+    synchronize = _synchronizer(device)
+    samples: list[int] = []
+    with _no_garbage_collection():
+        synchronize()
+        begin = clock()
+
+        def spent() -> float:
+            return (clock() - begin) / 1e9
+
+        for _ in range(warmup):
+            work()
+            synchronize()
+            if spent() >= max_seconds:
+                break
+        while True:
+            start = clock()
+            work()
+            synchronize()
+            samples.append(clock() - start)
+            enough = len(samples) >= min_iterations and sum(samples) / 1e9 >= min_seconds
+            if enough or spent() >= max_seconds:
+                break
+    return Samples(tuple(ns / 1e9 for ns in samples), complete=len(samples) >= min_iterations)
+
+
+class Stopwatch:
+    """Add up wall seconds of the blocks it wraps: ``with watch: ...`` as often as wanted, then ``watch.seconds``."""
+
+    def __init__(self, clock: _Clock = time.perf_counter_ns) -> None:
+        self._clock = clock
+        self._total = 0
+        self._start: int | None = None
+
+    def __enter__(self) -> Stopwatch:
+        if self._start is not None:
+            raise RuntimeError("the stopwatch is running already")
+        self._start = self._clock()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        assert self._start is not None
+        self._total += self._clock() - self._start
+        self._start = None
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of the blocks that have ended."""
+        return self._total / 1e9
+
+
+class DeviceTimer:
+    """Add up the seconds a device works on the blocks it wraps, without stalling it.
+
+    On CUDA the blocks are marked by events on the current stream and read later: launching runs ahead as it would
+    untimed, and waiting for data is not counted. On CPU the device's time is the wall time of the blocks.
+    """
+
+    def __init__(self, device: str | torch.device = "cpu", clock: _Clock = time.perf_counter_ns) -> None:
+        self.device = torch.device(device)
+        self._watch = Stopwatch(clock)
+        self._events: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
+        self._milliseconds = 0.0
+        self._begin: torch.cuda.Event | None = None
+
+    def __enter__(self) -> DeviceTimer:
+        if self.device.type == "cuda":
+            if self._begin is not None:
+                raise RuntimeError("the timer is running already")
+            self._begin = self._mark()
+        else:
+            self._watch.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.device.type != "cuda":
+            self._watch.__exit__(kind, error, trace)
+            return
+        assert self._begin is not None
+        self._events.append((self._begin, self._mark()))
+        self._begin = None
+        if len(self._events) >= _PENDING:
+            self._add_up(wait=False)
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of the blocks that have ended; waits for the device."""
+        self._add_up(wait=True)
+        return self._watch.seconds + self._milliseconds / 1e3
+
+    def _mark(self) -> torch.cuda.Event:
+        event = torch.cuda.Event(enable_timing=True)
+        event.record(torch.cuda.current_stream(self.device))
+        return event
+
+    def _add_up(self, wait: bool) -> None:
+        pending = []
+        for begin, end in self._events:
+            if wait:
+                end.synchronize()
+            if wait or end.query():
+                self._milliseconds += begin.elapsed_time(end)
+            else:
+                pending.append((begin, end))
+        self._events = pending
+
+
+def _synchronizer(device: str | torch.device) -> Callable[[], None]:
+    where = torch.device(device)
+    if where.type == "cuda":
+        return lambda: torch.cuda.synchronize(where)
+    return lambda: None
+
+
+@contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    enabled = gc.isenabled()
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()

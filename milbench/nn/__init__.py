@@ -1,0 +1,22 @@
+"""Blocks shared by methods: reductions over ragged bags, attention scores, Nystrom attention, PPEG.
+
+Importing this package imports torch; every block says which paper and equation it computes.
+"""
+
+from .attention import AttentionScore
+from .nystrom import NystromAttention
+from .ppeg import PPEG
+from .segment import segment_argmax, segment_max, segment_mean, segment_softmax, segment_sum, segment_topk, weighted_sum
+
+__all__ = [
+    "PPEG",
+    "AttentionScore",
+    "NystromAttention",
+    "segment_argmax",
+    "segment_max",
+    "segment_mean",
+    "segment_softmax",
+    "segment_sum",
+    "segment_topk",
+    "weighted_sum",
+]

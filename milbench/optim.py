@@ -1,0 +1,75 @@
+"""Optimizers by name, as recipes spell them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from .spec import Recipe
+
+
+class Lookahead:
+    """Lookahead (Zhang et al. 2019): every k steps move slow weights by alpha towards the fast ones and restart from
+    there.
+
+    Args:
+        inner: the optimizer of the fast weights.
+        k: fast steps between synchronisations.
+        alpha: share of the way.
+    """
+
+    def __init__(self, inner: torch.optim.Optimizer, k: int = 6, alpha: float = 0.5) -> None:
+        self.inner = inner
+        self.k = k
+        self.alpha = alpha
+        self.steps = 0
+        self.fast = [p for group in inner.param_groups for p in group["params"]]
+        self.slow = [p.detach().clone() for p in self.fast]
+
+    @property
+    def param_groups(self) -> list[dict]:
+        """The inner optimizer's parameter groups."""
+        return self.inner.param_groups
+
+    def zero_grad(self) -> None:
+        """Forget the gradients."""
+        self.inner.zero_grad(set_to_none=True)
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """Take one fast step, and synchronise after every k-th."""
+        self.inner.step()
+        self.steps += 1
+        if self.steps % self.k == 0:
+            torch._foreach_lerp_(self.slow, self.fast, self.alpha)
+            torch._foreach_copy_(self.fast, self.slow)
+
+
+Optimizer = torch.optim.Optimizer | Lookahead
+
+
+def build_optimizer(parameters: Iterable[nn.Parameter] | Iterable[Tensor], recipe: Recipe) -> Optimizer:
+    """Build the optimizer a recipe names; `recipe.lr` is the rate at the start."""
+    lr, decay, betas = recipe.lr, recipe.weight_decay, recipe.betas
+    params = list(parameters)
+    match recipe.optimizer:
+        case "adam":
+            return torch.optim.Adam(params, lr=lr, weight_decay=decay, betas=betas)
+        case "adamw":
+            return torch.optim.AdamW(params, lr=lr, weight_decay=decay, betas=betas)
+        case "sgd":
+            return torch.optim.SGD(params, lr=lr, weight_decay=decay, momentum=recipe.momentum)
+        case "radam":
+            return torch.optim.RAdam(params, lr=lr, weight_decay=decay, betas=betas)
+        case "lookahead-radam":
+            return Lookahead(torch.optim.RAdam(params, lr=lr, weight_decay=decay, betas=betas))
+
+
+def learning_rate(recipe: Recipe, progress: float) -> float:
+    """Return the rate after a share `progress` in [0, 1] of the training is done."""
+    if recipe.schedule == "cosine":
+        return recipe.lr * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+    return recipe.lr

@@ -1,0 +1,305 @@
+"""Figures of a leaderboard: AUC with intervals, and AUC against cost. They draw what the table says and compute no
+score.
+
+iid and correlated pooling differ by marker shape and by shade, so that a grey print tells them apart.
+"""
+
+from __future__ import annotations
+
+import itertools
+from typing import TYPE_CHECKING, Any
+
+import matplotlib
+import numpy as np
+import seaborn as sns
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patheffects import withStroke
+from matplotlib.ticker import EngFormatter, Formatter, LogLocator, NullFormatter, StrMethodFormatter
+from matplotlib.transforms import Bbox
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from contextlib import AbstractContextManager
+
+    import pandas as pd
+    from matplotlib.axes import Axes
+
+#: family -> (marker, fill, edge, name in the legend)
+_STYLE = {
+    "iid": ("o", "#9ecae1", "#2171b5", "iid pooling"),
+    "correlated": ("D", "#08306b", "#08306b", "correlated pooling"),
+    "": ("^", "#bdbdbd", "#525252", "other"),
+}
+_GREY = "#737373"
+_SMALL: dict[str, Any] = {"fontsize": "small", "color": _GREY}
+
+#: cost column -> (axis label, factor to its unit, whether more is better)
+_COSTS = {
+    "infer_patches_per_s": ("Inference throughput (patches/s)", 1.0, True),
+    "train_bags_per_s": ("Training throughput (bags/s)", 1.0, True),
+    "infer_peak_memory_bytes": ("Peak memory, inference (MiB)", 2.0**-20, False),
+    "train_peak_memory_bytes": ("Peak memory, training (MiB)", 2.0**-20, False),
+}
+
+
+def auc_figure(df: pd.DataFrame) -> Figure:
+    """Draw AUC with its interval by method, one panel a cohort, the best on top; a dashed line marks chance.
+
+    Methods without a rank are drawn hollow and named with their outcome; those without a score are named only.
+
+    Args:
+        df: from `milbench.leaderboard`.
+
+    Returns:
+        a figure on an Agg canvas, not known to pyplot.
+    """
+    blocks = _blocks(df)
+    rows_most = max(len(block) for _, block in blocks)
+    columns = min(2, len(blocks))
+    height = 0.29 * rows_most + 1.25
+    with _look():
+        figure, axes = _grid(len(blocks), columns, 5.2 if columns > 1 else 6.4, height, sharex=True)
+        floor = 0.5
+        for ax, (name, block) in zip(axes, blocks, strict=False):
+            for i, row in enumerate(_rows(block)):
+                ax.text(1.015, i, _rank(row), transform=ax.get_yaxis_transform(), va="center", **_SMALL)
+                if row.auc != row.auc:
+                    ax.text(0.51, i, row.outcome, va="center", style="italic", **_SMALL)
+                    continue
+                if row.rank != row.rank:
+                    beside = min(row.auc_low, row.auc) - 0.01
+                    halo = [withStroke(linewidth=2.5, foreground="white")]
+                    note = ax.text(beside, i, row.outcome, va="center", ha="right", **_SMALL)
+                    note.set(style="italic", path_effects=halo)
+                floor = min(floor, row.auc_low if row.auc_low == row.auc_low else row.auc)
+                _, _, edge, _ = _style(row)
+                ax.plot([row.auc_low, row.auc_high], [i, i], color=edge, lw=1.6, solid_capstyle="butt", zorder=2)
+                _point(ax, row.auc, i, row)
+            ax.axvline(0.5, color=_GREY, lw=1, ls=(0, (4, 3)), zorder=1)
+            ax.set_yticks(range(len(block)), list(block["method"]))
+            ax.text(1.015, -1.0, "rank", transform=ax.get_yaxis_transform(), va="center", **_SMALL)
+            # All panels have room for the longest, so that rows lie at the same height.
+            ax.set_ylim(rows_most - 0.4, -0.6)
+            ax.set_title(name, loc="left")
+            ax.set_xlabel("Test AUC, 95 % interval")
+            ax.tick_params(labelbottom=True)
+            ax.grid(axis="y", visible=False)
+        for ax in axes:
+            ax.set_xlim(max(0.0, floor - 0.03), 1.02)
+        chance = Line2D([], [], color=_GREY, lw=1, ls=(0, (4, 3)), label="chance")
+        _finish(figure, df, [chance])
+    return figure
+
+
+def tradeoff_figure(df: pd.DataFrame, cost: str) -> Figure | None:
+    """Draw AUC against a cost (logarithmic axis), one panel a cohort, every point named, the Pareto front as a line.
+
+    Args:
+        df: from `milbench.leaderboard`.
+        cost: ``infer_patches_per_s``, ``train_bags_per_s``, ``infer_peak_memory_bytes`` or ``train_peak_memory_bytes``.
+
+    Returns:
+        a figure; None where no ranked method has both an AUC and this cost. Methods without a rank are not drawn,
+        because their AUC is over fewer runs.
+    """
+    label, factor, more_is_better = _COSTS[cost]
+    blocks = [
+        (name, part)
+        for name, block in _blocks(df)
+        if len(part := block[block["rank"].notna() & (block[cost] > 0)])  # a logarithm needs more than 0
+    ]
+    if not blocks:
+        return None
+    columns = min(2, len(blocks))
+    stairs: list[np.ndarray] = []
+    with _look():
+        figure, axes = _grid(len(blocks), columns, 5.2 if columns > 1 else 6.4, 4.2, sharex=False)
+        for ax, (name, block) in zip(axes, blocks, strict=False):
+            x, y = block[cost].to_numpy(float) * factor, block["auc"].to_numpy(float)
+            front = pareto(x if more_is_better else -x, y)
+            ax.set_xscale("log")
+            _limits(ax, x, block, EngFormatter(sep="") if factor == 1 else StrMethodFormatter("{x:,.10g}"))
+            order = front[np.argsort(x[front])]
+            # A stair: between two methods of the front one gets what the dearer one's neighbour gives, not a mixture.
+            corners = np.repeat(np.column_stack([x[order], y[order]]), 2, axis=0)
+            level, turn = (corners[:-1], corners[1:]) if more_is_better else (corners[1:], corners[:-1])
+            stairs.append(np.column_stack([level[:, 0], turn[:, 1]]))
+            ax.plot(*stairs[-1].T, color=_GREY, lw=1.1, zorder=1)
+            for xi, row in zip(x, _rows(block), strict=True):
+                ax.plot([xi, xi], [row.auc_low, row.auc_high], color=_style(row)[2], lw=0.8, alpha=0.45, zorder=2)
+                _point(ax, xi, row.auc, row)
+            ax.set_title(name, loc="left")
+            ax.set_xlabel(label)
+            if len(stairs) % columns == 1 or columns == 1:
+                ax.set_ylabel("Test AUC, 95 % interval")
+        line = Line2D([], [], color=_GREY, lw=1.1, label="Pareto front")
+        _finish(figure, df, [line])
+        # Only after the layout is final are lengths in pixels known.
+        for ax, (_, block), stair in zip(axes, blocks, stairs, strict=False):
+            xs, ys = block[cost].to_numpy(float) * factor, block["auc"].to_numpy(float)
+            place_labels(ax, xs, ys, list(block["method"]), stair)
+    return figure
+
+
+def pareto(gain: np.ndarray, score: np.ndarray) -> np.ndarray:
+    """Return the indices of points that no other point beats in one coordinate without losing in the other.
+
+    Args:
+        gain, score: (n,), more is better in both.
+    """
+    better = (gain[None] >= gain[:, None]) & (score[None] >= score[:, None])
+    strictly = (gain[None] > gain[:, None]) | (score[None] > score[:, None])
+    return np.flatnonzero(~(better & strictly).any(axis=1))
+
+
+def _blocks(df: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
+    many = df[["suite", "version"]].drop_duplicates().shape[0] > 1
+    groups = df.groupby(["suite", "version", "data"], sort=False)
+    return [(f"{suite}-v{version} / {data}" if many else str(data), block) for (suite, version, data), block in groups]
+
+
+def _rows(block: pd.DataFrame) -> Iterator[Any]:
+    return block.itertuples(index=False)
+
+
+def _grid(panels: int, columns: int, width: float, height: float, sharex: bool) -> tuple[Figure, list[Axes]]:
+    rows = -(-panels // columns)
+    figure = Figure(figsize=(width * columns, height * rows + 0.35), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = list(figure.subplots(rows, columns, squeeze=False, sharex=sharex).flat)
+    for spare in axes[panels:]:
+        spare.set_visible(False)
+    return figure, axes[:panels]
+
+
+def _look() -> AbstractContextManager[None]:
+    # Drawn within a context and without pyplot: the caller's own figures keep their look and backend.
+    thin: dict[str, Any] = {"grid.color": "0.9", "grid.linewidth": 0.8, "axes.edgecolor": "0.6", "axes.linewidth": 0.8}
+    context = sns.plotting_context("notebook", font_scale=0.8)
+    return matplotlib.rc_context(sns.axes_style("whitegrid") | context | thin)
+
+
+def _limits(ax: Axes, x: np.ndarray, block: pd.DataFrame, ticks: Formatter) -> None:
+    low, high = np.log10(x.min()), np.log10(x.max())
+    margin = max(0.18 * (high - low), 0.12)
+    ax.set_xlim(10 ** (low - margin), 10 ** (high + margin))
+    # Less than two decades need ticks between the powers of ten.
+    ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high - low < 2 else (1,)))
+    ax.xaxis.set_major_formatter(ticks)
+    ax.xaxis.set_minor_formatter(NullFormatter())
+    bottom = np.nanmin(block[["auc", "auc_low"]].to_numpy())
+    top = np.nanmax(block[["auc", "auc_high"]].to_numpy())
+    pad = 0.06 * max(top - bottom, 0.02)
+    ax.set_ylim(bottom - pad, top + pad)
+
+
+def _style(row: Any) -> tuple[str, str, str, str]:
+    return _STYLE.get(row.family, _STYLE[""])
+
+
+def _point(ax: Axes, x: float, y: float, row: Any) -> None:
+    marker, fill, edge, _ = _style(row)
+    face = fill if row.rank == row.rank else "white"
+    ax.plot(x, y, marker=marker, ms=6.5, mfc=face, mec=edge, mew=1.1, ls="", zorder=3)
+
+
+def _rank(row: Any) -> str:
+    return f"{row.rank:.0f}{'=' if row.tied else ''}" if row.rank == row.rank else "–"
+
+
+def _finish(figure: Figure, df: pd.DataFrame, more: list[Line2D]) -> None:
+    handles = [
+        Line2D([], [], marker=marker, mfc=fill, mec=edge, ms=6.5, ls="", label=name)
+        for family, (marker, fill, edge, name) in _STYLE.items()
+        if (df["family"] == family).any()
+    ]
+    figure.legend(handles=[*handles, *more], loc="outside lower center", ncols=4, frameon=False)
+    figure.canvas.draw()
+    figure.set_layout_engine("none")
+
+
+def place_labels(
+    ax: Axes, x: np.ndarray, y: np.ndarray, names: list[str], line: np.ndarray | None = None
+) -> list[Bbox]:
+    """Write a name beside every point so that no two names overlap, nor a name a point, as far as the panel has room.
+
+    A name prefers the right of its point at the same height; it is pushed up or down, or to the left, as far as it
+    must, and then a thin line leads back to its point. The layout of the figure must be final.
+
+    Args:
+        ax: the panel.
+        x, y: (n,) points, in data coordinates.
+        names: n texts.
+        line: (k, 2) corners of a line that names keep off where they can, in data coordinates.
+
+    Returns:
+        the boxes of the names, in pixels.
+    """
+    canvas = ax.figure.canvas
+    assert isinstance(canvas, FigureCanvasAgg)
+    renderer = canvas.get_renderer()
+    halo = [withStroke(linewidth=2.5, foreground="white")]
+    texts = [ax.text(0, 0, name, fontsize="small", va="center", zorder=5, path_effects=halo) for name in names]
+    size = [(b.width, b.height) for b in (t.get_window_extent(renderer) for t in texts)]
+    points = ax.transData.transform(np.column_stack([x, y]))
+    gap = 5 * ax.figure.dpi / 72
+    marks = [Bbox.from_extents(px - gap, py - gap, px + gap, py + gap) for px, py in points]
+    frame = ax.get_window_extent(renderer)
+    under = _along(ax.transData.transform(line)) if line is not None else np.empty((0, 2))
+    placed: list[Bbox | None] = [None] * len(names)
+    # Two sweeps more: a name that had to give way early may find room once the others have settled.
+    for _ in range(3):
+        for i in np.argsort(-points[:, 1], kind="stable"):
+            others = [b for j, b in enumerate(placed) if b is not None and j != i]
+            options = _options(points[i], size[i], 1.3 * gap)
+            placed[i] = min(options, key=lambda o: o[1] + _clash(o[0], others, marks, i, frame, under))[0]
+    boxes = [b for b in placed if b is not None]
+    back = ax.transData.inverted()
+    for text, box, point in zip(texts, boxes, points, strict=True):
+        middle = (box.y0 + box.y1) / 2
+        left, height = back.transform((box.x0, middle))
+        text.set_position((float(left), float(height)))
+        if abs(middle - point[1]) > 0.8 * box.height:
+            end = box.x0 - 1 if box.x0 >= point[0] else box.x1 + 1
+            ends = back.transform([point, (end, middle)])
+            ax.plot(ends[:, 0], ends[:, 1], color=_GREY, lw=0.6, zorder=1.5, scalex=False, scaley=False)
+    return boxes
+
+
+def _along(corners: np.ndarray) -> np.ndarray:
+    """Return points two pixels apart along a line through corners (k, 2), both in pixels."""
+    parts = [corners]
+    for a, b in itertools.pairwise(corners):
+        parts.append(np.linspace(a, b, int(np.abs(b - a).max() // 2) + 2))
+    return np.concatenate(parts)
+
+
+def _options(point: np.ndarray, size: tuple[float, float], gap: float) -> list[tuple[Bbox, float]]:
+    width, height = size
+    out = []
+    for side in (0, 1):
+        x0 = point[0] - gap - width if side else point[0] + gap
+        for k in range(-24, 25):
+            shift = k * height / 3
+            # Far up or down, a name also steps aside, so that its line is not upright through other points.
+            aside = min(abs(shift), 2 * height) * 0.5 * (-1 if side else 1)
+            y0 = point[1] + shift - height / 2
+            box = Bbox.from_bounds(x0 + aside, y0, width, height)
+            out.append((box, abs(shift) / height + 0.4 * side))
+    return out
+
+
+def _clash(box: Bbox, others: list[Bbox], marks: list[Bbox], own: int, frame: Bbox, line: np.ndarray) -> float:
+    cost = 100.0 * sum(_overlap(box, other) for other in others)
+    cost += 60.0 * sum(_overlap(box, mark) for j, mark in enumerate(marks) if j != own)
+    # A line that only grazes a name does not hide it.
+    inner = (line > (box.x0, box.y0 + 0.15 * box.height)) & (line < (box.x1, box.y1 - 0.15 * box.height))
+    cost += 1.5 * bool(inner.all(axis=1).any())
+    inside = box.x0 >= frame.x0 and box.x1 <= frame.x1 and box.y0 >= frame.y0 and box.y1 <= frame.y1
+    return cost + (0.0 if inside else 200.0)
+
+
+def _overlap(a: Bbox, b: Bbox) -> bool:
+    return bool(a.x0 < b.x1 and b.x0 < a.x1 and a.y0 < b.y1 and b.y0 < a.y1)

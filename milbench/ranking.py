@@ -1,0 +1,226 @@
+"""The leaderboard: one row a method and cohort, computed from the predictions on disk each time it is asked for."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from . import stats
+from .errors import MilbenchError
+from .reporting import to_markdown, to_rich, write_report
+from .scoring import METRICS, CohortRuns, Scores, read_cohorts, run_scores, score
+from .store import OUTCOMES, CostRecord
+
+__all__ = ["COLUMNS", "leaderboard", "run_scores", "to_markdown", "to_rich", "write_report"]
+
+#: The columns of a leaderboard, in order.
+COLUMNS = (
+    "suite", "version", "data", "rank", "method", "title", "family", "auc", "auc_low", "auc_high", "diff_to_best",
+    "diff_low", "diff_high", "tied", "balanced_accuracy", "accuracy", "accuracy_sd", "average_precision", "f1",
+    "log_loss", "brier", "ece", "runs_ok", "runs", "outcome", "reason", "seeds", "folds", "infer_patches_per_s",
+    "infer_bags_per_s", "train_bags_per_s", "infer_peak_memory_bytes", "train_peak_memory_bytes", "cost_outcome",
+    "parameters", "flops_per_bag_infer", "flops_per_bag_train",
+)  # fmt: skip
+
+_REPEATED = re.compile(r"r(\d+)-f(\d+)")
+
+
+def leaderboard(
+    results: str | Path = "results/runs", suite: str | None = None, data: str | None = None, resamples: int = 2000
+) -> pd.DataFrame:
+    """Return the leaderboard of everything below a results root.
+
+    Args:
+        results: results root, or the folder of one suite in it.
+        suite: only this suite, ``name`` or ``name-v1``.
+        data: only this cohort.
+        resamples: bootstrap replicates of the intervals.
+
+    Returns:
+        one row a method and cohort, columns `COLUMNS`; sorted by rank, then AUC. In particular:
+
+        - ``auc``: mean over folds and seeds of the test AUC; ``auc_low``, ``auc_high``: 95 % percentile interval over
+            patients and
+          seeds (see `milbench.stats` for what it covers), paired between the methods of a cohort.
+        - ``diff_to_best``, ``diff_low``, ``diff_high``: paired difference to the best complete method, never above 0
+            itself.
+        - ``rank``: see `stats.tie_ranks`; ``tied``: shares its rank. NaN for a method one of whose runs is not ``ok``:
+            its scores are
+          over fewer runs (``runs_ok`` of ``runs``), and ``outcome`` counts what happened to the others.
+        - the other metrics: means over runs; ``accuracy_sd``: standard deviation over the repetitions of a repeated
+            k-fold (folds
+          named ``r0-f3``), else over seeds; NaN where there is one.
+        - ``infer_*``, ``train_*``: of the cost pass, all measured in one environment.
+
+        ``attrs``: ``notes`` (sentences for the reader), ``suites`` (resolved), ``cohorts`` (sizes), ``environments``
+            of the runs,
+        ``cost_environment``, ``resamples``.
+
+    Raises:
+        MilbenchError: nothing to show, methods tested on different bags, or damaged results.
+    """
+    if resamples < 1:
+        raise MilbenchError(f"resamples is {resamples}; it must be at least 1, and 1000 or more for a fair interval.")
+    cohorts = read_cohorts(Path(results), suite, data)
+    environment, costs, notes = _one_environment(cohorts)
+    rows: list[dict[str, Any]] = []
+    attrs: dict[str, Any] = {"suites": {}, "cohorts": [], "environments": [], "cost_environment": environment}
+    for cohort in cohorts:
+        scored = score(cohort, resamples)
+        block = _block(cohort, scored)
+        for row in block:
+            row.update(_cost_columns(costs.get((cohort.name, row["method"])), row["parameters"]))
+        rows += sorted(block, key=_place)
+        notes += cohort.notes + _notes(cohort, scored)
+        attrs["suites"][f"{cohort.suite.name}-v{cohort.suite.version}"] = cohort.suite.model_dump(mode="json")
+        attrs["cohorts"].append(_describe(cohort))
+        # A run that failed may have been recorded by the process that started it, whose environment is another.
+        for record in (r for runs in cohort.runs.values() for r in runs.values() if r.outcome == "ok"):
+            seen = record.record.get("environment")
+            if seen and seen.get("fingerprint") not in [e.get("fingerprint") for e in attrs["environments"]]:
+                attrs["environments"].append(seen)
+    if len(attrs["environments"]) > 1:
+        n = len(attrs["environments"])
+        notes.append(f"The runs were made in {n} environments; scores are shown together, timings never are.")
+    table = pd.DataFrame(rows, columns=list(COLUMNS))
+    table.attrs.update(attrs, notes=list(dict.fromkeys(notes)), resamples=resamples)
+    return table
+
+
+def _block(cohort: CohortRuns, scored: list[Scores]) -> list[dict[str, Any]]:
+    nan = float("nan")
+    points = np.array([s.auc if s.complete else nan for s in scored])
+    ranks = stats.tie_ranks(points, [s.replicates for s in scored])
+    shared = Counter(ranks[np.isfinite(ranks)])
+    best = scored[int(np.nanargmax(points))] if np.isfinite(points).any() else None
+    rows = []
+    for s, rank in zip(scored, ranks, strict=True):
+        low, high = stats.interval(s.replicates)
+        if best is None or not np.isfinite(rank):
+            diff = stats.Difference(nan, nan, nan, nan)
+        else:
+            diff = stats.paired_difference(s.auc, s.replicates, best.auc, best.replicates)
+        means: dict[str, Any] = {name: float(s.runs[name].mean()) if len(s.runs) else nan for name in METRICS}
+        rows.append({
+            "suite": cohort.suite.name, "version": cohort.suite.version, "data": cohort.data,
+            "rank": rank, "method": s.method, "title": s.title, "family": s.family,
+            **means, "auc": s.auc, "auc_low": low, "auc_high": high,
+            "diff_to_best": diff.estimate, "diff_low": diff.low, "diff_high": diff.high,
+            "tied": shared.get(rank, 0) > 1, "accuracy_sd": _spread(s.runs),
+            "runs_ok": s.outcomes["ok"], "runs": len(cohort.cells), "outcome": _told(s.outcomes), "reason": s.reason,
+            "seeds": len({seed for _, seed in cohort.cells}), "folds": len({fold for fold, _ in cohort.cells}),
+            "parameters": s.parameters,
+        })  # fmt: skip
+    return rows
+
+
+def _place(row: dict[str, Any]) -> tuple[float, float, str]:
+    rank = row["rank"] if row["rank"] == row["rank"] else np.inf
+    auc = -row["auc"] if row["auc"] == row["auc"] else np.inf
+    return rank, auc, row["method"]
+
+
+def _told(outcomes: Counter[str]) -> str:
+    bad = [f"{outcomes[name]} {name}" for name in (*OUTCOMES[1:], "missing") if outcomes[name]]
+    return ", ".join(bad) or "ok"
+
+
+def _spread(runs: pd.DataFrame) -> float:
+    """Standard deviation of the accuracy over repetitions of the k-fold, or over seeds; NaN where there is one."""
+    if not len(runs):
+        return float("nan")
+    repetition = runs["fold"].astype(str).str.extract(_REPEATED)[0]
+    groups = repetition if repetition.notna().all() and repetition.nunique() > 1 else runs["seed"]
+    return float(runs["accuracy"].groupby(groups).mean().std(ddof=1))
+
+
+def _notes(cohort: CohortRuns, scored: list[Scores]) -> list[str]:
+    out = []
+    undefined = int(max((s.runs["auc"].isna().sum() for s in scored), default=0))
+    if undefined:
+        out.append(f"{cohort.name}: {undefined} runs a method test on one class; their AUC is left out.")
+    perfect = [s.method for s in scored if s.auc == 1]
+    if perfect:
+        out.append(
+            f"{cohort.name}: every resample of a perfect AUC is perfect, so the interval of {', '.join(perfect)} has "
+            "no width; that is a limit of the bootstrap, not certainty."
+        )
+    if 1 < len({seed for _, seed in cohort.cells}) < 5:
+        out.append(f"{cohort.name}: few seeds; the spread over seeds is underestimated.")
+    return out
+
+
+def _describe(cohort: CohortRuns) -> dict[str, Any]:
+    labels, classes = cohort.labels(), cohort.classes()
+    counts = labels["label"].value_counts()
+    return {
+        "suite": cohort.suite.name,
+        "version": cohort.suite.version,
+        "data": cohort.data,
+        "fingerprint": cohort.fingerprint,
+        "bags": len(labels),
+        "patients": int(labels["patient_id"].nunique()),
+        "classes": {name: int(counts.get(i, 0)) for i, name in enumerate(classes)},
+        "folds": len({fold for fold, _ in cohort.cells}),
+        "seeds": len({seed for _, seed in cohort.cells}),
+        "unit": cohort.suite.unit,
+    }
+
+
+def _one_environment(
+    cohorts: list[CohortRuns],
+) -> tuple[dict[str, Any], dict[tuple[str, str], CostRecord], list[str]]:
+    """Choose the environment most costs were measured in; return its record, and those costs by cohort and method."""
+    every = [(c.name, cost) for c in cohorts for costs in c.costs.values() for cost in costs]
+    if not every:
+        return {}, {}, []
+    counts = Counter(cost.environment for _, cost in every if cost.outcome == "ok")
+    chosen = min(counts, key=lambda e: (-counts[e], e), default="")
+    notes = []
+    if len(counts) > 1:
+        left = sum(counts.values()) - counts[chosen]
+        notes.append(
+            f"Costs were measured in {len(counts)} environments; those of the most common one are shown and {left} "
+            "measurements of others are left out, because timings of different machines are not comparable."
+        )
+    kept: dict[tuple[str, str], CostRecord] = {}
+    shown: dict[str, Any] = {}
+    for name, cost in sorted(every, key=lambda pair: (pair[1].outcome == "ok", _measured(pair[1]))):
+        # What failed has no timing to mix in; it is shown where nothing was measured.
+        if cost.environment == chosen or cost.outcome != "ok":
+            kept[name, cost.method] = cost
+        if cost.environment == chosen:
+            shown = dict(cost.record.get("environment") or {})
+    return shown, kept, notes
+
+
+def _measured(cost: CostRecord) -> tuple[str, int]:
+    return str(cost.record.get("finished") or ""), (cost.path / "cost.json").stat().st_mtime_ns
+
+
+def _cost_columns(cost: CostRecord | None, parameters: float) -> dict[str, Any]:
+    # Of a measurement that did not end well only the outcome is told: its figures may be of half the passes.
+    record = cost.record if cost is not None and cost.outcome == "ok" else {}
+
+    def value(*keys: str) -> float:
+        found: Any = record
+        for key in keys:
+            found = found.get(key) if isinstance(found, dict) else None
+        return float("nan") if found is None else float(found)
+
+    return {
+        "infer_patches_per_s": value("infer", "patches_per_s"),
+        "infer_bags_per_s": value("infer", "bags_per_s"),
+        "train_bags_per_s": value("train", "bags_per_s"),
+        "infer_peak_memory_bytes": value("memory", "infer_peak_bytes"),
+        "train_peak_memory_bytes": value("memory", "train_peak_bytes"),
+        "cost_outcome": cost.outcome if cost is not None else "",
+        "parameters": parameters if parameters == parameters else value("parameters"),
+        "flops_per_bag_infer": value("flops_per_bag_infer"),
+        "flops_per_bag_train": value("flops_per_bag_train"),
+    }

@@ -1,0 +1,311 @@
+"""Where test labels meet predictions: the only module that reads the labels of a cohort for scoring.
+
+Nothing here trains, selects or tunes; nothing that does imports this module. Bags with split ``test`` are scored, no
+others.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from . import metrics, stats
+from .errors import MilbenchError, did_you_mean
+from .store import CostRecord, RunRecord, Store, read_costs, read_runs, read_suite, suite_folders
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from pathlib import Path
+
+    from .spec import Suite
+
+#: Fields of a run that must agree between all runs of one table, besides the data: otherwise budgets are not matched.
+_CONDITIONS = ("fingerprint", "protocol", "budget", "threads", "device_type", "protocol_version")
+
+#: Seed of the bootstrap: the same results give the same table.
+SEED = 0
+
+#: Names of the metrics of a run.
+METRICS = ("auc", "balanced_accuracy", "accuracy", "average_precision", "f1", "log_loss", "brier", "ece")
+
+Cell = tuple[str, int]
+
+
+@dataclass(frozen=True)
+class CohortRuns:
+    """The runs of one cohort that belong in one table: same bags, same protocol, same budget.
+
+    Attributes:
+        folder: the suite's results folder.
+        cells: every (fold, seed) that any method was run on.
+        runs: method -> (fold, seed) -> the latest run.
+        costs: method -> its cost measurements.
+        notes: sentences for the reader about what was left out.
+    """
+
+    folder: Path
+    suite: Suite
+    data: str
+    fingerprint: str
+    cells: tuple[Cell, ...]
+    runs: dict[str, dict[Cell, RunRecord]]
+    costs: dict[str, list[CostRecord]]
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        """Return ``suite-v1 / data``, for messages."""
+        return f"{self.suite.name}-v{self.suite.version} / {self.data}"
+
+    def labels(self) -> pd.DataFrame:
+        """Read the labels: indexed by ``slide_id`` (text), columns ``patient_id`` (text) and ``label`` (int)."""
+        file = self._cohort / "labels.csv"
+        try:
+            table = pd.read_csv(file, dtype={"slide_id": str, "patient_id": str}, keep_default_na=False)
+            table = table.astype({"label": "int64"}).set_index("slide_id")[["patient_id", "label"]]
+        except FileNotFoundError as error:
+            raise MilbenchError(f"{file} is missing; run the suite again to write it.") from error
+        except (KeyError, ValueError) as error:
+            told = str(error).splitlines()[0]
+            raise MilbenchError(f"{file} is no table of slide_id, patient_id, label ({told}); run again.") from error
+        if table.index.has_duplicates:
+            raise MilbenchError(f"{file} has slide {table.index[table.index.duplicated()][0]!r} twice; run again.")
+        # A slide without patient is its own.
+        return table.assign(patient_id=table["patient_id"].where(table["patient_id"] != "", table.index))
+
+    def classes(self) -> list[str]:
+        """Read the names of the classes, in class order."""
+        file = self._cohort / "classes.json"
+        try:
+            return [str(name) for name in json.loads(file.read_text(encoding="utf-8"))]
+        except (OSError, ValueError) as error:
+            raise MilbenchError(f"{file} is missing or damaged; run the suite again to write it.") from error
+
+    @property
+    def _cohort(self) -> Path:
+        return Store(self.folder.parent, self.suite).cohort(self.data, self.fingerprint)
+
+
+@dataclass(frozen=True)
+class Scores:
+    """A method's scores on a cohort.
+
+    Attributes:
+        runs: one row an ``ok`` run: fold, seed, bags, and the columns of `metrics.all_metrics`.
+        auc: mean AUC over folds and seeds; NaN where no run is ``ok`` or none is defined.
+        replicates: (R,) of it; row r of every method of a cohort holds the same patients and seeds.
+        outcomes: how often each outcome, and ``missing``, occurs among the cells.
+        reason: of the first run that is not ``ok``.
+    """
+
+    method: str
+    title: str
+    family: str
+    runs: pd.DataFrame
+    auc: float
+    replicates: stats.Array
+    outcomes: Counter[str]
+    reason: str
+    parameters: float
+
+    @property
+    def complete(self) -> bool:
+        """Return whether every run of the cohort is ``ok``."""
+        return set(self.outcomes) == {"ok"}
+
+
+def read_cohorts(root: Path, suite: str | None = None, data: str | None = None) -> list[CohortRuns]:
+    """Read the runs below a results root, cohort by cohort.
+
+    Args:
+        root: results root, or the folder of one suite.
+        suite: only this suite, ``name`` or ``name-v1``.
+        data: only this cohort.
+
+    Raises:
+        MilbenchError: nothing is there, or nothing of that name.
+    """
+    found: list[CohortRuns] = []
+    suites: set[str] = set()
+    names: set[str] = set()
+    for folder in suite_folders(root):
+        spec = read_suite(folder)
+        suites |= {spec.name}
+        if suite is not None and suite not in (spec.name, f"{spec.name}-v{spec.version}"):
+            continue
+        by_data: dict[str, list[RunRecord]] = {}
+        for record in read_runs(folder):
+            by_data.setdefault(record.spec.data, []).append(record)
+        names |= set(by_data)
+        order = [d.name for d in spec.data]
+        wanted = sorted(by_data if data is None else {data} & set(by_data))
+        wanted.sort(key=lambda name: order.index(name) if name in order else len(order))
+        found += [_cohort(folder, spec, name, by_data[name]) for name in wanted]
+    if found:
+        return found
+    if suite is not None and suites and not any(suite.startswith(s) for s in suites):
+        raise MilbenchError(f"no suite {suite!r} in {root}.{did_you_mean(suite, suites)}")
+    if data is not None and names:
+        raise MilbenchError(f"no cohort {data!r} in {root}.{did_you_mean(data, names)}")
+    raise MilbenchError(
+        f"{root} holds no finished runs{f' of {suite}' if suite else ''}; run: milbench run quickstart."
+    )
+
+
+def score(cohort: CohortRuns, resamples: int) -> list[Scores]:
+    """Score every method of a cohort on the same test bags, with paired bootstrap replicates.
+
+    Raises:
+        MilbenchError: methods were tested on different bags, or a file is missing or damaged.
+    """
+    labels, classes = cohort.labels(), len(cohort.classes())
+    y, patients = labels["label"].to_numpy(), labels["patient_id"].to_numpy()
+    rows_of, probabilities = _test_bags(cohort, labels, classes)
+
+    # One draw of patients and seeds for all methods: that is what pairs them. Bags never tested are not drawn.
+    rng = np.random.default_rng(SEED)
+    tested = np.unique(np.concatenate([*rows_of.values(), np.empty(0, dtype=np.intp)]))
+    weights: dict[str, stats.Array] = {}
+    if len(tested):
+        units = patients[tested] if cohort.suite.unit == "patient" else tested
+        drawn = stats.cluster_weights(units, y[tested], resamples, rng)
+        weights = {fold: drawn[:, np.searchsorted(tested, rows)] for fold, rows in rows_of.items()}
+    folds, seeds = (sorted(set(part)) for part in zip(*cohort.cells, strict=True))
+    drawn_seeds = stats.seed_weights(len(seeds), resamples, rng)
+
+    scores = []
+    for method, runs in cohort.runs.items():
+        cells = np.full((len(folds), len(seeds), resamples), np.nan)
+        table = []
+        for (fold, seed), record in sorted(runs.items()):
+            if record.outcome != "ok":
+                continue
+            truth, p = y[rows_of[fold]], probabilities[method, (fold, seed)]
+            try:
+                values = metrics.all_metrics(truth, p)
+            except MilbenchError as error:
+                raise MilbenchError(f"{record.path / 'predictions.parquet'}: {error}") from error
+            table.append({"fold": fold, "seed": seed, "bags": len(truth), **values})
+            cells[folds.index(fold), seeds.index(seed)] = stats.bootstrap_auc(truth, p, weights[fold])
+        found = pd.DataFrame(table, columns=["fold", "seed", "bags", *METRICS])
+        scores.append(_scores(cohort, method, found, stats.combine(cells, drawn_seeds)))
+    return scores
+
+
+def _test_bags(
+    cohort: CohortRuns, labels: pd.DataFrame, classes: int
+) -> tuple[dict[str, np.ndarray], dict[tuple[str, Cell], np.ndarray]]:
+    """Return the rows of `labels` each fold tests, and every ok run's probabilities (n, C) of them."""
+    first: dict[str, tuple[np.ndarray, RunRecord]] = {}
+    probabilities = {}
+    for method, runs in cohort.runs.items():
+        for cell, record in runs.items():
+            if record.outcome != "ok":
+                continue
+            rows, probabilities[method, cell] = _aligned(record, labels, classes)
+            known, other = first.setdefault(cell[0], (rows, record))
+            if not np.array_equal(known, rows):
+                raise MilbenchError(
+                    f"{cohort.name}: in fold {cell[0]} {method} was tested on {len(rows)} bags ({record.path}), "
+                    f"{other.method} on {len(known)} others ({other.path}); run again with --overwrite all."
+                )
+    return {fold: rows for fold, (rows, _) in first.items()}, probabilities
+
+
+def _scores(cohort: CohortRuns, method: str, found: pd.DataFrame, replicates: stats.Array) -> Scores:
+    runs = cohort.runs[method]
+    some = next(iter(runs.values())).record
+    bad = [runs[cell] for cell in cohort.cells if cell in runs and runs[cell].outcome != "ok"]
+    counts = [r.record["parameters"] for r in runs.values() if r.record.get("parameters") is not None]
+    return Scores(
+        method=method,
+        title=str(some.get("title") or method),
+        family=str(some.get("family") or ""),
+        runs=found,
+        auc=float(found["auc"].mean()) if len(found) else float("nan"),
+        replicates=replicates,
+        outcomes=Counter(runs[cell].outcome if cell in runs else "missing" for cell in cohort.cells),
+        reason=bad[0].reason if bad else "",
+        parameters=float(counts[0]) if counts else float("nan"),
+    )
+
+
+def _cohort(folder: Path, suite: Suite, data: str, records: list[RunRecord]) -> CohortRuns:
+    # The latest conditions win, the others are left out with a word: a table of mixed budgets would not be matched.
+    notes: list[str] = []
+    where = f"{suite.name}-v{suite.version} / {data}"
+    latest = max(records, key=_age)
+    kept = []
+    for record in records:
+        differ = [name for name in _CONDITIONS if getattr(record.spec, name) != getattr(latest.spec, name)]
+        if differ:
+            notes.append(", ".join(differ))
+        else:
+            kept.append(record)
+    notes = [
+        f"{where}: {n} runs made with another {what} than the latest are left out."
+        for what, n in sorted(Counter(notes).items())
+    ]
+    runs: dict[str, dict[Cell, RunRecord]] = {}
+    replaced: Counter[str] = Counter()
+    for record in sorted(kept, key=_age):
+        cells = runs.setdefault(record.method, {})
+        cell = (record.spec.fold, record.spec.seed)
+        replaced[record.method] += cell in cells
+        cells[cell] = record
+    notes += [
+        f"{where}: {method} has {n} older runs of the same folds and seeds with another recipe; the latest are shown."
+        for method, n in sorted(replaced.items())
+        if n
+    ]
+    costs: dict[str, list[CostRecord]] = {}
+    for cost in read_costs(folder):
+        if cost.data == data and cost.fingerprint == latest.spec.fingerprint:
+            costs.setdefault(cost.method, []).append(cost)
+    cells_of_all = tuple(sorted({cell for cells in runs.values() for cell in cells}))
+    return CohortRuns(
+        folder, suite, data, latest.spec.fingerprint, cells_of_all, dict(sorted(runs.items())), costs, notes
+    )
+
+
+def _age(record: RunRecord) -> tuple[str, str]:
+    return str(record.record.get("finished") or ""), record.path.name
+
+
+def _aligned(record: RunRecord, labels: pd.DataFrame, classes: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the rows of `labels` of a run's test bags, ascending, and their probabilities (n, C)."""
+    file = record.path / "predictions.parquet"
+    table = record.predictions()
+    table = table[table["split"] == "test"]
+    columns = [f"p{i}" for i in range(classes)]
+    if not len(table) or not set(columns) <= set(table.columns) or f"p{classes}" in table.columns:
+        raise MilbenchError(f"{file} holds no test bags with {classes} classes; delete its folder and run again.")
+    rows = labels.index.get_indexer(pd.Index(table["slide_id"].astype(str)))
+    if (rows < 0).any() or len(np.unique(rows)) < len(rows):
+        told = "bags that its cohort's labels.csv has not" if (rows < 0).any() else "a bag twice"
+        raise MilbenchError(f"{file} holds {told}; delete its folder and run the suite again.")
+    order = np.argsort(rows)
+    return rows[order], table[columns].to_numpy(dtype=np.float64)[order]
+
+
+def run_scores(root: Path, suite: str | None = None, data: str | None = None) -> pd.DataFrame:
+    """Return one row an ``ok`` run: suite, version, data, method, fold, seed, bags, and every metric; no intervals."""
+    parts: Iterable[pd.DataFrame] = _run_scores(read_cohorts(root, suite, data))
+    return pd.concat(parts, ignore_index=True)
+
+
+def _run_scores(cohorts: list[CohortRuns]) -> Iterator[pd.DataFrame]:
+    for cohort in cohorts:
+        for scored in score(cohort, resamples=1):
+            head = {
+                "suite": cohort.suite.name,
+                "version": cohort.suite.version,
+                "data": cohort.data,
+                "method": scored.method,
+            }
+            yield pd.DataFrame(head, index=scored.runs.index).join(scored.runs)

@@ -1,0 +1,260 @@
+"""Suite, RunSpec, Recipe, Budget, Card: frozen values that say what is run. No torch here, and no work.
+
+`RunSpec.run_id` is the hash of a run's canonical form: two runs with one id are the same experiment, wherever they
+were made.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+#: Part of every run_id. Raised when training or evaluation change in a way that changes predictions for the same spec.
+PROTOCOL_VERSION = 1
+
+
+class Frozen(BaseModel):
+    """An immutable value that refuses unknown fields."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Float(Frozen):
+    """A real-valued dimension of a search space, searched on a log scale when `log`."""
+
+    low: float
+    high: float
+    log: bool = False
+
+
+class Int(Frozen):
+    """An integer dimension of a search space, both ends included."""
+
+    low: int
+    high: int
+    log: bool = False
+
+
+class Choice(Frozen):
+    """A categorical dimension of a search space."""
+
+    options: tuple[Any, ...]
+
+
+Dimension = Float | Int | Choice
+
+
+class Card(Frozen):
+    """What a reader must know of a method before believing its row; shown by ``milbench show``.
+
+    Attributes:
+        title: the name the literature uses.
+        family: ``iid`` when instances are pooled independently of each other, ``correlated`` when they attend to each
+            other.
+        citation: authors, title, venue, year.
+        url: where the paper is.
+        licence: under what the authors' own code stands, and how ours was written.
+        score: which quantity is scored, where a method has several.
+        deviations: differences from the authors' code, one sentence each.
+    """
+
+    title: str
+    family: Literal["iid", "correlated"]
+    citation: str
+    url: str = ""
+    licence: str = ""
+    score: str = ""
+    deviations: tuple[str, ...] = ()
+
+
+class Recipe(Frozen):
+    """How a method is trained. Every method is trained by one loop, from one of these.
+
+    Attributes:
+        optimizer: ``adam``, ``adamw``, ``sgd``, ``radam`` or ``lookahead-radam`` (Lookahead, k = 6, alpha = 0.5).
+        lr: learning rate at the start of the schedule.
+        weight_decay: L2 penalty, decoupled for ``adamw``.
+        betas: Adam-type moment decay rates.
+        momentum: of ``sgd``.
+        schedule: ``constant``, or ``cosine`` to zero over the steps of all epochs.
+        epochs: passes over the training bags, at most.
+        batch_size: bags in one forward pass; 1 in most of the literature.
+        accumulate: forward passes whose gradients are averaged into one step.
+        patience: epochs without improvement of the monitored validation quantity before training stops; None: never.
+        grad_clip: largest gradient norm; None: no limit.
+        precision: ``fp32``, or autocast in ``bf16`` or ``fp16``; losses and softmax sums stay in fp32.
+    """
+
+    optimizer: Literal["adam", "adamw", "sgd", "radam", "lookahead-radam"] = "adamw"
+    lr: float = Field(1e-4, gt=0)
+    weight_decay: float = Field(1e-5, ge=0)
+    betas: tuple[float, float] = (0.9, 0.999)
+    momentum: float = Field(0.9, ge=0, lt=1)
+    schedule: Literal["constant", "cosine"] = "constant"
+    epochs: int = Field(50, ge=1)
+    batch_size: int = Field(1, ge=1)
+    accumulate: int = Field(1, ge=1)
+    patience: int | None = Field(None, ge=1)
+    grad_clip: float | None = Field(None, gt=0)
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+
+
+class Budget(Frozen):
+    """What a run may use. Absent means unlimited.
+
+    Attributes:
+        timeout_s: wall seconds after which a run is stopped; its outcome is then ``timeout``.
+        memory_bytes: cap on the memory of the run's process; exceeding it is outcome ``oom``. On CPU the cap is on the
+            address space beyond what the loaded libraries take, on CUDA on torch's caching allocator.
+    """
+
+    timeout_s: float | None = Field(None, gt=0)
+    memory_bytes: int | None = Field(None, gt=0)
+
+
+class Protocol(Frozen):
+    """How a model is selected, declared before anything runs.
+
+    Attributes:
+        checkpoint: ``best-val`` keeps the epoch that was best on validation, ``last`` the final one.
+        monitor: the validation quantity for selection and early stopping.
+    """
+
+    checkpoint: Literal["last", "best-val"] = "best-val"
+    monitor: Literal["val_loss", "val_auc"] = "val_loss"
+
+
+class SplitSpec(Frozen):
+    """Where folds come from.
+
+    Attributes:
+        files: path with ``{k}`` for the fold number (``splits/fold{k}.csv``), in TransMIL's, CLAM's or milbench's
+            form; None: the dataset's own published folds where it has them, else patient-level stratified k-fold made
+            here.
+        folds: number of folds of the k-fold.
+        repeats: repetitions of the k-fold with other partitions.
+        use: how many of the folds to run, the first ones; None: all.
+        val_fraction: share of the training patients held out for validation; 0: no validation set.
+        seed: of the partition.
+    """
+
+    files: str | None = None
+    folds: int = Field(5, ge=2)
+    repeats: int = Field(1, ge=1)
+    use: int | None = Field(None, ge=1)
+    val_fraction: float = Field(0.2, ge=0, lt=1)
+    seed: int = 0
+
+
+class DataSpec(Frozen):
+    """One cohort of a suite: a built-in dataset by name, or a feature cache with its labels.
+
+    Attributes:
+        name: the cohort's name on the leaderboard.
+        dataset: a built-in dataset; `params` are its parameters.
+        cache: path of a feature cache, or a ``.npz`` of packed bags; relative paths start at the suite's folder.
+        labels: CSV with one row a slide; the ``.npz`` form brings its own labels.
+        slide_column, patient_column, label_column: its columns; without the patient column every slide is its own
+            patient.
+        classes: label values in class order; None: the sorted values found (for two classes the second is the positive
+            one).
+        split: where folds come from.
+    """
+
+    name: str
+    dataset: str | None = None
+    params: dict[str, Any] = {}
+    cache: str | None = None
+    labels: str | None = None
+    slide_column: str = "slide_id"
+    patient_column: str = "patient_id"
+    label_column: str = "label"
+    classes: tuple[str, ...] | None = None
+    split: SplitSpec = SplitSpec()
+
+    @model_validator(mode="after")
+    def _one_source(self) -> DataSpec:
+        if (self.dataset is None) == (self.cache is None):
+            raise ValueError("give either dataset (a built-in one) or cache (a folder of features)")
+        if self.cache is not None and self.labels is None and not self.cache.endswith(".npz"):
+            raise ValueError("a cache needs labels: the CSV with slide_id, patient_id and label")
+        return self
+
+
+class Suite(Frozen):
+    """A versioned set of runs: cohorts x methods x folds x seeds, under one protocol and one budget.
+
+    Attributes:
+        recipe: fields that replace those of every method's own recipe, for all methods alike.
+        recipes: fields for one method (by its name, without parameters), laid over `recipe`; printed with the table.
+        threads: CPU threads of one run. Sums change their order with it, so it is part of the spec, unlike the number
+            of runs that go on side by side.
+        cost: measure inference and training cost of every method in runs of their own.
+        unit: what the interval resamples, ``patient`` (the default; a slide without patient is its own) or ``bag``.
+    """
+
+    name: str
+    version: int = 1
+    description: str = ""
+    methods: tuple[str, ...]
+    data: tuple[DataSpec, ...]
+    seeds: int = Field(1, ge=1)
+    protocol: Protocol = Protocol()
+    budget: Budget = Budget()
+    recipe: dict[str, Any] = {}
+    recipes: dict[str, dict[str, Any]] = {}
+    threads: int = Field(1, ge=1)
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    cost: bool = True
+    unit: Literal["patient", "bag"] = "patient"
+    #: folder relative paths of the suite start at; not part of its identity.
+    base: Path = Field(Path(), exclude=True)
+
+    @field_validator("methods")
+    @classmethod
+    def _some_methods(cls, methods: tuple[str, ...]) -> tuple[str, ...]:
+        if not methods:
+            raise ValueError("a suite needs at least one method")
+        return methods
+
+    @field_validator("data")
+    @classmethod
+    def _distinct_cohorts(cls, data: tuple[DataSpec, ...]) -> tuple[DataSpec, ...]:
+        names = [d.name for d in data]
+        if not names or len(set(names)) < len(names):
+            raise ValueError("a suite needs at least one [[data]] table, each with a name of its own")
+        return data
+
+
+class RunSpec(Frozen):
+    """One run: everything that decides its predictions, and nothing else. Hardware is recorded, not hashed."""
+
+    suite: str
+    suite_version: int
+    data: str
+    fingerprint: str
+    method: str
+    params: dict[str, Any]
+    recipe: Recipe
+    protocol: Protocol
+    budget: Budget
+    fold: str
+    seed: int
+    threads: int
+    device_type: Literal["cpu", "cuda"]
+    protocol_version: int = PROTOCOL_VERSION
+
+    @property
+    def run_id(self) -> str:
+        """Return 16 hexadecimal digits of the SHA-256 of the canonical JSON of this spec."""
+        return digest(self.model_dump(mode="json"))
+
+
+def digest(value: Any) -> str:
+    """Return 16 hexadecimal digits that identify a JSON value, whatever the order of its keys."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -1,0 +1,398 @@
+"""The results on disk: one folder a run, published by one rename, so that what is there is whole.
+
+Layout, below the results root (``results/runs``)::
+
+    <suite>-v<version>/suite.json                the resolved suite
+    <suite>-v<version>/cohorts/<data>-<fingerprint>/   labels.csv, classes.json, folds/<fold>.csv
+    <suite>-v<version>/runs/<run_id>/            run.json, predictions.parquet, history.csv
+    <suite>-v<version>/costs/<cost_id>/          cost.json
+
+A run that failed is a run: ``run.json`` with its outcome and reason, without predictions. Nothing here reads a label.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import socket
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel, ValidationError
+
+from .errors import MilbenchError
+from .spec import RunSpec, Suite
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+#: Version of the layout and of the JSON files. A reader refuses newer ones; an older one is migrated where it is read.
+SCHEMA = 1
+
+#: Everything a run can end as.
+OUTCOMES = ("ok", "oom", "timeout", "diverged", "unsupported", "failed")
+
+_HOST = re.sub(r"\W", "_", socket.gethostname()) or "host"
+_UNFINISHED = re.compile(r"\.(tmp|old)-(\d+)-(\w+)-(\d+)-(.+)")
+_serial = count()
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """One run as it lies on disk.
+
+    Attributes:
+        spec: what was run.
+        outcome: one of `OUTCOMES`.
+        reason: why it is not ``ok``; empty for ``ok``.
+        record: the whole of ``run.json``; keys other than these may be absent.
+        path: the run's folder.
+    """
+
+    spec: RunSpec
+    outcome: str
+    reason: str
+    record: dict[str, Any]
+    path: Path
+
+    @property
+    def method(self) -> str:
+        """Return the method's canonical name, parameters included."""
+        return str(self.record.get("method_canonical") or self.spec.method)
+
+    def predictions(self) -> pd.DataFrame:
+        """Read the predictions: ``slide_id``, ``split`` (``val`` or ``test``), ``p0`` ... ``p{C-1}``, one row a bag.
+
+        Raises:
+            MilbenchError: the run has none (it is not ``ok``), or the file is damaged.
+        """
+        import pandas as pd
+
+        file = self.path / "predictions.parquet"
+        return _read(file, pd.read_parquet, f"delete {self.path} and run the suite again")
+
+    def history(self) -> pd.DataFrame | None:
+        """Read what was recorded per epoch; None where nothing was."""
+        import pandas as pd
+
+        file = self.path / "history.csv"
+        return _read(file, pd.read_csv, f"delete {self.path} and run the suite again") if file.exists() else None
+
+
+@dataclass(frozen=True)
+class CostRecord:
+    """One measurement of a method's cost on a cohort; `record` is the whole of ``cost.json``."""
+
+    data: str
+    fingerprint: str
+    method: str
+    outcome: str
+    record: dict[str, Any]
+    path: Path
+
+    @property
+    def environment(self) -> str:
+        """Return the fingerprint of the environment it was measured in; empty where none was recorded."""
+        return str((self.record.get("environment") or {}).get("fingerprint") or "")
+
+
+class Store:
+    """The folder of one suite and version below a results root.
+
+    Several processes, on several hosts, may publish into one store at the same time.
+    """
+
+    def __init__(self, root: Path, suite: Suite) -> None:
+        self.root = Path(root)
+        self.suite = suite
+        self.folder = self.root / f"{_plain(suite.name, 'suite')}-v{suite.version}"
+        self.runs = self.folder / "runs"
+        self.costs = self.folder / "costs"
+
+    def prepare(self) -> None:
+        """Create the folders, write ``suite.json`` and clear away what dead processes left.
+
+        Raises:
+            MilbenchError: the root is a file, or cannot be written to.
+        """
+        try:
+            for folder in (self.runs, self.costs, self.folder / "cohorts"):
+                folder.mkdir(parents=True, exist_ok=True)
+            text = json.dumps(self.suite.model_dump(mode="json"), indent=2)
+            temporary = self.folder / f".tmp-{os.getpid()}-{_HOST}-{next(_serial)}-suite"
+            _write(temporary, text + "\n")
+            temporary.replace(self.folder / "suite.json")
+        except (FileExistsError, NotADirectoryError) as error:
+            raise MilbenchError(
+                f"{error.filename or self.root} is a file where results need a folder; give another --results."
+            ) from error
+        except OSError as error:
+            raise MilbenchError(
+                f"cannot write results to {self.folder} ({error.strerror}); make it writable or give another --results."
+            ) from error
+        self.clean()
+
+    def cohort(self, data: str, fingerprint: str) -> Path:
+        """Return the folder of a cohort's labels and folds."""
+        return self.folder / "cohorts" / f"{_plain(data, 'cohort')}-{fingerprint}"
+
+    def has(self, run_id: str) -> str | None:
+        """Return the outcome of a published run, or None where there is none."""
+        return _outcome(self.runs / run_id / "run.json")
+
+    def has_cost(self, cost_id: str) -> str | None:
+        """Return the outcome of a published cost measurement, or None where there is none."""
+        return _outcome(self.costs / cost_id / "cost.json")
+
+    def publish_run(
+        self,
+        run_id: str,
+        record: Mapping[str, Any],
+        predictions: pd.DataFrame | None = None,
+        history: pd.DataFrame | None = None,
+        overwrite: bool = False,
+    ) -> Path:
+        """Publish a run: all of it or, whatever happens in between, nothing.
+
+        Args:
+            run_id: name of the run's folder.
+            record: content of ``run.json``; ``schema`` and ``run_id`` are added. It needs ``spec`` and ``outcome``.
+            predictions: ``slide_id``, ``split`` in {val, test}, ``p0`` ... ``p{C-1}``; for outcome ``ok`` and only for
+                it.
+            history: one row an epoch.
+            overwrite: replace a run of the same id; without it, what is there stays and this one is dropped.
+
+        Returns:
+            the run's folder.
+
+        Raises:
+            MilbenchError: the disk refused (full, read-only).
+            ValueError: the record or the predictions are not of the form above.
+        """
+        outcome = record.get("outcome")
+        if outcome not in OUTCOMES or "spec" not in record:
+            raise ValueError(f"run {run_id}: a record needs spec and outcome ({', '.join(OUTCOMES)}), not {outcome!r}")
+        if (predictions is not None) != (outcome == "ok"):
+            raise ValueError(f"run {run_id}: predictions belong to outcome ok and to no other (outcome is {outcome})")
+
+        def fill(folder: Path) -> None:
+            if predictions is not None:
+                _checked(run_id, predictions).to_parquet(folder / "predictions.parquet", index=False)
+            if history is not None:
+                history.to_csv(folder / "history.csv", index=False)
+            content = {"schema": SCHEMA, "run_id": run_id, "reason": "", **record}
+            _write(folder / "run.json", json.dumps(_jsonable(content), indent=2, allow_nan=False) + "\n")
+
+        return self._publish(self.runs / run_id, "run.json", fill, overwrite)
+
+    def publish_cost(self, cost_id: str, record: Mapping[str, Any], overwrite: bool = False) -> Path:
+        """Publish a cost measurement as ``cost.json``, in the same way as a run."""
+
+        def fill(folder: Path) -> None:
+            content = {"schema": SCHEMA, "cost_id": cost_id, "reason": "", **record}
+            _write(folder / "cost.json", json.dumps(_jsonable(content), indent=2, allow_nan=False) + "\n")
+
+        return self._publish(self.costs / cost_id, "cost.json", fill, overwrite)
+
+    def clean(self) -> None:
+        """Clear away what processes of this host that are no longer alive had begun to write.
+
+        A replaced run whose replacement never arrived is put back.
+        """
+        for parent in (self.folder, self.runs, self.costs):
+            for left in sorted(parent.glob(".*")) if parent.is_dir() else ():
+                match = _UNFINISHED.fullmatch(left.name)
+                if match is None or match[3] != _HOST or _alive(int(match[2]), left):
+                    continue
+                if match[1] == "old" and not (parent / match[5]).exists():
+                    left.rename(parent / match[5])
+                elif left.is_dir():
+                    shutil.rmtree(left, ignore_errors=True)
+                else:
+                    left.unlink(missing_ok=True)
+
+    def records(self) -> list[RunRecord]:
+        """Read every published run of this suite, in the order of their ids."""
+        return list(_runs(self.folder))
+
+    def _publish(self, final: Path, witness: str, fill: Callable[[Path], None], overwrite: bool) -> Path:
+        mark = f"{os.getpid()}-{_HOST}-{next(_serial)}-{final.name}"
+        temporary, old = final.parent / f".tmp-{mark}", final.parent / f".old-{mark}"
+        try:
+            temporary.mkdir(parents=True)
+            fill(temporary)
+            for file in temporary.iterdir():
+                _sync(file)
+            _sync(temporary)
+            # A folder without its record is a wreck, not a result: it does not stand in the way.
+            if final.exists() and (overwrite or not (final / witness).exists()):
+                final.rename(old)
+            try:
+                temporary.rename(final)
+            except OSError:
+                if not final.exists():
+                    raise
+                # Published meanwhile, or kept on purpose: what was finished first stays.
+            _sync(final.parent)
+        except OSError as error:
+            raise MilbenchError(
+                f"cannot write {final} ({error.strerror or error}); free or mend the disk, then run the command again."
+            ) from error
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+            if final.exists():
+                shutil.rmtree(old, ignore_errors=True)
+            elif old.exists():
+                old.rename(final)
+        return final
+
+
+def read_runs(root: Path) -> list[RunRecord]:
+    """Read every run of every suite below a results root (or of one suite, given its folder).
+
+    Raises:
+        MilbenchError: there is no such folder, a file is damaged, or it was written by a newer milbench.
+    """
+    return [record for folder in suite_folders(root) for record in _runs(folder)]
+
+
+def read_costs(root: Path) -> list[CostRecord]:
+    """Read every cost measurement below a results root, or of one suite; errors as in `read_runs`."""
+    return [record for folder in suite_folders(root) for record in _costs(folder)]
+
+
+def read_suite(folder: Path) -> Suite:
+    """Read the resolved suite of a suite's results folder."""
+    file = Path(folder) / "suite.json"
+    text = _read(file, lambda f: f.read_text(encoding="utf-8"), "run the suite again")
+    try:
+        return Suite.model_validate_json(text)
+    except ValidationError as error:
+        told = f"{file} is no suite of this milbench ({_first(error)})"
+        raise MilbenchError(f"{told}; upgrade milbench or run the suite again.") from error
+
+
+def suite_folders(root: Path) -> list[Path]:
+    """Return the folders of suites below a results root, sorted; the root itself where it is one."""
+    root = Path(root)
+    if not root.is_dir():
+        raise MilbenchError(f"there is no results folder {root}; run a suite first: milbench run quickstart.")
+    if (root / "suite.json").exists():
+        return [root]
+    return sorted(file.parent for file in root.glob("*/suite.json"))
+
+
+def _runs(folder: Path) -> Iterator[RunRecord]:
+    for file in sorted((folder / "runs").glob("[!.]*/run.json")):
+        content = _load(file)
+        try:
+            spec = RunSpec.model_validate(content["spec"])
+            outcome = content["outcome"]
+        except (KeyError, ValidationError) as error:
+            told = _first(error) if isinstance(error, ValidationError) else f"{error} is missing"
+            raise MilbenchError(
+                f"{file} is not a run of this milbench ({told}); delete its folder and run again."
+            ) from error
+        yield RunRecord(spec, outcome, content.get("reason") or "", content, file.parent)
+
+
+def _costs(folder: Path) -> Iterator[CostRecord]:
+    for file in sorted((folder / "costs").glob("[!.]*/cost.json")):
+        content = _load(file)
+        try:
+            known = [str(content[key]) for key in ("data", "fingerprint", "method_canonical", "outcome")]
+        except KeyError as error:
+            raise MilbenchError(f"{file} lacks {error}; delete its folder and run the suite again.") from error
+        yield CostRecord(known[0], known[1], known[2], known[3], content, file.parent)
+
+
+def _load(file: Path) -> dict[str, Any]:
+    content = _read(file, lambda f: json.loads(f.read_text("utf-8")), "delete its folder and run the suite again")
+    schema = content.get("schema") if isinstance(content, dict) else None
+    if not isinstance(schema, int):
+        raise MilbenchError(f"{file} carries no schema number; delete its folder and run the suite again.")
+    if schema > SCHEMA:
+        raise MilbenchError(f"{file} has schema {schema}, newer than this milbench reads ({SCHEMA}); upgrade milbench.")
+    return dict(content)
+
+
+def _read(file: Path, reader: Callable[[Path], Any], mend: str) -> Any:
+    try:
+        return reader(file)
+    except FileNotFoundError as error:
+        raise MilbenchError(f"{file} is missing; {mend}.") from error
+    except (OSError, ValueError) as error:  # ValueError: JSON, CSV and Arrow errors alike
+        raise MilbenchError(f"{file} cannot be read ({str(error).splitlines()[0]}); {mend}.") from error
+
+
+def _outcome(file: Path) -> str | None:
+    return str(_load(file).get("outcome")) if file.exists() else None
+
+
+def _checked(run_id: str, predictions: pd.DataFrame) -> pd.DataFrame:
+    columns = [c for c in predictions.columns if re.fullmatch(r"p\d+", str(c))]
+    if len(columns) < 2 or list(predictions.columns) != ["slide_id", "split", *(f"p{i}" for i in range(len(columns)))]:
+        raise ValueError(f"run {run_id}: predictions need slide_id, split, p0, p1 ..., not {list(predictions.columns)}")
+    if not predictions["split"].isin(["val", "test"]).all():
+        raise ValueError(f"run {run_id}: split is val or test in predictions")
+    if predictions.duplicated(["slide_id", "split"]).any():
+        raise ValueError(f"run {run_id}: a bag is predicted twice in one split")
+    return predictions.astype({"slide_id": str, "split": str, **dict.fromkeys(columns, "float64")})
+
+
+def _jsonable(value: Any) -> Any:
+    """Plain JSON of nested values; what is not finite becomes null, as JSON has no word for it."""
+    if isinstance(value, BaseModel):
+        return _jsonable(value.model_dump(mode="json"))
+    if isinstance(value, Mapping):
+        return {str(k): _jsonable(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_jsonable(v) for v in value]
+    if hasattr(value, "item") and getattr(value, "ndim", 1) == 0:  # numpy's scalars
+        value = value.item()
+    if isinstance(value, float):
+        return value if value - value == 0 else None
+    return value if value is None or isinstance(value, bool | int | str) else str(value)
+
+
+def _write(file: Path, text: str) -> None:
+    file.write_text(text, encoding="utf-8")
+    _sync(file)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _alive(pid: int, left: Path) -> bool:
+    import psutil
+
+    try:
+        # Process ids come round again (in containers at once): a process younger than the folder did not make it.
+        return bool(psutil.Process(pid).create_time() <= left.stat().st_mtime + 1)
+    except (psutil.NoSuchProcess, FileNotFoundError):
+        return False
+    except psutil.AccessDenied:
+        return True
+
+
+def _plain(name: str, what: str) -> str:
+    if not re.fullmatch(r"\w[\w.+-]*", name):
+        raise MilbenchError(
+            f"{what} name {name!r} must be usable as a folder: letters, digits, '.', '_', '+' and '-' only."
+        )
+    return name
+
+
+def _first(error: ValidationError) -> str:
+    first = error.errors()[0]
+    return f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}"

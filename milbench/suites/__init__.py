@@ -1,0 +1,52 @@
+"""Suites that come with milbench, and the reader of everyone's own: TOML in, `milbench.spec.Suite` out."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from ..errors import MilbenchError, did_you_mean
+from ..spec import Suite
+
+HERE = Path(__file__).parent
+
+
+def list_suites() -> list[str]:
+    """Return the names of the built-in suites."""
+    return sorted(path.stem for path in HERE.glob("*.toml"))
+
+
+def load_suite(name: str | Path) -> Suite:
+    """Read a built-in suite by name, or a suite file by path.
+
+    Raises:
+        MilbenchError: there is no such suite, or the file is not a valid suite; the sentence names the field.
+    """
+    path = Path(name)
+    if path.suffix != ".toml" and str(name) in list_suites():
+        path = HERE / f"{name}.toml"
+    elif path.suffix != ".toml":
+        raise MilbenchError(
+            f"unknown suite {str(name)!r}.{did_you_mean(str(name), list_suites())} A file must end in .toml."
+        )
+    if not path.is_file():
+        raise MilbenchError(f"suite file {path} does not exist.")
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise MilbenchError(f"{path} is not valid TOML: {error}.") from None
+    if "base" in table:
+        raise MilbenchError(f"{path}: unknown field base; relative paths start at the folder of the suite file.")
+    table.setdefault("name", path.stem)
+    try:
+        return Suite.model_validate(table | {"base": path.parent})
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the file"
+        known = ""
+        if first["type"] == "extra_forbidden" and len(first["loc"]) == 1:
+            known = did_you_mean(str(first["loc"][0]), set(Suite.model_fields) - {"base"})
+        message = first["msg"].removeprefix("Value error, ")
+        raise MilbenchError(f"{path}: {where}: {message}.{known}") from None

@@ -1,0 +1,271 @@
+"""The only training loop: every method, every suite, every tuning trial is trained here.
+
+A task holds the labels of training and validation slides and the bare ids of test slides: a test label cannot be read
+here, since it is not here.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from . import metrics
+from .aggregator import Aggregator, explain_nonfinite
+from .bags import Bags
+from .data.cache import FeatureCache
+from .errors import Diverged, MilbenchError
+from .measure.timing import DeviceTimer
+from .optim import build_optimizer, learning_rate
+from .registry import resolve
+from .spec import Recipe, RunSpec
+
+EVAL_ROWS = 8192  # rows of one evaluation batch, unless a single bag is longer
+EVAL_BAGS = 64
+RESIDENT_SHARE = 0.25  # of the free memory that a cohort's features may take on the device
+
+
+@dataclass(frozen=True)
+class Task:
+    """One run as its process receives it: a spec, features by path, labels of training and validation, ids of test."""
+
+    spec: RunSpec
+    method: str
+    cache_path: str
+    n_classes: int
+    train: tuple[tuple[str, int], ...]
+    val: tuple[tuple[str, int], ...]
+    test: tuple[str, ...]
+
+
+@dataclass
+class Trained:
+    """What training leaves: the selected model, its history (one row an epoch), and what it took."""
+
+    model: Aggregator
+    history: list[dict[str, Any]]
+    selected_epoch: int
+    steps: int
+    bags: int
+    patches: int
+    seconds: float
+    device_seconds: float
+    evaluation_seconds: float
+    seeds: dict[str, int] = field(default_factory=dict)
+
+
+class BagSet:
+    """Bags of some slides of a cache, ready to be batched on a device.
+
+    Features stay where the cache has mapped them until they are asked for; when all of them fit into a quarter of the
+    free memory they are converted to fp32 and moved to the device once.
+    """
+
+    def __init__(self, cache: FeatureCache, ids: Sequence[str], device: torch.device) -> None:
+        self.cache = cache
+        self.ids = list(ids)
+        self.device = device
+        rows = cache.slides.set_index("slide_id").loc[self.ids, "rows"]
+        self.lengths = [int(n) for n in rows]
+        self._resident: Bags | None = None
+        if self.ids and sum(self.lengths) * cache.dim * 4 <= RESIDENT_SHARE * _free_bytes(device):
+            self._resident = cache.bags(self.ids, dtype=torch.float32).to(device)
+            self._starts = np.concatenate([[0], np.cumsum(self.lengths)]).tolist()
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def batch(self, which: Sequence[int] | np.ndarray) -> Bags:
+        """Return the bags at the given positions, packed, fp32, on the device."""
+        if self._resident is None:
+            return self.cache.bags([self.ids[i] for i in which], dtype=torch.float32).to(self.device, non_blocking=True)
+        spans = [slice(self._starts[i], self._starts[i + 1]) for i in which]
+        coords = self._resident.coords
+        return Bags.pack([self._resident.x[s] for s in spans], None if coords is None else [coords[s] for s in spans])
+
+    def batches(self) -> Iterator[Bags]:
+        """Yield all bags in order, in batches of bounded rows: the same batches every time."""
+        start = 0
+        while start < len(self):
+            stop, rows = start, 0
+            while (
+                stop < len(self)
+                and stop - start < EVAL_BAGS
+                and (stop == start or rows + self.lengths[stop] <= EVAL_ROWS)
+            ):
+                rows += self.lengths[stop]
+                stop += 1
+            yield self.batch(range(start, stop))
+            start = stop
+
+
+def derive_seed(seed: int, purpose: str) -> int:
+    """Return an independent 63-bit seed for one source of chance (``init``, ``order``, ``dropout``) of a run."""
+    return int(np.random.SeedSequence([seed, *purpose.encode()]).generate_state(1, np.uint64)[0] >> 1)
+
+
+def train(task: Task, cache: FeatureCache, device: torch.device) -> Trained:
+    """Train a task's method and select the epoch its protocol asks for.
+
+    Raises:
+        Diverged: the training loss is NaN or infinite although the features are finite.
+        MilbenchError: features of a training bag are NaN or infinite.
+    """
+    spec, recipe, protocol = task.spec, task.spec.recipe, task.spec.protocol
+    if not task.val and (protocol.checkpoint == "best-val" or recipe.patience is not None):
+        raise MilbenchError(
+            f'fold {spec.fold} of {spec.data} has no validation slides: set checkpoint = "last" and no '
+            "patience, or val_fraction."
+        )
+    seeds = {purpose: derive_seed(spec.seed, purpose) for purpose in ("init", "order", "dropout")}
+    torch.manual_seed(seeds["init"])
+    model = resolve(task.method).create(cache.dim, task.n_classes).to(device)
+    order = np.random.default_rng(seeds["order"])
+    torch.manual_seed(seeds["dropout"])
+
+    bags = BagSet(cache, [s for s, _ in task.train], device)
+    targets = torch.tensor([y for _, y in task.train], device=device)
+    held = BagSet(cache, [s for s, _ in task.val], device)
+    held_labels = np.array([y for _, y in task.val])
+
+    stepper = Stepper(
+        model, recipe, math.ceil(math.ceil(len(bags) / recipe.batch_size) / recipe.accumulate) * recipe.epochs
+    )
+    timer = DeviceTimer(device)
+    history: list[dict[str, Any]] = []
+    best, best_epoch, best_state = math.inf, 0, None
+    patches = evaluation = 0.0
+    started = time.perf_counter()
+    for epoch in range(1, recipe.epochs + 1):
+        model.train()
+        positions = order.permutation(len(bags))
+        batches = [positions[i : i + recipe.batch_size] for i in range(0, len(positions), recipe.batch_size)]
+        total = torch.zeros((), device=device)
+        for i in range(0, len(batches), recipe.accumulate):
+            group = batches[i : i + recipe.accumulate]
+            with timer:
+                for at in group:
+                    batch = bags.batch(at)
+                    total += stepper.backward(batch, targets[torch.from_numpy(at).to(device)], len(group)) * len(at)
+                stepper.step()
+        patches += sum(bags.lengths)
+        row: dict[str, Any] = {"epoch": epoch, "train_loss": float(total) / len(bags), "lr": stepper.lr}
+        if not math.isfinite(row["train_loss"]):
+            for batch in bags.batches():
+                explain_nonfinite(batch)
+            raise Diverged(f"the training loss became {row['train_loss']} in epoch {epoch}")
+        if len(held):
+            began = time.perf_counter()
+            row |= validation(held_labels, predict(model, held, recipe), task.n_classes)
+            evaluation += time.perf_counter() - began
+            value = row["val_loss"] if protocol.monitor == "val_loss" else -row["val_auc"]
+            if value < best or best_state is None:  # an undefined value (NaN) never replaces a defined one
+                best, best_epoch = value if not math.isnan(value) else math.inf, epoch
+                best_state = copy.deepcopy(model.state_dict()) if protocol.checkpoint == "best-val" else {}
+        row |= {"seconds": time.perf_counter() - started, "device_seconds": timer.seconds, "steps": stepper.steps}
+        history.append(row)
+        if recipe.patience is not None and epoch - best_epoch >= recipe.patience:
+            break
+    selected = len(history)
+    if protocol.checkpoint == "best-val" and best_state:
+        model.load_state_dict(best_state)
+        selected = best_epoch
+    seconds = time.perf_counter() - started
+    return Trained(model, history, selected, stepper.steps, len(bags) * len(history), int(patches), seconds,
+                   timer.seconds, evaluation, seeds)  # fmt: skip
+
+
+class Stepper:
+    """Forward, backward and step of one recipe: precision, accumulation, clipping, schedule."""
+
+    def __init__(self, model: Aggregator, recipe: Recipe, planned_steps: int) -> None:
+        self.model = model
+        self.recipe = recipe
+        self.planned = planned_steps
+        self.steps = 0
+        self.lr = recipe.lr
+        self.optimizer = build_optimizer(model.parameters(), recipe)
+        self.device_type = next(model.parameters()).device.type
+        self.scaler = torch.amp.GradScaler(self.device_type, enabled=recipe.precision == "fp16")
+        self.optimizer.zero_grad()
+
+    def backward(self, batch: Bags, targets: Tensor, group: int) -> Tensor:
+        """Add the gradient of the batch's mean loss over `group` batches; return the loss, not synchronised."""
+        with autocast(self.device_type, self.recipe):
+            out = self.model(batch)
+        loss = self.model.loss(out, targets)
+        self.scaler.scale(loss / group if group > 1 else loss).backward()
+        return loss.detach()
+
+    def step(self) -> None:
+        """Apply the gathered gradients at the schedule's rate."""
+        self.lr = learning_rate(self.recipe, self.steps / self.planned)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.lr
+        if self.scaler.is_enabled():
+            self.scaler.unscale_(self.optimizer)  # type: ignore[arg-type]  # reads param_groups alone
+        if self.recipe.grad_clip is not None:
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.grad_clip)
+        if self.scaler.is_enabled():
+            # A skipped step (overflow) leaves the weights alone; Lookahead counts it, as it counts any other.
+            self.scaler.step(self.optimizer)  # type: ignore[arg-type]
+            self.scaler.update()
+        else:
+            self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.steps += 1
+
+
+def autocast(device_type: str, recipe: Recipe) -> torch.autocast:
+    """Return the autocast context of a recipe; disabled for fp32."""
+    dtype = torch.float16 if recipe.precision == "fp16" else torch.bfloat16
+    return torch.autocast(device_type, dtype=dtype, enabled=recipe.precision != "fp32")
+
+
+@torch.inference_mode()
+def predict(model: Aggregator, bags: BagSet, recipe: Recipe) -> np.ndarray:
+    """Return ``(B, n_classes)`` float64 probabilities of all bags, in eval mode; the mode is put back."""
+    training = model.training
+    model.eval()
+    rows = []
+    for batch in bags.batches():
+        with autocast(batch.device.type, recipe):
+            out = model(batch)
+        probabilities = model.probabilities(out)
+        if not torch.isfinite(probabilities).all():
+            explain_nonfinite(batch)
+            raise Diverged("the model predicts NaN for finite features")
+        rows.append(probabilities.double().cpu())
+    model.train(training)
+    p = torch.cat(rows).numpy()
+    return p / p.sum(axis=1, keepdims=True)
+
+
+def validation(labels: np.ndarray, probabilities: np.ndarray, n_classes: int) -> dict[str, float]:
+    """Return val_loss (log loss in nats, the same quantity for every method) and val_auc."""
+    chosen = np.clip(probabilities[np.arange(len(labels)), labels], 1e-12, 1)
+    return {"val_loss": float(-np.log(chosen).mean()), "val_auc": metrics.auc(labels, probabilities)}
+
+
+def predictions_frame(ids: Sequence[str], split: str, probabilities: np.ndarray) -> pd.DataFrame:
+    """Return one row a slide: slide_id, split, p0 .. p{C-1}. No label stands in it."""
+    frame = pd.DataFrame(probabilities, columns=[f"p{c}" for c in range(probabilities.shape[1])])
+    frame.insert(0, "slide_id", list(ids))
+    frame.insert(1, "split", split)
+    return frame
+
+
+def _free_bytes(device: torch.device) -> int:
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    import psutil
+
+    return int(psutil.virtual_memory().available)

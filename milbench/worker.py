@@ -1,0 +1,107 @@
+"""What happens inside a run's process: set it up, do the work, and turn whatever goes wrong into an outcome."""
+
+from __future__ import annotations
+
+import os
+import traceback
+from typing import Any
+
+import pandas as pd
+import torch
+
+from .cost import CostTask, measure
+from .data.cache import FeatureCache
+from .errors import Diverged, MilbenchError, Unsupported
+from .launch.local import Result
+from .measure.environment import environment
+from .measure.memory import PeakMemory
+from .measure.timing import Stopwatch
+from .train import BagSet, Task, predict, predictions_frame, train
+
+
+def work(task: Task | CostTask) -> Result:
+    """Do one task in this process; exceptions become outcomes with a reason."""
+    try:
+        if isinstance(task, CostTask):
+            device = _set_up(task.threads, task.device_type)
+            value = measure(task, FeatureCache.open(task.cache_path), device)
+            return Result("ok", "", value | {"environment": environment()})
+        return Result("ok", "", _run(task))
+    except Unsupported as error:
+        return Result("unsupported", str(error))
+    except Diverged as error:
+        return Result("diverged", str(error))
+    except MilbenchError as error:
+        return Result("failed", str(error))
+    except Exception as error:  # a stranger's method may raise anything: the suite goes on and the table says what
+        if _is_out_of_memory(error):
+            return Result("oom", _first_line(error))
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        where = f"{os.path.basename(last.filename)}:{last.lineno}"
+        record = {"traceback": traceback.format_exc()}
+        return Result("failed", f"{type(error).__name__}: {_first_line(error)} ({where})", {"record": record})
+
+
+def _run(task: Task) -> dict[str, Any]:
+    device = _set_up(task.spec.threads, task.spec.device_type)
+    cache = FeatureCache.open(task.cache_path)
+    with PeakMemory(device) as peak:
+        trained = train(task, cache, device)
+        watch, test = Stopwatch(), BagSet(cache, task.test, device)
+        with watch:  # predictions come back to the host, so the device has finished
+            probabilities = predict(trained.model, test, task.spec.recipe)
+    frames = [predictions_frame(task.test, "test", probabilities)]
+    if task.val:
+        val = BagSet(cache, [s for s, _ in task.val], device)
+        frames.insert(0, predictions_frame(val.ids, "val", predict(trained.model, val, task.spec.recipe)))
+    busy, patches = trained.device_seconds, sum(test.lengths)
+    record = {
+        "selected_epoch": trained.selected_epoch,
+        "seeds": trained.seeds,
+        "parameters": sum(p.numel() for p in trained.model.parameters()),
+        "peak_memory_bytes": peak.reading.peak_bytes,
+        "peak_memory": peak.reading.as_dict(),
+        "train": {
+            "seconds": trained.seconds,
+            "device_seconds": busy,
+            "evaluation_seconds": trained.evaluation_seconds,
+            "steps": trained.steps,
+            "epochs": len(trained.history),
+            "bags_per_s": trained.bags / busy,
+            "patches_per_s": trained.patches / busy,
+        },
+        "inference": {
+            "seconds": watch.seconds,
+            "device_seconds": watch.seconds,
+            "bags_per_s": len(test) / watch.seconds,
+            "patches_per_s": patches / watch.seconds,
+        },
+        "environment": environment(),
+    }
+    return {
+        "record": record,
+        "predictions": pd.concat(frames, ignore_index=True),
+        "history": pd.DataFrame(trained.history),
+    }
+
+
+def _set_up(threads: int, device_type: str) -> torch.device:
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(True, warn_only=device_type == "cuda")
+    # Filling memory that is about to be overwritten anyway helps debugging, costs a pass over it, and changes no
+    # result.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
+    return torch.device(device_type)
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    text = str(error).lower()
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
+        isinstance(error, RuntimeError) and ("not enough memory" in text or "can't allocate memory" in text)
+    )
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or "no message").splitlines()[0]

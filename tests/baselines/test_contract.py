@@ -1,0 +1,66 @@
+"""The contract runs over everything that is registered: a new method is under it the moment its file exists."""
+
+import pytest
+import torch
+
+import milbench
+from milbench.testing import check_aggregator
+
+#: Parameters that take another path through the code, and sizes that are quick.
+VARIANTS = [
+    "abmil[gated=true]",
+    "abmil[embed_dim=16]",
+    "clam_sb[subtyping=true]",
+    "clam_mb[subtyping=true]",
+    "clam_mb[size=big,k_sample=2]",
+    "transmil[ppeg=none]",
+    "transmil[ppeg=none,layers=1]",
+    "transmil[layers=1]",
+    "transmil[layers=3]",
+    "transmil[ppeg=3]",
+    "transmil[ppeg=7]",
+    "transmil[value_conv=false]",
+    "transmil[ppeg=none,value_conv=false]",
+    "transmil[pinv_iterations=2]",
+]
+#: Sizes for the variants of TransMIL; more rows than landmarks is the common case on slides, fewer that on small bags.
+QUICK = {"transmil": ("dim=64,heads=2,landmarks=16", "dim=64,heads=2,landmarks=256")}
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    """Bags this small gain nothing from threads, and lose minutes to them when other processes want the cores."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def specs():
+    """Every method with its defaults, every variant at every quick size."""
+    found = list(milbench.list_aggregators())
+    for variant in VARIANTS:
+        name, _, body = variant[:-1].partition("[")
+        found += [f"{name}[{body},{size}]" for size in QUICK[name]] if name in QUICK else [variant]
+    return found
+
+
+@pytest.mark.parametrize("spec", specs())
+def test_contract(spec):
+    check_aggregator(spec, in_dim=24)
+
+
+def test_every_built_in_method_is_there():
+    assert {"abmil", "clam_mb", "clam_sb", "dsmil", "max", "max_instance", "mean", "transmil"} <= set(
+        milbench.list_aggregators()
+    )
+
+
+@pytest.mark.parametrize("name", milbench.list_aggregators())
+def test_one_output_for_two_classes_only_where_the_authors_do(name):
+    model = milbench.create(name, in_dim=8, n_classes=2)
+    out = model.eval()(milbench.Bags.pack([torch.randn(5, 8)]))
+    if name in {"abmil", "dsmil"}:
+        assert out.logits.shape == (1, 1)
+    elif name in {"clam_sb", "clam_mb", "transmil"}:
+        assert out.logits.shape == (1, 2)

@@ -1,0 +1,25 @@
+"""What all tests share: one torch thread, and a cache of built-in datasets of their own."""
+
+import os
+from pathlib import Path
+
+import pytest
+from support.shared import SHARED
+
+# Many small operations in parallel test processes: more than one thread each makes them wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _own_cache(tmp_path_factory):
+    if "MILBENCH_CACHE" not in os.environ:
+        os.environ["MILBENCH_CACHE"] = str(tmp_path_factory.mktemp("milbench-cache"))
+    return
+
+
+@pytest.fixture(scope="session")
+def shared_root() -> Path:
+    """Folder of real data and authors' outputs, where there is one."""
+    if SHARED is None:
+        pytest.skip("real data and authors' outputs not found: set MILBENCH_SHARED to their folder")
+    return SHARED

@@ -1,0 +1,43 @@
+"""Nystrom attention against the PyPI package `nystrom-attention`, on random shapes and values."""
+
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from nystrom_attention import NystromAttention as Package
+
+from milbench.nn import NystromAttention
+from milbench.nn.nystrom import _Step
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    n=st.integers(1, 150),
+    heads=st.sampled_from([1, 2, 4]),
+    width=st.sampled_from([4, 8, 16]),
+    landmarks=st.sampled_from([2, 8, 24, 64]),
+    iterations=st.integers(1, 6),
+    conv=st.booleans(),
+    scale=st.sampled_from([0.1, 1.0, 4.0]),
+    seed=st.integers(0, 2**31),
+)
+def test_equals_the_package(n, heads, width, landmarks, iterations, conv, scale, seed):
+    torch.manual_seed(seed)
+    dim = heads * width
+    theirs = Package(
+        dim=dim, dim_head=width, heads=heads, num_landmarks=landmarks, pinv_iterations=iterations, residual=conv
+    )
+    ours = NystromAttention(dim, heads, landmarks, iterations, conv)
+    ours.load_state_dict(theirs.state_dict())
+    ours, theirs = ours.double().eval(), theirs.double().eval()
+    x = torch.randn(n, dim, dtype=torch.float64) * scale
+    wanted = theirs(x[None])[0]
+    torch.testing.assert_close(ours(x), wanted, atol=1e-8, rtol=1e-8)
+    first = ours.short_first(x[None], torch.tensor([n]))[0] if n <= landmarks else ours.long_first(x)[0]
+    torch.testing.assert_close(first[0], wanted[0], atol=1e-8, rtol=1e-8)
+
+
+def test_step_is_the_published_iteration_and_its_gradient():
+    y = (torch.randn(3, 9, 9, dtype=torch.float64) * 0.3).requires_grad_()
+    eye = torch.eye(9, dtype=torch.float64)
+    torch.testing.assert_close(_Step.apply(y), y @ (13 * eye - y @ (15 * eye - y @ (7 * eye - y))) / 4)
+    assert torch.autograd.gradcheck(_Step.apply, (y,))

@@ -1,0 +1,13 @@
+"""Real data and authors' outputs: in MILBENCH_SHARED, else in ``shared`` beside the checkout."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+_FOLDER = Path(os.environ.get("MILBENCH_SHARED") or Path(__file__).resolve().parents[3] / "shared")
+
+SHARED = _FOLDER if (_FOLDER / "data").is_dir() else None
+needs_shared = pytest.mark.skipif(
+    SHARED is None, reason="real data and authors' outputs not found: set MILBENCH_SHARED to their folder"
+)

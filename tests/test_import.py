@@ -1,0 +1,80 @@
+"""Starting is cheap: what is not asked for is not imported."""
+
+import json
+import subprocess
+import sys
+import time
+
+import pytest
+
+import milbench
+
+HEAVY = {"torch", "pandas", "numpy", "scipy", "sklearn", "pydantic", "optuna", "matplotlib", "seaborn", "pyarrow"}
+
+
+def loaded_by(code):
+    """Heavy modules that a fresh interpreter holds after running some code, and what it printed before."""
+    tail = f"\nimport sys, json\nprint(json.dumps(sorted({HEAVY!r} & set(sys.modules))))"
+    run = subprocess.run([sys.executable, "-c", code + tail], capture_output=True, text=True, timeout=120)
+    assert run.returncode == 0, run.stderr
+    *printed, last = run.stdout.splitlines()
+    return set(json.loads(last)), "\n".join(printed)
+
+
+HELP = "import sys\nfrom milbench.cli import app\nsys.argv = ['milbench', {args}]\napp(standalone_mode=False)"
+
+
+def test_importing_milbench_imports_nothing_heavy():
+    assert loaded_by("import milbench; milbench.__version__; dir(milbench)")[0] == set()
+
+
+def test_a_name_is_loaded_on_first_use():
+    assert "torch" in loaded_by("import milbench; milbench.Bags")[0]
+    assert "torch" not in loaded_by("import milbench; milbench.Recipe; milbench.MilbenchError")[0]
+
+
+@pytest.mark.parametrize("name", ["stats", "metrics", "store", "ranking", "plots"])
+def test_tables_and_statistics_import_no_torch(name):
+    from importlib.util import find_spec
+
+    if find_spec(f"milbench.{name}") is None:
+        pytest.skip("not written yet")
+    assert "torch" not in loaded_by(f"import milbench.{name}")[0]
+
+
+def test_help_names_every_verb_and_imports_nothing_heavy():
+    from milbench.cli import VERBS
+
+    heavy, text = loaded_by(HELP.format(args="'--help'"))
+    assert heavy == set()
+    listed = {line.split()[0] for line in text.splitlines() if line.startswith("  ") and line.split()}
+    assert set(VERBS) <= listed
+    assert {"list", "show", "cache", "run", "status", "leaderboard", "check", "cite", "env"} <= set(VERBS)
+
+
+@pytest.mark.parametrize("verb", ["list", "show", "run", "status", "leaderboard", "check", "cite", "env", "cache"])
+def test_help_of_a_verb_imports_nothing_heavy(verb):
+    heavy, text = loaded_by(HELP.format(args=f"'{verb}', '--help'"))
+    assert heavy <= {"pydantic"}, "typer itself reads arguments with pydantic; nothing else may come along"
+    assert "Usage" in text
+
+
+def test_every_public_name_is_listed_and_unknown_ones_are_refused():
+    assert set(milbench.__all__) <= set(dir(milbench))
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = milbench.nothing
+
+
+def test_starting_costs_little_more_than_typer_alone():
+    """A ratio, measured side by side and taken at its best, since the machine may be busy."""
+
+    def seconds(code):
+        start = time.perf_counter()
+        subprocess.run([sys.executable, "-c", code], check=True)
+        return time.perf_counter() - start
+
+    ours, bare = [], []
+    for _ in range(5):
+        bare.append(seconds("import typer"))
+        ours.append(seconds("import milbench.cli"))
+    assert min(ours) < 2 * min(bare)

@@ -1,0 +1,275 @@
+"""The leaderboard of a made-up store: scores, intervals, ranks, costs, and what it refuses."""
+
+import importlib.util
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from rich.console import Console
+from sklearn.metrics import roc_auc_score
+from typer.testing import CliRunner
+
+import milbench
+from milbench.errors import MilbenchError
+from milbench.ranking import COLUMNS, leaderboard, run_scores, to_markdown, to_rich, write_report
+from milbench.store import read_runs
+
+_spec = importlib.util.spec_from_file_location("synthetic", Path(__file__).parent / "synthetic.py")
+made = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(made)
+
+SOME = ("mean", "abmil", "transmil")
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    """Two cohorts, nine methods, three folds, two seeds; dsmil failed once and max always on the second cohort."""
+    root = tmp_path_factory.mktemp("results")
+    always = tuple(("hard", "max", f"f{f}", s, "timeout") for f in range(3) for s in range(2))
+    made.fill(root, fail=(("hard", "dsmil", "f1", 0, "oom"), *always))
+    return root
+
+
+@pytest.fixture(scope="module")
+def table(root):
+    return leaderboard(root, resamples=500)
+
+
+def row(table, data, method):
+    (found,) = table[(table["data"] == data) & (table["method"] == method)].itertuples(index=False)
+    return found
+
+
+def test_one_row_a_method_and_cohort(table):
+    assert list(table.columns) == list(COLUMNS)
+    assert len(table) == 18
+    assert not table.duplicated(["suite", "version", "data", "method"]).any()
+    assert set(table["family"]) == {"iid", "correlated"}
+    assert milbench.leaderboard is leaderboard
+
+
+def test_auc_is_the_mean_over_folds_and_seeds_of_the_test_bags_alone(root, table):
+    labels = pd.read_csv(root / "made-up-v1/cohorts/easy-f0/labels.csv").set_index("slide_id")["label"]
+    aucs = []
+    for run in read_runs(root):
+        if (run.spec.data, run.method) == ("easy", "abmil"):
+            test = run.predictions().query("split == 'test'")
+            aucs.append(roc_auc_score(labels[test["slide_id"]], test["p1"]))
+    found = row(table, "easy", "abmil")
+    assert len(aucs) == found.runs == found.runs_ok == 6
+    assert found.auc == pytest.approx(np.mean(aucs))
+    assert found.auc_low < found.auc < found.auc_high
+    assert (found.seeds, found.folds, found.outcome) == (2, 3, "ok")
+
+
+def test_ranks_ties_and_differences(table):
+    for _, block in table.groupby("data"):
+        ranked = block[block["rank"].notna()]
+        assert ranked.iloc[0]["rank"] == 1
+        assert ranked["auc"].iloc[0] == ranked["auc"].max()
+        assert ranked["rank"].is_monotonic_increasing
+        assert (ranked["diff_to_best"] <= 0).all()
+        first = ranked[ranked["rank"] == 1]
+        assert ((first["diff_low"] <= 0) & (first["diff_high"] >= 0)).all()
+        assert (ranked[ranked["rank"] > 1]["diff_high"] < 0).all()
+        shared = ranked["rank"].duplicated(keep=False)
+        assert (ranked["tied"] == shared).all()
+    assert row(table, "hard", "mean").rank > row(table, "hard", "transmil").rank == 1
+
+
+def test_failures_appear_unranked_and_last(table):
+    hard = table[table["data"] == "hard"]
+    assert list(hard["method"].tail(2)) == ["dsmil", "max"]
+    part, none = row(table, "hard", "dsmil"), row(table, "hard", "max")
+    assert (part.outcome, part.reason, part.runs_ok, part.runs) == ("1 oom", "made up to be oom", 5, 6)
+    assert np.isnan(part.rank)
+    assert np.isnan(part.diff_to_best)
+    assert part.auc_low < part.auc < part.auc_high
+    assert (none.outcome, none.runs_ok) == ("6 timeout", 0)
+    assert np.isnan([none.rank, none.auc, none.auc_low, none.accuracy, none.accuracy_sd]).all()
+    assert not none.tied
+
+
+def test_the_same_results_give_the_same_table(root, table):
+    pd.testing.assert_frame_equal(leaderboard(root, resamples=500), table)
+
+
+def test_intervals_do_not_depend_on_who_else_is_there(tmp_path):
+    made.fill(tmp_path / "few", methods=("abmil", "mean"), costs=False)
+    made.fill(tmp_path / "many", methods=("abmil", "clam_sb", "mean"), costs=False)
+    few, many = (leaderboard(tmp_path / name, resamples=200) for name in ("few", "many"))
+    for method in ("abmil", "mean"):
+        assert row(few, "easy", method).auc_low == row(many, "easy", method).auc_low
+
+
+def test_costs_have_units_and_one_environment(root, table):
+    found = row(table, "easy", "abmil")
+    assert found.infer_patches_per_s == 6.3e6
+    assert found.infer_peak_memory_bytes == 260e6
+    assert found.train_peak_memory_bytes == 520e6
+    assert (found.parameters, found.flops_per_bag_train, found.cost_outcome) == (12345, 3e9, "ok")
+
+
+def test_timings_of_two_environments_never_share_a_table(tmp_path):
+    store = made.fill(tmp_path, methods=SOME)
+    faster = made.cost_record(store.suite, "easy", "abmil", "other machine", factor=100)
+    store.publish_cost("another", faster)
+    store.publish_cost(
+        "easytransmil", made.cost_record(store.suite, "easy", "transmil", "other machine"), overwrite=True
+    )
+    failed = made.cost_record(store.suite, "hard", "mean", "yet another") | {"outcome": "oom"}
+    store.publish_cost("hardmean", failed, overwrite=True)
+    table = leaderboard(tmp_path, resamples=50)
+    assert row(table, "easy", "abmil").infer_patches_per_s == 6.3e6
+    assert np.isnan(row(table, "easy", "transmil").infer_patches_per_s)
+    assert row(table, "easy", "transmil").parameters == 12345
+    assert np.isnan(row(table, "hard", "mean").infer_patches_per_s)
+    assert row(table, "hard", "mean").cost_outcome == "oom"
+    assert table.attrs["cost_environment"]["fingerprint"] == "e0"
+    (note,) = [n for n in table.attrs["notes"] if n.startswith("Costs")]
+    assert "2 environments" in note
+    assert "2 measurements" in note
+
+
+def test_a_fold_never_run_counts_as_missing(tmp_path):
+    made.fill(tmp_path, methods=SOME, costs=False, fail=(("easy", "mean", "f2", 1, "missing"),))
+    table = leaderboard(tmp_path, resamples=50)
+    found = row(table, "easy", "mean")
+    assert (found.outcome, found.runs_ok, found.runs) == ("1 missing", 5, 6)
+    assert np.isnan(found.rank)
+    assert np.isnan(found.infer_patches_per_s)
+
+
+def test_spread_is_over_repetitions_where_there_are_some(tmp_path):
+    folds = tuple(f"r{r}-f{f}" for r in range(3) for f in range(2))
+    made.fill(tmp_path, made.suite(data=("hard",)), ("mean", "abmil"), folds=folds, seeds=1, costs=False)
+    table, runs = leaderboard(tmp_path, resamples=50), run_scores(tmp_path)
+    for method in ("mean", "abmil"):
+        own = runs[runs["method"] == method]
+        means = own.groupby(own["fold"].str[:2])["accuracy"].mean()
+        assert len(means) == 3
+        assert row(table, "hard", method).accuracy_sd == pytest.approx(means.std())
+
+
+def test_three_classes(tmp_path):
+    made.fill(tmp_path, made.suite(data=("easy",)), ("mean", "abmil"), n=120, classes=3, costs=False)
+    table = leaderboard(tmp_path, resamples=100)
+    assert table["auc"].between(0.6, 1).all()
+    assert (table["auc_low"] < table["auc"]).all()
+    assert table.attrs["cohorts"][0]["classes"] == {"class 0": 40, "class 1": 40, "class 2": 40}
+
+
+def test_bags_as_units(tmp_path):
+    for unit in ("patient", "bag"):
+        made.fill(tmp_path / unit, made.suite(unit=unit), ("mean", "abmil"), costs=False)
+    patient, bag = (leaderboard(tmp_path / unit, resamples=100) for unit in ("patient", "bag"))
+    assert (patient["auc"] == bag["auc"]).all()
+    assert (patient["auc_low"] != bag["auc_low"]).any()
+
+
+def test_filters_and_empty_results(root, tmp_path):
+    assert set(leaderboard(root, suite="made-up-v1", data="easy", resamples=10)["data"]) == {"easy"}
+    assert len(leaderboard(root / "made-up-v1", suite="made-up", resamples=10)) == 18
+    with pytest.raises(MilbenchError, match="Did you mean 'made-up'"):
+        leaderboard(root, suite="mode-up")
+    with pytest.raises(MilbenchError, match="Did you mean 'easy'"):
+        leaderboard(root, data="eazy")
+    with pytest.raises(MilbenchError, match="milbench run"):
+        leaderboard(tmp_path)
+    with pytest.raises(MilbenchError, match="resamples"):
+        leaderboard(root, resamples=0)
+
+
+def test_other_bags_are_an_error(tmp_path):
+    store = made.fill(tmp_path, methods=SOME, costs=False)
+    run = next(r for r in read_runs(tmp_path) if r.method == "transmil")
+    fewer = run.predictions().drop(index=run.predictions().query("split == 'test'").index[0])
+    store.publish_run(run.spec.run_id, run.record, fewer, overwrite=True)
+    with pytest.raises(MilbenchError, match=r"tested on .* bags .* on .* others"):
+        leaderboard(tmp_path, resamples=10)
+
+
+def test_damaged_predictions_are_named(tmp_path):
+    store = made.fill(tmp_path, methods=("abmil",), costs=False)
+    run = read_runs(tmp_path)[0]
+    frame = run.predictions()
+    for bad, message in (
+        (frame.assign(p0=np.nan), "not finite"),
+        (frame.assign(slide_id=[f"x{i}" for i in range(len(frame))]), "labels.csv has not"),
+        (frame.assign(split="val"), "no test bags"),
+    ):
+        store.publish_run(run.spec.run_id, run.record, bad, overwrite=True)
+        with pytest.raises(MilbenchError, match=f"{run.spec.run_id}.*{message}"):
+            leaderboard(tmp_path, resamples=10)
+
+
+def test_budgets_are_not_mixed(tmp_path):
+    store = made.fill(tmp_path, made.suite(data=("easy",)), SOME, costs=False)
+    run = next(r for r in read_runs(tmp_path) if r.method == "abmil")
+    spec = run.spec.model_copy(update={"threads": 8})
+    old = made.record(spec, "abmil") | {"finished": "2025-01-01T00:00:00"}
+    store.publish_run(spec.run_id, old, run.predictions())
+    table = leaderboard(tmp_path, resamples=10)
+    assert set(table["outcome"]) == {"ok"}
+    assert any("1 runs made with another threads" in note for note in table.attrs["notes"])
+    recipe = run.spec.recipe.model_copy(update={"lr": 0.5})
+    spec = run.spec.model_copy(update={"recipe": recipe})
+    new = made.record(spec, "abmil", "diverged") | {"finished": "2027-01-01T00:00:00"}
+    store.publish_run(spec.run_id, new)
+    table = leaderboard(tmp_path, resamples=10)
+    assert row(table, "easy", "abmil").outcome == "1 diverged"
+    assert any("abmil has 1 older runs" in note for note in table.attrs["notes"])
+
+
+def test_markdown_and_terminal(table):
+    text = to_markdown(table)
+    assert text.count("### made-up-v1") == 2
+    assert "Inference (patches/s)" in text
+    assert "5/6: 1 oom" in text
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    assert len({line.count("|") for line in lines}) == 1
+    console = Console(width=120, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console.print(to_rich(table))
+    shown = console.export_text()
+    assert max(map(len, shown.splitlines())) <= 120
+    assert "abmil[gated=true]" in shown  # brackets are no markup
+    assert "6 timeout" in shown
+
+
+def test_report(table, tmp_path):
+    readme = write_report(table, tmp_path / "out", "A title", "Made by a test.")
+    names = {p.name for p in readme.parent.iterdir()}
+    assert names == {"README.md", "leaderboard.csv", "auc.png", "auc_vs_throughput.png", "auc_vs_memory.png"}
+    text = readme.read_text()
+    for word in ("# A title", "Made by a test.", "500 bootstrap", "percentile interval", "made-up-v1", "`e0`", "1 oom"):
+        assert word in re.sub(r"\s+", " ", text)
+    again = pd.read_csv(readme.parent / "leaderboard.csv")
+    assert list(again.columns) == list(COLUMNS)
+    assert again["auc"].to_numpy() == pytest.approx(table["auc"].to_numpy(), nan_ok=True)
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    with pytest.raises(MilbenchError, match="cannot write the report"):
+        write_report(table, blocked, "t", "p")
+
+
+def test_command_line(root, tmp_path):
+    from milbench.cli import app
+
+    runner = CliRunner()
+    args = ["leaderboard", str(root), "--data", "easy", "--resamples", "20"]
+    for form, check in {
+        "table": lambda out: "transmil" in out,
+        "csv": lambda out: out.startswith("suite,version,data,rank"),
+        "markdown": lambda out: "| Rank |" in out,
+        "json": lambda out: len(json.loads(out)) == 9,
+    }.items():
+        result = runner.invoke(app, [*args, "--format", form])
+        assert result.exit_code == 0, result.output
+        assert check(result.stdout)
+    result = runner.invoke(app, [*args, "--out", str(tmp_path / "report")])
+    assert result.exit_code == 0
+    assert (tmp_path / "report" / "README.md").exists()
+    assert "Example: milbench leaderboard" in runner.invoke(app, ["leaderboard", "--help"]).stdout

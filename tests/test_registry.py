@@ -1,0 +1,182 @@
+"""Names, parameters, and what happens to those that do not exist."""
+
+import subprocess
+import sys
+from importlib.metadata import EntryPoint
+
+import pytest
+
+import milbench
+from milbench.errors import MilbenchError, did_you_mean
+from milbench.registry import Entry, Registry, parameters, resolve
+
+METHOD = '''"""{name}: a method in one file."""
+from typing import Literal
+
+from torch import nn
+
+from milbench import Aggregator, BagOutput, Card
+
+
+class {cls}(Aggregator):
+    """Mean."""
+
+    card = Card(title="{cls}", family="iid", citation="Nobody.")
+
+    def __init__(self, in_dim: int, n_classes: int, *, width: int | None = None, deep: bool = False,
+                 kind: Literal["none", "some"] = "some", rate: float = 0.5):
+        super().__init__(in_dim, n_classes)
+        self.head = nn.Linear(in_dim, n_classes)
+        self.given = (width, deep, kind, rate)
+
+    def pool(self, bags, attention):
+        return BagOutput(self.head(bags.x[: len(bags)]))
+'''
+
+
+@pytest.fixture
+def package(tmp_path, monkeypatch):
+    """A stranger's package of two methods, one private module, and one that is none."""
+    home = tmp_path / "strange_methods"
+    home.mkdir()
+    (home / "__init__.py").write_text("")
+    (home / "alpha.py").write_text(METHOD.format(name="alpha", cls="Alpha"))
+    (home / "beta.py").write_text(METHOD.format(name="beta", cls="Beta"))
+    (home / "_shared.py").write_text("raise RuntimeError('imported')")
+    monkeypatch.syspath_prepend(tmp_path)
+    yield home
+    for name in [name for name in sys.modules if name.startswith("strange_methods")]:
+        del sys.modules[name]
+
+
+def test_built_in_methods_are_listed_by_pattern():
+    names = milbench.list_aggregators()
+    assert names == sorted(names)
+    assert {"abmil", "dsmil", "transmil"} <= set(milbench.list_aggregators("*mil*"))
+    assert "mean" not in milbench.list_aggregators("*mil*")
+    assert milbench.list_aggregators("clam_*") == ["clam_mb", "clam_sb"]
+    assert milbench.list_aggregators("nothing*") == []
+
+
+def test_a_package_enters_without_being_imported(package):
+    registry = Registry()
+    registry.add_entry_point(EntryPoint("strange", "strange_methods", "milbench.aggregators"))
+    assert registry.names() == ["alpha", "beta"]
+    assert registry["alpha"].summary() == "alpha: a method in one file."
+    assert "strange_methods.alpha" not in sys.modules
+    assert registry["alpha"].load().__name__ == "Alpha"
+
+
+def test_a_class_enters_under_the_name_of_its_entry_point(package):
+    registry = Registry()
+    registry.add_entry_point(EntryPoint("gamma", "strange_methods.alpha:Alpha", "milbench.aggregators"))
+    assert registry.names() == ["gamma"]
+    assert registry["gamma"].load().__name__ == "Alpha"
+
+
+def test_an_entry_point_to_nothing_is_named():
+    with pytest.raises(MilbenchError, match="strange = no_such_package_here"):
+        Registry().add_entry_point(EntryPoint("strange", "no_such_package_here", "milbench.aggregators"))
+
+
+def test_two_of_one_name_are_refused():
+    registry = Registry()
+    registry.add(Entry("alpha", "one.alpha"))
+    registry.add(Entry("alpha", "one.alpha"))  # the same again is no conflict
+    with pytest.raises(MilbenchError, match=r"two aggregators are named 'alpha': one.alpha and two.alpha"):
+        registry.add(Entry("alpha", "two.alpha"))
+
+
+@pytest.mark.parametrize("name", ["Alpha", "my-pool", "a b", "", "1st"])
+def test_names_are_plain(name):
+    with pytest.raises(MilbenchError, match="no name for an aggregator"):
+        Registry().add(Entry(name, "module"))
+
+
+def test_a_file_must_define_one_method(package):
+    (package / "beta.py").write_text("import milbench\n")
+    with pytest.raises(MilbenchError, match="exactly one public Aggregator, found 0"):
+        Entry("beta", "strange_methods.beta").load()
+
+
+def test_a_method_that_cannot_be_imported_says_why(package):
+    (package / "beta.py").write_text("import no_such_library_here\n")
+    with pytest.raises(MilbenchError, match="no_such_library_here"):
+        Entry("beta", "strange_methods.beta").load()
+
+
+@pytest.mark.parametrize("text", ["strange_methods.alpha:nn", "strange_methods.alpha:Nothing"])
+def test_what_is_no_aggregator_is_refused(package, text):
+    with pytest.raises(MilbenchError, match=r"is not a milbench\.Aggregator"):
+        resolve(text)
+
+
+def test_unknown_names_get_a_hint():
+    with pytest.raises(MilbenchError, match="Did you mean 'transmil'"):
+        milbench.create("transmill", in_dim=4)
+    with pytest.raises(MilbenchError, match=r"unknown aggregator 'zzzz'\. Known: .*transmil"):
+        resolve("zzzz")
+    assert did_you_mean("x", []) == ""
+
+
+ALPHA = "strange_methods.alpha:Alpha"
+
+
+@pytest.mark.parametrize(("body", "params", "canonical"), [
+    ("", {}, ""),
+    ("[]", {}, ""),
+    ("[width=8]", {"width": 8}, "[width=8]"),
+    ("[width=none]", {}, ""),
+    ("[kind=none]", {"kind": "none"}, "[kind=none]"),
+    ("[deep=TRUE]", {"deep": True}, "[deep=true]"),
+    ("[deep=false]", {}, ""),
+    (" [ width = 8 , deep = true ] ", {"width": 8, "deep": True}, "[deep=true,width=8]"),
+    ("[rate=1e-3]", {"rate": 1e-3}, "[rate=0.001]"),
+    ("[rate=0.50]", {}, ""),
+])  # fmt: skip
+def test_parameters_are_read_by_type_and_spelled_one_way(package, body, params, canonical):
+    method = resolve(ALPHA + body)
+    assert method.params == params
+    assert method.canonical == ALPHA + canonical
+    assert resolve(method.canonical) == method
+    given = dict(zip(("width", "deep", "kind", "rate"), method.create(4, 2).given, strict=True))
+    assert given == {"width": None, "deep": False, "kind": "some", "rate": 0.5, **params}
+
+
+@pytest.mark.parametrize(("body", "words"), [
+    ("[depth=2]", "no parameter 'depth'. Did you mean 'deep'"),
+    ("[width=wide]", r"\[width=wide\]: .*valid integer"),
+    ("[kind=many]", r"\[kind=many\]: .*'none' or 'some'"),
+    ("[width]", "'width' in .* is not of the form param=value"),
+    ("[width=]", "not of the form param=value"),
+    ("[width=1,width=2]", "given twice"),
+    ("[in_dim=3]", "no parameter 'in_dim'"),
+    ("[width=8", "not of the form"),
+])  # fmt: skip
+def test_wrong_parameters_are_named(package, body, words):
+    with pytest.raises(MilbenchError, match=words):
+        resolve(ALPHA + body)
+
+
+def test_parameters_of_a_method(package):
+    found = parameters(resolve(ALPHA).cls)
+    assert list(found) == ["width", "deep", "kind", "rate"]
+    assert found["width"] == (int | None, None)
+
+
+def test_sizes_that_make_no_model():
+    with pytest.raises(MilbenchError, match="in_dim must be at least 1"):
+        milbench.create("mean", in_dim=0)
+    with pytest.raises(MilbenchError, match="a binary problem has 2"):
+        milbench.create("mean", in_dim=4, n_classes=1)
+
+
+def test_listing_imports_no_torch():
+    code = (
+        "import sys, milbench; from milbench.registry import registry; names = milbench.list_aggregators();"
+        "[registry()[n].summary() for n in names]; print(len(names), 'torch' in sys.modules)"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    count, torch = run.stdout.split()
+    assert int(count) >= 8
+    assert torch == "False"
