@@ -24,6 +24,8 @@ from .registry import resolve
 from .spec import Recipe
 from .train import BagSet, Stepper, autocast
 
+Kind = Literal["time", "infer_memory", "train_memory"]
+
 SAMPLE = 16  # bags that inference is timed on, evenly spaced in length
 MAX_SECONDS = 3.0
 
@@ -32,7 +34,7 @@ MAX_SECONDS = 3.0
 class CostTask:
     """One measurement: ``time``, or the peak memory of inference or training."""
 
-    kind: Literal["time", "infer_memory", "train_memory"]
+    kind: Kind
     method: str
     recipe: Recipe
     cache_path: str
@@ -117,7 +119,8 @@ def _memory(task: CostTask, cache: FeatureCache, device: torch.device) -> dict[s
             stepper.backward(batch, labels, 1)
             stepper.step()
 
-    work(Bags(batch.x[:1], [1]), labels[:1])  # kernels and pools that the libraries make on first use
+    coords = None if batch.coords is None else batch.coords[:1]
+    work(Bags(batch.x[:1], [1], coords), labels[:1])  # kernels and pools that the libraries make on first use
     with PeakMemory(device) as peak:
         work(batch, labels)
     return {**peak.reading.as_dict(), "bag_length": max(batch.lengths), "bags": len(batch)}

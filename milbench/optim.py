@@ -55,13 +55,14 @@ def build_optimizer(parameters: Iterable[nn.Parameter] | Iterable[Tensor], recip
     """Build the optimizer a recipe names; `recipe.lr` is the rate at the start."""
     lr, decay, betas = recipe.lr, recipe.weight_decay, recipe.betas
     params = list(parameters)
+    # One kernel for all parameters: at a bag a step the optimizer is a third of a small method's time.
     match recipe.optimizer:
         case "adam":
-            return torch.optim.Adam(params, lr=lr, weight_decay=decay, betas=betas)
+            return torch.optim.Adam(params, lr=lr, weight_decay=decay, betas=betas, fused=True)
         case "adamw":
-            return torch.optim.AdamW(params, lr=lr, weight_decay=decay, betas=betas)
+            return torch.optim.AdamW(params, lr=lr, weight_decay=decay, betas=betas, fused=True)
         case "sgd":
-            return torch.optim.SGD(params, lr=lr, weight_decay=decay, momentum=recipe.momentum)
+            return torch.optim.SGD(params, lr=lr, weight_decay=decay, momentum=recipe.momentum, fused=True)
         case "radam":
             return torch.optim.RAdam(params, lr=lr, weight_decay=decay, betas=betas)
         case "lookahead-radam":

@@ -19,6 +19,8 @@ from matplotlib.patheffects import withStroke
 from matplotlib.ticker import EngFormatter, Formatter, LogLocator, NullFormatter, StrMethodFormatter
 from matplotlib.transforms import Bbox
 
+from .scoring import MEMORY_FLOOR_BYTES
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from contextlib import AbstractContextManager
@@ -33,14 +35,16 @@ _STYLE = {
     "": ("^", "#bdbdbd", "#525252", "other"),
 }
 _GREY = "#737373"
+#: of the Pareto front: lighter than an interval, which may lie on it
+_FRONT: dict[str, Any] = {"color": "#c7c7c7", "lw": 2.0}
 _SMALL: dict[str, Any] = {"fontsize": "small", "color": _GREY}
 
-#: cost column -> (axis label, factor to its unit, whether more is better)
+#: cost column -> (axis label, factor to its unit, whether more is better, smallest value told apart from 0)
 _COSTS = {
-    "infer_patches_per_s": ("Inference throughput (patches/s)", 1.0, True),
-    "train_bags_per_s": ("Training throughput (bags/s)", 1.0, True),
-    "infer_peak_memory_bytes": ("Peak memory, inference (MiB)", 2.0**-20, False),
-    "train_peak_memory_bytes": ("Peak memory, training (MiB)", 2.0**-20, False),
+    "infer_patches_per_s": ("Inference throughput (patches/s)", 1.0, True, 0.0),
+    "train_bags_per_s": ("Training throughput (bags/s)", 1.0, True, 0.0),
+    "infer_peak_memory_bytes": ("Peak memory, inference (MiB)", 2.0**-20, False, MEMORY_FLOOR_BYTES),
+    "train_peak_memory_bytes": ("Peak memory, training (MiB)", 2.0**-20, False, MEMORY_FLOOR_BYTES),
 }
 
 
@@ -102,9 +106,13 @@ def tradeoff_figure(df: pd.DataFrame, cost: str) -> Figure | None:
 
     Returns:
         a figure; None where no ranked method has both an AUC and this cost. Methods without a rank are not drawn,
-        because their AUC is over fewer runs.
+        because their AUC is over fewer runs. Memory too small to be told from none is drawn at the smallest value that
+        can be, 0.1 MiB, and the axis says so.
     """
-    label, factor, more_is_better = _COSTS[cost]
+    label, factor, more_is_better, least = _COSTS[cost]
+    if (df[cost] < least).any():
+        label += f"; less than {least * factor:g} is drawn at {least * factor:g}"
+    df = df.assign(**{cost: df[cost].clip(lower=least)})
     blocks = [
         (name, part)
         for name, block in _blocks(df)
@@ -121,20 +129,16 @@ def tradeoff_figure(df: pd.DataFrame, cost: str) -> Figure | None:
             front = pareto(x if more_is_better else -x, y)
             ax.set_xscale("log")
             _limits(ax, x, block, EngFormatter(sep="") if factor == 1 else StrMethodFormatter("{x:,.10g}"))
-            order = front[np.argsort(x[front])]
-            # A stair: between two methods of the front one gets what the dearer one's neighbour gives, not a mixture.
-            corners = np.repeat(np.column_stack([x[order], y[order]]), 2, axis=0)
-            level, turn = (corners[:-1], corners[1:]) if more_is_better else (corners[1:], corners[:-1])
-            stairs.append(np.column_stack([level[:, 0], turn[:, 1]]))
-            ax.plot(*stairs[-1].T, color=_GREY, lw=1.1, zorder=1)
+            stairs.append(_stair(ax, x[front], y[front], more_is_better))
+            ax.plot(*stairs[-1].T, **_FRONT, zorder=1, scalex=False, scaley=False)
             for xi, row in zip(x, _rows(block), strict=True):
-                ax.plot([xi, xi], [row.auc_low, row.auc_high], color=_style(row)[2], lw=0.8, alpha=0.45, zorder=2)
+                ax.plot([xi, xi], [row.auc_low, row.auc_high], color=_style(row)[2], lw=0.8, alpha=0.7, zorder=2)
                 _point(ax, xi, row.auc, row)
             ax.set_title(name, loc="left")
             ax.set_xlabel(label)
             if len(stairs) % columns == 1 or columns == 1:
                 ax.set_ylabel("Test AUC, 95 % interval")
-        line = Line2D([], [], color=_GREY, lw=1.1, label="Pareto front")
+        line = Line2D([], [], **_FRONT, label="Pareto front")
         _finish(figure, df, [line])
         # Only after the layout is final are lengths in pixels known.
         for ax, (_, block), stair in zip(axes, blocks, stairs, strict=False):
@@ -152,6 +156,18 @@ def pareto(gain: np.ndarray, score: np.ndarray) -> np.ndarray:
     better = (gain[None] >= gain[:, None]) & (score[None] >= score[:, None])
     strictly = (gain[None] > gain[:, None]) | (score[None] > score[:, None])
     return np.flatnonzero(~(better & strictly).any(axis=1))
+
+
+def _stair(ax: Axes, x: np.ndarray, y: np.ndarray, more_is_better: bool) -> np.ndarray:
+    """Return the border (k, 2) of what a Pareto front beats, from edge to edge of the panel.
+
+    Between two methods of the front one gets what the cheaper of them gives, not a mixture; hence steps.
+    """
+    order = np.argsort(-x if more_is_better else x)  # from cheap and poor to dear and good
+    x, y = x[order], y[order]
+    x = np.append(x, ax.get_xlim()[0 if more_is_better else 1])
+    y = np.insert(y, 0, ax.get_ylim()[0])
+    return np.column_stack([np.repeat(x, 2)[:-1], np.repeat(y, 2)[1:]])
 
 
 def _blocks(df: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:

@@ -11,12 +11,15 @@ import numpy as np
 import pandas as pd
 
 from . import stats
-from .errors import MilbenchError
-from .reporting import to_markdown, to_rich, write_report
+from .errors import MilbenchError, did_you_mean
+from .reporting import comparison_lines, to_markdown, to_rich, write_report
 from .scoring import METRICS, CohortRuns, Scores, read_cohorts, run_scores, score
 from .store import OUTCOMES, CostRecord
 
-__all__ = ["COLUMNS", "leaderboard", "run_scores", "to_markdown", "to_rich", "write_report"]
+__all__ = [
+    "COLUMNS", "COMPARISON", "compare", "comparison_lines", "leaderboard", "run_scores", "to_markdown", "to_rich",
+    "write_report",
+]  # fmt: skip
 
 #: The columns of a leaderboard, in order.
 COLUMNS = (
@@ -25,6 +28,12 @@ COLUMNS = (
     "log_loss", "brier", "ece", "runs_ok", "runs", "outcome", "reason", "seeds", "folds", "infer_patches_per_s",
     "infer_bags_per_s", "train_bags_per_s", "infer_peak_memory_bytes", "train_peak_memory_bytes", "cost_outcome",
     "parameters", "flops_per_bag_infer", "flops_per_bag_train",
+)  # fmt: skip
+
+#: The columns of a comparison of two methods.
+COMPARISON = (
+    "suite", "version", "data", "unit", "a", "b", "auc_a", "auc_b", "difference", "low", "high", "p", "told_apart",
+    "seeds", "folds", "reason",
 )  # fmt: skip
 
 _REPEATED = re.compile(r"r(\d+)-f(\d+)")
@@ -92,6 +101,78 @@ def leaderboard(
     return table
 
 
+def compare(
+    a: str,
+    b: str,
+    results: str | Path = "results/runs",
+    suite: str | None = None,
+    data: str | None = None,
+    resamples: int = 2000,
+) -> pd.DataFrame:
+    """Return the paired difference in AUC of two methods, one row a cohort on which both were run.
+
+    Args:
+        a, b: methods, as the leaderboard names them or in another spelling of the same parameters.
+        results: results root, or the folder of one suite in it.
+        suite: only this suite, ``name`` or ``name-v1``.
+        data: only this cohort.
+        resamples: bootstrap replicates; the same as the leaderboard's, so that both tell the same interval.
+
+    Returns:
+        columns `COMPARISON`: ``difference`` is a - b with its 95 % interval ``low``, ``high`` and bootstrap ``p``;
+        ``told_apart`` is whether 0 lies outside the interval. Where a run of either did not end ``ok`` the two were not
+        scored on the same runs: the difference is NaN, ``told_apart`` None, and ``reason`` says why.
+
+    Raises:
+        MilbenchError: a method no cohort was run with, one method given twice, or damaged results.
+    """
+    if resamples < 1:
+        raise MilbenchError(f"resamples is {resamples}; it must be at least 1, and 1000 or more for a fair interval.")
+    cohorts = read_cohorts(Path(results), suite, data)
+    known = sorted({method for cohort in cohorts for method in cohort.runs})
+    a, b = _known_method(a, known, results), _known_method(b, known, results)
+    if a == b:
+        raise MilbenchError(f"{a} is compared with itself; give two methods.")
+    rows = []
+    for cohort in cohorts:
+        if a in cohort.runs and b in cohort.runs:
+            found = {s.method: s for s in score(cohort, resamples)}
+            rows.append(_compared(cohort, found[a], found[b]))
+    if not rows:
+        raise MilbenchError(f"no cohort in {results} was run with both {a} and {b}; run a suite with -m {a} -m {b}.")
+    return pd.DataFrame(rows, columns=list(COMPARISON))
+
+
+def _known_method(text: str, known: list[str], results: str | Path) -> str:
+    """Return the method as the results name it; the order of its parameters, blanks and capitals do not matter."""
+    found = {_spelling(method): method for method in known}.get(_spelling(text))
+    if found is None:
+        raise MilbenchError(f"no run of {text!r} in {results}.{did_you_mean(text, known)}")
+    return found
+
+
+def _spelling(method: str) -> tuple[str, ...]:
+    # Not by the registry: that would import the method, torch with it, and results may be of methods not installed.
+    name, _, body = method.replace(" ", "").lower().partition("[")
+    return name, *sorted(filter(None, body.removesuffix("]").split(",")))
+
+
+def _compared(cohort: CohortRuns, a: Scores, b: Scores) -> dict[str, Any]:
+    bad = [f"{s.method}: {_told(s.outcomes)}" for s in (a, b) if not s.complete]
+    if bad:
+        found = stats.Difference(float("nan"), float("nan"), float("nan"), float("nan"))
+    else:
+        found = stats.paired_difference(a.auc, a.replicates, b.auc, b.replicates)
+    known = not bad and np.isfinite(found.low)
+    return {
+        "suite": cohort.suite.name, "version": cohort.suite.version, "data": cohort.data, "unit": cohort.suite.unit,
+        "a": a.method, "b": b.method, "auc_a": a.auc, "auc_b": b.auc, "difference": found.estimate, "low": found.low,
+        "high": found.high, "p": found.p, "told_apart": (not found.tied) if known else None,
+        "seeds": len({seed for _, seed in cohort.cells}), "folds": len({fold for fold, _ in cohort.cells}),
+        "reason": "; ".join(bad) or ("" if known else "the AUC is defined on no fold"),
+    }  # fmt: skip
+
+
 def _block(cohort: CohortRuns, scored: list[Scores]) -> list[dict[str, Any]]:
     nan = float("nan")
     points = np.array([s.auc if s.complete else nan for s in scored])
@@ -151,7 +232,7 @@ def _notes(cohort: CohortRuns, scored: list[Scores]) -> list[str]:
             "no width; that is a limit of the bootstrap, not certainty."
         )
     if 1 < len({seed for _, seed in cohort.cells}) < 5:
-        out.append(f"{cohort.name}: few seeds; the spread over seeds is underestimated.")
+        out.append(f"{cohort.name}: few seeds, so the spread over seeds is underestimated.")
     return out
 
 

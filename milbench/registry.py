@@ -44,8 +44,9 @@ class Entry:
 
         try:
             module = import_module(self.module)
-        except ImportError as error:
-            raise MilbenchError(f"aggregator {self.name!r} cannot be imported from {self.module}: {error}.") from error
+        except Exception as error:  # a stranger's file may hold anything, a typing error included
+            what = f"{type(error).__name__}: {error}"
+            raise MilbenchError(f"aggregator {self.name!r} cannot be imported from {self.module}: {what}.") from error
         if self.attribute is not None:
             found = getattr(module, self.attribute, None)
             if not (inspect.isclass(found) and issubclass(found, Aggregator)):

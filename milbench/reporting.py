@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import pandas as pd
 
 from .errors import MilbenchError
+from .scoring import MEMORY_FLOOR_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from rich.console import Group
+    from rich.console import Console, ConsoleOptions, RenderResult
+    from rich.table import Table
 
 _ABSENT = "–"
+#: Headings of columns that hold words.
+_TEXT = ("Method", "Pooling", "Runs")
 
 #: Sentences every report carries: what the numbers are, and what they are not.
 _READING = """\
@@ -23,57 +27,105 @@ AUC is the area under the ROC curve on test bags (with more than two classes the
 computed per fold and seed and averaged. The interval in brackets is the 95 % percentile interval of {resamples}
 bootstrap resamples of test {units}, drawn within each class, and of seeds. All methods of a cohort see the same
 resamples, so the difference to the best method is paired. The interval covers another draw of test {units} and of
-seeds. It does not cover another draw of training patients, another hospital, or the choice of folds, and with few
-seeds it understates their spread.
+seeds. It does not cover another draw of training {units}, another source of the data (a hospital, say), or the choice
+of folds, and with few seeds it understates their spread.
 
 Methods share a rank, marked `=`, when the interval of their paired difference to the best of the group contains 0: the
 data do not tell them apart. A method one of whose runs did not end well has no rank; its scores are over fewer runs,
-and the last column says what happened. Accuracy is followed by its standard deviation over the repetitions of the
+and the column Runs says what happened. Accuracy is followed by its standard deviation over the repetitions of the
 k-fold, else over seeds. Differences are not corrected for the number of methods compared."""
 
 _COSTS = """\
 Throughput and memory come from passes of their own, one method at a time, all in one environment; an empty cell was
 not measured there. Peak memory is what the pass takes beyond the loaded libraries and features, in MiB (1,048,576
-bytes)."""
+bytes); a method below 0.1 MiB is shown as <0.1, because memory is handed out in pages."""
 
 
 def to_markdown(df: pd.DataFrame) -> str:
-    """Return a leaderboard as Markdown: one table a cohort, units in the headings, the notes below."""
+    """Return a leaderboard as Markdown: three tables a cohort (verdict, other scores, cost), the notes below."""
     parts = []
     for name, block in _cohorts(df):
-        parts += [f"### {name}", "", _sentence(block), "", _markdown_table(_cells(block, _FULL)), ""]
+        parts += [f"### {name}", "", _sentence(block), "", _markdown_table(_cells(block, _VERDICT)), ""]
+        for title, columns in (("Other scores", _SCORES), ("Cost", _COST)):
+            cells = _cells(block, columns)
+            if len(cells.columns) > 1:
+                parts += [f"{title}:", "", _markdown_table(cells), ""]
     if df.attrs.get("notes"):
         parts += [*(f"- {note}" for note in df.attrs["notes"]), ""]
     return "\n".join(parts)
 
 
-def to_rich(df: pd.DataFrame) -> Group:
-    """Return a leaderboard for the terminal: one table a cohort that fits in 120 columns, the notes below."""
+def to_rich(df: pd.DataFrame) -> Board:
+    """Return a leaderboard for the terminal: one table a cohort, the notes below, whatever the width."""
+    return Board(df)
+
+
+class Board:
+    """A leaderboard that rich can print: columns that do not fit the width are left out, and named.
+
+    Rank, method and AUC are always there, and how runs ended where one did not end ``ok``.
+    """
+
+    def __init__(self, df: pd.DataFrame) -> None:
+        self.df = df
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Yield the tables and notes at the console's width."""
+        from rich.text import Text
+
+        for name, block in _cohorts(self.df):
+            cells = _cells(block, _SHORT)
+            lost = []
+            kept = [heading for heading in cells if heading != "To best"]  # its interval's stand-in
+            for heading in _dispensable(block):
+                if _width(cells[kept]) <= options.max_width:
+                    break
+                if heading in kept:
+                    kept.remove(heading)
+                    if heading == "To best [95 %]":
+                        kept.insert(kept.index("AUC [95 %]") + 1, "To best")
+                    else:
+                        lost.append(heading)
+            yield _rich_table(name, block, cells[kept])
+            if lost:
+                names = ", ".join("difference to the best" if h == "To best" else h for h in lost)
+                yield Text(f"Too narrow for: {names}. All of it: --format markdown.", style="dim")
+            yield Text()
+        for note in self.df.attrs.get("notes", []):
+            yield Text(f"note: {note}", style="yellow")
+        yield Text(
+            f"AUC: mean over folds and seeds [95 % interval over {_units(_units_of(self.df))} and seeds]; "
+            "= marks a rank shared by methods that the data do not tell apart.",
+            style="dim",
+        )
+
+
+def _dispensable(block: pd.DataFrame) -> list[str]:
+    """Return the columns that may go, the first to go first."""
+    runs = ["Runs"] if (block["outcome"] == "ok").all() and block["cost_outcome"].isin(["", "ok"]).all() else []
+    return ["To best [95 %]", "MiB", *runs, "Patches/s", "Bal. acc.", "Pooling", "To best"]
+
+
+def _width(cells: pd.DataFrame) -> int:
+    """Return the characters a table takes, its margins included."""
+    return 1 + sum(max(map(len, [str(h), *cells[h].astype(str)])) + 2 for h in cells)
+
+
+def _rich_table(name: str, block: pd.DataFrame, cells: pd.DataFrame) -> Table:
     from rich.box import SIMPLE_HEAD
-    from rich.console import Group
     from rich.table import Table
     from rich.text import Text
 
-    parts: list[Any] = []
-    for name, block in _cohorts(df):
-        table = Table(title=name, title_justify="left", title_style="bold", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-        cells = _cells(block, _SHORT)
-        for heading in cells:
-            text = heading in ("Method", "Pooling", "Runs")
-            table.add_column(
-                str(heading), justify="left" if text else "right", overflow="fold", no_wrap=heading != "Method"
-            )
-        for row, rank in zip(cells.itertuples(index=False), block["rank"], strict=True):
-            table.add_row(*(Text(str(cell)) for cell in row), style="" if rank == rank else "dim")
-        parts += [table, Text()]
-    parts += [Text(f"note: {note}", style="yellow") for note in df.attrs.get("notes", [])]
-    parts.append(
-        Text(
-            "AUC: mean over folds and seeds [95 % interval over patients and seeds]; = marks a shared rank.",
-            style="dim",
-        )
-    )
-    return Group(*parts)
+    table = Table(title=name, title_justify="left", title_style="bold", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for heading in cells:
+        method = heading == "Method"
+        table.add_column(
+            str(heading), justify="left" if heading in _TEXT else "right", overflow="fold", no_wrap=not method,
+            min_width=8 if method else None,
+        )  # fmt: skip
+    for row, rank in zip(cells.itertuples(index=False), block["rank"], strict=True):
+        table.add_row(*(Text(str(cell)) for cell in row), style="" if rank == rank else "dim")
+    return table
 
 
 def write_report(df: pd.DataFrame, out_dir: str | Path, title: str, provenance: str) -> Path:
@@ -117,31 +169,36 @@ def write_report(df: pd.DataFrame, out_dir: str | Path, title: str, provenance: 
 
 
 def _readme(df: pd.DataFrame, title: str, provenance: str, drawn: list[tuple[str, str]]) -> str:
-    unit = {c["unit"] for c in df.attrs.get("cohorts", [])} or {"patient"}
-    units = " or ".join(f"{u}s" for u in sorted(unit))
-    reading = _READING.format(resamples=f"{df.attrs.get('resamples', 0):,}", units=units)
+    cohorts = df.attrs.get("cohorts", [])
+    reading = _READING.format(resamples=f"{df.attrs.get('resamples', 0):,}", units=_units(_units_of(df)))
     parts = [f"# {title}", "", provenance, "", to_markdown(df)]
     parts += [line for file, what in drawn for line in (f"![{what}]({file})", "")]
     parts += ["## How to read it", "", reading, ""]
     measured = df[["infer_patches_per_s", "train_bags_per_s", "infer_peak_memory_bytes"]].notna().any().any()
-    parts += [_COSTS if measured else "Throughput and memory were not measured.", "", "## Protocol", ""]
+    parts += [_COSTS if measured else "Throughput and memory were not measured.", "", "## Suite and protocol", ""]
     for name, suite in df.attrs.get("suites", {}).items():
         parts += [f"**{name}.** {_protocol(suite)}", ""]
-    parts += ["Cohorts:", ""]
-    for c in df.attrs.get("cohorts", []):
-        classes = ", ".join(f"{name}: {n}" for name, n in c["classes"].items())
-        parts.append(
-            f"- {c['suite']}-v{c['version']} / {c['data']}: {c['bags']} bags of {c['patients']} patients ({classes}), "
-            f"{c['folds']} folds, {c['seeds']} seeds, fingerprint `{c['fingerprint']}`."
-        )
+    parts += ["Cohorts:", "", *(f"- {_cohort_sentence(c)}" for c in cohorts)]
     parts += ["", "## Environment", "", *_environments(df)]
     parts += ["", "All columns, units in their names, are in `leaderboard.csv`.", ""]
     return "\n".join(parts)
 
 
+def _cohort_sentence(c: dict[str, Any]) -> str:
+    classes = ", ".join(f"{name}: {n}" for name, n in c["classes"].items())
+    # Where every bag is a patient of its own, patients are no further news.
+    patients = f" of {count(c['patients'], 'patient')}" if c["patients"] < c["bags"] else ""
+    return (
+        f"{c['suite']}-v{c['version']} / {c['data']}: {count(c['bags'], 'bag')}{patients} ({classes}), "
+        f"{count(c['folds'], 'fold')}, {count(c['seeds'], 'seed')} a fold, intervals over {c['unit']}s, "
+        f"fingerprint `{c['fingerprint']}`."
+    )
+
+
 def _protocol(suite: dict[str, Any]) -> str:
     protocol, budget = suite["protocol"], suite["budget"]
-    kept = "the last epoch" if protocol["checkpoint"] == "last" else f"the epoch best by {protocol['monitor']}"
+    monitor = {"val_loss": "the smallest validation loss", "val_auc": "the highest validation AUC"}
+    kept = "the last epoch" if protocol["checkpoint"] == "last" else f"the epoch with {monitor[protocol['monitor']]}"
     limits = []
     if budget["timeout_s"] is not None:
         limits.append(f"{budget['timeout_s']:g} s")
@@ -149,16 +206,19 @@ def _protocol(suite: dict[str, Any]) -> str:
         limits.append(f"{budget['memory_bytes'] / 2**20:,.0f} MiB of memory")
     parts = [
         f"{suite['description'].rstrip('.')}." if suite["description"] else "",
-        f"Every method is trained by the same loop and {kept} is kept; test labels are read by this table alone.",
+        f"Every method is trained by the same loop, and {kept} is kept; training, selection and early stopping see no "
+        "test label.",
         f"A run may use {' and '.join(limits)}." if limits else "Runs have no limit of time or memory.",
         f"Threads a run: {suite['threads']}.",
     ]
     if suite["recipe"]:
-        parts.append(f"For all methods alike: {_settings(suite['recipe'])}.")
+        parts.append(f"For all methods alike, instead of their authors' recipes: {_settings(suite['recipe'])}.")
     for method, recipe in suite["recipes"].items():
         parts.append(f"For {method} alone: {_settings(recipe)}.")
     if not suite["recipe"] and not suite["recipes"]:
-        parts.append("Each method uses its own recipe.")
+        parts.append("Each method is trained by its authors' recipe (see milbench show METHOD).")
+    else:
+        parts.append("What is not named here is as in the recipe that milbench show METHOD prints.")
     return " ".join(part for part in parts if part)
 
 
@@ -230,10 +290,9 @@ def _cells(block: pd.DataFrame, columns: dict[str, Callable[[Any], str]]) -> pd.
 
 
 def _markdown_table(table: pd.DataFrame) -> str:
-    text = ("Method", "Pooling", "Runs")
     lines = [
         "| " + " | ".join(table.columns) + " |",
-        "|" + "|".join(":---" if h in text else "---:" for h in table.columns) + "|",
+        "|" + "|".join(":---" if h in _TEXT else "---:" for h in table.columns) + "|",
     ]
     lines += [
         "| " + " | ".join(str(v).replace("|", "\\|") for v in row) + " |" for row in table.itertuples(index=False)
@@ -280,7 +339,9 @@ def _si(value: float) -> str:
 def _mib(value: float) -> str:
     if value != value:
         return _ABSENT
-    return f"{value / 2**20:,.0f}" if value >= 10 * 2**20 else f"{value / 2**20:.2g}"
+    if value < MEMORY_FLOOR_BYTES:
+        return "<0.1"
+    return f"{value / 2**20:,.0f}" if value >= 10 * 2**20 else f"{value / 2**20:.1f}"
 
 
 def _runs(row: Any) -> str:
@@ -288,33 +349,44 @@ def _runs(row: Any) -> str:
     return told if row.cost_outcome in ("", "ok") else f"{told}; cost: {row.cost_outcome}"
 
 
-_FULL: dict[str, Callable[[Any], str]] = {
+_Columns: TypeAlias = "dict[str, Callable[[Any], str]]"
+
+_VERDICT: _Columns = {
     "Rank": rank_text,
     "Method": lambda r: r.method,
     "Pooling": lambda r: r.family or _ABSENT,
     "AUC [95 % interval]": lambda r: _with_interval(r.auc, r.auc_low, r.auc_high),
-    "Difference to the best": _difference,
-    "Accuracy ± sd": _accuracy,
+    "Difference to the best [95 % interval]": _difference,
     "Balanced accuracy": lambda r: _fixed(r.balanced_accuracy),
+    "Accuracy ± sd": _accuracy,
+    "Runs": _runs,
+}
+
+_SCORES: _Columns = {
+    "Method": lambda r: r.method,
     "Average precision": lambda r: _fixed(r.average_precision),
     "F1": lambda r: _fixed(r.f1),
-    "Log loss": lambda r: _fixed(r.log_loss),
-    "Brier": lambda r: _fixed(r.brier),
-    "ECE": lambda r: _fixed(r.ece),
+    "Log loss (nats)": lambda r: _fixed(r.log_loss),
+    "Brier score": lambda r: _fixed(r.brier),
+    "Expected calibration error": lambda r: _fixed(r.ece),
+}
+
+_COST: _Columns = {
+    "Method": lambda r: r.method,
     "Inference (patches/s)": lambda r: _si(r.infer_patches_per_s),
     "Training (bags/s)": lambda r: _si(r.train_bags_per_s),
     "Peak memory, inference (MiB)": lambda r: _mib(r.infer_peak_memory_bytes),
     "Peak memory, training (MiB)": lambda r: _mib(r.train_peak_memory_bytes),
     "Parameters": lambda r: _si(r.parameters),
     "FLOPs a bag, inference": lambda r: _si(r.flops_per_bag_infer),
-    "Runs": _runs,
 }
 
-_SHORT: dict[str, Callable[[Any], str]] = {
+_SHORT: _Columns = {
     "Rank": rank_text,
     "Method": lambda r: r.method,
     "Pooling": lambda r: r.family.replace("correlated", "corr.") or _ABSENT,
     "AUC [95 %]": lambda r: _with_interval(r.auc, r.auc_low, r.auc_high),
+    "To best [95 %]": _difference,
     "To best": lambda r: (
         _fixed(r.diff_to_best, sign=True) if r.diff_to_best else ("0" if r.rank == r.rank else _ABSENT)
     ),
@@ -323,3 +395,36 @@ _SHORT: dict[str, Callable[[Any], str]] = {
     "MiB": lambda r: _mib(r.infer_peak_memory_bytes),
     "Runs": _runs,
 }
+
+
+def comparison_lines(table: pd.DataFrame) -> list[str]:
+    """Return a comparison of two methods (`milbench.ranking.compare`) as lines of text."""
+    lines = []
+    row: Any
+    for row in table.itertuples(index=False):
+        head = f"{row.suite}-v{row.version} / {row.data}: {row.a} {_fixed(row.auc_a)}, {row.b} {_fixed(row.auc_b)}"
+        if row.told_apart is None:
+            lines.append(f"{head}; not compared, because not every run ended ok ({row.reason}).")
+            continue
+        word = "told apart" if row.told_apart else "not told apart"
+        difference = _with_interval(row.difference, row.low, row.high, sign=True)
+        lines.append(f"{head}; difference {difference}: {word}.")
+    units = _units(set(table["unit"]))
+    return [
+        *lines,
+        f"AUC, mean over folds and seeds; paired difference A - B with its 95 % bootstrap interval over test {units} "
+        "and seeds. Training data and folds are taken as given; one pair is tested, nothing is corrected for others.",
+    ]
+
+
+def count(number: int, noun: str) -> str:
+    """Return ``1 fold`` or ``1,200 folds``."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def _units_of(df: pd.DataFrame) -> set[str]:
+    return {cohort["unit"] for cohort in df.attrs.get("cohorts", [])}
+
+
+def _units(units: set[str]) -> str:
+    return " or ".join(f"{unit}s" for unit in sorted(units or {"patient"}))

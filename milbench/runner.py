@@ -4,24 +4,24 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from pydantic import ValidationError
 
 from . import __version__
-from .cost import CostTask
-from .data.cache import FeatureCache
+from .cost import CostTask, Kind
 from .data.cohort import Cohort, load_cohort, write_cohort
-from .errors import MilbenchError
+from .errors import MilbenchError, Unsupported, did_you_mean
 from .launch.local import Result, run_all
-from .measure.environment import environment
+from .measure.environment import environment, fingerprint
 from .registry import Method, resolve
 from .spec import PROTOCOL_VERSION, Recipe, RunSpec, Suite, digest
-from .store import RunRecord, Store, read_runs
+from .store import RunRecord, Store, read_runs, read_suite
 from .suites import load_suite
 from .train import Task
 from .worker import work
@@ -57,6 +57,8 @@ class Plan:
 
     def todo(self, overwrite: Overwrite = "missing") -> list[Planned]:
         """Return the runs to do: those never done, those that did not end ``ok``, or all."""
+        if overwrite not in get_args(Overwrite):
+            raise MilbenchError(f"overwrite is {overwrite!r}; it must be one of {', '.join(get_args(Overwrite))}.")
         wanted = {"missing": lambda o: o is None, "failed": lambda o: o != "ok", "all": lambda o: True}[overwrite]
         return [planned for planned in self.runs if wanted(planned.outcome)]
 
@@ -110,20 +112,30 @@ def make_plan(
     seeds: int | None = None,
     timeout_s: float | None = None,
 ) -> Plan:
-    """Resolve a suite into runs and look up which are done; checks everything, writes only built-in datasets."""
+    """Resolve a suite into runs and look up which are done; checks everything, writes only built-in datasets.
+
+    Raises:
+        MilbenchError: something the user can mend, among it a suite that was changed under the same version.
+    """
     suite = suite if isinstance(suite, Suite) else load_suite(suite)
+    for name, value in (("seeds", seeds), ("timeout_s", timeout_s)):
+        if value is not None and value <= 0:
+            raise MilbenchError(f"{name} is {value}; it must be positive.")
     if timeout_s is not None:
         suite = suite.model_copy(update={"budget": suite.budget.model_copy(update={"timeout_s": timeout_s})})
     store = Store(Path(results), suite)
+    _refuse_changed(store)
     resolved = _methods(methods or suite.methods)
     unused = set(suite.recipes) - {m.name for m in [*resolved, *_methods(suite.methods)]}
     if unused:
-        raise MilbenchError(f"suite {suite.name}: [recipes.{min(unused)}] names no method of the suite.")
+        hint = did_you_mean(min(unused), {m.name for m in resolved})
+        raise MilbenchError(f"suite {suite.name}: [recipes.{min(unused)}] names no method of the suite.{hint}")
     recipes = {m.canonical: _recipe(suite, m) for m in resolved}
     device = _device(suite)
     cohorts = tuple(load_cohort(data, suite.base) for data in suite.data)
     runs: list[Planned] = []
     for cohort in cohorts:
+        store.cohort(cohort.name, cohort.fingerprint)  # refuses a name that is no folder's, before anything is written
         sizes = {m.canonical: _parameters(m, cohort) for m in resolved}
         # The expensive ones first: the last of them then does not keep a core waiting for its end.
         for method in sorted(resolved, key=lambda m: -sizes[m.canonical]):
@@ -142,6 +154,8 @@ def execute(
     on_progress: Callable[[Progress], None] | None = None,
 ) -> list[RunRecord]:
     """Carry out a plan; see `run`."""
+    if jobs is not None and jobs < 1:
+        raise MilbenchError(f"jobs is {jobs}; at least one run must go at a time.")
     store, todo = plan.store, plan.todo(overwrite)
     store.prepare()
     for cohort in plan.cohorts:
@@ -157,9 +171,11 @@ def execute(
             on_progress(Progress(done, total, what, outcome, reason))
 
     timeout = plan.suite.budget.timeout_s
-    for planned, result in run_all(work, ((p, p.task) for p in todo), jobs, timeout):
-        _publish(store, planned, result, replace_old=planned.outcome is not None)
-        report(str(planned), result.outcome, result.reason)
+    # Closed, not only left: after an error or Ctrl-C here the runs that still go on are ended.
+    with closing(run_all(work, ((p, p.task) for p in todo), jobs, timeout)) as results:
+        for planned, result in results:
+            _publish(store, planned, result, replace_old=planned.outcome is not None)
+            report(str(planned), result.outcome, result.reason)
     # Cost is measured one process at a time, when nothing of ours is running.
     for cost in costs:
         outcome, reason = _measure_cost(store, cost, timeout)
@@ -198,7 +214,9 @@ class _Cost:
 
 def _cost_tasks(plan: Plan, overwrite: Overwrite) -> Iterator[_Cost]:
     """One measurement a cohort and method, on the first fold, in this environment."""
-    here = environment()["fingerprint"]
+    # As the measuring process will see itself, however many threads this one has.
+    here = environment()
+    here["numerics"]["threads"] = plan.suite.threads
     seen: set[str] = set()
     for planned in plan.runs:
         spec, task = planned.spec, planned.task
@@ -212,7 +230,7 @@ def _cost_tasks(plan: Plan, overwrite: Overwrite) -> Iterator[_Cost]:
             "threads": spec.threads,
             "device_type": spec.device_type,
         }
-        cost_id = digest(record | {"environment": here, "protocol_version": PROTOCOL_VERSION})
+        cost_id = digest(record | {"environment": fingerprint(here), "protocol_version": PROTOCOL_VERSION})
         if cost_id in seen:
             continue
         seen.add(cost_id)
@@ -226,13 +244,20 @@ def _cost_tasks(plan: Plan, overwrite: Overwrite) -> Iterator[_Cost]:
 def _measure_cost(store: Store, cost: _Cost, timeout_s: float | None) -> tuple[str, str]:
     record = dict(cost.record)
     outcome, reason = "ok", ""
-    for kind in ("time", "infer_memory", "train_memory"):
-        task = replace(cost.task, kind=kind)
-        ((_, result),) = run_all(work, [(kind, task)], jobs=1, timeout_s=timeout_s)
-        if result.outcome != "ok":
-            outcome, reason = result.outcome, f"{kind}: {result.reason}"
+    # A process's own peak does not depend on its neighbours: the two memory passes go side by side, time goes alone.
+    rounds: tuple[tuple[Kind, ...], ...] = (("infer_memory", "train_memory"), ("time",))
+    for kinds in rounds:
+        jobs = 1 if cost.task.device_type == "cuda" else len(kinds)
+        results = dict(run_all(work, [(kind, replace(cost.task, kind=kind)) for kind in kinds], jobs, timeout_s))
+        for kind in kinds:
+            result = results[kind]
+            if result.outcome == "ok":
+                record |= result.value
+            elif outcome == "ok":
+                outcome, reason = result.outcome, f"{kind}: {result.reason}"
+                record |= (result.value or {}).get("record", {})
+        if outcome != "ok":
             break
-        record |= result.value
     if outcome == "ok":
         record["memory"] = {
             "infer_peak_bytes": record["infer_memory"]["peak_bytes"],
@@ -253,6 +278,34 @@ def _here() -> dict[str, Any]:
     return {key: value for key, value in environment().items() if key != "fingerprint"}
 
 
+def _refuse_changed(store: Store) -> None:
+    """Refuse a suite that says something else than the one whose results are there under the same name and version."""
+    if not any(store.runs.glob("[!.]*/run.json")):
+        return
+    try:
+        before, now = _meaning(read_suite(store.folder)), _meaning(store.suite)
+    except MilbenchError:  # missing or damaged: it is written again, and each run says what it was
+        return
+    changed = [field for field in now if now[field] != before[field]]
+    if changed:
+        raise MilbenchError(
+            f"suite {store.suite.name} version {store.suite.version} is not the one that {store.folder} holds results "
+            f"of ({', '.join(changed)} changed); raise its version or use another --results."
+        )
+
+
+def _meaning(suite: Suite) -> dict[str, Any]:
+    """Return what decides what a run of the suite means: all but how many there are, how long they may take, and words.
+
+    A run that was stopped for its time says so itself, and its budget is part of its id.
+    """
+    fields = suite.model_dump(mode="json", exclude={"methods", "seeds", "description", "cost"})
+    fields["budget"].pop("timeout_s")
+    for data in fields["data"]:
+        data["split"].pop("use")
+    return fields
+
+
 def _methods(texts: Sequence[str]) -> list[Method]:
     found: dict[str, Method] = {}
     for text in texts:
@@ -267,7 +320,10 @@ def _recipe(suite: Suite, method: Method) -> Recipe:
         return Recipe.model_validate(own | suite.recipe | suite.recipes.get(method.name, {}))
     except ValidationError as error:
         first = error.errors()[0]
-        raise MilbenchError(f"suite {suite.name}: recipe.{'.'.join(map(str, first['loc']))}: {first['msg']}.") from None
+        field = ".".join(map(str, first["loc"]))
+        table = f"recipes.{method.name}" if field.split(".")[0] in suite.recipes.get(method.name, {}) else "recipe"
+        hint = did_you_mean(field, Recipe.model_fields) if first["type"] == "extra_forbidden" else ""
+        raise MilbenchError(f"suite {suite.name}: {table}.{field}: {first['msg']}.{hint}") from None
 
 
 def _task(suite: Suite, cohort: Cohort, fold: Any, method: Method, recipe: Recipe, seed: int, device: str) -> Task:
@@ -306,10 +362,20 @@ def _task(suite: Suite, cohort: Cohort, fold: Any, method: Method, recipe: Recip
 
 
 def _parameters(method: Method, cohort: Cohort) -> int:
-    """Count a method's parameters without allocating them; what it refuses is refused before anything runs."""
-    with torch.device("meta"):
-        model = method.create(FeatureCache.open(cohort.cache_path).dim, len(cohort.classes))
-    return sum(p.numel() for p in model.parameters())
+    """Count a method's parameters without allocating them; parameters it refuses are refused before anything runs.
+
+    A method that cannot be counted so, or does not support the cohort, is 0: its runs tell what is the matter.
+    """
+    try:
+        with torch.device("meta"):
+            model = method.create(cohort.cache().dim, len(cohort.classes))
+        return sum(p.numel() for p in model.parameters())
+    except MilbenchError as error:
+        if isinstance(error, Unsupported):
+            return 0
+        raise
+    except Exception:  # a stranger's constructor may look at values, which meta tensors do not have
+        return 0
 
 
 def _device(suite: Suite) -> str:

@@ -33,6 +33,9 @@ SEED = 0
 #: Names of the metrics of a run.
 METRICS = ("auc", "balanced_accuracy", "accuracy", "average_precision", "f1", "log_loss", "brier", "ece")
 
+#: Peak memory is read in pages the system gave a process; below this it orders nothing.
+MEMORY_FLOOR_BYTES = 0.1 * 2**20
+
 Cell = tuple[str, int]
 
 

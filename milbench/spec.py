@@ -122,10 +122,13 @@ class Protocol(Frozen):
     Attributes:
         checkpoint: ``best-val`` keeps the epoch that was best on validation, ``last`` the final one.
         monitor: the validation quantity for selection and early stopping.
+        standardize: shift and scale every feature by its mean and standard deviation over the training instances of the
+            fold, as the classical sets are used; whole-slide features are taken as they are.
     """
 
     checkpoint: Literal["last", "best-val"] = "best-val"
     monitor: Literal["val_loss", "val_auc"] = "val_loss"
+    standardize: bool = False
 
 
 class SplitSpec(Frozen):

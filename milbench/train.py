@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import copy
 import math
+import os
+import random
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -23,6 +25,7 @@ from .aggregator import Aggregator, explain_nonfinite
 from .bags import Bags
 from .data.cache import FeatureCache
 from .errors import Diverged, MilbenchError
+from .measure.environment import memory_limit
 from .measure.timing import DeviceTimer
 from .optim import build_optimizer, learning_rate
 from .registry import resolve
@@ -59,7 +62,25 @@ class Trained:
     seconds: float
     device_seconds: float
     evaluation_seconds: float
+    scaling: Scaling | None = None
     seeds: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """Mean and standard deviation of every feature over some slides' instances, ``(d,)`` each; a constant one has 1."""
+
+    mean: Tensor
+    deviation: Tensor
+
+    @classmethod
+    def fit(cls, cache: FeatureCache, ids: Sequence[str]) -> Scaling:
+        """Measure the instances of `ids`, in two passes and float64."""
+        rows = sum(len(cache[slide]) for slide in ids)
+        mean = sum((cache[slide].double().sum(dim=0) for slide in ids), start=torch.zeros(cache.dim).double()) / rows
+        squares = (((cache[slide].double() - mean) ** 2).sum(dim=0) for slide in ids)
+        deviation = (sum(squares, start=torch.zeros(cache.dim).double()) / rows).sqrt()
+        return cls(mean.float(), torch.where(deviation > 0, deviation, 1.0).float())
 
 
 class BagSet:
@@ -69,15 +90,18 @@ class BagSet:
     free memory they are converted to fp32 and moved to the device once.
     """
 
-    def __init__(self, cache: FeatureCache, ids: Sequence[str], device: torch.device) -> None:
+    def __init__(
+        self, cache: FeatureCache, ids: Sequence[str], device: torch.device, scaling: Scaling | None = None
+    ) -> None:
         self.cache = cache
         self.ids = list(ids)
         self.device = device
+        self.scaling = scaling
         rows = cache.slides.set_index("slide_id").loc[self.ids, "rows"]
         self.lengths = [int(n) for n in rows]
         self._resident: Bags | None = None
         if self.ids and sum(self.lengths) * cache.dim * 4 <= RESIDENT_SHARE * _free_bytes(device):
-            self._resident = cache.bags(self.ids, dtype=torch.float32).to(device)
+            self._resident = self._read(self.ids)
             self._starts = np.concatenate([[0], np.cumsum(self.lengths)]).tolist()
 
     def __len__(self) -> int:
@@ -86,10 +110,16 @@ class BagSet:
     def batch(self, which: Sequence[int] | np.ndarray) -> Bags:
         """Return the bags at the given positions, packed, fp32, on the device."""
         if self._resident is None:
-            return self.cache.bags([self.ids[i] for i in which], dtype=torch.float32).to(self.device, non_blocking=True)
+            return self._read([self.ids[i] for i in which])
         spans = [slice(self._starts[i], self._starts[i + 1]) for i in which]
         coords = self._resident.coords
         return Bags.pack([self._resident.x[s] for s in spans], None if coords is None else [coords[s] for s in spans])
+
+    def _read(self, ids: Sequence[str]) -> Bags:
+        bags = self.cache.bags(ids, dtype=torch.float32)
+        if self.scaling is not None:
+            bags = bags.with_features((bags.x - self.scaling.mean) / self.scaling.deviation)
+        return bags.to(self.device, non_blocking=True)
 
     def batches(self) -> Iterator[Bags]:
         """Yield all bags in order, in batches of bounded rows: the same batches every time."""
@@ -126,14 +156,15 @@ def train(task: Task, cache: FeatureCache, device: torch.device) -> Trained:
             "patience, or val_fraction."
         )
     seeds = {purpose: derive_seed(spec.seed, purpose) for purpose in ("init", "order", "dropout")}
-    torch.manual_seed(seeds["init"])
+    _seed(seeds["init"])
     model = resolve(task.method).create(cache.dim, task.n_classes).to(device)
     order = np.random.default_rng(seeds["order"])
-    torch.manual_seed(seeds["dropout"])
+    _seed(seeds["dropout"])
 
-    bags = BagSet(cache, [s for s, _ in task.train], device)
+    scaling = Scaling.fit(cache, [s for s, _ in task.train]) if protocol.standardize else None
+    bags = BagSet(cache, [s for s, _ in task.train], device, scaling)
     targets = torch.tensor([y for _, y in task.train], device=device)
-    held = BagSet(cache, [s for s, _ in task.val], device)
+    held = BagSet(cache, [s for s, _ in task.val], device, scaling)
     held_labels = np.array([y for _, y in task.val])
 
     stepper = Stepper(
@@ -180,7 +211,7 @@ def train(task: Task, cache: FeatureCache, device: torch.device) -> Trained:
         selected = best_epoch
     seconds = time.perf_counter() - started
     return Trained(model, history, selected, stepper.steps, len(bags) * len(history), int(patches), seconds,
-                   timer.seconds, evaluation, seeds)  # fmt: skip
+                   timer.seconds, evaluation, scaling, seeds)  # fmt: skip
 
 
 class Stepper:
@@ -215,7 +246,7 @@ class Stepper:
         if self.recipe.grad_clip is not None:
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.grad_clip)
         if self.scaler.is_enabled():
-            # A skipped step (overflow) leaves the weights alone; Lookahead counts it, as it counts any other.
+            # After an overflow the scaler skips the optimizer's step, and Lookahead does not count it.
             self.scaler.step(self.optimizer)  # type: ignore[arg-type]
             self.scaler.update()
         else:
@@ -263,9 +294,20 @@ def predictions_frame(ids: Sequence[str], split: str, probabilities: np.ndarray)
     return frame
 
 
+def _seed(seed: int) -> None:
+    """Seed every generator a method can draw from without one of its own; torch's is the one it should use."""
+    torch.manual_seed(seed)
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+
+
 def _free_bytes(device: torch.device) -> int:
+    """Return the memory this run may count on; on CPU its share, as other runs may go side by side on other cores."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
     import psutil
 
-    return int(psutil.virtual_memory().available)
+    free = psutil.virtual_memory().available
+    limit = memory_limit()
+    runs = max(1, (os.cpu_count() or 1) // torch.get_num_threads())
+    return int(min(free, limit or free) / runs)

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pandas as pd
+import psutil
 import torch
 
 from .cost import CostTask, measure
@@ -16,7 +19,14 @@ from .launch.local import Result
 from .measure.environment import environment
 from .measure.memory import PeakMemory
 from .measure.timing import Stopwatch
+from .spec import Budget
 from .train import BagSet, Task, predict, predictions_frame, train
+
+#: How torch, its libraries and the system say that memory ran out, where they raise no error of its own kind.
+_NO_MEMORY = (
+    "out of memory", "not enough memory", "can't allocate memory", "cannot allocate memory", "bad_alloc",
+    "cublas_status_alloc_failed",
+)  # fmt: skip
 
 
 def work(task: Task | CostTask) -> Result:
@@ -36,8 +46,7 @@ def work(task: Task | CostTask) -> Result:
     except Exception as error:  # a stranger's method may raise anything: the suite goes on and the table says what
         if _is_out_of_memory(error):
             return Result("oom", _first_line(error))
-        last = traceback.extract_tb(error.__traceback__)[-1]
-        where = f"{os.path.basename(last.filename)}:{last.lineno}"
+        where = _where(error)
         record = {"traceback": traceback.format_exc()}
         return Result("failed", f"{type(error).__name__}: {_first_line(error)} ({where})", {"record": record})
 
@@ -45,14 +54,14 @@ def work(task: Task | CostTask) -> Result:
 def _run(task: Task) -> dict[str, Any]:
     device = _set_up(task.spec.threads, task.spec.device_type)
     cache = FeatureCache.open(task.cache_path)
-    with PeakMemory(device) as peak:
+    with capped(task.spec.budget, cache, device), PeakMemory(device) as peak:
         trained = train(task, cache, device)
-        watch, test = Stopwatch(), BagSet(cache, task.test, device)
+        watch, test = Stopwatch(), BagSet(cache, task.test, device, trained.scaling)
         with watch:  # predictions come back to the host, so the device has finished
             probabilities = predict(trained.model, test, task.spec.recipe)
     frames = [predictions_frame(task.test, "test", probabilities)]
     if task.val:
-        val = BagSet(cache, [s for s, _ in task.val], device)
+        val = BagSet(cache, [s for s, _ in task.val], device, trained.scaling)
         frames.insert(0, predictions_frame(val.ids, "val", predict(trained.model, val, task.spec.recipe)))
     busy, patches = trained.device_seconds, sum(test.lengths)
     record = {
@@ -85,6 +94,32 @@ def _run(task: Task) -> dict[str, Any]:
     }
 
 
+@contextmanager
+def capped(budget: Budget, cache: FeatureCache, device: torch.device) -> Iterator[None]:
+    """Let this process take no more memory than its budget allows; see `Budget.memory_bytes`."""
+    if budget.memory_bytes is None:
+        yield
+        return
+    if device.type == "cuda":
+        total = torch.cuda.get_device_properties(device).total_memory
+        torch.cuda.set_per_process_memory_fraction(min(1.0, budget.memory_bytes / total), device)
+        yield
+        return
+    import resource  # not on Windows
+
+    # What is shared with the other runs, or belongs to torch, is not the method's: mapped features, pools of threads.
+    for slide in cache.slides.drop_duplicates("shard")["slide_id"]:
+        cache[slide]
+    torch.ones(1 << 20).add_(1)
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    cap = psutil.Process().memory_info().vms + budget.memory_bytes
+    resource.setrlimit(resource.RLIMIT_AS, (cap if hard == resource.RLIM_INFINITY else min(cap, hard), hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+
+
 def _set_up(threads: int, device_type: str) -> torch.device:
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(True, warn_only=device_type == "cuda")
@@ -99,8 +134,16 @@ def _set_up(threads: int, device_type: str) -> torch.device:
 def _is_out_of_memory(error: Exception) -> bool:
     text = str(error).lower()
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
-        isinstance(error, RuntimeError) and ("not enough memory" in text or "can't allocate memory" in text)
+        isinstance(error, RuntimeError | OSError) and any(words in text for words in _NO_MEMORY)
     )
+
+
+def _where(error: Exception) -> str:
+    """Return file:line of the innermost frame that is not torch's own: the line of the method, for most errors."""
+    frames = traceback.extract_tb(error.__traceback__)
+    home = os.path.dirname(torch.__file__)
+    last = next((frame for frame in reversed(frames) if not frame.filename.startswith(home)), frames[-1])
+    return f"{os.path.basename(last.filename)}:{last.lineno}"
 
 
 def _first_line(error: BaseException) -> str:

@@ -229,8 +229,9 @@ def test_markdown_and_terminal(table):
     assert text.count("### made-up-v1") == 2
     assert "Inference (patches/s)" in text
     assert "5/6: 1 oom" in text
-    lines = [line for line in text.splitlines() if line.startswith("|")]
-    assert len({line.count("|") for line in lines}) == 1
+    for table_text in re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE):
+        assert len({line.count("|") for line in table_text.splitlines()}) == 1
+        assert len(table_text.splitlines()) == 2 + 9  # every method in every table
     console = Console(width=120, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
     console.print(to_rich(table))
     shown = console.export_text()

@@ -17,7 +17,7 @@ app = typer.Typer(
 )
 
 #: verb -> (module below milbench.cli, what it defines: a function for a verb, a Typer app for a group of verbs)
-VERBS = ("list", "show", "cache", "run", "status", "leaderboard", "check", "cite", "env")
+VERBS = ("list", "show", "cache", "run", "status", "leaderboard", "compare", "check", "cite", "env")
 
 for _verb in VERBS:
     _module = import_module(f"milbench.cli.{_verb}_verb")
@@ -27,15 +27,39 @@ for _verb in VERBS:
         app.command(_verb)(getattr(_module, f"{_verb}_command"))
 
 
+#: What typer raises for a wrong option or argument. Recent versions carry their own copy of click, so it is asked for
+#: by name among the ancestors of a class that typer exports.
+_UsageError: type[Exception] = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
+_INTERRUPTED = 130
+
+
 def main() -> None:
-    """Run the command line; a MilbenchError ends in one sentence on stderr and exit code 1."""
+    """Run the command line: exit code 0 ok, 1 usage or bad input, 2 some runs did not end ok, 130 interrupted.
+
+    What a user can mend ends in one sentence on stderr; a traceback is a mistake of milbench's own.
+    """
     from ..errors import MilbenchError
 
     try:
-        app()
+        # Not standalone: typer would end with 2 for a wrong option, which here means that runs did not end ok.
+        code = app(prog_name="milbench", standalone_mode=False)
     except MilbenchError as error:
-        sys.stderr.write(f"milbench: {error}\n")
-        sys.exit(1)
-    except KeyboardInterrupt:
-        sys.stderr.write("milbench: interrupted; the same command continues where it stopped.\n")
-        sys.exit(130)
+        code = _fail(str(error))
+    except _UsageError as error:
+        error.show()  # type: ignore[attr-defined]
+        code = 1
+    except OSError as error:
+        named = f"{error.filename}: " if error.filename is not None else ""
+        code = _fail(f"{named}{error.strerror or error}; check the path, its permissions and the free space.")
+    except (KeyboardInterrupt, typer.Abort):
+        code = _INTERRUPTED
+    if code == _INTERRUPTED:
+        _fail("interrupted; the same command continues where it stopped.")
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _fail(sentence: str) -> int:
+    """Write one line, whatever the message quotes from files; return the exit code of bad input."""
+    line = "".join(c if c.isprintable() else "?" for c in " ".join(sentence.split()))
+    sys.stderr.write(f"milbench: {line}\n")
+    return 1

@@ -43,14 +43,14 @@ def verify(path: Path = typer.Argument(..., metavar="DIR", help="The cache.")) -
     """
     from ..data.cache import FeatureCache
     from ..data.verify import verify as check
+    from ..errors import MilbenchError
 
     with _progress("verifying") as progress:
         hurt = check(path, progress)
     for line in hurt:
         typer.echo(line)
     if hurt:
-        typer.echo(f"{path} is hurt: copy it again, or build it from its source.", err=True)
-        raise typer.Exit(1)
+        raise MilbenchError(f"{path} is hurt: copy it again, or build it from its source.")
     typer.echo(f"{path} is as it was written: {len(FeatureCache.open(path))} slides.")
 
 

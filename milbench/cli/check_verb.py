@@ -6,7 +6,9 @@ import typer
 
 
 def check_command(
-    method: str = typer.Argument(help="A name with parameters, or module:Class for a class of your own."),
+    method: str = typer.Argument(
+        metavar="METHOD", help="A name with parameters, or module:Class for a class of your own."
+    ),
 ) -> None:
     """Check that an aggregator keeps the contract: one line a check, exit code 1 if one is broken.
 
@@ -15,11 +17,11 @@ def check_command(
     import os
     import sys
 
+    from ..errors import MilbenchError
     from ..testing import run_checks
 
     sys.path.insert(0, os.getcwd())  # a file beside the user is importable, as with python -m
     report = run_checks(method)
     typer.echo(str(report))
     if report.broken:
-        typer.echo(f"{report.method} breaks {len(report.broken)} of {len(report.results)} checks.", err=True)
-        raise typer.Exit(1)
+        raise MilbenchError(f"{report.method} breaks {len(report.broken)} of {len(report.results)} checks.")

@@ -6,7 +6,7 @@ import typer
 
 
 def cite_command(
-    methods: list[str] = typer.Argument(None, help="Methods; none: milbench alone."),
+    methods: list[str] = typer.Argument(None, metavar="METHOD", help="Methods; none: milbench alone."),
 ) -> None:
     """Print what to cite for milbench and for methods.
 
@@ -15,9 +15,9 @@ def cite_command(
     from .. import __version__
     from ..registry import resolve
 
+    cards = [resolve(method).cls.card for method in methods or []]  # all of them, before anything is printed
     typer.echo(
         f"The milbench authors. milbench: benchmarking multiple-instance-learning aggregators, version {__version__}."
     )
-    for method in methods or []:
-        card = resolve(method).cls.card
+    for card in cards:
         typer.echo(f"{card.citation} {card.url}".rstrip())

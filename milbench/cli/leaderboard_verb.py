@@ -18,7 +18,9 @@ class Format(StrEnum):
 
 
 def leaderboard_command(
-    results: Path = typer.Argument(Path("results/runs"), help="Results root, or the folder of one suite in it."),
+    results: Path = typer.Argument(
+        Path("results/runs"), metavar="RESULTS", help="Results root, or the folder of one suite in it."
+    ),
     suite: str | None = typer.Option(None, "--suite", help="Only this suite: name, or name-v1."),
     data: str | None = typer.Option(None, "--data", help="Only this cohort."),
     form: Format = typer.Option(Format.table, "--format", help="What to print; csv and json hold all columns."),
@@ -31,19 +33,15 @@ def leaderboard_command(
 
     Example: milbench leaderboard results/runs --suite quickstart --out results/quickstart
     """
-    import shlex
-    import sys
-
     from .. import __version__
-    from ..ranking import leaderboard, to_markdown, to_rich, write_report
+    from ..ranking import leaderboard, to_markdown, write_report
+    from ._terminal import check_folder, command_line, portable, print_leaderboard
 
+    if out is not None:
+        check_folder(out, "--out")
     df = leaderboard(results, suite, data, resamples)
     if form is Format.table:
-        from rich.console import Console
-
-        # Into a file or pipe there is no width to respect but a reader's.
-        console = Console() if sys.stdout.isatty() else Console(width=120)
-        console.print(to_rich(df))
+        print_leaderboard(df)
     elif form is Format.markdown:
         typer.echo(to_markdown(df))
     elif form is Format.csv:
@@ -54,8 +52,8 @@ def leaderboard_command(
         for note in df.attrs["notes"]:
             typer.echo(f"note: {note}", err=True)
     if out is not None:
-        command = shlex.join(["milbench", *sys.argv[1:]])
         which = ", ".join(df.attrs["suites"])
-        provenance = f"Written by milbench {__version__} from the stored predictions in `{results}`:\n\n    {command}"
+        source = f"milbench {__version__} from the predictions stored in `{portable(results)}`"
+        provenance = f"Written by {source}:\n\n    {command_line()}"
         path = write_report(df, out, f"Leaderboard: {which}", provenance)
         typer.echo(f"report: {path}", err=True)

@@ -17,8 +17,10 @@ class What(StrEnum):
 
 
 def list_command(
-    what: What = typer.Argument(What.aggregators, help="What to list."),
-    pattern: str = typer.Argument("*", help="Shell pattern, such as '*mil*'."),
+    what: What = typer.Argument(
+        What.aggregators, metavar="WHAT", help="What to list: aggregators, datasets, suites or formats."
+    ),
+    pattern: str = typer.Argument("*", metavar="PATTERN", help="Shell pattern, such as '*mil*'."),
 ) -> None:
     """List aggregators, built-in datasets, suites or importable formats, one a line with its summary.
 
@@ -29,7 +31,8 @@ def list_command(
     rows = [(name, summary) for name, summary in _found(what) if fnmatchcase(name, pattern)]
     width = max((len(name) for name, _ in rows), default=0)
     for name, summary in rows:
-        typer.echo(f"{name:<{width}}  {summary}".rstrip())
+        # A module's docstring begins with its name, which already stands in front.
+        typer.echo(f"{name:<{width}}  {summary.removeprefix(f'{name}: ')}".rstrip())
 
 
 def _found(what: What) -> list[tuple[str, str]]:
@@ -42,19 +45,10 @@ def _found(what: What) -> list[tuple[str, str]]:
         from ..suites import list_suites, load_suite
 
         return [(name, load_suite(name).description) for name in list_suites()]
-    import ast
-    import pkgutil
-    from importlib.util import find_spec
-    from pathlib import Path
+    if what is What.datasets:
+        from ..data.datasets import dataset_names
 
-    package = "milbench.data.datasets" if what is What.datasets else "milbench.data.formats"
-    spec = find_spec(package)
-    rows = []
-    for module in pkgutil.iter_modules(spec.submodule_search_locations if spec else None):
-        if module.name.startswith("_"):
-            continue
-        origin = find_spec(f"{package}.{module.name}")
-        doc = ast.get_docstring(ast.parse(Path(origin.origin).read_text())) if origin and origin.origin else ""
-        name = module.name.replace("_", "-") if what is What.datasets else module.name
-        rows.append((name, (doc or "").split("\n")[0]))
-    return rows
+        return sorted(dataset_names().items())
+    from ..data.formats import format_names
+
+    return sorted(format_names().items())

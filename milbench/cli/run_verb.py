@@ -21,7 +21,7 @@ class Overwrite(StrEnum):
 
 
 def run_command(
-    suite: str = typer.Argument(help="A built-in suite or a TOML file."),
+    suite: str = typer.Argument(metavar="SUITE", help="A built-in suite or a TOML file."),
     method: list[str] = typer.Option(None, "-m", "--method", help="Run these methods instead of the suite's."),
     seeds: int = typer.Option(None, "--seeds", min=1, help="Run this many seeds instead of the suite's."),
     results: Path = typer.Option(Path("results/runs"), "--results", help="Results root; finished runs there are kept."),
@@ -40,19 +40,25 @@ def run_command(
     Exit code: 0 all runs ok, 1 bad input (nothing has run), 2 some runs did not end ok.
     """
     from ..runner import execute, make_plan
+    from ._terminal import check_folder
 
     plan = make_plan(suite, results, methods=method, seeds=seeds, timeout_s=timeout)
     todo = plan.todo(overwrite.value)
     if dry_run:
         _list(plan, len(todo))
         return
+    beside = results.parent / plan.suite.name
+    folder = None if report == "none" else Path(report) if report else beside
+    check_folder(results, "--results")
+    if folder is not None:
+        check_folder(folder, "--report")
     typer.echo(
         f"{plan.suite.name}: {len(plan.runs)} runs, {len(plan.runs) - len(todo)} done already, {len(todo)} to do."
     )
     with _progress() as show:
         records = execute(plan, jobs=jobs, overwrite=overwrite.value, on_progress=show)
-    if report != "none":
-        _report(plan, Path(report) if report else results.parent / plan.suite.name, suite)
+    if folder is not None:
+        _report(plan, folder)
     bad = [record for record in records if record.outcome != "ok"]
     if bad:
         typer.echo(f"{len(bad)} of {len(records)} runs did not end ok:", err=True)
@@ -100,13 +106,12 @@ class _progress:  # noqa: N801  (used as a with-statement's function)
             self._bar.stop()
 
 
-def _report(plan: Plan, folder: Path, suite: str) -> None:
+def _report(plan: Plan, folder: Path) -> None:
     from ..ranking import leaderboard
-    from ..reporting import to_rich, write_report
+    from ..reporting import write_report
+    from ._terminal import command_line, print_leaderboard
 
-    table = leaderboard(plan.store.root, suite=plan.suite.name)
-    write_report(table, folder, title=f"Leaderboard of {plan.suite.name}", provenance=f"milbench run {suite}")
-    from rich.console import Console
-
-    Console().print(to_rich(table))
+    table = leaderboard(plan.store.folder)
+    write_report(table, folder, f"Leaderboard of {plan.suite.name}", f"Made by:\n\n    {command_line()}")
+    print_leaderboard(table)
     typer.echo(f"Report: {folder / 'README.md'}")

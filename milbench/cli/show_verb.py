@@ -5,7 +5,7 @@ from __future__ import annotations
 import typer
 
 
-def show_command(method: str = typer.Argument(help="A method, with or without parameters.")) -> None:
+def show_command(method: str = typer.Argument(metavar="METHOD", help="A method, with or without parameters.")) -> None:
     """Show a method's card: paper, parameters, recipe, search space, licence, deviations from the authors' code.
 
     Example: milbench show "transmil[ppeg=none]"

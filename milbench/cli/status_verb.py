@@ -8,7 +8,7 @@ import typer
 
 
 def status_command(
-    suite: str = typer.Argument(help="A built-in suite or a TOML file."),
+    suite: str = typer.Argument(metavar="SUITE", help="A built-in suite or a TOML file."),
     results: Path = typer.Option(Path("results/runs"), "--results", help="Results root."),
 ) -> None:
     """Tell how many runs of a suite are done, how they ended, and why some did not end ok.

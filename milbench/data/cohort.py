@@ -101,7 +101,7 @@ def load_cohort(spec: DataSpec, base: Path) -> Cohort:
     elif spec.split.files is not None:
         folds = read_folds(spec.split.files, base)
     else:
-        folds = stratified_folds(labels.slides, labels.patients, labels.labels, spec.split)
+        folds = stratified_folds(labels.slides, labels.patients, labels.labels, spec.split, labels.classes)
     try:
         check_folds(folds, labels.labels, labels.patients, cache, labels.classes)
     except MilbenchError as error:

@@ -18,6 +18,8 @@ from .tables import count, read_table, some
 
 #: a row with this label leaves its slide out, knowingly
 EXCLUDE = "exclude"
+#: how tools write a label that is not known; as a class of its own it would pass unnoticed
+_NOT_A_LABEL = ("nan", "na", "n/a", "<na>", "null")
 #: other tools' names of the patient column; one of these unused means slides of one patient would count as strangers
 _PATIENT_NAMES = ("patient", "patient_id", "patientid", "case", "case_id", "caseid", "case_submitter_id", "subject_id")
 
@@ -54,6 +56,11 @@ def read_label_table(path: Path, spec: DataSpec) -> Labels:
                 f"{path} has no column {name!r}, its columns are {some(header, 20)}; set {key} to one of them."
             )
     patient_column = _patient_column(path, header, spec)
+    for name in {spec.slide_column, spec.label_column, patient_column or spec.slide_column}:
+        if header.count(name) > 1:
+            raise MilbenchError(f"{path} has {header.count(name)} columns named {name!r}; keep one.")
+    if not rows:
+        raise MilbenchError(f"{path} has no rows below its header; give one row a slide.")
     cells = {name: [row[header.index(name)] for row in rows] for name in (spec.slide_column, spec.label_column)}
     slides, values = cells[spec.slide_column], cells[spec.label_column]
     patients = slides if patient_column is None else [row[header.index(patient_column)] for row in rows]
@@ -74,6 +81,11 @@ def read_label_table(path: Path, spec: DataSpec) -> Labels:
             )
     excluded = frozenset(slide for slide, value in zip(slides, values, strict=True) if value == EXCLUDE)
     kept = {slide: _plain(value) for slide, value in zip(slides, values, strict=True) if slide not in excluded}
+    if spec.classes is None and (unsaid := [slide for slide, value in kept.items() if value.lower() in _NOT_A_LABEL]):
+        raise MilbenchError(
+            f"{path} has {kept[unsaid[0]]!r} in {spec.label_column} for {count(len(unsaid), 'slide')}: {some(unsaid)}, "
+            f"which is no label; give them one, or the label {EXCLUDE!r} to leave them out, or name it in classes."
+        )
     labels, classes = index_classes(kept, spec.classes, str(path))
     owner = dict(zip(slides, patients, strict=True))
     return Labels(tuple(kept), {slide: owner[slide] for slide in kept}, labels, classes, excluded)

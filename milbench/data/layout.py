@@ -114,6 +114,8 @@ def read_toml(folder: Path) -> dict[str, Any]:
     path = folder / TOML
     if not path.is_file():
         what = "is no feature cache (it has no cache.toml)" if folder.is_dir() else "does not exist"
+        if folder.is_file():
+            raise MilbenchError(f"{folder} is a file, and a feature cache is a folder; give the folder.")
         raise MilbenchError(f"{folder} {what}; make one with milbench cache build --from DIR --out {folder}.")
     try:
         meta = tomllib.loads(path.read_text(encoding="utf-8"))

@@ -96,7 +96,7 @@ def read_folds(files: str, base: Path) -> list[Fold]:
 
 
 def stratified_folds(ids: Sequence[str], patients: Mapping[str, str], labels: Mapping[str, int],
-                     spec: SplitSpec) -> list[Fold]:  # fmt: skip
+                     spec: SplitSpec, classes: Sequence[str] | None = None) -> list[Fold]:  # fmt: skip
     """Make ``spec.repeats`` x ``spec.folds`` folds, by patient, stratified, decided by ``spec.seed`` alone.
 
     Patients are grouped into strata by the set of their slides' labels. Each repetition shuffles every stratum and
@@ -110,6 +110,7 @@ def stratified_folds(ids: Sequence[str], patients: Mapping[str, str], labels: Ma
         patients: slide -> patient.
         labels: slide -> class index.
         spec: folds, repeats, val_fraction, seed.
+        classes: names of the classes, for messages.
 
     Returns:
         Folds named ``r{repeat}-f{fold}``, their slides sorted.
@@ -124,9 +125,11 @@ def stratified_folds(ids: Sequence[str], patients: Mapping[str, str], labels: Ma
     for label in sorted({labels[slide] for slide in ids}):
         having = sum(len(members) for stratum, members in strata.items() if label in stratum)
         if having < spec.folds:
+            named = label if classes is None else repr(classes[label])
+            mend = f"set split.folds to {having} or less" if having > 1 else "add patients of this class"
             raise MilbenchError(
-                f"class {label} has {count(having, 'patient')}, too few for {spec.folds} folds; "
-                f"set split.folds to {max(having, 2)} or less, or give split.files."
+                f"class {named} has {count(having, 'patient')}, too few for {spec.folds} folds; "
+                f"{mend}, or give split.files."
             )
     folds = []
     for repeat in range(spec.repeats):
@@ -195,9 +198,8 @@ def fold_problems(
         for what, known in (("label", labels), ("features", features)):
             lacking = sorted(set(ids) - set(known)) if known is not None else []
             if lacking:
-                found.append(
-                    f"{count(len(lacking), 'slide')} of {part} without {what}: {some(lacking)}; add it or remove them"
-                )
+                who = f"{count(len(lacking), 'slide')} of {part} without {what}: {some(lacking)}"
+                found.append(f"{who}; add {what} or leave them out")
     for first, second in (("train", "val"), ("train", "test"), ("val", "test")):
         a, b = fold.parts[first], fold.parts[second]
         shared = sorted(set(a) & set(b))

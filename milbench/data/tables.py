@@ -34,16 +34,18 @@ def read_table(path: Path) -> tuple[list[str], list[list[str]]]:
     header: list[str] | None = None
     rows: list[list[str]] = []
     reader = csv.reader(lines, delimiter=delimiter)
-    for cells in reader:
+    try:
+        table = [(reader.line_num, cells) for cells in reader]
+    except csv.Error as error:
+        raise MilbenchError(f"{path} line {reader.line_num} is no CSV: {error}.") from None
+    for line, cells in table:
         stripped = [cell.strip() for cell in cells]
         if not any(stripped):
             continue
         if header is None:
             header = stripped
         elif len(stripped) > len(header):
-            raise MilbenchError(
-                f"{path} line {reader.line_num} has {len(stripped)} cells but the header {len(header)}."
-            )
+            raise MilbenchError(f"{path} line {line} has {len(stripped)} cells but the header {len(header)}.")
         else:
             rows.append(stripped + [""] * (len(header) - len(stripped)))
     return header or [], rows

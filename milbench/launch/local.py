@@ -6,20 +6,25 @@ memory. A run that dies, hangs or is killed takes no other with it, and no run o
 
 from __future__ import annotations
 
+import gc
 import multiprocessing as mp
 import os
+import pickle
 import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
+#: What the fork server imports once. The compilers of torch are not used, but optimizers and the switch to
+#: deterministic algorithms import them: seconds that every process would spend anew.
+PRELOAD = ["milbench.worker", "torch._dynamo", "torch._inductor", "pyarrow.parquet", "safetensors.torch"]
 METHOD = "forkserver" if "forkserver" in mp.get_all_start_methods() else "spawn"
-GRACE_S = 5.0
+GRACE_S = 1.0  # for a process to leave once its result is here, and for a signal to reach us too
 
 
 @dataclass(frozen=True)
@@ -41,7 +46,7 @@ class _Running:
 
 def run_all(
     work: Callable[[Any], Result], tasks: Iterable[tuple[Any, Any]], jobs: int, timeout_s: float | None = None
-) -> Iterator[tuple[Any, Result]]:
+) -> Generator[tuple[Any, Result]]:
     """Run ``work(task)`` for every ``(key, task)``, each in a fresh process, and yield ``(key, result)`` as they end.
 
     Args:
@@ -52,7 +57,7 @@ def run_all(
     """
     context: Any = mp.get_context(METHOD)
     if METHOD == "forkserver":
-        context.set_forkserver_preload(["milbench.worker"])
+        context.set_forkserver_preload(PRELOAD)
     pending = iter(tasks)
     running: list[_Running] = []
     exhausted = False
@@ -78,19 +83,28 @@ def run_all(
 def _start(context: Any, work: Callable[[Any], Result], key: Any, task: Any, timeout_s: float | None) -> _Running:
     ours, theirs = context.Pipe()
     process = context.Process(target=_child, args=(work, task, theirs), daemon=True)
-    with _main_module_hidden():
-        process.start()
-    theirs.close()
+    try:
+        with _main_module_hidden():
+            process.start()
+    except BaseException:
+        ours.close()  # a process that did start ends itself
+        raise
+    finally:
+        theirs.close()
     return _Running(key, process, ours, None if timeout_s is None else time.monotonic() + timeout_s)
 
 
 def _child(work: Callable[[Any], Result], task: Any, pipe: Connection) -> None:
     # The terminal's Ctrl-C reaches the whole process group; the parent decides what becomes of its runs.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    gc.freeze()  # what the fork server has imported stays: collections in this process need not look at it
     threading.Thread(target=_die_with_parent, args=(pipe,), daemon=True).start()
     result = work(task)
     with suppress(BrokenPipeError):
-        pipe.send(result)
+        try:
+            pipe.send(result)
+        except (pickle.PicklingError, AttributeError, TypeError) as error:  # nothing has been sent then
+            pipe.send(Result("failed", f"the result cannot be sent to the parent process: {error}"))
 
 
 def _die_with_parent(pipe: Connection) -> None:
@@ -102,36 +116,53 @@ def _die_with_parent(pipe: Connection) -> None:
 def _ended(running: list[_Running]) -> list[_Running]:
     deadlines = [one.deadline for one in running if one.deadline is not None]
     patience = max(0.0, min(deadlines) - time.monotonic()) if deadlines else None
-    ready = wait([one.pipe for one in running], timeout=patience)
+    # The process as well as its pipe: a process of its own that a method started may hold the pipe open after it.
+    ready = wait([end for one in running for end in (one.pipe, one.process.sentinel)], timeout=patience)
     now = time.monotonic()
-    return [one for one in running if one.pipe in ready or (one.deadline is not None and now >= one.deadline)]
+    return [
+        one
+        for one in running
+        if one.pipe in ready or one.process.sentinel in ready or (one.deadline is not None and now >= one.deadline)
+    ]
 
 
 def _collect(one: _Running, timeout_s: float | None) -> Result:
+    result = None
     try:
         if one.pipe.poll():
             result = one.pipe.recv()
-            # The result is here: whatever the process still does on its way out must not hold up the others.
-            one.process.join(GRACE_S)
+        elif one.process.is_alive():
             _kill(one)
-            return result
+            return Result("timeout", f"stopped after {timeout_s:g} s")
     except (EOFError, OSError):
-        one.process.join(GRACE_S)
-        code = one.process.exitcode
-        _kill(one)
-        if code is not None and code < 0:
-            name = signal.Signals(-code).name
-            hint = "; the system kills with SIGKILL when memory runs out" if name == "SIGKILL" else ""
-            return Result("oom" if name == "SIGKILL" else "failed", f"the process was ended by {name}{hint}")
-        return Result("failed", f"the process ended with exit code {code} and no result")
+        pass  # it ended before it could send a result, or in the middle of sending
+    # With the result here, whatever the process still does on its way out must not hold up the others.
+    one.process.join(GRACE_S)
+    code = one.process.exitcode
     _kill(one)
-    return Result("timeout", f"stopped after {timeout_s:g} s")
+    return result or _died(code)
+
+
+def _died(code: int | None) -> Result:
+    if code is None:
+        return Result("failed", "the process closed its connection without a result")
+    if code >= 0:
+        return Result("failed", f"the process ended with exit code {code} and no result")
+    # Who ends a whole group of processes (a scheduler, a closed terminal) may reach us a moment later. Such a run has
+    # not ended by itself: it must be found missing, not failed, when the command is given again.
+    time.sleep(GRACE_S)
+    known = -code in set(signal.Signals)
+    name = signal.Signals(-code).name if known else f"signal {-code}"
+    if name == "SIGKILL":
+        return Result("oom", "the process was ended by SIGKILL; the system does that when memory runs out")
+    return Result("failed", f"the process was ended by {name}")
 
 
 def _kill(one: _Running) -> None:
     if one.process.is_alive():
         one.process.kill()
         one.process.join()
+    one.process.close()
     one.pipe.close()
 
 

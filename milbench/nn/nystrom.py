@@ -102,8 +102,8 @@ class NystromAttention(nn.Module):
         pooled = F.scaled_dot_product_attention(q_land, k, v, scale=1.0)
         out = row.to(pooled.dtype) @ pooled
         if self.res_conv is not None:
-            half = self.res_conv.weight[:, 0, CONV // 2 :, 0]
-            out = out + torch.einsum("hj,bhjd->bhd", half, v[:, :, pad : pad + CONV // 2 + 1])[:, :, None]
+            near = v[:, :, pad : pad + CONV // 2 + 1]
+            out = out + self._band(1, near.shape[2], CONV // 2).to(v.dtype) @ near
         found = None
         if weights:
             # One head at a time: m x T scores in flight, never heads x m x T.

@@ -52,4 +52,7 @@ class PPEG(nn.Module):
         out = F.conv2d(
             grid.contiguous().permute(0, 3, 1, 2), kernel, bias, padding=self.size // 2, groups=grid.shape[-1]
         )
+        if out.requires_grad:
+            # The same for the gradient, which comes back as a slice of the token sequence.
+            out.register_hook(lambda grad: grad.contiguous(memory_format=torch.channels_last))
         return out.permute(0, 2, 3, 1)

@@ -8,7 +8,10 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from ..errors import MilbenchError, did_you_mean
-from ..spec import Suite
+from ..spec import Budget, DataSpec, Frozen, Protocol, SplitSpec, Suite
+
+#: the tables of a suite file whose fields are fixed
+_TABLES: dict[str, type[Frozen]] = {"data": DataSpec, "split": SplitSpec, "protocol": Protocol, "budget": Budget}
 
 HERE = Path(__file__).parent
 
@@ -35,6 +38,8 @@ def load_suite(name: str | Path) -> Suite:
         raise MilbenchError(f"suite file {path} does not exist.")
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise MilbenchError(f"{path} cannot be read ({error.strerror}); make it readable.") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise MilbenchError(f"{path} is not valid TOML: {error}.") from None
     if "base" in table:
@@ -43,10 +48,14 @@ def load_suite(name: str | Path) -> Suite:
     try:
         return Suite.model_validate(table | {"base": path.parent})
     except ValidationError as error:
-        first = error.errors()[0]
+        # A misspelt field is also a missing one: its spelling is what helps.
+        errors = error.errors()
+        first = next((e for e in errors if e["type"] == "extra_forbidden"), errors[0])
         where = ".".join(str(part) for part in first["loc"]) or "the file"
         known = ""
-        if first["type"] == "extra_forbidden" and len(first["loc"]) == 1:
-            known = did_you_mean(str(first["loc"][0]), set(Suite.model_fields) - {"base"})
+        if first["type"] == "extra_forbidden":
+            tables = [str(part) for part in first["loc"][:-1] if isinstance(part, str)]
+            table_of = _TABLES[tables[-1]] if tables else Suite
+            known = did_you_mean(str(first["loc"][-1]), set(table_of.model_fields) - {"base"})
         message = first["msg"].removeprefix("Value error, ")
         raise MilbenchError(f"{path}: {where}: {message}.{known}") from None

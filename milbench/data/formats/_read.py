@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,6 +27,8 @@ def open_h5(path: Path) -> Iterator[Any]:
         import h5py
     except ImportError:
         raise MilbenchError(f'{path} needs h5py; install it with pip install "milbench[formats]".') from None
+    if not path.is_file():
+        raise MilbenchError(f"{path} is {'a folder' if path.is_dir() else 'not there'}; extract the slide again.")
     try:
         with h5py.File(path, "r") as file:
             yield file
@@ -105,7 +109,15 @@ def torch_tensor(path: Path) -> torch.Tensor:
         with warnings.catch_warnings():  # about old pickle protocols; what cannot be read raises
             warnings.simplefilter("ignore")
             value = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # pickle, zip, EOF and runtime errors, by what is wrong with the file
+    except pickle.UnpicklingError as error:
+        # Of torch's long answer, which tells how to run the file all the same, one thing matters.
+        named = re.search(r"Unsupported (?:global|class|operand)[^\w]*(?:GLOBAL )?([\w.]+)", str(error))
+        what = f" ({named[1]})" if named else ""
+        raise MilbenchError(
+            f"{path} does not load as a plain tensor: it holds other Python objects{what}, which milbench does not "
+            f"run; write it again with torch.save(tensor, path)."
+        ) from None
+    except Exception as error:  # zip, EOF and runtime errors, by what is wrong with the file
         reason = str(error).strip().split("\n")[0][:120] or type(error).__name__
         raise MilbenchError(
             f"{path} does not load as a plain tensor ({reason}); write it again with torch.save(tensor, path)."

@@ -1,0 +1,58 @@
+"""What verbs share: tables at the width there is, the command as it was given, and folders that can be written."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..errors import MilbenchError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def print_leaderboard(table: pd.DataFrame) -> None:
+    """Print a leaderboard: as wide as the terminal, or 120 columns where there is none and COLUMNS does not say."""
+    from rich.console import Console
+
+    from ..reporting import to_rich
+
+    wide = None if sys.stdout.isatty() or os.environ.get("COLUMNS") else 120
+    Console(width=wide).print(to_rich(table))
+
+
+def command_line() -> str:
+    """Return the command that is running, as one would paste it; folders of this machine are no part of it."""
+    return shlex.join(["milbench", *(portable(word) for word in sys.argv[1:])])
+
+
+def portable(word: str | Path) -> str:
+    """Return a path relative to the working folder, or its last part where it lies elsewhere; other words unchanged."""
+    text = str(word)
+    option, equals, value = text.partition("=")
+    if option.startswith("--") and equals:
+        return f"{option}={portable(value)}"
+    path = Path(text)
+    if not path.is_absolute():
+        return text
+    try:
+        return str(path.relative_to(Path.cwd()))
+    except ValueError:
+        return path.name or text
+
+
+def check_folder(folder: Path, option: str) -> None:
+    """Refuse a folder that could not be written when, after hours, it is needed.
+
+    Raises:
+        MilbenchError: it is a file, or lies below one or below a folder that one may not write in.
+    """
+    above = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    if not above.is_dir():
+        needs = "" if above == folder.absolute() else f" and {folder} cannot be made below it"
+        raise MilbenchError(f"{above} is a file{needs}; give another {option}.")
+    if not os.access(above, os.W_OK | os.X_OK):
+        raise MilbenchError(f"{above} cannot be written; make it writable or give another {option}.")

@@ -1,0 +1,40 @@
+"""``milbench compare``: two methods, cohort by cohort."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+
+import typer
+
+
+class Format(StrEnum):
+    """What to print."""
+
+    text = "text"
+    csv = "csv"
+    json = "json"
+
+
+def compare_command(
+    a: str = typer.Argument(metavar="A", help="A method of the results, with its parameters."),
+    b: str = typer.Argument(metavar="B", help="The method it is compared with."),
+    results: Path = typer.Option(Path("results/runs"), "--results", help="Results root, or the folder of one suite."),
+    suite: str | None = typer.Option(None, "--suite", help="Only this suite: name, or name-v1."),
+    data: str | None = typer.Option(None, "--data", help="Only this cohort."),
+    form: Format = typer.Option(Format.text, "--format", help="What to print."),
+    resamples: int = typer.Option(2000, "--resamples", min=1, help="Bootstrap resamples of the intervals."),
+) -> None:
+    """Compare two methods on the same test bags: the paired difference of their AUC with its 95 % interval.
+
+    Example: milbench compare transmil abmil --results results/runs
+    """
+    from ..ranking import compare, comparison_lines
+
+    table = compare(a, b, results, suite, data, resamples)
+    if form is Format.csv:
+        typer.echo(table.to_csv(index=False, lineterminator="\n"), nl=False)
+    elif form is Format.json:
+        typer.echo(table.to_json(orient="records", indent=2))
+    else:
+        typer.echo("\n".join(comparison_lines(table)))

@@ -1,0 +1,88 @@
+"""Reductions over bags against a loop over bags in numpy."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from milbench import Bags
+from milbench.nn import (
+    segment_argmax,
+    segment_max,
+    segment_mean,
+    segment_softmax,
+    segment_sum,
+    segment_topk,
+    weighted_sum,
+)
+
+LENGTHS = st.lists(st.integers(1, 9), min_size=1, max_size=6)
+
+
+def draw(lengths, width, seed):
+    # Few distinct values: ties happen.
+    values = np.random.default_rng(seed).integers(-3, 4, size=(sum(lengths), width)).astype(np.float64)
+    parts = np.split(values, np.cumsum(lengths)[:-1])
+    x = torch.from_numpy(values)
+    return x, parts, Bags(torch.zeros(len(x), 1), lengths)
+
+
+@settings(max_examples=60, deadline=None)
+@given(lengths=LENGTHS, width=st.integers(1, 4), seed=st.integers(0, 10**6))
+def test_reductions(lengths, width, seed):
+    x, parts, bags = draw(lengths, width, seed)
+    np.testing.assert_allclose(segment_sum(x, bags), [p.sum(0) for p in parts])
+    np.testing.assert_allclose(segment_mean(x, bags), [p.mean(0) for p in parts])
+    np.testing.assert_allclose(segment_max(x, bags), [p.max(0) for p in parts])
+    starts = np.cumsum([0, *lengths[:-1]])
+    wanted = [p.argmax(0) + s for p, s in zip(parts, starts, strict=True)]
+    np.testing.assert_array_equal(segment_argmax(x, bags), wanted)
+    e = [np.exp(p) / np.exp(p).sum(0) for p in parts]
+    np.testing.assert_allclose(segment_softmax(x, bags), np.concatenate(e))
+    v = torch.from_numpy(np.random.default_rng(seed + 1).normal(size=(len(x), 3)))
+    pieces = np.split(v.numpy(), np.cumsum(lengths)[:-1])
+    np.testing.assert_allclose(
+        weighted_sum(x, v, bags), [p.T @ q for p, q in zip(parts, pieces, strict=True)], atol=1e-12
+    )
+
+
+@settings(max_examples=60, deadline=None)
+@given(lengths=LENGTHS, k=st.integers(1, 6), seed=st.integers(0, 10**6))
+def test_topk(lengths, k, seed):
+    x, parts, bags = draw(lengths, 1, seed)
+    rows, valid = segment_topk(x[:, 0], k, bags)
+    start = 0
+    for i, part in enumerate(parts):
+        n = min(k, len(part))
+        assert valid[i].tolist() == [True] * n + [False] * (k - n)
+        assert (rows[i, :n] - start).tolist() == np.argsort(-part[:, 0], kind="stable")[:n].tolist()
+        start += len(part)
+
+
+@pytest.mark.parametrize("lengths", [[4], [1, 3, 2]])
+def test_gradients(lengths):
+    torch.manual_seed(0)
+    bags = Bags(torch.zeros(sum(lengths), 1), lengths)
+    x = torch.randn(sum(lengths), 2, dtype=torch.float64, requires_grad=True)
+    w = torch.randn(sum(lengths), 2, dtype=torch.float64, requires_grad=True)
+    for op in (segment_sum, segment_mean, segment_max, segment_softmax):
+        assert torch.autograd.gradcheck(lambda t, op=op: op(t, bags), (x,))
+    assert torch.autograd.gradcheck(lambda a, b: weighted_sum(a, b, bags), (w, x))
+
+
+@pytest.mark.parametrize("lengths", [[3], [3, 2]])
+def test_nan_and_huge_values_are_not_hidden(lengths):
+    bags = Bags(torch.zeros(sum(lengths), 1), lengths)
+    x = torch.zeros(sum(lengths), 1)
+    x[1] = float("nan")
+    assert segment_argmax(x, bags)[0, 0] == 1
+    assert segment_max(x, bags)[0].isnan()
+    assert segment_softmax(torch.full((sum(lengths), 1), 1e30), bags).isfinite().all()
+
+
+def test_half_precision_sums_in_fp32():
+    bags = Bags(torch.zeros(4096, 1), [4095, 1])
+    total = segment_sum(torch.ones(4096, 1, dtype=torch.float16), bags)  # fp16 cannot count beyond 2048
+    assert total.flatten().tolist() == [4095, 1]
+    assert segment_softmax(torch.zeros(4096, 1, dtype=torch.bfloat16), bags).dtype == torch.float32

@@ -1,0 +1,24 @@
+"""Speed as a ratio: two pieces of work in turns, so that whatever slows the machine slows both."""
+
+import statistics
+import time
+
+
+def medians(*works, rounds=15, warmup=2):
+    """Median seconds of each piece of work, run round-robin."""
+    samples = [[] for _ in works]
+    for i in range(warmup + rounds):
+        for work, kept in zip(works, samples, strict=True):
+            start = time.perf_counter()
+            work()
+            if i >= warmup:
+                kept.append(time.perf_counter() - start)
+    return [statistics.median(kept) for kept in samples]
+
+
+def compare(benchmark, ours, theirs, **options):
+    """How many times faster `ours` is than `theirs`; `ours` is recorded as a benchmark, with the ratio beside it."""
+    mine, other = medians(ours, theirs, **options)
+    benchmark.extra_info["ratio"] = other / mine
+    benchmark.pedantic(ours, rounds=5, warmup_rounds=1)
+    return other / mine

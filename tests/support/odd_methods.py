@@ -1,0 +1,165 @@
+"""Methods that end in every way a run can end, and some that tell what they saw. Named as ``support.odd_methods:X``."""
+
+import os
+import signal
+import threading
+import time
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from milbench.aggregator import Aggregator
+from milbench.bags import BagOutput, Bags
+from milbench.errors import Unsupported
+from milbench.spec import Card, Recipe
+
+
+class Plain(Aggregator):
+    """Mean pooling, bag by bag."""
+
+    card = Card(title="Plain", family="iid", citation="Nobody. Nowhere, 2024.")
+    recipe = Recipe(optimizer="sgd", lr=0.1, momentum=0.0, weight_decay=0.0, epochs=2)
+
+    def __init__(self, in_dim: int, n_classes: int) -> None:
+        super().__init__(in_dim, n_classes)
+        self.head = nn.Linear(in_dim, n_classes)
+
+    def strange(self, bags: Bags) -> None:
+        pass
+
+    def pool(self, bags: Bags, attention: bool) -> BagOutput:
+        self.strange(bags)
+        return BagOutput(self.head(torch.stack([x.mean(dim=0) for x in bags.x.split(list(bags.lengths))])))
+
+
+class Allocates(Plain):
+    def strange(self, bags):
+        torch.empty(2**60, dtype=torch.uint8)
+
+
+class AllocatesInNumpy(Plain):
+    def strange(self, bags):
+        np.empty(2**60, dtype=np.uint8)
+
+
+class RunsOutOfDeviceMemory(Plain):
+    def strange(self, bags):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 80.00 GiB.\nMore lines.")
+
+
+class Hungry(Plain):
+    """Takes 128 MiB for a moment, once it trains."""
+
+    def strange(self, bags):
+        if self.training:
+            torch.ones(1 << 25)
+
+
+class Sleeps(Plain):
+    def strange(self, bags):
+        time.sleep(600)
+
+
+class SupportsNothing(Plain):
+    def __init__(self, in_dim: int, n_classes: int) -> None:
+        super().__init__(in_dim, n_classes)
+        raise Unsupported("it needs coordinates and the cohort has none")
+
+
+class Lost(Plain):
+    def strange(self, bags):
+        raise KeyError("lost")  # the line the outcome names
+
+
+class WrongShape(Plain):
+    def strange(self, bags):
+        F.linear(bags.x, torch.zeros(3, bags.dim + 1))
+
+
+class Killed(Plain):
+    def strange(self, bags):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+class Faults(Plain):
+    def strange(self, bags):
+        os.kill(os.getpid(), signal.SIGSEGV)
+
+
+class Leaves(Plain):
+    def strange(self, bags):
+        os._exit(3)
+
+
+class Exits(Plain):
+    def strange(self, bags):
+        raise SystemExit("enough")
+
+
+class NeverLeaves(Plain):
+    """A thread of its own keeps the process from ending after the work is done."""
+
+    def __init__(self, in_dim: int, n_classes: int) -> None:
+        super().__init__(in_dim, n_classes)
+        if next(self.parameters()).device.type != "meta":
+            threading.Thread(target=time.sleep, args=(600,)).start()
+
+
+class LooksAtValues(Plain):
+    """Its constructor cannot be run on meta tensors."""
+
+    def __init__(self, in_dim: int, n_classes: int) -> None:
+        super().__init__(in_dim, n_classes)
+        self.norm = float(self.head.weight.detach().norm())
+
+
+class BigParameter(Plain):
+    """64 MiB of parameters that take part in every prediction."""
+
+    def __init__(self, in_dim: int, n_classes: int) -> None:
+        super().__init__(in_dim, n_classes)
+        self.big = nn.Parameter(torch.zeros(1 << 24))
+
+    def pool(self, bags: Bags, attention: bool) -> BagOutput:
+        return BagOutput(super().pool(bags, attention).logits + self.big.sum())
+
+
+class NeedsCoords(Plain):
+    def strange(self, bags):
+        if bags.coords is None:
+            raise Unsupported("it needs coordinates")
+
+
+class Drops(Plain):
+    """Features dropped in training: a method with chance of its own."""
+
+    def pool(self, bags: Bags, attention: bool) -> BagOutput:
+        return super().pool(bags.with_features(F.dropout(bags.x, 0.5, self.training)), attention)
+
+
+class OldChance(Plain):
+    """Draws from numpy's and Python's global generators instead of torch's."""
+
+    def pool(self, bags: Bags, attention: bool) -> BagOutput:
+        import random
+
+        noise = (np.random.rand() + random.random()) * self.training
+        return super().pool(bags.with_features(bags.x + noise), attention)
+
+
+class Records(Plain):
+    """Writes down the weights it starts with, the bags it is shown in training and what chance it draws there."""
+
+    log: list = []  # noqa: RUF012
+
+    def __init__(self, in_dim: int, n_classes: int) -> None:
+        super().__init__(in_dim, n_classes)
+        self.log.append(("init", self.head.weight.detach().clone()))
+
+    def strange(self, bags):
+        if self.training:
+            firsts = [float(x[0, 0]) for x in bags.x.split(list(bags.lengths))]
+            self.log.append(("order", firsts))
+            self.log.append(("dropout", float(torch.rand(()))))

@@ -1,0 +1,77 @@
+"""Work for `run_all`: module-level functions, as a fresh process must be able to import them. No torch here."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+from milbench.launch.local import Result
+
+
+def do(task):
+    """Do what the task's first word says."""
+    what, *rest = task
+    return globals()[what](*rest)
+
+
+def echo(value):
+    return Result("ok", "", value)
+
+
+def who():
+    return Result("ok", "", (os.getpid(), [thread.name for thread in threading.enumerate()]))
+
+
+def large(size):
+    return Result("ok", "", b"x" * size)
+
+
+def sleep(seconds, mark=None):
+    if mark is not None:
+        with open(mark, "a") as file:
+            file.write(f"{os.getpid()}\n")
+    time.sleep(seconds)
+    return Result("ok", "", "slept")
+
+
+def end_by(number):
+    os.kill(os.getpid(), number)
+    time.sleep(60)
+
+
+def leave(code):
+    os._exit(code)
+
+
+def raise_():
+    raise RuntimeError("not even an outcome")
+
+
+def function():
+    return Result("ok", "", lambda: 0)
+
+
+def stay():
+    threading.Thread(target=time.sleep, args=(600,)).start()
+    return Result("ok", "", os.getpid())
+
+
+def orphan(mark):
+    """Die while a process of one's own goes on and holds every descriptor."""
+    if os.fork() == 0:
+        with open(mark, "w") as file:
+            file.write(str(os.getpid()))
+        time.sleep(60)
+        os._exit(0)
+    os._exit(5)
+
+
+def ignore_and_sleep(mark):
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    return sleep(60, mark)
+
+
+def shell():
+    return Result("ok", "", subprocess.run([sys.executable, "-c", "print(1)"], capture_output=True, text=True).stdout)

@@ -1,0 +1,102 @@
+"""The cost pass against closed forms, and against itself where only an order is known."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from support.small import ODD, opened, task, write_cohort
+
+from milbench.cost import CostTask, measure
+from milbench.spec import Recipe
+
+CPU = torch.device("cpu")
+SGD = Recipe(optimizer="sgd", batch_size=3, accumulate=2)
+
+
+@pytest.fixture(scope="module")
+def cohort(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cohort")
+    return folder, write_cohort(folder, coords=True)
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch):
+    monkeypatch.setattr("milbench.cost.MAX_SECONDS", 0.05)
+
+
+def cost(cohort, method, kind="time", recipe=SGD):
+    folder, parts = cohort
+    given = task(folder, parts, method)
+    what = CostTask(kind, method, recipe, given.cache_path, 2, given.train, given.test, 1, "cpu")
+    return measure(what, opened(folder), CPU)
+
+
+def lengths(cohort, part):
+    folder, parts = cohort
+    return [len(opened(folder)[slide]) for slide, _ in parts[part]]
+
+
+def test_time_has_the_documented_keys_and_consistent_values(cohort):
+    found = cost(cohort, "abmil")
+    rows = sum(lengths(cohort, "test"))
+    infer, training = found["infer"], found["train"]
+    assert (infer["bags"], infer["patches"]) == (6, rows)
+    assert infer["bags_per_s"] == pytest.approx(1 / infer["seconds_per_bag_median"])
+    assert infer["patches_per_s"] == pytest.approx(infer["bags_per_s"] * rows / 6)
+    assert training["bags_per_step"] == 6
+    assert training["bags_per_s"] == pytest.approx(6 / training["seconds_per_step_median"])
+    assert training["patches_per_s"] > 0
+    assert all(s > 0 for part in (infer, training) for s in part["seconds_samples"])
+    assert sorted(infer["seconds_samples"])[0] <= infer["seconds_per_bag_median"] * 6
+    assert found["parameters"] == 4 * 128 + 128 + 128 + 1 + 4 + 1
+
+
+def test_flops_are_the_closed_forms(cohort):
+    """Products only: 2 multiply-adds each, on the bag of middle length; d = 4 features, 128 hidden."""
+    n, d, hidden = sorted(lengths(cohort, "test"))[3], 4, 128
+    mean = cost(cohort, "mean")
+    assert mean["flops_bag_length"] == n
+    assert mean["flops_per_bag_infer"] == 2 * d * 2
+    assert mean["flops_per_bag_train"] == 2 * (2 * d * 2)  # the features need no gradient: forward and weights
+    abmil = cost(cohort, "abmil")
+    projection, score, pooling, head = 2 * n * d * hidden, 2 * n * hidden, 2 * n * d, 2 * d
+    assert abmil["flops_per_bag_infer"] == projection + score + pooling + head
+    # Backward: weights everywhere, inputs of score and head too, and of pooling the weights' side alone.
+    assert abmil["flops_per_bag_train"] == 2 * projection + 3 * score + 2 * pooling + 3 * head
+
+
+@pytest.mark.parametrize("kind", ["infer_memory", "train_memory"])
+def test_memory_tells_a_big_parameter_from_none(cohort, kind):
+    (small,), (big,) = cost(cohort, "mean", kind).values(), cost(cohort, ODD + "BigParameter", kind).values()
+    copies = 1 if kind == "infer_memory" else 2  # the gradient; without momentum SGD keeps nothing
+    assert big["peak_bytes"] - small["peak_bytes"] > copies * (60 << 20)
+    assert big["peak_bytes"] < 6 * (64 << 20)
+    longest = sorted(lengths(cohort, "test" if kind == "infer_memory" else "train"))[-1]
+    assert big["bag_length"] == longest
+    assert big["bags"] == (1 if kind == "infer_memory" else 3)
+
+
+def test_memory_of_an_optimizer_with_state_is_larger(cohort):
+    adam = SGD.model_copy(update={"optimizer": "adam"})
+    plain = cost(cohort, ODD + "BigParameter", "train_memory", SGD.model_copy(update={"momentum": 0.0}))
+    moments = cost(cohort, ODD + "BigParameter", "train_memory", adam)
+    assert moments["train_memory"]["peak_bytes"] > plain["train_memory"]["peak_bytes"] + (120 << 20)
+
+
+@pytest.mark.parametrize("kind", ["time", "infer_memory", "train_memory"])
+def test_a_method_that_needs_coordinates_gets_them(cohort, kind):
+    assert cost(cohort, ODD + "NeedsCoords", kind)
+
+
+def test_one_training_bag_and_a_batch_larger_than_the_cohort(cohort):
+    folder, parts = cohort
+    recipe = replace_size(SGD, 64)
+    assert cost((folder, parts), "mean", recipe=recipe)["train"]["bags_per_step"] == 8 * 2
+    given = task(folder, parts)
+    one = CostTask("time", "mean", recipe, given.cache_path, 2, given.train[:1], given.test[:1], 1, "cpu")
+    assert measure(one, opened(folder), CPU)["infer"]["bags"] == 1
+    assert measure(replace(one, kind="train_memory"), opened(folder), CPU)["train_memory"]["bags"] == 1
+
+
+def replace_size(recipe, size):
+    return recipe.model_copy(update={"batch_size": size})
