@@ -21,6 +21,7 @@ CITATION = (
 )
 DEVIATIONS = (
     "a bag of n < k_sample patches uses all n at either end of the instance loss; the authors' code fails there",
+    "early stopping may begin at once; the authors' waits for a minimum number of epochs",
     "the instance loss is cross-entropy; the authors offer the smooth SVM loss as another option",
 )
 

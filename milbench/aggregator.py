@@ -50,16 +50,19 @@ class Aggregator(nn.Module, ABC):
         """Predict for a batch of bags.
 
         Args:
-            bags: B bags whose features have width `in_dim`.
+            bags: B bags whose features have width `in_dim`, in any floating dtype.
             attention: also return the ``(N, h)`` attention weights, for methods that have them.
 
         Raises:
-            MilbenchError: features of another width, or (on CPU) features that are NaN or infinite.
+            MilbenchError: features of another width, or (on CPU) NaN or infinite features that reach the logits.
         """
         if bags.dim != self.in_dim:
             raise MilbenchError(
                 f"{type(self).__name__} was made for {self.in_dim}-d features but the bags hold {bags.dim}-d ones."
             )
+        if not torch.is_autocast_enabled(bags.x.device.type):
+            # A cache may hold half precision; without autocast the model computes in the precision of its parameters.
+            bags = bags.to(dtype=next((p.dtype for p in self.parameters()), bags.x.dtype))
         out = self.pool(bags, attention)
         # A bad feature makes a bad logit. Looking at B x k logits is free; looking at N x d features would cost as
         # much as mean pooling itself, so they are read only to explain a bad logit. On CUDA even that would stall the

@@ -54,21 +54,18 @@ def leaderboard(
         one row a method and cohort, columns `COLUMNS`; sorted by rank, then AUC. In particular:
 
         - ``auc``: mean over folds and seeds of the test AUC; ``auc_low``, ``auc_high``: 95 % percentile interval over
-            patients and
-          seeds (see `milbench.stats` for what it covers), paired between the methods of a cohort.
-        - ``diff_to_best``, ``diff_low``, ``diff_high``: paired difference to the best complete method, never above 0
-            itself.
-        - ``rank``: see `stats.tie_ranks`; ``tied``: shares its rank. NaN for a method one of whose runs is not ``ok``:
-            its scores are
-          over fewer runs (``runs_ok`` of ``runs``), and ``outcome`` counts what happened to the others.
+          patients (or bags, as the suite says) and seeds, see `milbench.stats` for what it covers.
+        - ``diff_to_best``, ``diff_low``, ``diff_high``: paired difference to the best complete method; the difference
+          itself is never above 0, its interval may be.
+        - ``rank``: see `stats.tie_ranks`; NaN for a method one of whose runs is not ``ok``: its scores are over fewer
+          runs (``runs_ok`` of ``runs``), and ``outcome`` counts what happened to the others. ``tied``: another method
+          has the same rank.
         - the other metrics: means over runs; ``accuracy_sd``: standard deviation over the repetitions of a repeated
-            k-fold (folds
-          named ``r0-f3``), else over seeds; NaN where there is one.
+          k-fold (folds named ``r0-f3``), else over seeds; NaN where there is one.
         - ``infer_*``, ``train_*``: of the cost pass, all measured in one environment.
 
         ``attrs``: ``notes`` (sentences for the reader), ``suites`` (resolved), ``cohorts`` (sizes), ``environments``
-            of the runs,
-        ``cost_environment``, ``resamples``.
+        of the runs, ``cost_environment``, ``resamples``.
 
     Raises:
         MilbenchError: nothing to show, methods tested on different bags, or damaged results.
@@ -181,7 +178,7 @@ def _block(cohort: CohortRuns, scored: list[Scores]) -> list[dict[str, Any]]:
     best = scored[int(np.nanargmax(points))] if np.isfinite(points).any() else None
     rows = []
     for s, rank in zip(scored, ranks, strict=True):
-        low, high = stats.interval(s.replicates)
+        low, high = np.clip(stats.interval(s.replicates), 0, 1)  # stretched replicates may leave the range of an AUC
         if best is None or not np.isfinite(rank):
             diff = stats.Difference(nan, nan, nan, nan)
         else:
@@ -231,8 +228,12 @@ def _notes(cohort: CohortRuns, scored: list[Scores]) -> list[str]:
             f"{cohort.name}: every resample of a perfect AUC is perfect, so the interval of {', '.join(perfect)} has "
             "no width; that is a limit of the bootstrap, not certainty."
         )
-    if 1 < len({seed for _, seed in cohort.cells}) < 5:
-        out.append(f"{cohort.name}: few seeds, so the spread over seeds is underestimated.")
+    seeds = len({seed for _, seed in cohort.cells})
+    if seeds == 1:
+        out.append(f"{cohort.name}: one seed, so the intervals leave out the spread over seeds.")
+    elif seeds < 5:
+        out.append(f"{cohort.name}: {seeds} seeds, so the spread over seeds is itself poorly known.")
+    out += [f"{cohort.name}: {data.note}" for data in cohort.suite.data if data.name == cohort.data and data.note]
     return out
 
 

@@ -9,7 +9,9 @@ importing torch.
 from __future__ import annotations
 
 import ast
+import hashlib
 import inspect
+import math
 import pkgutil
 import re
 import typing
@@ -134,6 +136,25 @@ class Method:
             return self.name
         return f"{self.name}[{','.join(f'{k}={_spell(v)}' for k, v in sorted(self.params.items()))}]"
 
+    @property
+    def options(self) -> dict[str, Any]:
+        """Every parameter with its value, defaults included: what a run's identity is made of."""
+        return {name: default for name, (_, default) in parameters(self.cls).items()} | self.params
+
+    @property
+    def code(self) -> str:
+        """Sixteen digits of a stranger's source file, for an edited method is another one; "" for milbench's own.
+
+        milbench's own methods change with `milbench.spec.PROTOCOL_VERSION`.
+        """
+        if self.cls.__module__.startswith("milbench."):
+            return ""
+        try:
+            source = Path(inspect.getfile(self.cls)).read_bytes()
+        except (OSError, TypeError):  # made in an interpreter: there is no file to speak of
+            return "unknown"
+        return hashlib.sha256(source).hexdigest()[:16]
+
     def create(self, in_dim: int, n_classes: int) -> Aggregator:
         """Build the module."""
         return self.cls(in_dim, n_classes, **self.params)
@@ -195,11 +216,16 @@ def _typed(name: str, cls: type[Aggregator], given: dict[str, str]) -> dict[str,
             raise MilbenchError(f"{name} has no parameter {key!r}.{did_you_mean(key, known)}")
         kind, default = known[key]
         # `none` is a word of its own for a Literal (ppeg=none) and the absent value for an Optional (embed_dim=none).
-        absent = text.lower() == "none" and type(None) in typing.get_args(kind)
+        kinds = typing.get_args(kind)
+        raw: Any = None if text.lower() == "none" and type(None) in kinds else text
+        if isinstance(raw, str) and raw.isdecimal() and int in kinds:
+            raw = int(raw)  # 512 and 0512 are one number, also where words are allowed beside numbers
         try:
-            value = TypeAdapter(kind).validate_python(None if absent else text)
+            value = TypeAdapter(kind).validate_python(raw)
         except ValidationError as error:
             raise MilbenchError(f"{name}[{key}={text}]: {error.errors()[0]['msg']}.") from None
+        if isinstance(value, float) and not math.isfinite(value):
+            raise MilbenchError(f"{name}[{key}={text}]: Input should be a finite number.")
         if value != default:
             out[key] = value
     return out

@@ -177,7 +177,8 @@ def _readme(df: pd.DataFrame, title: str, provenance: str, drawn: list[tuple[str
     measured = df[["infer_patches_per_s", "train_bags_per_s", "infer_peak_memory_bytes"]].notna().any().any()
     parts += [_COSTS if measured else "Throughput and memory were not measured.", "", "## Suite and protocol", ""]
     for name, suite in df.attrs.get("suites", {}).items():
-        parts += [f"**{name}.** {_protocol(suite)}", ""]
+        shown = df["method"][df["suite"] + "-v" + df["version"].astype(str) == name]
+        parts += [f"**{name}.** {_protocol(suite, {method.partition('[')[0] for method in shown})}", ""]
     parts += ["Cohorts:", "", *(f"- {_cohort_sentence(c)}" for c in cohorts)]
     parts += ["", "## Environment", "", *_environments(df)]
     parts += ["", "All columns, units in their names, are in `leaderboard.csv`.", ""]
@@ -195,7 +196,8 @@ def _cohort_sentence(c: dict[str, Any]) -> str:
     )
 
 
-def _protocol(suite: dict[str, Any]) -> str:
+def _protocol(suite: dict[str, Any], methods: set[str]) -> str:
+    """Tell how runs were made; ``methods`` are the names, without parameters, that the table shows."""
     protocol, budget = suite["protocol"], suite["budget"]
     monitor = {"val_loss": "the smallest validation loss", "val_auc": "the highest validation AUC"}
     kept = "the last epoch" if protocol["checkpoint"] == "last" else f"the epoch with {monitor[protocol['monitor']]}"
@@ -213,9 +215,10 @@ def _protocol(suite: dict[str, Any]) -> str:
     ]
     if suite["recipe"]:
         parts.append(f"For all methods alike, instead of their authors' recipes: {_settings(suite['recipe'])}.")
-    for method, recipe in suite["recipes"].items():
+    recipes = {method: recipe for method, recipe in suite["recipes"].items() if method in methods}
+    for method, recipe in recipes.items():
         parts.append(f"For {method} alone: {_settings(recipe)}.")
-    if not suite["recipe"] and not suite["recipes"]:
+    if not suite["recipe"] and not recipes:
         parts.append("Each method is trained by its authors' recipe (see milbench show METHOD).")
     else:
         parts.append("What is not named here is as in the recipe that milbench show METHOD prints.")

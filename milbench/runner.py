@@ -226,6 +226,8 @@ def _cost_tasks(plan: Plan, overwrite: Overwrite) -> Iterator[_Cost]:
             "data": spec.data,
             "fingerprint": spec.fingerprint,
             "method_canonical": planned.method.canonical,
+            "params": spec.params,
+            "code": spec.code,
             "recipe": spec.recipe.model_dump(mode="json"),
             "threads": spec.threads,
             "device_type": spec.device_type,
@@ -303,6 +305,7 @@ def _meaning(suite: Suite) -> dict[str, Any]:
     fields["budget"].pop("timeout_s")
     for data in fields["data"]:
         data["split"].pop("use")
+        data.pop("note")
     return fields
 
 
@@ -340,7 +343,8 @@ def _task(suite: Suite, cohort: Cohort, fold: Any, method: Method, recipe: Recip
         data=cohort.name,
         fingerprint=cohort.fingerprint,
         method=method.name,
-        params=method.params,
+        params=method.options,
+        code=method.code,
         recipe=recipe,
         protocol=suite.protocol,
         budget=suite.budget,
@@ -374,6 +378,8 @@ def _parameters(method: Method, cohort: Cohort) -> int:
         if isinstance(error, Unsupported):
             return 0
         raise
+    except ValueError as error:  # a value the constructor refuses, a dropout of 2 for instance
+        raise MilbenchError(f"{method.canonical}: {error}") from error
     except Exception:  # a stranger's constructor may look at values, which meta tensors do not have
         return 0
 

@@ -166,6 +166,7 @@ class DataSpec(Frozen):
         classes: label values in class order; None: the sorted values found (for two classes the second is the positive
             one).
         split: where folds come from.
+        note: a caveat that every table of this cohort carries.
     """
 
     name: str
@@ -178,6 +179,7 @@ class DataSpec(Frozen):
     label_column: str = "label"
     classes: tuple[str, ...] | None = None
     split: SplitSpec = SplitSpec()
+    note: str = ""
 
     @model_validator(mode="after")
     def _one_source(self) -> DataSpec:
@@ -234,7 +236,12 @@ class Suite(Frozen):
 
 
 class RunSpec(Frozen):
-    """One run: everything that decides its predictions, and nothing else. Hardware is recorded, not hashed."""
+    """One run: everything that decides its predictions, and nothing else. Hardware is recorded, not hashed.
+
+    ``params`` holds every parameter of the method, defaults included, and ``code`` identifies the source of a method
+    that is not milbench's own. The one trace of the machine is ``device_type``: the sums of a CPU and of a CUDA device
+    differ.
+    """
 
     suite: str
     suite_version: int
@@ -242,6 +249,7 @@ class RunSpec(Frozen):
     fingerprint: str
     method: str
     params: dict[str, Any]
+    code: str = ""
     recipe: Recipe
     protocol: Protocol
     budget: Budget

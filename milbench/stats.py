@@ -2,9 +2,9 @@
 
 What the intervals cover: another draw of test patients from the same population, and another draw of the random seeds.
 What they do not cover: another draw of training patients (the models stay as trained), another hospital or scanner,
-and the choice of folds. With S seeds the spread over seeds is underestimated by the factor (S - 1) / S, and with one
-seed it is not covered at all. An AUC of exactly 1 has an interval of no width, because no resample of separated bags
-mixes them: read it as "no error among n".
+and the choice of folds. With few seeds the spread over seeds is poorly known, and with one it is not covered at all.
+An AUC of exactly 1 has an interval of no width, because no resample of separated bags mixes them: read it as "no error
+among n".
 """
 
 from __future__ import annotations
@@ -117,9 +117,22 @@ def combine(cells: Array, seeds: Array) -> Array:
             undefined.
         seeds: (R, S) from `seed_weights`.
 
+    The bootstrap of S seeds has only (S - 1) / S of their variance, a third less at three seeds. The deviation of the
+    drawn seeds from all of them, under the same patients, is therefore stretched by sqrt(S / (S - 1)); one seed has
+    no spread.
+
     Returns:
         (R,); NaN where nothing drawn is defined.
     """
+    count = cells.shape[1]
+    even = _mean_of_cells(cells, np.ones_like(seeds))
+    if count == 1:
+        return even
+    drawn = _mean_of_cells(cells, seeds)
+    return even + np.sqrt(count / (count - 1)) * (drawn - even)
+
+
+def _mean_of_cells(cells: Array, seeds: Array) -> Array:
     defined = np.isfinite(cells)
     weight = np.einsum("fsr,rs->r", defined.astype(np.float64), seeds)
     total = np.einsum("fsr,rs->r", np.where(defined, cells, 0.0), seeds)

@@ -81,6 +81,7 @@ def test_another_dtype_leaves_coordinates_alone():
     assert half.lengths == bags.lengths
 
 
+@pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_everything_moves_together():
     _, bags = make([2, 3], coords=True)

@@ -1,5 +1,6 @@
 """Names, parameters, and what happens to those that do not exist."""
 
+import hashlib
 import subprocess
 import sys
 from importlib.metadata import EntryPoint
@@ -180,3 +181,33 @@ def test_listing_imports_no_torch():
     count, torch = run.stdout.split()
     assert int(count) >= 8
     assert torch == "False"
+
+
+def test_an_edited_method_is_another_run(tmp_path, monkeypatch):
+    """A stranger's class is known by its source and its name; milbench's own are versioned by the protocol."""
+    source = tmp_path / "edited_pool.py"
+    text = (
+        "from milbench import Aggregator\n"
+        "class Pool(Aggregator):\n    def __init__(self, in_dim, n_classes, *, width: float = 1.5):\n"
+        "        super().__init__(in_dim, n_classes)\n    def pool(self, bags, attention):\n        return None\n"
+    )
+    source.write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    before = resolve("edited_pool:Pool")
+    code = before.code
+    source.write_text(text + "# edited\n")
+    assert resolve("edited_pool:Pool").code != code == hashlib.sha256(text.encode()).hexdigest()[:16]
+    assert resolve("mean").code == ""
+    assert before.params == {}
+    assert before.options == {"width": 1.5}  # a changed default changes the run, though the short name stays
+
+
+def test_numbers_have_one_spelling_and_are_finite():
+    assert (
+        resolve("abmil[embed_dim=0512]").canonical
+        == resolve("abmil[embed_dim=512]").canonical
+        == "abmil[embed_dim=512]"
+    )
+    assert resolve("abmil[embed_dim=256-128]").params == {"embed_dim": "256-128"}
+    with pytest.raises(MilbenchError, match="finite"):
+        resolve("clam_sb[dropout=nan]")

@@ -59,6 +59,7 @@ def test_run_id_is_the_same_in_another_process():
 #: Another value for every field of a run. A field that is added must be added here, or the next test fails.
 OTHER = {
     "suite": "other", "suite_version": 2, "data": "other", "fingerprint": "00fe", "method": "mean", "params": {},
+    "code": "00ff",
     "recipe": Recipe(lr=2e-4), "protocol": Protocol(checkpoint="last"), "budget": Budget(timeout_s=60), "fold": "1",
     "seed": 1, "threads": 2, "device_type": "cuda", "protocol_version": 999,
 }  # fmt: skip

@@ -1,5 +1,6 @@
 """Intervals, paired tests and ranks, against closed forms, brute force and simulation."""
 
+import math
 import time
 
 import numpy as np
@@ -118,12 +119,24 @@ def test_seed_weights_and_combination():
     assert w.mean(axis=0) == pytest.approx(np.ones(3), abs=0.1)
     cells = np.arange(2 * 3 * 4, dtype=float).reshape(2, 3, 4)  # folds, seeds, replicates
     drawn = np.array([[1, 1, 1], [3, 0, 0], [0, 0, 3], [2, 1, 0]], dtype=float)
-    expected = [cells[:, :, r].mean(axis=0) @ drawn[r] / 3 for r in range(4)]
-    assert stats.combine(cells, drawn) == pytest.approx(expected)
+    even = cells.mean(axis=(0, 1))
+    bootstrapped = np.array([cells[:, :, r].mean(axis=0) @ drawn[r] / 3 for r in range(4)])
+    assert stats.combine(cells, drawn) == pytest.approx(even + math.sqrt(3 / 2) * (bootstrapped - even))
+    assert stats.combine(cells[:, :1], drawn[:, :1]) == pytest.approx(cells[:, 0].mean(axis=0))  # one seed: no spread
     cells[0, 0, 1] = np.nan  # an undefined fold is left out
-    assert stats.combine(cells, drawn)[1] == pytest.approx(cells[1, 0, 1])
+    even = np.nanmean(cells[:, :, 1])
+    assert stats.combine(cells, drawn)[1] == pytest.approx(even + math.sqrt(3 / 2) * (cells[1, 0, 1] - even))
     cells[:, 0, 1] = np.nan
     assert np.isnan(stats.combine(cells, drawn)[1])
+
+
+@pytest.mark.parametrize("seeds", [2, 3, 5])
+def test_the_spread_over_seeds_is_not_underestimated(seeds):
+    """The mean of S seeds has variance sigma^2 / S; the plain bootstrap of three seeds would show two thirds of it."""
+    rng = np.random.default_rng(9)
+    drawn = stats.seed_weights(seeds, 400, rng)
+    shown = [stats.combine(np.repeat(rng.normal(size=(1, seeds, 1)), 400, axis=2), drawn).var() for _ in range(3000)]
+    assert np.mean(shown) == pytest.approx(1 / seeds, rel=0.08)
 
 
 def test_paired_test_keeps_its_level_under_the_null():

@@ -76,6 +76,7 @@ def test_an_accepted_empty_bag_is_caught(monkeypatch):
     assert result.status == "broken"
 
 
+@pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_another_answer_on_cuda_is_caught():
     class OnCuda(methods.Good):

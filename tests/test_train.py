@@ -12,9 +12,10 @@ from support.odd_methods import Records
 from support.small import ODD, opened, task, write_cohort
 
 from milbench import train as loop
+from milbench.data.cache import CacheWriter
 from milbench.errors import Diverged, MilbenchError
 from milbench.spec import Protocol
-from milbench.train import BagSet, derive_seed, predict, train
+from milbench.train import BagSet, Scaling, derive_seed, predict, train
 
 CPU = torch.device("cpu")
 LAST = Protocol(checkpoint="last")
@@ -277,3 +278,32 @@ def test_an_easy_problem_is_solved(tmp_path):
         assert (p.argmax(axis=1) == labels).all()
         assert trained.history[-1]["train_loss"] < 0.1
         assert trained.history[-1]["val_auc"] == 1.0
+
+
+def test_standardised_features_are_those_of_the_training_instances(cohort, tmp_path):
+    """The same as a cache that was standardised beforehand with the training bags' numbers, and nobody else's."""
+    folder, parts = cohort
+    cache = opened(folder)
+    rows = np.concatenate([cache[slide].numpy() for slide, _ in parts["train"]]).astype(np.float64)
+    mean, deviation = rows.mean(axis=0), rows.std(axis=0)
+    with CacheWriter(tmp_path / "cache", "float32") as writer:
+        for slide in cache.ids:
+            writer.add(slide, ((cache[slide].numpy() - mean) / deviation).astype(np.float32))
+    given = task(folder, parts, protocol=Protocol(standardize=True))
+    trained = train(given, cache, CPU)
+    beforehand = train(task(tmp_path, parts), opened(tmp_path), CPU)
+    for row, wanted in zip(trained.history, beforehand.history, strict=True):
+        assert row["train_loss"] == pytest.approx(wanted["train_loss"], rel=1e-5)
+        assert row["val_loss"] == pytest.approx(wanted["val_loss"], rel=1e-5)
+    test = [slide for slide, _ in parts["test"]]
+    ours = predict(trained.model, BagSet(cache, test, CPU, trained.scaling), given.spec.recipe)
+    theirs = predict(beforehand.model, BagSet(opened(tmp_path), test, CPU), given.spec.recipe)
+    np.testing.assert_allclose(ours, theirs, rtol=1e-5)
+
+
+def test_a_constant_feature_is_centred_and_not_divided_by_zero(tmp_path):
+    with CacheWriter(tmp_path / "cache", "float32") as writer:
+        writer.add("a", np.full((3, 2), 7.0, dtype=np.float32))
+    scaling = Scaling.fit(opened(tmp_path), ["a"])
+    assert scaling.mean.tolist() == [7, 7]
+    assert scaling.deviation.tolist() == [1, 1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from importlib import import_module
 
@@ -41,6 +42,8 @@ def main() -> None:
     from ..errors import MilbenchError
 
     try:
+        if (here := os.getcwd()) not in sys.path:
+            sys.path.insert(0, here)  # a file beside the user is importable, as with python -m
         # Not standalone: typer would end with 2 for a wrong option, which here means that runs did not end ok.
         code = app(prog_name="milbench", standalone_mode=False)
     except MilbenchError as error:

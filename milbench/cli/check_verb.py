@@ -14,13 +14,9 @@ def check_command(
 
     Example: milbench check my_pool:MyPool
     """
-    import os
-    import sys
-
     from ..errors import MilbenchError
     from ..testing import run_checks
 
-    sys.path.insert(0, os.getcwd())  # a file beside the user is importable, as with python -m
     report = run_checks(method)
     typer.echo(str(report))
     if report.broken:

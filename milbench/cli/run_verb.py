@@ -26,29 +26,43 @@ def run_command(
     seeds: int = typer.Option(None, "--seeds", min=1, help="Run this many seeds instead of the suite's."),
     results: Path = typer.Option(Path("results/runs"), "--results", help="Results root; finished runs there are kept."),
     report: str = typer.Option(
-        "", "--report", help="Folder of the report, or 'none'; default: beside the results root."
+        "",
+        "--report",
+        help="Folder of the report, or 'none'; default: beside the results root, and none with -m or --seeds.",
     ),
     jobs: int = typer.Option(None, "--jobs", min=1, help="Runs side by side; default: what the cores allow."),
     overwrite: Overwrite = typer.Option(Overwrite.missing, "--overwrite", help="Which runs to do (again)."),
     timeout: float = typer.Option(None, "--timeout", min=0.001, help="Seconds a run may take; default: the suite's."),
+    launcher: str = typer.Option("local", "--launcher", help="Where runs execute; only local exists so far."),
     dry_run: bool = typer.Option(False, "--dry-run", help="List the runs and stop."),
 ) -> None:
-    """Run what is missing of a suite, then write its leaderboard. The same command continues after an interruption.
+    """Run what is missing of a suite, print its leaderboard and write a report of it.
+
+    The same command continues after an interruption. With -m or --seeds a report is written only where --report says.
 
     Example: milbench run quickstart
 
     Exit code: 0 all runs ok, 1 bad input (nothing has run), 2 some runs did not end ok.
     """
+    from ..errors import MilbenchError
+    from ..launch.local import warm_up
+
+    if not dry_run:
+        warm_up()
     from ..runner import execute, make_plan
     from ._terminal import check_folder
 
+    if launcher != "local":
+        raise MilbenchError(f"unknown launcher {launcher!r}; only local exists so far.")
     plan = make_plan(suite, results, methods=method, seeds=seeds, timeout_s=timeout)
     todo = plan.todo(overwrite.value)
     if dry_run:
         _list(plan, len(todo))
         return
     beside = results.parent / plan.suite.name
-    folder = None if report == "none" else Path(report) if report else beside
+    # A part of the suite must not take the place of the whole suite's report.
+    unasked = not report and (bool(method) or seeds is not None)
+    folder = None if report == "none" or unasked else Path(report) if report else beside
     check_folder(results, "--results")
     if folder is not None:
         check_folder(folder, "--report")
@@ -57,8 +71,12 @@ def run_command(
     )
     with _progress() as show:
         records = execute(plan, jobs=jobs, overwrite=overwrite.value, on_progress=show)
-    if folder is not None:
+    if folder is not None or unasked:
         _report(plan, folder)
+    if unasked:
+        typer.echo(
+            f"No report was written, as -m or --seeds may run a part of the suite; --report {beside} writes one."
+        )
     bad = [record for record in records if record.outcome != "ok"]
     if bad:
         typer.echo(f"{len(bad)} of {len(records)} runs did not end ok:", err=True)
@@ -106,12 +124,15 @@ class _progress:  # noqa: N801  (used as a with-statement's function)
             self._bar.stop()
 
 
-def _report(plan: Plan, folder: Path) -> None:
+def _report(plan: Plan, folder: Path | None) -> None:
+    """Print the leaderboard, having written its report where there is a folder for it."""
     from ..ranking import leaderboard
     from ..reporting import write_report
     from ._terminal import command_line, print_leaderboard
 
     table = leaderboard(plan.store.folder)
-    write_report(table, folder, f"Leaderboard of {plan.suite.name}", f"Made by:\n\n    {command_line()}")
+    if folder is not None:
+        write_report(table, folder, f"Leaderboard of {plan.suite.name}", f"Made by:\n\n    {command_line()}")
     print_leaderboard(table)
-    typer.echo(f"Report: {folder / 'README.md'}")
+    if folder is not None:
+        typer.echo(f"Report: {folder / 'README.md'}")

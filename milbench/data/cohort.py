@@ -32,8 +32,8 @@ class Cohort:
         labels: slide -> class index.
         classes: class names in the order of their indices.
         folds: the folds to run.
-        content: 16 hexadecimal digits of features, labels, patients and classes.
-        fingerprint: 16 hexadecimal digits of the content and all folds, also those that `use` leaves out.
+        fingerprint: 16 hexadecimal digits of features, labels, patients, classes and all folds, also those that
+            ``split.use`` leaves out.
     """
 
     name: str
@@ -43,7 +43,6 @@ class Cohort:
     labels: dict[str, int]
     classes: tuple[str, ...]
     folds: tuple[Fold, ...]
-    content: str
     fingerprint: str
 
     def cache(self) -> FeatureCache:
@@ -63,11 +62,6 @@ class Cohort:
             f"cohort {self.name} has no fold {name!r}.{did_you_mean(name, [f.name for f in self.folds])}"
         )
 
-    def fold_fingerprint(self, name: str) -> str:
-        """Return 16 hexadecimal digits of the content and this one fold: more folds or repetitions do not change it."""
-        fold = self.fold(name)
-        return digest([self.content, fold.name, fold.parts])
-
 
 def load_cohort(spec: DataSpec, base: Path) -> Cohort:
     """Load a cohort and check it.
@@ -77,8 +71,8 @@ def load_cohort(spec: DataSpec, base: Path) -> Cohort:
     Published folds have no validation part unless ``split.val_fraction`` is set.
 
     Args:
-        spec: a built-in dataset (built once into the user's cache folder), a packed ``.npz`` (imported once into
-            the same place), or a feature cache with a label CSV.
+        spec: a built-in dataset (built once into the user's cache folder), a packed ``.npz`` (imported once into the
+            same place), or a feature cache with a label CSV.
         base: folder that relative paths start at; a ``.npz`` is looked for under ``MILBENCH_DATA`` too.
 
     Raises:
@@ -111,7 +105,7 @@ def load_cohort(spec: DataSpec, base: Path) -> Cohort:
     content = digest([cache.dim, cache.meta["dtype"], used, labels.labels, labels.patients, labels.classes])
     fingerprint = digest([content, [[fold.name, fold.parts] for fold in folds]])
     return Cohort(spec.name, path.absolute(), labels.slides, labels.patients, labels.labels, labels.classes,
-                  tuple(folds[: spec.split.use]), content, fingerprint)  # fmt: skip
+                  tuple(folds[: spec.split.use]), fingerprint)  # fmt: skip
 
 
 def write_cohort(cohort: Cohort, folder: str | Path) -> None:

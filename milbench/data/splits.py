@@ -40,8 +40,8 @@ class Fold:
 def read_fold(path: str | Path) -> Fold:
     """Read a split file, of whichever of these forms its header shows; ids are text, their order is kept.
 
-    - TransMIL ``fold{k}.csv`` and CLAM ``splits_{k}.csv``: columns train, val, test, ragged (TransMIL adds
-      labels, which are not read: labels have one home).
+    - TransMIL ``fold{k}.csv`` and CLAM ``splits_{k}.csv``: columns train, val, test, ragged (TransMIL adds labels,
+      which are not read: labels have one home).
     - CLAM ``splits_{k}_bool.csv``: the slide id, then the columns train, val, test with True or False.
     - milbench: columns slide_id and split (train, val or test; empty: in no part).
 

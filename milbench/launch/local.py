@@ -44,6 +44,16 @@ class _Running:
     deadline: float | None = field(default=None)
 
 
+def warm_up() -> None:
+    """Start the fork server now, so that it imports torch while the caller does, on another core."""
+    if METHOD == "forkserver":
+        from multiprocessing import forkserver
+
+        mp.get_context(METHOD).set_forkserver_preload(PRELOAD)
+        with _main_module_hidden():
+            forkserver.ensure_running()
+
+
 def run_all(
     work: Callable[[Any], Result], tasks: Iterable[tuple[Any, Any]], jobs: int, timeout_s: float | None = None
 ) -> Generator[tuple[Any, Result]]:

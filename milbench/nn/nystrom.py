@@ -8,19 +8,15 @@ iterative pseudo-inverse, and a depthwise 33 x 1 convolution of the values along
 What differs is the order of the arithmetic; each step is exact in real numbers:
 
 * association from the right: ``softmax . (pinv . (softmax . v))``; both tall softmax factors are ordinary attentions,
-streamed by
-  `scaled_dot_product_attention`;
+  streamed by `scaled_dot_product_attention`;
 * landmarks are linear: the mean of ``x W`` is the mean of ``x``, times ``W``;
 * with Y = A Z0 the iteration Z <- Z p(Y), p(Y) = (13 - 15Y + 7Y^2 - Y^3)/4, becomes Y <- Y p(Y), two m^3 products a
-step
-  instead of four, and every p(Y) is applied to an (m, d) matrix, or to one row, and never multiplied out;
+  step instead of four; every p(Y) is applied to an (m, d) matrix, or to one row, and never multiplied out;
 * a bag of T <= m rows has landmarks of one row each and P = m - T interchangeable zero rows. Everything commutes with
-permuting
-  them, so the computation lives in the quotient with basis (zero rows)/sqrt(P) and the T real rows: matrices of T + 1
-  instead of m;
+  permuting them, so the computation lives in the quotient with basis (zero rows)/sqrt(P) and the T real rows: matrices
+  of T + 1 instead of m. All three softmax factors are then one matrix A, and A pinv(A) is the iterate Y itself;
 * where only the first row is read (the class token after the last layer) only its query, its output and half of one
-convolution
-  window are computed.
+  window of the convolution are computed.
 """
 
 from __future__ import annotations
@@ -107,7 +103,8 @@ class NystromAttention(nn.Module):
         found = None
         if weights:
             # One head at a time: m x T scores in flight, never heads x m x T.
-            heads = [(row[0, h] @ _softmax_scores(q_land[0, h], k[0, h]))[0, pad:] for h in range(self.heads)]
+            with torch.autocast(x.device.type, enabled=False):
+                heads = [(row[0, h] @ _softmax_scores(q_land[0, h], k[0, h]))[0, pad:] for h in range(self.heads)]
             found = torch.stack(heads, dim=1)
         return self.to_out(_merge(out)[0]), found
 
@@ -190,7 +187,7 @@ class NystromAttention(nn.Module):
         """
         with torch.autocast(q.device.type, enabled=False):
             zeros = (self.landmarks - lengths).to(torch.promote_types(q.dtype, torch.float32))[:, None, None, None]
-            scores = (q @ k.transpose(-1, -2)).to(zeros.dtype) * q.shape[-1] ** -0.5
+            scores = (q.to(zeros.dtype) * q.shape[-1] ** -0.5) @ k.to(zeros.dtype).transpose(-1, -2)
             scores = scores.masked_fill(~valid[:, None, None], -torch.inf)
             full = torch.softmax(torch.cat([zeros.log().expand(*scores.shape[:3], 1), scores], dim=-1), dim=-1)
             full = full * valid[:, None, :, None]
@@ -249,9 +246,10 @@ def _merge(x: Tensor) -> Tensor:
 
 
 def _softmax_scores(q: Tensor, k: Tensor) -> Tensor:
-    """softmax(q k'), q scaled already, in fp32 at least."""
-    scores = q @ k.transpose(-1, -2)
-    return torch.softmax(scores, dim=-1, dtype=torch.promote_types(scores.dtype, torch.float32))
+    """softmax(q k'), q scaled already, in fp32 at least: this is the matrix that is inverted."""
+    wide = torch.promote_types(q.dtype, torch.float32)
+    with torch.autocast(q.device.type, enabled=False):
+        return torch.softmax(q.to(wide) @ k.to(wide).transpose(-1, -2), dim=-1)
 
 
 def _start(a: Tensor) -> Tensor:

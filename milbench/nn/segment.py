@@ -64,11 +64,13 @@ def segment_softmax(scores: Tensor, bags: Bags) -> Tensor:
 
 def weighted_sum(weights: Tensor, values: Tensor, bags: Bags) -> Tensor:
     """Sum the rows of each bag with h sets of weights, z = sum a_i h_i: ``(N, h), (N, e) -> (B, h, e)``."""
-    if len(bags) == 1:
-        return (weights.to(values.dtype).T @ values)[None]
-    h = weights.shape[1]
-    products = [segment_sum(weights[:, j : j + 1].to(values.dtype) * values, bags) for j in range(h)]
-    return torch.stack(products, dim=1)
+    values = _wide(values)
+    weights = weights.to(values.dtype)
+    with torch.autocast(values.device.type, enabled=False):
+        if len(bags) == 1:
+            return (weights.T @ values)[None]
+        products = [segment_sum(column[:, None] * values, bags) for column in weights.unbind(dim=1)]
+        return torch.stack(products, dim=1)
 
 
 def segment_topk(scores: Tensor, k: int, bags: Bags) -> tuple[Tensor, Tensor]:

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 import milbench
-from milbench.testing import check_aggregator
+from milbench.contract import cuda_agrees
+from milbench.testing import check_aggregator, run_checks
 
 #: Parameters that take another path through the code, and sizes that are quick.
 VARIANTS = [
@@ -48,6 +49,16 @@ def specs():
 @pytest.mark.parametrize("spec", specs())
 def test_contract(spec):
     check_aggregator(spec, in_dim=24)
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("spec", specs())
+def test_contract_on_cuda(spec):
+    """The contract with everything on the device, and the same answers as on the CPU."""
+    check_aggregator(spec, in_dim=24, device="cuda")
+    (agreed,) = run_checks(spec, in_dim=24, checks=[cuda_agrees])
+    assert agreed.status == "passed", agreed.detail
 
 
 def test_every_built_in_method_is_there():

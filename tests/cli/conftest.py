@@ -30,6 +30,7 @@ class Said:
 def cli(tmp_path, monkeypatch, capsys) -> Cli:
     """Run milbench's main() in ``tmp_path``, in this process: the whole way but for starting Python."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", sys.path.copy())  # main() adds the working folder
 
     def call(*words: object) -> Said:
         monkeypatch.setattr(sys, "argv", ["milbench", *map(str, words)])

@@ -8,6 +8,8 @@ import json
 import os
 import re
 import socket
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -206,7 +208,20 @@ def test_run_status_and_report(cli, tmp_path):
     assert "missing" not in done.out
     more = cli("run", "small.toml", "-m", "mean", "--seeds", "3", "--report", "none")
     assert "3 runs, 2 done already, 1 to do." in more.out
-    assert "Report" not in more.out
+    assert "eport" not in more.out
+
+    whole = {p: p.read_bytes() for p in (tmp_path / "results" / "small").iterdir()}
+    for words in (("-m", "mean"), ("--seeds", "1")):
+        part = cli("run", "small.toml", *words)
+        assert part.code == 0, part.err
+        assert "Method" in part.out
+        last = part.out.splitlines()[-1]
+        assert last.startswith("No report was written, ")
+        assert last.endswith("; --report results/small writes one.")
+        assert {p: p.read_bytes() for p in (tmp_path / "results" / "small").iterdir()} == whole
+    asked = cli("run", "small.toml", "-m", "mean", "--report", "elsewhere")
+    assert asked.out.splitlines()[-1] == "Report: elsewhere/README.md"
+    assert {p: p.read_bytes() for p in (tmp_path / "results" / "small").iterdir()} == whole
 
     cli("run", "small.toml", "--results", tmp_path / "results" / "runs")
     report = (tmp_path / "results" / "small" / "README.md").read_text()
@@ -236,7 +251,49 @@ def test_runs_that_do_not_end_ok_are_exit_code_2(cli, tmp_path):
     said = cli("run", "small.toml", "--seeds", "1", "-m", "abmil")
     assert said.code == 2
     assert "diverged: digits abmil fold fold0 seed 0" in said.err
-    assert "1 diverged" in (tmp_path / "results" / "small" / "README.md").read_text()
+    assert "1 diverged" in said.out
+    assert not (tmp_path / "results" / "small").exists()
+
+
+def test_only_the_local_launcher_exists(cli, tmp_path):
+    (tmp_path / "small.toml").write_text(SUITE)
+    assert cli("run", "small.toml", "--launcher", "local", "--dry-run").code == 0
+    other = cli("run", "small.toml", "--launcher", "slurm")
+    assert (other.code, other.out) == (1, "")
+    assert other.err == "milbench: unknown launcher 'slurm'; only local exists so far.\n"
+    assert not (tmp_path / "results").exists()
+
+
+def test_the_readmes_own_method_by_every_verb(tmp_path):
+    """From an installed entry point, whose folder, unlike that of ``python -c``, is not the working folder."""
+    blocks = re.findall(r"```python\n(.*?)```", (Path(__file__).parents[2] / "README.md").read_text(), re.DOTALL)
+    (tmp_path / "pool.py").write_text(next(block for block in blocks if "class MyPool" in block))
+    (tmp_path / "tiny.toml").write_text(SUITE.replace("seeds = 2", "seeds = 1"))
+    entry = tmp_path / "bin" / "milbench"
+    entry.parent.mkdir()
+    entry.write_text("from milbench.cli import main\nif __name__ == '__main__':\n    main()\n")
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    method = "pool:MyPool[temperature=0.5]"
+    for words, said in (
+        (("check", "pool:MyPool"), ""),
+        (("show", "pool:MyPool"), "pool:MyPool: MyPool (iid pooling)"),
+        (("cite", "pool:MyPool"), "Me. My paper. 2026."),
+        (("run", "tiny.toml", "-m", method, "-m", "mean", "--results", "r/runs"), "No report was written"),
+        (("compare", method, "mean", "--results", "r/runs"), f"{method} 0."),
+    ):
+        done = subprocess.run(
+            [sys.executable, entry, *words], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=120
+        )
+        assert done.returncode == 0, (words, done.stdout, done.stderr)
+        assert said in done.stdout, (words, done.stdout)
+
+
+def test_a_recipe_is_told_only_of_methods_in_the_table(tmp_path):
+    suite = made.suite(data=("easy",)).model_copy(update={"recipes": {"abmil": {"lr": 0.5}, "mean": {"lr": 0.25}}})
+    made.fill(tmp_path / "r", suite, ("abmil[gated=true]", "max"), costs=False)
+    text = write_report(leaderboard(tmp_path / "r", resamples=20), tmp_path / "out", "T", "P").read_text()
+    assert "For abmil alone: lr = 0.5." in text
+    assert "For mean alone" not in text
 
 
 # --- leaderboard -----------------------------------------------------------------------------------------------------

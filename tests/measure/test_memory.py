@@ -80,6 +80,7 @@ def test_functions_agree():
         assert memory.peak_bytes() >= SIZE
 
 
+@pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_cuda():
     kept = torch.ones(SIZE, dtype=torch.uint8, device="cuda")

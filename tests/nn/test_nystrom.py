@@ -1,5 +1,6 @@
 """Nystrom attention against the PyPI package `nystrom-attention`, on random shapes and values."""
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -41,3 +42,23 @@ def test_step_is_the_published_iteration_and_its_gradient():
     eye = torch.eye(9, dtype=torch.float64)
     torch.testing.assert_close(_Step.apply(y), y @ (13 * eye - y @ (15 * eye - y @ (7 * eye - y))) / 4)
     assert torch.autograd.gradcheck(_Step.apply, (y,))
+
+
+@pytest.mark.parametrize("n", [12, 90])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_large_scores_survive_half_precision(n, dtype):
+    """q k' of 10^5 fits fp32 and bf16, not fp16: scores are scaled first and computed in fp32, short bag or long."""
+    torch.manual_seed(0)
+    layer = NystromAttention(64, heads=2, landmarks=32).eval()
+    with torch.no_grad():
+        layer.to_qkv.weight[:128] *= 60
+    x = torch.nn.functional.layer_norm(torch.randn(n, 64), (64,))
+    q, k = layer.to_qkv(x)[:, :128].chunk(2, dim=1)
+    assert float((q[:, :32] @ k[:, :32].T).detach().abs().max()) > 65504 / 8
+    with torch.autocast("cpu", dtype=dtype):
+        out = layer(x)
+        first, weights = layer.short_first(x[None], torch.tensor([n]), True) if n <= 32 else layer.long_first(x, True)
+    assert out.isfinite().all()
+    assert first.isfinite().all()
+    assert weights.dtype == torch.float32
+    assert weights.isfinite().all()

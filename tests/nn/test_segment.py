@@ -86,3 +86,13 @@ def test_half_precision_sums_in_fp32():
     total = segment_sum(torch.ones(4096, 1, dtype=torch.float16), bags)  # fp16 cannot count beyond 2048
     assert total.flatten().tolist() == [4095, 1]
     assert segment_softmax(torch.zeros(4096, 1, dtype=torch.bfloat16), bags).dtype == torch.float32
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("lengths", [[20_000], [19_999, 1]])
+def test_weighted_sums_of_long_bags_keep_their_weights(dtype, lengths):
+    """Weights of 1/n are not representable in half precision: they would sum to 1.001, alone and not in company."""
+    bags = Bags(torch.zeros(sum(lengths), 1), lengths)
+    weights = segment_softmax(torch.zeros(sum(lengths), 1), bags)
+    total = weighted_sum(weights, torch.ones(sum(lengths), 3, dtype=dtype), bags)
+    torch.testing.assert_close(total, torch.ones_like(total), atol=3e-4, rtol=0)  # fp32, summed in a row

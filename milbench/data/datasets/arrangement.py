@@ -4,9 +4,9 @@ Made for milbench (no paper): a test of correlated against iid pooling. A bag is
 standard normal instance, ``signals`` of which have ``shift`` added to their first feature. In class ``block`` these
 lie in one square block at a random place, in class ``scattered`` in cells drawn at random without replacement (which
 form a block with a probability of 36 / C(64, 9) = 1.3e-9 on the default grid; such a bag keeps its label). A bag's
-instances are drawn before its label is
-looked at, so the multiset of instances has exactly one distribution: every permutation-invariant pooling has Bayes AUC
-    .5. Rows are stored row-major, with coordinates (column, row), as patches of a slide are.
+instances are drawn before its label is looked at, so the multiset of instances has exactly one distribution: every
+permutation-invariant pooling has a Bayes AUC of 0.5. Rows are stored row-major, with coordinates (column, row), as
+patches of a slide are.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """digits-bags: bags of handwritten digits, positive when one of them is a 9.
 
 Ilse, Tomczak, Welling: Attention-based Deep Multiple Instance Learning, ICML 2018, section 4.2 (MNIST-bags), on the
-1,797 8 x 8 digits of scikit-learn (Alpaydin and Kaynak, UCI Optical Recognition of Handwritten Digits, 1998)
-instead of MNIST.
+1,797 8 x 8 digits of scikit-learn (Alpaydin and Kaynak, UCI Optical Recognition of Handwritten Digits, 1998) instead
+of MNIST.
 
 As the authors' code: a bag's length is a draw of N(mean_length, std_length) cut to an integer, at least 1; their
 parameter ``var_bag_length`` is used as the standard deviation, as here. Instances are drawn with replacement from the

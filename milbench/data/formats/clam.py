@@ -1,8 +1,8 @@
 """CLAM: a folder with h5_files/ (features, coords) or pt_files/ (bare tensors), one file a slide.
 
 Lu et al., Data-efficient and weakly supervised computational pathology on whole-slide images, Nature Biomedical
-Engineering 2021. Coordinates are (x, y) in level-0 pixels; for pt_files/ they come from
-``patches/{slide}.h5``, or from h5_files/ beside it.
+Engineering 2021. Coordinates are (x, y) in level-0 pixels; for pt_files/ they come from ``patches/{slide}.h5``, or
+from h5_files/ beside it.
 """
 
 from __future__ import annotations
