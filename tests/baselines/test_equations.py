@@ -59,7 +59,7 @@ def test_abmil(lengths, gated, n_classes):
     else:
         expected = np.mean([-np.log(softmax(z)[y]) for z, y in zip(logits, targets, strict=True)])
     # The loss is in fp32, by contract.
-    assert float(model.loss(out, torch.tensor(targets))) == pytest.approx(expected, rel=1e-5)
+    assert model.loss(out, torch.tensor(targets)).item() == pytest.approx(expected, rel=1e-5)
 
 
 @settings(max_examples=25, deadline=None)
