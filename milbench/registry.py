@@ -51,6 +51,11 @@ class Entry:
             raise MilbenchError(f"aggregator {self.name!r} cannot be imported from {self.module}: {what}.") from error
         if self.attribute is not None:
             found = getattr(module, self.attribute, None)
+            if found is None:
+                names = [name for name, value in vars(module).items() if inspect.isclass(value)]
+                raise MilbenchError(
+                    f"{self.module} has no class {self.attribute!r}.{did_you_mean(self.attribute, names)}"
+                )
             if not (inspect.isclass(found) and issubclass(found, Aggregator)):
                 raise MilbenchError(f"{self.module}:{self.attribute} is not a milbench.Aggregator.")
             return found
@@ -65,8 +70,15 @@ class Entry:
         spec = find_spec(self.module)
         if spec is None or spec.origin is None:
             return ""
-        doc = ast.get_docstring(ast.parse(Path(spec.origin).read_text(encoding="utf-8")))
-        return (doc or "").split("\n")[0]
+        try:
+            tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
+        except (SyntaxError, ValueError) as error:  # half written, or not text: the others are listed all the same
+            return f"cannot be read: {type(error).__name__} in {Path(spec.origin).name}"
+        docs = [
+            ast.get_docstring(tree),
+            *(ast.get_docstring(node) for node in tree.body if isinstance(node, ast.ClassDef)),
+        ]
+        return next((doc.split("\n")[0] for doc in docs if doc), "")
 
 
 class Registry:

@@ -161,8 +161,8 @@ class DataSpec(Frozen):
         dataset: a built-in dataset; `params` are its parameters.
         cache: path of a feature cache, or a ``.npz`` of packed bags; relative paths start at the suite's folder.
         labels: CSV with one row a slide; the ``.npz`` form brings its own labels.
-        slide_column, patient_column, label_column: its columns; without the patient column every slide is its own
-            patient.
+        slide_column, patient_column, label_column: its columns. Folds are by patient; where every slide is a patient of
+            its own, say patient_column = "slide_id".
         classes: label values in class order; None: the sorted values found (for two classes the second is the positive
             one).
         split: where folds come from.

@@ -106,7 +106,7 @@ def test_a_method_that_cannot_be_imported_says_why(package):
         Entry("beta", "strange_methods.beta").load()
 
 
-@pytest.mark.parametrize("text", ["strange_methods.alpha:nn", "strange_methods.alpha:Nothing"])
+@pytest.mark.parametrize("text", ["strange_methods.alpha:nn"])
 def test_what_is_no_aggregator_is_refused(package, text):
     with pytest.raises(MilbenchError, match=r"is not a milbench\.Aggregator"):
         resolve(text)
@@ -211,3 +211,18 @@ def test_numbers_have_one_spelling_and_are_finite():
     assert resolve("abmil[embed_dim=256-128]").params == {"embed_dim": "256-128"}
     with pytest.raises(MilbenchError, match="finite"):
         resolve("clam_sb[dropout=nan]")
+
+
+def test_a_class_that_is_not_there_is_named():
+    with pytest.raises(
+        MilbenchError, match=r"milbench\.baselines\.abmil has no class 'ABMILL'\. Did you mean 'ABMIL'\?"
+    ):
+        resolve("milbench.baselines.abmil:ABMILL")
+
+
+def test_a_half_written_file_does_not_hide_the_others(tmp_path, monkeypatch):
+    (tmp_path / "half_written.py").write_text("def (")
+    (tmp_path / "class_only.py").write_text('class Pool:\n    """Pools by class."""\n')
+    monkeypatch.syspath_prepend(tmp_path)
+    assert Entry("half", "half_written").summary() == "cannot be read: SyntaxError in half_written.py"
+    assert Entry("only", "class_only").summary() == "Pools by class."

@@ -164,7 +164,7 @@ def test_recipes_are_laid_one_over_the_other(folder):
         ({"recipe": {"epoch": 3}}, r"recipe\.epoch: Extra inputs.*Did you mean 'epochs'"),
         ({"recipe": {"lr": -1}}, r"recipe\.lr: Input should be greater than 0"),
         ({"methods": ("meen",)}, r"unknown aggregator 'meen'\. Did you mean 'mean'"),
-        ({"methods": ("support.odd_methods:Missing",)}, r"is not a milbench\.Aggregator"),
+        ({"methods": ("support.odd_methods:Missing",)}, r"support\.odd_methods has no class 'Missing'"),
         ({"methods": ("no_such_module:X",)}, r"cannot be imported from no_such_module"),
         ({"methods": ("transmil[dim=10,heads=3]",)}, r"dim must be a multiple of heads"),
         ({"name": "a/b"}, r"suite name 'a/b' must be usable as a folder"),

@@ -17,6 +17,22 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from .. import __version__
+
+        typer.echo(f"milbench {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version."),
+) -> None:
+    """The referee of multiple-instance learning: compare aggregators for whole-slide images under matched budgets."""
+
+
 #: verb -> (module below milbench.cli, what it defines: a function for a verb, a Typer app for a group of verbs)
 VERBS = ("list", "show", "cache", "run", "status", "leaderboard", "compare", "check", "cite", "env")
 

@@ -44,6 +44,20 @@ def portable(word: str | Path) -> str:
         return path.name or text
 
 
+def check_report(folder: Path, suite: str) -> None:
+    """Refuse to replace a README.md that is not a report of this suite.
+
+    Raises:
+        MilbenchError: there is one; the sentence says how to write elsewhere.
+    """
+    check_folder(folder, "--report")
+    readme = folder / "README.md"
+    if readme.is_file() and not readme.read_bytes().startswith(f"# Leaderboard of {suite}\n".encode()):
+        raise MilbenchError(
+            f"{readme} is not a report of suite {suite} and would be overwritten; give a --report folder."
+        )
+
+
 def check_folder(folder: Path, option: str) -> None:
     """Refuse a folder that could not be written when, after hours, it is needed.
 

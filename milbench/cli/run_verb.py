@@ -50,7 +50,7 @@ def run_command(
     if not dry_run:
         warm_up()
     from ..runner import execute, make_plan
-    from ._terminal import check_folder
+    from ._terminal import check_folder, check_report
 
     if launcher != "local":
         raise MilbenchError(f"unknown launcher {launcher!r}; only local exists so far.")
@@ -65,7 +65,7 @@ def run_command(
     folder = None if report == "none" or unasked else Path(report) if report else beside
     check_folder(results, "--results")
     if folder is not None:
-        check_folder(folder, "--report")
+        check_report(folder, plan.suite.name)
     typer.echo(
         f"{plan.suite.name}: {len(plan.runs)} runs, {len(plan.runs) - len(todo)} done already, {len(todo)} to do."
     )

@@ -182,7 +182,7 @@ def read_classes(folder: str | Path) -> tuple[str, ...]:
     return tuple(json.loads((Path(folder) / "classes.json").read_text(encoding="utf-8")))
 
 
-def _patient_column(path: Path, header: list[str], spec: DataSpec) -> str | None:
+def _patient_column(path: Path, header: list[str], spec: DataSpec) -> str:
     if spec.patient_column in header:
         return spec.patient_column
     if "patient_column" in spec.model_fields_set:
@@ -197,7 +197,10 @@ def _patient_column(path: Path, header: list[str], spec: DataSpec) -> str | None
             f"{path} has no column {spec.patient_column!r} but has {alias!r}; set patient_column = {alias!r}, or to "
             f"{spec.slide_column!r} if every slide is a patient of its own."
         )
-    return None
+    raise MilbenchError(
+        f"{path} has no column {spec.patient_column!r}, its columns are {some(header, 20)}; add it, as folds are by "
+        f"patient, or set patient_column = {spec.slide_column!r} if every slide is a patient of its own."
+    )
 
 
 def _plain(value: str) -> str:

@@ -461,3 +461,23 @@ def test_check_of_ones_own_file(cli, tmp_path):
     assert said.code == 1
     assert said.err.splitlines()[-1].startswith("milbench: ")
     assert "Traceback" not in said.err
+
+
+def test_version(cli):
+    from milbench import __version__
+
+    assert cli("--version").out.strip() == f"milbench {__version__}"
+
+
+def test_a_report_replaces_no_readme_of_another_kind(cli, tmp_path):
+    """`--results r` puts the report of suite `small` into ./small, which may be a folder of the user's own."""
+    (tmp_path / "small.toml").write_text(SUITE)
+    name = next(line.split('"')[1] for line in SUITE.splitlines() if line.startswith("name"))
+    mine = tmp_path / name / "README.md"
+    mine.parent.mkdir()
+    mine.write_text("my notes\n")
+    ran = cli("run", "small.toml", "--results", "r")
+    assert ran.code == 1
+    assert "README.md is not a report of suite" in ran.err
+    assert mine.read_text() == "my notes\n"
+    assert not (tmp_path / "r").exists()

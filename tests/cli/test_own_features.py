@@ -208,7 +208,7 @@ def test_real_histology_bags(shared_root, tmp_path, cli):
     cache = FeatureCache.open(tmp_path / "cohort.cache")
     for i in (0, len(names) - 1):
         assert np.array_equal(cache[names[i]].numpy(), packed["features"][ends[i] : ends[i + 1]])
-    (tmp_path / "my.toml").write_text(text.replace('patient_column = "patient_id"\n', ""))
+    (tmp_path / "my.toml").write_text(text.replace('patient_column = "patient_id"', 'patient_column = "slide_id"'))
     ran = cli("run", "my.toml")
     assert ran.code == 0, ran.err
     own = board(tmp_path)["auc"]

@@ -102,9 +102,12 @@ def test_labels_that_do_not_fit(base, header, line, changes, message):
         load_cohort(_spec(**changes), base)
 
 
-def test_without_a_patient_column_every_slide_is_its_own(base):
+def test_a_table_without_patients_must_say_that_every_slide_is_its_own(base):
+    """Silently, two slides of one patient could stand on both sides of a fold."""
     _table(base, "slide_id,label", "{slide},{label}")
-    cohort = load_cohort(_spec(), base)
+    with pytest.raises(MilbenchError, match=r"no column 'patient_id'.*set patient_column = 'slide_id'"):
+        load_cohort(_spec(), base)
+    cohort = load_cohort(_spec().model_copy(update={"patient_column": "slide_id"}), base)
     assert cohort.patients == {slide: slide for slide in IDS}
 
 
