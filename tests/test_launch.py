@@ -120,9 +120,8 @@ def test_a_process_that_does_not_leave_is_ended_and_its_result_kept():
 
 def test_a_process_left_behind_by_a_run_does_not_hold_it_up(tmp_path):
     mark = tmp_path / "pid"
-    start = time.monotonic()
     result = one("orphan", str(mark))
-    assert time.monotonic() - start < 10
+    assert psutil.pid_exists(int(mark.read_text()))  # nobody waited for its end
     assert result == Result("failed", "the process ended with exit code 5 and no result")
     os.kill(int(mark.read_text()), signal.SIGKILL)
 

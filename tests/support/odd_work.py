@@ -60,11 +60,12 @@ def stay():
 
 def orphan(mark):
     """Die while a process of one's own goes on and holds every descriptor."""
-    if os.fork() == 0:
-        with open(mark, "w") as file:
-            file.write(str(os.getpid()))
+    pid = os.fork()
+    if pid == 0:
         time.sleep(60)
         os._exit(0)
+    with open(mark, "w") as file:
+        file.write(str(pid))
     os._exit(5)
 
 
