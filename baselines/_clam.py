@@ -43,7 +43,7 @@ class CLAMBase(Aggregator):
             raise MilbenchError(f"k_sample must be at least 1, got {k_sample}.")
         self.k_sample = k_sample
         self.subtyping = subtyping
-        self.embed = nn.Sequential(nn.Linear(in_dim, WIDTH), nn.ReLU(), nn.Dropout(dropout))
+        self.embed = nn.Sequential(nn.Linear(in_dim, WIDTH), nn.ReLU(inplace=True), nn.Dropout(dropout))
         self.score = AttentionScore(WIDTH, SIZES[size], heads=branches, gated=True, dropout=dropout)
         self.instance_classifiers = nn.ModuleList(nn.Linear(WIDTH, 2) for _ in range(n_classes))
 
@@ -88,3 +88,10 @@ class CLAMBase(Aggregator):
         a_class = (each * counted).sum(dim=2) / counted.sum(dim=2).clamp(min=1)
         instance = a_class.sum(dim=1) / (self.n_classes if self.subtyping else 1)
         return BAG_WEIGHT * head_loss(out.logits, targets) + (1 - BAG_WEIGHT) * instance.mean()
+
+    def matrix_flops(self, n: int) -> int:
+        """Embedding, the attention's two branches and its scores, the weighted sums, and the 2k instances' logits."""
+        hidden, branches = self.score.v.out_features, self.score.w.out_features
+        instances = 2 * min(n, self.k_sample) * len(self.instance_classifiers) * 2 * WIDTH
+        each = self.in_dim * WIDTH + 2 * WIDTH * hidden + hidden * branches + WIDTH * branches
+        return 2 * n * each + 2 * instances + 2 * WIDTH * self.n_classes

@@ -68,7 +68,7 @@ class ABMIL(Aggregator):
         widths = [in_dim, *_widths(embed_dim)]
         layers: list[nn.Module] = []
         for before, after in pairwise(widths):
-            layers += [nn.Linear(before, after), nn.ReLU(), nn.Dropout(dropout)]
+            layers += [nn.Linear(before, after), nn.ReLU(inplace=True), nn.Dropout(dropout)]
         self.embed = nn.Sequential(*layers)
         self.score = AttentionScore(widths[-1], L, gated=gated)
         self.head = nn.Linear(widths[-1], 1 if n_classes == 2 else n_classes)
@@ -79,6 +79,13 @@ class ABMIL(Aggregator):
         a = segment_softmax(self.score(h), bags)
         z = weighted_sum(a, h, bags)[:, 0]
         return BagOutput(self.head(z), a if attention else None, z)
+
+    def matrix_flops(self, n: int) -> int:
+        """Embedding, the attention's one or two branches and its score, the weighted sum, the head."""
+        widths = [layer.in_features for layer in self.embed if isinstance(layer, nn.Linear)] + [self.head.in_features]
+        embedding = sum(a * b for a, b in pairwise(widths))
+        branches = 1 if self.score.u is None else 2
+        return 2 * n * (embedding + widths[-1] * (L * branches + 1) + L) + 2 * widths[-1] * self.head.out_features
 
 
 def _widths(embed_dim: int | str | None) -> list[int]:

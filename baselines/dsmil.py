@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from milbench.aggregator import Aggregator
 from milbench.bags import BagOutput, Bags
-from milbench.nn import segment_argmax, segment_softmax, weighted_sum
+from milbench.nn import segment_argmax, segment_softmax, tanh, weighted_sum
 from milbench.spec import Card, Float, Recipe
 
 Q = 128  # width of the queries in the authors' code
@@ -54,9 +54,13 @@ class DSMIL(Aggregator):
 
     def pool(self, bags: Bags, attention: bool) -> BagOutput:
         """Find the critical instances, attend to what resembles them, and classify both streams."""
-        scores = self.instance(bags.x)
+        # Instance scores and the first layer of the queries in one product: the features are read once.
+        first, _, second, _ = self.q
+        outputs = self.instance.out_features
+        weight, bias = (torch.cat([getattr(first, p), getattr(self.instance, p)]) for p in ("weight", "bias"))
+        hidden, scores = F.linear(bags.x, weight, bias).split([Q, outputs], dim=1)
         critical = segment_argmax(scores, bags)
-        q = self.q(bags.x)
+        q = tanh(second(F.relu(hidden)))
         q_m = q[critical]  # (B, C, 128)
         likeness = q @ q_m[0].T if len(bags) == 1 else torch.einsum("nq,ncq->nc", q, q_m[bags.index])
         u = segment_softmax(likeness * Q**-0.5, bags)
@@ -81,3 +85,8 @@ class DSMIL(Aggregator):
             return super().probabilities(out)
         # log-sigmoid first: the sum of C sigmoids can underflow, a softmax of their logarithms cannot.
         return torch.softmax(F.logsigmoid(out.logits.float()), dim=1)
+
+    def matrix_flops(self, n: int) -> int:
+        """Instance scores, queries, likeness, the weighted sums, the convolution over the bag vectors."""
+        k, d = self.instance.out_features, self.in_dim
+        return 2 * n * (d * (Q + k) + Q * Q + Q * k + d * k) + 2 * k * k * d

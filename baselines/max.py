@@ -43,3 +43,7 @@ class MaxPooling(Aggregator):
             holds = (bags.x.detach() == largest.detach()[bags.index]).float()
             shares = (holds / segment_sum(holds, bags)[bags.index]).mean(dim=1, keepdim=True)
         return BagOutput(self.head(largest), shares, largest)
+
+    def matrix_flops(self, n: int) -> int:
+        """The head alone: pooling itself has no product."""
+        return 2 * self.in_dim * self.n_classes

@@ -48,3 +48,7 @@ class MaxInstance(Aggregator):
             logits = F.pad(logits, (1, 0))
         weights = torch.zeros_like(scores, dtype=torch.float32).scatter(0, rows, 1.0) if attention else None
         return BagOutput(logits, weights, None)
+
+    def matrix_flops(self, n: int) -> int:
+        """A score for every instance."""
+        return 2 * n * self.in_dim * self.score.out_features

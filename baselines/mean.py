@@ -44,3 +44,7 @@ class MeanPooling(Aggregator):
             lengths = (bags.ptr[1:] - bags.ptr[:-1]).to(torch.float32)
             shares = (1 / lengths)[bags.index][:, None]
         return BagOutput(self.head(mean), shares, mean)
+
+    def matrix_flops(self, n: int) -> int:
+        """The head alone: pooling itself has no product."""
+        return 2 * self.in_dim * self.n_classes

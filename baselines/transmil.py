@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import accumulate, pairwise
 from typing import Literal
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from milbench.aggregator import Aggregator
 from milbench.bags import BagOutput, Bags
 from milbench.errors import MilbenchError
-from milbench.nn import PPEG, NystromAttention
+from milbench.nn import PPEG, NystromAttention, SquareTokens
 from milbench.spec import Card, Choice, Float, Recipe
 
 
@@ -84,7 +85,7 @@ class TransMIL(Aggregator):
             raise MilbenchError(f"transmil[pinv_iterations={pinv_iterations}]: must be at least 0.")
         if dim % heads:
             raise MilbenchError(f"transmil[dim={dim},heads={heads}]: dim must be a multiple of heads.")
-        self.embed = nn.Sequential(nn.Linear(in_dim, dim), nn.ReLU())
+        self.embed = nn.Sequential(nn.Linear(in_dim, dim), nn.ReLU(inplace=True))
         self.cls_token = nn.Parameter(torch.randn(1, 1, dim))
         self.blocks = nn.ModuleDict(
             {str(i + 1): _Block(dim, heads, landmarks, pinv_iterations, value_conv, dropout) for i in range(layers)}
@@ -94,49 +95,73 @@ class TransMIL(Aggregator):
         self.head = nn.Linear(dim, n_classes)
         self.landmarks = landmarks
 
+    def matrix_flops(self, n: int) -> int | None:
+        """What is left of a long bag's products after the identities that `milbench.nn` names; None for short bags.
+
+        With T tokens, m landmarks, h heads, k pseudo-inverse steps: a layer before the last has q, k, v, output
+        projection (4 T dim^2), four factors of T m dim, the value convolution and the core; the last layer has keys and
+        one factor for all rows, and the weighted sum of rows for each head.
+        """
+        cells = (math.isqrt(n - 1) + 1) ** 2
+        if cells < self.landmarks:
+            return None
+        attn, tokens, m, dim = self._layers()[0].attn, cells + 1, self.landmarks, self.head.in_features
+        conv = 0 if attn.res_conv is None else 33
+        start = attn.heads * m * m * (m + dim // attn.heads)  # A Z_0, and softmax(q_l k_l')
+        steps = max(0, attn.pinv_iterations - 1) * 2 * attn.heads * m**3  # the first polynomial needs no step before it
+        applied = attn.pinv_iterations * 3 * m * m
+        before = tokens * dim * (4 * dim + 4 * m + conv) + start + steps + dim * (applied + m * m)
+        last = tokens * dim * (dim + m + attn.heads) + start + steps + attn.heads * (applied + m * m)
+        grid = 0 if self.ppeg is None else self.ppeg.size**2 * cells * dim
+        landmarks = len(self._layers()) * 2 * m * dim * dim
+        return 2 * (n * self.in_dim * dim + (len(self._layers()) - 1) * before + last + grid + landmarks)
+
     def _layers(self) -> list[_Block]:
         return [block for block in self.blocks.values() if isinstance(block, _Block)]
 
     def pool(self, bags: Bags, attention: bool) -> BagOutput:
-        """Pool bags of at most `landmarks` tokens together, padded, and longer ones, with work enough, one by one."""
-        h = self.embed(bags.x)
+        """Pool bags of fewer than `landmarks` tokens together, padded; longer ones, with work enough, one by one."""
         sides = [math.isqrt(n - 1) + 1 for n in bags.lengths]
+        starts = [0, *accumulate(bags.lengths)]
         short = [i for i, side in enumerate(sides) if side * side < self.landmarks]
-        tokens: list[Tensor | None] = [None] * len(bags)
-        weights: list[Tensor | None] = [None] * len(bags)
-        starts = [0]
-        for n in bags.lengths:
-            starts.append(starts[-1] + n)
-        if short:
-            tokens_of_short, weights_of_short = self._short(
-                h, [starts[i] for i in short], [bags.lengths[i] for i in short], attention
-            )
-            for at, i in enumerate(short):
-                tokens[i] = tokens_of_short[at : at + 1]
-                weights[i] = None if weights_of_short is None else weights_of_short[at, 1 : 1 + sides[i] ** 2]
+        tokens: dict[int, Tensor] = {}
+        weights: dict[int, Tensor] = {}
+        for group in _alike(short, sides):
+            rows = bags.x if len(group) == len(bags) else torch.cat([bags.x[starts[i] : starts[i + 1]] for i in group])
+            found, row = self._short(self.embed(rows), [bags.lengths[i] for i in group], attention)
+            for at, i in enumerate(group):
+                tokens[i] = found[at : at + 1]
+                if row is not None:
+                    weights[i] = row[at, 1 : 1 + sides[i] ** 2]
         for i in set(range(len(bags))) - set(short):
-            tokens[i], row = self._long(h[starts[i] : starts[i + 1]], sides[i], attention)
-            weights[i] = None if row is None else row[1:]
-        embedding = self.norm(torch.cat([t for t in tokens if t is not None]))
+            tokens[i], row = self._long(bags.x[starts[i] : starts[i + 1]], sides[i])
+            weights[i] = row[1:]
+        embedding = self.norm(torch.cat([tokens[i] for i in range(len(bags))]))
         shares = None
         if attention:
-            shares = torch.cat([_shares(w, n) for w, n in zip(weights, bags.lengths, strict=True) if w is not None])
+            shares = torch.cat([_shares(weights[i], n) for i, n in enumerate(bags.lengths)])
         return BagOutput(self.head(embedding), shares, embedding)
 
-    def _long(self, h: Tensor, side: int, attention: bool) -> tuple[Tensor, Tensor | None]:
-        h = torch.cat([self.cls_token[0].to(h.dtype), h, h[: side * side - len(h)]])
+    def _long(self, x: Tensor, side: int) -> tuple[Tensor, Tensor]:
+        embed = self.embed[0]
+        h = SquareTokens.apply(x, embed.weight, embed.bias, self.cls_token[0, 0], side)
         *before, last = self._layers()
+        # Training keeps what every step has made; inference goes to and fro between two buffers.
+        spare = None if torch.is_grad_enabled() or self.training else torch.empty_like(h)
         if not before:
-            h = self._encode_long(h, side)
+            h, spare = self._encode_long(h, side, spare)
         for i, block in enumerate(before):
-            h = h + block.attn.long(block.norm(h))
+            if spare is None:
+                h = block.attn.long(h, block.norm, residual=True)
+            else:
+                block.attn.long_in_place(h, spare, block.norm)
             if i == 0:
-                h = self._encode_long(h, side)
-        out, weights = last.attn.long_first(last.norm(h), attention)
-        return h[:1] + out, weights
+                h, spare = self._encode_long(h, side, spare)
+        out, token, weights = last.attn.long_first(h, last.norm, spare)
+        return token + out, weights
 
-    def _short(self, h: Tensor, starts: list[int], lengths: list[int], attention: bool) -> tuple[Tensor, Tensor | None]:
-        grids = _Grids(starts, lengths, h.device)
+    def _short(self, h: Tensor, lengths: list[int], attention: bool) -> tuple[Tensor, Tensor | None]:
+        grids = _Grids(lengths, h.device)
         tokens = grids.tokens(h)
         h = torch.cat([self.cls_token.to(h.dtype).expand(len(lengths), -1, -1), tokens], dim=1)
         rows = grids.cells + 1
@@ -150,10 +175,13 @@ class TransMIL(Aggregator):
         out, weights = last.attn.short_first(last.norm(h), rows, attention)
         return h[:, 0] + out, weights
 
-    def _encode_long(self, h: Tensor, side: int) -> Tensor:
+    def _encode_long(self, h: Tensor, side: int, spare: Tensor | None) -> tuple[Tensor, Tensor | None]:
         if self.ppeg is None:
-            return h
-        return torch.cat([h[:1], self.ppeg(h[1:].view(1, side, side, -1)).reshape(side * side, -1).to(h.dtype)])
+            return h, spare
+        if spare is None:
+            return self.ppeg.tokens(h, side), None
+        self.ppeg.tokens_into(h, side, spare)
+        return spare, h
 
     def _encode_short(self, h: Tensor, grids: _Grids) -> Tensor:
         if self.ppeg is None:
@@ -178,7 +206,8 @@ class _Grids:
     padding would be.
     """
 
-    def __init__(self, starts: list[int], lengths: list[int], device: torch.device) -> None:
+    def __init__(self, lengths: list[int], device: torch.device) -> None:
+        starts = [0, *accumulate(lengths)][:-1]
         n = torch.tensor(lengths, device=device)
         sides = [math.isqrt(length - 1) + 1 for length in lengths]
         side = torch.tensor(sides, device=device)
@@ -209,6 +238,13 @@ class _Grids:
         """(B, side, side, dim) cells -> (B, side^2, dim) tokens."""
         cells = grid.flatten(1, 2)
         return cells if self.same else cells.gather(1, self.cell[..., None].expand_as(cells))
+
+
+def _alike(bags: list[int], sides: list[int]) -> list[list[int]]:
+    """Part short bags into batches by their grid's side, so that none is padded to much more than it needs."""
+    edges = (4, 6, 8, 11, 1 << 30)
+    groups = [[i for i in bags if low < sides[i] <= high] for low, high in pairwise((0, *edges))]
+    return [group for group in groups if group]
 
 
 def _shares(weights: Tensor, n: int) -> Tensor:

@@ -87,6 +87,14 @@ class Aggregator(nn.Module, ABC):
         """Return ``(B, n_classes)`` class probabilities in fp32; every row sums to 1."""
         return head_probabilities(out.logits)
 
+    def matrix_flops(self, n: int) -> int | None:
+        """Operations of the matrix products that no forward pass over a bag of n instances avoids; None: not stated.
+
+        A closed form, a multiplication and an addition each as one. ``milbench measure`` holds a method's time against
+        it; where it is not stated, against the operations that were counted.
+        """
+        return None
+
     def load_authors_state(self, state: Mapping[str, Tensor]) -> None:
         """Load parameters named as in the authors' code.
 

@@ -14,7 +14,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 #: Part of every run_id. Raised when training or evaluation change in a way that changes predictions for the same spec.
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 
 
 class Frozen(BaseModel):

@@ -66,6 +66,14 @@ def _added_batch(_self: _Shape, a: _Shape, b: _Shape, *_: Any, **__: Any) -> int
     return 2 * prod(a) * b[-1]
 
 
+def _embedding_bag(
+    weight: _Shape, indices: _Shape, _offsets: Any, _scale: Any = False, _mode: Any = 0, _sparse: Any = False,
+    per_sample_weights: _Shape | None = None, *_: Any, **__: Any,
+) -> int:  # fmt: skip
+    """A weighted sum of rows; without weights there is no product."""
+    return 0 if per_sample_weights is None else 2 * prod(indices) * weight[-1]
+
+
 _FORMULAS: dict[Any, Callable[..., int]] = {
     aten._scaled_dot_product_flash_attention_for_cpu: _attention,
     aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
@@ -75,5 +83,7 @@ _FORMULAS: dict[Any, Callable[..., int]] = {
     aten.vdot: _matrix_vector,
     aten.addmv: _added_matrix_vector,
     aten.addbmm: _added_batch,
+    aten._embedding_bag: _embedding_bag,
+    aten._embedding_bag_forward_only: _embedding_bag,
     aten.addr: lambda _self, a, b, *_, **__: 2 * prod(a) * prod(b),
 }

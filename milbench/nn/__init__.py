@@ -3,20 +3,23 @@
 Importing this package imports torch; every block says which paper and equation it computes.
 """
 
-from .attention import AttentionScore
+from .attention import AttentionScore, tanh
 from .nystrom import NystromAttention
 from .ppeg import PPEG
 from .segment import segment_argmax, segment_max, segment_mean, segment_softmax, segment_sum, segment_topk, weighted_sum
+from .tokens import SquareTokens
 
 __all__ = [
     "PPEG",
     "AttentionScore",
     "NystromAttention",
+    "SquareTokens",
     "segment_argmax",
     "segment_max",
     "segment_mean",
     "segment_softmax",
     "segment_sum",
     "segment_topk",
+    "tanh",
     "weighted_sum",
 ]

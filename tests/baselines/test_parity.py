@@ -73,8 +73,15 @@ def test_transmil(case):
 def test_transmil_inside(case):
     model = load("transmil", "transmil", 1024)
     seen = {}
-    block = model.blocks["2"].norm
-    block.register_forward_hook(lambda module, args, result: seen.update(h=args[0]))
+    block = model.blocks["2"]
+    block.norm.register_forward_hook(lambda module, args, result: seen.update(h=args[0]))  # short bags
+    plain = block.attn.long_first
+
+    def long_first(h, *rest):
+        seen.update(h=h)
+        return plain(h, *rest)
+
+    block.attn.long_first = long_first
     with torch.no_grad():
         model(milbench.Bags.pack([case["features"].float()]))
     h = seen["h"].reshape(-1, 512)

@@ -102,5 +102,6 @@ def test_attention_is_the_class_tokens_row(n):
         out, weights = layer.short_first(tokens[None], torch.tensor([n]), weights=True)
         weights = weights[0]
     else:
-        out, weights = layer.long_first(tokens, weights=True)
+        out, token, weights = layer.long_first(tokens)
+        torch.testing.assert_close(token, tokens[:1])
     torch.testing.assert_close(out.view(2, 16), torch.einsum("nh,nhd->hd", weights, values))

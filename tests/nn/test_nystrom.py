@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from nystrom_attention import NystromAttention as Package
 
 from milbench.nn import NystromAttention
-from milbench.nn.nystrom import _Step
+from milbench.nn.pinv import _Step
 
 
 @settings(max_examples=60, deadline=None)
@@ -57,7 +57,7 @@ def test_large_scores_survive_half_precision(n, dtype):
     assert float((q[:, :32] @ k[:, :32].T).detach().abs().max()) > 65504 / 8
     with torch.autocast("cpu", dtype=dtype):
         out = layer(x)
-        first, weights = layer.short_first(x[None], torch.tensor([n]), True) if n <= 32 else layer.long_first(x, True)
+        first, weights = layer.short_first(x[None], torch.tensor([n]), True) if n <= 32 else layer.long_first(x)[::2]
     assert out.isfinite().all()
     assert first.isfinite().all()
     assert weights.dtype == torch.float32

@@ -1,0 +1,142 @@
+"""The first row alone of a Nystrom layer on one long bag: what the class token reads after the last layer.
+
+With r = softmax(q_0 k_l') pinv(A) known from the landmarks, the row's weights over all rows are
+w = r softmax(q_l k'), and its sum of values is (w x) W_v: no values of any other row, no sum of values for any
+landmark. Keys are projected, scores are computed twice (for the softmax sums, then for the weights), and that is all
+that is done for every row. The backward pass is as cheap: values get a gradient of rank one.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from .pinv import row_times_pinv, softmax_scores
+from .stream import (
+    Norm,
+    Plan,
+    add_product,
+    borrowed,
+    chunk_softmax,
+    landmark_means,
+    lse_of_padding,
+    rows_of_means,
+    wide,
+)  # fmt: skip
+
+
+class NystromFirst(torch.autograd.Function):
+    """``(T, dim)`` rows -> the mixture w x of normalised rows a head, ``(h, dim)``, the first rows as they are.
+
+    Returns, beside the mixture: the first ``near`` rows normalised (the value convolution reads them), row 0 of h, and
+    the weights w, ``(h, T)``, without gradient.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, h: Tensor, norm_weight: Tensor | None, norm_bias: Tensor | None, w_q: Tensor, w_k: Tensor,
+        plan: Plan, iterations: int, near: int, spare: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+        """Mix; ``spare``, like h, is overwritten with the keys where it is given."""
+        norm, needed = Norm(norm_weight, norm_bias), any(ctx.needs_input_grad)
+        with torch.autocast(h.device.type, enabled=False):
+            scale = (h.shape[1] // plan.heads) ** -0.5
+            means = landmark_means(h, norm, plan)
+            first = norm(h[:near], plan)
+            q_0 = wide(plan.split(first[:1] @ (w_q * scale).T))
+            q_land, k_land = (wide(plan.split(means @ w.T)).contiguous() for w in (w_q * scale, w_k))
+            leaves = [t.detach().requires_grad_(needed) for t in (q_0, q_land, k_land)]
+            with torch.set_grad_enabled(needed):
+                row = _core(leaves[0], leaves[1], leaves[2], iterations)
+            k, chunk_share = _keys(h, norm, w_k, q_land, plan, spare)
+            mixed, weights = _mix(h, norm, k, q_land, chunk_share, row.detach(), plan)
+        if needed:
+            ctx.save_for_backward(h, norm_weight, norm_bias, w_q, w_k, k, chunk_share, weights, means)
+            ctx.plan, ctx.core, ctx.near = plan, (*leaves, row), near
+        ctx.mark_non_differentiable(weights)
+        return mixed, first.clone() if norm.weight is None else first, h[:1].clone(), weights
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, g_mixed: Tensor, g_first: Tensor, g_token: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+        """Return the gradients at h, the norm's two, W_q and W_k."""
+        with torch.autocast(g_mixed.device.type, enabled=False):
+            return *_backward(ctx, g_mixed, g_first, g_token), None, None, None, None
+
+
+def _core(q_0: Tensor, q_land: Tensor, k_land: Tensor, iterations: int) -> Tensor:
+    """r, ``(h, m, 1)``: the first row's weight of every landmark."""
+    row = row_times_pinv(softmax_scores(q_0, k_land)[None], softmax_scores(q_land, k_land)[None], iterations)
+    return row[0].mT
+
+
+def _keys(h: Tensor, norm: Norm, w_k: Tensor, q_land: Tensor, plan: Plan, spare: Tensor | None
+          ) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """Return the keys, ``(T, dim)``, and each chunk's share of every landmark's softmax, ``(chunks, h, m, 1)``."""
+    k = torch.empty_like(h, dtype=plan.dtype) if spare is None else borrowed(spare, plan)
+    w, q = w_k.to(plan.dtype).T, q_land.to(plan.dtype)
+    lses = [lse_of_padding(q_land, plan)]
+    for a, b in plan.chunks():
+        torch.mm(norm(h[a:b], plan).to(plan.dtype), w, out=k[a:b])
+        lses.append(chunk_softmax(wide(torch.bmm(q, plan.split(k[a:b]).mT)))[1])
+    return k, torch.softmax(torch.stack(lses), dim=0)[1:]
+
+
+def _shares(k: Tensor, q: Tensor, plan: Plan) -> Tensor:
+    """softmax(q_l k') over the rows of one chunk alone, ``(h, m, C)``: times the chunk's share it is the whole's."""
+    return torch.softmax(wide(torch.bmm(q, plan.split(k).mT)), dim=-1)
+
+
+def _mix(h: Tensor, norm: Norm, k: Tensor, q_land: Tensor, chunk_share: Tensor, row: Tensor, plan: Plan
+         ) -> tuple[Tensor, Tensor]:  # fmt: skip
+    mixed = torch.zeros(plan.heads, h.shape[1], dtype=row.dtype, device=h.device)
+    weights = torch.empty(plan.heads, plan.rows, dtype=row.dtype, device=h.device)
+    q = q_land.to(plan.dtype)
+    for (a, b), share in zip(plan.chunks(), chunk_share, strict=True):
+        w = torch.bmm((row * share).mT, _shares(k[a:b], q, plan))[:, 0]
+        weights[:, a:b] = w
+        mixed += w @ wide(norm(h[a:b], plan))
+    return mixed, weights
+
+
+def _backward(ctx: Any, g_mixed: Tensor, g_first: Tensor, g_token: Tensor) -> tuple[Tensor | None, ...]:
+    h, norm_weight, norm_bias, w_q, w_k, k, chunk_share, weights, means = ctx.saved_tensors
+    plan, norm, dtype = ctx.plan, Norm(norm_weight, norm_bias), ctx.plan.dtype
+    q_0, q_land, k_land, row = ctx.core
+    scale = (h.shape[1] // plan.heads) ** -0.5
+    q_cast, r = q_land.detach().to(dtype), row.detach()
+
+    d_weights = torch.empty_like(weights)
+    d_row = torch.zeros_like(r)
+    for (a, b), share in zip(plan.chunks(), chunk_share, strict=True):
+        d_weights[:, a:b] = g_mixed @ wide(norm(h[a:b], plan)).T
+        d_row += torch.bmm(_shares(k[a:b], q_cast, plan), d_weights[:, a:b, None]) * share
+    d_q0, d_qland, d_kland = torch.autograd.grad(row, (q_0, q_land, k_land), d_row, retain_graph=True)
+
+    d_qland = d_qland.clone()
+    d_wq, d_wk = torch.zeros_like(w_q), torch.zeros_like(w_k)
+    dx, w = torch.empty_like(h), w_k.to(dtype)
+    for (a, b), share in zip(plan.chunks(), chunk_share, strict=True):
+        x = norm(h[a:b], plan)
+        d_scores = (d_weights[:, None, a:b] - d_row).mul_(r * share).mul_(_shares(k[a:b], q_cast, plan)).to(dtype)
+        dk = plan.merge(torch.bmm(d_scores.mT, q_cast))
+        d_qland += torch.bmm(d_scores, plan.split(k[a:b]))
+        torch.mm(weights[:, a:b].T.to(h.dtype), g_mixed.to(h.dtype), out=dx[a:b])
+        add_product(dx[a:b], dk, w)
+        add_product(d_wk, dk.T, x.to(dtype))
+
+    flat = [plan.merge(t).to(h.dtype) for t in (d_q0, d_qland, d_kland)]
+    first = norm(h[:1], plan)
+    add_product(d_wq, torch.cat([flat[0], flat[1]]).T * scale, torch.cat([first, means]))
+    add_product(d_wk, flat[2].T, means)
+    dx[:1] += flat[0] @ (w_q * scale)
+    dx[: ctx.near] += g_first
+    d_means = flat[1] @ (w_q * scale) + flat[2] @ w_k
+    sums = None if norm.weight is None else (torch.zeros_like(norm.weight), torch.zeros_like(norm.weight))
+    for a, b in plan.chunks():
+        dx[a:b] = norm.backward(dx[a:b] + rows_of_means(d_means, a, b, plan), h[a:b], plan, sums)
+    dx[:1] += g_token
+    return dx, *(sums or (None, None)), d_wq, d_wk

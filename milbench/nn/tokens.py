@@ -1,0 +1,65 @@
+"""TransMIL's tokens of one long bag: a class token, ReLU(W x + b) of every row, the first rows again up to a square."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from .stream import CHUNK, add_product, wide
+
+
+class SquareTokens(torch.autograd.Function):
+    """``(n, d)`` features -> ``(1 + side^2, dim)`` tokens, written where they belong, chunk by chunk of rows.
+
+    Under autocast the products are in its dtype and the tokens in fp32: the residual stream is never rounded.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, token: Tensor, side: int) -> Tensor:
+        """Take (n, d) rows, the layer's (dim, d) weight and (dim,) bias, and the (dim,) class token."""
+        kind = x.device.type
+        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+        n, step = len(x), CHUNK.get(kind, 4096)
+        with torch.autocast(kind, enabled=False):
+            h = torch.empty(1 + side * side, len(weight), dtype=wide(weight[:0]).dtype, device=x.device)
+            h[0] = token
+            w = weight.to(dtype).T
+            for a in range(0, n, step):
+                b = min(n, a + step)
+                rows = h[1 + a : 1 + b]
+                if dtype == h.dtype:
+                    torch.addmm(bias, x[a:b], w, out=rows)
+                else:
+                    torch.add(bias, x[a:b].to(dtype) @ w, out=rows)
+                rows.relu_()
+            h[1 + n :] = h[1 : 1 + side * side - n]
+        if any(ctx.needs_input_grad):
+            ctx.save_for_backward(x, weight, h)
+            ctx.dtype, ctx.step = dtype, step
+        return h
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        """Return the gradients at x (where wanted), weight, bias and token."""
+        x, weight, h = ctx.saved_tensors
+        n, again, dtype = len(x), len(h) - 1 - len(x), ctx.dtype
+        d_weight, d_bias = torch.zeros_like(weight), torch.zeros_like(weight[:, 0])
+        dx = torch.empty_like(x) if ctx.needs_input_grad[0] else None
+        with torch.autocast(x.device.type, enabled=False):
+            w = weight.to(dtype)
+            for a in range(0, n, ctx.step):
+                b = min(n, a + ctx.step)
+                g = grad[1 + a : 1 + b] * (h[1 + a : 1 + b] > 0)
+                if a < again:
+                    twice = min(b, again)
+                    g[: twice - a] += grad[1 + n + a : 1 + n + twice] * (h[1 + a : 1 + twice] > 0)
+                d_bias += g.sum(dim=0)
+                g = g.to(dtype)
+                add_product(d_weight, g.T, x[a:b].to(dtype))
+                if dx is not None:
+                    dx[a:b] = g @ w
+        return dx, d_weight, d_bias, grad[0].clone(), None
