@@ -63,7 +63,7 @@ def auc_figure(df: pd.DataFrame) -> Figure:
     rows_most = max(len(block) for _, block in blocks)
     columns = min(2, len(blocks))
     height = 0.29 * rows_most + 1.25
-    with _look():
+    with look():
         figure, axes = _grid(len(blocks), columns, 5.2 if columns > 1 else 6.4, height, sharex=True)
         floor = 0.5
         for ax, (name, block) in zip(axes, blocks, strict=False):
@@ -122,7 +122,7 @@ def tradeoff_figure(df: pd.DataFrame, cost: str) -> Figure | None:
         return None
     columns = min(2, len(blocks))
     stairs: list[np.ndarray] = []
-    with _look():
+    with look():
         figure, axes = _grid(len(blocks), columns, 5.2 if columns > 1 else 6.4, 4.2, sharex=False)
         for ax, (name, block) in zip(axes, blocks, strict=False):
             x, y = block[cost].to_numpy(float) * factor, block["auc"].to_numpy(float)
@@ -190,7 +190,8 @@ def _grid(panels: int, columns: int, width: float, height: float, sharex: bool) 
     return figure, axes[:panels]
 
 
-def _look() -> AbstractContextManager[None]:
+def look() -> AbstractContextManager[None]:
+    """Return the context in which figures of milbench are drawn."""
     # Drawn within a context and without pyplot: the caller's own figures keep their look and backend.
     thin: dict[str, Any] = {"grid.color": "0.9", "grid.linewidth": 0.8, "axes.edgecolor": "0.6", "axes.linewidth": 0.8}
     context = sns.plotting_context("notebook", font_scale=0.8)

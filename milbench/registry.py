@@ -24,7 +24,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .errors import MilbenchError, did_you_mean
+from .errors import MilbenchError, Unsupported, did_you_mean
 
 if TYPE_CHECKING:
     from .aggregator import Aggregator
@@ -170,6 +170,28 @@ class Method:
     def create(self, in_dim: int, n_classes: int) -> Aggregator:
         """Build the module."""
         return self.cls(in_dim, n_classes, **self.params)
+
+    def size(self, in_dim: int, n_classes: int) -> int:
+        """Count the parameters without allocating them, so that what the method refuses is known before anything runs.
+
+        A method that cannot be counted so, or does not support these numbers, is 0: its runs tell what is the matter.
+
+        Raises:
+            MilbenchError: a parameter the method refuses.
+        """
+        import torch
+
+        try:
+            with torch.device("meta"):
+                return sum(p.numel() for p in self.create(in_dim, n_classes).parameters())
+        except MilbenchError as error:
+            if isinstance(error, Unsupported):
+                return 0
+            raise
+        except ValueError as error:  # a value the constructor refuses, a dropout of 2 for instance
+            raise MilbenchError(f"{self.canonical}: {str(error).rstrip('.')}.") from error
+        except Exception:  # a stranger's constructor may look at values, which meta tensors do not have
+            return 0
 
 
 def resolve(text: str) -> Method:

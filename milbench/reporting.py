@@ -45,11 +45,11 @@ def to_markdown(df: pd.DataFrame) -> str:
     """Return a leaderboard as Markdown: three tables a cohort (verdict, other scores, cost), the notes below."""
     parts = []
     for name, block in _cohorts(df):
-        parts += [f"### {name}", "", _sentence(block), "", _markdown_table(_cells(block, _VERDICT)), ""]
+        parts += [f"### {name}", "", _sentence(block), "", markdown_table(_cells(block, _VERDICT)), ""]
         for title, columns in (("Other scores", _SCORES), ("Cost", _COST)):
             cells = _cells(block, columns)
             if len(cells.columns) > 1:
-                parts += [f"{title}:", "", _markdown_table(cells), ""]
+                parts += [f"{title}:", "", markdown_table(cells), ""]
     if df.attrs.get("notes"):
         parts += [*(f"- {note}" for note in df.attrs["notes"]), ""]
     return "\n".join(parts)
@@ -239,11 +239,11 @@ def _environments(df: pd.DataFrame) -> list[str]:
     if cost and all(what == "Runs" for what, _ in named):
         named.append(("Costs", cost))
     for what, environment in named:
-        out.append(f"- {what}: {_machine(environment)}.")
+        out.append(f"- {what}: {machine_text(environment)}.")
     return out or ["- Not recorded."]
 
 
-def _machine(environment: dict[str, Any]) -> str:
+def machine_text(environment: dict[str, Any]) -> str:
     """Tell an environment record in one line; what it lacks is left out."""
     parts = [f"environment `{environment.get('fingerprint', '?')}`"]
     cpu, software = environment.get("cpu"), environment.get("software")
@@ -292,7 +292,8 @@ def _cells(block: pd.DataFrame, columns: dict[str, Callable[[Any], str]]) -> pd.
     return table[keep]
 
 
-def _markdown_table(table: pd.DataFrame) -> str:
+def markdown_table(table: pd.DataFrame) -> str:
+    """Return a table of texts in Markdown; numbers stand right, the columns of `_TEXT` left."""
     lines = [
         "| " + " | ".join(table.columns) + " |",
         "|" + "|".join(":---" if h in _TEXT else "---:" for h in table.columns) + "|",

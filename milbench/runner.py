@@ -16,8 +16,8 @@ from pydantic import ValidationError
 from . import __version__
 from .cost import CostTask, Kind
 from .data.cohort import Cohort, load_cohort, write_cohort
-from .errors import MilbenchError, Unsupported, did_you_mean
-from .launch.local import Result, run_all
+from .errors import MilbenchError, did_you_mean
+from .launch.local import Progress, Result, run_all
 from .measure.environment import environment, fingerprint
 from .registry import Method, resolve
 from .spec import PROTOCOL_VERSION, Recipe, RunSpec, Suite, digest
@@ -61,17 +61,6 @@ class Plan:
             raise MilbenchError(f"overwrite is {overwrite!r}; it must be one of {', '.join(get_args(Overwrite))}.")
         wanted = {"missing": lambda o: o is None, "failed": lambda o: o != "ok", "all": lambda o: True}[overwrite]
         return [planned for planned in self.runs if wanted(planned.outcome)]
-
-
-@dataclass(frozen=True)
-class Progress:
-    """One finished run or measurement, for whoever shows progress."""
-
-    done: int
-    total: int
-    what: str
-    outcome: str
-    reason: str
 
 
 def run(
@@ -136,7 +125,7 @@ def make_plan(
     runs: list[Planned] = []
     for cohort in cohorts:
         store.cohort(cohort.name, cohort.fingerprint)  # refuses a name that is no folder's, before anything is written
-        sizes = {m.canonical: _parameters(m, cohort) for m in resolved}
+        sizes = {m.canonical: m.size(cohort.cache().dim, len(cohort.classes)) for m in resolved}
         # The expensive ones first: the last of them then does not keep a core waiting for its end.
         for method in sorted(resolved, key=lambda m: -sizes[m.canonical]):
             for fold in cohort.folds:
@@ -363,25 +352,6 @@ def _task(suite: Suite, cohort: Cohort, fold: Any, method: Method, recipe: Recip
         val=tuple((s, known[s]) for s in fold.val),
         test=tuple(fold.test),
     )
-
-
-def _parameters(method: Method, cohort: Cohort) -> int:
-    """Count a method's parameters without allocating them; parameters it refuses are refused before anything runs.
-
-    A method that cannot be counted so, or does not support the cohort, is 0: its runs tell what is the matter.
-    """
-    try:
-        with torch.device("meta"):
-            model = method.create(cohort.cache().dim, len(cohort.classes))
-        return sum(p.numel() for p in model.parameters())
-    except MilbenchError as error:
-        if isinstance(error, Unsupported):
-            return 0
-        raise
-    except ValueError as error:  # a value the constructor refuses, a dropout of 2 for instance
-        raise MilbenchError(f"{method.canonical}: {error}") from error
-    except Exception:  # a stranger's constructor may look at values, which meta tensors do not have
-        return 0
 
 
 def _device(suite: Suite) -> str:

@@ -12,6 +12,7 @@ import pandas as pd
 import psutil
 import torch
 
+from .cell import CellTask, MachineTask, measure_cell, measure_machine
 from .cost import CostTask, measure
 from .data.cache import FeatureCache
 from .errors import Diverged, MilbenchError, Unsupported
@@ -19,7 +20,6 @@ from .launch.local import Result
 from .measure.environment import environment
 from .measure.memory import PeakMemory
 from .measure.timing import Stopwatch
-from .spec import Budget
 from .train import BagSet, Task, predict, predictions_frame, train
 
 #: How torch, its libraries and the system say that memory ran out, where they raise no error of its own kind.
@@ -29,13 +29,19 @@ _NO_MEMORY = (
 )  # fmt: skip
 
 
-def work(task: Task | CostTask) -> Result:
+def work(task: Task | CostTask | CellTask | MachineTask) -> Result:
     """Do one task in this process; exceptions become outcomes with a reason."""
     try:
         if isinstance(task, CostTask):
             device = _set_up(task.threads, task.device_type)
             value = measure(task, FeatureCache.open(task.cache_path), device)
             return Result("ok", "", value | {"environment": environment()})
+        if isinstance(task, MachineTask):
+            return Result("ok", "", measure_machine(task, _set_up(task.threads, task.device_type)))
+        if isinstance(task, CellTask):
+            device = _set_up(task.threads, task.device_type)
+            with capped(task.memory_bytes, device):
+                return Result("ok", "", measure_cell(task, device))
         return Result("ok", "", _run(task))
     except Unsupported as error:
         return Result("unsupported", str(error))
@@ -54,7 +60,7 @@ def work(task: Task | CostTask) -> Result:
 def _run(task: Task) -> dict[str, Any]:
     device = _set_up(task.spec.threads, task.spec.device_type)
     cache = FeatureCache.open(task.cache_path)
-    with capped(task.spec.budget, cache, device), PeakMemory(device) as peak:
+    with capped(task.spec.budget.memory_bytes, device, cache), PeakMemory(device) as peak:
         trained = train(task, cache, device)
         watch, test = Stopwatch(), BagSet(cache, task.test, device, trained.scaling)
         with watch:  # predictions come back to the host, so the device has finished
@@ -95,24 +101,31 @@ def _run(task: Task) -> dict[str, Any]:
 
 
 @contextmanager
-def capped(budget: Budget, cache: FeatureCache, device: torch.device) -> Iterator[None]:
-    """Let this process take no more memory than its budget allows; see `Budget.memory_bytes`."""
-    if budget.memory_bytes is None:
+def capped(memory_bytes: int | None, device: torch.device, cache: FeatureCache | None = None) -> Iterator[None]:
+    """Let this process take no more memory than it may; see `Budget.memory_bytes`.
+
+    Args:
+        memory_bytes: what may be taken beyond what the process has now; None: no limit.
+        device: on CUDA the limit is torch's caching allocator's, on CPU the kernel's.
+        cache: features that are mapped before, so that they do not count.
+    """
+    if memory_bytes is None:
         yield
         return
     if device.type == "cuda":
         total = torch.cuda.get_device_properties(device).total_memory
-        torch.cuda.set_per_process_memory_fraction(min(1.0, budget.memory_bytes / total), device)
+        torch.cuda.set_per_process_memory_fraction(min(1.0, memory_bytes / total), device)
         yield
         return
     import resource  # not on Windows
 
     # What is shared with the other runs, or belongs to torch, is not the method's: mapped features, pools of threads.
-    for slide in cache.slides.drop_duplicates("shard")["slide_id"]:
-        cache[slide]
+    if cache is not None:
+        for slide in cache.slides.drop_duplicates("shard")["slide_id"]:
+            cache[slide]
     torch.ones(1 << 20).add_(1)
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
-    cap = psutil.Process().memory_info().vms + budget.memory_bytes
+    cap = psutil.Process().memory_info().vms + memory_bytes
     resource.setrlimit(resource.RLIMIT_AS, (cap if hard == resource.RLIM_INFINITY else min(cap, hard), hard))
     try:
         yield

@@ -33,7 +33,10 @@ def test_a_name_is_loaded_on_first_use():
     assert "torch" not in loaded_by("import milbench; milbench.Recipe; milbench.MilbenchError")[0]
 
 
-@pytest.mark.parametrize("name", ["stats", "metrics", "store", "ranking", "plots"])
+@pytest.mark.parametrize(
+    "name",
+    ["stats", "metrics", "store", "ranking", "plots", "ladder_table", "ladder_plot", "ladder_report", "regression"],
+)
 def test_tables_and_statistics_import_no_torch(name):
     from importlib.util import find_spec
 
@@ -52,7 +55,9 @@ def test_help_names_every_verb_and_imports_nothing_heavy():
     assert {"list", "show", "cache", "run", "status", "leaderboard", "check", "cite", "env"} <= set(VERBS)
 
 
-@pytest.mark.parametrize("verb", ["list", "show", "run", "status", "leaderboard", "check", "cite", "env", "cache"])
+@pytest.mark.parametrize(
+    "verb", ["list", "show", "run", "status", "leaderboard", "measure", "check", "cite", "env", "cache"]
+)
 def test_help_of_a_verb_imports_nothing_heavy(verb):
     heavy, text = loaded_by(HELP.format(args=f"'{verb}', '--help'"))
     assert heavy <= {"pydantic"}, "typer itself reads arguments with pydantic; nothing else may come along"

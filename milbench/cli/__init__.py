@@ -34,7 +34,7 @@ def _root(
 
 
 #: verb -> (module below milbench.cli, what it defines: a function for a verb, a Typer app for a group of verbs)
-VERBS = ("list", "show", "cache", "run", "status", "leaderboard", "compare", "check", "cite", "env")
+VERBS = ("list", "show", "cache", "run", "status", "leaderboard", "compare", "measure", "check", "cite", "env")
 
 for _verb in VERBS:
     _module = import_module(f"milbench.cli.{_verb}_verb")
@@ -73,7 +73,7 @@ def main() -> None:
     except (KeyboardInterrupt, typer.Abort):
         code = _INTERRUPTED
     if code == _INTERRUPTED:
-        _fail("interrupted; the same command continues where it stopped.")
+        _fail("interrupted; milbench run, given again, continues where it stopped.")
     sys.exit(code if isinstance(code, int) else 0)
 
 

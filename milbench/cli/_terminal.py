@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import shlex
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,16 +14,42 @@ from ..errors import MilbenchError
 
 if TYPE_CHECKING:
     import pandas as pd
+    from rich.console import RenderableType
+
+    from ..launch.local import Progress
 
 
 def print_leaderboard(table: pd.DataFrame) -> None:
     """Print a leaderboard: as wide as the terminal, or 120 columns where there is none and COLUMNS does not say."""
-    from rich.console import Console
-
     from ..reporting import to_rich
 
+    print_table(to_rich(table))
+
+
+def print_table(table: RenderableType) -> None:
+    """Print what rich renders: as wide as the terminal, or 120 columns where there is none and COLUMNS does not say."""
+    from rich.console import Console
+
     wide = None if sys.stdout.isatty() or os.environ.get("COLUMNS") else 120
-    Console(width=wide).print(to_rich(table))
+    Console(width=wide).print(table)
+
+
+@contextmanager
+def show_progress() -> Iterator[Callable[[Progress], None]]:
+    """Give what shows a finished run: a bar on a terminal, a line a run elsewhere."""
+    if not sys.stdout.isatty():
+        yield lambda step: print(f"[{step.done}/{step.total}] {_ended(step)}", flush=True)
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import Progress as Bar
+
+    with Bar(BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}")) as bar:
+        task = bar.add_task("starting", total=None)
+        yield lambda step: bar.update(task, completed=step.done, total=step.total, description=_ended(step))
+
+
+def _ended(step: Progress) -> str:
+    return f"{step.what}: {step.outcome}" + (f" ({step.reason})" if step.reason else "")
 
 
 def command_line() -> str:

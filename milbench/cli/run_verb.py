@@ -50,7 +50,7 @@ def run_command(
     if not dry_run:
         warm_up()
     from ..runner import execute, make_plan
-    from ._terminal import check_folder, check_report
+    from ._terminal import check_folder, check_report, show_progress
 
     if launcher != "local":
         raise MilbenchError(f"unknown launcher {launcher!r}; only local exists so far.")
@@ -69,7 +69,7 @@ def run_command(
     typer.echo(
         f"{plan.suite.name}: {len(plan.runs)} runs, {len(plan.runs) - len(todo)} done already, {len(todo)} to do."
     )
-    with _progress() as show:
+    with show_progress() as show:
         records = execute(plan, jobs=jobs, overwrite=overwrite.value, on_progress=show)
     if folder is not None or unasked:
         _report(plan, folder)
@@ -93,35 +93,6 @@ def _list(plan: Plan, todo: int) -> None:
     for planned in plan.runs:
         typer.echo(f"{planned.spec.run_id}  {planned.outcome or 'to do':<8} {planned}")
     typer.echo(f"{len(plan.runs)} runs, {todo} to do; nothing was run.")
-
-
-class _progress:  # noqa: N801  (used as a with-statement's function)
-    """A progress bar on a terminal, a line a run elsewhere."""
-
-    def __enter__(self):  # type: ignore[no-untyped-def]
-        import sys
-
-        self._bar = None
-        if sys.stdout.isatty():
-            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-            self._bar = Progress(
-                BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}")
-            )
-            self._task = self._bar.add_task("starting", total=None)
-            self._bar.start()
-        return self
-
-    def __call__(self, step) -> None:  # type: ignore[no-untyped-def]
-        text = f"{step.what}: {step.outcome}" + (f" ({step.reason})" if step.reason else "")
-        if self._bar is None:
-            typer.echo(f"[{step.done}/{step.total}] {text}")
-        else:
-            self._bar.update(self._task, completed=step.done, total=step.total, description=text)
-
-    def __exit__(self, *error: object) -> None:
-        if self._bar is not None:
-            self._bar.stop()
 
 
 def _report(plan: Plan, folder: Path | None) -> None:

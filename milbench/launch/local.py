@@ -36,6 +36,17 @@ class Result:
     value: Any = None
 
 
+@dataclass(frozen=True)
+class Progress:
+    """One finished run or measurement, for whoever shows progress."""
+
+    done: int
+    total: int
+    what: str
+    outcome: str
+    reason: str
+
+
 @dataclass
 class _Running:
     key: Any

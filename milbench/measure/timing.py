@@ -1,11 +1,13 @@
-"""Time of a piece of work: raw seconds of single calls (`time_calls`), and sums over a training (`DeviceTimer`)."""
+"""Time of a piece of work: raw seconds of single calls (`time_calls`), also of several works in turns (`time_turns`),
+and sums over a training (`DeviceTimer`).
+"""
 
 from __future__ import annotations
 
 import gc
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -18,6 +20,9 @@ if TYPE_CHECKING:
 _Clock = Callable[[], int]
 #: Event pairs a DeviceTimer keeps before it adds up those that are over.
 _PENDING = 256
+#: Seconds of warm-up after which `time_turns` warms a work up no further, and calls of one work in one turn, at most.
+_WARM_S = 5.0
+_CALLS_A_TURN = 25
 
 
 @dataclass(frozen=True)
@@ -110,6 +115,64 @@ def time_calls(
     return Samples(tuple(ns / 1e9 for ns in samples), complete=len(samples) >= min_iterations)
 
 
+def time_turns(
+    works: Sequence[Callable[[], Any]],
+    *,
+    turns: int,
+    warmup: int = 2,
+    turn_seconds: float = 0.02,
+    device: str | torch.device = "cpu",
+    before: Callable[[], Any] | None = None,
+    clock: _Clock = time.perf_counter_ns,
+) -> list[Samples]:
+    """Time several pieces of work in turns, so that whatever slows the machine slows all of them alike.
+
+    In its turn a work is called until its timed calls took ``turn_seconds`` together, once at least. A work whose call
+    is shorter than that is called once untimed before: the others have had the caches since its last turn. On CUDA a
+    sample is the device's time between two events around the call, and the call has ended before the next one starts.
+
+    Args:
+        works: what to time.
+        turns: turns of each work.
+        warmup: calls of each work before the first turn; fewer where they take more than five seconds.
+        turn_seconds: as above; at most 25 calls are made in a turn.
+        device: where the works run.
+        before: called, untimed, before every timed call on CUDA; to clear a cache, for instance.
+        clock: nanoseconds; replaced in tests.
+
+    Returns:
+        one `Samples` a work, in order.
+
+    Raises:
+        ValueError: there is nothing to time.
+    """
+    if not works or turns < 1 or warmup < 0:
+        raise ValueError("there must be works and turns, and warmup must not be negative")
+    seconds = _call_timer(torch.device(device), before, clock)
+    samples: list[list[float]] = [[] for _ in works]
+    last = [0.0] * len(works)
+    with _no_garbage_collection():
+        for i, work in enumerate(works):
+            spent = 0.0
+            for _ in range(warmup):
+                last[i] = seconds(work)
+                spent += last[i]
+                if spent >= _WARM_S:
+                    break
+        for _ in range(turns):
+            for i, work in enumerate(works):
+                if last[i] < turn_seconds:
+                    seconds(work)
+                spent = 0.0
+                for _ in range(_CALLS_A_TURN):
+                    last[i] = seconds(work)
+                    samples[i].append(last[i])
+                    spent += last[i]
+                    if spent >= turn_seconds:
+                        break
+    return [Samples(tuple(kept)) for kept in samples]
+
+
 class Stopwatch:
     """Add up wall seconds of the blocks it wraps: ``with watch: ...`` as often as wanted, then ``watch.seconds``."""
 
@@ -193,6 +256,30 @@ class DeviceTimer:
             else:
                 pending.append((begin, end))
         self._events = pending
+
+
+def _call_timer(
+    device: torch.device, before: Callable[[], Any] | None, clock: _Clock
+) -> Callable[[Callable[[], Any]], float]:
+    """Return what calls a work and tells its seconds."""
+
+    def on_cpu(work: Callable[[], Any]) -> float:
+        start = clock()
+        work()
+        return (clock() - start) / 1e9
+
+    def on_cuda(work: Callable[[], Any]) -> float:
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        stream = torch.cuda.current_stream(device)
+        if before is not None:
+            before()
+        begin.record(stream)
+        work()
+        end.record(stream)
+        end.synchronize()
+        return float(begin.elapsed_time(end)) / 1e3
+
+    return on_cuda if device.type == "cuda" else on_cpu
 
 
 def _synchronizer(device: str | torch.device) -> Callable[[], None]:

@@ -5,7 +5,7 @@ import gc
 import pytest
 import torch
 
-from milbench.measure.timing import DeviceTimer, Samples, Stopwatch, time_calls
+from milbench.measure.timing import DeviceTimer, Samples, Stopwatch, time_calls, time_turns
 
 
 class Clock:
@@ -178,3 +178,61 @@ def test_device_timer_lets_go_of_what_is_over(monkeypatch):
         device.wait()
     assert len(timer._events) < 256
     assert timer.seconds == pytest.approx(500.0)
+
+
+def test_turns_are_taken_and_every_work_gets_its_own_samples():
+    clock, order = Clock(), []
+
+    def named(name, seconds):
+        work = clock.work(seconds)
+        return lambda: (order.append(name), work())
+
+    a, b = time_turns([named("a", 1.0), named("b", 2.0)], turns=3, warmup=1, clock=clock)
+    assert "".join(order) == "ab" + "ab" * 3
+    assert (a.seconds, b.seconds) == ((1.0,) * 3, (2.0,) * 3)
+
+
+def test_a_short_work_settles_and_repeats_in_its_turn():
+    clock, order = Clock(), []
+    short = clock.work(0.004)
+    works = [lambda: (order.append("s"), short()), lambda: (order.append("l"), clock.work(1.0)())]
+    samples, _ = time_turns(works, turns=2, warmup=0, turn_seconds=0.02, clock=clock)
+    # Untimed once, as the other work has had the caches, then five times 4 ms; the long one needs neither.
+    # It is not known to be long before its first call.
+    assert "".join(order) == "s" * 6 + "ll" + "s" * 6 + "l"
+    assert len(samples) == 10
+    many, _ = time_turns([clock.work(1e-6), clock.work(1.0)], turns=2, clock=clock)
+    assert len(many) == 2 * 25
+
+
+def test_a_long_work_is_warmed_up_once():
+    clock = Clock()
+    time_turns([clock.work(6.0)], turns=1, warmup=3, clock=clock)
+    assert clock.calls == 2
+
+
+def test_turns_collect_no_garbage_meanwhile():
+    seen = []
+    time_turns([lambda: seen.append(gc.isenabled())], turns=1)
+    assert not any(seen)
+    assert gc.isenabled()
+
+
+@pytest.mark.parametrize("wrong", [{"works": []}, {"turns": 0}, {"warmup": -1}])
+def test_turns_that_time_nothing_are_refused(wrong):
+    with pytest.raises(ValueError, match="works and turns"):
+        time_turns(**{"works": [lambda: None], "turns": 1} | wrong)
+
+
+def test_turns_on_cuda_count_the_device_alone(monkeypatch):
+    """Events stand around the call: what clears the caches before it, and the host, are not counted."""
+    device, cleared = Device(monkeypatch), []
+
+    def clear():
+        cleared.append(device.now)
+        device.launch(7.0)
+
+    (timed,) = time_turns([lambda: device.launch(2.0)], turns=3, warmup=1, device="cuda", before=clear)
+    assert timed.seconds == (2.0, 2.0, 2.0)
+    assert len(cleared) == 4
+    assert device.queued == 0, "every call has ended before the next starts"

@@ -1,0 +1,305 @@
+"""``milbench measure``: what methods cost as bags grow, each cell of the ladder in a fresh process.
+
+At every length all methods take turns, a process each, for several rounds: whatever slows the machine slows all of them
+alike. Memory is measured after, in processes of its own. A cell that does not fit is a row that says so.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, get_args
+
+import pandas as pd
+import torch
+
+from .cell import CellKind, CellTask, MachineTask, Mode
+from .errors import MilbenchError, did_you_mean
+from .ladder_table import Cells, tidy
+from .launch.local import Progress, Result, run_all
+from .measure.ceiling import Dtype, check_dtype
+from .registry import registry, resolve
+from .worker import work
+
+MODES: tuple[Mode, ...] = get_args(Mode)
+#: Share of the available memory that a cell may take unless told otherwise: the rest of the machine must live on.
+MEMORY_SHARE = 0.9
+#: method -> its authors' form: in the tests' support code, since it is what milbench is compared with, not part of it.
+AUTHORS = {"transmil": "tests.support.authors:AuthorsTransMIL"}
+
+_UNITS = {"": 1, "B": 1, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40,
+          "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class LadderPlan:
+    """A ladder that was checked: what is measured, and how.
+
+    Attributes:
+        methods: canonical specs, those compared with included.
+        against: method -> the method it is compared with.
+        lengths: instances of a bag, ascending.
+        modes: ``infer``, ``train``.
+        dtype: of the products.
+        in_dim, n_classes: of features and head.
+        rounds: fresh processes that time a cell.
+        iterations: timed calls of a cell in all rounds together, at least.
+        threads: CPU threads of a process.
+        device_type: ``cpu`` or ``cuda``.
+        memory_bytes: the most a process may take beyond its libraries; None: nine tenths of what is available.
+        seed: of features and parameters.
+    """
+
+    methods: tuple[str, ...]
+    against: dict[str, str]
+    lengths: tuple[int, ...]
+    modes: tuple[Mode, ...]
+    dtype: Dtype
+    in_dim: int
+    n_classes: int
+    rounds: int
+    iterations: int
+    threads: int
+    device_type: str
+    memory_bytes: int | None = None
+    seed: int = 0
+
+    def cells(self) -> Iterator[CellTask]:
+        """Yield every measurement in the order it is made: methods in turns within a length; memory after time."""
+        each = -(-self.iterations // self.rounds)
+        passes: list[tuple[CellKind, int]] = [("time", self.rounds), ("memory", 1)]
+        for n in self.lengths:
+            for mode in self.modes:
+                for kind, times in passes:
+                    for _ in range(times):
+                        for method in self.methods:
+                            yield CellTask(
+                                method, mode, n, self.in_dim, self.n_classes, self.dtype, kind, each, self.threads,
+                                self.device_type, self.memory_bytes, self.seed,
+                            )  # fmt: skip
+
+
+@dataclass
+class Ladder:
+    """What a ladder found.
+
+    Attributes:
+        plan: as it was carried out, the memory limit filled in.
+        table: tidy, see `milbench.ladder_table.COLUMNS`.
+        environment: of the measuring processes.
+        ceiling: of the machine, `milbench.measure.ceiling.Ceiling` as a JSON value.
+        samples: raw, one entry a row of the table.
+    """
+
+    plan: LadderPlan
+    table: pd.DataFrame
+    environment: dict[str, Any]
+    ceiling: dict[str, Any]
+    samples: list[dict[str, Any]] = field(default_factory=list)
+
+    def record(self) -> dict[str, Any]:
+        """Return everything but the table as a JSON value."""
+        return {"plan": asdict(self.plan), "environment": self.environment, "ceiling": self.ceiling,
+                "samples": self.samples}  # fmt: skip
+
+
+def plan_ladder(
+    methods: Sequence[str] | None = None,
+    lengths: Sequence[int] = (1_000, 4_000, 16_000, 64_000),
+    *,
+    modes: Sequence[str] = MODES,
+    dtype: str = "fp32",
+    in_dim: int = 1024,
+    n_classes: int = 2,
+    against: str | None = None,
+    rounds: int = 3,
+    iterations: int = 10,
+    threads: int | None = None,
+    device: str = "auto",
+    memory_bytes: int | None = None,
+    seed: int = 0,
+) -> LadderPlan:
+    """Check what is to be measured, and write it out; nothing is run.
+
+    Args:
+        methods: names with parameters, or ``module:Class``; None: every registered method.
+        against: a method all others are compared with, or ``authors``: each with its authors' form, where it has one.
+        threads: None: all cores there are.
+        device: ``auto``, ``cpu`` or ``cuda``.
+
+    Other arguments are the fields of `LadderPlan`.
+
+    Raises:
+        MilbenchError: something in it cannot be.
+    """
+    for name, value in (("rounds", rounds), ("iterations", iterations), ("threads", threads), ("dim", in_dim),
+                        ("memory", memory_bytes), *(("a bag length", n) for n in lengths)):  # fmt: skip
+        if value is not None and value < 1:
+            raise MilbenchError(f"{name} is {value}; it must be at least 1.")
+    if not lengths:
+        raise MilbenchError("the ladder is empty; give bag lengths such as 1k,4k,16k.")
+    if unknown := [mode for mode in modes if mode not in MODES]:
+        raise MilbenchError(f"unknown mode {unknown[0]!r}; give infer, train or infer,train.")
+    device_type = _device(device)
+    found = [resolve(text) for text in (methods or registry().names())]
+    names = list(dict.fromkeys(method.canonical for method in found))
+    pairs = _pairs(names, against)
+    names += [name for name in dict.fromkeys(pairs.values()) if name not in names]
+    for name in names:
+        resolve(name).size(in_dim, n_classes)  # what it refuses is known now
+    return LadderPlan(
+        tuple(names), pairs, tuple(sorted(set(lengths))), tuple(m for m in MODES if m in modes),
+        check_dtype(dtype, device_type), in_dim, n_classes, rounds, iterations, threads or _cores(), device_type,
+        memory_bytes, seed,
+    )  # fmt: skip
+
+
+def run_ladder(plan: LadderPlan, on_progress: Callable[[Progress], None] | None = None) -> Ladder:
+    """Carry out a plan: the machine first, then cell by cell, each in a fresh process, one at a time.
+
+    A method that did not end ok at a length is not tried again there, but at longer ones it is.
+
+    Raises:
+        MilbenchError: the machine itself could not be measured.
+    """
+    cells = list(plan.cells())
+    rows = {(c.n, c.mode, c.method): Cells(c.method, c.mode, c.n) for c in cells}
+
+    def report(done: int, what: str, result: Result) -> None:
+        if on_progress is not None:
+            on_progress(Progress(done, len(cells) + 1, what, result.outcome, result.reason))
+
+    with closing(run_all(work, [(None, MachineTask(plan.dtype, plan.threads, plan.device_type))], 1)) as results:
+        ((_, machine),) = results
+    if machine.outcome != "ok":
+        raise MilbenchError(f"this machine's own rates could not be measured: {machine.reason}; give another dtype.")
+    report(1, f"this machine, {plan.dtype}", machine)
+    cap = plan.memory_bytes or int(MEMORY_SHARE * machine.value["available_bytes"])
+    plan = replace(plan, memory_bytes=cap)
+
+    def tasks() -> Iterator[tuple[tuple[int, CellTask], CellTask]]:
+        # Read one by one: what has ended otherwise than ok is known when its next turn comes.
+        for number, cell in enumerate(plan.cells(), start=2):
+            if rows[cell.n, cell.mode, cell.method].outcome == "ok":
+                yield (number, cell), cell
+
+    with closing(run_all(work, tasks(), 1)) as results:
+        for (number, cell), result in results:
+            _keep(rows[cell.n, cell.mode, cell.method], cell, result)
+            report(number, f"{cell.method} {cell.mode} n={cell.n} {cell.kind}", result)
+    environment, ceiling = machine.value["environment"], machine.value["ceiling"]
+    kept = list(rows.values())
+    table = tidy(
+        kept, dtype=plan.dtype, device=device_slug(environment, plan.device_type), in_dim=plan.in_dim,
+        flops_per_s=ceiling["flops_per_s"], read_bytes_per_s=ceiling["read_bytes_per_s"], against=plan.against,
+    )  # fmt: skip
+    return Ladder(plan, table, environment, ceiling, [row.samples() for row in kept])
+
+
+def parse_lengths(text: str) -> tuple[int, ...]:
+    """Return bag lengths from ``1k,4k,16k``: k is a thousand, M a million.
+
+    Raises:
+        MilbenchError: not of that form, or not positive.
+    """
+    out = []
+    for word in text.split(","):
+        match = re.fullmatch(r"\s*([0-9]+)([kKmM]?)\s*", word)
+        if match is None or int(match[1]) < 1:
+            raise MilbenchError(
+                f"{word.strip()!r} is no bag length; give positive whole numbers such as 500, 16k or 1M."
+            )
+        out.append(int(match[1]) * {"": 1, "k": 1_000, "m": 1_000_000}[match[2].lower()])
+    return tuple(out)
+
+
+def parse_bytes(text: str) -> int:
+    """Return the bytes of ``8 GiB``, ``512MiB`` or a plain number.
+
+    Raises:
+        MilbenchError: not of that form, or not positive.
+    """
+    match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]*)\s*", text)
+    size = float(match[1]) * _UNITS.get(match[2].upper(), 0) if match else 0
+    if size < 1:
+        raise MilbenchError(f"{text!r} is no amount of memory; give one such as '8 GiB' or '512 MiB'.")
+    return int(size)
+
+
+def file_stem(ladder: Ladder) -> str:
+    """Return the name of a ladder's files: device, torch, dtype."""
+    version = ladder.environment["software"]["torch"].partition("+")[0]
+    return f"{device_slug(ladder.environment, ladder.plan.device_type)}-torch{version}-{ladder.plan.dtype}"
+
+
+def device_slug(environment: dict[str, Any], device_type: str) -> str:
+    """Return a name for files: ``amd-epyc-26-2-1-2threads``, or the GPU's model."""
+    if device_type == "cuda":
+        return _slug(environment["gpus"][0]["name"])
+    threads = environment["numerics"]["threads"]
+    return f"{_slug(environment['cpu']['model'])}-{threads}thread{'s' if threads != 1 else ''}"
+
+
+def _slug(text: str) -> str:
+    noise = re.sub(r"\((R|TM)\)|\bCPU\b|@.*", "", text, flags=re.IGNORECASE)
+    return re.sub(r"[^a-z0-9]+", "-", noise.lower()).strip("-")
+
+
+def _keep(row: Cells, cell: CellTask, result: Result) -> None:
+    if result.outcome != "ok":
+        row.outcome, row.reason = result.outcome, f"{cell.kind}: {result.reason}"
+    elif cell.kind == "time":
+        row.rounds.append(result.value["seconds"])
+        row.gemm.append(result.value["gemm_seconds"])
+        row.gemm_flops = result.value["gemm_flops"]
+    else:
+        row.memory = result.value
+
+
+def _pairs(names: Sequence[str], against: str | None) -> dict[str, str]:
+    """Return method -> the method it is compared with."""
+    if against is None:
+        return {}
+    if against != "authors":
+        other = resolve(against).canonical
+        return {name: other for name in names if name != other}
+    pairs = {}
+    for name in names:
+        plain, bracket, parameters = name.partition("[")
+        if plain in AUTHORS:
+            pairs[name] = _authors(AUTHORS[plain] + bracket + parameters)
+    if not pairs:
+        raise MilbenchError(
+            f"none of {', '.join(names)} has an authors' form to be compared with; --against authors knows "
+            f"{', '.join(AUTHORS)}."
+        )
+    return pairs
+
+
+def _authors(spec: str) -> str:
+    try:
+        return resolve(spec).canonical
+    except MilbenchError as error:
+        if isinstance(error.__cause__, ImportError):
+            raise MilbenchError(
+                "the authors' form lives in milbench's tests: run the command in a checkout of milbench, with "
+                f"nystrom-attention installed ({error.__cause__})."
+            ) from error
+        raise
+
+
+def _device(wanted: str) -> str:
+    known = ("auto", "cpu", "cuda")
+    if wanted not in known:
+        raise MilbenchError(f"unknown device {wanted!r}.{did_you_mean(wanted, known)}")
+    available = torch.cuda.is_available()
+    if wanted == "cuda" and not available:
+        raise MilbenchError("torch sees no CUDA device here; give --device cpu, or leave it out.")
+    return "cuda" if available and wanted != "cpu" else "cpu"
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,151 @@
+"""``milbench measure`` from the command line to its files, on the smallest ladder there is."""
+
+from __future__ import annotations
+
+import getpass
+import json
+import socket
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pandas as pd
+import pytest
+from support.ladder_methods import LADDER
+from support.small import ODD
+
+from milbench.ladder_table import COLUMNS
+
+SMALL = ("--ladder", "8,16", "--dim", "8", "--threads", "1", "--rounds", "2", "--device", "cpu")
+
+
+def test_a_ladder_from_end_to_end(cli, tmp_path):
+    said = cli("measure", "-m", "mean", "-m", LADDER + "Quadratic", "--against", LADDER + "Quadratic", *SMALL,
+               "--out", tmp_path / "perf")  # fmt: skip
+    assert said.code == 0, said.err
+    assert said.err == ""
+    files = {path.suffix: path for path in (tmp_path / "perf").iterdir()}
+    assert set(files) == {".csv", ".json", ".md", ".png"}
+    assert len({path.stem for path in files.values()}) == 1
+    assert files[".csv"].stem.endswith("-fp32")
+    df = pd.read_csv(files[".csv"])
+    assert list(df) == list(COLUMNS)
+    assert list(zip(df["n"], df["mode"], df["method"], strict=True)) == [
+        (n, mode, method) for n in (8, 16) for mode in ("infer", "train") for method in ("mean", LADDER + "Quadratic")
+    ]
+    assert (df["outcome"] == "ok").all()
+    assert (df["iterations"] >= 10).all()
+    squares = df[df["method"] != "mean"]
+    infer = squares[squares["mode"] == "infer"]
+    assert list(infer["flops"]) == [2 * n * n * 8 + 2 * 8 * 2 for n in infer["n"]]
+    both = df[(df["n"] == 8) & (df["mode"] == "train")].set_index("method")["seconds_median"]
+    mean = df[(df["n"] == 8) & (df["mode"] == "train") & (df["method"] == "mean")].iloc[0]
+    assert mean["speedup_vs_against"] == pytest.approx(both[LADDER + "Quadratic"] / both["mean"])
+    assert "[1/25] this machine, fp32: ok" in said.out
+    assert "[25/25]" in said.out
+    assert "Inference, fp32" in said.out
+    assert "Training step, fp32" in said.out
+    record = json.loads(files[".json"].read_text())
+    assert record["command"].startswith("milbench measure -m mean")
+    assert record["plan"]["lengths"] == [8, 16]
+    for kind in (".json", ".md", ".csv"):
+        text = files[kind].read_text()
+        for private in (str(tmp_path), str(Path.cwd()), str(Path.home()) + "/", socket.gethostname(), sys.prefix):
+            assert private not in text
+        assert getpass.getuser() not in record["command"]
+
+
+def test_what_did_not_fit_is_a_row_and_exit_code_2(cli, tmp_path):
+    said = cli("measure", "-m", LADDER + "Takes", "-m", ODD + "Plain", "--ladder", "8,600", "--dim", "4", "--mode",
+               "infer", "--threads", "1", "--rounds", "1", "--device", "cpu", "--memory", "256 MiB",
+               "--out", "perf", "--name", "mine")  # fmt: skip
+    assert said.code == 2
+    assert "1 cells did not end ok:" in said.err
+    assert f"oom: {LADDER}Takes infer fp32 n=600: time: " in said.err
+    df = pd.read_csv(tmp_path / "perf" / "mine.csv")
+    assert dict(zip(zip(df["method"].str[-5:], df["n"], strict=True), df["outcome"], strict=True)) == {
+        ("Takes", 8): "ok", ("Plain", 8): "ok", ("Takes", 600): "oom", ("Plain", 600): "ok",
+    }  # fmt: skip
+    assert "oom" in (tmp_path / "perf" / "mine.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ("-m transmill", "unknown aggregator 'transmill'. Did you mean 'transmil'?"),
+        ("--ladder 4q", "'4q' is no bag length"),
+        ("--ladder 0", "'0' is no bag length"),
+        ("--ladder=-4", "'-4' is no bag length"),
+        ("--ladder 1k,,2k", "'' is no bag length"),
+        ("--dtype fp64", "unknown dtype 'fp64'"),
+        ("--dtype tf32 --device cpu", "tf32 exists on CUDA devices only"),
+        ("--mode test", "unknown mode 'test'"),
+        ("--device gpu", "unknown device 'gpu'"),
+        ("--memory lots", "'lots' is no amount of memory"),
+        ("--rounds 0", "rounds is 0"),
+        ("--iterations 0", "iterations is 0"),
+        ("--threads -1", "threads is -1"),
+        ("--dim 0", "dim is 0"),
+        ("--classes 1", "n_classes must be at least 2"),
+        ("--name a/b", "is no plain file name"),
+        ("--out taken", "taken is a file; give another --out"),
+        ("--out taken/below", "taken is a file and taken/below cannot be made"),
+        ("--reference here", "--reference goes with --judge"),
+        ("--judge nowhere.json", "nowhere.json"),
+        ("-m mean --against authors", "none of mean has an authors' form"),
+        ("--against nobody", "unknown aggregator 'nobody'"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_nothing_runs(cli, tmp_path, words, says):
+    (tmp_path / "taken").write_text("")
+    said = cli("measure", *words.split())
+    assert said.code == 1
+    assert len(said.err.splitlines()) == 1
+    assert says in said.err
+    assert said.err.strip().endswith((".", "?"))
+    assert said.out == ""
+    assert [path.name for path in tmp_path.iterdir()] == ["taken"]
+
+
+def test_the_authors_form_outside_a_checkout_is_a_sentence(cli, monkeypatch):
+    checkout = Path(__file__).parents[2]
+    monkeypatch.setattr(sys, "path", [p for p in sys.path if Path(p or ".").resolve() != checkout])
+    for name in [name for name in sys.modules if name == "tests" or name.startswith("tests.")]:
+        monkeypatch.delitem(sys.modules, name)
+    said = cli("measure", "-m", "transmil", "--against", "authors")
+    assert said.code == 1
+    assert "run the command in a checkout of milbench, with nystrom-attention installed" in said.err
+    assert len(said.err.splitlines()) == 1
+
+
+@pytest.mark.parametrize("code", [0, 3])
+def test_judging_prints_lines_and_ends_with_the_reports_code(cli, monkeypatch, code):
+    asked = []
+    report = SimpleNamespace(lines=["one", "two"], exit_code=code)
+    monkeypatch.setattr("milbench.regression.judge_file", lambda *paths: asked.append(paths) or report)
+    said = cli("measure", "--judge", "new.json", "--reference", "old")
+    assert (said.code, said.out, said.err) == (code, "one\ntwo\n", "")
+    assert cli("measure", "--judge", "new.json").code == code
+    assert asked == [(Path("new.json"), Path("old")), (Path("new.json"),)]
+
+
+def test_several_dtypes_are_checked_before_the_first_is_run(cli):
+    said = cli("measure", "-m", "mean", "--dtype", "fp32,bf17", *SMALL)
+    assert said.code == 1
+    assert said.out == ""
+
+
+@pytest.mark.cuda
+def test_cuda_columns(cli, tmp_path):
+    torch = pytest.importorskip("torch")
+    if not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+    said = cli("measure", "-m", "abmil", "-m", "transmil", "--ladder", "64,4k", "--dim", "64", "--device", "cuda",
+               "--dtype", "tf32,bf16", "--out", "perf", "--name", "gpu")  # fmt: skip
+    assert said.code == 0, said.err
+    for dtype in ("tf32", "bf16"):
+        df = pd.read_csv(tmp_path / "perf" / f"gpu-{dtype}.csv")
+        assert (df["outcome"] == "ok").all()
+        assert (df["reserved_bytes"] >= df["peak_memory_bytes"]).all()
+        assert (df["iterations"] >= 10).all()
+        assert df["device"].str.contains("nvidia").all()
