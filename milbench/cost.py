@@ -17,12 +17,13 @@ import torch
 from .aggregator import Aggregator
 from .bags import Bags
 from .data.cache import FeatureCache
+from .feed import BagSet
 from .measure.flops import count_flops
 from .measure.memory import PeakMemory
 from .measure.timing import time_calls
 from .registry import resolve
 from .spec import Recipe
-from .train import BagSet, Stepper, autocast
+from .train import Stepper, autocast
 
 Kind = Literal["time", "infer_memory", "train_memory"]
 

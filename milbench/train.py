@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import copy
 import math
-import os
 import random
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,15 +25,11 @@ from .aggregator import Aggregator, explain_nonfinite
 from .bags import Bags
 from .data.cache import FeatureCache
 from .errors import Diverged, MilbenchError
-from .measure.environment import memory_limit
+from .feed import BagSet, Scaling
 from .measure.timing import DeviceTimer
 from .optim import build_optimizer, learning_rate
 from .registry import resolve
 from .spec import Recipe, RunSpec
-
-EVAL_ROWS = 8192  # rows of one evaluation batch, unless a single bag is longer
-EVAL_BAGS = 64
-RESIDENT_SHARE = 0.25  # of the free memory that a cohort's features may take on the device
 
 
 @dataclass(frozen=True)
@@ -64,77 +60,6 @@ class Trained:
     evaluation_seconds: float
     scaling: Scaling | None = None
     seeds: dict[str, int] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Scaling:
-    """Mean and standard deviation of every feature over some slides' instances, ``(d,)`` each; a constant one has 1."""
-
-    mean: Tensor
-    deviation: Tensor
-
-    @classmethod
-    def fit(cls, cache: FeatureCache, ids: Sequence[str]) -> Scaling:
-        """Measure the instances of `ids`, in two passes and float64."""
-        rows = sum(len(cache[slide]) for slide in ids)
-        mean = sum((cache[slide].double().sum(dim=0) for slide in ids), start=torch.zeros(cache.dim).double()) / rows
-        squares = (((cache[slide].double() - mean) ** 2).sum(dim=0) for slide in ids)
-        deviation = (sum(squares, start=torch.zeros(cache.dim).double()) / rows).sqrt()
-        return cls(mean.float(), torch.where(deviation > 0, deviation, 1.0).float())
-
-
-class BagSet:
-    """Bags of some slides of a cache, ready to be batched on a device.
-
-    Features stay where the cache has mapped them until they are asked for; when all of them fit into a quarter of the
-    free memory they are converted to fp32 and moved to the device once.
-    """
-
-    def __init__(
-        self, cache: FeatureCache, ids: Sequence[str], device: torch.device, scaling: Scaling | None = None
-    ) -> None:
-        self.cache = cache
-        self.ids = list(ids)
-        self.device = device
-        self.scaling = scaling
-        rows = cache.slides.set_index("slide_id").loc[self.ids, "rows"]
-        self.lengths = [int(n) for n in rows]
-        self._resident: Bags | None = None
-        if self.ids and sum(self.lengths) * cache.dim * 4 <= RESIDENT_SHARE * _free_bytes(device):
-            self._resident = self._read(self.ids)
-            self._starts = np.concatenate([[0], np.cumsum(self.lengths)]).tolist()
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def batch(self, which: Sequence[int] | np.ndarray) -> Bags:
-        """Return the bags at the given positions, packed, fp32, on the device."""
-        if self._resident is None:
-            return self._read([self.ids[i] for i in which])
-        spans = [slice(self._starts[i], self._starts[i + 1]) for i in which]
-        coords = self._resident.coords
-        return Bags.pack([self._resident.x[s] for s in spans], None if coords is None else [coords[s] for s in spans])
-
-    def _read(self, ids: Sequence[str]) -> Bags:
-        bags = self.cache.bags(ids, dtype=torch.float32)
-        if self.scaling is not None:
-            bags = bags.with_features((bags.x - self.scaling.mean) / self.scaling.deviation)
-        return bags.to(self.device, non_blocking=True)
-
-    def batches(self) -> Iterator[Bags]:
-        """Yield all bags in order, in batches of bounded rows: the same batches every time."""
-        start = 0
-        while start < len(self):
-            stop, rows = start, 0
-            while (
-                stop < len(self)
-                and stop - start < EVAL_BAGS
-                and (stop == start or rows + self.lengths[stop] <= EVAL_ROWS)
-            ):
-                rows += self.lengths[stop]
-                stop += 1
-            yield self.batch(range(start, stop))
-            start = stop
 
 
 def derive_seed(seed: int, purpose: str) -> int:
@@ -180,12 +105,13 @@ def train(task: Task, cache: FeatureCache, device: torch.device) -> Trained:
         positions = order.permutation(len(bags))
         batches = [positions[i : i + recipe.batch_size] for i in range(0, len(positions), recipe.batch_size)]
         total = torch.zeros((), device=device)
+        ready = bags.stream(batches)
         for i in range(0, len(batches), recipe.accumulate):
             group = batches[i : i + recipe.accumulate]
             with timer:
                 for at in group:
-                    batch = bags.batch(at)
-                    total += stepper.backward(batch, targets[torch.from_numpy(at).to(device)], len(group)) * len(at)
+                    loss = stepper.backward(next(ready), labels_of(targets, at), len(group))
+                    total.add_(loss, alpha=len(at))
                 stepper.step()
         patches += sum(bags.lengths)
         row: dict[str, Any] = {"epoch": epoch, "train_loss": float(total) / len(bags), "lr": stepper.lr}
@@ -214,6 +140,13 @@ def train(task: Task, cache: FeatureCache, device: torch.device) -> Trained:
                    timer.seconds, evaluation, scaling, seeds)  # fmt: skip
 
 
+def labels_of(targets: Tensor, at: np.ndarray) -> Tensor:
+    """Return the labels of the bags at some positions; of one bag, a view."""
+    if len(at) == 1:
+        return targets[at[0] : at[0] + 1]
+    return targets[torch.from_numpy(at).to(targets.device)]
+
+
 class Stepper:
     """Forward, backward and step of one recipe: precision, accumulation, clipping, schedule."""
 
@@ -225,22 +158,25 @@ class Stepper:
         self.lr = recipe.lr
         self.optimizer = build_optimizer(model.parameters(), recipe)
         self.device_type = next(model.parameters()).device.type
+        self._cast = autocast(self.device_type, recipe) if recipe.precision != "fp32" else nullcontext()
         self.scaler = torch.amp.GradScaler(self.device_type, enabled=recipe.precision == "fp16")
         self.optimizer.zero_grad()
 
     def backward(self, batch: Bags, targets: Tensor, group: int) -> Tensor:
         """Add the gradient of the batch's mean loss over `group` batches; return the loss, not synchronised."""
-        with autocast(self.device_type, self.recipe):
+        with self._cast:
             out = self.model(batch)
         loss = self.model.loss(out, targets)
-        self.scaler.scale(loss / group if group > 1 else loss).backward()
+        part = loss / group if group > 1 else loss
+        (self.scaler.scale(part) if self.scaler.is_enabled() else part).backward()
         return loss.detach()
 
     def step(self) -> None:
         """Apply the gathered gradients at the schedule's rate."""
-        self.lr = learning_rate(self.recipe, self.steps / self.planned)
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.lr
+        if (lr := learning_rate(self.recipe, self.steps / self.planned)) != self.lr:
+            self.lr = lr
+            for group in self.optimizer.param_groups:
+                group["lr"] = lr
         if self.scaler.is_enabled():
             self.scaler.unscale_(self.optimizer)  # type: ignore[arg-type]  # reads param_groups alone
         if self.recipe.grad_clip is not None:
@@ -299,15 +235,3 @@ def _seed(seed: int) -> None:
     torch.manual_seed(seed)
     random.seed(seed)
     np.random.seed(seed % 2**32)
-
-
-def _free_bytes(device: torch.device) -> int:
-    """Return the memory this run may count on; on CPU its share, as other runs may go side by side on other cores."""
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
-    import psutil
-
-    free = psutil.virtual_memory().available
-    limit = memory_limit()
-    runs = max(1, (os.cpu_count() or 1) // torch.get_num_threads())
-    return int(min(free, limit or free) / runs)

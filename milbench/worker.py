@@ -16,11 +16,12 @@ from .cell import CellTask, MachineTask, measure_cell, measure_machine
 from .cost import CostTask, measure
 from .data.cache import FeatureCache
 from .errors import Diverged, MilbenchError, Unsupported
+from .feed import BagSet
 from .launch.local import Result
 from .measure.environment import environment
 from .measure.memory import PeakMemory
 from .measure.timing import Stopwatch
-from .train import BagSet, Task, predict, predictions_frame, train
+from .train import Task, predict, predictions_frame, train
 
 #: How torch, its libraries and the system say that memory ran out, where they raise no error of its own kind.
 _NO_MEMORY = (

@@ -11,11 +11,13 @@ import torch.nn.functional as F
 from support.odd_methods import Records
 from support.small import ODD, opened, task, write_cohort
 
+from milbench import feed
 from milbench import train as loop
 from milbench.data.cache import CacheWriter
 from milbench.errors import Diverged, MilbenchError
+from milbench.feed import BagSet, Scaling
 from milbench.spec import Protocol
-from milbench.train import BagSet, Scaling, derive_seed, predict, train
+from milbench.train import derive_seed, predict, train
 
 CPU = torch.device("cpu")
 LAST = Protocol(checkpoint="last")
@@ -213,7 +215,7 @@ def test_resident_and_mapped_bags_are_the_same(tmp_path, monkeypatch, dtype, coo
     parts = write_cohort(tmp_path, dtype=dtype, coords=coords)
     ids = [slide for slide, _ in parts["train"]]
     resident = BagSet(opened(tmp_path), ids, CPU)
-    monkeypatch.setattr(loop, "_free_bytes", lambda device: 0)
+    monkeypatch.setattr(feed, "_free_bytes", lambda device: 0)
     mapped = BagSet(opened(tmp_path), ids, CPU)
     assert resident._resident is not None
     assert mapped._resident is None
@@ -233,8 +235,8 @@ def test_resident_and_mapped_bags_are_the_same(tmp_path, monkeypatch, dtype, coo
 def test_batches_of_evaluation_are_bounded_and_complete(cohort, monkeypatch):
     folder, parts = cohort
     bags = BagSet(opened(folder), [slide for slide, _ in parts["train"]], CPU)
-    monkeypatch.setattr(loop, "EVAL_ROWS", 9)
-    monkeypatch.setattr(loop, "EVAL_BAGS", 3)
+    monkeypatch.setattr(feed, "EVAL_ROWS", 9)
+    monkeypatch.setattr(feed, "EVAL_BAGS", 3)
     batches = list(bags.batches())
     assert torch.equal(torch.cat([b.x for b in batches]), bags.batch(range(8)).x)
     assert len(batches) > 2

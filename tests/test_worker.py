@@ -12,10 +12,11 @@ from support import odd_methods
 from support.small import ODD, opened, suite, task, write_cohort
 
 from milbench.errors import MilbenchError
+from milbench.feed import BagSet
 from milbench.launch.local import run_all
 from milbench.runner import execute, make_plan
 from milbench.spec import Budget
-from milbench.train import BagSet, predict, train
+from milbench.train import predict, train
 from milbench.worker import _is_out_of_memory, work
 
 #: method -> (outcome, words of the reason)
