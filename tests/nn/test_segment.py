@@ -14,6 +14,7 @@ from milbench.nn import (
     segment_softmax,
     segment_sum,
     segment_topk,
+    tanh,
     weighted_sum,
 )
 
@@ -96,3 +97,42 @@ def test_weighted_sums_of_long_bags_keep_their_weights(dtype, lengths):
     weights = segment_softmax(torch.zeros(sum(lengths), 1), bags)
     total = weighted_sum(weights, torch.ones(sum(lengths), 3, dtype=dtype), bags)
     torch.testing.assert_close(total, torch.ones_like(total), atol=3e-4, rtol=0)  # fp32, summed in a row
+
+
+@pytest.mark.parametrize("n", [2047, 2048, 5000])
+def test_one_long_bag_reduced_in_parts(n):
+    x = torch.from_numpy(np.random.default_rng(0).normal(size=(n, 7)))
+    bags = Bags(torch.zeros(n, 1), [n])
+    np.testing.assert_allclose(segment_sum(x, bags)[0], x.numpy().sum(0))
+    np.testing.assert_allclose(segment_mean(x, bags)[0], x.numpy().mean(0))
+    np.testing.assert_array_equal(segment_max(x, bags)[0], x.numpy().max(0))
+    for reduce in (segment_sum, segment_max):
+        leaf = x.clone().requires_grad_()
+        (grad,) = torch.autograd.grad(reduce(leaf, bags)[0, 3], leaf)
+        assert float(grad.sum()) == (n if reduce is segment_sum else 1)
+    spoiled = x.clone()
+    spoiled[n - 1, 2] = torch.nan
+    assert segment_max(spoiled, bags).isnan().tolist() == [[c == 2 for c in range(7)]]
+    assert segment_sum(spoiled, bags).isnan().tolist() == [[c == 2 for c in range(7)]]
+
+
+@pytest.mark.parametrize("lengths", [[5], [3, 1, 4]])
+@pytest.mark.parametrize("heads", [1, 3])
+def test_weighted_sum_gradients(lengths, heads):
+    torch.manual_seed(0)
+    n, bags = sum(lengths), Bags(torch.zeros(sum(lengths), 1), lengths)
+    a, v = (torch.randn(n, w, dtype=torch.float64, requires_grad=True) for w in (heads, 2))
+    assert torch.autograd.gradcheck(lambda a, v: weighted_sum(a, v, bags), (a, v))
+
+
+def test_tanh_by_a_sigmoid():
+    x = torch.linspace(-12, 12, 100_001)
+    exact = torch.tanh(x.double())
+    for grad in (False, True):
+        with torch.set_grad_enabled(grad):
+            assert float((tanh(x).double() - exact).abs().max()) < 2e-7
+    leaf = x.clone().requires_grad_()
+    (grad,) = torch.autograd.grad(tanh(leaf).sum(), leaf)
+    assert float((grad.double() - (1 - exact**2)).abs().max()) < 5e-7
+    assert torch.equal(tanh(x.bfloat16()), torch.tanh(x.bfloat16()))
+    assert torch.equal(tanh(x.double()), exact)
