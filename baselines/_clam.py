@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from milbench.aggregator import Aggregator, head_loss
 from milbench.bags import BagOutput, Bags
 from milbench.errors import MilbenchError
-from milbench.nn import AttentionScore, segment_softmax, segment_topk, weighted_sum
+from milbench.nn import AttentionScore, Linear, segment_softmax, segment_topk, weighted_sum
 
 WIDTH = 512
 SIZES = {"small": 256, "big": 384}
@@ -43,7 +43,7 @@ class CLAMBase(Aggregator):
             raise MilbenchError(f"k_sample must be at least 1, got {k_sample}.")
         self.k_sample = k_sample
         self.subtyping = subtyping
-        self.embed = nn.Sequential(nn.Linear(in_dim, WIDTH), nn.ReLU(inplace=True), nn.Dropout(dropout))
+        self.embed = nn.Sequential(Linear(in_dim, WIDTH), nn.ReLU(inplace=True), nn.Dropout(dropout))
         self.score = AttentionScore(WIDTH, SIZES[size], heads=branches, gated=True, dropout=dropout)
         self.instance_classifiers = nn.ModuleList(nn.Linear(WIDTH, 2) for _ in range(n_classes))
 

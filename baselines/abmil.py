@@ -9,7 +9,7 @@ from torch import nn
 from milbench.aggregator import Aggregator
 from milbench.bags import BagOutput, Bags
 from milbench.errors import MilbenchError
-from milbench.nn import AttentionScore, segment_softmax, weighted_sum
+from milbench.nn import AttentionScore, Linear, segment_softmax, weighted_sum
 from milbench.spec import Card, Choice, Float, Recipe
 
 L = 128  # width of the attention space in the authors' code
@@ -68,7 +68,7 @@ class ABMIL(Aggregator):
         widths = [in_dim, *_widths(embed_dim)]
         layers: list[nn.Module] = []
         for before, after in pairwise(widths):
-            layers += [nn.Linear(before, after), nn.ReLU(inplace=True), nn.Dropout(dropout)]
+            layers += [Linear(before, after), nn.ReLU(inplace=True), nn.Dropout(dropout)]
         self.embed = nn.Sequential(*layers)
         self.score = AttentionScore(widths[-1], L, gated=gated)
         self.head = nn.Linear(widths[-1], 1 if n_classes == 2 else n_classes)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from milbench.aggregator import Aggregator
 from milbench.bags import BagOutput, Bags
-from milbench.nn import segment_argmax, segment_softmax, tanh, weighted_sum
+from milbench.nn import Linear, linear, segment_argmax, segment_softmax, tanh, weighted_sum
 from milbench.spec import Card, Float, Recipe
 
 Q = 128  # width of the queries in the authors' code
@@ -49,7 +49,7 @@ class DSMIL(Aggregator):
         super().__init__(in_dim, n_classes)
         outputs = 1 if n_classes == 2 else n_classes
         self.instance = nn.Linear(in_dim, outputs)
-        self.q = nn.Sequential(nn.Linear(in_dim, Q), nn.ReLU(), nn.Linear(Q, Q), nn.Tanh())
+        self.q = nn.Sequential(nn.Linear(in_dim, Q), nn.ReLU(), Linear(Q, Q), nn.Tanh())
         self.fcc = nn.Conv1d(outputs, outputs, kernel_size=in_dim)
 
     def pool(self, bags: Bags, attention: bool) -> BagOutput:
@@ -58,7 +58,7 @@ class DSMIL(Aggregator):
         first, _, second, _ = self.q
         outputs = self.instance.out_features
         weight, bias = (torch.cat([getattr(first, p), getattr(self.instance, p)]) for p in ("weight", "bias"))
-        hidden, scores = F.linear(bags.x, weight, bias).split([Q, outputs], dim=1)
+        hidden, scores = linear(bags.x, weight, bias).split([Q, outputs], dim=1)
         critical = segment_argmax(scores, bags)
         q = tanh(second(F.relu(hidden)))
         q_m = q[critical]  # (B, C, 128)

@@ -6,14 +6,17 @@ Importing this package imports torch; every block says which paper and equation 
 from .attention import AttentionScore, tanh
 from .nystrom import NystromAttention
 from .ppeg import PPEG
+from .product import Linear, linear
 from .segment import segment_argmax, segment_max, segment_mean, segment_softmax, segment_sum, segment_topk, weighted_sum
 from .tokens import SquareTokens
 
 __all__ = [
     "PPEG",
     "AttentionScore",
+    "Linear",
     "NystromAttention",
     "SquareTokens",
+    "linear",
     "segment_argmax",
     "segment_max",
     "segment_mean",

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+
+from .product import Linear, linear
 
 CHUNK = 2048  # rows scored at once on CPU without gradient
 
@@ -22,8 +23,8 @@ class AttentionScore(nn.Module):
 
     def __init__(self, in_dim: int, hidden: int, heads: int = 1, gated: bool = False, dropout: float = 0.0) -> None:
         super().__init__()
-        self.v = nn.Linear(in_dim, hidden)
-        self.u = nn.Linear(in_dim, hidden) if gated else None
+        self.v = Linear(in_dim, hidden)
+        self.u = Linear(in_dim, hidden) if gated else None
         self.w = nn.Linear(hidden, heads)
         self.dropout = nn.Dropout(dropout)
 
@@ -39,7 +40,7 @@ class AttentionScore(nn.Module):
             return self.w(self.dropout(tanh(self.v(x))))
         # Both branches in one product: the rows are read once.
         weight, bias = torch.cat([self.v.weight, self.u.weight]), torch.cat([self.v.bias, self.u.bias])
-        to_tanh, to_gate = F.linear(x, weight, bias).chunk(2, dim=-1)
+        to_tanh, to_gate = linear(x, weight, bias).chunk(2, dim=-1)
         return self.w(self.dropout(tanh(to_tanh)) * self.dropout(torch.sigmoid(to_gate)))
 
 

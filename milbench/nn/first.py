@@ -15,10 +15,10 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from .pinv import row_times_pinv, softmax_scores
+from .product import add_outer, linear
 from .stream import (
     Norm,
     Plan,
-    add_product,
     borrowed,
     chunk_softmax,
     landmark_means,
@@ -77,10 +77,10 @@ def _keys(h: Tensor, norm: Norm, w_k: Tensor, q_land: Tensor, plan: Plan, spare:
           ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Return the keys, ``(T, dim)``, and each chunk's share of every landmark's softmax, ``(chunks, h, m, 1)``."""
     k = torch.empty_like(h, dtype=plan.dtype) if spare is None else borrowed(spare, plan)
-    w, q = w_k.to(plan.dtype).T, q_land.to(plan.dtype)
+    w, q = w_k.to(plan.dtype), q_land.to(plan.dtype)
     lses = [lse_of_padding(q_land, plan)]
     for a, b in plan.chunks():
-        torch.mm(norm(h[a:b], plan).to(plan.dtype), w, out=k[a:b])
+        k[a:b] = linear(norm(h[a:b], plan).to(plan.dtype), w)
         lses.append(chunk_softmax(wide(torch.bmm(q, plan.split(k[a:b]).mT)))[1])
     return k, torch.softmax(torch.stack(lses), dim=0)[1:]
 
@@ -118,20 +118,20 @@ def _backward(ctx: Any, g_mixed: Tensor, g_first: Tensor, g_token: Tensor) -> tu
 
     d_qland = d_qland.clone()
     d_wq, d_wk = torch.zeros_like(w_q), torch.zeros_like(w_k)
-    dx, w = torch.empty_like(h), w_k.to(dtype)
+    dx, w = torch.empty_like(h), w_k.to(dtype).T.contiguous()
     for (a, b), share in zip(plan.chunks(), chunk_share, strict=True):
         x = norm(h[a:b], plan)
         d_scores = (d_weights[:, None, a:b] - d_row).mul_(r * share).mul_(_shares(k[a:b], q_cast, plan)).to(dtype)
         dk = plan.merge(torch.bmm(d_scores.mT, q_cast))
         d_qland += torch.bmm(d_scores, plan.split(k[a:b]))
         torch.mm(weights[:, a:b].T.to(h.dtype), g_mixed.to(h.dtype), out=dx[a:b])
-        add_product(dx[a:b], dk, w)
-        add_product(d_wk, dk.T, x.to(dtype))
+        dx[a:b] += linear(dk, w)
+        add_outer(d_wk, dk, x.to(dtype))
 
     flat = [plan.merge(t).to(h.dtype) for t in (d_q0, d_qland, d_kland)]
     first = norm(h[:1], plan)
-    add_product(d_wq, torch.cat([flat[0], flat[1]]).T * scale, torch.cat([first, means]))
-    add_product(d_wk, flat[2].T, means)
+    add_outer(d_wq, torch.cat([flat[0], flat[1]]) * scale, torch.cat([first, means]))
+    add_outer(d_wk, flat[2], means)
     dx[:1] += flat[0] @ (w_q * scale)
     dx[: ctx.near] += g_first
     d_means = flat[1] @ (w_q * scale) + flat[2] @ w_k

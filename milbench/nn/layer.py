@@ -16,11 +16,11 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from .pinv import pinv_times, softmax_scores
+from .product import add_outer, linear
 from .stream import (
     Dropout,
     Norm,
     Plan,
-    add_product,
     borrowed,
     chunk_softmax,
     landmark_means,
@@ -120,18 +120,19 @@ def _forward(h: Tensor, norm: Norm, w_qkv: Tensor, w_out: Tensor, b_out: Tensor,
              ) -> None:  # fmt: skip
     """Compute the layer into ``out``, which may be ``h`` when nothing is kept; ``v`` (T, dim) holds the values."""
     dim, dtype = h.shape[1], plan.dtype
-    w_q, w_k, w_v = w_qkv.chunk(3)
+    w_q, w_k, _ = w_qkv.chunk(3)
     w_q = w_q * (dim // plan.heads) ** -0.5
     means = landmark_means(h, norm, plan)
     q_land, k_land = (wide(plan.split(means @ w.T)).contiguous() for w in (w_q, w_k))
 
-    to_k, to_v, q_cast = w_k.to(dtype).T, w_v.to(dtype).T, q_land.to(dtype)
+    w_kv, q_cast = w_qkv[dim:].to(dtype), q_land.to(dtype)
     lse, lses = lse_of_padding(q_land, plan), []
     pooled = torch.zeros_like(q_land)
     for a, b in plan.chunks():
         x = norm(h[a:b], plan).to(dtype)
-        k = torch.mm(x, to_k) if kept is None else torch.mm(x, to_k, out=kept.k[a:b])
-        torch.mm(x, to_v, out=v[a:b])
+        k, v[a:b] = linear(x, w_kv).chunk(2, dim=1)
+        if kept is not None:
+            kept.k[a:b] = k
         share, chunk_lse = chunk_softmax(wide(torch.bmm(q_cast, plan.split(k).mT)))
         before, lse = lse, torch.logaddexp(lse, chunk_lse)
         lses.append(chunk_lse)
@@ -147,15 +148,16 @@ def _forward(h: Tensor, norm: Norm, w_qkv: Tensor, w_out: Tensor, b_out: Tensor,
             spread = _core(leaves[0], leaves[1], leaves[2], iterations)
         kept.core = (*leaves, spread)
 
-    w_q, k_land, spread, w_o = (t.to(dtype) for t in (w_q.T, k_land, spread.detach(), w_out.T))
+    w_q, k_land, spread, w_o = (t.to(dtype) for t in (w_q, k_land, spread.detach(), w_out))
     blocks = None if conv is None else band(conv, BLOCK, WINDOW, 0).to(dtype)
     for a, b in plan.chunks():
-        q = norm(h[a:b], plan).to(dtype) @ w_q
-        weights = torch.softmax(wide(torch.bmm(plan.split(q), k_land.mT)), dim=-1).to(dtype)
+        q = linear(norm(h[a:b], plan).to(dtype), w_q)
+        # Half precision in and out: the kernel computes and sums in fp32.
+        weights = torch.softmax(torch.bmm(plan.split(q), k_land.mT), dim=-1)
         merged = plan.merge(torch.bmm(weights, spread))
         if blocks is not None:
             add_convolved(merged, blocks, v, a, b)
-        y = wide(merged @ w_o).add_(b_out)
+        y = wide(linear(merged, w_o)).add_(b_out)
         if kept is not None:
             kept.q[a:b], kept.merged[a:b] = q, merged
         y = drop(y, a, b)
@@ -170,22 +172,22 @@ def _backward(grad: Tensor, h: Tensor, norm: Norm, w_qkv: Tensor, w_out: Tensor,
               kept: _Kept, residual: bool) -> tuple[Tensor | None, ...]:  # fmt: skip
     dim, dtype, heads = h.shape[1], plan.dtype, plan.heads
     scale = (dim // heads) ** -0.5
-    w_q, w_k, w_v = w_qkv.chunk(3)
+    w_q, w_k, _ = w_qkv.chunk(3)
     q_land, k_land, pooled, spread = kept.core
     drop = Dropout(kept.keep, kept.factor)
     d_qkv, d_out, d_bias = torch.zeros_like(w_qkv), torch.zeros_like(w_out), torch.zeros_like(w_out[0])
-    d_wq, d_wk, d_wv = d_qkv.chunk(3)
+    d_wq, d_wk, d_wkv = d_qkv[:dim], d_qkv[dim : 2 * dim], d_qkv[dim:]
     d_spread, d_kland = torch.zeros_like(pooled), torch.zeros_like(pooled)
     dx, d_merged = torch.empty_like(h), torch.empty_like(h, dtype=dtype)
 
-    cast_wq, cast_wout = (w_q * scale).to(dtype), w_out.to(dtype)
+    back_q, back_out = ((w_q * scale).T.to(dtype).contiguous(), w_out.T.to(dtype).contiguous())
     k_cast, spread_cast = k_land.detach().to(dtype), spread.detach().to(dtype)
     for a, b in plan.chunks():
         gy = drop(grad[a:b], a, b)
         d_bias += gy.sum(dim=0)
         gy = gy.to(dtype)
-        add_product(d_out, gy.T, kept.merged[a:b])
-        torch.mm(gy, cast_wout, out=d_merged[a:b])
+        add_outer(d_out, gy, kept.merged[a:b])
+        d_merged[a:b] = linear(gy, back_out)
         gm, q = plan.split(d_merged[a:b]), plan.split(kept.q[a:b])
         weights = torch.softmax(wide(torch.bmm(q, k_cast.mT)), dim=-1)
         d_spread += torch.bmm(weights.to(dtype).mT, gm)
@@ -193,13 +195,14 @@ def _backward(grad: Tensor, h: Tensor, norm: Norm, w_qkv: Tensor, w_out: Tensor,
         d_scores = torch._softmax_backward_data(d_weights, weights, -1, weights.dtype).to(dtype)
         d_kland += torch.bmm(d_scores.mT, q)
         dq = plan.merge(torch.bmm(d_scores, k_cast))
-        dx[a:b] = dq @ cast_wq
-        add_product(d_wq, dq.T, norm(h[a:b], plan).to(dtype))
+        dx[a:b] = linear(dq, back_q)
+        add_outer(d_wq, dq, norm(h[a:b], plan).to(dtype))
     d_wq *= scale
 
     d_qland, d_kland2, d_pooled = torch.autograd.grad(spread, (q_land, k_land, pooled), d_spread, retain_graph=True)
     d_qland, d_kland = d_qland.clone(), d_kland + d_kland2
-    q_cast, g_cast, cast_wk, cast_wv = (t.detach().to(dtype) for t in (q_land, d_pooled, w_k, w_v))
+    q_cast, g_cast = q_land.detach().to(dtype), d_pooled.to(dtype)
+    back_kv = w_qkv[dim:].T.to(dtype).contiguous()
     delta = (d_pooled * pooled.detach()).sum(dim=-1, keepdim=True)
     if conv is not None:
         d_conv, back = torch.zeros_like(conv), band(conv.flip(1), BLOCK, WINDOW, 0).to(dtype)
@@ -213,14 +216,13 @@ def _backward(grad: Tensor, h: Tensor, norm: Norm, w_qkv: Tensor, w_out: Tensor,
         d_scores = wide(torch.bmm(g_cast, v.mT)).sub_(delta).mul_(chunk_share).mul_(share).to(dtype)
         dk = plan.merge(torch.bmm(d_scores.mT, q_cast))
         d_qland += torch.bmm(d_scores, k)
-        x = norm(h[a:b], plan).to(dtype)
-        for d_rows, w, d_w in ((dk, cast_wk, d_wk), (dv, cast_wv, d_wv)):
-            add_product(dx[a:b], d_rows, w)
-            add_product(d_w, d_rows.T, x)
+        dkv = torch.cat([dk, dv], dim=1)
+        dx[a:b] += linear(dkv, back_kv)
+        add_outer(d_wkv, dkv, norm(h[a:b], plan).to(dtype))
 
     d_q, d_k = (plan.merge(t).to(h.dtype) for t in (d_qland, d_kland))
-    add_product(d_wq, d_q.T * scale, kept.means)
-    add_product(d_wk, d_k.T, kept.means)
+    add_outer(d_wq, d_q * scale, kept.means)
+    add_outer(d_wk, d_k, kept.means)
     d_means = d_q @ (w_q * scale) + d_k @ w_k
     sums = None if norm.weight is None else (torch.zeros_like(norm.weight), torch.zeros_like(norm.weight))
     for a, b in plan.chunks():

@@ -92,14 +92,6 @@ class Norm:
         return out
 
 
-def add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
-    """total += a b, summed over chunks in the dtype of `total`."""
-    if a.dtype == total.dtype:
-        torch.addmm(total, a, b, out=total)
-    else:
-        total.add_(a @ b)
-
-
 def borrowed(spare: Tensor, plan: Plan) -> Tensor:
     """The memory of a ``(T, dim)`` buffer as one of the products' dtype."""
     if spare.dtype == plan.dtype:

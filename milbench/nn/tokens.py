@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from .stream import CHUNK, add_product, wide
+from .product import add_outer, linear
+from .stream import CHUNK, wide
 
 
 class SquareTokens(torch.autograd.Function):
@@ -26,14 +27,11 @@ class SquareTokens(torch.autograd.Function):
         with torch.autocast(kind, enabled=False):
             h = torch.empty(1 + side * side, len(weight), dtype=wide(weight[:0]).dtype, device=x.device)
             h[0] = token
-            w = weight.to(dtype).T
+            w = weight.to(dtype)
             for a in range(0, n, step):
                 b = min(n, a + step)
                 rows = h[1 + a : 1 + b]
-                if dtype == h.dtype:
-                    torch.addmm(bias, x[a:b], w, out=rows)
-                else:
-                    torch.add(bias, x[a:b].to(dtype) @ w, out=rows)
+                torch.add(bias, linear(x[a:b].to(dtype), w), out=rows)
                 rows.relu_()
             h[1 + n :] = h[1 : 1 + side * side - n]
         if any(ctx.needs_input_grad):
@@ -59,7 +57,7 @@ class SquareTokens(torch.autograd.Function):
                     g[: twice - a] += grad[1 + n + a : 1 + n + twice] * (h[1 + a : 1 + twice] > 0)
                 d_bias += g.sum(dim=0)
                 g = g.to(dtype)
-                add_product(d_weight, g.T, x[a:b].to(dtype))
+                add_outer(d_weight, g, x[a:b].to(dtype))
                 if dx is not None:
                     dx[a:b] = g @ w
         return dx, d_weight, d_bias, grad[0].clone(), None

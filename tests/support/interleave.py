@@ -4,11 +4,17 @@ import statistics
 import time
 
 
-def medians(*works, rounds=15, warmup=2):
-    """Median seconds of each piece of work, run round-robin."""
+def medians(*works, rounds=15, warmup=2, again=0):
+    """Median seconds of each piece of work, run round-robin.
+
+    With `again`, that many calls come before each timed one: what the other work left in the caches is gone then, as it
+    is when a method runs by itself.
+    """
     samples = [[] for _ in works]
     for i in range(warmup + rounds):
         for work, kept in zip(works, samples, strict=True):
+            for _ in range(again):
+                work()
             start = time.perf_counter()
             work()
             if i >= warmup:

@@ -1,0 +1,296 @@
+"""The table of what is claimed about speed and memory, measured: ``python tests/support/claims.py [FOLDER]``.
+
+Pairs run in turns, two warm calls before a timed one where a call is short; medians; all cores; d = 1024, fp32. Memory
+and the bag of a million patches are measured in processes of their own. Takes about ten minutes on two cores, and must
+have the machine to itself. Writes ``claims-<device>-torch<version>.md`` and ``.json`` with every raw sample.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import torch
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import milbench
+from milbench.data.cache import CacheWriter, FeatureCache
+from milbench.feed import BagSet
+from milbench.ladder import device_slug
+from milbench.measure.environment import environment
+from milbench.measure.memory import PeakMemory
+from milbench.nn import linear
+from milbench.optim import build_optimizer
+from milbench.registry import resolve
+from milbench.train import Stepper, labels_of
+from support.transmil import AuthorsTransMIL
+
+DIM = 1024
+LABEL = torch.ones(1, dtype=torch.long)
+SAMPLES: dict[str, list[list[float]]] = {}
+
+
+def turns(name: str, *works: Callable[[], Any], rounds: int = 11) -> list[float]:
+    """Median seconds of each piece of work, in turns; a short one is called twice before the timed call."""
+    kept: list[list[float]] = [[] for _ in works]
+    first = []
+    for work in works:
+        work()
+        began = time.perf_counter()
+        work()
+        first.append(time.perf_counter() - began)
+    for _ in range(rounds):
+        for work, samples, seconds in zip(works, kept, first, strict=True):
+            for _ in range(2 if seconds < 0.2 else 0):  # the other one has emptied the caches
+                work()
+            began = time.perf_counter()
+            work()
+            samples.append(time.perf_counter() - began)
+    SAMPLES[name] = kept
+    return [statistics.median(samples) for samples in kept]
+
+
+def pair() -> tuple[Any, Any]:
+    torch.manual_seed(0)
+    ours, theirs = milbench.create("transmil", in_dim=DIM), AuthorsTransMIL(DIM)
+    ours.load_authors_state(theirs.state_dict())
+    return ours, theirs
+
+
+def works(mode: str, n: int) -> tuple[Callable[[], Any], Callable[[], Any]]:
+    """TransMIL's and the authors' inference, or forward and backward pass, on one bag."""
+    ours, theirs = pair()
+    x = torch.randn(n, DIM)
+    bags = milbench.Bags.pack([x])
+    if mode == "train":
+
+        def train_ours() -> None:
+            ours.zero_grad()
+            ours.loss(ours(bags), LABEL).backward()
+
+        def train_theirs() -> None:
+            theirs.zero_grad()
+            torch.nn.functional.cross_entropy(theirs(x), LABEL).backward()
+
+        return train_ours, train_theirs
+    ours.eval(), theirs.eval()
+    return torch.inference_mode()(lambda: ours(bags)), torch.inference_mode()(lambda: theirs(x))
+
+
+def product(rows: int, inner: int, columns: int) -> tuple[Callable[[], Any], int]:
+    a, b, out = torch.randn(rows, inner), torch.randn(columns, inner), torch.empty(rows, columns)
+    return torch.inference_mode()(lambda: torch.mm(a, b.T, out=out)), 2 * rows * inner * columns
+
+
+def best_product(rows: int, inner: int, columns: int) -> Callable[[], Any]:
+    """The same from oneDNN, as milbench's methods compute it."""
+    a, b = torch.randn(rows, inner), torch.randn(columns, inner)
+    return torch.inference_mode()(lambda: linear(a, b))
+
+
+def against_products(spec: str, n: int) -> tuple[float, float, float]:
+    """Time of inference over its mandatory operations at the rate of torch's matrix product (MKL), the same at the
+    best rate found (MKL or oneDNN), and the milliseconds."""
+    torch.manual_seed(0)
+    model = milbench.create(spec, in_dim=DIM).eval()
+    bags = milbench.Bags.pack([torch.randn(n, DIM)])
+    shapes = [(min(n, 10_000), DIM, 512), (2048, 2048, 2048)]
+    amounts = [2 * m * k * c for m, k, c in shapes]
+    plain, best = [product(*shape)[0] for shape in shapes], [best_product(*shape) for shape in shapes]
+    seconds, *others = turns(f"{spec} {n} gemm", torch.inference_mode()(lambda: model(bags)), *plain, *best)
+    rates = [amount / t for amount, t in zip(amounts * 2, others, strict=True)]
+    due = model.matrix_flops(n)
+    return seconds / (due / max(rates[:2])), seconds / (due / max(rates)), 1e3 * seconds
+
+
+def read_fraction(spec: str, n: int) -> tuple[float, float]:
+    """Bytes of features a second over the speed of reading them: the faster of a sum and a maximum over everything."""
+    model = milbench.create(spec, in_dim=DIM).eval()
+    x = torch.randn(n, DIM)
+    bags = milbench.Bags.pack([x])
+    with torch.inference_mode():
+        seconds, add, largest = turns(spec, lambda: model(bags), lambda: x.sum(), lambda: x.max())
+    return min(add, largest) / seconds, x.nbytes / seconds / 1e9
+
+
+def batched() -> float:
+    torch.manual_seed(0)
+    model = milbench.create("abmil", in_dim=166)
+    xs = [torch.randn(5 + i % 36, 166) for i in range(64)]
+    y = torch.arange(64) % 2
+    together, alone = milbench.Bags.pack(xs), [milbench.Bags.pack([x]) for x in xs]
+
+    def one_by_one() -> None:
+        for i, bags in enumerate(alone):
+            model.loss(model(bags), y[i : i + 1]).backward()
+
+    a, b = turns("abmil batched", lambda: model.loss(model(together), y).backward(), one_by_one)
+    return b / a
+
+
+def reading() -> tuple[float, float]:
+    """Reading from the cache against TRIDENT's HDF5 (chunks of one row), and against a plain memory copy."""
+    slides = {f"s{i}": np.random.default_rng(i).normal(size=(3000, DIM)).astype(np.float16) for i in range(24)}
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        with CacheWriter(Path(folder) / "cache", dtype="float16") as writer:
+            for name, features in slides.items():
+                writer.add(name, features)
+                with h5py.File(Path(folder) / f"{name}.h5", "w") as file:
+                    file.create_dataset("features", data=features, chunks=(1, DIM))
+        cache = FeatureCache.open(Path(folder) / "cache")
+        buffer, plain = torch.empty(3000, DIM, dtype=torch.float16), [torch.from_numpy(f) for f in slides.values()]
+
+        def theirs() -> None:
+            for name in slides:
+                with h5py.File(Path(folder) / f"{name}.h5") as file:
+                    buffer.copy_(torch.from_numpy(file["features"][:]))
+
+        a, b, c = turns(
+            "read",
+            lambda: [buffer.copy_(cache[name]) for name in slides],
+            theirs,
+            lambda: [buffer.copy_(x) for x in plain],
+        )
+    torch.set_num_threads(THREADS)
+    return b / a, c / a
+
+
+def loop_overhead(spec: str) -> float:
+    """The training loop's seconds a bag over the bare forward, backward and step of the same method, n = 2000."""
+    with tempfile.TemporaryDirectory() as folder:
+        with CacheWriter(Path(folder) / "cache", dtype="float16") as writer:
+            for i in range(24):
+                writer.add(f"s{i}", np.random.default_rng(i).normal(size=(2000, DIM)).astype(np.float16))
+        cache = FeatureCache.open(Path(folder) / "cache")
+        method = resolve(spec)
+        model = method.create(DIM, 2)
+        recipe = method.cls.recipe.model_copy(update={"accumulate": 1, "batch_size": 1})
+        bags, targets = BagSet(cache, list(cache.ids), torch.device("cpu")), torch.zeros(24, dtype=torch.long)
+        stepper, optimizer = Stepper(model, recipe, 10**6), build_optimizer(model.parameters(), recipe)
+        order = np.random.default_rng(0)
+        made = [bags.batch([i]) for i in order.permutation(24)]
+
+        def loop() -> None:
+            total = torch.zeros(())
+            batches = list(order.permutation(24)[:, None])
+            for at, batch in zip(batches, bags.stream(batches), strict=True):
+                total.add_(stepper.backward(batch, labels_of(targets, at), 1))
+                stepper.step()
+
+        def bare() -> None:
+            for batch in made:
+                model.loss(model(batch), targets[:1]).backward()
+                optimizer.step()
+                optimizer.zero_grad()
+
+        a, b = turns(f"loop {spec}", loop, bare, rounds=31 if spec in ("mean", "max") else 5)
+    return a / b - 1
+
+
+def bf16() -> float:
+    model = milbench.create("transmil", in_dim=DIM).eval()
+    bags = milbench.Bags.pack([torch.randn(10_000, DIM)])
+
+    def half() -> None:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            model(bags)
+
+    with torch.inference_mode():
+        a, b = turns("bf16", half, lambda: model(bags))
+    return b / a
+
+
+def alone(*words: str) -> float:
+    run = subprocess.run([sys.executable, __file__, *words], capture_output=True, text=True, check=True)
+    return float(run.stdout.split()[-1])
+
+
+def memory(who: str, mode: str, n: int) -> None:
+    """Print the peak of the second call over what was resident before it, in bytes."""
+    ours, theirs = works(mode, n)
+    tiny = works(mode, 300)
+    tiny[who == "theirs"]()
+    with PeakMemory() as peak:
+        (ours if who == "ours" else theirs)()
+    print(peak.reading.peak_bytes)
+
+
+def million() -> None:
+    """Print the high-water mark of a process that predicts a bag of 1,000,000 patches, features included, in bytes."""
+    model = milbench.create("transmil", in_dim=DIM).eval()
+    with torch.inference_mode():
+        assert torch.isfinite(model(milbench.Bags.pack([torch.randn(1_000_000, DIM)])).logits).all()
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+
+
+def measure() -> list[tuple[str, str, str]]:
+    rows = []
+
+    def say(what: str, bar: str, found: str) -> None:
+        rows.append((what, bar, found))
+        print(f"{what} | {bar} | {found}", flush=True)
+
+    bars = {("infer", 10_000): 2.3, ("infer", 30_000): 3.3, ("train", 10_000): 2.3, ("train", 30_000): 2.8,
+            ("infer", 10): 30, ("train", 10): 30, ("infer", 64): 10, ("train", 64): 10}  # fmt: skip
+    for (mode, n), bar in bars.items():
+        a, b = turns(f"{mode} {n}", *works(mode, n), rounds=7 if n > 1000 else 21)
+        say(f"TransMIL, {mode}, n = {n:,}, against the authors' form", f">= {bar}x", f"{b / a:.2f}x ({1e3 * a:.1f} ms)")
+    for mode, bar in (("infer", "1/4"), ("train", "1/3")):
+        a, b = (alone("memory", who, mode, "30000") for who in ("ours", "theirs"))
+        say(f"TransMIL, {mode}, peak memory at n = 30,000", f"<= {bar}", f"1/{b / a:.1f} ({a / 2**20:.0f} MiB)")
+    say("TransMIL, infer, n = 1,000,000, whole process", "< 16 GiB", f"{alone('million') / 2**30:.1f} GiB")
+    for n in (10_000, 30_000):
+        over, best, ms = against_products("transmil", n)
+        say(f"TransMIL, infer, n = {n:,}, over its mandatory FLOPs", "<= 1.4",
+            f"{over:.2f} at the rate of torch.mm, {best:.2f} at the best rate found ({ms:.0f} ms)")  # fmt: skip
+    for spec in ("abmil", "abmil[gated=true]", "dsmil", "clam_sb", "clam_mb"):
+        over, best, ms = against_products(spec, 10_000)
+        say(f"{spec}, infer, n = 10,000, over its mandatory FLOPs", "<= 1.25",
+            f"{over:.2f} at the rate of torch.mm, {best:.2f} at the best rate found ({ms:.1f} ms)")  # fmt: skip
+    for spec in ("mean", "max"):
+        fraction, speed = read_fraction(spec, 100_000)
+        say(f"{spec}, infer, n = 100,000, of the read bandwidth", ">= 0.7", f"{fraction:.2f} ({speed:.0f} GB/s)")
+    say("ABMIL, train, 64 bags of 5 to 40, d = 166, batched", ">= 8x", f"{batched():.1f}x")
+    hdf5, copy = reading()
+    say("reading from the cache against TRIDENT's HDF5, one thread", ">= 20x", f"{hdf5:.1f}x")
+    say("reading from the cache, of a plain memory copy", ">= 0.7", f"{copy:.2f}")
+    for spec in ("mean", "max", "abmil", "dsmil", "clam_sb", "transmil"):
+        say(f"training loop over the bare step, {spec}, n = 2,000", "<= 5 %", f"{100 * loop_overhead(spec):+.1f} %")
+    say("TransMIL, infer, n = 10,000, bf16 autocast against fp32", ">= 1.8x", f"{bf16():.2f}x")
+    return rows
+
+
+def main(folder: Path) -> None:
+    rows = measure()
+    stem = f"claims-{device_slug('cpu', THREADS)}-torch{torch.__version__.partition('+')[0]}"
+    lines = ["| What | At least | Measured |", "|---|---|---|", *(f"| {' | '.join(row)} |" for row in rows)]
+    text = f"# Claims, measured\n\nMade by `python tests/support/claims.py`, {THREADS} threads.\n\n" + "\n".join(lines)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{stem}.md").write_text(text + "\n")
+    short = {name: [[float(f"{s:.4g}") for s in one] for one in kept] for name, kept in SAMPLES.items()}
+    record = {"environment": environment(), "seconds": short}
+    (folder / f"{stem}.json").write_text(json.dumps(record, indent=None, separators=(",", ":")) + "\n")
+
+
+THREADS = torch.get_num_threads()
+
+if __name__ == "__main__":
+    match sys.argv[1:]:
+        case ["memory", who, mode, n]:
+            memory(who, mode, int(n))
+        case ["million"]:
+            million()
+        case [*rest]:
+            main(Path(rest[0] if rest else "results/perf"))
