@@ -51,6 +51,7 @@ class TransMIL(Aggregator):
             "with layers=1 PPEG is applied before the layer (after it, it could not reach the class token)",
             "attention is the class token's row in the last layer over the patches: negative Nystrom weights set to 0, "
             "repeated rows added to their patch, normalised per bag and head; the authors export none",
+            "dropout on long bags decides an element by 16 bits: its probability is met to 8e-6",
             "RAdam is PyTorch's, Lookahead wraps it with k = 6 and alpha = 0.5",
         ),
     )
