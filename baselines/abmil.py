@@ -78,7 +78,7 @@ class ABMIL(Aggregator):
         h = self.embed(bags.x)
         a = segment_softmax(self.score(h), bags)
         z = weighted_sum(a, h, bags)[:, 0]
-        return BagOutput(self.head(z), a if attention else None, z)
+        return BagOutput(self.head(z.to(self.head.weight.dtype)), a if attention else None, z)
 
     def matrix_flops(self, n: int) -> int:
         """Embedding, the attention's one or two branches and its score, the weighted sum, the head."""

@@ -43,7 +43,7 @@ class MeanPooling(Aggregator):
         if attention:
             lengths = (bags.ptr[1:] - bags.ptr[:-1]).to(torch.float32)
             shares = (1 / lengths)[bags.index][:, None]
-        return BagOutput(self.head(mean), shares, mean)
+        return BagOutput(self.head(mean.to(self.head.weight.dtype)), shares, mean)
 
     def matrix_flops(self, n: int) -> int:
         """The head alone: pooling itself has no product."""

@@ -148,7 +148,8 @@ class TransMIL(Aggregator):
         h = SquareTokens.apply(x, embed.weight, embed.bias, self.cls_token[0, 0], side)
         *before, last = self._layers()
         # Training keeps what every step has made; inference goes to and fro between two buffers.
-        spare = None if torch.is_grad_enabled() or self.training else torch.empty_like(h)
+        keeps = torch.is_grad_enabled() or any(block.attn.drops for block in before)
+        spare = None if keeps else torch.empty_like(h)
         if not before:
             h, spare = self._encode_long(h, side, spare)
         for i, block in enumerate(before):

@@ -41,7 +41,7 @@ class Bags:
         self.x = x
         self.coords = coords
         self.lengths = tuple(int(n) for n in lengths)
-        self.ptr = torch.tensor([0, *accumulate(self.lengths)], dtype=torch.int64).to(x.device)
+        self.ptr = _on(torch.tensor([0, *accumulate(self.lengths)], dtype=torch.int64), x.device)
         self._index: Tensor | None = None
 
     @classmethod
@@ -103,7 +103,13 @@ class Bags:
         """Move features and coordinates to a device, or features to another floating dtype."""
         x = self.x.to(device=device, dtype=dtype, non_blocking=non_blocking)
         coords = None if self.coords is None else self.coords.to(device=device, non_blocking=non_blocking)
-        return self if x is self.x and coords is self.coords else Bags(x, self.lengths, coords)
+        if x is self.x and coords is self.coords:
+            return self
+        other = self.with_features(x)
+        if x.device != self.x.device:
+            other.ptr, other._index = _on(self.ptr, x.device), None
+        other.coords = coords
+        return other
 
     def with_features(self, x: Tensor) -> Bags:
         """Return the same bags over other rows, ``(N, e)``: a hidden layer of the features, for instance."""
@@ -116,6 +122,13 @@ class Bags:
             self._index,
         )
         return other
+
+
+def _on(offsets: Tensor, device: torch.device) -> Tensor:
+    """Bring a few offsets to a device, without waiting for what the device is doing."""
+    if device.type == "cuda" and offsets.device.type == "cpu":
+        return offsets.pin_memory().to(device, non_blocking=True)
+    return offsets.to(device)
 
 
 @dataclass(slots=True)

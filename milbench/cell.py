@@ -29,6 +29,7 @@ Mode = Literal["infer", "train"]
 CellKind = Literal["time", "memory"]
 
 _CHUNK = 8192  # rows of features made at a time, so that they are never there twice
+_WARM_ROWS = 300  # of a first call on the path that long bags take, for what libraries keep from then on
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,8 @@ def _time(task: CellTask, device: torch.device) -> dict[str, Any]:
 def _memory(task: CellTask, device: torch.device) -> dict[str, Any]:
     """Peak over a baseline that holds the libraries, the features and the model."""
     bag = _bag(task, device)
-    tiny = Bags(bag.x[:1], [1], None if bag.coords is None else bag.coords[:1])
+    few = min(task.n, _WARM_ROWS)
+    tiny = Bags(bag.x[:few], [few], None if bag.coords is None else bag.coords[:few])
     _work(task, _model(task, device), tiny)()  # kernels and pools that the libraries make on first use
     model = _model(task, device)
     with PeakMemory(device) as peak:

@@ -6,8 +6,7 @@ one disturbs the other.
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -23,7 +22,7 @@ from .measure.memory import PeakMemory
 from .measure.timing import time_calls
 from .registry import resolve
 from .spec import Recipe
-from .train import Stepper, autocast
+from .train import Stepper, autocast, labels_of
 
 Kind = Literal["time", "infer_memory", "train_memory"]
 
@@ -137,12 +136,17 @@ def _training_step(
     positions = np.random.default_rng(0).permutation(len(bags))
     batches = [positions[i : i + size] for i in range(0, max(1, len(positions) - size + 1), size)]
     stepper = Stepper(model, task.recipe, planned_steps=10**6)
-    upcoming = itertools.cycle(batches)
+
+    def endless() -> Iterator[tuple[np.ndarray, Bags]]:
+        while True:
+            yield from zip(batches, bags.stream(batches), strict=True)
+
+    upcoming = endless()
 
     def step() -> None:
         for _ in range(group):
-            at = next(upcoming)
-            stepper.backward(bags.batch(at), targets[torch.from_numpy(at).to(device)], group)
+            at, batch = next(upcoming)
+            stepper.backward(batch, labels_of(targets, at), group)
         stepper.step()
 
     rows = float(np.mean([sum(bags.lengths[i] for i in at) for at in batches])) * group

@@ -48,8 +48,10 @@ class BagSet:
     """
 
     def __init__(
-        self, cache: FeatureCache, ids: Sequence[str], device: torch.device, scaling: Scaling | None = None
-    ) -> None:
+        self, cache: FeatureCache, ids: Sequence[str], device: torch.device, scaling: Scaling | None = None,
+        limit_bytes: int | None = None,
+    ) -> None:  # fmt: skip
+        """Open some slides; ``limit_bytes`` is the memory this run may have, where it is less than what is free."""
         self.cache = cache
         self.ids = list(ids)
         self.device = device
@@ -60,7 +62,7 @@ class BagSet:
         self._single: dict[int, Bags] = {}
         self._resident: Bags | None = None
         width = self._resident_dtype.itemsize
-        if self.ids and self._starts[-1] * cache.dim * width <= _share(device) * _free_bytes(device):
+        if self.ids and self._starts[-1] * cache.dim * width <= _share(device) * _free_bytes(device, limit_bytes):
             self._resident = self._bring_all()
 
     def __len__(self) -> int:
@@ -119,9 +121,11 @@ class BagSet:
         x = torch.empty(self._starts[-1], self.cache.dim, dtype=self._resident_dtype, device=self.device)
         for slide, part in zip(self.ids, x.split(self.lengths), strict=True):
             part.copy_(self.cache[slide])
+            if self.scaling is not None:
+                part.sub_(self.scaling.mean.to(x.device)).div_(self.scaling.deviation.to(x.device))
         where = [c for slide in self.ids if (c := self.cache.coords(slide)) is not None]
         coords = torch.cat(where).to(self.device) if where else None
-        return self._scaled(Bags(x, self.lengths, coords))
+        return Bags(x, self.lengths, coords)
 
     def _one(self, i: int) -> Bags:
         """Return one resident bag; kept, since beside a small method making it anew would be a tenth of a step."""
@@ -130,7 +134,8 @@ class BagSet:
         if bags is None:
             rows = slice(self._starts[i], self._starts[i + 1])
             where = self._resident.coords
-            bags = Bags(self._resident.x[rows], self.lengths[i : i + 1], None if where is None else where[rows])
+            with torch.inference_mode(False):  # training uses them too, whoever asked first
+                bags = Bags(self._resident.x[rows], self.lengths[i : i + 1], None if where is None else where[rows])
             self._single[i] = bags
         # On a CUDA device the stored dtype stays: only the batch in hand is widened.
         return bags if bags.x.dtype == torch.float32 else bags.to(dtype=torch.float32)
@@ -200,13 +205,14 @@ def _share(device: torch.device) -> float:
     return RESIDENT_SHARE_CUDA if device.type == "cuda" else RESIDENT_SHARE
 
 
-def _free_bytes(device: torch.device) -> int:
+def _free_bytes(device: torch.device, limit_bytes: int | None) -> int:
     """Return the memory this run may count on; on CPU its share, as other runs may go side by side on other cores."""
+    most = float("inf") if limit_bytes is None else limit_bytes
     if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
+        return int(min(most, torch.cuda.mem_get_info(device)[0]))
     import psutil
 
     free = psutil.virtual_memory().available
     limit = memory_limit()
     runs = max(1, (os.cpu_count() or 1) // torch.get_num_threads())
-    return int(min(free, limit or free) / runs)
+    return int(min(most, min(free, limit or free) / runs))

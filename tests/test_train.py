@@ -215,7 +215,7 @@ def test_resident_and_mapped_bags_are_the_same(tmp_path, monkeypatch, dtype, coo
     parts = write_cohort(tmp_path, dtype=dtype, coords=coords)
     ids = [slide for slide, _ in parts["train"]]
     resident = BagSet(opened(tmp_path), ids, CPU)
-    monkeypatch.setattr(feed, "_free_bytes", lambda device: 0)
+    monkeypatch.setattr(feed, "_free_bytes", lambda device, limit: 0)
     mapped = BagSet(opened(tmp_path), ids, CPU)
     assert resident._resident is not None
     assert mapped._resident is None

@@ -41,7 +41,7 @@ class NystromFirst(torch.autograd.Function):
         plan: Plan, iterations: int, near: int, spare: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
         """Mix; ``spare``, like h, is overwritten with the keys where it is given."""
-        norm, needed = Norm(norm_weight, norm_bias), any(ctx.needs_input_grad)
+        norm, needed = Norm(norm_weight, norm_bias), plan.grad and any(ctx.needs_input_grad)
         with torch.autocast(h.device.type, enabled=False):
             scale = (h.shape[1] // plan.heads) ** -0.5
             means = landmark_means(h, norm, plan)

@@ -40,7 +40,7 @@ class NystromLayer(torch.autograd.Function):
         b_out: Tensor, conv: Tensor | None, plan: Plan, iterations: int, dropout: float, residual: bool,
     ) -> Tensor:  # fmt: skip
         """Take conv as ``(heads, 33)`` or None; residual adds h to the result."""
-        norm, needed = Norm(norm_weight, norm_bias), any(ctx.needs_input_grad)
+        norm, needed = Norm(norm_weight, norm_bias), plan.grad and any(ctx.needs_input_grad)
         with torch.autocast(h.device.type, enabled=False):
             drop = Dropout.draw(h.shape[0], h.shape[1], dropout, h.device)
             kept = _Kept.empty(h, plan, drop) if needed else None

@@ -111,7 +111,9 @@ class NystromAttention(nn.Module):
         w_q, w_k, w_v = self.to_qkv.weight.chunk(3)
         plan = Plan.of(x, self.heads, self.landmarks, eps)
         near = min(len(x), REACH + 1)
-        mixed, first, token, weights = NystromFirst.apply(x, weight, bias, w_q, w_k, plan, self.pinv_iterations, near)
+        mixed, first, token, weights = NystromFirst.apply(
+            x, weight, bias, w_q, w_k, plan, self.pinv_iterations, near, spare
+        )
         with torch.autocast(x.device.type, enabled=False):
             out = torch.bmm(mixed[:, None], w_v.to(mixed.dtype).unflatten(0, (self.heads, -1)).mT)
             if (conv := self._conv()) is not None:
@@ -125,7 +127,12 @@ class NystromAttention(nn.Module):
     def _dropout(self) -> float:
         dropout = self.to_out[1]
         assert isinstance(dropout, nn.Dropout)
-        return dropout.p if self.training else 0.0
+        return dropout.p if dropout.training else 0.0
+
+    @property
+    def drops(self) -> bool:
+        """Whether dropout acts now."""
+        return self._dropout() > 0
 
     # -- bags of at most as many rows as landmarks, many at a time
     # ----------------------------------------------------------

@@ -112,8 +112,13 @@ class _WeightedSum(torch.autograd.Function):
         ctx.bags = bags
         values = _wide(values)
         weights = weights.to(values.dtype)
-        if len(bags) == 1 and weights.shape[1] > 2:
+        cpu = values.device.type == "cpu"
+        if len(bags) == 1 and (not cpu or weights.shape[1] > 2):
             return (weights.T @ values)[None]
+        if not cpu:  # embedding_bag walks a bag row by row there
+            start = values.new_zeros(len(bags), values.shape[1])
+            columns = weights.unbind(dim=1)
+            return torch.stack([start.index_add(0, bags.index, column[:, None] * values) for column in columns], dim=1)
         starts = bags.ptr[:-1]
         sums = [_sum_of_bags(values, starts, column.contiguous()) for column in weights.unbind(dim=1)]
         return torch.stack(sums, dim=1)

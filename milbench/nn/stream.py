@@ -33,6 +33,7 @@ class Plan:
         dtype: of the products with rows (the autocast dtype where there is one).
         eps: of the layer norm.
         chunk: rows of one chunk.
+        grad: whether gradients are wanted (inside a Function's forward it can no longer be asked).
     """
 
     rows: int
@@ -43,6 +44,7 @@ class Plan:
     dtype: torch.dtype
     eps: float
     chunk: int
+    grad: bool
 
     @classmethod
     def of(cls, h: Tensor, heads: int, landmarks: int, eps: float) -> Plan:
@@ -50,7 +52,8 @@ class Plan:
         kind = h.device.type
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else h.dtype
         each = -(-len(h) // landmarks)
-        return cls(len(h), heads, landmarks, each, landmarks * each - len(h), dtype, eps, CHUNK.get(kind, 4096))
+        return cls(len(h), heads, landmarks, each, landmarks * each - len(h), dtype, eps, CHUNK.get(kind, 4096),
+                   torch.is_grad_enabled())  # fmt: skip
 
     def chunks(self) -> Iterator[tuple[int, int]]:
         """Yield (begin, end) of every chunk of rows."""

@@ -9,13 +9,13 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from .product import add_outer, linear
-from .stream import CHUNK, wide
+from .stream import CHUNK
 
 
 class SquareTokens(torch.autograd.Function):
     """``(n, d)`` features -> ``(1 + side^2, dim)`` tokens, written where they belong, chunk by chunk of rows.
 
-    Under autocast the products are in its dtype and the tokens in fp32: the residual stream is never rounded.
+    Under autocast the products are in its dtype and the tokens in the parameters': the residual stream stays exact.
     """
 
     @staticmethod
@@ -25,7 +25,7 @@ class SquareTokens(torch.autograd.Function):
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
         n, step = len(x), CHUNK.get(kind, 4096)
         with torch.autocast(kind, enabled=False):
-            h = torch.empty(1 + side * side, len(weight), dtype=wide(weight[:0]).dtype, device=x.device)
+            h = torch.empty(1 + side * side, len(weight), dtype=weight.dtype, device=x.device)
             h[0] = token
             w = weight.to(dtype)
             for a in range(0, n, step):

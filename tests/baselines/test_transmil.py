@@ -105,3 +105,15 @@ def test_attention_is_the_class_tokens_row(n):
         out, token, weights = layer.long_first(tokens)
         torch.testing.assert_close(token, tokens[:1])
     torch.testing.assert_close(out.view(2, 16), torch.einsum("nh,nhd->hd", weights, values))
+
+
+@pytest.mark.parametrize("spec", ["mean", "max", "abmil", "dsmil", "clam_sb", "transmil[dim=32,heads=2,landmarks=16]"])
+@pytest.mark.parametrize("n", [10, 300])
+def test_a_model_in_bfloat16_predicts(spec, n):
+    torch.manual_seed(0)
+    model = milbench.create(spec, in_dim=24).eval()
+    x = torch.randn(n, 24)
+    with torch.no_grad():
+        wanted = model.probabilities(model(milbench.Bags.pack([x])))
+        got = model.bfloat16().probabilities(model(milbench.Bags.pack([x])))
+    torch.testing.assert_close(got, wanted, atol=0.05, rtol=0)

@@ -222,3 +222,46 @@ def test_plan_of_autocast_and_of_full_precision():
     assert Plan.of(h, 2, 256, 1e-5).dtype == torch.float32
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert Plan.of(h, 2, 256, 1e-5).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_gradients_under_autocast_are_those_of_full_precision(dtype):
+    """Relative to the norm of each gradient; half precision has 8 or 11 bits."""
+    torch.manual_seed(0)
+    attn, norm = NystromAttention(64, 2, 64, 6, True, 0.0), nn.LayerNorm(64)
+    x = torch.randn(300, 64)
+
+    def gradients(enabled):
+        leaf = x.clone().requires_grad_()
+        with torch.autocast("cpu", dtype=dtype, enabled=enabled):
+            out = attn.long(leaf, norm, residual=True)
+            first, _, _ = attn.long_first(out, norm)
+        loss = 8 * (first.float().square().sum() + out.square().mean())
+        return torch.autograd.grad(loss, [leaf, *parameters(attn, norm)])
+
+    for half, full in zip(gradients(True), gradients(False), strict=True):
+        assert float((half - full).norm()) <= (0.05 if dtype == torch.bfloat16 else 0.01) * float(full.norm()) + 1e-6
+
+
+def test_the_spare_buffer_is_used_and_no_graph_is_kept_without_gradient():
+    attn, norm = layer(landmarks=8)
+    attn, norm = attn.eval(), norm.eval()
+    h = torch.randn(70, 6, dtype=D64)
+    spare = torch.full_like(h, 7.0)
+    with torch.no_grad():
+        attn.long_first(h, norm, spare)
+    assert not (spare == 7).any()
+    sizes = []
+    with torch.no_grad(), torch.autograd.graph.saved_tensors_hooks(lambda t: sizes.append(t.numel()) or t, lambda t: t):
+        attn.long_first(h, norm)
+        attn.long(h, norm)
+    assert sizes == []
+
+
+def test_dropout_follows_its_own_module():
+    """Dropout at prediction time, as it is often done: everything in eval mode but the dropout."""
+    attn, norm = layer(dropout=0.5)
+    attn.eval().to_out[1].train()
+    assert attn.drops
+    with torch.no_grad():
+        assert int((attn.long(torch.randn(30, 6, dtype=D64), norm) == 0).sum()) > 0

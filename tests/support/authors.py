@@ -46,10 +46,21 @@ class AuthorsTransMIL(Aggregator):
         dropout: float = 0.1,
     ) -> None:
         super().__init__(in_dim, n_classes)
+        with torch.device("meta"):  # for its shapes; in a list, so that it is no part of this model
+            self.function = [
+                _ours(
+                    in_dim, n_classes, ppeg=ppeg, layers=layers, heads=heads, landmarks=landmarks,
+                    pinv_iterations=pinv_iterations, value_conv=value_conv, dim=dim, dropout=dropout,
+                )
+            ]  # fmt: skip
         self.plain: nn.Module = Plain(
             in_dim, n_classes, ppeg=ppeg, layers=layers, heads=heads, landmarks=landmarks,
             pinv_iterations=pinv_iterations, value_conv=value_conv, dim=dim, dropout=dropout,
         )  # fmt: skip
+
+    def matrix_flops(self, n: int) -> int | None:
+        """As ours: the function is the same, and so is what it cannot do without."""
+        return self.function[0].matrix_flops(n)
 
     def pool(self, bags: Bags, attention: bool) -> BagOutput:
         return BagOutput(torch.cat([self.plain(x) for x in bags.x.split(list(bags.lengths))]))
