@@ -67,7 +67,7 @@ def test_transmil_training(benchmark, n, at_least):
     assert compare(benchmark, train_ours, train_theirs, **few(n)) >= at_least
 
 
-@pytest.mark.parametrize(("mode", "at_most"), [("infer", 1 / 3), ("train", 1 / 2.5)])
+@pytest.mark.parametrize(("mode", "at_most"), [("infer", 1 / 2.5), ("train", 1 / 2.2)])
 def test_transmil_peak_memory(mode, at_most):
     """Against the authors' form at n = 10,000: the second call's peak over what was resident before."""
     x, y = torch.randn(10_000, 1024), torch.ones(1, dtype=torch.long)
