@@ -45,7 +45,7 @@ class AttentionScore(nn.Module):
 
 
 def tanh(x: Tensor) -> Tensor:
-    """tanh x, in fp32 on CPU as 2 sigm(2x) - 1: five times faster there, and within 2e-7 of it.
+    """tanh x, in fp32 on CPU as 2 sigm(2x) - 1: faster there, and within 2e-7 of it.
 
     That is absolute, which is what a score or a likeness needs; half precision would lose digits around 0.
     """

@@ -18,7 +18,7 @@ KERNELS = {
     "pyramid": {"proj": 7, "proj1": 5, "proj2": 3},
 }
 SLAB = 6144  # cells convolved at once on CPU, so that they stay in the cache
-TILE = 20  # side of a tile of the weight gradient on CPU: the fastest of 12 to 48 on grids of side 60 to 316
+TILE = 20  # side of a tile of the weight gradient on CPU
 
 
 class PPEG(nn.Module):
@@ -182,8 +182,8 @@ def _tiled_kernel_gradient(x: Tensor, grad: Tensor, size: int) -> Tensor:
 
     Entry (i, j) is the sum over cells of grad[y, x] times grid[y + i, x + j]: over a tile, a convolution of the grid's
     tile and halo with the gradient's tile as its kernel. Convolving many tiles at once (as channels) is a forward pass,
-    which oneDNN does several times faster than its own weight gradient of a depthwise convolution (6 times on a grid of
-    side 173), and with smaller errors, as tiles are summed on their own first.
+    which oneDNN does several times faster than its own weight gradient of a depthwise convolution, and with smaller
+    errors, as tiles are summed on their own first.
     """
     side, _, dim = x.shape
     reach = size // 2

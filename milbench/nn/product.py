@@ -2,8 +2,8 @@
 
 On CPU torch multiplies fp32 matrices with MKL, whose kernels use the processor's widest registers on one maker's
 processors only; oneDNN, which torch uses for convolutions, uses them on every one. A linear layer is a 1 x 1
-convolution of an image of one column, so it can be had from either: on a Zen 5 core the same product is 1.5 to 2.2
-times as fast from oneDNN, and it is the same sum of the same terms. Which one is taken depends on shapes and dtype
+convolution of an image of one column, so it can be had from either, and is the same sum of the same terms; ``milbench
+measure`` times both and keeps the samples. Which one is taken depends on shapes and dtype
 alone, never on a clock, so that results stay the same.
 """
 

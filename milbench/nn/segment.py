@@ -24,8 +24,8 @@ def _wide(values: Tensor) -> Tensor:
 
 
 def _is_long(values: Tensor) -> bool:
-    """Whether one bag is reduced faster in parts: on CPU a plain reduction over rows reads at less than half the speed
-    of memory, the kernels for many bags at all of it."""
+    """Whether one bag is reduced faster in parts: on CPU a plain reduction over rows does not reach the speed of
+    memory, the kernels for many bags do (tests/perf)."""
     return (
         values.device.type == "cpu"
         and not values.requires_grad
