@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from milbench.aggregator import Aggregator
 from milbench.bags import BagOutput, Bags
 from milbench.errors import MilbenchError
-from milbench.nn import PPEG, NystromAttention, SquareTokens
+from milbench.nn import PPEG, NystromAttention, SquareTokens, product_dtype
 from milbench.spec import Card, Choice, Float, Recipe
 
 
@@ -109,10 +109,12 @@ class TransMIL(Aggregator):
         attn, tokens, m, dim = self._layers()[0].attn, cells + 1, self.landmarks, self.head.in_features
         conv = 0 if attn.res_conv is None else 33
         start = attn.heads * m * m * (m + dim // attn.heads)  # A Z_0, and softmax(q_l k_l')
-        steps = max(0, attn.pinv_iterations - 1) * 2 * attn.heads * m**3  # the first polynomial needs no step before it
-        applied = attn.pinv_iterations * 3 * m * m
-        before = tokens * dim * (4 * dim + 4 * m + conv) + start + steps + dim * (applied + m * m)
-        last = tokens * dim * (dim + m + attn.heads) + start + steps + attn.heads * (applied + m * m)
+        steps = attn.pinv_iterations
+        # The first polynomial needs no step before it; a row passes through the last two without their being formed.
+        formed, of_row = (max(0, steps - less) * 2 * attn.heads * m**3 for less in (1, 3))
+        before = tokens * dim * (4 * dim + 4 * m + conv) + start + formed + dim * m * m * (3 * steps + 1)
+        rows = sum(3 * 4 ** max(0, step - max(0, steps - 3)) for step in range(steps)) + 1
+        last = tokens * dim * (dim + m + attn.heads) + start + of_row + attn.heads * m * m * rows
         grid = 0 if self.ppeg is None else self.ppeg.size**2 * cells * dim
         landmarks = len(self._layers()) * 2 * m * dim * dim
         return 2 * (n * self.in_dim * dim + (len(self._layers()) - 1) * before + last + grid + landmarks)
@@ -147,18 +149,18 @@ class TransMIL(Aggregator):
         embed = self.embed[0]
         h = SquareTokens.apply(x, embed.weight, embed.bias, self.cls_token[0, 0], side)
         *before, last = self._layers()
-        # Training keeps what every step has made; inference goes to and fro between two buffers.
+        # Training keeps what every step has made; inference writes over the tokens, with one buffer beside them.
         keeps = torch.is_grad_enabled() or any(block.attn.drops for block in before)
-        spare = None if keeps else torch.empty_like(h)
+        spare = None if keeps else torch.empty_like(h, dtype=product_dtype(h))
         if not before:
-            h, spare = self._encode_long(h, side, spare)
+            h = self._encode_long(h, side, keeps)
         for i, block in enumerate(before):
             if spare is None:
                 h = block.attn.long(h, block.norm, residual=True)
             else:
                 block.attn.long_in_place(h, spare, block.norm)
             if i == 0:
-                h, spare = self._encode_long(h, side, spare)
+                h = self._encode_long(h, side, keeps)
         out, token, weights = last.attn.long_first(h, last.norm, spare)
         return token + out, weights
 
@@ -177,13 +179,13 @@ class TransMIL(Aggregator):
         out, weights = last.attn.short_first(last.norm(h), rows, attention)
         return h[:, 0] + out, weights
 
-    def _encode_long(self, h: Tensor, side: int, spare: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    def _encode_long(self, h: Tensor, side: int, keeps: bool) -> Tensor:
         if self.ppeg is None:
-            return h, spare
-        if spare is None:
-            return self.ppeg.tokens(h, side), None
-        self.ppeg.tokens_into(h, side, spare)
-        return spare, h
+            return h
+        if keeps:
+            return self.ppeg.tokens(h, side)
+        self.ppeg.tokens_in_place(h, side)
+        return h
 
     def _encode_short(self, h: Tensor, grids: _Grids) -> Tensor:
         if self.ppeg is None:

@@ -19,7 +19,7 @@ from .errors import Diverged, MilbenchError, Unsupported
 from .feed import BagSet
 from .launch.local import Result
 from .measure.environment import environment
-from .measure.memory import PeakMemory
+from .measure.memory import PeakMemory, settle_heap
 from .measure.timing import Stopwatch
 from .train import Task, predict, predictions_frame, train
 
@@ -135,6 +135,7 @@ def capped(memory_bytes: int | None, device: torch.device, cache: FeatureCache |
 
 
 def _set_up(threads: int, device_type: str) -> torch.device:
+    settle_heap()
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(True, warn_only=device_type == "cuda")
     # Filling memory that is about to be overwritten anyway helps debugging, costs a pass over it, and changes no

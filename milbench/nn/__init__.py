@@ -8,6 +8,7 @@ from .nystrom import NystromAttention
 from .ppeg import PPEG
 from .product import Linear, linear
 from .segment import segment_argmax, segment_max, segment_mean, segment_softmax, segment_sum, segment_topk, weighted_sum
+from .stream import product_dtype
 from .tokens import SquareTokens
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "NystromAttention",
     "SquareTokens",
     "linear",
+    "product_dtype",
     "segment_argmax",
     "segment_max",
     "segment_mean",

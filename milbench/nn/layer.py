@@ -16,14 +16,14 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from .pinv import pinv_times, softmax_scores
-from .product import add_outer, linear
+from .product import add_outer, columns, linear, linear_into
 from .stream import (
     Dropout,
     Norm,
     Plan,
-    borrowed,
-    chunk_softmax,
-    landmark_means,
+    Rows,
+    add_into,
+    chunk_weights,
     lse_of_padding,
     rows_of_means,
     wide,
@@ -67,7 +67,7 @@ class NystromLayer(torch.autograd.Function):
 @torch.no_grad()
 def layer_in_place(h: Tensor, spare: Tensor, norm: Norm, w_qkv: Tensor, w_out: Tensor, b_out: Tensor,
                    conv: Tensor | None, plan: Plan, iterations: int) -> None:  # fmt: skip
-    """Replace h by h + layer(h), without gradient and dropout; ``spare``, like h, is overwritten.
+    """Replace h by h + layer(h), without gradient and dropout; ``spare``, (T, dim) in `product_dtype`, is overwritten.
 
     Large buffers that come fresh from the kernel cost more to touch on CPU than a pass of the layer: inference on a
     long bag gets by with two.
@@ -85,7 +85,7 @@ def layer_in_place(h: Tensor, spare: Tensor, norm: Norm, w_qkv: Tensor, w_out: T
             True,
             Dropout(None, 1.0),
             None,
-            borrowed(spare, plan),
+            spare,
             h,
         )
 
@@ -120,29 +120,30 @@ def _forward(h: Tensor, norm: Norm, w_qkv: Tensor, w_out: Tensor, b_out: Tensor,
              ) -> None:  # fmt: skip
     """Compute the layer into ``out``, which may be ``h`` when nothing is kept; ``v`` (T, dim) holds the values."""
     dim, dtype = h.shape[1], plan.dtype
-    w_q, w_k, _ = w_qkv.chunk(3)
+    w_q, w_k, w_v = w_qkv.chunk(3)
     w_q = w_q * (dim // plan.heads) ** -0.5
-    means = landmark_means(h, norm, plan)
-    q_land, k_land = (wide(plan.split(means @ w.T)).contiguous() for w in (w_q, w_k))
+    rows = Rows(h, norm, plan)
+    q_land, k_land = (wide(plan.split(rows.means @ w.T)).contiguous() for w in (w_q, w_k))
 
-    w_kv, q_cast = w_qkv[dim:].to(dtype), q_land.to(dtype)
+    w_k, w_v, q_cast = w_k.to(dtype), w_v.to(dtype), q_land.to(dtype)
     lse, lses = lse_of_padding(q_land, plan), []
     pooled = torch.zeros_like(q_land)
     for a, b in plan.chunks():
-        x = norm(h[a:b], plan).to(dtype)
-        k, v[a:b] = linear(x, w_kv).chunk(2, dim=1)
+        x = rows(a, b)
+        k = columns(x, w_k)
+        linear_into(v[a:b], x, w_v)
         if kept is not None:
-            kept.k[a:b] = k
-        share, chunk_lse = chunk_softmax(wide(torch.bmm(q_cast, plan.split(k).mT)))
+            kept.k[a:b] = k.T
+        weights, offset, chunk_lse = chunk_weights(torch.bmm(q_cast, k.unflatten(0, (plan.heads, -1))))
         before, lse = lse, torch.logaddexp(lse, chunk_lse)
         lses.append(chunk_lse)
-        part = torch.bmm(share.to(dtype), plan.split(v[a:b]))
-        pooled = pooled.mul_(torch.exp(before - lse)).add_(part * torch.exp(chunk_lse - lse))
+        part = torch.bmm(weights, plan.split(v[a:b]))
+        pooled = pooled.mul_(torch.exp(before - lse)).add_(part * torch.exp(offset - lse))
 
     if kept is None:
         spread = _core(q_land, k_land, pooled, iterations)
     else:
-        kept.means, kept.chunk_share = means, torch.exp(torch.stack(lses) - lse)
+        kept.means, kept.chunk_share = rows.means, torch.exp(torch.stack(lses) - lse)
         leaves = tuple(t.detach().requires_grad_() for t in (q_land, k_land, pooled))
         with torch.enable_grad():
             spread = _core(leaves[0], leaves[1], leaves[2], iterations)
@@ -151,17 +152,21 @@ def _forward(h: Tensor, norm: Norm, w_qkv: Tensor, w_out: Tensor, b_out: Tensor,
     w_q, k_land, spread, w_o = (t.to(dtype) for t in (w_q, k_land, spread.detach(), w_out))
     blocks = None if conv is None else band(conv, BLOCK, WINDOW, 0).to(dtype)
     for a, b in plan.chunks():
-        q = linear(norm(h[a:b], plan).to(dtype), w_q)
+        q = linear(rows(a, b), w_q)
         # Half precision in and out: the kernel computes and sums in fp32.
         weights = torch.softmax(torch.bmm(plan.split(q), k_land.mT), dim=-1)
-        merged = plan.merge(torch.bmm(weights, spread))
+        mixed = torch.bmm(weights, spread)
         if blocks is not None:
-            add_convolved(merged, blocks, v, a, b)
+            add_convolved(mixed, blocks, v, a, b)
+        merged = plan.merge(mixed)
         y = wide(linear(merged, w_o)).add_(b_out)
         if kept is not None:
             kept.q[a:b], kept.merged[a:b] = q, merged
         y = drop(y, a, b)
-        torch.add(h[a:b], y, out=out[a:b]) if residual else out[a:b].copy_(y)
+        if residual:
+            add_into(out[a:b], h[a:b], y)
+        else:
+            out[a:b].copy_(y)
 
 
 def _core(q_land: Tensor, k_land: Tensor, pooled: Tensor, iterations: int) -> Tensor:
@@ -209,14 +214,14 @@ def _backward(grad: Tensor, h: Tensor, norm: Norm, w_qkv: Tensor, w_out: Tensor,
     for (a, b), chunk_share in zip(plan.chunks(), kept.chunk_share, strict=True):
         k, v = plan.split(kept.k[a:b]), plan.split(kept.v[a:b])
         share = torch.softmax(wide(torch.bmm(q_cast, k.mT)), dim=-1)  # of the chunk alone
-        dv = plan.merge(torch.bmm(share.to(dtype).mT, (d_pooled * chunk_share).to(dtype)))
+        dv = torch.bmm(share.to(dtype).mT, (d_pooled * chunk_share).to(dtype))
         if conv is not None:
             add_convolved(dv, back, d_merged, a, b)
             d_conv += weight_gradient(kept.v, d_merged, heads, a, b)
         d_scores = wide(torch.bmm(g_cast, v.mT)).sub_(delta).mul_(chunk_share).mul_(share).to(dtype)
         dk = plan.merge(torch.bmm(d_scores.mT, q_cast))
         d_qland += torch.bmm(d_scores, k)
-        dkv = torch.cat([dk, dv], dim=1)
+        dkv = torch.cat([dk, plan.merge(dv)], dim=1)
         dx[a:b] += linear(dkv, back_kv)
         add_outer(d_wkv, dkv, norm(h[a:b], plan).to(dtype))
 

@@ -84,7 +84,10 @@ class NystromAttention(nn.Module):
         return out
 
     def long_in_place(self, x: Tensor, spare: Tensor, norm: nn.LayerNorm) -> None:
-        """Add the layer's output to x, ``(T, dim)``, in eval mode and without gradient; ``spare`` is overwritten."""
+        """Add the layer's output to x, ``(T, dim)``, in eval mode and without gradient.
+
+        ``spare``, (T, dim) in the products' dtype, is overwritten.
+        """
         plan, project = Plan.of(x, self.heads, self.landmarks, norm.eps), self.to_out[0]
         assert isinstance(project, nn.Linear)
         layer_in_place(
@@ -100,7 +103,7 @@ class NystromAttention(nn.Module):
         Args:
             x: ``(T, dim)``.
             norm: applied to the rows first.
-            spare: a buffer like ``x`` that may be overwritten; only without gradient.
+            spare: ``(T, dim)`` in the products' dtype, overwritten; only without gradient.
 
         Returns:
             ``(1, dim)`` output, ``(1, dim)`` the first row of ``x`` itself, and the first row's weights over the T

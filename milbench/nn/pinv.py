@@ -14,6 +14,10 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+#: last iterates that a single row passes through without their being formed, four times as many products of a row with
+#: each; not where every product is a launch
+UNFORMED = {"cpu": 2}
+
 
 def softmax_scores(q: Tensor, k: Tensor) -> Tensor:
     """softmax(q k'), q scaled already, in fp32 at least: this is the matrix that is inverted."""
@@ -35,7 +39,7 @@ def _advance(y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     square = torch.bmm(y, y)
     minus_rest = torch.sub(square, y, alpha=7)
     minus = torch.sub(square, y, alpha=13 / 15)
-    return torch.baddbmm(minus, square, minus_rest, beta=-15 / 4, alpha=-1 / 4), square, minus_rest
+    return minus.baddbmm_(square, minus_rest, beta=-15 / 4, alpha=-1 / 4), square, minus_rest
 
 
 class _Step(torch.autograd.Function):
@@ -82,12 +86,20 @@ def _polynomials(a: Tensor, z: Tensor, iterations: int) -> list[Tensor]:
     return ys
 
 
+def _applied(y: Tensor, b: Tensor) -> Tensor:
+    """p(Y) b, ``(B, h, m, m), (B, h, m, d)``, scaled and added inside the products."""
+    shape, y, b = b.shape, y.flatten(0, 1), b.flatten(0, 1)
+    part = torch.baddbmm(b, y, b, beta=7, alpha=-1)
+    part = torch.baddbmm(b, y, part, beta=15, alpha=-1)
+    return torch.baddbmm(b, y, part, beta=13 / 4, alpha=-1 / 4).view(shape)
+
+
 def pinv_times(a: Tensor, b: Tensor, iterations: int) -> Tensor:
     """pinv(A) b; ``a`` is (B, h, m, m), ``b`` (B, h, m, d)."""
     with torch.autocast(a.device.type, enabled=False):
         z = start(a)
         for y in reversed(_polynomials(a, z, iterations)) if iterations else ():
-            b = (13 * b - y @ (15 * b - y @ (7 * b - y @ b))) / 4
+            b = _applied(y, b)
         return z @ b
 
 
@@ -96,6 +108,22 @@ def row_times_pinv(row: Tensor, a: Tensor, iterations: int) -> Tensor:
     with torch.autocast(a.device.type, enabled=False):
         z = start(a)
         row = row @ z
-        for y in _polynomials(a, z, iterations) if iterations else ():
-            row = (13 * row - (15 * row - (7 * row - row @ y) @ y) @ y) / 4
+        if iterations:
+            ys = _polynomials(a, z, max(1, iterations - UNFORMED.get(a.device.type, 0)))
+            for step in range(iterations):
+                row = _row_times_p(row, ys, step)
         return row
+
+
+def _row_times_p(row: Tensor, ys: list[Tensor], step: int) -> Tensor:
+    """row p(Y_step)."""
+    part = 7 * row - _row_times(row, ys, step)
+    part = 15 * row - _row_times(part, ys, step)
+    return (13 * row - _row_times(part, ys, step)) / 4
+
+
+def _row_times(row: Tensor, ys: list[Tensor], step: int) -> Tensor:
+    """row Y_step, where the last Y may not have been formed: Y_step = Y_(step-1) p(Y_(step-1))."""
+    if step < len(ys):
+        return row @ ys[step]
+    return _row_times_p(_row_times(row, ys, step - 1), ys, step - 1)

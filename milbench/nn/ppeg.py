@@ -9,6 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from .stream import add_into, product_dtype, wide
+
 #: which depthwise kernels a variant has; the names are the authors'.
 KERNELS = {
     "none": {},
@@ -17,7 +19,7 @@ KERNELS = {
     "7": {"proj": 7},
     "pyramid": {"proj": 7, "proj1": 5, "proj2": 3},
 }
-SLAB = 6144  # cells convolved at once on CPU, so that they stay in the cache
+SLAB = 6144
 TILE = 20  # side of a tile of the weight gradient on CPU
 
 
@@ -67,10 +69,10 @@ class PPEG(nn.Module):
         return out
 
     @torch.no_grad()
-    def tokens_into(self, h: Tensor, side: int, out: Tensor) -> None:
-        """`tokens` without gradient, into a buffer that is there."""
+    def tokens_in_place(self, h: Tensor, side: int) -> None:
+        """`tokens` without gradient, written over h."""
         kernel, bias = self.kernel(identity=False)
-        _encode(h, kernel, bias, side, out)
+        _encode(h, kernel, bias, side, h)
 
 
 class _SmallGrids(torch.autograd.Function):
@@ -79,7 +81,7 @@ class _SmallGrids(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, kernel: Tensor, bias: Tensor) -> Tensor:
         """Take ``(B, H, W, dim)``, contiguous."""
-        ctx.dtype = _dtype(x)
+        ctx.dtype = product_dtype(x)
         ctx.save_for_backward(x, kernel)
         with torch.autocast(x.device.type, enabled=False):
             return x + _depthwise(x.to(ctx.dtype), kernel.to(ctx.dtype), bias.to(ctx.dtype))
@@ -127,12 +129,6 @@ class _GridTokens(torch.autograd.Function):
         return dh, d_kernel.to(kernel.dtype), grad[1:].sum(dim=0).to(kernel.dtype), None
 
 
-def _dtype(x: Tensor) -> torch.dtype:
-    """Of the products: autocast's where it is on."""
-    kind = x.device.type
-    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
-
-
 def _depthwise(x: Tensor, kernel: Tensor, bias: Tensor | None) -> Tensor:
     """(B, H, W, dim) -> (B, H, W, dim). Tokens are channels-last memory: as a whole tensor they take its fast path."""
     y = F.conv2d(x.permute(0, 3, 1, 2), kernel, bias, padding=kernel.shape[-1] // 2, groups=len(kernel))
@@ -151,9 +147,10 @@ def _kernel_gradient(x: Tensor, grad: Tensor, kernel: Tensor, dtype: torch.dtype
 
 
 def _encode(h: Tensor, kernel: Tensor, bias: Tensor, side: int, out: Tensor) -> torch.dtype:
-    dtype = _dtype(h)
+    dtype = product_dtype(h)
     with torch.autocast(h.device.type, enabled=False):
-        out[0] = h[0]
+        if out is not h:
+            out[0] = h[0]
         _convolve(_grid(h, side), kernel.to(dtype), bias.to(dtype), _grid(out, side))
     return dtype
 
@@ -163,18 +160,29 @@ def _grid(h: Tensor, side: int) -> Tensor:
 
 
 def _convolve(x: Tensor, kernel: Tensor, bias: Tensor | None, out: Tensor) -> None:
-    """out = x + kernel * x + bias, ``(H, W, dim)`` each."""
+    """out = x + kernel * x + bias, ``(H, W, dim)`` each; ``out`` may be the memory of ``x``."""
     side, _, dim = x.shape
     reach = kernel.shape[-1] // 2
-    rows = max(1, SLAB // side) if x.device.type == "cpu" else side
-    if exact := kernel.dtype == x.dtype:  # one pass less
+    exact = kernel.dtype == x.dtype  # one pass less
+    # What half precision is converted to and from also has to stay in the cache.
+    rows = max(1, reach, SLAB // (1 if exact else 2) // side) if x.device.type == "cpu" else side
+    in_place, before = out.data_ptr() == x.data_ptr(), None  # rows above a slab as they were
+    if exact:
         kernel = kernel.clone()
         kernel[:, :, reach, reach] += 1
     for a in range(0, side, rows):
         b, above, below = min(side, a + rows), max(0, a - reach), min(side, a + rows + reach)
-        slab = x[above:below].permute(2, 0, 1)[None].to(kernel.dtype)
-        y = F.conv2d(slab, kernel, bias, padding=reach, groups=dim)[0].permute(1, 2, 0)[a - above : b - above]
-        out[a:b].copy_(y) if exact else torch.add(x[a:b], y, out=out[a:b])
+        slab = x[above:below].to(kernel.dtype)
+        if in_place:
+            if before is not None:
+                slab = torch.cat([before, x[a:below].to(kernel.dtype)])
+            before = slab[b - reach - above : b - above].clone()
+        image = slab.permute(2, 0, 1)[None]
+        y = F.conv2d(image, kernel, bias, padding=reach, groups=dim)[0].permute(1, 2, 0)[a - above : b - above]
+        if exact:
+            out[a:b].copy_(y)
+        else:
+            add_into(out[a:b], x[a:b], wide(y))
 
 
 def _tiled_kernel_gradient(x: Tensor, grad: Tensor, size: int) -> Tensor:

@@ -25,6 +25,22 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return y.permute(0, 2, 3, 1).reshape(len(x), len(weight))
 
 
+def linear_into(out: Tensor, x: Tensor, weight: Tensor) -> None:
+    """out = x W', ``(n, k), (m, k) -> (n, m)``, without gradient."""
+    if _pays(x, weight.shape[0]):
+        out.copy_(linear(x, weight))
+    else:
+        torch.mm(x, weight.T, out=out)
+
+
+def columns(x: Tensor, weight: Tensor) -> Tensor:
+    """W x', ``(n, k), (m, k) -> (m, n)``, without gradient; laid out as it is cheapest to make.
+
+    In half precision it lies as its shape says: the library copies a transposed factor of a batched product first.
+    """
+    return linear(x, weight).T if _pays(x, weight.shape[0]) else torch.mm(weight, x.T)
+
+
 def add_outer(total: Tensor, a: Tensor, b: Tensor) -> None:
     """total += a' b, ``(n, m), (n, k) -> (m, k)``: a weight's gradient from a chunk of rows, no gradient of its own."""
     if _pays(b, a.shape[1]) and a.is_contiguous():

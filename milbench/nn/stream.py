@@ -19,6 +19,15 @@ from torch import Tensor
 #: rows of one chunk by device type
 CHUNK = {"cpu": 1024, "cuda": 8192}
 
+#: sums of exponentials that are safe from the ends of fp32's range, products with the values included
+SMALLEST, LARGEST = 1e-20, 1e20
+
+
+def product_dtype(x: Tensor) -> torch.dtype:
+    """Dtype of the products with ``x``: autocast's where it is on, its own elsewhere."""
+    kind = x.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -49,11 +58,9 @@ class Plan:
     @classmethod
     def of(cls, h: Tensor, heads: int, landmarks: int, eps: float) -> Plan:
         """Plan for ``(T, dim)`` tokens under the autocast state of now."""
-        kind = h.device.type
-        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else h.dtype
         each = -(-len(h) // landmarks)
-        return cls(len(h), heads, landmarks, each, landmarks * each - len(h), dtype, eps, CHUNK.get(kind, 4096),
-                   torch.is_grad_enabled())  # fmt: skip
+        return cls(len(h), heads, landmarks, each, landmarks * each - len(h), product_dtype(h), eps,
+                   CHUNK.get(h.device.type, 4096), torch.is_grad_enabled())  # fmt: skip
 
     def chunks(self) -> Iterator[tuple[int, int]]:
         """Yield (begin, end) of every chunk of rows."""
@@ -95,27 +102,40 @@ class Norm:
         return out
 
 
-def borrowed(spare: Tensor, plan: Plan) -> Tensor:
-    """The memory of a ``(T, dim)`` buffer as one of the products' dtype."""
-    if spare.dtype == plan.dtype:
-        return spare
-    return spare.view(-1).view(plan.dtype)[: spare.numel()].view(spare.shape)
+class Rows:
+    """The normalised rows of a bag in the dtype of the products, and the landmarks' means of them.
 
+    In half precision they are kept from the walk for the means on, in as much memory as fp32 would take for less;
+    otherwise they are computed at every walk.
 
-def landmark_means(h: Tensor, norm: Norm, plan: Plan) -> Tensor:
-    """Average the normalised rows of every landmark, zero rows in front included: ``(T, dim) -> (m, dim)``."""
-    means = h.new_zeros(plan.landmarks, h.shape[1])
-    step = max(1, plan.chunk // plan.each)
-    for first in range(0, plan.landmarks, step):
-        last = min(plan.landmarks, first + step)
-        begin, end = first * plan.each - plan.pad, last * plan.each - plan.pad
-        if end <= 0:
-            continue
-        x = norm(h[max(0, begin) : end], plan)
-        if begin < 0:
-            x = F.pad(x, (0, 0, -begin, 0))
-        torch.mean(x.view(last - first, plan.each, -1), dim=1, out=means[first:last])
-    return means
+    Attributes:
+        means: average of every landmark's rows, zero rows in front included, ``(m, dim)``, in the dtype of ``h``.
+    """
+
+    def __init__(self, h: Tensor, norm: Norm, plan: Plan) -> None:
+        self.h, self.norm, self.plan = h, norm, plan
+        self.kept = None if plan.dtype == h.dtype else torch.empty_like(h, dtype=plan.dtype)
+        self.means = self._walk()
+
+    def __call__(self, begin: int, end: int) -> Tensor:
+        """Rows begin .. end."""
+        return self.norm(self.h[begin:end], self.plan) if self.kept is None else self.kept[begin:end]
+
+    def _walk(self) -> Tensor:
+        plan, means = self.plan, self.h.new_zeros(self.plan.landmarks, self.h.shape[1])
+        step = max(1, plan.chunk // plan.each)
+        for first in range(0, plan.landmarks, step):
+            last = min(plan.landmarks, first + step)
+            begin, end = first * plan.each - plan.pad, last * plan.each - plan.pad
+            if end <= 0:
+                continue
+            x = self.norm(self.h[max(0, begin) : end], plan)
+            if self.kept is not None:
+                self.kept[max(0, begin) : end] = x
+            if begin < 0:
+                x = F.pad(x, (0, 0, -begin, 0))
+            torch.mean(x.view(last - first, plan.each, -1), dim=1, out=means[first:last])
+        return means
 
 
 def rows_of_means(grad: Tensor, begin: int, end: int, plan: Plan) -> Tensor:
@@ -124,19 +144,59 @@ def rows_of_means(grad: Tensor, begin: int, end: int, plan: Plan) -> Tensor:
     return grad[which] / plan.each
 
 
-def chunk_softmax(scores: Tensor) -> tuple[Tensor, Tensor]:
-    """Softmax over a chunk of rows alone, and the log of its sum: ``(h, m, C) -> (h, m, C), (h, m, 1)``.
+def chunk_weights(scores: Tensor, again: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    """Softmax weights over a chunk of rows before the sum over all rows is known.
+
+    Args:
+        scores: ``(h, m, C)``, may be overwritten.
+        again: the offset of an earlier call with the same scores, whose log-sum is not wanted any more.
+
+    Returns:
+        weights ``(h, m, C)``, offset and log-sum ``(h, m, 1)``, fp32 at least: with L the log-sum over all rows, the
+        chunk's part of the softmax is weights * exp(offset - L).
 
     The fused softmax is several times faster than exponentials of one's own; the sum is read off where it is best
-    known: at the largest score, whose share is 1 / sum exp(score - largest).
+    known: at the largest score, whose share is 1 / sum exp(score - largest). Not so for bfloat16 on CPU, whose
+    exponential is cheap, and which has the range of fp32: there the weights are exp(score), unless they run out of it.
     """
-    share = torch.softmax(scores, dim=-1)
-    return share, scores.amax(dim=-1, keepdim=True) - share.amax(dim=-1, keepdim=True).log_()
+    if scores.dtype == torch.bfloat16 and scores.device.type == "cpu":
+        if again is None:
+            weights = torch.exp(scores)
+            total = _sums(weights)
+            if bool(((total > SMALLEST) & (total < LARGEST)).all()):
+                return weights, torch.zeros_like(total), total.log_()
+        elif not again.any():
+            return scores.exp_(), again, again
+    if again is not None:
+        return torch.softmax(scores, dim=-1), again, again
+    wider = wide(scores)
+    share = torch.softmax(wider, dim=-1)
+    lse = wider.amax(dim=-1, keepdim=True) - share.amax(dim=-1, keepdim=True).log_()
+    return share.to(scores.dtype), lse, lse
+
+
+def _sums(weights: Tensor) -> Tensor:
+    """Sum over the last dimension in fp32: ``(h, m, C) -> (h, m, 1)``.
+
+    Sums of 128 are made in fp32 and rounded once, to the dtype of the weights, and those are summed in fp32: a sum
+    asked for in another dtype than its terms' costs many times as much on CPU.
+    """
+    whole = weights.shape[-1] // 128 * 128
+    rest = weights[..., whole:].sum(dim=-1, keepdim=True).float()
+    return rest.add_(weights[..., :whole].unflatten(-1, (-1, 128)).sum(dim=-1).float().sum(dim=-1, keepdim=True))
 
 
 def wide(x: Tensor) -> Tensor:
     """Half precision to fp32; wider dtypes as they are."""
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
+def add_into(out: Tensor, x: Tensor, y: Tensor) -> None:
+    """out = x + y, where out may be x itself: in place then, which is several times faster than naming it as `out`."""
+    if out.data_ptr() == x.data_ptr():
+        out.add_(y)
+    else:
+        torch.add(x, y, out=out)
 
 
 def lse_of_padding(q: Tensor, plan: Plan) -> Tensor:

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from .product import add_outer, linear
-from .stream import CHUNK
+from .stream import CHUNK, product_dtype, wide
 
 
 class SquareTokens(torch.autograd.Function):
@@ -21,8 +21,7 @@ class SquareTokens(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, token: Tensor, side: int) -> Tensor:
         """Take (n, d) rows, the layer's (dim, d) weight and (dim,) bias, and the (dim,) class token."""
-        kind = x.device.type
-        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+        kind, dtype = x.device.type, product_dtype(x)
         n, step = len(x), CHUNK.get(kind, 4096)
         with torch.autocast(kind, enabled=False):
             h = torch.empty(1 + side * side, len(weight), dtype=weight.dtype, device=x.device)
@@ -31,7 +30,7 @@ class SquareTokens(torch.autograd.Function):
             for a in range(0, n, step):
                 b = min(n, a + step)
                 rows = h[1 + a : 1 + b]
-                torch.add(bias, linear(x[a:b].to(dtype), w), out=rows)
+                torch.add(bias, wide(linear(x[a:b].to(dtype), w)), out=rows)
                 rows.relu_()
             h[1 + n :] = h[1 : 1 + side * side - n]
         if any(ctx.needs_input_grad):

@@ -28,19 +28,19 @@ def add_convolved(out: Tensor, blocks: Tensor, v: Tensor, begin: int, end: int) 
     """Add rows begin .. end of the convolved values to ``out``.
 
     Args:
-        out: ``(end - begin, h d)``, contiguous.
+        out: ``(h, end - begin, d)``, contiguous.
         blocks: ``(h, 32, 64)``, `band` with center 0.
         v: ``(T, h d)`` all values; what lies outside is zero.
         begin: first row wanted.
         end: one past the last row wanted.
     """
     windows, tail, rest = _windows(v, len(blocks), begin, end)
-    whole = out[: len(windows) * BLOCK].view(len(windows), BLOCK, len(blocks), windows.shape[3])
-    for head, one in enumerate(blocks):
+    for head, one in enumerate(blocks if len(windows) else ()):
         # One head at a time: its windows are overlapping views of the values, which nothing has to copy.
-        whole[:, :, head] += torch.bmm(one.expand(len(windows), -1, -1), windows[:, head])
+        whole = out[head, : len(windows) * BLOCK].view(len(windows), BLOCK, -1)
+        torch.baddbmm(whole, one.expand(len(windows), -1, -1), windows[:, head], out=whole)
     if rest:
-        out[-rest:] += torch.bmm(blocks[:, :rest, : rest + 2 * REACH], tail).transpose(0, 1).flatten(1)
+        out[:, -rest:] += torch.bmm(blocks[:, :rest, : rest + 2 * REACH], tail)
 
 
 def weight_gradient(v: Tensor, grad: Tensor, heads: int, begin: int, end: int) -> Tensor:

@@ -1,5 +1,8 @@
 """Peak memory: 200 MiB that are allocated and freed inside the block must be seen, and little else."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -54,6 +57,45 @@ def test_what_was_there_before_is_the_baseline(method):
         pass
     assert peak.reading.baseline_bytes >= kept.numel()
     assert peak.reading.peak_bytes < SIZE / 4
+
+
+_FAULTS = """
+import ctypes, resource, sys
+import torch
+from milbench.measure.memory import settle_heap
+
+if sys.argv[1] == "settled" and not settle_heap():
+    sys.exit(77)
+if sys.argv[1] == "as it starts":
+    for threshold in (-1, -3):
+        ctypes.CDLL(None).mallopt(threshold, 128 << 10)
+
+
+def work():
+    held = [torch.empty(mib << 20, dtype=torch.uint8).fill_(1) for mib in (10, 10, 10)]
+    assert len(held) == 3
+
+
+for _ in range(20):  # until small blocks between the large ones have found their places
+    work()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(5):
+    work()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+def test_a_settled_heap_touches_no_new_pages():
+    """30 MiB, five times; with glibc's first thresholds they come from the kernel each time."""
+
+    def faults(how):
+        run = subprocess.run([sys.executable, "-c", _FAULTS, how], capture_output=True, text=True)
+        if run.returncode == 77:
+            pytest.skip("this C library has no heap to settle")
+        assert run.returncode == 0, run.stderr
+        return int(run.stdout)
+
+    assert faults("settled") < 0.2 * faults("as it starts")
 
 
 def test_reading_survives_an_error():

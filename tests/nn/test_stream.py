@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from milbench.nn import PPEG, NystromAttention, SquareTokens, ppeg, stream, value_conv
+from milbench.nn import PPEG, NystromAttention, SquareTokens, pinv, ppeg, stream, value_conv
 from milbench.nn.stream import Dropout, Plan
 
 D64 = torch.float64
@@ -98,6 +98,45 @@ def test_position_encoding_of_many_small_grids():
     agrees_with_differences(lambda x, *_: module(x), x, *module.parameters())
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("variant", ["3", "7"])
+def test_position_encoding_written_over_the_tokens(monkeypatch, variant, dtype):
+    """Slabs of 1 to 3 rows, or of no fewer than the kernel reaches: each needs rows the one before has overwritten."""
+    torch.manual_seed(0)
+    module, h = PPEG(3, variant), torch.randn(1 + 81, 3)
+    for slab in (9, 27, 81, 1000):
+        monkeypatch.setattr(ppeg, "SLAB", slab)
+        with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
+            wanted, over = module.tokens(h, 9), h.clone()
+            module.tokens_in_place(over, 9)
+        assert torch.equal(over, wanted)
+
+
+def test_weights_of_a_chunk_in_bfloat16_keep_to_the_softmax_at_the_ends_of_its_range():
+    """Plain exponentials where they are safe, the fused softmax where they overflow or vanish."""
+    torch.manual_seed(0)
+    for shift in (0.0, 200.0, -200.0, 85.0, -85.0):
+        scores = (torch.randn(2, 3, 300) + shift).bfloat16()
+        weights, offset, lse = stream.chunk_weights(scores)
+        exact = scores.double()
+        torch.testing.assert_close(lse.double(), exact.logsumexp(-1, keepdim=True), atol=4e-3, rtol=0)
+        again, same, _ = stream.chunk_weights(scores.clone(), offset)
+        for w, o in ((weights, offset), (again, same)):
+            shares = w.double() * torch.exp(o.double() - exact.logsumexp(-1, keepdim=True))
+            torch.testing.assert_close(shares, torch.softmax(exact, -1), atol=1e-4, rtol=8e-3)
+
+
+@pytest.mark.parametrize("iterations", [0, 1, 2, 3, 6])
+def test_a_row_times_the_pseudo_inverse_is_the_row_of_the_whole(iterations):
+    torch.manual_seed(0)
+    a = torch.softmax(torch.randn(2, 3, 20, 20, dtype=D64), dim=-1)
+    row = torch.randn(2, 3, 1, 20, dtype=D64)
+    eye = torch.eye(20, dtype=D64).expand(2, 3, 20, 20)
+    torch.testing.assert_close(
+        pinv.row_times_pinv(row, a, iterations), row @ pinv.pinv_times(a, eye, iterations), atol=1e-9, rtol=1e-9
+    )
+
+
 @pytest.mark.parametrize(("begin", "end"), [(0, 5), (0, 32), (3, 90), (64, 100), (99, 100)])
 def test_value_convolution_and_its_gradient(begin, end):
     torch.manual_seed(0)
@@ -105,10 +144,10 @@ def test_value_convolution_and_its_gradient(begin, end):
     weight = torch.randn(2, 33, dtype=D64, requires_grad=True)
     wanted = F.conv2d(v.permute(1, 0, 2)[None], weight[:, None, :, None], padding=(16, 0), groups=2)[0]
     wanted = wanted.permute(1, 0, 2)[begin:end]
-    out = torch.ones(end - begin, 6, dtype=D64)
+    out = torch.ones(2, end - begin, 3, dtype=D64)
     flat = v.detach().flatten(1)
     value_conv.add_convolved(out, value_conv.band(weight.detach(), 32, 64, 0), flat, begin, end)
-    torch.testing.assert_close(out, 1 + wanted.detach().flatten(1))
+    torch.testing.assert_close(out, 1 + wanted.detach().transpose(0, 1))
     grad = torch.randn(100, 6, dtype=D64)
     (expected,) = torch.autograd.grad(wanted.flatten(1), weight, grad[begin:end])
     torch.testing.assert_close(value_conv.weight_gradient(flat, grad, 2, begin, end), expected)
@@ -141,7 +180,7 @@ def test_inference_between_two_buffers_equals_training_mode_of_the_graph(dtype):
         wanted = attn.long(x, norm, residual=True)
         first = attn.long_first(wanted, norm)
         with torch.no_grad():
-            h, spare = x.clone(), torch.empty_like(x)
+            h, spare = x.clone(), torch.empty_like(x, dtype=dtype)
             attn.long_in_place(h, spare, norm)
             other = attn.long_first(h, norm, spare)
     torch.testing.assert_close(h, wanted, atol=1e-6, rtol=1e-5)

@@ -29,7 +29,7 @@ from milbench.data.cache import CacheWriter, FeatureCache
 from milbench.feed import BagSet
 from milbench.ladder import device_slug
 from milbench.measure.environment import environment
-from milbench.measure.memory import PeakMemory
+from milbench.measure.memory import PeakMemory, settle_heap
 from milbench.nn import linear
 from milbench.optim import build_optimizer
 from milbench.registry import resolve
@@ -293,4 +293,5 @@ if __name__ == "__main__":
         case ["million"]:
             million()
         case [*rest]:
+            settle_heap()  # as in the processes of `milbench run` and `measure`
             main(Path(rest[0] if rest else "results/perf"))
