@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from .bags import BagOutput, Bags
 from .errors import MilbenchError
+from .nn.precision import autocasts
 from .spec import Card, Dimension, Recipe
 
 
@@ -60,7 +61,7 @@ class Aggregator(nn.Module, ABC):
             raise MilbenchError(
                 f"{type(self).__name__} was made for {self.in_dim}-d features but the bags hold {bags.dim}-d ones."
             )
-        if not torch.is_autocast_enabled(bags.x.device.type):
+        if not autocasts(bags.x):
             # A cache may hold half precision; without autocast the model computes in the precision of its parameters.
             bags = bags.to(dtype=next((p.dtype for p in self.parameters()), bags.x.dtype))
         out = self.pool(bags, attention)

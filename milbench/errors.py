@@ -26,5 +26,23 @@ class Unsupported(MilbenchError):  # noqa: N818  (an outcome's name)
     """A method cannot do what a suite asks of it (needs coordinates, say); the run's outcome is ``unsupported``."""
 
 
+class OutOfMemory(RuntimeError):  # noqa: N818
+    """A bag did not fit into the memory a run may take; the run's outcome is ``oom``.
+
+    Attributes:
+        bag_length: instances of the longest bag in hand.
+        during: ``training`` or ``evaluation``.
+        asked_bytes: of the allocation that failed, beyond what was held already; None where the allocator does not say.
+    """
+
+    def __init__(self, bag_length: int, during: str, asked_bytes: int | None) -> None:
+        super().__init__(bag_length, during, asked_bytes)
+        self.bag_length, self.during, self.asked_bytes = bag_length, during, asked_bytes
+
+    def __str__(self) -> str:
+        asked = "more memory" if self.asked_bytes is None else f"{self.asked_bytes / 2**20:,.1f} MiB more"
+        return f"a bag of {self.bag_length:,} instances asked for {asked} in {self.during} than the run may take"
+
+
 class Diverged(RuntimeError):  # noqa: N818
     """Training went to NaN or infinity on finite features; the run's outcome is ``diverged``."""

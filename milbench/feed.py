@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -83,7 +83,7 @@ class BagSet:
         coords = [part.coords for part in parts if part.coords is not None]
         return Bags.pack([part.x for part in parts], coords or None)
 
-    def stream(self, batches: Sequence[Sequence[int] | np.ndarray]) -> Iterator[Bags]:
+    def stream(self, batches: Sequence[Sequence[int] | np.ndarray]) -> Generator[Bags]:
         """Yield `batch` of every element, in order; from a cache that does not fit, read while the device works.
 
         A thread copies the mapped rows into pinned memory, a stream of its own takes them to the device in the stored

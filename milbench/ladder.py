@@ -30,9 +30,6 @@ MEMORY_SHARE = 0.9
 #: method -> its authors' form: in the tests' support code, since it is what milbench is compared with, not part of it.
 AUTHORS = {"transmil": "tests.support.authors:AuthorsTransMIL"}
 
-_UNITS = {"": 1, "B": 1, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40,
-          "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}  # fmt: skip
-
 
 @dataclass(frozen=True)
 class LadderPlan:
@@ -214,19 +211,6 @@ def parse_lengths(text: str) -> tuple[int, ...]:
             )
         out.append(int(match[1]) * {"": 1, "k": 1_000, "m": 1_000_000}[match[2].lower()])
     return tuple(out)
-
-
-def parse_bytes(text: str) -> int:
-    """Return the bytes of ``8 GiB``, ``512MiB`` or a plain number.
-
-    Raises:
-        MilbenchError: not of that form, or not positive.
-    """
-    match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]*)\s*", text)
-    size = float(match[1]) * _UNITS.get(match[2].upper(), 0) if match else 0
-    if size < 1:
-        raise MilbenchError(f"{text!r} is no amount of memory; give one such as '8 GiB' or '512 MiB'.")
-    return int(size)
 
 
 def file_stem(ladder: Ladder) -> str:

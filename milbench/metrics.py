@@ -170,6 +170,21 @@ def per_class(labels: ArrayLike, probabilities: ArrayLike, names: Sequence[str] 
     return pd.DataFrame(rows, index=pd.Index(names if names is not None else range(p.shape[1]), name="class"))
 
 
+def accuracy_at_best_threshold(labels: NDArray[np.int64], probabilities: NDArray[np.float64]) -> float:
+    """Return the accuracy at the threshold on p1 that makes it highest: one chosen on test, never to be ranked.
+
+    With more than two classes it is the plain accuracy: the largest probability decides.
+    """
+    if probabilities.shape[1] != 2:
+        return float((probabilities.argmax(axis=1) == labels).mean())
+    order = np.argsort(-probabilities[:, 1], kind="stable")
+    score, positive = probabilities[order, 1], labels[order] == 1
+    # The first k are called positive: right are the positives among them and the negatives behind them.
+    right = np.concatenate([[0], np.cumsum(positive)]) + (~positive).sum() - np.concatenate([[0], np.cumsum(~positive)])
+    allowed = np.concatenate([[True], score[1:] != score[:-1], [True]])  # a threshold lies between different scores
+    return float(right[allowed].max() / len(labels))
+
+
 def _over_classes(y: NDArray[np.int64], p: NDArray[np.float64], metric: Callable[..., float]) -> float:
     if p.shape[1] == 2:
         return float(metric(y, p[:, 1]))

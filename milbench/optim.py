@@ -70,7 +70,14 @@ def build_optimizer(parameters: Iterable[nn.Parameter] | Iterable[Tensor], recip
 
 
 def learning_rate(recipe: Recipe, progress: float) -> float:
-    """Return the rate after a share `progress` in [0, 1] of the training is done."""
+    """Return the rate after a share `progress` in [0, 1] of the training is done.
+
+    Under a warm-up of share w it is lr (progress + w / 100) / w at first, so that no step is taken at rate 0, at most
+    lr; the schedule then runs over what is left.
+    """
+    if progress < recipe.warmup:
+        return recipe.lr * min(1.0, progress / recipe.warmup + 0.01)
     if recipe.schedule == "cosine":
-        return recipe.lr * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+        left = (min(1.0, progress) - recipe.warmup) / (1 - recipe.warmup)
+        return recipe.lr * 0.5 * (1 + math.cos(math.pi * left))
     return recipe.lr

@@ -44,6 +44,9 @@ _COSTS = {
     "infer_patches_per_s": ("Inference throughput (patches/s)", 1.0, True, 0.0),
     "train_bags_per_s": ("Training throughput (bags/s)", 1.0, True, 0.0),
     "infer_peak_memory_bytes": ("Peak memory, inference (MiB)", 2.0**-20, False, MEMORY_FLOOR_BYTES),
+    "train_device_seconds": ("Training (device-seconds)", 1.0, False, 0.0),
+    "train_flops": ("Training (FLOPs)", 1.0, False, 0.0),
+    "run_peak_memory_bytes": ("Peak memory of a run (MiB)", 2.0**-20, False, MEMORY_FLOOR_BYTES),
     "train_peak_memory_bytes": ("Peak memory, training (MiB)", 2.0**-20, False, MEMORY_FLOOR_BYTES),
 }
 
@@ -64,7 +67,7 @@ def auc_figure(df: pd.DataFrame) -> Figure:
     columns = min(2, len(blocks))
     height = 0.29 * rows_most + 1.25
     with look():
-        figure, axes = _grid(len(blocks), columns, 5.2 if columns > 1 else 6.4, height, sharex=True)
+        figure, axes = grid_of_panels(len(blocks), columns, 5.2 if columns > 1 else 6.4, height, sharex=True)
         floor = 0.5
         for ax, (name, block) in zip(axes, blocks, strict=False):
             for i, row in enumerate(_rows(block)):
@@ -102,7 +105,7 @@ def tradeoff_figure(df: pd.DataFrame, cost: str) -> Figure | None:
 
     Args:
         df: from `milbench.leaderboard`.
-        cost: ``infer_patches_per_s``, ``train_bags_per_s``, ``infer_peak_memory_bytes`` or ``train_peak_memory_bytes``.
+        cost: a column of throughput, memory or what a training used, see `_COSTS`.
 
     Returns:
         a figure; None where no ranked method has both an AUC and this cost. Methods without a rank are not drawn,
@@ -123,7 +126,7 @@ def tradeoff_figure(df: pd.DataFrame, cost: str) -> Figure | None:
     columns = min(2, len(blocks))
     stairs: list[np.ndarray] = []
     with look():
-        figure, axes = _grid(len(blocks), columns, 5.2 if columns > 1 else 6.4, 4.2, sharex=False)
+        figure, axes = grid_of_panels(len(blocks), columns, 5.2 if columns > 1 else 6.4, 4.2, sharex=False)
         for ax, (name, block) in zip(axes, blocks, strict=False):
             x, y = block[cost].to_numpy(float) * factor, block["auc"].to_numpy(float)
             front = pareto(x if more_is_better else -x, y)
@@ -172,15 +175,19 @@ def _stair(ax: Axes, x: np.ndarray, y: np.ndarray, more_is_better: bool) -> np.n
 
 def _blocks(df: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
     many = df[["suite", "version"]].drop_duplicates().shape[0] > 1
-    groups = df.groupby(["suite", "version", "data"], sort=False)
-    return [(f"{suite}-v{version} / {data}" if many else str(data), block) for (suite, version, data), block in groups]
+    groups = df.groupby(["suite", "version", "data", "conditions"], sort=False)
+    return [
+        (f"{f'{suite}-v{version} / ' if many else ''}{data}{f' / {conditions}' if conditions else ''}", block)
+        for (suite, version, data, conditions), block in groups
+    ]
 
 
 def _rows(block: pd.DataFrame) -> Iterator[Any]:
     return block.itertuples(index=False)
 
 
-def _grid(panels: int, columns: int, width: float, height: float, sharex: bool) -> tuple[Figure, list[Axes]]:
+def grid_of_panels(panels: int, columns: int, width: float, height: float, sharex: bool) -> tuple[Figure, list[Axes]]:
+    """Return a figure on an Agg canvas, not known to pyplot, and its panels; those left over are hidden."""
     rows = -(-panels // columns)
     figure = Figure(figsize=(width * columns, height * rows + 0.35), layout="constrained")
     FigureCanvasAgg(figure)

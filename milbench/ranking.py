@@ -13,7 +13,8 @@ import pandas as pd
 from . import stats
 from .errors import MilbenchError, did_you_mean
 from .reporting import comparison_lines, to_markdown, to_rich, write_report
-from .scoring import METRICS, CohortRuns, Scores, read_cohorts, run_scores, score
+from .scoring import CONDITIONS, METRICS, CohortRuns, Scores, read_cohorts, run_scores, score
+from .spending import AXES, FRONTS, SPENT, curves, mark_fronts, price_of, spent
 from .store import OUTCOMES, CostRecord
 
 __all__ = [
@@ -27,20 +28,27 @@ COLUMNS = (
     "diff_low", "diff_high", "tied", "balanced_accuracy", "accuracy", "accuracy_sd", "average_precision", "f1",
     "log_loss", "brier", "ece", "runs_ok", "runs", "outcome", "reason", "seeds", "folds", "infer_patches_per_s",
     "infer_bags_per_s", "train_bags_per_s", "infer_peak_memory_bytes", "train_peak_memory_bytes", "cost_outcome",
-    "parameters", "flops_per_bag_infer", "flops_per_bag_train",
+    "parameters", "flops_per_bag_infer", "flops_per_bag_train", "conditions", "budget", "tuning", "checkpoint",
+    "auc_untuned", *SPENT, *FRONTS.values(), "price",
+    "auc_last", "auc_best_val", "inflation", "inflation_low", "inflation_high",
 )  # fmt: skip
 
 #: The columns of a comparison of two methods.
 COMPARISON = (
     "suite", "version", "data", "unit", "a", "b", "auc_a", "auc_b", "difference", "low", "high", "p", "told_apart",
-    "seeds", "folds", "reason",
+    "seeds", "folds", "reason", "conditions",
 )  # fmt: skip
 
 _REPEATED = re.compile(r"r(\d+)-f(\d+)")
 
 
 def leaderboard(
-    results: str | Path = "results/runs", suite: str | None = None, data: str | None = None, resamples: int = 2000
+    results: str | Path = "results/runs",
+    suite: str | None = None,
+    data: str | None = None,
+    resamples: int = 2000,
+    target_auc: float | None = None,
+    price_per_hour: float | None = None,
 ) -> pd.DataFrame:
     """Return the leaderboard of everything below a results root.
 
@@ -49,9 +57,11 @@ def leaderboard(
         suite: only this suite, ``name`` or ``name-v1``.
         data: only this cohort.
         resamples: bootstrap replicates of the intervals.
+        target_auc: fill ``time_to_target_s`` with the device-seconds to this validation AUC.
+        price_per_hour: of a device, in any currency; fills ``price``, what one training costs.
 
     Returns:
-        one row a method and cohort, columns `COLUMNS`; sorted by rank, then AUC. In particular:
+        one row a method, cohort and set of conditions, columns `COLUMNS`; sorted by rank, then AUC. In particular:
 
         - ``auc``: mean over folds and seeds of the test AUC; ``auc_low``, ``auc_high``: 95 % percentile interval over
           patients (or bags, as the suite says) and seeds, see `milbench.stats` for what it covers.
@@ -62,25 +72,48 @@ def leaderboard(
           has the same rank.
         - the other metrics: means over runs; ``accuracy_sd``: standard deviation over the repetitions of a repeated
           k-fold (folds named ``r0-f3``), else over seeds; NaN where there is one.
-        - ``infer_*``, ``train_*``: of the cost pass, all measured in one environment.
+        - ``infer_*``, ``train_bags_per_s``, ``train_peak_memory_bytes``: of the cost pass, all measured in one
+          environment.
+        - ``conditions``: what tells this table from the cohort's others, which have another budget, tuning, protocol,
+          number of threads or device: methods are ranked within a table, never across. ``budget``, ``tuning``,
+          ``checkpoint``: of this table, in words. ``auc_untuned``: of the same method before tuning, where such runs
+          are there under otherwise the same conditions.
+        - of oracle runs, which have no rank: ``auc_last`` and ``auc_best_val`` of the same trainings under honest
+          protocols, and ``inflation``, the paired difference of ``auc`` to the latter with its interval.
+        - the columns of `milbench.spending.spent`: what the runs used; ``front_*``: whether no other ranked method has
+          a higher AUC at that cost or the same AUC at a lower one.
 
         ``attrs``: ``notes`` (sentences for the reader), ``suites`` (resolved), ``cohorts`` (sizes), ``environments``
-        of the runs, ``cost_environment``, ``resamples``.
+        of the runs, ``cost_environment``, ``curves`` (axis -> rows of `milbench.spending.curves`), ``resamples``.
 
     Raises:
         MilbenchError: nothing to show, methods tested on different bags, or damaged results.
     """
     if resamples < 1:
         raise MilbenchError(f"resamples is {resamples}; it must be at least 1, and 1000 or more for a fair interval.")
+    if price_per_hour is not None and not price_per_hour > 0:
+        raise MilbenchError(f"the price of a device-hour is {price_per_hour}; it must be positive.")
     cohorts = read_cohorts(Path(results), suite, data)
     environment, costs, notes = _one_environment(cohorts)
     rows: list[dict[str, Any]] = []
+    untuned: dict[tuple[str, str], float] = {}  # tables that were not tuned come first
+    nan = float("nan")
     attrs: dict[str, Any] = {"suites": {}, "cohorts": [], "environments": [], "cost_environment": environment}
     for cohort in cohorts:
         scored = score(cohort, resamples)
         block = _block(cohort, scored)
         for row in block:
-            row.update(_cost_columns(costs.get((cohort.name, row["method"])), row["parameters"]))
+            # Costs are measured with the suite's recipe and parameters; a tuned run may have others.
+            cost = None if cohort.spec.tuning is not None else costs.get((cohort.key, row["method"]))
+            row.update(_cost_columns(cost, row["parameters"]))
+            row.update(spent(list(cohort.runs[row["method"]].values()), target_auc))
+            row.update(_condition_columns(cohort))
+            row["auc_untuned"] = untuned.get((_untuned_key(cohort), row["method"]), nan)
+            row["price"] = nan if price_per_hour is None else price_of(row["train_device_seconds"], price_per_hour)
+            if cohort.spec.tuning is None:
+                untuned[_untuned_key(cohort), row["method"]] = row["auc"]
+        mark_fronts(block)
+        _mark_inflation(cohort, block, scored, resamples)
         rows += sorted(block, key=_place)
         notes += cohort.notes + _notes(cohort, scored)
         attrs["suites"][f"{cohort.suite.name}-v{cohort.suite.version}"] = cohort.suite.model_dump(mode="json")
@@ -94,6 +127,8 @@ def leaderboard(
         n = len(attrs["environments"])
         notes.append(f"The runs were made in {n} environments; scores are shown together, timings never are.")
     table = pd.DataFrame(rows, columns=list(COLUMNS))
+    found = {axis: curves(cohorts, axis) for axis in AXES}
+    attrs["curves"] = {axis: table.to_dict("records") for axis, table in found.items()}
     table.attrs.update(attrs, notes=list(dict.fromkeys(notes)), resamples=resamples)
     return table
 
@@ -132,9 +167,14 @@ def compare(
         raise MilbenchError(f"{a} is compared with itself; give two methods.")
     rows = []
     for cohort in cohorts:
-        if a in cohort.runs and b in cohort.runs:
+        if a in cohort.runs and b in cohort.runs and not cohort.oracle:
             found = {s.method: s for s in score(cohort, resamples)}
             rows.append(_compared(cohort, found[a], found[b]))
+    if not rows and (differ := _apart(cohorts, a, b)):
+        raise MilbenchError(
+            f"{a} and {b} were never run under the same conditions ({', '.join(differ)} differ), and a comparison "
+            "across them would not be matched; run both in one suite."
+        )
     if not rows:
         raise MilbenchError(f"no cohort in {results} was run with both {a} and {b}; run a suite with -m {a} -m {b}.")
     return pd.DataFrame(rows, columns=list(COMPARISON))
@@ -166,13 +206,39 @@ def _compared(cohort: CohortRuns, a: Scores, b: Scores) -> dict[str, Any]:
         "a": a.method, "b": b.method, "auc_a": a.auc, "auc_b": b.auc, "difference": found.estimate, "low": found.low,
         "high": found.high, "p": found.p, "told_apart": (not found.tied) if known else None,
         "seeds": len({seed for _, seed in cohort.cells}), "folds": len({fold for fold, _ in cohort.cells}),
-        "reason": "; ".join(bad) or ("" if known else "the AUC is defined on no fold"),
+        "reason": "; ".join(bad) or ("" if known else "the AUC is defined on no fold"), "conditions": cohort.label,
+    }  # fmt: skip
+
+
+def _apart(cohorts: list[CohortRuns], a: str, b: str) -> list[str]:
+    """Return the conditions in which runs of two methods on one cohort differ."""
+    differ = set()
+    for one in cohorts:
+        for other in cohorts:
+            if a in one.runs and b in other.runs and one.key == other.key:
+                differ |= {name for name in CONDITIONS if getattr(one.spec, name) != getattr(other.spec, name)}
+    return sorted(differ)
+
+
+def _untuned_key(cohort: CohortRuns) -> str:
+    """Return what a tuned table shares with the untuned one it is compared with."""
+    rest = [str(getattr(cohort.spec, name)) for name in CONDITIONS if name != "tuning"]
+    return "|".join([cohort.key, *rest])
+
+
+def _condition_columns(cohort: CohortRuns) -> dict[str, Any]:
+    spec = cohort.spec
+    tuning = "" if spec.tuning is None else f"{spec.tuning.trials} trials, {spec.tuning.sampler}"
+    return {
+        "conditions": cohort.label, "budget": str(spec.budget), "tuning": tuning,
+        "checkpoint": spec.protocol.checkpoint,
     }  # fmt: skip
 
 
 def _block(cohort: CohortRuns, scored: list[Scores]) -> list[dict[str, Any]]:
     nan = float("nan")
-    points = np.array([s.auc if s.complete else nan for s in scored])
+    # What was selected on test has no place in an order.
+    points = np.array([s.auc if s.complete and not cohort.oracle else nan for s in scored])
     ranks = stats.tie_ranks(points, [s.replicates for s in scored])
     shared = Counter(ranks[np.isfinite(ranks)])
     best = scored[int(np.nanargmax(points))] if np.isfinite(points).any() else None
@@ -197,6 +263,23 @@ def _block(cohort: CohortRuns, scored: list[Scores]) -> list[dict[str, Any]]:
     return rows
 
 
+def _mark_inflation(cohort: CohortRuns, block: list[dict[str, Any]], scored: list[Scores], resamples: int) -> None:
+    """Beside oracle scores, put those of the same trainings under honest protocols, and the paired difference."""
+    nan = float("nan")
+    for row in block:
+        row.update(dict.fromkeys(("auc_last", "auc_best_val", "inflation", "inflation_low", "inflation_high"), nan))
+    if not cohort.oracle:
+        return
+    last = {s.method: s for s in score(cohort, resamples, "last")}
+    honest = {s.method: s for s in score(cohort, resamples, "best-val")}
+    for row, found in zip(block, scored, strict=True):
+        other = honest[row["method"]]
+        row.update(auc_last=last[row["method"]].auc, auc_best_val=other.auc)
+        if found.complete:
+            gain = stats.paired_difference(found.auc, found.replicates, other.auc, other.replicates)
+            row.update(inflation=gain.estimate, inflation_low=gain.low, inflation_high=gain.high)
+
+
 def _place(row: dict[str, Any]) -> tuple[float, float, str]:
     rank = row["rank"] if row["rank"] == row["rank"] else np.inf
     auc = -row["auc"] if row["auc"] == row["auc"] else np.inf
@@ -219,6 +302,17 @@ def _spread(runs: pd.DataFrame) -> float:
 
 def _notes(cohort: CohortRuns, scored: list[Scores]) -> list[str]:
     out = []
+    if cohort.oracle:
+        out.append(
+            f"{cohort.name}: the evaluation with the best test AUC was taken, so these figures are inflated; they are "
+            "shown to tell by how much, and not ranked."
+        )
+    if cut := sum(r.record.get("max_instances") is not None for runs in cohort.runs.values() for r in runs.values()):
+        out.append(
+            f"{cohort.name}: {cut} runs did not fit into the memory and were trained on at most "
+            f"{cohort.spec.budget.max_instances:,} instances of a bag, as the suite says; they were evaluated on whole "
+            "bags."
+        )
     undefined = int(max((s.runs["auc"].isna().sum() for s in scored), default=0))
     if undefined:
         out.append(f"{cohort.name}: {undefined} runs a method test on one class; their AUC is left out.")
@@ -258,7 +352,7 @@ def _one_environment(
     cohorts: list[CohortRuns],
 ) -> tuple[dict[str, Any], dict[tuple[str, str], CostRecord], list[str]]:
     """Choose the environment most costs were measured in; return its record, and those costs by cohort and method."""
-    every = [(c.name, cost) for c in cohorts for costs in c.costs.values() for cost in costs]
+    every = [(c.key, cost) for c in cohorts for costs in c.costs.values() for cost in costs]
     if not every:
         return {}, {}, []
     counts = Counter(cost.environment for _, cost in every if cost.outcome == "ok")

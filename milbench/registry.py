@@ -167,6 +167,12 @@ class Method:
             return "unknown"
         return hashlib.sha256(source).hexdigest()[:16]
 
+    def changed(self, values: dict[str, Any]) -> Method:
+        """Return the method with other values of some parameters."""
+        every = self.params | values
+        defaults = {name: default for name, (_, default) in parameters(self.cls).items()}
+        return Method(self.name, self.cls, {k: v for k, v in every.items() if v != defaults[k]})
+
     def create(self, in_dim: int, n_classes: int) -> Aggregator:
         """Build the module."""
         return self.cls(in_dim, n_classes, **self.params)

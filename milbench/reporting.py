@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import pandas as pd
 
+from . import report_budget
 from .errors import MilbenchError
 from .scoring import MEMORY_FLOOR_BYTES
 
@@ -45,11 +46,15 @@ def to_markdown(df: pd.DataFrame) -> str:
     """Return a leaderboard as Markdown: three tables a cohort (verdict, other scores, cost), the notes below."""
     parts = []
     for name, block in _cohorts(df):
-        parts += [f"### {name}", "", _sentence(block), "", markdown_table(_cells(block, _VERDICT)), ""]
+        parts += [f"### {name}", "", report_budget.words(block), "", _sentence(block), ""]
+        parts += [markdown_table(_cells(block, _VERDICT)), ""]
         for title, columns in (("Other scores", _SCORES), ("Cost", _COST)):
             cells = _cells(block, columns)
             if len(cells.columns) > 1:
                 parts += [f"{title}:", "", markdown_table(cells), ""]
+        used = report_budget.cells(block)
+        if len(used.columns) > 1:
+            parts += ["Training and its budget:", "", markdown_table(used), ""]
     if df.attrs.get("notes"):
         parts += [*(f"- {note}" for note in df.attrs["notes"]), ""]
     return "\n".join(parts)
@@ -144,12 +149,29 @@ def write_report(df: pd.DataFrame, out_dir: str | Path, title: str, provenance: 
         MilbenchError: the folder cannot be written.
     """
     from . import plots
+    from .anytime_plot import anytime_figure
 
     folder = Path(out_dir)
     figures = [
         ("auc.png", "AUC by method", plots.auc_figure(df)),
         ("auc_vs_throughput.png", "AUC against inference throughput", plots.tradeoff_figure(df, "infer_patches_per_s")),
         ("auc_vs_memory.png", "AUC against peak memory", plots.tradeoff_figure(df, "infer_peak_memory_bytes")),
+        *(
+            (f"auc_vs_{name}.png", f"AUC against {what}", plots.tradeoff_figure(df, column))
+            for name, what, column in (
+                ("device_seconds", "device-seconds of training", "train_device_seconds"),
+                ("flops", "FLOPs of training", "train_flops"),
+                ("run_memory", "peak memory of a run", "run_peak_memory_bytes"),
+            )
+        ),
+        *(
+            (
+                f"anytime_{axis}.png",
+                f"Validation AUC against {what}",
+                anytime_figure(pd.DataFrame(df.attrs.get("curves", {}).get(axis, []))),
+            )
+            for axis, what in (("steps", "steps"), ("flops", "FLOPs"), ("device_seconds", "device-seconds"))
+        ),
     ]
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -175,7 +197,8 @@ def _readme(df: pd.DataFrame, title: str, provenance: str, drawn: list[tuple[str
     parts += [line for file, what in drawn for line in (f"![{what}]({file})", "")]
     parts += ["## How to read it", "", reading, ""]
     measured = df[["infer_patches_per_s", "train_bags_per_s", "infer_peak_memory_bytes"]].notna().any().any()
-    parts += [_COSTS if measured else "Throughput and memory were not measured.", "", "## Suite and protocol", ""]
+    parts += [_COSTS if measured else "Throughput and memory were not measured.", "", report_budget.READING, ""]
+    parts += ["## Suite and protocol", ""]
     for name, suite in df.attrs.get("suites", {}).items():
         shown = df["method"][df["suite"] + "-v" + df["version"].astype(str) == name]
         parts += [f"**{name}.** {_protocol(suite, {method.partition('[')[0] for method in shown})}", ""]
@@ -198,19 +221,14 @@ def _cohort_sentence(c: dict[str, Any]) -> str:
 
 def _protocol(suite: dict[str, Any], methods: set[str]) -> str:
     """Tell how runs were made; ``methods`` are the names, without parameters, that the table shows."""
-    protocol, budget = suite["protocol"], suite["budget"]
+    protocol = suite["protocol"]
     monitor = {"val_loss": "the smallest validation loss", "val_auc": "the highest validation AUC"}
-    kept = "the last epoch" if protocol["checkpoint"] == "last" else f"the epoch with {monitor[protocol['monitor']]}"
-    limits = []
-    if budget["timeout_s"] is not None:
-        limits.append(f"{budget['timeout_s']:g} s")
-    if budget["memory_bytes"] is not None:
-        limits.append(f"{budget['memory_bytes'] / 2**20:,.0f} MiB of memory")
+    kept = "the last model" if protocol["checkpoint"] == "last" else f"the model with {monitor[protocol['monitor']]}"
     parts = [
         f"{suite['description'].rstrip('.')}." if suite["description"] else "",
         f"Every method is trained by the same loop, and {kept} is kept; training, selection and early stopping see no "
         "test label.",
-        f"A run may use {' and '.join(limits)}." if limits else "Runs have no limit of time or memory.",
+        "Budgets stand with the tables.",
         f"Threads a run: {suite['threads']}.",
     ]
     if suite["recipe"]:
@@ -258,8 +276,11 @@ def machine_text(environment: dict[str, Any]) -> str:
 
 
 def _cohorts(df: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
-    groups = df.groupby(["suite", "version", "data"], sort=False)
-    return [(f"{suite}-v{version} / {data}", block) for (suite, version, data), block in groups]
+    groups = df.groupby(["suite", "version", "data", "conditions"], sort=False)
+    return [
+        (f"{suite}-v{version} / {data}{f' / {conditions}' if conditions else ''}", block)
+        for (suite, version, data, conditions), block in groups
+    ]
 
 
 def _sentence(block: pd.DataFrame) -> str:

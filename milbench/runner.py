@@ -1,66 +1,26 @@
-"""From a suite to results: plan every run, see what is missing, run each in a fresh process, publish it whole."""
+"""From a plan to results: tune, run what is missing, each run in a fresh process, and publish it whole."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal, get_args
-
-import torch
-from pydantic import ValidationError
+from typing import Any
 
 from . import __version__
 from .cost import CostTask, Kind
-from .data.cohort import Cohort, load_cohort, write_cohort
-from .errors import MilbenchError, did_you_mean
-from .launch.local import Progress, Result, run_all
+from .data.cohort import write_cohort
+from .errors import MilbenchError
+from .launch.local import WAIT, Progress, Result, run_all
 from .measure.environment import environment, fingerprint
-from .registry import Method, resolve
-from .spec import PROTOCOL_VERSION, Recipe, RunSpec, Suite, digest
-from .store import RunRecord, Store, read_runs, read_suite
-from .suites import load_suite
-from .train import Task
+from .plan import Overwrite, Plan, Planned, make_plan, usable_jobs
+from .spec import PROTOCOL_VERSION, Suite, digest
+from .store import OUTCOMES, RunRecord, Store, read_runs
+from .tune import Found, Trial, progress, search_all, smaller, tuned_task
 from .worker import work
-
-Overwrite = Literal["missing", "failed", "all"]
-
-
-@dataclass(frozen=True)
-class Planned:
-    """One run of the plan: its task, its method, and how it ended if it is done."""
-
-    task: Task
-    method: Method
-    outcome: str | None = None
-
-    @property
-    def spec(self) -> RunSpec:
-        """What decides the run's predictions."""
-        return self.task.spec
-
-    def __str__(self) -> str:
-        return f"{self.spec.data} {self.method.canonical} fold {self.spec.fold} seed {self.spec.seed}"
-
-
-@dataclass(frozen=True)
-class Plan:
-    """All runs of a suite against a results folder."""
-
-    suite: Suite
-    store: Store
-    cohorts: tuple[Cohort, ...]
-    runs: tuple[Planned, ...]
-
-    def todo(self, overwrite: Overwrite = "missing") -> list[Planned]:
-        """Return the runs to do: those never done, those that did not end ``ok``, or all."""
-        if overwrite not in get_args(Overwrite):
-            raise MilbenchError(f"overwrite is {overwrite!r}; it must be one of {', '.join(get_args(Overwrite))}.")
-        wanted = {"missing": lambda o: o is None, "failed": lambda o: o != "ok", "all": lambda o: True}[overwrite]
-        return [planned for planned in self.runs if wanted(planned.outcome)]
 
 
 def run(
@@ -72,6 +32,8 @@ def run(
     jobs: int | None = None,
     overwrite: Overwrite = "missing",
     timeout_s: float | None = None,
+    budget: Mapping[str, float] | None = None,
+    storage: str | None = None,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> list[RunRecord]:
     """Run what is missing of a suite and return the records of all its runs.
@@ -84,55 +46,16 @@ def run(
         jobs: runs side by side; None: as many as the usable cores allow at the suite's threads a run, one on CUDA.
         overwrite: also run again those that ended otherwise than ``ok`` (``failed``), or everything (``all``).
         timeout_s: wall seconds a run may take; replaces the suite's.
-        on_progress: called after every run.
+        budget: fields of `milbench.spec.Budget` that replace the suite's.
+        storage: where tuning trials are kept: the path of a journal file or a storage URL of Optuna; None: in the
+            suite's results folder.
+        on_progress: called after every run and every trial.
 
     Raises:
         MilbenchError: something the user can mend; nothing has run then.
     """
-    plan = make_plan(suite, results, methods=methods, seeds=seeds, timeout_s=timeout_s)
+    plan = make_plan(suite, results, methods=methods, seeds=seeds, timeout_s=timeout_s, budget=budget, storage=storage)
     return execute(plan, jobs=jobs, overwrite=overwrite, on_progress=on_progress)
-
-
-def make_plan(
-    suite: str | Path | Suite,
-    results: str | Path = "results/runs",
-    *,
-    methods: Sequence[str] | None = None,
-    seeds: int | None = None,
-    timeout_s: float | None = None,
-) -> Plan:
-    """Resolve a suite into runs and look up which are done; checks everything, writes only built-in datasets.
-
-    Raises:
-        MilbenchError: something the user can mend, among it a suite that was changed under the same version.
-    """
-    suite = suite if isinstance(suite, Suite) else load_suite(suite)
-    for name, value in (("seeds", seeds), ("timeout_s", timeout_s)):
-        if value is not None and value <= 0:
-            raise MilbenchError(f"{name} is {value}; it must be positive.")
-    if timeout_s is not None:
-        suite = suite.model_copy(update={"budget": suite.budget.model_copy(update={"timeout_s": timeout_s})})
-    store = Store(Path(results), suite)
-    _refuse_changed(store)
-    resolved = _methods(methods or suite.methods)
-    unused = set(suite.recipes) - {m.name for m in [*resolved, *_methods(suite.methods)]}
-    if unused:
-        hint = did_you_mean(min(unused), {m.name for m in resolved})
-        raise MilbenchError(f"suite {suite.name}: [recipes.{min(unused)}] names no method of the suite.{hint}")
-    recipes = {m.canonical: _recipe(suite, m) for m in resolved}
-    device = _device(suite)
-    cohorts = tuple(load_cohort(data, suite.base) for data in suite.data)
-    runs: list[Planned] = []
-    for cohort in cohorts:
-        store.cohort(cohort.name, cohort.fingerprint)  # refuses a name that is no folder's, before anything is written
-        sizes = {m.canonical: m.size(cohort.cache().dim, len(cohort.classes)) for m in resolved}
-        # The expensive ones first: the last of them then does not keep a core waiting for its end.
-        for method in sorted(resolved, key=lambda m: -sizes[m.canonical]):
-            for fold in cohort.folds:
-                for seed in range(seeds or suite.seeds):
-                    task = _task(suite, cohort, fold, method, recipes[method.canonical], seed, device)
-                    runs.append(Planned(task, method, store.has(task.spec.run_id)))
-    return Plan(suite, store, cohorts, tuple(runs))
 
 
 def execute(
@@ -146,12 +69,12 @@ def execute(
     if jobs is not None and jobs < 1:
         raise MilbenchError(f"jobs is {jobs}; at least one run must go at a time.")
     store, todo = plan.store, plan.todo(overwrite)
-    store.prepare()
-    for cohort in plan.cohorts:
-        write_cohort(cohort, store.cohort(cohort.name, cohort.fingerprint))
-    jobs = jobs or _jobs(plan.suite)
+    prepare(plan)
+    jobs = jobs or usable_jobs(plan.suite)
     costs = list(_cost_tasks(plan, overwrite)) if plan.suite.cost else []
-    total, done = len(todo) + len(costs), 0
+    trials = sum(trials_left(plan).values())
+    seeds = len({p.spec.seed for p in plan.runs})
+    total, done = trials + len(todo) + len(plan.searches) * seeds + len(costs), 0
 
     def report(what: str, outcome: str, reason: str) -> None:
         nonlocal done
@@ -160,8 +83,14 @@ def execute(
             on_progress(Progress(done, total, what, outcome, reason))
 
     timeout = plan.suite.budget.timeout_s
+    tuned = _tune(plan, jobs, lambda t: report(f"{t.search} trial {t.number}", t.outcome, t.reason))
+    for planned, result in tuned.impossible:
+        _publish(store, planned, result, replace_old=True)
+        report(str(planned), result.outcome, result.reason)
+    again = Plan(plan.suite, store, (), tuple(tuned.runs)).todo(overwrite)
+    total -= len(plan.searches) * seeds - len(again) - len(tuned.impossible)
     # Closed, not only left: after an error or Ctrl-C here the runs that still go on are ended.
-    with closing(run_all(work, ((p, p.task) for p in todo), jobs, timeout)) as results:
+    with closing(_carried_out([*todo, *again], jobs, timeout)) as results:
         for planned, result in results:
             _publish(store, planned, result, replace_old=planned.outcome is not None)
             report(str(planned), result.outcome, result.reason)
@@ -169,8 +98,106 @@ def execute(
     for cost in costs:
         outcome, reason = _measure_cost(store, cost, timeout)
         report(f"{cost.record['data']} {cost.record['method_canonical']} cost", outcome, reason)
-    ids = {planned.spec.run_id for planned in plan.runs}
+    ids = {planned.spec.run_id for planned in [*plan.runs, *tuned.runs, *(p for p, _ in tuned.impossible)]}
     return [record for record in read_runs(store.root) if record.spec.run_id in ids]
+
+
+def prepare(plan: Plan) -> None:
+    """Make the suite's results folder, with its cohorts' labels and folds."""
+    plan.store.prepare()
+    for cohort in plan.cohorts:
+        write_cohort(cohort, plan.store.cohort(cohort.name, cohort.fingerprint))
+
+
+def trials_left(plan: Plan) -> dict[str, int]:
+    """Return how many trials of each study are still to be made, by the study's name."""
+    done = progress(plan.searches, plan.storage)
+    return {search.name: max(0, search.trials - done[search.name]) for search in plan.searches}
+
+
+def tune(plan: Plan, *, jobs: int | None = None, on_trial: Callable[[Trial], None] | None = None) -> dict[str, Found]:
+    """Carry out what is missing of a plan's studies and nothing else; return what each found, by its name."""
+    if not plan.searches:
+        raise MilbenchError(
+            f"suite {plan.suite.name} is not tuned: give it trials in [budget], or --budget '20 trials'."
+        )
+    prepare(plan)
+    with _alone(plan.store.tuning):
+        return search_all(
+            plan.searches, plan.storage, jobs=jobs or usable_jobs(plan.suite), timeout_s=plan.suite.budget.timeout_s,
+            on_trial=on_trial,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Tuned:
+    """Runs with what the studies found, and those of studies that found nothing."""
+
+    runs: list[Planned]
+    impossible: list[tuple[Planned, Result]]
+
+
+def _tune(plan: Plan, jobs: int, on_trial: Callable[[Trial], None]) -> _Tuned:
+    tuned = _Tuned([], [])
+    if not plan.searches:
+        return tuned
+    found = tune(plan, jobs=jobs, on_trial=on_trial)
+    of = {(s.task.spec.data, s.task.spec.fold, s.method.canonical): s for s in plan.searches}
+    for planned in plan.runs:
+        search = of[planned.spec.data, planned.spec.fold, planned.method.canonical]
+        result = found[search.name]
+        task = tuned_task(search, result, planned.task)
+        run = Planned(task, planned.method, plan.store.has(task.spec.run_id), result.record())
+        if result.best is not None:
+            tuned.runs.append(run)
+            continue
+        outcome = next((o for o, _ in result.outcomes.most_common() if o in OUTCOMES and o != "ok"), "failed")
+        told = ", ".join(f"{n} {o}" for o, n in result.outcomes.most_common())
+        tuned.impossible.append((run, Result(outcome, f"no tuning trial ended ok ({told}): {result.reason}")))
+    return tuned
+
+
+def _carried_out(todo: Sequence[Planned], jobs: int, timeout_s: float | None) -> Generator[tuple[Planned, Result]]:
+    """Run what is to do; what does not fit into memory is run again where the budget has a fallback."""
+    queue = deque((planned, planned.task) for planned in todo)
+    under_way = 0
+
+    def tasks() -> Iterator[Any]:
+        nonlocal under_way
+        while queue or under_way:
+            if not queue:
+                yield WAIT
+                continue
+            under_way += 1
+            item = queue.popleft()
+            yield item, item[1]
+
+    with closing(run_all(work, tasks(), jobs, timeout_s)) as results:
+        for (planned, task), result in results:
+            under_way -= 1
+            if result.outcome == "oom" and (cut := smaller(task)) is not None:
+                queue.append((planned, cut))
+                continue
+            yield planned, result
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Hold a folder's lock: a second process would take trials that are under way for interrupted ones."""
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        yield
+        return
+    with (folder / "lock").open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise MilbenchError(
+                f"another process is tuning in {folder}; wait for it, or use another --results."
+            ) from None
+        yield
 
 
 def _publish(store: Store, planned: Planned, result: Result, replace_old: bool) -> None:
@@ -183,14 +210,16 @@ def _publish(store: Store, planned: Planned, result: Result, replace_old: bool) 
         "family": card.family,
         "outcome": result.outcome,
         "reason": result.reason,
+        "tuned": planned.tuned,
         "milbench_version": __version__,
         "finished": _now(),
         **value.get("record", {}),
     }
     record.setdefault("environment", _here())
     store.publish_run(
-        planned.spec.run_id, record, value.get("predictions"), value.get("history"), overwrite=replace_old
-    )
+        planned.spec.run_id, record, value.get("predictions"), value.get("history"), overwrite=replace_old,
+        trajectory=value.get("trajectory"),
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -267,104 +296,3 @@ def _now() -> str:
 def _here() -> dict[str, Any]:
     """The machine, for a run whose process left no record of its own; without what says that timings are comparable."""
     return {key: value for key, value in environment().items() if key != "fingerprint"}
-
-
-def _refuse_changed(store: Store) -> None:
-    """Refuse a suite that says something else than the one whose results are there under the same name and version."""
-    if not any(store.runs.glob("[!.]*/run.json")):
-        return
-    try:
-        before, now = _meaning(read_suite(store.folder)), _meaning(store.suite)
-    except MilbenchError:  # missing or damaged: it is written again, and each run says what it was
-        return
-    changed = [field for field in now if now[field] != before[field]]
-    if changed:
-        raise MilbenchError(
-            f"suite {store.suite.name} version {store.suite.version} is not the one that {store.folder} holds results "
-            f"of ({', '.join(changed)} changed); raise its version or use another --results."
-        )
-
-
-def _meaning(suite: Suite) -> dict[str, Any]:
-    """Return what decides what a run of the suite means: all but how many there are, how long they may take, and words.
-
-    A run that was stopped for its time says so itself, and its budget is part of its id.
-    """
-    fields = suite.model_dump(mode="json", exclude={"methods", "seeds", "description", "cost"})
-    fields["budget"].pop("timeout_s")
-    for data in fields["data"]:
-        data["split"].pop("use")
-        data.pop("note")
-    return fields
-
-
-def _methods(texts: Sequence[str]) -> list[Method]:
-    found: dict[str, Method] = {}
-    for text in texts:
-        method = resolve(text)
-        found.setdefault(method.canonical, method)
-    return list(found.values())
-
-
-def _recipe(suite: Suite, method: Method) -> Recipe:
-    own = method.cls.recipe.model_dump()
-    try:
-        return Recipe.model_validate(own | suite.recipe | suite.recipes.get(method.name, {}))
-    except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(map(str, first["loc"]))
-        table = f"recipes.{method.name}" if field.split(".")[0] in suite.recipes.get(method.name, {}) else "recipe"
-        hint = did_you_mean(field, Recipe.model_fields) if first["type"] == "extra_forbidden" else ""
-        raise MilbenchError(f"suite {suite.name}: {table}.{field}: {first['msg']}.{hint}") from None
-
-
-def _task(suite: Suite, cohort: Cohort, fold: Any, method: Method, recipe: Recipe, seed: int, device: str) -> Task:
-    if not fold.val:
-        if suite.protocol.checkpoint == "best-val":
-            raise MilbenchError(
-                f"fold {fold.name} of {cohort.name} has no validation slides, but the suite selects on validation: "
-                'set checkpoint = "last" in [protocol], or val_fraction in the split.'
-            )
-        recipe = recipe.model_copy(update={"patience": None})  # nothing to wait for
-    spec = RunSpec(
-        suite=suite.name,
-        suite_version=suite.version,
-        data=cohort.name,
-        fingerprint=cohort.fingerprint,
-        method=method.name,
-        params=method.options,
-        code=method.code,
-        recipe=recipe,
-        protocol=suite.protocol,
-        budget=suite.budget,
-        fold=fold.name,
-        seed=seed,
-        threads=suite.threads,
-        device_type=device,
-    )
-    known = cohort.labels
-    return Task(
-        spec=spec,
-        method=method.canonical,
-        cache_path=str(cohort.cache_path),
-        n_classes=len(cohort.classes),
-        train=tuple((s, known[s]) for s in fold.train),
-        val=tuple((s, known[s]) for s in fold.val),
-        test=tuple(fold.test),
-    )
-
-
-def _device(suite: Suite) -> str:
-    available = torch.cuda.is_available()
-    if suite.device == "cuda" and not available:
-        raise MilbenchError(
-            f'suite {suite.name} asks for CUDA, but torch sees no CUDA device here: set device = "auto".'
-        )
-    return "cuda" if available and suite.device != "cpu" else "cpu"
-
-
-def _jobs(suite: Suite) -> int:
-    if _device(suite) == "cuda":
-        return 1
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, usable // suite.threads)

@@ -9,23 +9,26 @@ from __future__ import annotations
 import json
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
 
 from . import metrics, stats
 from .errors import MilbenchError, did_you_mean
+from .spec import digest
 from .store import CostRecord, RunRecord, Store, read_costs, read_runs, read_suite, suite_folders
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path
 
-    from .spec import Suite
+    from .spec import RunSpec, Suite
 
-#: Fields of a run that must agree between all runs of one table, besides the data: otherwise budgets are not matched.
-_CONDITIONS = ("fingerprint", "protocol", "budget", "threads", "device_type", "protocol_version")
+#: Fields of a run that must agree between all runs of one table: those that differ stand in tables of their own.
+CONDITIONS = ("budget", "tuning", "protocol", "threads", "device_type")
+#: Fields in which older runs are superseded by the latest ones.
+_SUPERSEDED = ("fingerprint", "protocol_version")
 
 #: Seed of the bootstrap: the same results give the same table.
 SEED = 0
@@ -37,6 +40,7 @@ METRICS = ("auc", "balanced_accuracy", "accuracy", "average_precision", "f1", "l
 MEMORY_FLOOR_BYTES = 0.1 * 2**20
 
 Cell = tuple[str, int]
+Kept = Literal["last", "best-val", "oracle"]
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,8 @@ class CohortRuns:
 
     Attributes:
         folder: the suite's results folder.
+        spec: of one of the runs: what all of them have in common is `CONDITIONS`.
+        label: what tells this table from others of the same cohort; empty where there is one.
         cells: every (fold, seed) that any method was run on.
         runs: method -> (fold, seed) -> the latest run.
         costs: method -> its cost measurements.
@@ -55,6 +61,8 @@ class CohortRuns:
     suite: Suite
     data: str
     fingerprint: str
+    spec: RunSpec
+    label: str
     cells: tuple[Cell, ...]
     runs: dict[str, dict[Cell, RunRecord]]
     costs: dict[str, list[CostRecord]]
@@ -62,8 +70,18 @@ class CohortRuns:
 
     @property
     def name(self) -> str:
-        """Return ``suite-v1 / data``, for messages."""
+        """Return ``suite-v1 / data``, with the label where there is one, for messages."""
+        return f"{self.key} / {self.label}" if self.label else self.key
+
+    @property
+    def key(self) -> str:
+        """Return ``suite-v1 / data``: what the cohort's tables share."""
         return f"{self.suite.name}-v{self.suite.version} / {self.data}"
+
+    @property
+    def oracle(self) -> bool:
+        """Return whether the runs were selected on test, and so are never ranked."""
+        return self.spec.protocol.checkpoint == "oracle"
 
     def labels(self) -> pd.DataFrame:
         """Read the labels: indexed by ``slide_id`` (text), columns ``patient_id`` (text) and ``label`` (int)."""
@@ -148,7 +166,7 @@ def read_cohorts(root: Path, suite: str | None = None, data: str | None = None) 
         order = [d.name for d in spec.data]
         wanted = sorted(by_data if data is None else {data} & set(by_data))
         wanted.sort(key=lambda name: order.index(name) if name in order else len(order))
-        found += [_cohort(folder, spec, name, by_data[name]) for name in wanted]
+        found += [cohort for name in wanted for cohort in _tables(folder, spec, name, by_data[name])]
     if found:
         return found
     if suite is not None and suites and not any(suite.startswith(s) for s in suites):
@@ -160,15 +178,22 @@ def read_cohorts(root: Path, suite: str | None = None, data: str | None = None) 
     )
 
 
-def score(cohort: CohortRuns, resamples: int) -> list[Scores]:
+def score(cohort: CohortRuns, resamples: int, kept: Kept | None = None) -> list[Scores]:
     """Score every method of a cohort on the same test bags, with paired bootstrap replicates.
+
+    Args:
+        cohort: the runs.
+        resamples: replicates; the same draws for the same cohort, whatever `kept` is.
+        kept: of an oracle cohort: which evaluation of every run counts, ``oracle`` (the default), or what another
+            protocol would have kept of the same trainings.
 
     Raises:
         MilbenchError: methods were tested on different bags, or a file is missing or damaged.
     """
     labels, classes = cohort.labels(), len(cohort.classes())
     y, patients = labels["label"].to_numpy(), labels["patient_id"].to_numpy()
-    rows_of, probabilities = _test_bags(cohort, labels, classes)
+    kept = kept or ("oracle" if cohort.oracle else None)
+    rows_of, probabilities = _test_bags(cohort, labels, classes, kept)
 
     # One draw of patients and seeds for all methods: that is what pairs them. Bags never tested are not drawn.
     rng = np.random.default_rng(SEED)
@@ -193,6 +218,8 @@ def score(cohort: CohortRuns, resamples: int) -> list[Scores]:
                 values = metrics.all_metrics(truth, p)
             except MilbenchError as error:
                 raise MilbenchError(f"{record.path / 'predictions.parquet'}: {error}") from error
+            if kept == "oracle":
+                values["accuracy"] = metrics.accuracy_at_best_threshold(truth, p)
             table.append({"fold": fold, "seed": seed, "bags": len(truth), **values})
             cells[folds.index(fold), seeds.index(seed)] = stats.bootstrap_auc(truth, p, weights[fold])
         found = pd.DataFrame(table, columns=["fold", "seed", "bags", *METRICS])
@@ -201,7 +228,7 @@ def score(cohort: CohortRuns, resamples: int) -> list[Scores]:
 
 
 def _test_bags(
-    cohort: CohortRuns, labels: pd.DataFrame, classes: int
+    cohort: CohortRuns, labels: pd.DataFrame, classes: int, kept: Kept | None
 ) -> tuple[dict[str, np.ndarray], dict[tuple[str, Cell], np.ndarray]]:
     """Return the rows of `labels` each fold tests, and every ok run's probabilities (n, C) of them."""
     first: dict[str, tuple[np.ndarray, RunRecord]] = {}
@@ -210,7 +237,7 @@ def _test_bags(
         for cell, record in runs.items():
             if record.outcome != "ok":
                 continue
-            rows, probabilities[method, cell] = _aligned(record, labels, classes)
+            rows, probabilities[method, cell] = _aligned(record, labels, classes, kept)
             known, other = first.setdefault(cell[0], (rows, record))
             if not np.array_equal(known, rows):
                 raise MilbenchError(
@@ -238,53 +265,109 @@ def _scores(cohort: CohortRuns, method: str, found: pd.DataFrame, replicates: st
     )
 
 
-def _cohort(folder: Path, suite: Suite, data: str, records: list[RunRecord]) -> CohortRuns:
-    # The latest conditions win, the others are left out with a word: a table of mixed budgets would not be matched.
-    notes: list[str] = []
+def _tables(folder: Path, suite: Suite, data: str, records: list[RunRecord]) -> list[CohortRuns]:
+    """Part a cohort's runs into tables of equal conditions; superseded runs are left out with a word."""
     where = f"{suite.name}-v{suite.version} / {data}"
-    latest = max(records, key=_age)
-    kept = []
-    for record in records:
-        differ = [name for name in _CONDITIONS if getattr(record.spec, name) != getattr(latest.spec, name)]
-        if differ:
-            notes.append(", ".join(differ))
+    latest = max(records, key=_age).spec
+    notes: list[str] = []
+    groups: dict[str, list[RunRecord]] = {}
+    for record in sorted(records, key=_age):
+        old = [name for name in _SUPERSEDED if getattr(record.spec, name) != getattr(latest, name)]
+        if old:
+            notes.append(", ".join(old))
         else:
-            kept.append(record)
+            groups.setdefault(digest(_conditions(record.spec)), []).append(record)
     notes = [
         f"{where}: {n} runs made with another {what} than the latest are left out."
         for what, n in sorted(Counter(notes).items())
     ]
+    specs = [group[0].spec for group in groups.values()]
+    differ = [name for name in CONDITIONS if len({digest(_conditions(spec)[name]) for spec in specs}) > 1]
+    if differ:
+        notes.append(
+            f"{where}: runs differ in {', '.join(differ)}; they stand in {len(groups)} tables and are not ranked "
+            "against each other."
+        )
+    costs: dict[str, list[CostRecord]] = {}
+    for cost in read_costs(folder):
+        if cost.data == data and cost.fingerprint == latest.fingerprint:
+            costs.setdefault(cost.method, []).append(cost)
+    tables = [_table(folder, suite, data, group, _label(group[0].spec, differ), costs) for group in groups.values()]
+    tables.sort(key=lambda table: (table.oracle, table.spec.tuning is not None))
+    tables[0].notes[:0] = notes
+    return tables
+
+
+def _conditions(spec: RunSpec) -> dict[str, Any]:
+    return spec.model_dump(mode="json", include=set(CONDITIONS))
+
+
+def _label(spec: RunSpec, differ: list[str]) -> str:
+    words = {
+        "budget": str(spec.budget),
+        "tuning": "not tuned" if spec.tuning is None else f"tuned, {spec.tuning.trials} trials",
+        "protocol": f"checkpoint {spec.protocol.checkpoint}, monitor {spec.protocol.monitor}",
+        "threads": f"{spec.threads} threads",
+        "device_type": spec.device_type,
+    }
+    return "; ".join(words[name] for name in differ)
+
+
+def _table(
+    folder: Path, suite: Suite, data: str, records: list[RunRecord], label: str, costs: dict[str, list[CostRecord]]
+) -> CohortRuns:
+    spec = records[0].spec
     runs: dict[str, dict[Cell, RunRecord]] = {}
     replaced: Counter[str] = Counter()
-    for record in sorted(kept, key=_age):
+    for record in records:  # the oldest first
         cells = runs.setdefault(record.method, {})
         cell = (record.spec.fold, record.spec.seed)
         replaced[record.method] += cell in cells
         cells[cell] = record
-    notes += [
-        f"{where}: {method} has {n} older runs of the same folds and seeds with another recipe; the latest are shown."
+    every = tuple(sorted({cell for cells in runs.values() for cell in cells}))
+    table = CohortRuns(folder, suite, data, spec.fingerprint, spec, label, every, dict(sorted(runs.items())), costs)
+    table.notes.extend(
+        f"{table.name}: {method} has {n} older runs of the same folds and seeds with another recipe; the latest are "
+        "shown."
         for method, n in sorted(replaced.items())
         if n
-    ]
-    costs: dict[str, list[CostRecord]] = {}
-    for cost in read_costs(folder):
-        if cost.data == data and cost.fingerprint == latest.spec.fingerprint:
-            costs.setdefault(cost.method, []).append(cost)
-    cells_of_all = tuple(sorted({cell for cells in runs.values() for cell in cells}))
-    return CohortRuns(
-        folder, suite, data, latest.spec.fingerprint, cells_of_all, dict(sorted(runs.items())), costs, notes
     )
+    return table
 
 
 def _age(record: RunRecord) -> tuple[str, str]:
     return str(record.record.get("finished") or ""), record.path.name
 
 
-def _aligned(record: RunRecord, labels: pd.DataFrame, classes: int) -> tuple[np.ndarray, np.ndarray]:
+def _aligned(record: RunRecord, labels: pd.DataFrame, classes: int, kept: Kept | None) -> tuple[np.ndarray, np.ndarray]:
     """Return the rows of `labels` of a run's test bags, ascending, and their probabilities (n, C)."""
+    if kept is not None:
+        return _of_trajectory(record, labels, classes, kept)
     file = record.path / "predictions.parquet"
     table = record.predictions()
-    table = table[table["split"] == "test"]
+    return _rows_of(file, table[table["split"] == "test"], labels, classes)
+
+
+def _of_trajectory(record: RunRecord, labels: pd.DataFrame, classes: int, kept: Kept) -> tuple[np.ndarray, np.ndarray]:
+    """Return one evaluation: the last, the one best on validation, or, as no honest protocol can, the one whose test
+    AUC is the highest."""
+    table = record.trajectory()
+    found = [
+        _rows_of(record.path / "trajectory.parquet", part, labels, classes) for _, part in table.groupby("evaluation")
+    ]
+    if kept == "last":
+        return found[-1]
+    history = record.history()
+    if kept == "best-val" and history is not None:
+        monitor = record.spec.protocol.monitor
+        value = history[monitor] if monitor == "val_loss" else -history[monitor]
+        return found[int(np.argmin(value.fillna(np.inf)))]
+    y = labels["label"].to_numpy()
+    aucs = [metrics.auc(y[rows], p) for rows, p in found]
+    return found[int(np.nanargmax(aucs)) if np.isfinite(aucs).any() else -1]
+
+
+def _rows_of(file: Path, table: pd.DataFrame, labels: pd.DataFrame, classes: int) -> tuple[np.ndarray, np.ndarray]:
     columns = [f"p{i}" for i in range(classes)]
     if not len(table) or not set(columns) <= set(table.columns) or f"p{classes}" in table.columns:
         raise MilbenchError(f"{file} holds no test bags with {classes} classes; delete its folder and run again.")

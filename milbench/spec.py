@@ -13,8 +13,11 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from .errors import MilbenchError
+from .quantities import NAMES, UNITS, parse_quantity, show_quantity
+
 #: Part of every run_id. Raised when training or evaluation change in a way that changes predictions for the same spec.
-PROTOCOL_VERSION = 2
+PROTOCOL_VERSION = 3
 
 
 class Frozen(BaseModel):
@@ -80,11 +83,14 @@ class Recipe(Frozen):
         weight_decay: L2 penalty, decoupled for ``adamw``.
         betas: Adam-type moment decay rates.
         momentum: of ``sgd``.
-        schedule: ``constant``, or ``cosine`` to zero over the steps of all epochs.
-        epochs: passes over the training bags, at most.
+        schedule: ``constant``, or ``cosine`` to zero over the whole training: the budget, where it sets a length, else
+            the steps of all epochs.
+        warmup: share of the training over which the rate rises linearly to `lr` before the schedule begins.
+        epochs: passes over the training bags, at most; a budget that sets a length takes their place.
         batch_size: bags in one forward pass; 1 in most of the literature.
         accumulate: forward passes whose gradients are averaged into one step.
         patience: epochs without improvement of the monitored validation quantity before training stops; None: never.
+            Not used under a budget that sets a length: every method then uses the whole of it.
         grad_clip: largest gradient norm; None: no limit.
         precision: ``fp32``, or autocast in ``bf16`` or ``fp16``; losses and softmax sums stay in fp32.
     """
@@ -95,6 +101,7 @@ class Recipe(Frozen):
     betas: tuple[float, float] = (0.9, 0.999)
     momentum: float = Field(0.9, ge=0, lt=1)
     schedule: Literal["constant", "cosine"] = "constant"
+    warmup: float = Field(0.0, ge=0, lt=1)
     epochs: int = Field(50, ge=1)
     batch_size: int = Field(1, ge=1)
     accumulate: int = Field(1, ge=1)
@@ -103,30 +110,152 @@ class Recipe(Frozen):
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
 
 
+#: Budgets that set the length of a training; at most one of them is given.
+TRACKS = ("steps", "flops", "device_seconds")
+
+
 class Budget(Frozen):
-    """What a run may use. Absent means unlimited.
+    """What a run may use, the same for every method. Absent means unlimited.
+
+    Values may be written with units: ``device-seconds = "10 min"``, ``memory = "8 GiB"``, ``flops = "2e15 flop"``.
 
     Attributes:
-        timeout_s: wall seconds after which a run is stopped; its outcome is then ``timeout``.
+        steps: optimizer steps of a training.
+        flops: floating-point operations of a training, as `milbench.measure.flops` counts them for each bag it sees:
+            forward, loss and backward; the same number on every machine.
+        device_seconds: seconds the device works on a training: forward, backward, optimizer and, where the features are
+            not there already, their way to it. On CPU the wall time of the same. Evaluation, checkpoints and
+            compilation are timed apart and do not count.
         memory_bytes: cap on the memory of the run's process; exceeding it is outcome ``oom``. On CPU the cap is on the
             address space beyond what the loaded libraries take, on CUDA on torch's caching allocator.
+        trials: tuning trials of every method, on every fold; those that fail or are pruned count.
+        timeout_s: wall seconds after which a run is stopped, as a safety net; its outcome is then ``timeout``.
+        on_oom: what becomes of a run that does not fit: ``fail``, or ``subsample``, which trains it again from the
+            start on at most `max_instances` instances of every training bag, drawn anew at every step; it is evaluated
+            on whole bags all the same, and its results are marked.
+        max_instances: see `on_oom`.
+
+    A training stops at the first step that reaches its steps, flops or device-seconds, and so uses at most one step
+    more; ``used over allowed`` is recorded.
     """
 
-    timeout_s: float | None = Field(None, gt=0)
+    steps: int | None = Field(None, gt=0)
+    flops: int | None = Field(None, gt=0)
+    device_seconds: float | None = Field(None, gt=0)
     memory_bytes: int | None = Field(None, gt=0)
+    trials: int | None = Field(None, gt=0)
+    timeout_s: float | None = Field(None, gt=0)
+    on_oom: Literal["fail", "subsample"] = "fail"
+    max_instances: int | None = Field(None, gt=0)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_units(cls, value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        fields: dict[str, Any] = {}
+        for name, given in value.items():
+            field = NAMES.get(str(name), str(name))
+            if field in fields:
+                raise ValueError(f"{field} is given twice")
+            try:
+                fields[field] = parse_quantity(field, given) if field in UNITS and given is not None else given
+            except MilbenchError as error:
+                raise ValueError(f"{name}: {error}") from None
+        return fields
+
+    @model_validator(mode="after")
+    def _one_track(self) -> Budget:
+        given = [name for name in TRACKS if getattr(self, name) is not None]
+        if len(given) > 1:
+            raise ValueError(f"a training has one length, but {' and '.join(given)} are given; keep one of them")
+        if (self.on_oom == "subsample") != (self.max_instances is not None):
+            raise ValueError('on_oom = "subsample" and max_instances go together')
+        return self
+
+    @property
+    def track(self) -> str | None:
+        """Return which of `TRACKS` sets the length of a training; None where recipes do."""
+        return next((name for name in TRACKS if getattr(self, name) is not None), None)
+
+    def __str__(self) -> str:
+        """Return the budget in words; what is not limited is said to be unlimited."""
+        track, limits = self.track, {"memory_bytes": "memory", "timeout_s": "timeout"}
+        length = f"{track.replace('_', '-')}: {self._shown(track)}" if track else "length: each recipe's epochs"
+        parts = [length]
+        parts += [f"{word}: {self._shown(field)}" for field, word in limits.items()]
+        if self.max_instances is not None:
+            parts.append(f"what does not fit is trained on at most {self.max_instances:,} instances of a bag")
+        return ", ".join(parts)
+
+    def _shown(self, field: str) -> str:
+        value = getattr(self, field)
+        return "unlimited" if value is None else show_quantity(field, value)
+
+
+class Tuning(Frozen):
+    """How hyperparameters are searched, the same way for every method; `Budget.trials` says how often.
+
+    A study belongs to one method on one fold and sees that fold's training and validation slides alone: what is a test
+    slide there is so in no trial, although another fold may train on it.
+
+    Attributes:
+        sampler: ``tpe`` or ``random``, Optuna's.
+        pruner: ``none``, or Optuna's ``median``: a trial that is worse than the median of the others at the same share
+            of its budget is stopped.
+        startup_trials: trials drawn at random before ``tpe`` has something to learn from, and before ``median`` prunes.
+        share: of the run's budget that a trial may use.
+        seed: of the search and of every trial's training.
+        space: dimensions searched for every method alike, beside each method's own; names are fields of Recipe.
+    """
+
+    sampler: Literal["tpe", "random"] = "tpe"
+    pruner: Literal["none", "median"] = "none"
+    startup_trials: int = Field(5, ge=1)
+    share: float = Field(1.0, gt=0, le=1)
+    seed: int = 0
+    space: dict[str, Float | Int | Choice] = {
+        "lr": Float(low=1e-5, high=1e-2, log=True),
+        "weight_decay": Float(low=1e-6, high=1e-2, log=True),
+    }
+
+    @field_validator("space")
+    @classmethod
+    def _fields_of_recipe(cls, space: dict[str, Any]) -> dict[str, Any]:
+        unknown = sorted(set(space) - set(Recipe.model_fields))
+        if unknown:
+            raise ValueError(f"space names {unknown[0]!r}, which is no field of a recipe")
+        return space
+
+
+class Tuned(Tuning):
+    """That a run's recipe and parameters come from a search, and from which: part of the run's identity.
+
+    Attributes:
+        trials: of each study.
+    """
+
+    trials: int
 
 
 class Protocol(Frozen):
     """How a model is selected, declared before anything runs.
 
     Attributes:
-        checkpoint: ``best-val`` keeps the epoch that was best on validation, ``last`` the final one.
+        checkpoint: ``best-val`` keeps the evaluation that was best on validation, ``last`` the final one, ``oracle``
+            the one that was best on TEST: what some published scripts do. It is there to show by how much that inflates
+            a table, and is never ranked. No label reaches the training: predictions of every evaluation are stored, and
+            the leaderboard, which alone reads test labels, picks.
         monitor: the validation quantity for selection and early stopping.
+        evaluations: looks at the validation slides under a budget that sets the length of a training, evenly spaced
+            over it, so that every method has the same number of models to choose from; without one they are looked at
+            after every epoch.
         standardize: shift and scale every feature by its mean and standard deviation over the training instances of the
             fold, as the classical sets are used; whole-slide features are taken as they are.
     """
 
-    checkpoint: Literal["last", "best-val"] = "best-val"
+    checkpoint: Literal["last", "best-val", "oracle"] = "best-val"
+    evaluations: int = Field(20, ge=1)
     monitor: Literal["val_loss", "val_auc"] = "val_loss"
     standardize: bool = False
 
@@ -200,6 +329,7 @@ class Suite(Frozen):
             of runs that go on side by side.
         cost: measure inference and training cost of every method in runs of their own.
         unit: what the interval resamples, ``patient`` (the default; a slide without patient is its own) or ``bag``.
+        tuning: how hyperparameters are searched; None: `budget.trials` is None too, and nothing is.
     """
 
     name: str
@@ -210,6 +340,7 @@ class Suite(Frozen):
     seeds: int = Field(1, ge=1)
     protocol: Protocol = Protocol()
     budget: Budget = Budget()
+    tuning: Tuning | None = None
     recipe: dict[str, Any] = {}
     recipes: dict[str, dict[str, Any]] = {}
     threads: int = Field(1, ge=1)
@@ -218,6 +349,24 @@ class Suite(Frozen):
     unit: Literal["patient", "bag"] = "patient"
     #: folder relative paths of the suite start at; not part of its identity.
     base: Path = Field(Path(), exclude=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _trials_are_tuning(cls, value: Any) -> Any:
+        if isinstance(value, dict) and value.get("tuning") is None:
+            budget = value.get("budget")
+            trials = budget.get("trials") if isinstance(budget, dict) else getattr(budget, "trials", None)
+            if trials is not None:
+                return value | {"tuning": {}}
+        return value
+
+    @model_validator(mode="after")
+    def _tuning_has_trials(self) -> Suite:
+        if self.tuning is not None and self.budget.trials is None:
+            raise ValueError("[tuning] needs trials in [budget]: how many every method gets")
+        if self.tuning is not None and self.protocol.checkpoint == "oracle":
+            raise ValueError('tuning and checkpoint = "oracle" do not go together: an oracle is not to be optimised')
+        return self
 
     @field_validator("methods")
     @classmethod
@@ -253,6 +402,7 @@ class RunSpec(Frozen):
     recipe: Recipe
     protocol: Protocol
     budget: Budget
+    tuning: Tuned | None = None
     fold: str
     seed: int
     threads: int

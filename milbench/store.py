@@ -4,8 +4,9 @@ Layout, below the results root (``results/runs``)::
 
     <suite>-v<version>/suite.json                the resolved suite
     <suite>-v<version>/cohorts/<data>-<fingerprint>/   labels.csv, classes.json, folds/<fold>.csv
-    <suite>-v<version>/runs/<run_id>/            run.json, predictions.parquet, history.csv
+    <suite>-v<version>/runs/<run_id>/            run.json, predictions.parquet, history.csv; oracle: trajectory.parquet
     <suite>-v<version>/costs/<cost_id>/          cost.json
+    <suite>-v<version>/tuning/                   journal.log: Optuna's, every tuning trial
 
 A run that failed is a run: ``run.json`` with its outcome and reason, without predictions. Nothing here reads a label.
 """
@@ -76,8 +77,18 @@ class RunRecord:
         file = self.path / "predictions.parquet"
         return _read(file, pd.read_parquet, f"delete {self.path} and run the suite again")
 
+    def trajectory(self) -> pd.DataFrame:
+        """Read the test predictions of every evaluation: ``evaluation`` (from 1), ``slide_id``, ``p0`` ...
+
+        Raises:
+            MilbenchError: the run was not made under the oracle protocol, or the file is damaged.
+        """
+        import pandas as pd
+
+        return _read(self.path / "trajectory.parquet", pd.read_parquet, f"delete {self.path} and run the suite again")
+
     def history(self) -> pd.DataFrame | None:
-        """Read what was recorded per epoch; None where nothing was."""
+        """Read what was recorded at every evaluation; None where nothing was."""
         import pandas as pd
 
         file = self.path / "history.csv"
@@ -113,6 +124,7 @@ class Store:
         self.folder = self.root / f"{_plain(suite.name, 'suite')}-v{suite.version}"
         self.runs = self.folder / "runs"
         self.costs = self.folder / "costs"
+        self.tuning = self.folder / "tuning"
 
     def prepare(self) -> None:
         """Create the folders, write ``suite.json`` and clear away what dead processes left.
@@ -156,6 +168,7 @@ class Store:
         predictions: pd.DataFrame | None = None,
         history: pd.DataFrame | None = None,
         overwrite: bool = False,
+        trajectory: pd.DataFrame | None = None,
     ) -> Path:
         """Publish a run: all of it or, whatever happens in between, nothing.
 
@@ -164,8 +177,9 @@ class Store:
             record: content of ``run.json``; ``schema`` and ``run_id`` are added. It needs ``spec`` and ``outcome``.
             predictions: ``slide_id``, ``split`` in {val, test}, ``p0`` ... ``p{C-1}``; for outcome ``ok`` and only for
                 it.
-            history: one row an epoch.
+            history: one row an evaluation.
             overwrite: replace a run of the same id; without it, what is there stays and this one is dropped.
+            trajectory: of an oracle run: ``evaluation`` (from 1), ``slide_id``, ``p0`` ... of the test bags.
 
         Returns:
             the run's folder.
@@ -185,6 +199,8 @@ class Store:
                 _checked(run_id, predictions).to_parquet(folder / "predictions.parquet", index=False)
             if history is not None:
                 history.to_csv(folder / "history.csv", index=False)
+            if trajectory is not None:
+                trajectory.to_parquet(folder / "trajectory.parquet", index=False)
             content = {"schema": SCHEMA, "run_id": run_id, "reason": "", **record}
             _write(folder / "run.json", json.dumps(_jsonable(content), indent=2, allow_nan=False) + "\n")
 

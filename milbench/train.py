@@ -10,8 +10,8 @@ import copy
 import math
 import random
 import time
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,13 +23,18 @@ from torch import Tensor
 from . import metrics
 from .aggregator import Aggregator, explain_nonfinite
 from .bags import Bags
+from .budget import Meter, StepFlops
 from .data.cache import FeatureCache
-from .errors import Diverged, MilbenchError
+from .errors import Diverged, MilbenchError, OutOfMemory
 from .feed import BagSet, Scaling
+from .measure.memory import bytes_asked_for, is_out_of_memory
 from .measure.timing import DeviceTimer
 from .optim import build_optimizer, learning_rate
 from .registry import resolve
 from .spec import Recipe, RunSpec
+
+#: Called with the share of a training that is done and the newest row of its history.
+OnEvaluation = Callable[[float, dict[str, Any]], None]
 
 
 @dataclass(frozen=True)
@@ -43,23 +48,35 @@ class Task:
     train: tuple[tuple[str, int], ...]
     val: tuple[tuple[str, int], ...]
     test: tuple[str, ...]
+    max_instances: int | None = None  # of a training bag, where the budget's fallback has come to that
 
 
 @dataclass
 class Trained:
-    """What training leaves: the selected model, its history (one row an epoch), and what it took."""
+    """What training leaves: the selected model, its history (one row an evaluation), and what it took.
+
+    Attributes:
+        history: ``epoch``, ``train_loss`` (mean since the last row), ``lr``, ``val_loss``, ``val_auc``, ``seconds``,
+            and what had been used by then: ``steps``, ``device_seconds``, ``flops``.
+        selected: number of the selected row, from 1.
+        bags, patches: how many passed through training, those seen again counted again.
+        budget: `milbench.budget.Meter.record`.
+        trajectory: under the oracle protocol the test predictions ``(B, n_classes)`` of every evaluation.
+    """
 
     model: Aggregator
     history: list[dict[str, Any]]
-    selected_epoch: int
+    selected: int
     steps: int
     bags: int
     patches: int
     seconds: float
     device_seconds: float
     evaluation_seconds: float
+    budget: dict[str, Any] = field(default_factory=dict)
     scaling: Scaling | None = None
     seeds: dict[str, int] = field(default_factory=dict)
+    trajectory: list[np.ndarray] = field(default_factory=list)
 
 
 def derive_seed(seed: int, purpose: str) -> int:
@@ -67,80 +84,171 @@ def derive_seed(seed: int, purpose: str) -> int:
     return int(np.random.SeedSequence([seed, *purpose.encode()]).generate_state(1, np.uint64)[0] >> 1)
 
 
-def train(task: Task, cache: FeatureCache, device: torch.device) -> Trained:
-    """Train a task's method and select the epoch its protocol asks for.
+def train(task: Task, cache: FeatureCache, device: torch.device, on_evaluation: OnEvaluation | None = None) -> Trained:
+    """Train a task's method within its budget and select the evaluation its protocol asks for.
+
+    Args:
+        task: what to train.
+        cache: the features.
+        device: where.
+        on_evaluation: called with the share of the training that is done and the new row of the history; what it
+            raises ends the training.
 
     Raises:
         Diverged: the training loss is NaN or infinite although the features are finite.
+        OutOfMemory: a bag did not fit.
         MilbenchError: features of a training bag are NaN or infinite.
     """
     spec, recipe, protocol = task.spec, task.spec.recipe, task.spec.protocol
-    if not task.val and (protocol.checkpoint == "best-val" or recipe.patience is not None):
+    fixed = spec.budget.track is not None  # length of the training
+    patience = None if fixed else recipe.patience
+    if not task.val and (protocol.checkpoint != "last" or patience is not None):
         raise MilbenchError(
             f'fold {spec.fold} of {spec.data} has no validation slides: set checkpoint = "last" and no '
             "patience, or val_fraction."
         )
-    seeds = {purpose: derive_seed(spec.seed, purpose) for purpose in ("init", "order", "dropout")}
+    seeds = {purpose: derive_seed(spec.seed, purpose) for purpose in ("init", "order", "dropout", "subsample")}
     _seed(seeds["init"])
     model = resolve(task.method).create(cache.dim, task.n_classes).to(device)
-    order = np.random.default_rng(seeds["order"])
+    order, chance = (np.random.default_rng(seeds[purpose]) for purpose in ("order", "subsample"))
     _seed(seeds["dropout"])
 
     scaling = Scaling.fit(cache, [s for s, _ in task.train]) if protocol.standardize else None
     limit = spec.budget.memory_bytes
     bags = BagSet(cache, [s for s, _ in task.train], device, scaling, limit)
     targets = torch.tensor([y for _, y in task.train], device=device)
-    held = BagSet(cache, [s for s, _ in task.val], device, scaling, limit)
-    held_labels = np.array([y for _, y in task.val])
+    lengths = [n if task.max_instances is None else min(n, task.max_instances) for n in bags.lengths]
 
     stepper = Stepper(
         model, recipe, math.ceil(math.ceil(len(bags) / recipe.batch_size) / recipe.accumulate) * recipe.epochs
     )
     timer = DeviceTimer(device)
-    history: list[dict[str, Any]] = []
-    best, best_epoch, best_state = math.inf, 0, None
-    patches = evaluation = 0.0
+    flops = StepFlops(task.method, cache.dim, task.n_classes, _has_coords(cache), spec.budget.track == "flops")
+    meter = Meter(spec.budget, stepper.planned, timer, flops.of)
+    judge = _Judge(task, cache, device, scaling)
+    seen = patches = 0
+    total, since = torch.zeros((), device=device), 0
     started = time.perf_counter()
-    for epoch in range(1, recipe.epochs + 1):
-        model.train()
-        positions = order.permutation(len(bags))
-        batches = [positions[i : i + recipe.batch_size] for i in range(0, len(positions), recipe.batch_size)]
-        total = torch.zeros((), device=device)
-        ready = bags.stream(batches)
-        for i in range(0, len(batches), recipe.accumulate):
-            group = batches[i : i + recipe.accumulate]
-            for at in group:
-                batch = next(ready)  # waiting for data is not the device's time
-                with timer:
-                    loss = stepper.backward(batch, labels_of(targets, at), len(group))
-                    total.add_(loss, alpha=len(at))
-            with timer:
-                stepper.step()
-        patches += sum(bags.lengths)
-        row: dict[str, Any] = {"epoch": epoch, "train_loss": float(total) / len(bags), "lr": stepper.lr}
+    looks = 0  # of those that are due by the progress of a training of fixed length
+
+    def evaluate(epoch: int) -> None:
+        nonlocal since
+        row: dict[str, Any] = {"epoch": epoch, "train_loss": float(total) / since, "lr": stepper.lr}
+        total.zero_()
+        since = 0
         if not math.isfinite(row["train_loss"]):
             for batch in bags.batches():
                 explain_nonfinite(batch)
             raise Diverged(f"the training loss became {row['train_loss']} in epoch {epoch}")
-        if len(held):
-            began = time.perf_counter()
-            row |= validation(held_labels, predict(model, held, recipe), task.n_classes)
-            evaluation += time.perf_counter() - began
-            value = row["val_loss"] if protocol.monitor == "val_loss" else -row["val_auc"]
-            if value < best or best_state is None:  # an undefined value (NaN) never replaces a defined one
-                best, best_epoch = value if not math.isnan(value) else math.inf, epoch
-                best_state = copy.deepcopy(model.state_dict()) if protocol.checkpoint == "best-val" else {}
-        row |= {"seconds": time.perf_counter() - started, "device_seconds": timer.seconds, "steps": stepper.steps}
-        history.append(row)
-        if recipe.patience is not None and epoch - best_epoch >= recipe.patience:
+        judge.look(model, row)
+        row |= {"seconds": time.perf_counter() - started, "device_seconds": timer.seconds, "steps": meter.steps}
+        row |= {"flops": meter.flops}
+        if on_evaluation is not None:
+            on_evaluation(meter.progress, row)
+
+    epoch = 0
+    while not meter.spent and (fixed or epoch < recipe.epochs):
+        epoch += 1
+        model.train()
+        positions = order.permutation(len(bags))
+        batches = [positions[i : i + recipe.batch_size] for i in range(0, len(positions), recipe.batch_size)]
+        with closing(bags.stream(batches)) as ready:
+            for i in range(0, len(batches), recipe.accumulate):
+                group = batches[i : i + recipe.accumulate]
+                for at in group:
+                    batch = next(ready)  # waiting for data is not the device's time
+                    if task.max_instances is not None:
+                        batch = cut(batch, task.max_instances, chance)
+                    with timer, fits(batch.lengths, "training"):
+                        loss = stepper.backward(batch, labels_of(targets, at), len(group))
+                        total.add_(loss, alpha=len(at))
+                    since += len(at)
+                with timer:
+                    stepper.step(meter.progress)
+                taken = [lengths[j] for at in group for j in at]
+                meter.add(taken)
+                seen, patches = seen + len(taken), patches + sum(taken)
+                if meter.spent:
+                    break
+                if fixed and (due := int(meter.progress * protocol.evaluations)) > looks:
+                    looks = due
+                    evaluate(epoch)
+        if meter.spent or not fixed:
+            evaluate(epoch)
+        if patience is not None and len(judge.history) - judge.best_row >= patience:
             break
-    selected = len(history)
-    if protocol.checkpoint == "best-val" and best_state:
-        model.load_state_dict(best_state)
-        selected = best_epoch
+    selected = judge.select(model)
     seconds = time.perf_counter() - started
-    return Trained(model, history, selected, stepper.steps, len(bags) * len(history), int(patches), seconds,
-                   timer.seconds, evaluation, scaling, seeds)  # fmt: skip
+    return Trained(model, judge.history, selected, meter.steps, seen, patches, seconds, timer.seconds, judge.seconds,
+                   meter.record(), scaling, seeds, judge.trajectory)  # fmt: skip
+
+
+def _has_coords(cache: FeatureCache) -> bool:
+    return any(cache.coords(slide) is not None for slide in cache.slides["slide_id"][:1])
+
+
+class _Judge:
+    """Looks at validation slides, keeps the history, and remembers the best model; under the oracle protocol it also
+    predicts the test slides, whose labels it does not have."""
+
+    def __init__(self, task: Task, cache: FeatureCache, device: torch.device, scaling: Scaling | None) -> None:
+        limit = task.spec.budget.memory_bytes
+        self.recipe, self.protocol, self.n_classes = task.spec.recipe, task.spec.protocol, task.n_classes
+        self.held = BagSet(cache, [s for s, _ in task.val], device, scaling, limit)
+        self.labels = np.array([y for _, y in task.val])
+        oracle = self.protocol.checkpoint == "oracle"
+        self.test = BagSet(cache, task.test, device, scaling, limit) if oracle else None
+        self.history: list[dict[str, Any]] = []
+        self.trajectory: list[np.ndarray] = []
+        self.seconds = 0.0
+        self.best_row = 0
+        self._best = math.inf
+        self._state: dict[str, Any] | None = None
+
+    def look(self, model: Aggregator, row: dict[str, Any]) -> None:
+        """Add validation loss and AUC to a row and the row to the history; keep the model where it is the best."""
+        began = time.perf_counter()
+        self.history.append(row)
+        if len(self.held):
+            row |= validation(self.labels, predict(model, self.held, self.recipe), self.n_classes)
+            value = row["val_loss"] if self.protocol.monitor == "val_loss" else -row["val_auc"]
+            if value < self._best or self._state is None:  # an undefined value (NaN) never replaces a defined one
+                self._best, self.best_row = value if not math.isnan(value) else math.inf, len(self.history)
+                self._state = copy.deepcopy(model.state_dict()) if self.protocol.checkpoint != "last" else {}
+        if self.test is not None:
+            self.trajectory.append(predict(model, self.test, self.recipe))
+        self.seconds += time.perf_counter() - began
+
+    def select(self, model: Aggregator) -> int:
+        """Put the selected model's parameters back; return the number of its row."""
+        if self.protocol.checkpoint == "last" or not self._state:
+            return len(self.history)
+        model.load_state_dict(self._state)
+        return self.best_row
+
+
+def cut(bags: Bags, most: int, chance: np.random.Generator) -> Bags:
+    """Return bags of at most `most` instances: of longer ones as many, drawn without replacement, in their order."""
+    if max(bags.lengths) <= most:
+        return bags
+    kept, begin = [], 0
+    for n in bags.lengths:
+        kept.append(begin + (np.arange(n) if n <= most else np.sort(chance.choice(n, most, replace=False))))
+        begin += n
+    rows = torch.from_numpy(np.concatenate(kept)).to(bags.x.device)
+    coords = None if bags.coords is None else bags.coords[rows]
+    return Bags(bags.x[rows], [len(part) for part in kept], coords)
+
+
+@contextmanager
+def fits(lengths: Sequence[int], during: str) -> Iterator[None]:
+    """Turn whatever torch raises when memory runs out into `OutOfMemory`, with the longest bag in hand."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, OutOfMemory) or not is_out_of_memory(error):
+            raise
+        raise OutOfMemory(max(lengths), during, bytes_asked_for(error)) from error
 
 
 def labels_of(targets: Tensor, at: np.ndarray) -> Tensor:
@@ -174,9 +282,10 @@ class Stepper:
         (self.scaler.scale(part) if self.scaler.is_enabled() else part).backward()
         return loss.detach()
 
-    def step(self) -> None:
-        """Apply the gathered gradients at the schedule's rate."""
-        if (lr := learning_rate(self.recipe, self.steps / self.planned)) != self.lr:
+    def step(self, progress: float | None = None) -> None:
+        """Apply the gathered gradients at the schedule's rate after a share of the training; None: by steps planned."""
+        done = self.steps / self.planned if progress is None else progress
+        if (lr := learning_rate(self.recipe, done)) != self.lr:
             self.lr = lr
             for group in self.optimizer.param_groups:
                 group["lr"] = lr
@@ -207,7 +316,7 @@ def predict(model: Aggregator, bags: BagSet, recipe: Recipe) -> np.ndarray:
     model.eval()
     rows = []
     for batch in bags.batches():
-        with autocast(batch.device.type, recipe):
+        with autocast(batch.device.type, recipe), fits(batch.lengths, "evaluation"):
             out = model(batch)
         probabilities = model.probabilities(out)
         if not torch.isfinite(probabilities).all():

@@ -15,28 +15,29 @@ import torch
 from .cell import CellTask, MachineTask, measure_cell, measure_machine
 from .cost import CostTask, measure
 from .data.cache import FeatureCache
-from .errors import Diverged, MilbenchError, Unsupported
+from .errors import Diverged, MilbenchError, OutOfMemory, Unsupported
 from .feed import BagSet
 from .launch.local import Result
 from .measure.environment import environment
-from .measure.memory import PeakMemory, settle_heap
+from .measure.memory import PeakMemory, is_out_of_memory, settle_heap
 from .measure.timing import Stopwatch
+from .quantities import show_quantity
 from .train import Task, predict, predictions_frame, train
-
-#: How torch, its libraries and the system say that memory ran out, where they raise no error of its own kind.
-_NO_MEMORY = (
-    "out of memory", "not enough memory", "can't allocate memory", "cannot allocate memory", "bad_alloc",
-    "cublas_status_alloc_failed",
-)  # fmt: skip
+from .trial import TrialTask, run_trial
 
 
-def work(task: Task | CostTask | CellTask | MachineTask) -> Result:
+def work(task: Task | TrialTask | CostTask | CellTask | MachineTask) -> Result:
     """Do one task in this process; exceptions become outcomes with a reason."""
     try:
         if isinstance(task, CostTask):
             device = _set_up(task.threads, task.device_type)
             value = measure(task, FeatureCache.open(task.cache_path), device)
             return Result("ok", "", value | {"environment": environment()})
+        if isinstance(task, TrialTask):
+            spec = task.task.spec
+            device, cache = _set_up(spec.threads, spec.device_type), FeatureCache.open(task.task.cache_path)
+            with capped(spec.budget.memory_bytes, device, cache):
+                return Result("ok", "", run_trial(task, device))
         if isinstance(task, MachineTask):
             return Result("ok", "", measure_machine(task, _set_up(task.threads, task.device_type)))
         if isinstance(task, CellTask):
@@ -48,10 +49,14 @@ def work(task: Task | CostTask | CellTask | MachineTask) -> Result:
         return Result("unsupported", str(error))
     except Diverged as error:
         return Result("diverged", str(error))
+    except OutOfMemory as error:
+        told = {"bag_length": error.bag_length, "during": error.during, "asked_bytes": error.asked_bytes}
+        said = "" if error.__cause__ is None else f": {_first_line(error.__cause__)}"
+        return Result("oom", f"{error}{_cap(task)}{said}", {"record": {"oom": told}})
     except MilbenchError as error:
         return Result("failed", str(error))
     except Exception as error:  # a stranger's method may raise anything: the suite goes on and the table says what
-        if _is_out_of_memory(error):
+        if is_out_of_memory(error):
             return Result("oom", _first_line(error))
         where = _where(error)
         record = {"traceback": traceback.format_exc()}
@@ -72,8 +77,10 @@ def _run(task: Task) -> dict[str, Any]:
         frames.insert(0, predictions_frame(val.ids, "val", predict(trained.model, val, task.spec.recipe)))
     busy, patches = trained.device_seconds, sum(test.lengths)
     record = {
-        "selected_epoch": trained.selected_epoch,
+        "selected": {key: trained.history[trained.selected - 1][key] for key in ("epoch", "steps")},
         "seeds": trained.seeds,
+        "budget_used": trained.budget,
+        "max_instances": task.max_instances,
         "parameters": sum(p.numel() for p in trained.model.parameters()),
         "peak_memory_bytes": peak.reading.peak_bytes,
         "peak_memory": peak.reading.as_dict(),
@@ -82,7 +89,9 @@ def _run(task: Task) -> dict[str, Any]:
             "device_seconds": busy,
             "evaluation_seconds": trained.evaluation_seconds,
             "steps": trained.steps,
-            "epochs": len(trained.history),
+            "epochs": trained.history[-1]["epoch"],
+            "flops": trained.history[-1]["flops"],
+            "evaluations": len(trained.history),
             "bags_per_s": trained.bags / busy,
             "patches_per_s": trained.patches / busy,
         },
@@ -94,11 +103,15 @@ def _run(task: Task) -> dict[str, Any]:
         },
         "environment": environment(),
     }
-    return {
+    found = {
         "record": record,
         "predictions": pd.concat(frames, ignore_index=True),
         "history": pd.DataFrame(trained.history),
     }
+    if trained.trajectory:
+        every = [predictions_frame(task.test, "test", p).drop(columns="split") for p in trained.trajectory]
+        found["trajectory"] = pd.concat(every, keys=range(1, len(every) + 1), names=["evaluation"]).reset_index(level=0)
+    return found
 
 
 @contextmanager
@@ -146,11 +159,12 @@ def _set_up(threads: int, device_type: str) -> torch.device:
     return torch.device(device_type)
 
 
-def _is_out_of_memory(error: Exception) -> bool:
-    text = str(error).lower()
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
-        isinstance(error, RuntimeError | OSError) and any(words in text for words in _NO_MEMORY)
-    )
+def _cap(task: Any) -> str:
+    if isinstance(task, TrialTask):
+        task = task.task
+    budget = task.spec.budget if isinstance(task, Task) else task
+    cap = getattr(budget, "memory_bytes", None)
+    return "" if cap is None else f" ({show_quantity('memory_bytes', cap)})"
 
 
 def _where(error: Exception) -> str:

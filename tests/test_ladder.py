@@ -11,7 +11,7 @@ from support.small import ODD
 
 import milbench
 from milbench.errors import MilbenchError
-from milbench.ladder import device_slug, file_stem, parse_bytes, parse_lengths, plan_ladder, run_ladder
+from milbench.ladder import device_slug, file_stem, parse_lengths, plan_ladder, run_ladder
 
 TAKES, PLAIN, LOST = LADDER + "Takes", ODD + "Plain", ODD + "Lost"
 CAP = 256 * MIB
@@ -159,20 +159,6 @@ def test_lengths(text, due):
 def test_lengths_that_are_none(text):
     with pytest.raises(MilbenchError, match="is no bag length"):
         parse_lengths(text)
-
-
-@pytest.mark.parametrize(
-    ("text", "due"),
-    [("8 GiB", 8 << 30), ("512MiB", 512 << 20), ("1.5 gib", 3 << 29), ("2 GB", 2 * 10**9), ("4096", 4096)],
-)
-def test_bytes(text, due):
-    assert parse_bytes(text) == due
-
-
-@pytest.mark.parametrize("text", ["", "GiB", "8 gibbons", "0 GiB", "-1 GiB", "1e400 GiB"])
-def test_bytes_that_are_none(text):
-    with pytest.raises(MilbenchError, match="is no amount of memory"):
-        parse_bytes(text)
 
 
 @pytest.mark.parametrize(

@@ -213,14 +213,23 @@ def test_budgets_are_not_mixed(tmp_path):
     old = made.record(spec, "abmil") | {"finished": "2025-01-01T00:00:00"}
     store.publish_run(spec.run_id, old, run.predictions())
     table = leaderboard(tmp_path, resamples=10)
-    assert set(table["outcome"]) == {"ok"}
-    assert any("1 runs made with another threads" in note for note in table.attrs["notes"])
+    assert table.groupby("conditions")["method"].apply(sorted).to_dict() == {
+        "1 threads": sorted(SOME),
+        "8 threads": ["abmil"],
+    }
+    assert any("runs differ in threads; they stand in 2 tables" in note for note in table.attrs["notes"])
+    stale = run.spec.model_copy(update={"fingerprint": "f-1"})
+    store.publish_run(
+        stale.run_id, made.record(stale, "abmil") | {"finished": "2025-01-01T00:00:00"}, run.predictions()
+    )
+    table = leaderboard(tmp_path, resamples=10)
+    assert any("1 runs made with another fingerprint" in note for note in table.attrs["notes"])
     recipe = run.spec.recipe.model_copy(update={"lr": 0.5})
     spec = run.spec.model_copy(update={"recipe": recipe})
     new = made.record(spec, "abmil", "diverged") | {"finished": "2027-01-01T00:00:00"}
     store.publish_run(spec.run_id, new)
     table = leaderboard(tmp_path, resamples=10)
-    assert row(table, "easy", "abmil").outcome == "1 diverged"
+    assert row(table[table["conditions"] == "1 threads"], "easy", "abmil").outcome == "1 diverged"
     assert any("abmil has 1 older runs" in note for note in table.attrs["notes"])
 
 

@@ -13,7 +13,8 @@ import milbench
 from milbench import runner
 from milbench.errors import MilbenchError
 from milbench.measure.environment import environment
-from milbench.runner import execute, make_plan, run
+from milbench.plan import make_plan
+from milbench.runner import execute, run
 from milbench.spec import Budget, DataSpec, Protocol, SplitSpec
 from milbench.store import read_costs, read_runs
 
@@ -225,7 +226,6 @@ def test_cuda_without_cuda(folder):
         ({"recipe": {"epochs": 3, "patience": 2}}, "recipe"),
         ({"recipes": {"mean": {"lr": 0.5}}}, "recipes"),
         ({"protocol": Protocol(checkpoint="last")}, "protocol"),
-        ({"budget": Budget(memory_bytes=1 << 30)}, "budget"),
         ({"threads": 2}, "threads"),
         ({"unit": "bag"}, "unit"),
     ],
@@ -251,7 +251,8 @@ def test_what_does_not_change_the_meaning_of_a_run_may_be_changed(done):
     assert len(make_plan(more, results).todo()) == 9 - 4
     data = small.data[0].model_copy(update={"split": small.data[0].split.model_copy(update={"use": 1})})
     assert not make_plan(small.model_copy(update={"data": (data,)}), results).todo()
-    assert len(make_plan(small, results, timeout_s=60).todo()) == 4  # another budget: other runs
+    assert len(make_plan(small, results, timeout_s=60).todo()) == 4  # another budget: other runs, other tables
+    assert len(make_plan(small.model_copy(update={"budget": Budget(memory_bytes=1 << 30)}), results).todo()) == 4
 
 
 def test_a_suite_without_results_may_be_changed(folder, tmp_path):

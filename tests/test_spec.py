@@ -7,7 +7,7 @@ import sys
 import pytest
 from pydantic import ValidationError
 
-from milbench.spec import Budget, Card, Choice, DataSpec, Protocol, Recipe, RunSpec, SplitSpec, Suite, digest
+from milbench.spec import Budget, Card, Choice, DataSpec, Protocol, Recipe, RunSpec, SplitSpec, Suite, Tuned, digest
 
 RUN = RunSpec(
     suite="quickstart", suite_version=1, data="digits", fingerprint="00ff", method="transmil",
@@ -61,6 +61,7 @@ OTHER = {
     "suite": "other", "suite_version": 2, "data": "other", "fingerprint": "00fe", "method": "mean", "params": {},
     "code": "00ff",
     "recipe": Recipe(lr=2e-4), "protocol": Protocol(checkpoint="last"), "budget": Budget(timeout_s=60), "fold": "1",
+    "tuning": Tuned(trials=5),
     "seed": 1, "threads": 2, "device_type": "cuda", "protocol_version": 999,
 }  # fmt: skip
 

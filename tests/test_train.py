@@ -85,7 +85,7 @@ def test_it_is_plain_sgd_and_selects_as_declared(cohort, checkpoint):
     assert 0 < best < 11, "the case must tell the best epoch from the first and the last"
     np.testing.assert_allclose([row["val_loss"] for row in trained.history], losses, atol=1e-6)
     due = best if checkpoint == "best-val" else 11
-    assert trained.selected_epoch == due + 1
+    assert trained.selected == due + 1
     np.testing.assert_allclose(p, predictions[due], atol=1e-6)
     assert np.abs(predictions[best] - predictions[11]).max() > 1e-3
     assert trained.steps == 12 * 3
@@ -184,7 +184,7 @@ def test_patience_counts_epochs_without_improvement(cohort, monkeypatch, values,
 
     monkeypatch.setattr(loop, "validation", scripted)
     trained, p = run(cohort, epochs=len(values), patience=patience, protocol=Protocol(monitor=monitor))
-    assert (len(trained.history), trained.selected_epoch) == (epochs, selected)
+    assert (len(trained.history), trained.selected) == (epochs, selected)
     monkeypatch.undo()
     _, due = run(cohort, epochs=selected, protocol=LAST)
     np.testing.assert_array_equal(p, due)
@@ -195,7 +195,7 @@ def test_one_class_in_validation_leaves_auc_undefined_and_training_alive(cohort)
     one = folder, parts | {"val": parts["val"][::2]}
     trained, p = run(one, protocol=Protocol(monitor="val_auc"))
     assert all(math.isnan(row["val_auc"]) for row in trained.history)
-    assert trained.selected_epoch == 1
+    assert trained.selected == 1
     assert np.isfinite(p).all()
 
 
@@ -205,7 +205,7 @@ def test_selection_without_validation_is_refused(cohort, settings):
     with pytest.raises(MilbenchError, match="fold fold0 of d has no validation slides"):
         run((folder, parts | {"val": []}), **settings)
     trained, _ = run((folder, parts | {"val": []}), protocol=LAST)
-    assert trained.selected_epoch == 3
+    assert trained.selected == 3
     assert "val_loss" not in trained.history[0]
 
 

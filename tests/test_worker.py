@@ -14,10 +14,12 @@ from support.small import ODD, opened, suite, task, write_cohort
 from milbench.errors import MilbenchError
 from milbench.feed import BagSet
 from milbench.launch.local import run_all
-from milbench.runner import execute, make_plan
+from milbench.measure.memory import is_out_of_memory
+from milbench.plan import make_plan
+from milbench.runner import execute
 from milbench.spec import Budget
 from milbench.train import predict, train
-from milbench.worker import _is_out_of_memory, work
+from milbench.worker import work
 
 #: method -> (outcome, words of the reason)
 ENDS = {
@@ -118,10 +120,10 @@ def test_a_run_records_its_cost(cohort, ended):
     assert record["parameters"] == 4 * 2 + 2
     assert record["peak_memory_bytes"] == record["peak_memory"]["peak_bytes"] > 0
     assert record["peak_memory"]["baseline_bytes"] > 50 << 20
-    assert set(record["seeds"]) == {"init", "order", "dropout"}
+    assert set(record["seeds"]) == {"init", "order", "dropout", "subsample"}
     assert record["environment"]["fingerprint"]
     assert record["environment"]["numerics"]["threads"] == 1
-    assert record["selected_epoch"] in (1, 2)
+    assert record["selected"] in ({"epoch": 1, "steps": 8}, {"epoch": 2, "steps": 16})
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the cap is the kernel's limit of address space")
@@ -158,7 +160,7 @@ def test_the_memory_cap_is_a_cap_and_changes_no_prediction(cohort):
     ],
 )
 def test_what_counts_as_out_of_memory(error, due):
-    assert _is_out_of_memory(error) is due
+    assert is_out_of_memory(error) is due
 
 
 def test_a_missing_cache_is_a_sentence(cohort, tmp_path):

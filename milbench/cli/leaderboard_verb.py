@@ -28,6 +28,12 @@ def leaderboard_command(
         None, "--out", help="Also write a report here: README.md, leaderboard.csv, figures."
     ),
     resamples: int = typer.Option(2000, "--resamples", min=1, help="Bootstrap resamples of the intervals."),
+    target_auc: float | None = typer.Option(
+        None, "--target-auc", min=0.5, max=1.0, help="Also tell the device-seconds to this validation AUC."
+    ),
+    price: float | None = typer.Option(
+        None, "--price", help="Of a device-hour, in any currency: also tell what a training costs."
+    ),
 ) -> None:
     """Show which method is better, by how much, how sure that is, and what it costs.
 
@@ -39,7 +45,7 @@ def leaderboard_command(
 
     if out is not None:
         check_folder(out, "--out")
-    df = leaderboard(results, suite, data, resamples)
+    df = leaderboard(results, suite, data, resamples, target_auc, price)
     if form is Format.table:
         print_leaderboard(df)
     elif form is Format.markdown:

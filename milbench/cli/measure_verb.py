@@ -52,7 +52,8 @@ def measure_command(
     from ..launch.local import warm_up
 
     warm_up()
-    from ..ladder import parse_bytes, parse_lengths, plan_ladder
+    from ..ladder import parse_lengths, plan_ladder
+    from ..quantities import parse_bytes
     from ._terminal import check_folder
 
     cap = None if memory is None else parse_bytes(memory)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import typer
 
 if TYPE_CHECKING:
-    from ..runner import Plan
+    from ..plan import Plan
 
 
 class Overwrite(StrEnum):
@@ -32,6 +32,15 @@ def run_command(
     ),
     jobs: int = typer.Option(None, "--jobs", min=1, help="Runs side by side; default: what the cores allow."),
     overwrite: Overwrite = typer.Option(Overwrite.missing, "--overwrite", help="Which runs to do (again)."),
+    budget: list[str] = typer.Option(
+        None,
+        "--budget",
+        help="What every run may use, instead of the suite's: '5000 steps', '2e15 flop' or '10 min' (device-seconds); "
+        "'8 GiB'; '20 trials' of tuning. Repeat it for several.",
+    ),
+    storage: str = typer.Option(
+        None, "--storage", help="Tuning trials: a journal file or a storage URL of Optuna; default: with the results."
+    ),
     timeout: float = typer.Option(None, "--timeout", min=0.001, help="Seconds a run may take; default: the suite's."),
     launcher: str = typer.Option("local", "--launcher", help="Where runs execute; only local exists so far."),
     dry_run: bool = typer.Option(False, "--dry-run", help="List the runs and stop."),
@@ -49,15 +58,18 @@ def run_command(
 
     if not dry_run:
         warm_up()
-    from ..runner import execute, make_plan
+    from ..plan import make_plan
+    from ..quantities import parse_budget
+    from ..runner import execute, trials_left
     from ._terminal import check_folder, check_report, show_progress
 
     if launcher != "local":
         raise MilbenchError(f"unknown launcher {launcher!r}; only local exists so far.")
-    plan = make_plan(suite, results, methods=method, seeds=seeds, timeout_s=timeout)
+    limits = parse_budget(budget or ())
+    plan = make_plan(suite, results, methods=method, seeds=seeds, timeout_s=timeout, budget=limits, storage=storage)
     todo = plan.todo(overwrite.value)
     if dry_run:
-        _list(plan, len(todo))
+        _list(plan, len(todo), sum(trials_left(plan).values()))
         return
     beside = results.parent / plan.suite.name
     # A part of the suite must not take the place of the whole suite's report.
@@ -69,6 +81,14 @@ def run_command(
     typer.echo(
         f"{plan.suite.name}: {len(plan.runs)} runs, {len(plan.runs) - len(todo)} done already, {len(todo)} to do."
     )
+    typer.echo(f"Budget of every run: {plan.suite.budget}.")
+    if plan.searches:
+        trials = plan.suite.budget.trials or 0
+        left = sum(trials_left(plan).values())
+        typer.echo(
+            f"Tuning: {len(plan.searches)} studies of {trials} trials, {left} to do; then as many runs again with what "
+            "they find."
+        )
     with show_progress() as show:
         records = execute(plan, jobs=jobs, overwrite=overwrite.value, on_progress=show)
     if folder is not None or unasked:
@@ -89,10 +109,12 @@ def run_command(
         raise typer.Exit(2)
 
 
-def _list(plan: Plan, todo: int) -> None:
+def _list(plan: Plan, todo: int, trials: int) -> None:
+    typer.echo(f"Budget of every run: {plan.suite.budget}.")
     for planned in plan.runs:
         typer.echo(f"{planned.spec.run_id}  {planned.outcome or 'to do':<8} {planned}")
-    typer.echo(f"{len(plan.runs)} runs, {todo} to do; nothing was run.")
+    tuned = f", {trials} tuning trials to do and then as many runs again" if plan.searches else ""
+    typer.echo(f"{len(plan.runs)} runs, {todo} to do{tuned}; nothing was run.")
 
 
 def _report(plan: Plan, folder: Path | None) -> None:

@@ -14,6 +14,7 @@ def show_command(method: str = typer.Argument(metavar="METHOD", help="A method, 
     import typing
 
     from ..registry import create, parameters, resolve
+    from ..spec import Tuning
 
     found = resolve(method)
     card = found.cls.card
@@ -38,11 +39,12 @@ def show_command(method: str = typer.Argument(metavar="METHOD", help="A method, 
         )
     typer.echo("\nAuthors' recipe (a suite may replace fields, and then says so)")
     typer.echo("  " + ", ".join(f"{k} = {v}" for k, v in found.cls.recipe.model_dump().items()))
-    typer.echo("\nSearch space")
-    for name, dimension in found.cls.search_space.items():
-        typer.echo(f"  {name}: {type(dimension).__name__} {dimension.model_dump()}")
-    if not found.cls.search_space:
-        typer.echo("  none of its own")
+    shared = Tuning().space
+    own = {name: dimension for name, dimension in found.cls.search_space.items() if name not in shared}
+    typer.echo("\nSearch space (what all methods share may be replaced by a suite, for all of them)")
+    for dimensions, whose in ((shared, "shared"), (own, "its own")):
+        for name, dimension in dimensions.items():
+            typer.echo(f"  {name}: {type(dimension).__name__} {dimension.model_dump()}, {whose}")
     typer.echo("\nDeviations from the authors' code")
     for sentence in card.deviations or ("none",):
         typer.echo(f"  - {sentence}")

@@ -17,13 +17,18 @@ def status_command(
     """
     from collections import Counter
 
-    from ..runner import make_plan
+    from ..plan import make_plan
+    from ..runner import trials_left
 
     plan = make_plan(suite, results)
     counts = Counter(planned.outcome or "missing" for planned in plan.runs)
     typer.echo(f"{plan.suite.name} version {plan.suite.version}: {len(plan.runs)} runs in {plan.store.folder}")
     for outcome, number in counts.most_common():
         typer.echo(f"  {number:5d} {outcome}")
+    if plan.searches:
+        left = trials_left(plan)
+        done = sum(search.trials - left[search.name] for search in plan.searches)
+        typer.echo(f"  {done:5d} of {sum(s.trials for s in plan.searches)} tuning trials, in {plan.storage}")
     for planned in plan.runs:
         if planned.outcome not in (None, "ok"):
             typer.echo(f"  {planned.outcome}: {planned} ({planned.spec.run_id})")

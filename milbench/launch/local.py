@@ -24,6 +24,8 @@ from typing import Any
 #: deterministic algorithms import them: seconds that every process would spend anew.
 PRELOAD = ["milbench.worker", "torch._dynamo", "torch._inductor", "pyarrow.parquet", "safetensors.torch"]
 METHOD = "forkserver" if "forkserver" in mp.get_all_start_methods() else "spawn"
+#: What an iterator of tasks yields when its next task cannot be told before one that is running has ended.
+WAIT = object()
 GRACE_S = 1.0  # for a process to leave once its result is here, and for a signal to reach us too
 
 
@@ -66,13 +68,13 @@ def warm_up() -> None:
 
 
 def run_all(
-    work: Callable[[Any], Result], tasks: Iterable[tuple[Any, Any]], jobs: int, timeout_s: float | None = None
+    work: Callable[[Any], Result], tasks: Iterable[Any], jobs: int, timeout_s: float | None = None
 ) -> Generator[tuple[Any, Result]]:
     """Run ``work(task)`` for every ``(key, task)``, each in a fresh process, and yield ``(key, result)`` as they end.
 
     Args:
         work: an importable function that returns a Result.
-        tasks: read one by one, as processes become free.
+        tasks: read one by one, as processes become free; `WAIT` where the next one depends on one that is running.
         jobs: processes side by side.
         timeout_s: wall seconds after which a process is killed; its outcome is ``timeout``.
     """
@@ -86,10 +88,13 @@ def run_all(
         while True:
             while not exhausted and len(running) < jobs:
                 try:
-                    key, task = next(pending)
+                    item = next(pending)
                 except StopIteration:
                     exhausted = True
                     break
+                if item is WAIT:
+                    break
+                key, task = item
                 running.append(_start(context, work, key, task, timeout_s))
             if not running:
                 return

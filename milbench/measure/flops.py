@@ -2,8 +2,9 @@
 
 Matrix products, convolutions and fused attention count, a multiplication and an addition each as one; elementwise
 work, normalisations, softmax, sorting and gathering do not. torch's counter is the base, with what it misses or gets
-wrong put right: fused attention on CPU (it counts none), matrix-vector products (none), and the weight gradient of
-grouped convolutions (it counts every pair of channels: 512 times too much for a depthwise one of 512 channels).
+wrong put right: fused attention on CPU (it counts none), matrix-vector products and products added in place (none),
+and the weight gradient of grouped convolutions (it counts every pair of channels: 512 times too much for a depthwise
+one of 512 channels).
 """
 
 from __future__ import annotations
@@ -62,6 +63,10 @@ def _added_matrix_vector(_self: _Shape, a: _Shape, *_: Any, **__: Any) -> int:
     return 2 * prod(a)
 
 
+def _added_product(_self: _Shape, a: _Shape, b: _Shape, *_: Any, **__: Any) -> int:
+    return 2 * prod(a) * b[-1]
+
+
 def _added_batch(_self: _Shape, a: _Shape, b: _Shape, *_: Any, **__: Any) -> int:
     return 2 * prod(a) * b[-1]
 
@@ -83,6 +88,10 @@ _FORMULAS: dict[Any, Callable[..., int]] = {
     aten.vdot: _matrix_vector,
     aten.addmv: _added_matrix_vector,
     aten.addbmm: _added_batch,
+    aten.addbmm_: _added_batch,
+    aten.addmv_: _added_matrix_vector,
+    aten.addmm_: _added_product,
+    aten.baddbmm_: _added_batch,
     aten._embedding_bag: _embedding_bag,
     aten._embedding_bag_forward_only: _embedding_bag,
     aten.addr: lambda _self, a, b, *_, **__: 2 * prod(a) * prod(b),

@@ -11,6 +11,7 @@ from __future__ import annotations
 import ctypes
 import gc
 import os
+import re
 import threading
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -26,6 +27,11 @@ _STATUS = Path("/proc/self/status")
 _CLEAR_REFS = Path("/proc/self/clear_refs")
 _SAMPLE_S = 0.001
 _MIB = 1 << 20
+#: How torch, its libraries and the system say that memory ran out, where they raise no error of its own kind.
+_NO_MEMORY = (
+    "out of memory", "not enough memory", "can't allocate memory", "cannot allocate memory", "bad_alloc",
+    "cublas_status_alloc_failed",
+)  # fmt: skip
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # mallopt's
 
 
@@ -200,6 +206,23 @@ def settle_heap() -> bool:
         return bool(library.mallopt(_MMAP_THRESHOLD, 32 * _MIB) and library.mallopt(_TRIM_THRESHOLD, 64 * _MIB))
     except (OSError, AttributeError, TypeError):  # not glibc: musl, macOS, Windows
         return False
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether an exception is how torch, one of its libraries or the system says that memory ran out."""
+    text = str(error).lower()
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
+        isinstance(error, RuntimeError | OSError) and any(words in text for words in _NO_MEMORY)
+    )
+
+
+def bytes_asked_for(error: BaseException) -> int | None:
+    """Return the size of the allocation that failed, where the allocator's message tells it."""
+    match = re.search(r"tried to allocate ([0-9.]+) ?(bytes|[KMGT]iB)", str(error), flags=re.IGNORECASE)
+    if match is None:
+        return None
+    power = {"bytes": 0, "kib": 1, "mib": 2, "gib": 3, "tib": 4}[match[2].lower()]
+    return int(float(match[1]) * 1024**power)
 
 
 def _trim_heap() -> None:

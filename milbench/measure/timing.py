@@ -211,7 +211,8 @@ class DeviceTimer:
         self.device = torch.device(device)
         self._watch = Stopwatch(clock)
         self._events: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
-        self._milliseconds = 0.0
+        self._milliseconds = self._longest = 0.0
+        self._over = 0  # blocks whose milliseconds are known
         self._begin: torch.cuda.Event | None = None
 
     def __enter__(self) -> DeviceTimer:
@@ -241,6 +242,20 @@ class DeviceTimer:
         self._add_up(wait=True)
         return self._watch.seconds + self._milliseconds / 1e3
 
+    def seconds_by(self, limit: float) -> float:
+        """Return the seconds so far, waiting for the device only where they may have come to `limit`.
+
+        On CUDA blocks that are still under way count as long as the mean of those that are over. They are waited for,
+        and the result is exact, where they would reach the limit if each took as long as the longest so far.
+        """
+        self._add_up(wait=False)
+        known, pending = self._watch.seconds + self._milliseconds / 1e3, len(self._events)
+        if not pending:
+            return known
+        if not self._over or known + pending * self._longest / 1e3 >= limit:
+            return self.seconds
+        return known + pending * self._milliseconds / self._over / 1e3
+
     def _mark(self) -> torch.cuda.Event:
         event = torch.cuda.Event(enable_timing=True)
         event.record(torch.cuda.current_stream(self.device))
@@ -252,7 +267,10 @@ class DeviceTimer:
             if wait:
                 end.synchronize()
             if wait or end.query():
-                self._milliseconds += begin.elapsed_time(end)
+                took = begin.elapsed_time(end)
+                self._milliseconds += took
+                self._longest = max(self._longest, took)
+                self._over += 1
             else:
                 pending.append((begin, end))
         self._events = pending

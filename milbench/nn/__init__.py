@@ -6,9 +6,9 @@ Importing this package imports torch; every block says which paper and equation 
 from .attention import AttentionScore, tanh
 from .nystrom import NystromAttention
 from .ppeg import PPEG
+from .precision import product_dtype
 from .product import Linear, linear
 from .segment import segment_argmax, segment_max, segment_mean, segment_softmax, segment_sum, segment_topk, weighted_sum
-from .stream import product_dtype
 from .tokens import SquareTokens
 
 __all__ = [

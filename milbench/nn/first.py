@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from .pinv import row_times_pinv, softmax_scores
+from .precision import without_autocast
 from .product import add_outer, linear, linear_into
 from .stream import (
     Norm,
@@ -41,7 +42,7 @@ class NystromFirst(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
         """Mix; ``spare``, (T, dim) in `product_dtype`, is overwritten with the keys where it is given."""
         norm, needed = Norm(norm_weight, norm_bias), plan.grad and any(ctx.needs_input_grad)
-        with torch.autocast(h.device.type, enabled=False):
+        with without_autocast(h):
             scale = (h.shape[1] // plan.heads) ** -0.5
             rows = Rows(h, norm, plan)
             means = rows.means
@@ -64,7 +65,7 @@ class NystromFirst(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, g_mixed: Tensor, g_first: Tensor, g_token: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         """Return the gradients at h, the norm's two, W_q and W_k."""
-        with torch.autocast(g_mixed.device.type, enabled=False):
+        with without_autocast(g_mixed):
             return *_backward(ctx, g_mixed, g_first, g_token), None, None, None, None
 
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from .pinv import pinv_times, softmax_scores
+from .precision import without_autocast
 from .product import add_outer, columns, linear, linear_into
 from .stream import (
     Dropout,
@@ -41,7 +42,7 @@ class NystromLayer(torch.autograd.Function):
     ) -> Tensor:  # fmt: skip
         """Take conv as ``(heads, 33)`` or None; residual adds h to the result."""
         norm, needed = Norm(norm_weight, norm_bias), plan.grad and any(ctx.needs_input_grad)
-        with torch.autocast(h.device.type, enabled=False):
+        with without_autocast(h):
             drop = Dropout.draw(h.shape[0], h.shape[1], dropout, h.device)
             kept = _Kept.empty(h, plan, drop) if needed else None
             v, out = torch.empty_like(h, dtype=plan.dtype) if kept is None else kept.v, torch.empty_like(h)
@@ -58,7 +59,7 @@ class NystromLayer(torch.autograd.Function):
         """Return the gradients at h, the norm's two, W_qkv, W_o, b and the convolution."""
         h, norm_weight, norm_bias, w_qkv, w_out, conv, q, k, v, merged, keep, means, chunk_share = ctx.saved_tensors
         kept = _Kept(q, k, v, merged, keep, means, chunk_share, ctx.factor, ctx.core)
-        with torch.autocast(h.device.type, enabled=False):
+        with without_autocast(h):
             grads = _backward(grad, h, Norm(norm_weight, norm_bias), w_qkv, w_out, conv, ctx.plan, kept,
                               ctx.residual)  # fmt: skip
         return *grads, None, None, None, None
@@ -72,7 +73,7 @@ def layer_in_place(h: Tensor, spare: Tensor, norm: Norm, w_qkv: Tensor, w_out: T
     Large buffers that come fresh from the kernel cost more to touch on CPU than a pass of the layer: inference on a
     long bag gets by with two.
     """
-    with torch.autocast(h.device.type, enabled=False):
+    with without_autocast(h):
         _forward(
             h,
             norm,

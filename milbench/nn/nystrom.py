@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from .first import NystromFirst
 from .layer import NystromLayer, layer_in_place
 from .pinv import iterate
+from .precision import without_autocast
 from .stream import Norm, Plan
 from .value_conv import LENGTH, REACH, band
 
@@ -117,7 +118,7 @@ class NystromAttention(nn.Module):
         mixed, first, token, weights = NystromFirst.apply(
             x, weight, bias, w_q, w_k, plan, self.pinv_iterations, near, spare
         )
-        with torch.autocast(x.device.type, enabled=False):
+        with without_autocast(x):
             out = torch.bmm(mixed[:, None], w_v.to(mixed.dtype).unflatten(0, (self.heads, -1)).mT)
             if (conv := self._conv()) is not None:
                 v = plan.split(first @ w_v.T)
@@ -154,7 +155,7 @@ class NystromAttention(nn.Module):
         a, start = self._quotient(q, k, valid, lengths)
         # All three factors of the attention are A here, and A pinv(A) is the iterate Y itself. The zero rows' values
         # are zero: their column is left out of A v.
-        with torch.autocast(x.device.type, enabled=False):
+        with without_autocast(x):
             mixing = iterate(a @ start, self.pinv_iterations)[:, :, 1:]
             mixed = (mixing @ (a[..., 1:] @ v.to(a.dtype))).to(v.dtype)
         if (conv := self._conv()) is not None:
@@ -174,7 +175,7 @@ class NystromAttention(nn.Module):
         """
         q, k, v, valid = self._heads_of_short(x, lengths)
         a, start = self._quotient(q, k, valid, lengths)
-        with torch.autocast(x.device.type, enabled=False):
+        with without_autocast(x):
             y = iterate(a @ start, self.pinv_iterations - 1)
             row = y[:, :, 1:2]
             if self.pinv_iterations:
@@ -198,7 +199,7 @@ class NystromAttention(nn.Module):
         With P zero rows, u_i the weight row i gives one zero key and B the weights among real rows, the matrix is
         ``[[P/m, sqrt(P)/m 1'], [sqrt(P) u, B]]``: (B, h, T + 1, T + 1), zero where a bag has no row.
         """
-        with torch.autocast(q.device.type, enabled=False):
+        with without_autocast(q):
             zeros = (self.landmarks - lengths).to(torch.promote_types(q.dtype, torch.float32))[:, None, None, None]
             scores = (q.to(zeros.dtype) * q.shape[-1] ** -0.5) @ k.to(zeros.dtype).transpose(-1, -2)
             scores = scores.masked_fill(~valid[:, None, None], -torch.inf)

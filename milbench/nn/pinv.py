@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from .precision import without_autocast
+
 #: last iterates that a single row passes through without their being formed, four times as many products of a row with
 #: each; not where every product is a launch
 UNFORMED = {"cpu": 2}
@@ -22,7 +24,7 @@ UNFORMED = {"cpu": 2}
 def softmax_scores(q: Tensor, k: Tensor) -> Tensor:
     """softmax(q k'), q scaled already, in fp32 at least: this is the matrix that is inverted."""
     wide = torch.promote_types(q.dtype, torch.float32)
-    with torch.autocast(q.device.type, enabled=False):
+    with without_autocast(q):
         return torch.softmax(q.to(wide) @ k.to(wide).transpose(-1, -2), dim=-1)
 
 
@@ -96,7 +98,7 @@ def _applied(y: Tensor, b: Tensor) -> Tensor:
 
 def pinv_times(a: Tensor, b: Tensor, iterations: int) -> Tensor:
     """pinv(A) b; ``a`` is (B, h, m, m), ``b`` (B, h, m, d)."""
-    with torch.autocast(a.device.type, enabled=False):
+    with without_autocast(a):
         z = start(a)
         for y in reversed(_polynomials(a, z, iterations)) if iterations else ():
             b = _applied(y, b)
@@ -105,7 +107,7 @@ def pinv_times(a: Tensor, b: Tensor, iterations: int) -> Tensor:
 
 def row_times_pinv(row: Tensor, a: Tensor, iterations: int) -> Tensor:
     """row pinv(A); ``row`` is (B, h, 1, m), ``a`` (B, h, m, m)."""
-    with torch.autocast(a.device.type, enabled=False):
+    with without_autocast(a):
         z = start(a)
         row = row @ z
         if iterations:

@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from .stream import add_into, product_dtype, wide
+from .precision import product_dtype, without_autocast
+from .stream import add_into, wide
 
 #: which depthwise kernels a variant has; the names are the authors'.
 KERNELS = {
@@ -83,7 +84,7 @@ class _SmallGrids(torch.autograd.Function):
         """Take ``(B, H, W, dim)``, contiguous."""
         ctx.dtype = product_dtype(x)
         ctx.save_for_backward(x, kernel)
-        with torch.autocast(x.device.type, enabled=False):
+        with without_autocast(x):
             return x + _depthwise(x.to(ctx.dtype), kernel.to(ctx.dtype), bias.to(ctx.dtype))
 
     @staticmethod
@@ -91,7 +92,7 @@ class _SmallGrids(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         """Return the gradients at x, kernel and bias."""
         x, kernel = ctx.saved_tensors
-        with torch.autocast(x.device.type, enabled=False):
+        with without_autocast(x):
             grad = grad.contiguous()
             dx = grad + _depthwise(grad.to(ctx.dtype), kernel.to(ctx.dtype).flip(2, 3), None)
             if x.device.type == "cpu":
@@ -115,7 +116,7 @@ class _GridTokens(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         h, kernel = ctx.saved_tensors
-        with torch.autocast(h.device.type, enabled=False):
+        with without_autocast(h):
             grad = grad.contiguous()
             g, cells = _grid(grad, ctx.side), _grid(h, ctx.side)
             dh = torch.empty_like(h)
@@ -148,7 +149,7 @@ def _kernel_gradient(x: Tensor, grad: Tensor, kernel: Tensor, dtype: torch.dtype
 
 def _encode(h: Tensor, kernel: Tensor, bias: Tensor, side: int, out: Tensor) -> torch.dtype:
     dtype = product_dtype(h)
-    with torch.autocast(h.device.type, enabled=False):
+    with without_autocast(h):
         if out is not h:
             out[0] = h[0]
         _convolve(_grid(h, side), kernel.to(dtype), bias.to(dtype), _grid(out, side))

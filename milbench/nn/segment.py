@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ..bags import Bags
+from .precision import without_autocast
 
 PART = 1024  # rows of one part of a long bag on CPU
 
@@ -97,7 +98,7 @@ def segment_softmax(scores: Tensor, bags: Bags) -> Tensor:
 
 def weighted_sum(weights: Tensor, values: Tensor, bags: Bags) -> Tensor:
     """Sum the rows of each bag with h sets of weights, z = sum a_i h_i: ``(N, h), (N, e) -> (B, h, e)``, in fp32."""
-    with torch.autocast(values.device.type, enabled=False):
+    with without_autocast(values):
         out: Tensor = _WeightedSum.apply(weights, values, bags)
         return out
 

@@ -16,17 +16,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .precision import product_dtype
+
 #: rows of one chunk by device type
 CHUNK = {"cpu": 1024, "cuda": 8192}
 
 #: sums of exponentials that are safe from the ends of fp32's range, products with the values included
 SMALLEST, LARGEST = 1e-20, 1e20
-
-
-def product_dtype(x: Tensor) -> torch.dtype:
-    """Dtype of the products with ``x``: autocast's where it is on, its own elsewhere."""
-    kind = x.device.type
-    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from .precision import product_dtype, without_autocast
 from .product import add_outer, linear
-from .stream import CHUNK, product_dtype, wide
+from .stream import CHUNK, wide
 
 
 class SquareTokens(torch.autograd.Function):
@@ -23,7 +24,7 @@ class SquareTokens(torch.autograd.Function):
         """Take (n, d) rows, the layer's (dim, d) weight and (dim,) bias, and the (dim,) class token."""
         kind, dtype = x.device.type, product_dtype(x)
         n, step = len(x), CHUNK.get(kind, 4096)
-        with torch.autocast(kind, enabled=False):
+        with without_autocast(x):
             h = torch.empty(1 + side * side, len(weight), dtype=weight.dtype, device=x.device)
             h[0] = token
             w = weight.to(dtype)
@@ -46,7 +47,7 @@ class SquareTokens(torch.autograd.Function):
         n, again, dtype = len(x), len(h) - 1 - len(x), ctx.dtype
         d_weight, d_bias = torch.zeros_like(weight), torch.zeros_like(weight[:, 0])
         dx = torch.empty_like(x) if ctx.needs_input_grad[0] else None
-        with torch.autocast(x.device.type, enabled=False):
+        with without_autocast(x):
             w = weight.to(dtype)
             for a in range(0, n, ctx.step):
                 b = min(n, a + ctx.step)

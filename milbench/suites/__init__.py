@@ -57,5 +57,5 @@ def load_suite(name: str | Path) -> Suite:
             tables = [str(part) for part in first["loc"][:-1] if isinstance(part, str)]
             table_of = _TABLES[tables[-1]] if tables else Suite
             known = did_you_mean(str(first["loc"][-1]), set(table_of.model_fields) - {"base"})
-        message = first["msg"].removeprefix("Value error, ")
+        message = first["msg"].removeprefix("Value error, ").rstrip(".")
         raise MilbenchError(f"{path}: {where}: {message}.{known}") from None

@@ -682,12 +682,12 @@ def test_a_folder_that_is_read_only(words, here, cli, monkeypatch):
 
 
 def test_an_operating_system_error_is_a_sentence_too(here, cli, monkeypatch):
-    import milbench.runner
+    import milbench.plan
 
     def refuse(*_: object, **__: object) -> None:
         raise PermissionError(13, "Permission denied", "/some/file")
 
-    monkeypatch.setattr(milbench.runner, "make_plan", refuse)
+    monkeypatch.setattr(milbench.plan, "make_plan", refuse)
     refused(cli, here, monkeypatch, "status my.toml", r"^milbench: /some/file: Permission denied; check")
 
 

@@ -38,6 +38,10 @@ def test_products():
     assert count_flops(lambda: torch.addbmm(c[0], a, b)) == 2 * 3 * 4 * 5 * 6
     assert count_flops(lambda: torch.einsum("bij,bjk->bik", a, b)) == 2 * 3 * 4 * 5 * 6
     assert count_flops(lambda: torch.addmm(c[0], a[0], b[0])) == 2 * 4 * 5 * 6
+    assert count_flops(lambda: c.baddbmm_(a, b)) == 2 * 3 * 4 * 5 * 6
+    assert count_flops(lambda: c[0].addbmm_(a, b)) == 2 * 3 * 4 * 5 * 6
+    assert count_flops(lambda: c[0].addmm_(a[0], b[0])) == 2 * 4 * 5 * 6
+    assert count_flops(lambda: c[0, :, 0].addmv_(a[0], b[0, :, 0])) == 2 * 4 * 5
 
 
 def test_vectors():

@@ -1,0 +1,70 @@
+"""``milbench tune``: the hyperparameter searches of a suite, and nothing else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import typer
+
+
+def tune_command(
+    suite: str = typer.Argument(metavar="SUITE", help="A built-in suite or a TOML file."),
+    method: list[str] = typer.Option(None, "-m", "--method", help="Tune these methods instead of the suite's."),
+    budget: list[str] = typer.Option(
+        None, "--budget", help="Instead of the suite's, as for run: '20 trials', '5000 steps', '10 min', '8 GiB'."
+    ),
+    results: Path = typer.Option(Path("results/runs"), "--results", help="Results root; finished trials are kept."),
+    storage: str = typer.Option(
+        None, "--storage", help="A journal file or a storage URL of Optuna; default: with the results."
+    ),
+    jobs: int = typer.Option(None, "--jobs", min=1, help="Trials side by side, of different studies."),
+    plots: Path = typer.Option(None, "--plots", help="Write Optuna's own figures of every study into this folder."),
+) -> None:
+    """Search the hyperparameters of every method with the same number of trials, on validation slides alone.
+
+    The same command continues after an interruption; milbench run does the same and then makes the final runs.
+
+    Example: milbench tune quickstart --budget '10 trials' --budget '200 steps' -m abmil -m transmil
+
+    Exit code: 0 every study has a best trial, 1 bad input (nothing has run), 2 some study has none.
+    """
+    from ..launch.local import warm_up
+
+    warm_up()
+    from ..launch.local import Progress
+    from ..plan import make_plan
+    from ..quantities import parse_budget
+    from ..runner import trials_left, tune
+    from ..tune import Trial, draw
+    from ._terminal import check_folder, show_progress
+
+    for folder, option in ((results, "--results"), (plots, "--plots")):
+        if folder is not None:
+            check_folder(folder, option)
+    plan = make_plan(suite, results, methods=method, budget=parse_budget(budget or ()), storage=storage)
+    total, done = sum(trials_left(plan).values()), 0
+    typer.echo(f"{plan.suite.name}: {len(plan.searches)} studies, {total} trials to do. Budget: {plan.suite.budget}.")
+    with show_progress() as show:
+
+        def report(trial: Trial) -> None:
+            nonlocal done
+            done += 1
+            show(Progress(done, total, f"{trial.search} trial {trial.number}", trial.outcome, trial.reason))
+
+        found = tune(plan, jobs=jobs, on_trial=report)
+    missing = 0
+    for search in plan.searches:
+        best = found[search.name]
+        counts = ", ".join(f"{n} {outcome}" for outcome, n in best.outcomes.most_common())
+        if best.best is None:
+            missing += 1
+            typer.echo(f"{search}: no trial ended ok ({counts}): {best.reason}", err=True)
+            continue
+        values = ", ".join(f"{k} = {v:.4g}" if isinstance(v, float) else f"{k} = {v}" for k, v in best.best.items())
+        monitor = search.task.spec.protocol.monitor
+        typer.echo(f"{search}: trial {best.number} of {counts}: {monitor} {best.value:.4f} with {values}")
+    if plots is not None:
+        for path in draw(plan.searches, plan.storage, plots):
+            typer.echo(f"Figure: {path}")
+    if missing:
+        raise typer.Exit(2)

@@ -1,0 +1,234 @@
+"""From a suite to the runs and studies it stands for: what each of them is, and which of them are done."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+from pydantic import ValidationError
+
+from .data.cohort import Cohort, load_cohort
+from .errors import MilbenchError, did_you_mean
+from .registry import Method, resolve
+from .spec import TRACKS, Budget, Recipe, RunSpec, Suite
+from .store import Store, read_suite
+from .suites import load_suite
+from .train import Task
+from .tune import Search
+
+Overwrite = Literal["missing", "failed", "all"]
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One run of the plan: its task, its method, and how it ended if it is done."""
+
+    task: Task
+    method: Method  # as the suite names it, whatever a search has set
+    outcome: str | None = None
+    tuned: dict[str, Any] | None = None  # `milbench.tune.Found.record`
+
+    @property
+    def spec(self) -> RunSpec:
+        """What decides the run's predictions."""
+        return self.task.spec
+
+    def __str__(self) -> str:
+        tuned = " tuned" if self.spec.tuning is not None else ""
+        return f"{self.spec.data} {self.method.canonical}{tuned} fold {self.spec.fold} seed {self.spec.seed}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All runs of a suite against a results folder.
+
+    Attributes:
+        runs: with every method's own recipe.
+        searches: one study a method and fold, where the suite is tuned; runs with what they find come after them.
+        storage: of the studies.
+    """
+
+    suite: Suite
+    store: Store
+    cohorts: tuple[Cohort, ...]
+    runs: tuple[Planned, ...]
+    searches: tuple[Search, ...] = ()
+    storage: str = ""
+
+    def todo(self, overwrite: Overwrite = "missing") -> list[Planned]:
+        """Return the runs to do: those never done, those that did not end ``ok``, or all."""
+        if overwrite not in get_args(Overwrite):
+            raise MilbenchError(f"overwrite is {overwrite!r}; it must be one of {', '.join(get_args(Overwrite))}.")
+        wanted = {"missing": lambda o: o is None, "failed": lambda o: o != "ok", "all": lambda o: True}[overwrite]
+        return [planned for planned in self.runs if wanted(planned.outcome)]
+
+
+def make_plan(
+    suite: str | Path | Suite,
+    results: str | Path = "results/runs",
+    *,
+    methods: Sequence[str] | None = None,
+    seeds: int | None = None,
+    timeout_s: float | None = None,
+    budget: Mapping[str, float] | None = None,
+    storage: str | None = None,
+) -> Plan:
+    """Resolve a suite into runs and look up which are done; checks everything, writes only built-in datasets.
+
+    Raises:
+        MilbenchError: something the user can mend, among it a suite that was changed under the same version.
+    """
+    suite = suite if isinstance(suite, Suite) else load_suite(suite)
+    for name, value in (("seeds", seeds), ("timeout_s", timeout_s)):
+        if value is not None and value <= 0:
+            raise MilbenchError(f"{name} is {value}; it must be positive.")
+    if timeout_s is not None:
+        budget = dict(budget or {}) | {"timeout_s": timeout_s}
+    if budget:
+        suite = _with_budget(suite, budget)
+    store = Store(Path(results), suite)
+    _refuse_changed(store)
+    resolved = _methods(methods or suite.methods)
+    unused = set(suite.recipes) - {m.name for m in [*resolved, *_methods(suite.methods)]}
+    if unused:
+        hint = did_you_mean(min(unused), {m.name for m in resolved})
+        raise MilbenchError(f"suite {suite.name}: [recipes.{min(unused)}] names no method of the suite.{hint}")
+    recipes = {m.canonical: _recipe(suite, m) for m in resolved}
+    device = _device(suite)
+    cohorts = tuple(load_cohort(data, suite.base) for data in suite.data)
+    runs: list[Planned] = []
+    searches: list[Search] = []
+    for cohort in cohorts:
+        store.cohort(cohort.name, cohort.fingerprint)  # refuses a name that is no folder's, before anything is written
+        sizes = {m.canonical: m.size(cohort.cache().dim, len(cohort.classes)) for m in resolved}
+        # The expensive ones first: the last of them then does not keep a core waiting for its end.
+        for method in sorted(resolved, key=lambda m: -sizes[m.canonical]):
+            for fold in cohort.folds:
+                tasks = [
+                    _task(suite, cohort, fold, method, recipes[method.canonical], seed, device)
+                    for seed in range(seeds or suite.seeds)
+                ]
+                runs += [Planned(task, method, store.has(task.spec.run_id)) for task in tasks]
+                if suite.tuning is not None:
+                    if not fold.val:
+                        raise MilbenchError(
+                            f"fold {fold.name} of {cohort.name} has no validation slides to tune on: set val_fraction "
+                            "in the split, or leave out [tuning]."
+                        )
+                    assert suite.budget.trials is not None
+                    searches.append(Search(replace(tasks[0], test=()), method, suite.tuning, suite.budget.trials))
+    return Plan(suite, store, cohorts, tuple(runs), tuple(searches), storage or str(store.tuning / "journal.log"))
+
+
+def _refuse_changed(store: Store) -> None:
+    """Refuse a suite that says something else than the one whose results are there under the same name and version."""
+    if not any(store.runs.glob("[!.]*/run.json")):
+        return
+    try:
+        before, now = _meaning(read_suite(store.folder)), _meaning(store.suite)
+    except MilbenchError:  # missing or damaged: it is written again, and each run says what it was
+        return
+    changed = [field for field in now if now[field] != before[field]]
+    if changed:
+        raise MilbenchError(
+            f"suite {store.suite.name} version {store.suite.version} is not the one that {store.folder} holds results "
+            f"of ({', '.join(changed)} changed); raise its version or use another --results."
+        )
+
+
+def _meaning(suite: Suite) -> dict[str, Any]:
+    """Return what decides what a run of the suite means: all but how many there are, what they may use, and words."""
+    # Budget and tuning are part of every run's identity, and tables are kept apart by them.
+    fields = suite.model_dump(mode="json", exclude={"methods", "seeds", "description", "cost", "budget", "tuning"})
+    for data in fields["data"]:
+        data["split"].pop("use")
+        data.pop("note")
+    return fields
+
+
+def _with_budget(suite: Suite, fields: Mapping[str, float]) -> Suite:
+    """Return the suite with some fields of its budget replaced; a length of training replaces another."""
+    kept = suite.budget.model_dump(exclude_none=True)
+    if set(fields) & set(TRACKS):
+        kept = {name: value for name, value in kept.items() if name not in TRACKS}
+    try:
+        return Suite.model_validate(dict(suite) | {"budget": Budget.model_validate(kept | dict(fields))})
+    except ValidationError as error:
+        raise MilbenchError(error.errors()[0]["msg"].removeprefix("Value error, ").rstrip(".") + ".") from None
+
+
+def _methods(texts: Sequence[str]) -> list[Method]:
+    found: dict[str, Method] = {}
+    for text in texts:
+        method = resolve(text)
+        found.setdefault(method.canonical, method)
+    return list(found.values())
+
+
+def _recipe(suite: Suite, method: Method) -> Recipe:
+    own = method.cls.recipe.model_dump()
+    try:
+        return Recipe.model_validate(own | suite.recipe | suite.recipes.get(method.name, {}))
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(map(str, first["loc"]))
+        table = f"recipes.{method.name}" if field.split(".")[0] in suite.recipes.get(method.name, {}) else "recipe"
+        hint = did_you_mean(field, Recipe.model_fields) if first["type"] == "extra_forbidden" else ""
+        raise MilbenchError(f"suite {suite.name}: {table}.{field}: {first['msg']}.{hint}") from None
+
+
+def _task(suite: Suite, cohort: Cohort, fold: Any, method: Method, recipe: Recipe, seed: int, device: str) -> Task:
+    if not fold.val:
+        if suite.protocol.checkpoint == "best-val":
+            raise MilbenchError(
+                f"fold {fold.name} of {cohort.name} has no validation slides, but the suite selects on validation: "
+                'set checkpoint = "last" in [protocol], or val_fraction in the split.'
+            )
+        recipe = recipe.model_copy(update={"patience": None})  # nothing to wait for
+    spec = RunSpec(
+        suite=suite.name,
+        suite_version=suite.version,
+        data=cohort.name,
+        fingerprint=cohort.fingerprint,
+        method=method.name,
+        params=method.options,
+        code=method.code,
+        recipe=recipe,
+        protocol=suite.protocol,
+        budget=suite.budget.model_copy(update={"trials": None}),  # a matter of tuning
+        fold=fold.name,
+        seed=seed,
+        threads=suite.threads,
+        device_type=device,
+    )
+    known = cohort.labels
+    return Task(
+        spec=spec,
+        method=method.canonical,
+        cache_path=str(cohort.cache_path),
+        n_classes=len(cohort.classes),
+        train=tuple((s, known[s]) for s in fold.train),
+        val=tuple((s, known[s]) for s in fold.val),
+        test=tuple(fold.test),
+    )
+
+
+def _device(suite: Suite) -> str:
+    available = torch.cuda.is_available()
+    if suite.device == "cuda" and not available:
+        raise MilbenchError(
+            f'suite {suite.name} asks for CUDA, but torch sees no CUDA device here: set device = "auto".'
+        )
+    return "cuda" if available and suite.device != "cpu" else "cpu"
+
+
+def usable_jobs(suite: Suite) -> int:
+    """Return how many runs may go side by side here at the suite's threads a run; one on CUDA."""
+    if _device(suite) == "cuda":
+        return 1
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, usable // suite.threads)

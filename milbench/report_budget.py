@@ -1,0 +1,81 @@
+"""What a report says of budgets: the sentence, the table of what was used, and how to read it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+
+#: How the columns are to be read.
+READING = """\
+Used is the largest share of the budget that any run used; a training stops at the first step that reaches its budget,
+so it is at most one step above 100 %. Device-seconds and FLOPs are those of one training, mean over runs: forward,
+backward and optimizer, without evaluation. Peak memory is the largest of any run, evaluation included. Trials counts
+every tuning trial of a study, whatever became of it; what tuning used is that of all trials of one study, mean over
+studies. On the front are methods that no other ranked method of the table beats in AUC at that cost or less: t
+device-seconds, f FLOPs, m memory; the others are dominated in all three."""
+
+
+def words(block: pd.DataFrame) -> str:
+    """Return the sentence on one table's budget and tuning."""
+    first = block.iloc[0]
+    tuned = f"tuned on validation slides, {first['tuning']} for every method and fold"
+    kept = {
+        "last": "the last model is kept",
+        "best-val": "the model best on validation is kept",
+        "oracle": "the model best on TEST is taken, which no honest protocol can do",
+    }[first["checkpoint"]]
+    return f"Budget of every run: {first['budget']}; {tuned if first['tuning'] else 'not tuned'}; {kept}."
+
+
+def cells(block: pd.DataFrame) -> pd.DataFrame:
+    """Return the table of what was used, texts; columns that nothing fills are left out."""
+    table = pd.DataFrame({
+        "Method": block["method"],
+        "Used": [_share(v) for v in block["budget_used"]],
+        "Steps": [_si(v) for v in block["train_steps"]],
+        "Device-seconds": [_si(v) for v in block["train_device_seconds"]],
+        "FLOPs": [_si(v) for v in block["train_flops"]],
+        "Peak memory (MiB)": [_si(v / 2**20) for v in block["run_peak_memory_bytes"]],
+        "On the front": [_front(row) for row in block.itertuples()],
+        "Trials (ok)": [_trials(row) for row in block.itertuples()],
+        "Tuning, device-seconds": [_si(v) for v in block["tuning_device_seconds"]],
+        "AUC before tuning": [f"{v:.3f}" if v == v else "–" for v in block["auc_untuned"]],
+        "Seconds to target": ["missed" if v == float("inf") else _si(v) for v in block["time_to_target_s"]],
+        "Price": [_si(v) for v in block["price"]],
+        "AUC, last model": [f"{v:.3f}" if v == v else "–" for v in block["auc_last"]],
+        "AUC, best on validation": [f"{v:.3f}" if v == v else "–" for v in block["auc_best_val"]],
+        "Inflation [95 % interval]": [_inflation(row) for row in block.itertuples()],
+    })  # fmt: skip
+    return table[[name for name in table if name == "Method" or (table[name] != "–").any()]]
+
+
+def _share(value: float) -> str:
+    return f"{100 * value:.1f} %" if value == value else "–"
+
+
+def _inflation(row: Any) -> str:
+    if row.inflation != row.inflation:
+        return "–"
+    return f"{row.inflation:+.3f} [{row.inflation_low:+.3f}, {row.inflation_high:+.3f}]".replace("-", "−")
+
+
+def _trials(row: Any) -> str:
+    return f"{row.trials} ({row.trials_ok:.3g})" if row.trials else "–"
+
+
+def _front(row: Any) -> str:
+    flags = {"t": row.front_device_seconds, "f": row.front_flops, "m": row.front_memory}
+    if all(flag is None or flag != flag for flag in flags.values()):
+        return "–"
+    return "".join(letter for letter, flag in flags.items() if flag is True) or "dominated"
+
+
+def _si(value: float) -> str:
+    """Three significant digits with k, M, G, T, P."""
+    if value != value:
+        return "–"
+    for factor, unit in ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= 0.9995 * factor:
+            return f"{value / factor:.3g}{unit}"
+    return f"{value:.3g}"

@@ -1,0 +1,93 @@
+"""One tuning trial in its process: a training that is scored on validation slides and may be stopped early."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from .data.cache import FeatureCache
+from .errors import MilbenchError
+from .spec import Protocol, Tuning
+from .train import OnEvaluation, Task, Trained, train
+
+
+class Pruned(Exception):  # noqa: N818
+    """The study's pruner has stopped the trial."""
+
+
+@dataclass(frozen=True)
+class TrialTask:
+    """A trial as its process receives it.
+
+    Attributes:
+        task: the training; it holds no test slide.
+        tuning: how the study is made.
+        storage: of the study, for the pruner; None where nothing is pruned.
+        study: the study's name.
+        trial_id: Optuna's, in the storage.
+    """
+
+    task: Task
+    tuning: Tuning
+    storage: str | None
+    study: str
+    trial_id: int
+
+
+def run_trial(trial: TrialTask, device: torch.device) -> dict[str, Any]:
+    """Train and score.
+
+    Returns:
+        ``score`` (the monitored validation quantity of the selected evaluation; absent when ``pruned``), ``pruned``,
+        and ``used``: ``steps``, ``flops``, ``device_seconds``, ``seconds``.
+    """
+    if trial.task.test:
+        raise MilbenchError("a trial was given test slides.")
+    cache, rows = FeatureCache.open(trial.task.cache_path), []
+    report = _reporter(trial)
+
+    def on_evaluation(progress: float, row: dict[str, Any]) -> None:
+        rows.append(row)
+        if report is not None:
+            report(progress, row)
+
+    try:
+        trained = train(trial.task, cache, device, on_evaluation)
+    except Pruned:
+        return {"pruned": True, "used": _used(rows[-1])}
+    return {"score": score(trained, trial.task.spec.protocol), "used": _used(rows[-1])}
+
+
+def score(trained: Trained, protocol: Protocol) -> float:
+    """Return the monitored validation quantity of the selected evaluation."""
+    return float(trained.history[trained.selected - 1][protocol.monitor])
+
+
+def _used(row: dict[str, Any]) -> dict[str, Any]:
+    return {key: row[key] for key in ("steps", "flops", "device_seconds", "seconds")}
+
+
+def _reporter(trial: TrialTask) -> OnEvaluation | None:
+    """Return what tells the pruner of every evaluation, by the share of the budget it was made at."""
+    if trial.storage is None:
+        return None
+    import optuna
+
+    from .studies import open_storage, pruner
+
+    study = optuna.load_study(
+        study_name=trial.study, storage=open_storage(trial.storage), pruner=pruner(trial.tuning)
+    )  # fmt: skip
+    asked = optuna.trial.Trial(study, trial.trial_id)
+    protocol, fixed = trial.task.spec.protocol, trial.task.spec.budget.track is not None
+    monitor = protocol.monitor
+
+    def report(progress: float, row: dict[str, Any]) -> None:
+        # By share of the budget where there is one, for a large bag may have passed two evaluations in one step.
+        asked.report(float(row[monitor]), step=int(progress * protocol.evaluations) if fixed else int(row["epoch"]))
+        if asked.should_prune():
+            raise Pruned
+
+    return report

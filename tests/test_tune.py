@@ -1,0 +1,302 @@
+"""Tuning: the same trials for everyone, on validation alone, exact after a kill, and repeatable from its seed."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+
+import pytest
+from support.small import suite, write_cohort
+
+import milbench
+from milbench import plan as plans
+from milbench import runner
+from milbench.errors import MilbenchError
+from milbench.launch.local import WAIT, Result, run_all
+from milbench.plan import make_plan
+from milbench.runner import execute, trials_left, tune
+from milbench.spec import Budget, Choice, Float, Protocol, Suite, Tuning
+from milbench.tune import Search
+
+optuna = pytest.importorskip("optuna", reason="tuning needs Optuna: pip install 'milbench[tune]'")
+
+
+@pytest.fixture
+def folder(tmp_path):
+    write_cohort(tmp_path)
+    return tmp_path
+
+
+def tuned(folder, methods=("mean", "abmil"), trials=4, tuning=None, **more):
+    budget = {"trials": trials, "steps": 6} | more.pop("budget", {})
+    return suite(folder, methods, budget=Budget(**budget), tuning=tuning or Tuning(startup_trials=2), **more)
+
+
+def studies(plan):
+    storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(plan.storage))
+    return {s.method.canonical: optuna.load_study(study_name=s.name, storage=storage) for s in plan.searches}
+
+
+def test_every_method_gets_the_same_trials_and_the_runs_use_the_best(folder):
+    plan = make_plan(tuned(folder, seeds=2), folder / "runs")
+    records = execute(plan, jobs=2)
+    assert Counter((r.method, r.spec.tuning is not None) for r in records) == Counter(
+        {(m, t): 2 for m in ("mean", "abmil") for t in (False, True)}
+    )
+    for name, study in studies(plan).items():
+        assert len(study.trials) == 4
+        best = study.best_trial
+        for record in (r for r in records if r.method == name and r.spec.tuning is not None):
+            assert record.spec.recipe.lr == best.params["lr"]
+            assert record.spec.tuning.trials == 4
+            assert record.record["tuned"]["trial"] == best.number
+            assert record.record["tuned"]["trials"] == 4
+            assert record.record["tuned"]["used"]["steps"] == 24
+    assert [r.spec.run_id for r in execute(make_plan(tuned(folder, seeds=2), folder / "runs"))] == [
+        r.spec.run_id for r in records
+    ]
+    assert {len(s.trials) for s in studies(plan).values()} == {4}  # the same command again tries nothing
+
+
+def test_searches_repeat_to_the_bit_whatever_goes_on_beside_them(folder):
+    found = []
+    for name, jobs in (("a", 1), ("b", 2)):
+        plan = make_plan(tuned(folder, trials=6), folder / name)
+        tune(plan, jobs=jobs)
+        found.append({m: [(t.params, t.value) for t in s.trials] for m, s in studies(plan).items()})
+    assert found[0] == found[1]
+    other = make_plan(tuned(folder, trials=6, tuning=Tuning(startup_trials=2, seed=1)), folder / "c")
+    tune(other)
+    assert {m: [(t.params, t.value) for t in s.trials] for m, s in studies(other).items()} != found[0]
+
+
+def test_no_label_of_a_test_slide_is_read_in_training_selection_or_tuning(folder, monkeypatch):
+    """The cohort's labels raise for test slides from the plan to the last result; only the leaderboard has them."""
+
+    class Guarded(dict):
+        def __getitem__(self, slide):
+            assert not slide.startswith("test"), f"the label of {slide} was read"
+            return super().__getitem__(slide)
+
+        def get(self, slide, default=None):
+            return self[slide]
+
+        def items(self):
+            raise AssertionError("all labels were read")
+
+        values = items
+
+    real = plans.load_cohort
+
+    def guarded(*args):
+        cohort = real(*args)
+        object.__setattr__(cohort, "labels", Guarded(cohort.labels))
+        return cohort
+
+    plan = make_plan(tuned(folder), folder / "written")
+    runner.prepare(plan)  # writes labels.csv for the leaderboard, which may
+    monkeypatch.setattr(plans, "load_cohort", guarded)
+    monkeypatch.setattr(runner, "write_cohort", lambda *_: None)
+    records = execute(make_plan(tuned(folder), folder / "runs"))
+    assert {r.outcome for r in records} == {"ok"}
+    for search in make_plan(tuned(folder), folder / "runs").searches:
+        assert search.task.test == ()
+    with pytest.raises(AssertionError, match="was read"):
+        guarded(tuned(folder).data[0], folder).labels["test0"]
+
+
+class StoppedError(Exception):
+    pass
+
+
+def test_a_trial_that_was_interrupted_is_taken_up_again_with_its_parameters(folder):
+    whole = make_plan(tuned(folder, ("mean",), trials=5), folder / "whole")
+    tune(whole)
+    due = [(t.params, t.value) for t in studies(whole)["mean"].trials]
+
+    plan = make_plan(tuned(folder, ("mean",), trials=5), folder / "parts")
+    seen = []
+
+    def stop(trial):
+        seen.append(trial)
+        if len(seen) == 2:
+            raise StoppedError
+
+    with pytest.raises(StoppedError):
+        tune(plan, on_trial=stop)
+    # As kill -9 leaves it: a trial under way, with its parameters, and one that had none yet.
+    study = studies(plan)["mean"]
+    study.ask()
+    assert sum(trials_left(plan).values()) == 3
+    tune(plan)
+    kept = [t for t in studies(plan)["mean"].trials if "outcome" in t.user_attrs]
+    assert [(t.params, t.value) for t in kept] == due
+
+
+SCRIPT = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from pathlib import Path
+from support.small import suite
+from milbench.plan import make_plan
+from milbench.runner import tune
+from milbench.spec import Budget, Tuning
+folder = Path(sys.argv[2])
+given = suite(folder, ("mean", "abmil"), budget=Budget(trials=12, steps=300), tuning=Tuning(startup_trials=2))
+plan = make_plan(given, folder / "runs")
+tune(plan, jobs=2, on_trial=lambda t: print(t.number, flush=True))
+print("done", flush=True)
+"""
+
+
+def test_kill_minus_nine_loses_no_trial_and_adds_none(folder):
+    command = [sys.executable, "-c", SCRIPT, os.path.dirname(__file__), str(folder)]
+    first = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    for _ in range(4):
+        assert first.stdout.readline()
+    os.kill(first.pid, signal.SIGKILL)
+    first.wait()
+    time.sleep(0.2)
+    again = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert again.stdout.endswith("done\n"), again.stderr
+    given = suite(folder, ("mean", "abmil"), budget=Budget(trials=12, steps=300), tuning=Tuning(startup_trials=2))
+    plan = make_plan(given, folder / "runs")
+    for study in studies(plan).values():
+        counted = [t for t in study.trials if "outcome" in t.user_attrs]
+        assert len(counted) == 12
+        assert all(t.state.is_finished() for t in study.trials)
+        assert {t.user_attrs["used"]["steps"] for t in counted} == {300}
+    assert sum(trials_left(plan).values()) == 0
+
+
+def test_two_searches_in_one_folder_are_refused(folder):
+    plan = make_plan(tuned(folder), folder / "runs")
+    with runner._alone(plan.store.tuning), pytest.raises(MilbenchError, match="another process is tuning"):
+        tune(plan)
+
+
+def test_failed_trials_count_and_a_study_without_any_success_is_a_result(folder):
+    """A rate at which a linear layer's loss overflows: every trial diverges, and so says the tuned run."""
+    tuning = Tuning(space={"lr": Float(low=1e37, high=1e38)}, startup_trials=1)
+    given = tuned(folder, ("mean",), trials=3, tuning=tuning, recipe={"optimizer": "sgd"}, budget={"steps": 40})
+    records = execute(make_plan(given, folder / "runs"))
+    outcomes = {r.spec.tuning is not None: r for r in records}
+    assert outcomes[True].outcome == "diverged"
+    assert "no tuning trial ended ok (3 diverged)" in outcomes[True].reason
+    assert sum(trials_left(make_plan(given, folder / "runs")).values()) == 0
+
+
+def test_pruned_trials_count(folder):
+    tuning = Tuning(pruner="median", startup_trials=1, space={"lr": Float(low=1e-9, high=1.0, log=True)})
+    given = tuned(folder, ("mean",), trials=12, tuning=tuning, budget={"steps": 40},
+                  recipe={"optimizer": "sgd", "batch_size": 4})  # fmt: skip
+    plan = make_plan(given, folder / "runs")
+    (found,) = tune(plan).values()
+    assert found.outcomes.total() == 12
+    assert found.outcomes["pruned"] > 0
+    assert found.used["steps"] < 12 * 40
+
+
+def test_a_trial_may_use_a_share_of_the_budget(folder):
+    plan = make_plan(tuned(folder, ("mean",), trials=2, tuning=Tuning(share=0.5, startup_trials=1)), folder / "runs")
+    (found,) = tune(plan).values()
+    assert found.used["steps"] == 2 * 3
+
+
+def test_methods_are_searched_in_their_own_space_and_one_rule_for_shared_dimensions(folder):
+    plan = make_plan(tuned(folder, ("abmil", "abmil[gated=true]", "dsmil")), folder / "runs")
+    spaces = {s.method.canonical: s.space for s in plan.searches}
+    assert "gated" in spaces["abmil"]
+    assert "gated" not in spaces["abmil[gated=true]"]  # the suite has set it
+    rule = {(str(space["lr"]), str(space["weight_decay"])) for space in spaces.values()}
+    assert len(rule) == 1  # dsmil declares a range of its own for weight decay; the shared rule stands
+
+
+def test_choices_are_kept_by_position_and_come_back_as_they_were(folder):
+    tuning = Tuning(space={"patience": Choice(options=(None, 3, 5))}, startup_trials=3)
+    plan = make_plan(tuned(folder, ("mean",), trials=5, tuning=tuning), folder / "runs")
+    (found,) = tune(plan).values()
+    assert found.best["patience"] in (None, 3, 5)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"budget": Budget(steps=5), "tuning": Tuning()}, "needs trials"),
+        ({"budget": Budget(trials=5), "protocol": Protocol(checkpoint="oracle")}, "oracle"),
+    ],
+)
+def test_suites_that_contradict_themselves(folder, change, told):
+    given = suite(folder)
+    with pytest.raises(ValueError, match=told):
+        Suite.model_validate(dict(given) | change)
+
+
+def test_a_space_of_unknown_fields_is_refused():
+    with pytest.raises(ValueError, match="no field of a recipe"):
+        Tuning(space={"learning_rate": Float(low=1e-5, high=1e-2)})
+
+
+def test_trials_on_the_command_line_are_a_tuning(folder):
+    plan = make_plan(suite(folder), folder / "runs", budget={"trials": 3, "steps": 5})
+    assert (len(plan.searches), plan.suite.tuning) == (1, Tuning())
+    with pytest.raises(MilbenchError, match="is not tuned"):
+        tune(make_plan(suite(folder), folder / "runs"))
+
+
+def test_another_storage(folder):
+    url = f"sqlite:///{folder / 'trials.db'}"
+    plan = make_plan(tuned(folder, ("mean",), trials=2), folder / "runs", storage=url)
+    tune(plan)
+    assert sum(trials_left(plan).values()) == 0
+    assert (folder / "trials.db").exists()
+    broken = make_plan(tuned(folder, ("mean",)), folder / "runs", storage="sqlite:////nowhere/at/all.db")
+    with pytest.raises(MilbenchError, match="cannot be opened"):
+        tune(broken)
+
+
+def test_the_leaderboard_shows_auc_before_and_after_and_never_ranks_across(folder):
+    execute(make_plan(tuned(folder), folder / "runs"))
+    table = milbench.leaderboard(folder / "runs", resamples=20)
+    assert list(table["conditions"].unique()) == ["not tuned", "tuned, 4 trials"]
+    after = table[table["conditions"] == "tuned, 4 trials"].set_index("method")
+    before = table[table["conditions"] == "not tuned"].set_index("method")
+    assert after["auc_untuned"].to_dict() == before["auc"].to_dict()
+    assert after["trials"].tolist() == [4, 4]
+    for _, block in table.groupby("conditions"):
+        assert block["rank"].min() == 1
+    assert any("differ in tuning" in note for note in table.attrs["notes"])
+
+
+def waiting(task):
+    time.sleep(0.05)
+    return Result("ok", "", task)
+
+
+def test_tasks_may_wait_for_results():
+    """The second task of each chain is told only when the first is done."""
+    done, given = [], []
+
+    def tasks():
+        while len(given) < 4:
+            if len(given) - len(done) >= 2:
+                yield WAIT
+                continue
+            given.append(len(given))
+            yield given[-1], given[-1]
+
+    for key, result in run_all(waiting, tasks(), jobs=3):
+        done.append(key)
+        assert result.value == key
+    assert sorted(done) == [0, 1, 2, 3]
+
+
+def test_names_of_studies_tell_everything_apart(folder):
+    plan = make_plan(tuned(folder), folder / "runs")
+    names = {s.name for s in plan.searches}
+    more = make_plan(tuned(folder, budget={"steps": 7}), folder / "runs")
+    assert len(names | {s.name for s in more.searches}) == 4
+    again: list[Search] = list(make_plan(tuned(folder, trials=9), folder / "runs").searches)
+    assert {s.name for s in again} == names  # more trials go on with the same study
