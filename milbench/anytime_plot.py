@@ -53,7 +53,7 @@ def anytime_figure(curves: pd.DataFrame) -> Figure | None:
             ax.set_ylim(max(0.0, min(0.5, float(np.nanmin(block["low"]))) - 0.02), 1.02)
             ax.set_xlabel(LABELS[str(block["axis"].iloc[0])])
         axes[0].set_ylabel("Validation AUC, mean and range of runs")
-        handles, names = axes[0].get_legend_handles_labels()
-        figure.legend(handles, names, loc="outside lower center", ncols=4, frameon=False)
+        found = {name: handle for ax in axes for handle, name in zip(*ax.get_legend_handles_labels(), strict=True)}
+        figure.legend(list(found.values()), list(found), loc="outside lower center", ncols=4, frameon=False)
         figure.canvas.draw()
     return figure

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from .bags import Bags
+from .errors import MilbenchError
 from .measure.flops import count_flops
 from .measure.timing import DeviceTimer
 from .registry import resolve
@@ -50,6 +51,8 @@ class Meter:
         match self.budget.track:
             case "flops":
                 self._used = float(self.flops or 0)
+                if self._used == before:
+                    raise MilbenchError("a step of this method has no operations that count; give a budget in steps.")
             case "device_seconds":
                 self._used = self.timer.seconds_by(self._allowed)
             case _:
@@ -60,6 +63,10 @@ class Meter:
     def progress(self) -> float:
         """Share of the training that is done, in [0, 1]."""
         return min(1.0, self._used / self._allowed)
+
+    def passed(self, parts: int) -> int:
+        """Return how many of so many equal parts of the training are done."""
+        return int(self._used * parts // self._allowed)  # whole numbers stay exact
 
     @property
     def spent(self) -> bool:

@@ -31,7 +31,7 @@ class OutOfMemory(RuntimeError):  # noqa: N818
 
     Attributes:
         bag_length: instances of the longest bag in hand.
-        during: ``training`` or ``evaluation``.
+        during: ``loading``, ``training`` or ``evaluation``.
         asked_bytes: of the allocation that failed, beyond what was held already; None where the allocator does not say.
     """
 

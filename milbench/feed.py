@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +15,7 @@ from torch import Tensor
 from .bags import Bags
 from .data.cache import FeatureCache
 from .measure.environment import memory_limit
+from .measure.timing import DeviceTimer
 
 EVAL_ROWS = 8192  # rows of one evaluation batch, unless a single bag is longer
 EVAL_BAGS = 64
@@ -83,16 +85,25 @@ class BagSet:
         coords = [part.coords for part in parts if part.coords is not None]
         return Bags.pack([part.x for part in parts], coords or None)
 
-    def stream(self, batches: Sequence[Sequence[int] | np.ndarray]) -> Generator[Bags]:
+    def stream(
+        self, batches: Sequence[Sequence[int] | np.ndarray], timer: DeviceTimer | None = None
+    ) -> Generator[Bags]:
         """Yield `batch` of every element, in order; from a cache that does not fit, read while the device works.
 
         A thread copies the mapped rows into pinned memory, a stream of its own takes them to the device in the stored
-        dtype, and there they become fp32: the same bags as `batch`, bit for bit.
+        dtype, and there they become fp32: the same bags as `batch`, bit for bit. The timer, if any, adds up the seconds
+        of that way, which on CPU is reading the mapped rows as fp32; waiting for the disk before it does not count.
         """
-        if self._resident is not None or self.device.type != "cuda":
+        if self._resident is not None:
             yield from (self.batch(at) for at in batches)
             return
-        lane = _Lane(self.device)
+        if self.device.type != "cuda":
+            for at in batches:
+                with timer or nullcontext():
+                    bags = self.batch(at)
+                yield bags
+            return
+        lane = _Lane(self.device, timer)
         yield from ahead(batches, self._stage, lambda bags: self._scaled(lane.send(bags)), AHEAD)
 
     def batches(self) -> Iterator[Bags]:
@@ -184,14 +195,15 @@ def ahead(
 class _Lane:
     """A CUDA stream that carries bags to the device beside the work."""
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, timer: DeviceTimer | None) -> None:
         self.device = device
         self.stream = torch.cuda.Stream(device)
+        self.timer = timer
 
     def send(self, bags: Bags) -> Bags:
         """Start the copy and return the bags on the device, fp32; what uses them waits for it, the host does not."""
         here = torch.cuda.current_stream(self.device)
-        with torch.cuda.stream(self.stream):
+        with torch.cuda.stream(self.stream), self.timer.beside() if self.timer else nullcontext():
             moved = bags.to(self.device, non_blocking=True).to(dtype=torch.float32)
         here.wait_stream(self.stream)
         for tensor in (moved.x, moved.ptr, moved.coords):

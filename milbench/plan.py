@@ -183,7 +183,7 @@ def _recipe(suite: Suite, method: Method) -> Recipe:
 
 def _task(suite: Suite, cohort: Cohort, fold: Any, method: Method, recipe: Recipe, seed: int, device: str) -> Task:
     if not fold.val:
-        if suite.protocol.checkpoint == "best-val":
+        if suite.protocol.checkpoint != "last":
             raise MilbenchError(
                 f"fold {fold.name} of {cohort.name} has no validation slides, but the suite selects on validation: "
                 'set checkpoint = "last" in [protocol], or val_fraction in the split.'

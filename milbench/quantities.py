@@ -9,7 +9,8 @@ from typing import Any
 
 from .errors import MilbenchError
 
-_NUMBER = r"\s*([0-9][0-9_,]*(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?)\s*([A-Za-z]*)\s*"
+#: 5000, 5_000, 5,000 or 1.5e3: a comma stands between thousands and nowhere else.
+_NUMBER = r"\s*((?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9][0-9_]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?)\s*([A-Za-z]*)\s*"
 
 _SECONDS = {"s": 1, "sec": 1, "second": 1, "seconds": 1, "min": 60, "minute": 60, "minutes": 60,
             "h": 3600, "hour": 3600, "hours": 3600, "d": 86400, "day": 86400, "days": 86400}  # fmt: skip
@@ -56,7 +57,8 @@ def parse_quantity(field: str, text: Any) -> float:
         value = float(re.sub("[_,]", "", match[1])) * unit if match else 0.0
     else:
         value = float(text)
-    if not (math.isfinite(value) and value > 0) or (field in _WHOLE and value < 1):
+    broken = field in ("steps", "trials") and value != int(value) if math.isfinite(value) else True
+    if broken or value <= 0 or (field in _WHOLE and value < 1):
         raise MilbenchError(f"{text!r} is no {told}.")
     return int(value) if field in _WHOLE else value
 
@@ -97,7 +99,9 @@ def parse_budget(texts: Iterable[str]) -> dict[str, float]:
 def _field_of(text: str) -> str:
     match = re.fullmatch(_NUMBER, text)
     unit = match[2].lower() if match else ""
-    return next((field for field, (units, _) in UNITS.items() if unit in units), "") if unit else ""
+    # 10 m could be minutes as well as mebibytes: without a name, memory needs its B.
+    named = {field: units for field, (units, _) in UNITS.items() if field != "memory_bytes" or unit.endswith("b")}
+    return next((field for field, units in named.items() if unit in units), "") if unit else ""
 
 
 def show_quantity(field: str, value: float) -> str:

@@ -13,7 +13,8 @@ import pandas as pd
 from . import stats
 from .errors import MilbenchError, did_you_mean
 from .reporting import comparison_lines, to_markdown, to_rich, write_report
-from .scoring import CONDITIONS, METRICS, CohortRuns, Scores, read_cohorts, run_scores, score
+from .scoring import CONDITIONS, METRICS, CohortRuns, Scores, conditions_of, read_cohorts, run_scores, score
+from .spec import digest
 from .spending import AXES, FRONTS, SPENT, curves, mark_fronts, price_of, spent
 from .store import OUTCOMES, CostRecord
 
@@ -112,7 +113,7 @@ def leaderboard(
             row["price"] = nan if price_per_hour is None else price_of(row["train_device_seconds"], price_per_hour)
             if cohort.spec.tuning is None:
                 untuned[_untuned_key(cohort), row["method"]] = row["auc"]
-        mark_fronts(block)
+        mark_fronts(block, cohort.spec.budget)
         _mark_inflation(cohort, block, scored, resamples)
         rows += sorted(block, key=_place)
         notes += cohort.notes + _notes(cohort, scored)
@@ -165,11 +166,17 @@ def compare(
     a, b = _known_method(a, known, results), _known_method(b, known, results)
     if a == b:
         raise MilbenchError(f"{a} is compared with itself; give two methods.")
-    rows = []
+    rows, oracles = [], False
     for cohort in cohorts:
-        if a in cohort.runs and b in cohort.runs and not cohort.oracle:
+        if cohort.oracle and a in cohort.runs and b in cohort.runs:
+            oracles = True
+        elif a in cohort.runs and b in cohort.runs:
             found = {s.method: s for s in score(cohort, resamples)}
             rows.append(_compared(cohort, found[a], found[b]))
+    if not rows and oracles:
+        raise MilbenchError(
+            f"{a} and {b} were run under the oracle protocol alone, which chooses on test; such runs are not compared."
+        )
     if not rows and (differ := _apart(cohorts, a, b)):
         raise MilbenchError(
             f"{a} and {b} were never run under the same conditions ({', '.join(differ)} differ), and a comparison "
@@ -222,8 +229,7 @@ def _apart(cohorts: list[CohortRuns], a: str, b: str) -> list[str]:
 
 def _untuned_key(cohort: CohortRuns) -> str:
     """Return what a tuned table shares with the untuned one it is compared with."""
-    rest = [str(getattr(cohort.spec, name)) for name in CONDITIONS if name != "tuning"]
-    return "|".join([cohort.key, *rest])
+    return f"{cohort.key} {digest(conditions_of(cohort.spec) | {'tuning': None})}"
 
 
 def _condition_columns(cohort: CohortRuns) -> dict[str, Any]:
@@ -307,12 +313,13 @@ def _notes(cohort: CohortRuns, scored: list[Scores]) -> list[str]:
             f"{cohort.name}: the evaluation with the best test AUC was taken, so these figures are inflated; they are "
             "shown to tell by how much, and not ranked."
         )
-    if cut := sum(r.record.get("max_instances") is not None for runs in cohort.runs.values() for r in runs.values()):
-        out.append(
-            f"{cohort.name}: {cut} runs did not fit into the memory and were trained on at most "
-            f"{cohort.spec.budget.max_instances:,} instances of a bag, as the suite says; they were evaluated on whole "
-            "bags."
-        )
+    for method, runs in cohort.runs.items():
+        if cut := sum(run.record.get("max_instances") is not None for run in runs.values()):
+            out.append(
+                f"{cohort.name}: {cut} runs of {method} did not fit into the memory and were trained on at most "
+                f"{cohort.spec.budget.max_instances:,} instances of a bag, as the suite says; they were evaluated on "
+                "whole bags."
+            )
     undefined = int(max((s.runs["auc"].isna().sum() for s in scored), default=0))
     if undefined:
         out.append(f"{cohort.name}: {undefined} runs a method test on one class; their AUC is left out.")

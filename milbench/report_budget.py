@@ -9,11 +9,17 @@ import pandas as pd
 #: How the columns are to be read.
 READING = """\
 Used is the largest share of the budget that any run used; a training stops at the first step that reaches its budget,
-so it is at most one step above 100 %. Device-seconds and FLOPs are those of one training, mean over runs: forward,
-backward and optimizer, without evaluation. Peak memory is the largest of any run, evaluation included. Trials counts
-every tuning trial of a study, whatever became of it; what tuning used is that of all trials of one study, mean over
-studies. On the front are methods that no other ranked method of the table beats in AUC at that cost or less: t
-device-seconds, f FLOPs, m memory; the others are dominated in all three."""
+so it is at most one step above 100 %. Looks is how often a run was evaluated on validation. Device-seconds and FLOPs
+are those of one training, mean over runs: forward, backward and optimizer, without evaluation. Peak memory is the
+largest of any run, evaluation included. Trials counts every tuning trial of a study, whatever became of it; what tuning
+used is that of its trials that ended or were pruned (one that failed does not tell), mean over studies. On the front
+are methods that no other ranked method of the table beats in AUC at that cost or less: t device-seconds, f FLOPs, m
+memory; the others are dominated in all three. On the axis that the budget sets, all methods cost the same."""
+
+
+def is_budgeted(df: pd.DataFrame, axis: str) -> bool:
+    """Return whether all tables give every method the same on an axis: then AUC against it tells nothing."""
+    return bool(df["budget"].str.startswith(f"{axis.replace('_', '-')}:").all())
 
 
 def words(block: pd.DataFrame) -> str:
@@ -33,6 +39,7 @@ def cells(block: pd.DataFrame) -> pd.DataFrame:
     table = pd.DataFrame({
         "Method": block["method"],
         "Used": [_share(v) for v in block["budget_used"]],
+        "Looks": [_si(v) for v in block["evaluations"]],
         "Steps": [_si(v) for v in block["train_steps"]],
         "Device-seconds": [_si(v) for v in block["train_device_seconds"]],
         "FLOPs": [_si(v) for v in block["train_flops"]],

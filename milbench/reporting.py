@@ -92,6 +92,7 @@ class Board:
                     else:
                         lost.append(heading)
             yield _rich_table(name, block, cells[kept])
+            yield Text(report_budget.words(block), style="dim")
             if lost:
                 names = ", ".join("difference to the best" if h == "To best" else h for h in lost)
                 yield Text(f"Too narrow for: {names}. All of it: --format markdown.", style="dim")
@@ -157,7 +158,11 @@ def write_report(df: pd.DataFrame, out_dir: str | Path, title: str, provenance: 
         ("auc_vs_throughput.png", "AUC against inference throughput", plots.tradeoff_figure(df, "infer_patches_per_s")),
         ("auc_vs_memory.png", "AUC against peak memory", plots.tradeoff_figure(df, "infer_peak_memory_bytes")),
         *(
-            (f"auc_vs_{name}.png", f"AUC against {what}", plots.tradeoff_figure(df, column))
+            (
+                f"auc_vs_{name}.png",
+                f"AUC against {what}",
+                None if report_budget.is_budgeted(df, name) else plots.tradeoff_figure(df, column),
+            )
             for name, what, column in (
                 ("device_seconds", "device-seconds of training", "train_device_seconds"),
                 ("flops", "FLOPs of training", "train_flops"),
@@ -224,10 +229,15 @@ def _protocol(suite: dict[str, Any], methods: set[str]) -> str:
     protocol = suite["protocol"]
     monitor = {"val_loss": "the smallest validation loss", "val_auc": "the highest validation AUC"}
     kept = "the last model" if protocol["checkpoint"] == "last" else f"the model with {monitor[protocol['monitor']]}"
+    rule = f"{kept} is kept; training, selection and early stopping see no test label."
+    if protocol["checkpoint"] == "oracle":
+        rule = (
+            "the model with the highest TEST AUC and the best threshold on test are taken, to show what that adds. "
+            "Training and early stopping see no test label."
+        )
     parts = [
         f"{suite['description'].rstrip('.')}." if suite["description"] else "",
-        f"Every method is trained by the same loop, and {kept} is kept; training, selection and early stopping see no "
-        "test label.",
+        f"Every method is trained by the same loop, and {rule}",
         "Budgets stand with the tables.",
         f"Threads a run: {suite['threads']}.",
     ]
@@ -286,6 +296,8 @@ def _cohorts(df: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
 def _sentence(block: pd.DataFrame) -> str:
     """Say who leads and who cannot be told apart from it."""
     ranked = block[block["rank"].notna()]
+    if not len(ranked) and (block["checkpoint"] == "oracle").all():
+        return "Chosen on test, and so not ranked: what it adds to the same trainings stands below."
     if not len(ranked):
         return "No method finished all its runs, so none is ranked."
     first = ranked.iloc[0]
@@ -371,6 +383,8 @@ def _mib(value: float) -> str:
 
 def _runs(row: Any) -> str:
     told = f"{row.runs_ok}/{row.runs}" if row.outcome == "ok" else f"{row.runs_ok}/{row.runs}: {row.outcome}"
+    if row.runs_subsampled:
+        told += f"; {row.runs_subsampled} trained on parts of bags"
     return told if row.cost_outcome in ("", "ok") else f"{told}; cost: {row.cost_outcome}"
 
 
@@ -427,7 +441,8 @@ def comparison_lines(table: pd.DataFrame) -> list[str]:
     lines = []
     row: Any
     for row in table.itertuples(index=False):
-        head = f"{row.suite}-v{row.version} / {row.data}: {row.a} {_fixed(row.auc_a)}, {row.b} {_fixed(row.auc_b)}"
+        where = f"{row.data} / {row.conditions}" if row.conditions else row.data
+        head = f"{row.suite}-v{row.version} / {where}: {row.a} {_fixed(row.auc_a)}, {row.b} {_fixed(row.auc_b)}"
         if row.told_apart is None:
             lines.append(f"{head}; not compared, because not every run ended ok ({row.reason}).")
             continue

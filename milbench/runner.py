@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
@@ -85,6 +86,8 @@ def execute(
     timeout = plan.suite.budget.timeout_s
     tuned = _tune(plan, jobs, lambda t: report(f"{t.search} trial {t.number}", t.outcome, t.reason))
     for planned, result in tuned.impossible:
+        if planned.outcome is not None and overwrite == "missing":
+            continue
         _publish(store, planned, result, replace_old=True)
         report(str(planned), result.outcome, result.reason)
     again = Plan(plan.suite, store, (), tuple(tuned.runs)).todo(overwrite)
@@ -115,6 +118,14 @@ def trials_left(plan: Plan) -> dict[str, int]:
     return {search.name: max(0, search.trials - done[search.name]) for search in plan.searches}
 
 
+def tuned_runs(plan: Plan) -> list[Planned]:
+    """Return the runs of the studies whose trials have all been made, without making any."""
+    left = trials_left(plan)
+    done = [search for search in plan.searches if not left[search.name]]
+    tuned = _of_studies(plan, search_all(done, plan.storage, jobs=1)) if done else _Tuned([], [])
+    return [*tuned.runs, *(planned for planned, _ in tuned.impossible)]
+
+
 def tune(plan: Plan, *, jobs: int | None = None, on_trial: Callable[[Trial], None] | None = None) -> dict[str, Found]:
     """Carry out what is missing of a plan's studies and nothing else; return what each found, by its name."""
     if not plan.searches:
@@ -122,7 +133,7 @@ def tune(plan: Plan, *, jobs: int | None = None, on_trial: Callable[[Trial], Non
             f"suite {plan.suite.name} is not tuned: give it trials in [budget], or --budget '20 trials'."
         )
     prepare(plan)
-    with _alone(plan.store.tuning):
+    with _alone(plan.storage):
         return search_all(
             plan.searches, plan.storage, jobs=jobs or usable_jobs(plan.suite), timeout_s=plan.suite.budget.timeout_s,
             on_trial=on_trial,
@@ -138,13 +149,16 @@ class _Tuned:
 
 
 def _tune(plan: Plan, jobs: int, on_trial: Callable[[Trial], None]) -> _Tuned:
+    return _of_studies(plan, tune(plan, jobs=jobs, on_trial=on_trial)) if plan.searches else _Tuned([], [])
+
+
+def _of_studies(plan: Plan, found: Mapping[str, Found]) -> _Tuned:
     tuned = _Tuned([], [])
-    if not plan.searches:
-        return tuned
-    found = tune(plan, jobs=jobs, on_trial=on_trial)
     of = {(s.task.spec.data, s.task.spec.fold, s.method.canonical): s for s in plan.searches}
     for planned in plan.runs:
         search = of[planned.spec.data, planned.spec.fold, planned.method.canonical]
+        if search.name not in found:
+            continue
         result = found[search.name]
         task = tuned_task(search, result, planned.task)
         run = Planned(task, planned.method, plan.store.has(task.spec.run_id), result.record())
@@ -182,20 +196,26 @@ def _carried_out(todo: Sequence[Planned], jobs: int, timeout_s: float | None) ->
 
 
 @contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Hold a folder's lock: a second process would take trials that are under way for interrupted ones."""
-    folder.mkdir(parents=True, exist_ok=True)
+def _alone(storage: str) -> Iterator[None]:
+    """Hold a storage's lock: a second process would take trials that are under way for interrupted ones.
+
+    A database that several hosts share is locked on each of them alone.
+    """
+    # Not NAME.lock: that is the name of Optuna's own, of every write.
+    local = "://" not in storage
+    lock = Path(f"{storage}.milbench") if local else Path(tempfile.gettempdir()) / f"milbench-{digest(storage)}.lock"
+    lock.parent.mkdir(parents=True, exist_ok=True)
     try:
         import fcntl
     except ImportError:  # Windows
         yield
         return
-    with (folder / "lock").open("a") as file:
+    with lock.open("a") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise MilbenchError(
-                f"another process is tuning in {folder}; wait for it, or use another --results."
+                f"another process is tuning in {storage}; wait for it, or give another --storage."
             ) from None
         yield
 

@@ -16,7 +16,7 @@ import pandas as pd
 
 from . import metrics, stats
 from .errors import MilbenchError, did_you_mean
-from .spec import digest
+from .spec import Tuned, digest
 from .store import CostRecord, RunRecord, Store, read_costs, read_runs, read_suite, suite_folders
 
 if TYPE_CHECKING:
@@ -276,13 +276,13 @@ def _tables(folder: Path, suite: Suite, data: str, records: list[RunRecord]) -> 
         if old:
             notes.append(", ".join(old))
         else:
-            groups.setdefault(digest(_conditions(record.spec)), []).append(record)
+            groups.setdefault(digest(conditions_of(record.spec)), []).append(record)
     notes = [
         f"{where}: {n} runs made with another {what} than the latest are left out."
         for what, n in sorted(Counter(notes).items())
     ]
     specs = [group[0].spec for group in groups.values()]
-    differ = [name for name in CONDITIONS if len({digest(_conditions(spec)[name]) for spec in specs}) > 1]
+    differ = [name for name in CONDITIONS if len({digest(conditions_of(spec)[name]) for spec in specs}) > 1]
     if differ:
         notes.append(
             f"{where}: runs differ in {', '.join(differ)}; they stand in {len(groups)} tables and are not ranked "
@@ -292,25 +292,45 @@ def _tables(folder: Path, suite: Suite, data: str, records: list[RunRecord]) -> 
     for cost in read_costs(folder):
         if cost.data == data and cost.fingerprint == latest.fingerprint:
             costs.setdefault(cost.method, []).append(cost)
-    tables = [_table(folder, suite, data, group, _label(group[0].spec, differ), costs) for group in groups.values()]
+    tables = [
+        _table(folder, suite, data, group, label, costs)
+        for group, label in zip(groups.values(), _labels(specs, differ), strict=True)
+    ]
     tables.sort(key=lambda table: (table.oracle, table.spec.tuning is not None))
     tables[0].notes[:0] = notes
     return tables
 
 
-def _conditions(spec: RunSpec) -> dict[str, Any]:
+def conditions_of(spec: RunSpec) -> dict[str, Any]:
+    """Return what runs must have in common to stand in one table."""
     return spec.model_dump(mode="json", include=set(CONDITIONS))
 
 
-def _label(spec: RunSpec, differ: list[str]) -> str:
-    words = {
-        "budget": str(spec.budget),
-        "tuning": "not tuned" if spec.tuning is None else f"tuned, {spec.tuning.trials} trials",
-        "protocol": f"checkpoint {spec.protocol.checkpoint}, monitor {spec.protocol.monitor}",
-        "threads": f"{spec.threads} threads",
-        "device_type": spec.device_type,
-    }
-    return "; ".join(words[name] for name in differ)
+def _labels(specs: list[RunSpec], differ: list[str]) -> list[str]:
+    """Return what tells tables apart, in words; where words would not, with some digits of the conditions' digest."""
+    tunings = [spec.tuning.model_dump(mode="json") for spec in specs if spec.tuning is not None]
+    varied = [name for name in Tuned.model_fields if len({digest(tuning[name]) for tuning in tunings}) > 1]
+
+    def tuned(spec: RunSpec) -> str:
+        if spec.tuning is None:
+            return "not tuned"
+        more = [f"{name} {getattr(spec.tuning, name)}" for name in varied if name not in ("trials", "space")]
+        return ", ".join([f"tuned, {spec.tuning.trials} trials", *more])
+
+    labels = []
+    for spec in specs:
+        words = {
+            "budget": str(spec.budget),
+            "tuning": tuned(spec),
+            "protocol": f"checkpoint {spec.protocol.checkpoint}, monitor {spec.protocol.monitor}",
+            "threads": f"{spec.threads} threads",
+            "device_type": spec.device_type,
+        }
+        labels.append("; ".join(words[name] for name in differ))
+    return [
+        f"{label} ({digest(conditions_of(spec))[:6]})" if labels.count(label) > 1 else label
+        for label, spec in zip(labels, specs, strict=True)
+    ]
 
 
 def _table(
@@ -380,7 +400,8 @@ def _rows_of(file: Path, table: pd.DataFrame, labels: pd.DataFrame, classes: int
 
 
 def run_scores(root: Path, suite: str | None = None, data: str | None = None) -> pd.DataFrame:
-    """Return one row an ``ok`` run: suite, version, data, method, fold, seed, bags, and every metric; no intervals."""
+    """Return one row an ``ok`` run: suite, version, data, method, conditions, tuned, checkpoint, fold, seed, bags, and
+    every metric; no intervals."""
     parts: Iterable[pd.DataFrame] = _run_scores(read_cohorts(root, suite, data))
     return pd.concat(parts, ignore_index=True)
 
@@ -393,5 +414,8 @@ def _run_scores(cohorts: list[CohortRuns]) -> Iterator[pd.DataFrame]:
                 "version": cohort.suite.version,
                 "data": cohort.data,
                 "method": scored.method,
+                "conditions": cohort.label,
+                "tuned": cohort.spec.tuning is not None,
+                "checkpoint": cohort.spec.protocol.checkpoint,
             }
             yield pd.DataFrame(head, index=scored.runs.index).join(scored.runs)

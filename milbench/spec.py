@@ -9,9 +9,9 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from .errors import MilbenchError
 from .quantities import NAMES, UNITS, parse_quantity, show_quantity
@@ -29,9 +29,18 @@ class Frozen(BaseModel):
 class Float(Frozen):
     """A real-valued dimension of a search space, searched on a log scale when `log`."""
 
-    low: float
-    high: float
+    low: float = Field(allow_inf_nan=False)
+    high: float = Field(allow_inf_nan=False)
     log: bool = False
+
+    @model_validator(mode="after")
+    def _range(self) -> Float:
+        return _checked(self)
+
+    @property
+    def whole(self) -> bool:
+        """Return whether both ends are whole numbers."""
+        return self.low.is_integer() and self.high.is_integer()
 
 
 class Int(Frozen):
@@ -41,11 +50,26 @@ class Int(Frozen):
     high: int
     log: bool = False
 
+    @model_validator(mode="after")
+    def _range(self) -> Int:
+        return _checked(self)
+
 
 class Choice(Frozen):
     """A categorical dimension of a search space."""
 
-    options: tuple[Any, ...]
+    options: tuple[Any, ...] = Field(min_length=1)
+
+
+_Range = TypeVar("_Range", Float, Int)
+
+
+def _checked(dimension: _Range) -> _Range:
+    if dimension.low > dimension.high:
+        raise ValueError(f"low is {dimension.low} and high is {dimension.high}; low must not be above high")
+    if dimension.log and dimension.low <= 0:
+        raise ValueError(f"low is {dimension.low}, which has no logarithm; it must be positive, or log false")
+    return dimension
 
 
 Dimension = Float | Int | Choice
@@ -125,7 +149,7 @@ class Budget(Frozen):
             forward, loss and backward; the same number on every machine.
         device_seconds: seconds the device works on a training: forward, backward, optimizer and, where the features are
             not there already, their way to it. On CPU the wall time of the same. Evaluation, checkpoints and
-            compilation are timed apart and do not count.
+            compilation are timed apart and do not count. Runs side by side on one machine share its caches and memory.
         memory_bytes: cap on the memory of the run's process; exceeding it is outcome ``oom``. On CPU the cap is on the
             address space beyond what the loaded libraries take, on CUDA on torch's caching allocator.
         trials: tuning trials of every method, on every fold; those that fail or are pruned count.
@@ -222,10 +246,25 @@ class Tuning(Frozen):
     @field_validator("space")
     @classmethod
     def _fields_of_recipe(cls, space: dict[str, Any]) -> dict[str, Any]:
-        unknown = sorted(set(space) - set(Recipe.model_fields))
-        if unknown:
-            raise ValueError(f"space names {unknown[0]!r}, which is no field of a recipe")
-        return space
+        found = {}
+        for name, dimension in space.items():
+            if name not in Recipe.model_fields:
+                raise ValueError(f"space names {name!r}, which is no field of a recipe")
+            kind = Recipe.model_fields[name].annotation
+            # 0 to 1 may be whole numbers or real ones: the field tells.
+            if kind in (float, float | None) and isinstance(dimension, Int):
+                dimension = Float(**dimension.model_dump())
+            if kind in (int, int | None) and isinstance(dimension, Float) and dimension.whole:
+                dimension = Int(low=int(dimension.low), high=int(dimension.high), log=dimension.log)
+            if isinstance(dimension, Float) and kind not in (float, float | None):
+                raise ValueError(f"space.{name} is a range of real numbers, but {name} of a recipe is none")
+            for value in dimension.options if isinstance(dimension, Choice) else (dimension.low, dimension.high):
+                try:
+                    Recipe.model_validate({name: value})
+                except ValidationError as error:
+                    raise ValueError(f"space.{name}: {value!r}: {error.errors()[0]['msg']}") from None
+            found[name] = dimension
+        return found
 
 
 class Tuned(Tuning):
@@ -248,8 +287,8 @@ class Protocol(Frozen):
             the leaderboard, which alone reads test labels, picks.
         monitor: the validation quantity for selection and early stopping.
         evaluations: looks at the validation slides under a budget that sets the length of a training, evenly spaced
-            over it, so that every method has the same number of models to choose from; without one they are looked at
-            after every epoch.
+            over it, so that every method has as many models to choose from; one that takes fewer steps than that is
+            looked at after each. Without such a budget they are looked at after every epoch.
         standardize: shift and scale every feature by its mean and standard deviation over the training instances of the
             fold, as the classical sets are used; whole-slide features are taken as they are.
     """

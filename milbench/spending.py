@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from .scoring import CohortRuns
+    from .spec import Budget
     from .store import RunRecord
 
 #: The axes an anytime curve is drawn over.
@@ -20,7 +21,7 @@ AXES = ("steps", "flops", "device_seconds")
 
 #: Columns that `spent` fills.
 SPENT = (
-    "train_steps", "train_flops", "train_device_seconds", "run_peak_memory_bytes", "budget_used",
+    "evaluations", "train_steps", "train_flops", "train_device_seconds", "run_peak_memory_bytes", "budget_used",
     "budget_overshoot_steps", "runs_subsampled", "trials", "trials_ok", "tuning_device_seconds",
     "tuning_flops", "time_to_target_s",
 )  # fmt: skip
@@ -36,7 +37,7 @@ FRONTS = {
 def spent(runs: Sequence[RunRecord], target_auc: float | None = None) -> dict[str, Any]:
     """Return what a method's ``ok`` runs used, columns `SPENT`.
 
-    Means over runs of ``train_steps``, ``train_flops`` and ``train_device_seconds``; the largest
+    Means over runs of ``evaluations``, ``train_steps``, ``train_flops`` and ``train_device_seconds``; the largest
     ``run_peak_memory_bytes``; ``budget_used``: the largest share of the budget that a run used, NaN without one;
     ``budget_overshoot_steps``: the largest overshoot in units of the run's last step, at most 1; ``runs_subsampled``:
     how many were trained on parts of bags because whole ones did not fit; ``trials`` of a study and, mean over studies,
@@ -51,6 +52,7 @@ def spent(runs: Sequence[RunRecord], target_auc: float | None = None) -> dict[st
     }
     tuned = list(studies.values())
     return {
+        "evaluations": _mean(t.get("evaluations") for t in trained),
         "train_steps": _mean(t.get("steps") for t in trained),
         "train_flops": _mean(t.get("flops") for t in trained),
         "train_device_seconds": _mean(t.get("device_seconds") for t in trained),
@@ -70,10 +72,18 @@ def spent(runs: Sequence[RunRecord], target_auc: float | None = None) -> dict[st
     }
 
 
-def mark_fronts(rows: list[dict[str, Any]]) -> None:
-    """Set the flags of `FRONTS` in the rows of one table: None for methods without a rank or without that cost."""
+def mark_fronts(rows: list[dict[str, Any]], budget: Budget) -> None:
+    """Set the flags of `FRONTS` in the rows of one table: None for methods without a rank or without that cost.
+
+    On the axis that the budget sets, what was used beyond it (a part of the last step) does not count.
+    """
     for cost, flag in FRONTS.items():
-        points = [(row, row[cost], row["auc"]) for row in rows if row["rank"] == row["rank"] and row[cost] == row[cost]]
+        allowed = getattr(budget, cost.removeprefix("train_")) if cost == f"train_{budget.track}" else np.inf
+        points = [
+            (row, min(row[cost], allowed), row["auc"])
+            for row in rows
+            if row["rank"] == row["rank"] and row[cost] == row[cost]
+        ]
         for row in rows:
             row[flag] = None
         for row, price, auc in points:
@@ -90,12 +100,12 @@ def curves(cohorts: Sequence[CohortRuns], axis: str = "device_seconds", points: 
     Args:
         cohorts: tables of runs.
         axis: one of `AXES`.
-        points: of each curve, evenly spaced up to the largest value any run of the table reached.
+        points: of each curve, evenly spaced on a logarithmic axis, from where all of the method's runs had been
+            evaluated to the end of the one that ended first.
 
     Returns:
         one row a table, method and point: ``suite``, ``version``, ``data``, ``conditions``, ``method``, ``family``,
-        ``axis``, ``x``, ``auc`` (mean over runs), ``low``, ``high`` (smallest and largest over runs), ``runs`` (those
-        that had been evaluated by then).
+        ``axis``, ``x``, ``auc`` (mean over runs), ``low``, ``high`` (smallest and largest over runs), ``runs``.
     """
     if axis not in AXES:
         raise MilbenchError(f"{axis!r} is no axis of an anytime curve; choose one of {', '.join(AXES)}.")
@@ -105,13 +115,13 @@ def curves(cohorts: Sequence[CohortRuns], axis: str = "device_seconds", points: 
             method: [s for run in runs.values() if run.outcome == "ok" and (s := _staircase(run, axis)) is not None]
             for method, runs in cohort.runs.items()
         }
-        ends = [s[0][-1] for stairs in steps.values() for s in stairs]
-        if not ends:
-            continue
-        grid = np.linspace(0, max(ends), points + 1)[1:]
         for method, stairs in steps.items():
             if not stairs:
                 continue
+            # Of all runs throughout: a mean over a few of them would jump where the others come in.
+            first, last = max(x[0] for x, _ in stairs), min(x[-1] for x, _ in stairs)
+            grid = np.geomspace(first, last, points) if first < last else np.array([last])
+            grid[-1] = last  # exactly, whatever the logarithm makes of it
             values = np.array([_at(grid, *stair) for stair in stairs])
             seen = np.isfinite(values).sum(axis=0)
             keep = seen > 0

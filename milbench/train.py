@@ -115,7 +115,8 @@ def train(task: Task, cache: FeatureCache, device: torch.device, on_evaluation: 
 
     scaling = Scaling.fit(cache, [s for s, _ in task.train]) if protocol.standardize else None
     limit = spec.budget.memory_bytes
-    bags = BagSet(cache, [s for s, _ in task.train], device, scaling, limit)
+    with fits(_rows(cache, [s for s, _ in task.train]), "loading"):
+        bags = BagSet(cache, [s for s, _ in task.train], device, scaling, limit)
     targets = torch.tensor([y for _, y in task.train], device=device)
     lengths = [n if task.max_instances is None else min(n, task.max_instances) for n in bags.lengths]
 
@@ -152,25 +153,26 @@ def train(task: Task, cache: FeatureCache, device: torch.device, on_evaluation: 
         model.train()
         positions = order.permutation(len(bags))
         batches = [positions[i : i + recipe.batch_size] for i in range(0, len(positions), recipe.batch_size)]
-        with closing(bags.stream(batches)) as ready:
+        with closing(bags.stream(batches, timer)) as ready:
             for i in range(0, len(batches), recipe.accumulate):
                 group = batches[i : i + recipe.accumulate]
-                for at in group:
-                    batch = next(ready)  # waiting for data is not the device's time
-                    if task.max_instances is not None:
-                        batch = cut(batch, task.max_instances, chance)
-                    with timer, fits(batch.lengths, "training"):
-                        loss = stepper.backward(batch, labels_of(targets, at), len(group))
-                        total.add_(loss, alpha=len(at))
-                    since += len(at)
-                with timer:
-                    stepper.step(meter.progress)
                 taken = [lengths[j] for at in group for j in at]
+                with fits(taken, "training"):
+                    for at in group:
+                        batch = next(ready)  # waiting for the disk is not the device's time
+                        with timer:
+                            if task.max_instances is not None:
+                                batch = cut(batch, task.max_instances, chance)
+                            loss = stepper.backward(batch, labels_of(targets, at), len(group))
+                            total.add_(loss, alpha=len(at))
+                        since += len(at)
+                    with timer:
+                        stepper.step(meter.progress)
                 meter.add(taken)
                 seen, patches = seen + len(taken), patches + sum(taken)
                 if meter.spent:
                     break
-                if fixed and (due := int(meter.progress * protocol.evaluations)) > looks:
+                if fixed and (due := meter.passed(protocol.evaluations)) > looks:
                     looks = due
                     evaluate(epoch)
         if meter.spent or not fixed:
@@ -181,6 +183,10 @@ def train(task: Task, cache: FeatureCache, device: torch.device, on_evaluation: 
     seconds = time.perf_counter() - started
     return Trained(model, judge.history, selected, meter.steps, seen, patches, seconds, timer.seconds, judge.seconds,
                    meter.record(), scaling, seeds, judge.trajectory)  # fmt: skip
+
+
+def _rows(cache: FeatureCache, ids: Sequence[str]) -> list[int]:
+    return [int(n) for n in cache.slides.set_index("slide_id").loc[list(ids), "rows"]]
 
 
 def _has_coords(cache: FeatureCache) -> bool:
@@ -242,13 +248,13 @@ def cut(bags: Bags, most: int, chance: np.random.Generator) -> Bags:
 
 @contextmanager
 def fits(lengths: Sequence[int], during: str) -> Iterator[None]:
-    """Turn whatever torch raises when memory runs out into `OutOfMemory`, with the longest bag in hand."""
+    """Turn whatever torch raises when memory runs out into `OutOfMemory`, with the longest of the bags in hand."""
     try:
         yield
     except Exception as error:
         if isinstance(error, OutOfMemory) or not is_out_of_memory(error):
             raise
-        raise OutOfMemory(max(lengths), during, bytes_asked_for(error)) from error
+        raise OutOfMemory(max(lengths, default=0), during, bytes_asked_for(error)) from error
 
 
 def labels_of(targets: Tensor, at: np.ndarray) -> Tensor:
@@ -315,14 +321,15 @@ def predict(model: Aggregator, bags: BagSet, recipe: Recipe) -> np.ndarray:
     training = model.training
     model.eval()
     rows = []
-    for batch in bags.batches():
-        with autocast(batch.device.type, recipe), fits(batch.lengths, "evaluation"):
-            out = model(batch)
-        probabilities = model.probabilities(out)
-        if not torch.isfinite(probabilities).all():
-            explain_nonfinite(batch)
-            raise Diverged("the model predicts NaN for finite features")
-        rows.append(probabilities.double().cpu())
+    with fits(bags.lengths, "evaluation"):
+        for batch in bags.batches():
+            with autocast(batch.device.type, recipe):
+                out = model(batch)
+            probabilities = model.probabilities(out)
+            if not torch.isfinite(probabilities).all():
+                explain_nonfinite(batch)
+                raise Diverged("the model predicts NaN for finite features")
+            rows.append(probabilities.double().cpu())
     model.train(training)
     p = torch.cat(rows).numpy()
     return p / p.sum(axis=1, keepdims=True)

@@ -36,8 +36,16 @@ class TrialTask:
     trial_id: int
 
 
-def run_trial(trial: TrialTask, device: torch.device) -> dict[str, Any]:
+def run_trial(
+    trial: TrialTask, cache: FeatureCache, device: torch.device, report: OnEvaluation | None
+) -> dict[str, Any]:
     """Train and score.
+
+    Args:
+        trial: what is tried.
+        cache: the features.
+        device: where.
+        report: from `reporter`.
 
     Returns:
         ``score`` (the monitored validation quantity of the selected evaluation; absent when ``pruned``), ``pruned``,
@@ -45,8 +53,7 @@ def run_trial(trial: TrialTask, device: torch.device) -> dict[str, Any]:
     """
     if trial.task.test:
         raise MilbenchError("a trial was given test slides.")
-    cache, rows = FeatureCache.open(trial.task.cache_path), []
-    report = _reporter(trial)
+    rows: list[dict[str, Any]] = []
 
     def on_evaluation(progress: float, row: dict[str, Any]) -> None:
         rows.append(row)
@@ -69,8 +76,11 @@ def _used(row: dict[str, Any]) -> dict[str, Any]:
     return {key: row[key] for key in ("steps", "flops", "device_seconds", "seconds")}
 
 
-def _reporter(trial: TrialTask) -> OnEvaluation | None:
-    """Return what tells the pruner of every evaluation, by the share of the budget it was made at."""
+def reporter(trial: TrialTask) -> OnEvaluation | None:
+    """Return what tells the pruner of every evaluation, by the share of the budget it was made at; None without one.
+
+    To be made before memory is capped: what Optuna takes is not the method's.
+    """
     if trial.storage is None:
         return None
     import optuna

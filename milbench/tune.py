@@ -53,7 +53,7 @@ class Search:
         """Return every dimension that is searched: those shared by all methods, then the method's own.
 
         A method's own range of a shared dimension does not count: the rule is one for all. Parameters that the suite
-        has set by name (``transmil[layers=1]``) are not searched.
+        has set to other than their defaults (``transmil[layers=1]``) are not searched.
         """
         own = self.method.cls.search_space
         searched = {name for name in own if name not in self.tuning.space and name not in self.method.params}
@@ -63,7 +63,7 @@ class Search:
     def name(self) -> str:
         """Return the study's name: readable, and different for everything that decides what a trial finds."""
         spec = self.task.spec
-        identity = spec.model_dump(mode="json", exclude={"seed"}) | {
+        identity = spec.model_dump(mode="json", exclude={"seed": True, "budget": {"timeout_s"}}) | {
             "tuning": self.tuning.model_dump(mode="json"),
             "space": {name: [type(d).__name__, d.model_dump(mode="json")] for name, d in self.space.items()},
         }
@@ -137,7 +137,8 @@ def search_all(
         for (study, trial, task), result in results:
             study.busy = False
             if result.outcome == "oom" and (cut := smaller(task.task)) is not None:
-                study.again = trial, replace(task, task=cut)
+                # Without the pruner, which would judge it by what the attempt before has reported.
+                study.again = trial, replace(task, task=cut, storage=None)
                 continue
             outcome, reason = study.tell(trial, result)
             if on_trial is not None:
@@ -160,11 +161,6 @@ def progress(searches: Sequence[Search], storage: str) -> dict[str, int]:
         else 0
         for search in searches
     }
-
-
-def found_of(search: Search, storage: str) -> Found:
-    """Return what a study has found so far, without running anything."""
-    return _Study(search, open_storage(storage), storage).found()
 
 
 def draw(searches: Sequence[Search], storage: str, folder: Path) -> list[Path]:
@@ -240,7 +236,7 @@ class _Study:
     @property
     def left(self) -> int:
         """Return how many trials are still to be made."""
-        return self.search.trials - sum(map(_counts, self.study.get_trials(deepcopy=False)))
+        return max(0, self.search.trials - sum(map(_counts, self.study.get_trials(deepcopy=False))))
 
     def ask(self) -> tuple[optuna.trial.Trial, TrialTask]:
         """Return a trial to be made, one that was interrupted or a new one, and what its process is to do."""
@@ -286,8 +282,8 @@ class _Study:
         return outcome, reason
 
     def found(self) -> Found:
-        """Return what the trials that have ended show."""
-        trials = [t for t in self.study.get_trials(deepcopy=False) if _counts(t)]
+        """Return what the trials that have ended show: the first ones, as many as every method gets."""
+        trials = [t for t in self.study.get_trials(deepcopy=False) if _counts(t)][: self.search.trials]
         outcomes = Counter(str(t.user_attrs.get("outcome", "failed")) for t in trials)
         bad = [
             str(t.user_attrs.get("reason", "")) for t in trials if t.user_attrs.get("outcome") not in ("ok", "pruned")

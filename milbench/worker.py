@@ -23,7 +23,7 @@ from .measure.memory import PeakMemory, is_out_of_memory, settle_heap
 from .measure.timing import Stopwatch
 from .quantities import show_quantity
 from .train import Task, predict, predictions_frame, train
-from .trial import TrialTask, run_trial
+from .trial import TrialTask, reporter, run_trial
 
 
 def work(task: Task | TrialTask | CostTask | CellTask | MachineTask) -> Result:
@@ -36,8 +36,9 @@ def work(task: Task | TrialTask | CostTask | CellTask | MachineTask) -> Result:
         if isinstance(task, TrialTask):
             spec = task.task.spec
             device, cache = _set_up(spec.threads, spec.device_type), FeatureCache.open(task.task.cache_path)
+            report = reporter(task)
             with capped(spec.budget.memory_bytes, device, cache):
-                return Result("ok", "", run_trial(task, device))
+                return Result("ok", "", run_trial(task, cache, device, report))
         if isinstance(task, MachineTask):
             return Result("ok", "", measure_machine(task, _set_up(task.threads, task.device_type)))
         if isinstance(task, CellTask):

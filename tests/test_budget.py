@@ -14,10 +14,11 @@ from milbench import train as loop
 from milbench.bags import Bags
 from milbench.budget import Meter, StepFlops
 from milbench.data.cache import CacheWriter
-from milbench.errors import OutOfMemory
+from milbench.errors import MilbenchError, OutOfMemory
 from milbench.measure.flops import count_flops
 from milbench.measure.timing import DeviceTimer
 from milbench.optim import learning_rate
+from milbench.ranking import to_markdown
 from milbench.runner import run
 from milbench.spec import Budget, Protocol, Recipe
 from milbench.train import cut, train
@@ -134,8 +135,9 @@ def test_device_seconds_stop_within_a_step_and_leave_evaluation_out(cohort, monk
     assert found.device_seconds == 22.0
 
 
-def test_device_seconds_of_the_real_clock(cohort):
-    found = trained(cohort, device_seconds=0.05)
+@pytest.mark.parametrize("method", METHODS)
+def test_device_seconds_of_the_real_clock(cohort, method):
+    found = trained(cohort, method, device_seconds=0.05)
     assert 0.05 <= found.budget["used"] <= 0.05 + found.budget["last_step"]
     assert found.budget["overshoot"] <= found.budget["last_step"]
 
@@ -165,6 +167,11 @@ def test_a_timer_that_lags_is_waited_for_where_the_limit_may_be_near():
     assert not timer._events
 
 
+def test_a_method_without_operations_has_no_budget_in_them(cohort):
+    with pytest.raises(MilbenchError, match="no operations that count"):
+        trained(cohort, "support.odd_methods:Weightless", flops=100)
+
+
 def test_schedules_lie_over_the_budget(cohort):
     """A cosine of 10 steps ends at 0 after 10 steps, whatever the recipe's epochs would have made of it."""
     recipe = {"schedule": "cosine", "lr": 0.1, "epochs": 1000}
@@ -188,6 +195,36 @@ def test_without_a_length_nothing_has_changed(cohort):
     found = trained(cohort, recipe={"epochs": 3})
     assert (found.steps, found.budget) == (24, {"track": None})
     assert [row["epoch"] for row in found.history] == [1, 2, 3]
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("method", METHODS)
+def test_device_seconds_by_events(cohort, method):
+    """Launching runs ahead of the device, and the training stops within a step of the budget all the same."""
+    found = train(budgeted(cohort, method, device_seconds=0.2), opened(cohort[0]), torch.device("cuda"))
+    assert found.budget["used"] >= 0.2
+    assert found.budget["overshoot"] <= max(found.budget["last_step"], 0.2 / found.steps * 3)
+    assert found.device_seconds == pytest.approx(found.budget["used"])
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_operations_are_the_same_on_every_machine(cohort):
+    """A budget in operations ends after the same steps on a CUDA device as on CPU."""
+    allowed = 20 * StepFlops("abmil", 4, 2).of(7)
+    here = trained(cohort, "abmil", flops=allowed)
+    there = train(budgeted(cohort, "abmil", flops=allowed), opened(cohort[0]), torch.device("cuda"))
+    assert (here.steps, here.budget) == (there.steps, there.budget)
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_the_allocators_cap_is_a_result(tmp_path):
+    given = big_suite(tmp_path, memory="300 MiB").model_copy(update={"device": "cuda"})
+    records = {r.method: r for r in run(given, tmp_path / "runs")}
+    assert {m: r.outcome for m, r in records.items()} == {"mean": "ok", "transmil": "oom"}
+    assert records["transmil"].record["oom"]["asked_bytes"] > 0
 
 
 # -- memory
@@ -264,6 +301,7 @@ def test_the_fallback_trains_on_parts_and_tests_on_whole_bags(tmp_path):
     assert records["mean"].record["max_instances"] is None
     assert records["transmil"].record["max_instances"] == 500
     table = milbench.leaderboard(tmp_path / "runs", resamples=10)
+    assert "1/1; 1 trained on parts of bags" in to_markdown(table)
     assert table.set_index("method")["runs_subsampled"].to_dict() == {"mean": 0, "transmil": 1}
     assert any("trained on at most 500 instances" in note for note in table.attrs["notes"])
 

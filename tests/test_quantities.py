@@ -43,6 +43,9 @@ def test_the_unit_tells_what_is_meant():
     ("texts", "told"),
     [
         (["10"], "has no unit"),
+        (["10 m"], "has no unit"),
+        (["1,5 s"], "has no unit"),
+        (["2.7 steps"], "is no number of steps"),
         (["10 parsec"], "has no unit"),
         (["patience=3"], "names no field"),
         (["10 min", "20 min"], "device_seconds twice"),

@@ -83,7 +83,7 @@ def test_fronts_against_their_definition(points):
          "rank": 1.0 if ranked else math.nan}
         for a, c, ranked in points
     ]  # fmt: skip
-    mark_fronts(rows)
+    mark_fronts(rows, Budget())
     for row in rows:
         assert row["front_device_seconds"] is None
         if row["rank"] != row["rank"]:
@@ -116,12 +116,13 @@ def test_a_curve_shows_what_would_have_been_kept(tmp_path):
 
     table = SimpleNamespace(suite=SimpleNamespace(name="s", version=1), data="d", label="", runs={"m": runs})
     found = curves([table], "device_seconds", points=4)
-    assert found["x"].tolist() == [1, 2, 3, 4]
+    # From 2, where both runs have been evaluated, to 4, where both have ended.
+    assert found["x"].tolist() == pytest.approx([2, 2 * 2 ** (1 / 3), 2 * 2 ** (2 / 3), 4])
     # Loss rises in the third evaluation of the first run and in the second of the other: the earlier model is kept.
     assert found["auc"].tolist() == pytest.approx([0.6, 0.6, 0.6, 0.65])
-    assert found["low"].tolist() == [0.6, 0.5, 0.5, 0.5]
-    assert found["high"].tolist() == [0.6, 0.7, 0.7, 0.8]
-    assert found["runs"].tolist() == [1, 2, 2, 2]
+    assert found["low"].tolist() == [0.5, 0.5, 0.5, 0.5]
+    assert found["high"].tolist() == [0.7, 0.7, 0.7, 0.8]
+    assert found["runs"].tolist() == [2, 2, 2, 2]
     assert spent(list(runs.values()), target_auc=0.7)["time_to_target_s"] == math.inf  # one of two missed
     assert spent([runs["f", 0]], target_auc=0.7)["time_to_target_s"] == 2
     assert math.isnan(spent([runs["f", 0]])["time_to_target_s"])
@@ -130,6 +131,22 @@ def test_a_curve_shows_what_would_have_been_kept(tmp_path):
     assert curves([table], "steps", points=2)["auc"].tolist() == [0.9, 0.3]
     with pytest.raises(MilbenchError, match="no axis"):
         curves([table], "hours")
+
+
+def test_no_method_is_off_the_front_for_a_part_of_a_step():
+    budget = Budget(device_seconds=10)
+    rows = [
+        {
+            "auc": auc,
+            "train_flops": math.nan,
+            "train_device_seconds": used,
+            "run_peak_memory_bytes": math.nan,
+            "rank": 1,
+        }
+        for auc, used in ((0.9, 10.02), (0.6, 10.01))
+    ]
+    mark_fronts(rows, budget)
+    assert [row["front_device_seconds"] for row in rows] == [True, False]
 
 
 def test_curves_and_figures_of_real_runs(root, tmp_path):
@@ -206,8 +223,11 @@ def test_an_oracle_run_holds_no_label_and_keeps_what_an_honest_run_would(oracle)
 
 
 def test_oracles_are_not_compared(oracle):
-    with pytest.raises(MilbenchError):
+    with pytest.raises(MilbenchError, match="chooses on test; such runs are not compared"):
         compare("mean", "abmil", oracle)
+    text = to_markdown(leaderboard(oracle, resamples=10))
+    assert "Chosen on test, and so not ranked" in text
+    assert "No method finished" not in text
 
 
 @given(st.lists(st.tuples(st.integers(0, 1), st.integers(0, 5)), min_size=1, max_size=12))

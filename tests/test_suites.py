@@ -67,6 +67,8 @@ def test_unknown_suites(name, words):
         (GOOD + "[data.split]\nfolds = 1", r"data\.0\.split\.folds: .*greater than or equal to 2"),
         (GOOD + '[protocol]\ncheckpont = "last"', r"protocol\.checkpont: .* Did you mean 'checkpoint'"),
         (GOOD + '[protocol]\ncheckpoint = "best"', r"protocol\.checkpoint: .*'last', 'best-val' or 'oracle'"),
+        (GOOD + '[budget]\ntrials = 3\n[tuning]\nsamplr = "tpe"', r"tuning\.samplr: .* Did you mean 'sampler'"),
+        (GOOD + "[budget]\ntrials = 3\n[tuning.space.lr]\nlow = 1\nhgih = 2", r"tuning\.space\.lr"),
         (GOOD + "[budget]\ntimeuot = 3", r"budget\.timeuot: .* Did you mean 'timeout_s'"),
         (GOOD + "[budget]\ntimeout_s = 0", r"budget: timeout_s: 0 is no time such as '90 s'"),
         (GOOD + 'cache = "c"', "give either dataset .* or cache"),

@@ -13,11 +13,12 @@ from support.small import suite, write_cohort
 import milbench
 from milbench import plan as plans
 from milbench import runner
+from milbench import tune as tuning_module
 from milbench.errors import MilbenchError
 from milbench.launch.local import WAIT, Result, run_all
 from milbench.plan import make_plan
 from milbench.runner import execute, trials_left, tune
-from milbench.spec import Budget, Choice, Float, Protocol, Suite, Tuning
+from milbench.spec import Budget, Choice, Float, Int, Protocol, Suite, Tuning
 from milbench.tune import Search
 
 optuna = pytest.importorskip("optuna", reason="tuning needs Optuna: pip install 'milbench[tune]'")
@@ -173,7 +174,7 @@ def test_kill_minus_nine_loses_no_trial_and_adds_none(folder):
 
 def test_two_searches_in_one_folder_are_refused(folder):
     plan = make_plan(tuned(folder), folder / "runs")
-    with runner._alone(plan.store.tuning), pytest.raises(MilbenchError, match="another process is tuning"):
+    with runner._alone(plan.storage), pytest.raises(MilbenchError, match="another process is tuning"):
         tune(plan)
 
 
@@ -197,6 +198,16 @@ def test_pruned_trials_count(folder):
     assert found.outcomes.total() == 12
     assert found.outcomes["pruned"] > 0
     assert found.used["steps"] < 12 * 40
+
+
+def test_fewer_trials_than_were_made_count_the_first_alone(folder):
+    def best(trials):
+        return tune(make_plan(tuned(folder, ("mean",), trials=trials), folder / "runs"))
+
+    (few,), (many,) = best(3).values(), best(8).values()
+    (again,) = best(3).values()
+    assert again == few
+    assert (few.outcomes.total(), many.outcomes.total()) == (3, 8)
 
 
 def test_a_trial_may_use_a_share_of_the_budget(folder):
@@ -234,9 +245,72 @@ def test_suites_that_contradict_themselves(folder, change, told):
         Suite.model_validate(dict(given) | change)
 
 
-def test_a_space_of_unknown_fields_is_refused():
-    with pytest.raises(ValueError, match="no field of a recipe"):
-        Tuning(space={"learning_rate": Float(low=1e-5, high=1e-2)})
+@pytest.mark.parametrize(
+    ("space", "told"),
+    [
+        ({"learning_rate": {"low": 1e-5, "high": 1e-2}}, "no field of a recipe"),
+        ({"lr": {"low": 1e-2, "high": 1e-5}}, "low must not be above high"),
+        ({"lr": {"low": 0.0, "high": 1e-5, "log": True}}, "has no logarithm"),
+        ({"lr": {"low": -1.0, "high": 1e-5}}, "greater than 0"),
+        ({"batch_size": {"low": 1.5, "high": 8.0}}, "range of real numbers"),
+        ({"optimizer": {"options": ["adam", "adamm"]}}, "'adamm'"),
+        ({"optimizer": {"options": []}}, "at least 1 item"),
+    ],
+)
+def test_spaces_that_cannot_be_searched_are_refused_before_anything_runs(space, told):
+    with pytest.raises(ValueError, match=told):
+        Tuning.model_validate({"space": space})
+
+
+def test_a_real_dimension_may_be_written_in_whole_numbers():
+    found = Tuning.model_validate(
+        {"space": {"weight_decay": {"low": 0, "high": 1}, "batch_size": {"low": 1, "high": 4}}}
+    )
+    assert found.space == {"weight_decay": Float(low=0, high=1), "batch_size": Int(low=1, high=4)}
+
+
+def test_tables_of_other_searches_are_told_apart(folder):
+    for share in (0.5, 1.0):
+        given = tuned(folder, ("mean",), trials=2, tuning=Tuning(startup_trials=1, share=share))
+        execute(make_plan(given, folder / "runs"))
+    given = tuned(folder, ("mean",), trials=2, tuning=Tuning(space={"lr": Float(low=0.01, high=0.1)}, startup_trials=1))
+    execute(make_plan(given, folder / "runs"))
+    table = milbench.leaderboard(folder / "runs", resamples=10)
+    assert table["conditions"].nunique() == len(table) == 4
+    assert (table["rank"] == 1).all()
+    assert table["conditions"].str.contains("share 0.5").sum() == 1
+
+
+def test_what_does_not_fit_is_tried_again_on_parts_of_bags(folder, monkeypatch):
+    """Played here by a search whose first attempts end as oom."""
+    budget = {"on_oom": "subsample", "max_instances": 2, "memory_bytes": 1 << 30}
+    plan = make_plan(tuned(folder, ("mean",), trials=3, budget=budget), folder / "runs")
+    real, sizes = tuning_module.run_all, []
+
+    def run_all_that_does_not_fit(work, tasks, jobs, timeout_s):
+        def told():
+            for (study, trial, task), result in real(work, tasks, jobs, timeout_s):
+                sizes.append(task.task.max_instances)
+                cut = task.task.max_instances is not None
+                yield (study, trial, task), result if cut else Result("oom", "played")
+
+        return told()
+
+    monkeypatch.setattr(tuning_module, "run_all", run_all_that_does_not_fit)
+    (found,) = tune(plan).values()
+    assert sizes == [None, 2] * 3
+    assert found.outcomes == Counter(ok=3)
+
+
+def test_status_tells_of_tuned_runs(folder):
+    given = tuned(folder, ("mean",), trials=2)
+    plan = make_plan(given, folder / "runs")
+    assert runner.tuned_runs(plan) == []
+    tune(plan)
+    (waiting,) = runner.tuned_runs(plan)
+    assert (waiting.outcome, waiting.spec.tuning.trials) == (None, 2)
+    execute(plan)
+    assert runner.tuned_runs(plan)[0].outcome == "ok"
 
 
 def test_trials_on_the_command_line_are_a_tuning(folder):

@@ -28,7 +28,7 @@ def run_command(
     report: str = typer.Option(
         "",
         "--report",
-        help="Folder of the report, or 'none'; default: beside the results root, and none with -m or --seeds.",
+        help="Folder of the report, or 'none'; default: beside the results root; none with -m, --seeds, --budget.",
     ),
     jobs: int = typer.Option(None, "--jobs", min=1, help="Runs side by side; default: what the cores allow."),
     overwrite: Overwrite = typer.Option(Overwrite.missing, "--overwrite", help="Which runs to do (again)."),
@@ -47,7 +47,8 @@ def run_command(
 ) -> None:
     """Run what is missing of a suite, print its leaderboard and write a report of it.
 
-    The same command continues after an interruption. With -m or --seeds a report is written only where --report says.
+    The same command continues after an interruption. With -m, --seeds or --budget a report is written only where
+    --report says.
 
     Example: milbench run quickstart
 
@@ -72,8 +73,8 @@ def run_command(
         _list(plan, len(todo), sum(trials_left(plan).values()))
         return
     beside = results.parent / plan.suite.name
-    # A part of the suite must not take the place of the whole suite's report.
-    unasked = not report and (bool(method) or seeds is not None)
+    # A part of the suite, or another budget, must not take the place of the suite's report.
+    unasked = not report and (bool(method) or bool(budget) or seeds is not None)
     folder = None if report == "none" or unasked else Path(report) if report else beside
     check_folder(results, "--results")
     if folder is not None:
@@ -95,7 +96,8 @@ def run_command(
         _report(plan, folder)
     if unasked:
         typer.echo(
-            f"No report was written, as -m or --seeds may run a part of the suite; --report {beside} writes one."
+            "No report was written, as -m, --seeds or --budget may run something else than the suite; "
+            f"--report {beside} writes one."
         )
     bad = [record for record in records if record.outcome != "ok"]
     if bad:

@@ -41,6 +41,8 @@ def show_command(method: str = typer.Argument(metavar="METHOD", help="A method, 
     typer.echo("  " + ", ".join(f"{k} = {v}" for k, v in found.cls.recipe.model_dump().items()))
     shared = Tuning().space
     own = {name: dimension for name, dimension in found.cls.search_space.items() if name not in shared}
+    typer.echo("\nBudgets")
+    typer.echo("  not compiled; if it were, that would not count as device-seconds: it is paid once for many trainings")
     typer.echo("\nSearch space (what all methods share may be replaced by a suite, for all of them)")
     for dimensions, whose in ((shared, "shared"), (own, "its own")):
         for name, dimension in dimensions.items():

@@ -10,6 +10,8 @@ import typer
 def status_command(
     suite: str = typer.Argument(metavar="SUITE", help="A built-in suite or a TOML file."),
     results: Path = typer.Option(Path("results/runs"), "--results", help="Results root."),
+    budget: list[str] = typer.Option(None, "--budget", help="As it was given to run."),
+    storage: str = typer.Option(None, "--storage", help="As it was given to run."),
 ) -> None:
     """Tell how many runs of a suite are done, how they ended, and why some did not end ok.
 
@@ -18,17 +20,19 @@ def status_command(
     from collections import Counter
 
     from ..plan import make_plan
-    from ..runner import trials_left
+    from ..quantities import parse_budget
+    from ..runner import trials_left, tuned_runs
 
-    plan = make_plan(suite, results)
-    counts = Counter(planned.outcome or "missing" for planned in plan.runs)
-    typer.echo(f"{plan.suite.name} version {plan.suite.version}: {len(plan.runs)} runs in {plan.store.folder}")
+    plan = make_plan(suite, results, budget=parse_budget(budget or ()), storage=storage)
+    runs = [*plan.runs, *(tuned_runs(plan) if plan.searches else ())]
+    counts = Counter(planned.outcome or "missing" for planned in runs)
+    typer.echo(f"{plan.suite.name} version {plan.suite.version}: {len(runs)} runs in {plan.store.folder}")
     for outcome, number in counts.most_common():
         typer.echo(f"  {number:5d} {outcome}")
     if plan.searches:
         left = trials_left(plan)
         done = sum(search.trials - left[search.name] for search in plan.searches)
         typer.echo(f"  {done:5d} of {sum(s.trials for s in plan.searches)} tuning trials, in {plan.storage}")
-    for planned in plan.runs:
+    for planned in runs:
         if planned.outcome not in (None, "ok"):
             typer.echo(f"  {planned.outcome}: {planned} ({planned.spec.run_id})")

@@ -17,6 +17,7 @@ def tune_command(
     storage: str = typer.Option(
         None, "--storage", help="A journal file or a storage URL of Optuna; default: with the results."
     ),
+    timeout: float = typer.Option(None, "--timeout", min=0.001, help="Seconds a trial may take; default: the suite's."),
     jobs: int = typer.Option(None, "--jobs", min=1, help="Trials side by side, of different studies."),
     plots: Path = typer.Option(None, "--plots", help="Write Optuna's own figures of every study into this folder."),
 ) -> None:
@@ -41,7 +42,8 @@ def tune_command(
     for folder, option in ((results, "--results"), (plots, "--plots")):
         if folder is not None:
             check_folder(folder, option)
-    plan = make_plan(suite, results, methods=method, budget=parse_budget(budget or ()), storage=storage)
+    limits = parse_budget(budget or ())
+    plan = make_plan(suite, results, methods=method, timeout_s=timeout, budget=limits, storage=storage)
     total, done = sum(trials_left(plan).values()), 0
     typer.echo(f"{plan.suite.name}: {len(plan.searches)} studies, {total} trials to do. Budget: {plan.suite.budget}.")
     with show_progress() as show:

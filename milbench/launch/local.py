@@ -22,7 +22,10 @@ from typing import Any
 
 #: What the fork server imports once. The compilers of torch are not used, but optimizers and the switch to
 #: deterministic algorithms import them: seconds that every process would spend anew.
-PRELOAD = ["milbench.worker", "torch._dynamo", "torch._inductor", "pyarrow.parquet", "safetensors.torch"]
+PRELOAD = [
+    "milbench.worker", "torch._dynamo", "torch._inductor", "torch._meta_registrations", "pyarrow.parquet",
+    "safetensors.torch",
+]  # fmt: skip
 METHOD = "forkserver" if "forkserver" in mp.get_all_start_methods() else "spawn"
 #: What an iterator of tasks yields when its next task cannot be told before one that is running has ended.
 WAIT = object()

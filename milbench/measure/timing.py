@@ -236,6 +236,13 @@ class DeviceTimer:
         if len(self._events) >= _PENDING:
             self._add_up(wait=False)
 
+    @contextmanager
+    def beside(self) -> Iterator[None]:
+        """Add up a block on the current CUDA stream, which may run beside another block."""
+        begin = self._mark()
+        yield
+        self._events.append((begin, self._mark()))
+
     @property
     def seconds(self) -> float:
         """Seconds of the blocks that have ended; waits for the device."""
@@ -246,13 +253,14 @@ class DeviceTimer:
         """Return the seconds so far, waiting for the device only where they may have come to `limit`.
 
         On CUDA blocks that are still under way count as long as the mean of those that are over. They are waited for,
-        and the result is exact, where they would reach the limit if each took as long as the longest so far.
+        and the result is exact, where they would reach the limit if each of them, and two more, took twice as long as
+        the longest so far.
         """
         self._add_up(wait=False)
         known, pending = self._watch.seconds + self._milliseconds / 1e3, len(self._events)
         if not pending:
             return known
-        if not self._over or known + pending * self._longest / 1e3 >= limit:
+        if not self._over or known + (pending + 2) * 2 * self._longest / 1e3 >= limit:
             return self.seconds
         return known + pending * self._milliseconds / self._over / 1e3
 

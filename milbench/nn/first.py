@@ -111,7 +111,8 @@ def _mix(rows: Rows, k: Tensor, q_land: Tensor, offsets: Tensor, total: Tensor, 
 def _times(a: Tensor, b: Tensor) -> Tensor:
     """a b, ``(.., i, j), (.., j, k) -> (.., i, k)``, ``a`` few rows in fp32 at least.
 
-    Times a bfloat16 matrix they stay exact to 16 bits, as the sum of two bfloat16 numbers; float16 lacks the range.
+    Times a bfloat16 matrix ``a`` keeps 16 bits, as the sum of two bfloat16 numbers, and the product is rounded once;
+    float16 lacks the range for two.
     """
     if b.dtype != torch.bfloat16:
         return a @ b.to(a.dtype)

@@ -8,10 +8,12 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from ..errors import MilbenchError, did_you_mean
-from ..spec import Budget, DataSpec, Frozen, Protocol, SplitSpec, Suite
+from ..spec import Budget, DataSpec, Frozen, Protocol, SplitSpec, Suite, Tuning
 
 #: the tables of a suite file whose fields are fixed
-_TABLES: dict[str, type[Frozen]] = {"data": DataSpec, "split": SplitSpec, "protocol": Protocol, "budget": Budget}
+_TABLES: dict[str, type[Frozen]] = {
+    "data": DataSpec, "split": SplitSpec, "protocol": Protocol, "budget": Budget, "tuning": Tuning,
+}  # fmt: skip
 
 HERE = Path(__file__).parent
 
@@ -55,7 +57,8 @@ def load_suite(name: str | Path) -> Suite:
         known = ""
         if first["type"] == "extra_forbidden":
             tables = [str(part) for part in first["loc"][:-1] if isinstance(part, str)]
-            table_of = _TABLES[tables[-1]] if tables else Suite
-            known = did_you_mean(str(first["loc"][-1]), set(table_of.model_fields) - {"base"})
+            table_of = _TABLES.get(tables[-1]) if tables else Suite
+            if table_of is not None:
+                known = did_you_mean(str(first["loc"][-1]), set(table_of.model_fields) - {"base"})
         message = first["msg"].removeprefix("Value error, ").rstrip(".")
         raise MilbenchError(f"{path}: {where}: {message}.{known}") from None

@@ -232,7 +232,7 @@ def test_run_status_and_report(cli, tmp_path):
         "bootstrap resamples of test bags",
         "share a rank, marked `=`",
         "no test label",
-        "the epoch with the smallest validation loss is kept",
+        "the model with the smallest validation loss is kept",
         "For all methods alike, instead of their authors' recipes: epochs = 1, batch_size = 16.",
         "For mean alone: lr = 0.5.",
         "small-v1 / digits: 100 bags (no 9: 50, some 9: 50), 1 fold, 3 seeds a fold, intervals over bags",

@@ -139,6 +139,17 @@ class ReadsValues(Plain):
         assert float(bags.x.abs().sum()) >= 0
 
 
+class Weightless(Plain):
+    """One parameter, added: nothing is multiplied."""
+
+    def __init__(self, in_dim: int, n_classes: int) -> None:
+        super().__init__(in_dim, n_classes)
+        self.head = torch.nn.ParameterList([torch.nn.Parameter(torch.zeros(n_classes))])
+
+    def pool(self, bags: Bags, attention: bool) -> BagOutput:
+        return BagOutput(self.head[0].expand(len(bags), -1))
+
+
 class Drops(Plain):
     """Features dropped in training: a method with chance of its own."""
 
