@@ -31,24 +31,25 @@ class Meter:
     def __init__(
         self, budget: Budget, planned_steps: int, timer: DeviceTimer, flops: Callable[[int], int | None]
     ) -> None:
-        self.budget = budget
+        self.track = budget.track  # once: it is asked for at every step
         self.timer = timer
         self.steps = 0
         self.flops: int | None = 0
         self._flops = flops
-        self._planned = planned_steps
-        self._allowed = float(planned_steps if budget.track is None else getattr(budget, budget.track))
+        self._allowed = float(planned_steps if self.track is None else getattr(budget, self.track))
         self._used = self._last = 0.0
 
     def add(self, lengths: Sequence[int]) -> None:
         """Count an optimizer step on bags of some lengths."""
         self.steps += 1
-        for n in lengths:
-            if self.flops is not None:
-                more = self._flops(n)
-                self.flops = None if more is None else self.flops + more
+        if self.flops is not None:
+            for n in lengths:
+                if (more := self._flops(n)) is None:
+                    self.flops = None
+                    break
+                self.flops += more
         before = self._used
-        match self.budget.track:
+        match self.track:
             case "flops":
                 self._used = float(self.flops or 0)
                 if self._used == before:
@@ -71,19 +72,18 @@ class Meter:
     @property
     def spent(self) -> bool:
         """Whether the budget is used up; never, where the recipe sets the length."""
-        return self.budget.track is not None and self._used >= self._allowed
+        return self.track is not None and self._used >= self._allowed
 
     def record(self) -> dict[str, Any]:
         """Return what was used: ``track``, ``allowed``, ``used``, ``overshoot`` and ``last_step``, in its unit.
 
         The overshoot is at most the last step: the one before it had not reached the budget.
         """
-        track = self.budget.track
-        if track is None:
+        if self.track is None:
             return {"track": None}
-        used = self.timer.seconds if track == "device_seconds" else self._used
+        used = self.timer.seconds if self.track == "device_seconds" else self._used
         return {
-            "track": track,
+            "track": self.track,
             "allowed": self._allowed,
             "used": used,
             "overshoot": max(0.0, used - self._allowed),

@@ -133,11 +133,11 @@ def _training_step(
     bags = BagSet(cache, [s for s, _ in task.train], device)
     targets = torch.tensor([y for _, y in task.train], device=device)
     size, group = task.recipe.batch_size, task.recipe.accumulate
-    positions = np.random.default_rng(0).permutation(len(bags))
+    positions = np.random.default_rng(0).permutation(len(bags)).tolist()
     batches = [positions[i : i + size] for i in range(0, max(1, len(positions) - size + 1), size)]
     stepper = Stepper(model, task.recipe, planned_steps=10**6)
 
-    def endless() -> Iterator[tuple[np.ndarray, Bags]]:
+    def endless() -> Iterator[tuple[list[int], Bags]]:
         while True:
             yield from zip(batches, bags.stream(batches), strict=True)
 

@@ -95,7 +95,11 @@ class BagSet:
         of that way, which on CPU is reading the mapped rows as fp32; waiting for the disk before it does not count.
         """
         if self._resident is not None:
-            yield from (self.batch(at) for at in batches)
+            if self._resident.x.dtype == torch.float32 and all(len(at) == 1 for at in batches):
+                # All of them first, as they are views: looked up one by one, between steps, each costs many times more.
+                yield from [self._one(int(at[0])) for at in batches]
+            else:
+                yield from (self.batch(at) for at in batches)
             return
         if self.device.type != "cuda":
             for at in batches:

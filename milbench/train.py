@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -151,23 +152,26 @@ def train(task: Task, cache: FeatureCache, device: torch.device, on_evaluation: 
     while not meter.spent and (fixed or epoch < recipe.epochs):
         epoch += 1
         model.train()
-        positions = order.permutation(len(bags))
+        positions = order.permutation(len(bags)).tolist()
         batches = [positions[i : i + recipe.batch_size] for i in range(0, len(positions), recipe.batch_size)]
-        with closing(bags.stream(batches, timer)) as ready:
+        # Looked up beforehand: between the steps of a small method, whose data fill the caches, each costs far more.
+        answers, rows = [labels_of(targets, at) for at in batches], [[lengths[j] for j in at] for at in batches]
+        taken: list[int] = []
+        # One context an epoch and one block of the timer a batch: beside a small method each is a part of a step.
+        with closing(bags.stream(batches, timer)) as ready, fits(taken, "training"):
             for i in range(0, len(batches), recipe.accumulate):
                 group = batches[i : i + recipe.accumulate]
-                taken = [lengths[j] for at in group for j in at]
-                with fits(taken, "training"):
-                    for at in group:
-                        batch = next(ready)  # waiting for the disk is not the device's time
-                        with timer:
-                            if task.max_instances is not None:
-                                batch = cut(batch, task.max_instances, chance)
-                            loss = stepper.backward(batch, labels_of(targets, at), len(group))
-                            total.add_(loss, alpha=len(at))
-                        since += len(at)
+                taken[:] = rows[i] if len(group) == 1 else chain.from_iterable(rows[i : i + len(group)])
+                for j, at in enumerate(group, start=i):
+                    batch = next(ready)  # waiting for the disk is not the device's time
                     with timer:
-                        stepper.step(meter.progress)
+                        if task.max_instances is not None:
+                            batch = cut(batch, task.max_instances, chance)
+                        loss = stepper.backward(batch, answers[j], len(group))
+                        total.add_(loss, alpha=len(at))
+                        if j + 1 == i + len(group):
+                            stepper.step(meter.progress)
+                since += len(taken)
                 meter.add(taken)
                 seen, patches = seen + len(taken), patches + sum(taken)
                 if meter.spent:
@@ -257,11 +261,11 @@ def fits(lengths: Sequence[int], during: str) -> Iterator[None]:
         raise OutOfMemory(max(lengths, default=0), during, bytes_asked_for(error)) from error
 
 
-def labels_of(targets: Tensor, at: np.ndarray) -> Tensor:
+def labels_of(targets: Tensor, at: Sequence[int]) -> Tensor:
     """Return the labels of the bags at some positions; of one bag, a view."""
     if len(at) == 1:
         return targets[at[0] : at[0] + 1]
-    return targets[torch.from_numpy(at).to(targets.device)]
+    return targets[torch.tensor(at, device=targets.device)]
 
 
 class Stepper:
@@ -276,7 +280,7 @@ class Stepper:
         self.optimizer = build_optimizer(model.parameters(), recipe)
         self.device_type = next(model.parameters()).device.type
         self._cast = autocast(self.device_type, recipe) if recipe.precision != "fp32" else nullcontext()
-        self.scaler = torch.amp.GradScaler(self.device_type, enabled=recipe.precision == "fp16")
+        self.scaler = torch.amp.GradScaler(self.device_type) if recipe.precision == "fp16" else None
         self.optimizer.zero_grad()
 
     def backward(self, batch: Bags, targets: Tensor, group: int) -> Tensor:
@@ -285,7 +289,7 @@ class Stepper:
             out = self.model(batch)
         loss = self.model.loss(out, targets)
         part = loss / group if group > 1 else loss
-        (self.scaler.scale(part) if self.scaler.is_enabled() else part).backward()
+        (part if self.scaler is None else self.scaler.scale(part)).backward()
         return loss.detach()
 
     def step(self, progress: float | None = None) -> None:
@@ -295,16 +299,16 @@ class Stepper:
             self.lr = lr
             for group in self.optimizer.param_groups:
                 group["lr"] = lr
-        if self.scaler.is_enabled():
+        if self.scaler is not None:
             self.scaler.unscale_(self.optimizer)  # type: ignore[arg-type]  # reads param_groups alone
         if self.recipe.grad_clip is not None:
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.grad_clip)
-        if self.scaler.is_enabled():
+        if self.scaler is None:
+            self.optimizer.step()
+        else:
             # After an overflow the scaler skips the optimizer's step, and Lookahead does not count it.
             self.scaler.step(self.optimizer)  # type: ignore[arg-type]
             self.scaler.update()
-        else:
-            self.optimizer.step()
         self.optimizer.zero_grad()
         self.steps += 1
 

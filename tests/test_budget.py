@@ -121,18 +121,18 @@ class Clock:
 
 
 def test_device_seconds_stop_within_a_step_and_leave_evaluation_out(cohort, monkeypatch):
-    """Every block of work takes one second of this clock: two a step (backward, step)."""
+    """Every step takes one second of this clock."""
     monkeypatch.setattr(loop, "DeviceTimer", lambda device: DeviceTimer(device, Clock()))
-    found = trained(cohort, device_seconds=21.0)
+    found = trained(cohort, device_seconds=10.5)
     assert found.steps == 11
     assert found.budget == {
         "track": "device_seconds",
-        "allowed": 21.0,
-        "used": 22.0,
-        "overshoot": 1.0,
-        "last_step": 2.0,
+        "allowed": 10.5,
+        "used": 11.0,
+        "overshoot": 0.5,
+        "last_step": 1.0,
     }
-    assert found.device_seconds == 22.0
+    assert found.device_seconds == 11.0
 
 
 @pytest.mark.parametrize("method", METHODS)

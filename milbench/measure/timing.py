@@ -209,30 +209,28 @@ class DeviceTimer:
 
     def __init__(self, device: str | torch.device = "cpu", clock: _Clock = time.perf_counter_ns) -> None:
         self.device = torch.device(device)
-        self._watch = Stopwatch(clock)
+        self._clock = clock
+        self._on_cuda = self.device.type == "cuda"
+        self._nanoseconds = 0
         self._events: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
         self._milliseconds = self._longest = 0.0
         self._over = 0  # blocks whose milliseconds are known
-        self._begin: torch.cuda.Event | None = None
+        self._begin: Any = None  # an event on CUDA, nanoseconds on CPU
 
     def __enter__(self) -> DeviceTimer:
-        if self.device.type == "cuda":
-            if self._begin is not None:
-                raise RuntimeError("the timer is running already")
-            self._begin = self._mark()
-        else:
-            self._watch.__enter__()
+        if self._begin is not None:
+            raise RuntimeError("the timer is running already")
+        self._begin = self._mark() if self._on_cuda else self._clock()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self.device.type != "cuda":
-            self._watch.__exit__(kind, error, trace)
+        begin, self._begin = self._begin, None
+        if not self._on_cuda:
+            self._nanoseconds += self._clock() - begin
             return
-        assert self._begin is not None
-        self._events.append((self._begin, self._mark()))
-        self._begin = None
+        self._events.append((begin, self._mark()))
         if len(self._events) >= _PENDING:
             self._add_up(wait=False)
 
@@ -247,7 +245,7 @@ class DeviceTimer:
     def seconds(self) -> float:
         """Seconds of the blocks that have ended; waits for the device."""
         self._add_up(wait=True)
-        return self._watch.seconds + self._milliseconds / 1e3
+        return self._nanoseconds / 1e9 + self._milliseconds / 1e3
 
     def seconds_by(self, limit: float) -> float:
         """Return the seconds so far, waiting for the device only where they may have come to `limit`.
@@ -257,7 +255,7 @@ class DeviceTimer:
         the longest so far.
         """
         self._add_up(wait=False)
-        known, pending = self._watch.seconds + self._milliseconds / 1e3, len(self._events)
+        known, pending = self._nanoseconds / 1e9 + self._milliseconds / 1e3, len(self._events)
         if not pending:
             return known
         if not self._over or known + (pending + 2) * 2 * self._longest / 1e3 >= limit:
