@@ -19,8 +19,11 @@ def build(
     dtype: str = typer.Option("float16", help="Of the kept features: float16, bfloat16 or float32."),
     order: str = typer.Option("source", help="Of the rows: source, or raster (by y, then x)."),
     coords: bool = typer.Option(True, "--coords/--no-coords", help="Keep coordinates."),
+    workers: int = typer.Option(
+        None, "--workers", min=1, help="Processes that read; default: one a core where there is much to read."
+    ),
 ) -> None:
-    """Build a feature cache from another tool's files.
+    """Build a feature cache from another tool's files; after an interruption the same command goes on.
 
     Example: milbench cache build --from clam/features --out cohort.cache
     """
@@ -30,7 +33,9 @@ def build(
     if order not in ("source", "raster"):
         raise MilbenchError(f"unknown order {order!r}; give source or raster.")
     with _progress("reading") as progress:
-        report = build_cache(source, out, format, dtype, "raster" if order == "raster" else "source", coords, progress)
+        report = build_cache(
+            source, out, format, dtype, "raster" if order == "raster" else "source", coords, progress, workers
+        )
     for line in report.lines():
         typer.echo(line)
 

@@ -1,22 +1,32 @@
-"""build_cache: turns the feature files of another tool into a feature cache and reports what became of every slide."""
+"""build_cache: turns the feature files of another tool into a feature cache and reports what became of every slide.
+
+Slides are read ahead, by a thread or by several processes, and appended in the source's order by one writer, which
+keeps a journal: the cache is the same whatever the number of workers, and a build that was killed goes on from where it
+was. No more slides are in memory than are read ahead.
+"""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-import torch
-from torch import Tensor
-
 from ..errors import MilbenchError
-from .formats import SourceSlide, detect_format
+from ..spec import digest
+from .files import resumable
+from .formats import Slides, detect_format
+from .journal import Entry, Journal, stamp
+from .layout import SCHEMA
+from .reading import Read, Reading, read_slides
 from .writer import CacheWriter
 
 #: facts that must be the same for every slide of a cache; coord_step may differ and is kept with each slide
 _COMMON = ("encoder", "patch_size", "magnification", "units")
+#: bytes of a source from which on starting further processes, each of which imports torch, is worth the while
+_WORTH_WORKERS = 4 << 30
 
 
 @dataclass(frozen=True)
@@ -33,6 +43,7 @@ class BuildReport:
         left_out: slide -> why it is not in the cache.
         max_rounding_error: largest absolute difference between a value read and the value kept.
         max_abs: largest absolute value read.
+        resumed: slides that an earlier build, which did not come to its end, had read.
     """
 
     out: Path
@@ -47,13 +58,16 @@ class BuildReport:
     left_out: dict[str, str]
     max_rounding_error: float
     max_abs: float
+    resumed: int = 0
 
     def lines(self) -> list[str]:
         """Return the report as lines of text."""
         where = "with coordinates" if self.coords else "without coordinates"
         left = [f"left out {slide}: {why}" for slide, why in self.left_out.items()]
+        again = [f"went on after {self.resumed} slides that were read before"] if self.resumed else []
         return [
             f"found {self.found}",
+            *again,
             f"kept {self.slides} slides, {self.rows} rows, dim {self.dim}, {self.dtype}, {where}, {self.order} order",
             f"largest rounding error {self.max_rounding_error:.3g} (largest value {self.max_abs:.3g})",
             *(left or ["left out nothing"]),
@@ -63,8 +77,12 @@ class BuildReport:
 
 def build_cache(source: str | Path, out: str | Path, format: str = "auto", dtype: str = "float16",
                 order: Literal["source", "raster"] = "source", coords: bool = True,
-                progress: Callable[[int, int, str], None] | None = None) -> BuildReport:  # fmt: skip
+                progress: Callable[[int, int, str], None] | None = None,
+                workers: int | None = None) -> BuildReport:  # fmt: skip
     """Build a feature cache from the files of another tool.
+
+    The source is never written to. After a kill, an interruption or an error the same call goes on after the last slide
+    it had read, where the files it had read are still as they were.
 
     Args:
         source: folder or file, see ``milbench list formats``.
@@ -74,6 +92,7 @@ def build_cache(source: str | Path, out: str | Path, format: str = "auto", dtype
         order: ``source`` keeps the order of rows; ``raster`` sorts them by y, then x (it matters to TransMIL).
         coords: False: coordinates are not kept, for cohorts where some slides lack them.
         progress: called with (slides done, slides in all, slide).
+        workers: processes that read; None: one for each core where there is much to read, at most 8.
 
     Raises:
         MilbenchError: unknown format, a damaged file, slides that disagree about their encoder, patch size or
@@ -83,26 +102,37 @@ def build_cache(source: str | Path, out: str | Path, format: str = "auto", dtype
         raise MilbenchError(f"unknown order {order!r}; give source or raster.")
     if order == "raster" and not coords:
         raise MilbenchError("raster order needs coordinates; keep them, or ask for source order.")
+    if workers is not None and workers < 1:
+        raise MilbenchError(f"workers is {workers}; it must be 1 or more.")
     source, out = Path(source), Path(out)
     module, found = detect_format(source, format)
-    total = module.count(source)
-    left_out: dict[str, str] = {}
-    facts: dict[str, tuple[Any, str]] = {}
-    writer = CacheWriter(out, dtype, {"format": module.NAME, "source": str(source.absolute()), "order": order})
-    with writer:
-        for done, slide in enumerate(module.read(source), 1):
-            if slide.features.shape[:1] == (0,):
-                left_out[slide.slide_id] = f"it has no patches, shape {tuple(slide.features.shape)}"
-            else:
-                _agree(facts, slide, coords)
-                _add(writer, slide, coords, order)
-            if progress is not None:
-                progress(done, total, slide.slide_id)
+    slides = module.open_source(source)
+    how = Reading(module.NAME, source, dtype, order, coords)
+    key = digest([SCHEMA, module.NAME, str(source.absolute()), dtype, order, coords])[:8]
+    place = resumable(out, key)
+    meta = {"format": module.NAME, "source": str(source.absolute()), "order": order}
+    with CacheWriter(out, dtype, meta, place=place) as writer, Journal(writer.folder) as journal:
+        done = _whole(journal.entries(), slides, writer)
+        facts = _Facts(coords)
+        for entry in done:
+            facts.agree(entry.slide_id, entry.facts, entry.stamp[0][0] if entry.stamp else "")
+        journal.start(done)
+        left_out = {entry.slide_id: entry.why for entry in done if entry.placed is None}
+        with closing(read_slides(slides, how, len(done), workers or _workers(slides))) as ahead:
+            for number, read in enumerate(ahead, len(done)):
+                facts.agree(read.slide_id, read.facts, str(read.path))
+                entry = _keep(writer, read, stamp(slides.files(number)))
+                if entry.placed is None:
+                    left_out[entry.slide_id] = entry.why
+                writer.flush()
+                journal.add(entry)
+                if progress is not None:
+                    progress(number + 1, len(slides), entry.slide_id)
         if len(writer) == 0:
             raise MilbenchError(
                 f"{source} holds no slide with patches ({len(left_out)} empty); there is nothing to keep."
             )
-        writer.meta |= {key: value for key, (value, _) in facts.items()}
+        writer.meta |= facts.common
         writer.meta["left_out"] = sorted(left_out)
     return BuildReport(
         out=out,
@@ -112,41 +142,66 @@ def build_cache(source: str | Path, out: str | Path, format: str = "auto", dtype
         rows=writer.rows,
         dim=writer.dim,
         dtype=dtype,
-        coords=writer.has_coords,
+        coords=writer.coord_dtype is not None,
         order=order,
         left_out=left_out,
         max_rounding_error=writer.max_rounding_error,
         max_abs=writer.max_abs,
+        resumed=len(done),
     )
 
 
-def _add(writer: CacheWriter, slide: SourceSlide, coords: bool, order: str) -> None:
-    features, xy = slide.features, slide.coords if coords else None
-    if order == "raster":
-        if xy is None:
-            raise MilbenchError(f"slide {slide.slide_id!r} has no coordinates ({slide.path}); ask for source order.")
-        if tuple(xy.shape) == (len(features), 2):
-            features, xy = _raster(features, xy)
+def _keep(writer: CacheWriter, read: Read, known: tuple[tuple[str, int, int], ...]) -> Entry:
+    if read.prepared is None:
+        return Entry(read.slide_id, known, None, read.why, {})
     try:
-        writer.add(slide.slide_id, features, xy, slide.meta.get("coord_step") if coords else None)
+        return Entry(read.slide_id, known, writer.append(read.prepared), "", read.facts)
     except MilbenchError as error:
-        hint = " Leave coordinates out with --no-coords." if "coordinates" in str(error) and coords else ""
-        raise MilbenchError(f"{slide.path}: {error}{hint}") from None
+        hint = " Leave coordinates out with --no-coords." if "coordinates" in str(error) else ""
+        raise MilbenchError(f"{read.path}: {error}{hint}") from None
 
 
-def _raster(features: np.ndarray | Tensor, xy: np.ndarray | Tensor) -> tuple[np.ndarray | Tensor, np.ndarray | Tensor]:
-    places = np.asarray(xy)
-    by = np.lexsort((places[:, 0], places[:, 1]))
-    return (features[torch.from_numpy(by)] if isinstance(features, Tensor) else features[by]), places[by]
+def _whole(entries: list[Entry], slides: Slides, writer: CacheWriter) -> list[Entry]:
+    """Return the first of some entries, as many as are still true, and put the writer behind them."""
+    true = 0
+    while (
+        true < min(len(entries), len(slides))
+        and entries[true].slide_id == slides.ids[true]
+        and entries[true].stamp == stamp(slides.files(true))
+    ):
+        true += 1
+    there = writer.restore([entry.placed for entry in entries[:true] if entry.placed is not None])
+    return entries[:true] if there else []
 
 
-def _agree(facts: dict[str, tuple[Any, str]], slide: SourceSlide, coords: bool) -> None:
-    for key in _COMMON:
-        if key not in slide.meta or (key == "units" and not coords):
-            continue
-        value, first = facts.setdefault(key, (slide.meta[key], slide.slide_id))
-        if value != slide.meta[key]:
-            raise MilbenchError(
-                f"slides disagree about {key}: {first!r} has {value}, {slide.slide_id!r} has {slide.meta[key]} "
-                f"({slide.path}); a cache holds one kind of features, so separate them."
-            )
+class _Facts:
+    """What slides say of themselves, which must be the same for all of them."""
+
+    def __init__(self, coords: bool) -> None:
+        self.keys = [key for key in _COMMON if coords or key != "units"]
+        self._first: dict[str, tuple[Any, str]] = {}
+
+    @property
+    def common(self) -> dict[str, Any]:
+        """Return what they agree on."""
+        return {key: value for key, (value, _) in self._first.items()}
+
+    def agree(self, slide: str, facts: dict[str, Any], path: str) -> None:
+        """Refuse a slide that says something else than those before it."""
+        for key in self.keys:
+            if key not in facts:
+                continue
+            value, first = self._first.setdefault(key, (facts[key], slide))
+            if value != facts[key]:
+                raise MilbenchError(
+                    f"slides disagree about {key}: {first!r} has {value}, {slide!r} has {facts[key]} "
+                    f"({path}); a cache holds one kind of features, so separate them."
+                )
+
+
+def _workers(slides: Slides) -> int:
+    if not slides.independent or len(slides) < 2:
+        return 1
+    size = sum(path.stat().st_size for i in range(len(slides)) for path in slides.files(i) if path.is_file())
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(usable, 8) if size >= _WORTH_WORKERS else 1

@@ -159,17 +159,14 @@ def _packed(spec: DataSpec, base: Path) -> tuple[Labels, Path, Callable[[], list
 
 
 def _published(packed: Packed, labels: Labels, split: SplitSpec) -> list[Fold]:
-    assert packed.folds is not None
-    folds = []
-    for r, row in enumerate(packed.folds):
-        for k in sorted({int(value) for value in row if value >= 0}):
-            test = tuple(name for name, value in zip(packed.names, row, strict=True) if value == k)
-            train = tuple(name for name, value in zip(packed.names, row, strict=True) if value >= 0 and value != k)
-            fold = Fold(f"r{r}-f{k}", train, (), test)
-            if "val_fraction" in split.model_fields_set and split.val_fraction > 0:
-                fold = carve_validation(fold, labels.patients, labels.labels, split.val_fraction, [split.seed, r, k])
-            folds.append(fold)
-    return folds
+    folds = list(packed.published_folds())
+    if "val_fraction" not in split.model_fields_set or split.val_fraction == 0:
+        return folds
+    seeds = ([split.seed, *(int(part[1:]) for part in fold.name.split("-"))] for fold in folds)  # r0-f3: [seed, 0, 3]
+    return [
+        carve_validation(fold, labels.patients, labels.labels, split.val_fraction, seed)
+        for fold, seed in zip(folds, seeds, strict=True)
+    ]
 
 
 def _find_npz(path: str, base: Path) -> Path:

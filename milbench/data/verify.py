@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
+
+from xxhash import xxh3_128
 
 from .layout import (
     COORD_DTYPES,
@@ -94,7 +95,7 @@ def _slide_checksum(file: BinaryIO, first: int, rows: int, shard_rows: int, meta
     if meta.get("coord_dtype") is not None:
         pair = 2 * COORD_DTYPES[meta["coord_dtype"]][0].itemsize
         spans.append((HEADER_BYTES + shard_rows * width + first * pair, rows * pair))
-    hashed = hashlib.blake2b(digest_size=16)
+    hashed = xxh3_128()
     for start, length in spans:
         file.seek(start)
         while length > 0 and (piece := file.read(min(length, _PIECE))):

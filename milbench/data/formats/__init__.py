@@ -1,14 +1,15 @@
 """Importers of other tools' feature files: one module a format, found by its presence here.
 
-A module defines ``NAME``; ``detect(source)``, one sentence of what was found or None; ``count(source)``, the number of
-slides; ``read(source)``, an iterator of `SourceSlide`. A new format is one new file.
+A module defines ``NAME``; ``detect(source)``, one sentence of what was found or None; ``open_source(source)``, the
+`Slides` that are there. A new format is one new file.
 """
 
 from __future__ import annotations
 
 import ast
 import pkgutil
-from collections.abc import Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
@@ -19,6 +20,7 @@ import numpy as np
 from torch import Tensor
 
 from ...errors import MilbenchError, did_you_mean
+from ..splits import Fold
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +42,98 @@ class SourceSlide:
     path: Path | None = None
 
 
+@dataclass(frozen=True)
+class SourceTable:
+    """What a source says of its slides beside their features; what it does not say is None or empty.
+
+    Attributes:
+        labels: slide -> label value as text, where the source has one.
+        patients: slide -> patient.
+        folds: published splits.
+    """
+
+    labels: dict[str, str] | None = None
+    patients: dict[str, str] | None = None
+    folds: tuple[Fold, ...] = ()
+
+
+class Slides(ABC):
+    """The slides of an opened source, in a fixed order: of their names, or stored order where a file has one.
+
+    Opening finds out which slides there are and reads no features.
+
+    Attributes:
+        ids: slide ids, empty slides included.
+        independent: whether any process may open the source anew and load any one slide at the cost of that slide.
+    """
+
+    independent: bool = False
+
+    def __init__(self, ids: Sequence[str]) -> None:
+        self.ids = tuple(ids)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @abstractmethod
+    def load(self, i: int) -> SourceSlide:
+        """Read one slide whole.
+
+        Raises:
+            MilbenchError: it cannot be read; the message names the file.
+        """
+
+    @abstractmethod
+    def files(self, i: int) -> tuple[Path, ...]:
+        """Return the files a slide is read from: as long as their size and time stay, so does the slide."""
+
+    def read(self, first: int = 0) -> Iterator[SourceSlide]:
+        """Read the slides one after the other, from the given one on."""
+        for i in range(first, len(self)):
+            yield self.load(i)
+
+    def table(self) -> SourceTable | None:
+        """Return labels, patients and splits that the source itself brings; None where it has none."""
+        return None
+
+
+class FileSlides(Slides):
+    """One file a slide, in the order of the slides' names.
+
+    Args:
+        files: slide -> the file its features are in.
+        load: reads one of them.
+        beside: further files that a slide is read from, coordinates for instance; those that are not there are skipped.
+        table: see `Slides.table`.
+    """
+
+    independent = True
+
+    def __init__(
+        self,
+        files: Mapping[str, Path],
+        load: Callable[[str, Path], SourceSlide],
+        beside: Callable[[str, Path], Sequence[Path]] | None = None,
+        table: Callable[[], SourceTable | None] | None = None,
+    ) -> None:
+        super().__init__(sorted(files))
+        self._files, self._load, self._beside, self._table = files, load, beside, table
+
+    def load(self, i: int) -> SourceSlide:
+        """Read one slide whole."""
+        return self._load(self.ids[i], self._files[self.ids[i]])
+
+    def files(self, i: int) -> tuple[Path, ...]:
+        """Return the slide's file and those beside it."""
+        slide = self.ids[i]
+        more = () if self._beside is None else self._beside(slide, self._files[slide])
+        return (self._files[slide], *(path for path in more if path.is_file()))
+
+    def table(self) -> SourceTable | None:
+        """Return what the source says of its slides beside their features."""
+        return None if self._table is None else self._table()
+
+
 class Format(Protocol):
     """What a module of this package defines."""
 
@@ -48,11 +142,12 @@ class Format(Protocol):
     def detect(self, source: Path) -> str | None:
         """Say in one sentence what was found, or return None when the source is not of this format."""
 
-    def count(self, source: Path) -> int:
-        """Return the number of slides, empty ones included."""
+    def open_source(self, source: Path) -> Slides:
+        """Open a source that `detect` has recognised.
 
-    def read(self, source: Path) -> Iterator[SourceSlide]:
-        """Read the slides one by one, in the order of their names, or in stored order where a file has one."""
+        Raises:
+            MilbenchError: it is not of this format, or damaged.
+        """
 
 
 @cache

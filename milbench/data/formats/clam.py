@@ -7,14 +7,13 @@ from h5_files/ beside it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ...errors import MilbenchError
-from . import SourceSlide
+from . import FileSlides, Slides, SourceSlide
 from ._read import h5_array, h5_attributes, h5_dataset, open_h5, torch_tensor
 
 NAME = "clam"
@@ -30,19 +29,17 @@ def detect(source: Path) -> str | None:
     return f"CLAM features in {source}: {h5} .h5 and {len(files) - h5} .pt files{patches}"
 
 
-def count(source: Path) -> int:
-    """Return the number of slides."""
-    return len(_files(source))
-
-
-def read(source: Path) -> Iterator[SourceSlide]:
-    """Read the slides in the order of their names; a slide in both folders is read from h5_files/."""
+def open_source(source: Path) -> Slides:
+    """Open the slides; one that is in both folders is read from h5_files/."""
     places = _patches(source)
-    for slide, path in sorted(_files(source).items()):
-        if path.suffix == ".h5":
-            yield _read_h5(slide, path)
-        else:
-            yield _read_pt(slide, path, places)
+
+    def load(slide: str, path: Path) -> SourceSlide:
+        return _read_h5(slide, path) if path.suffix == ".h5" else _read_pt(slide, path, places)
+
+    def beside(slide: str, path: Path) -> list[Path]:
+        return [] if path.suffix == ".h5" else [place / f"{slide}.h5" for place in places]
+
+    return FileSlides(_files(source), load, beside)
 
 
 def _read_h5(slide: str, path: Path) -> SourceSlide:

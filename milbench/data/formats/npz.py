@@ -15,7 +15,8 @@ from pathlib import Path
 import numpy as np
 
 from ...errors import MilbenchError
-from . import SourceSlide
+from ..splits import Fold
+from . import Slides, SourceSlide, SourceTable
 
 NAME = "npz"
 
@@ -40,6 +41,14 @@ class Packed:
     folds: np.ndarray | None
     coords: np.ndarray | None
 
+    def published_folds(self) -> Iterator[Fold]:
+        """Give a fold ``r{repetition}-f{fold}`` for every test index of every repetition; bags with -1 are in none."""
+        for r, row in enumerate(() if self.folds is None else self.folds):
+            for k in sorted({int(value) for value in row if value >= 0}):
+                test = tuple(name for name, value in zip(self.names, row, strict=True) if value == k)
+                train = tuple(name for name, value in zip(self.names, row, strict=True) if value >= 0 and value != k)
+                yield Fold(f"r{r}-f{k}", train, (), test)
+
 
 def detect(source: Path) -> str | None:
     """Recognise a .npz file by its keys."""
@@ -53,20 +62,33 @@ def detect(source: Path) -> str | None:
     return f"packed bags in {source}: {len(packed.names)} bags of {len(packed.features)} instances{also}"
 
 
-def count(source: Path) -> int:
-    """Return the number of bags."""
-    return len(read_packed(source).names)
+def open_source(source: Path) -> Slides:
+    """Open the bags, in stored order."""
+    return PackedSlides(read_packed(source), source)
 
 
-def read(source: Path) -> Iterator[SourceSlide]:
-    """Read the bags in stored order."""
-    packed = read_packed(source)
-    for i, name in enumerate(packed.names):
-        rows = slice(packed.offsets[i], packed.offsets[i + 1])
-        coords = None if packed.coords is None else packed.coords[rows]
-        yield SourceSlide(
-            name, packed.features[rows], coords, {"units": "pixels"} if coords is not None else {}, source
-        )
+class PackedSlides(Slides):
+    """The bags of packed arrays that are in memory."""
+
+    def __init__(self, packed: Packed, path: Path) -> None:
+        super().__init__(packed.names)
+        self.packed, self.path = packed, path
+
+    def load(self, i: int) -> SourceSlide:
+        """Return a view of one bag's rows."""
+        rows = slice(self.packed.offsets[i], self.packed.offsets[i + 1])
+        coords = None if self.packed.coords is None else self.packed.coords[rows]
+        meta = {"units": "pixels"} if coords is not None else {}
+        return SourceSlide(self.ids[i], self.packed.features[rows], coords, meta, self.path)
+
+    def files(self, i: int) -> tuple[Path, ...]:
+        """Return the one file."""
+        return (self.path,)
+
+    def table(self) -> SourceTable:
+        """Return the labels and the published folds, which have no validation part."""
+        labels = dict(zip(self.ids, self.packed.labels, strict=True))
+        return SourceTable(labels, None, tuple(self.packed.published_folds()))
 
 
 def read_packed(path: Path) -> Packed:

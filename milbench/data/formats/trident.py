@@ -7,12 +7,11 @@ level-0 pixels and lie ``patch_size_level0`` apart, which differs from slide to 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from ...errors import MilbenchError
-from . import SourceSlide
+from . import FileSlides, Slides, SourceSlide
 from ._read import h5_array, h5_attributes, h5_dataset, open_h5
 
 NAME = "trident"
@@ -27,26 +26,24 @@ def detect(source: Path) -> str | None:
     return f"TRIDENT features in {folder}: {len(list(folder.glob('*.h5')))} .h5 files{f' ({named})' if named else ''}"
 
 
-def count(source: Path) -> int:
-    """Return the number of slides, empty ones included."""
-    return len(list(_existing(source).glob("*.h5")))
+def open_source(source: Path) -> Slides:
+    """Open the slides of the one run that is there."""
+    folder = _folder(source)
+    if folder is None:
+        raise MilbenchError(f"{source} holds no TRIDENT features; give the features_ENCODER folder.")
+    return FileSlides({path.stem: path for path in folder.glob("*.h5")}, _load)
 
 
-def read(source: Path) -> Iterator[SourceSlide]:
-    """Read the slides in the order of their names."""
-    folder = _existing(source)
-    for path in sorted(folder.glob("*.h5"), key=lambda p: p.stem):
-        with open_h5(path) as file:
-            features = h5_array(file, "features", path, "f")
-            if features is None:
-                raise MilbenchError(f"{path} has no dataset 'features' (it has {', '.join(file) or 'none'}).")
-            coords = h5_array(file, "coords", path, "iuf")
-            meta = _from_path(folder) | _from_attributes(file, coords is not None)
-        if features.ndim == 2 and features.shape[0] and coords is not None and len(coords) != len(features):
-            raise MilbenchError(
-                f"{path} has {len(features)} rows but {len(coords)} coordinates; extract the slide again."
-            )
-        yield SourceSlide(path.stem, features, coords, meta, path)
+def _load(slide: str, path: Path) -> SourceSlide:
+    with open_h5(path) as file:
+        features = h5_array(file, "features", path, "f")
+        if features is None:
+            raise MilbenchError(f"{path} has no dataset 'features' (it has {', '.join(file) or 'none'}).")
+        coords = h5_array(file, "coords", path, "iuf")
+        meta = _from_path(path.parent) | _from_attributes(file, coords is not None)
+    if features.ndim == 2 and features.shape[0] and coords is not None and len(coords) != len(features):
+        raise MilbenchError(f"{path} has {len(features)} rows but {len(coords)} coordinates; extract the slide again.")
+    return SourceSlide(slide, features, coords, meta, path)
 
 
 def _from_path(folder: Path) -> dict[str, Any]:
@@ -72,13 +69,6 @@ def _from_attributes(file: Any, has_coords: bool) -> dict[str, Any]:
         if "patch_size_level0" in found:
             meta["coord_step"] = float(found["patch_size_level0"])
     return meta
-
-
-def _existing(source: Path) -> Path:
-    folder = _folder(source)
-    if folder is None:
-        raise MilbenchError(f"{source} holds no TRIDENT features; give the features_ENCODER folder.")
-    return folder
 
 
 def _folder(source: Path) -> Path | None:

@@ -69,7 +69,7 @@ def trident(tmp_path, slides):
 
 
 def test_every_format_is_listed_with_a_sentence():
-    assert set(format_names()) == set(formats()) == {"clam", "trident", "npz"}
+    assert set(format_names()) == set(formats()) >= {"clam", "trident", "npz"}
     assert all(len(text) > 20 for text in format_names().values())
 
 
@@ -335,7 +335,7 @@ def test_the_classical_sets_have_their_width(shared_root):
 
 def test_a_reader_yields_slides(clam):
     module, found = detect_format(clam)
-    read = list(module.read(clam))
+    read = list(module.open_source(clam).read())
     assert found.startswith("CLAM features in")
     assert all(isinstance(slide, SourceSlide) for slide in read)
-    assert module.count(clam) == len(read) == 3
+    assert len(module.open_source(clam)) == len(read) == 3
