@@ -12,6 +12,7 @@ import torch
 from pydantic import ValidationError
 
 from .data.cohort import Cohort, load_cohort
+from .data.imported import Progress
 from .errors import MilbenchError, did_you_mean
 from .registry import Method, resolve
 from .spec import TRACKS, Budget, Recipe, RunSpec, Suite
@@ -76,8 +77,16 @@ def make_plan(
     timeout_s: float | None = None,
     budget: Mapping[str, float] | None = None,
     storage: str | None = None,
+    progress: Progress | None = None,
 ) -> Plan:
-    """Resolve a suite into runs and look up which are done; checks everything, writes only built-in datasets.
+    """Resolve a suite into runs and look up which are done; checks everything, writes only caches that are missing.
+
+    Args:
+        suite: name, path or the suite itself.
+        results: root of the results folder.
+        methods, seeds, timeout_s, budget: instead of the suite's.
+        storage: of tuning trials.
+        progress: called while features are imported.
 
     Raises:
         MilbenchError: something the user can mend, among it a suite that was changed under the same version.
@@ -99,7 +108,7 @@ def make_plan(
         raise MilbenchError(f"suite {suite.name}: [recipes.{min(unused)}] names no method of the suite.{hint}")
     recipes = {m.canonical: _recipe(suite, m) for m in resolved}
     device = _device(suite)
-    cohorts = tuple(load_cohort(data, suite.base) for data in suite.data)
+    cohorts = tuple(load_cohort(data, suite.base, progress) for data in suite.data)
     runs: list[Planned] = []
     searches: list[Search] = []
     for cohort in cohorts:

@@ -303,22 +303,46 @@ class SplitSpec(Frozen):
     """Where folds come from.
 
     Attributes:
-        files: path with ``{k}`` for the fold number (``splits/fold{k}.csv``), in TransMIL's, CLAM's or milbench's
-            form; None: the dataset's own published folds where it has them, else patient-level stratified k-fold made
-            here.
-        folds: number of folds of the k-fold.
-        repeats: repetitions of the k-fold with other partitions.
+        files: split files of any form that `milbench.data.split_files.read_folds` knows: a file, a folder of them, or a
+            path with ``{k}`` for the fold number (``splits/fold{k}.csv``); None: the dataset's own published folds
+            where it has them, else folds made here, by patient and stratified, in the way that `scheme` says.
+        scheme: ``k-fold``, every slide tested once a repetition; ``monte-carlo``, `repeats` test parts drawn
+            independently; ``held-out``, one of them; ``site-preserved``, a k-fold that keeps every site's patients in
+            one fold (Howard et al. 2021).
+        folds: number of folds of ``k-fold`` and ``site-preserved``.
+        repeats: repetitions of the k-fold with other partitions, or draws of ``monte-carlo``.
+        test_fraction: share of the patients that ``monte-carlo`` and ``held-out`` test on.
+        site_column: column of the label table with the site of ``site-preserved``; None: TCGA's barcodes tell it.
         use: how many of the folds to run, the first ones; None: all.
         val_fraction: share of the training patients held out for validation; 0: no validation set.
         seed: of the partition.
     """
 
     files: str | None = None
+    scheme: Literal["k-fold", "monte-carlo", "held-out", "site-preserved"] = "k-fold"
     folds: int = Field(5, ge=2)
     repeats: int = Field(1, ge=1)
+    test_fraction: float = Field(0.2, gt=0, lt=1)
+    site_column: str | None = None
     use: int | None = Field(None, ge=1)
     val_fraction: float = Field(0.2, ge=0, lt=1)
-    seed: int = 0
+    seed: int = Field(0, ge=0)
+
+    @model_validator(mode="after")
+    def _fits_scheme(self) -> SplitSpec:
+        """Refuse what would have no effect. By value: a suite read back from its record has every field set."""
+        takes = {
+            "k-fold": ("folds", "repeats"), "monte-carlo": ("repeats", "test_fraction"),
+            "held-out": ("test_fraction",), "site-preserved": ("folds", "site_column"),
+        }  # fmt: skip
+        named = ("folds", "repeats", "test_fraction", "site_column")
+        asked = [name for name in named if getattr(self, name) != type(self).model_fields[name].default]
+        if idle := [name for name in asked if name not in takes[self.scheme]]:
+            ways = [scheme for scheme, fields in takes.items() if idle[0] in fields]
+            raise ValueError(f"{idle[0]} belongs to scheme {' or '.join(ways)}, not to {self.scheme}")
+        if self.files is not None and self.scheme != "k-fold":
+            raise ValueError("folds come from files or from a scheme; give one of them")
+        return self
 
 
 class DataSpec(Frozen):
@@ -327,10 +351,16 @@ class DataSpec(Frozen):
     Attributes:
         name: the cohort's name on the leaderboard.
         dataset: a built-in dataset; `params` are its parameters.
-        cache: path of a feature cache, or a ``.npz`` of packed bags; relative paths start at the suite's folder.
-        labels: CSV with one row a slide; the ``.npz`` form brings its own labels.
+        features: files of another tool, see ``milbench list formats``; they are imported on first use into `cache`.
+        format, dtype, order, coords: how they are imported, as in ``milbench cache build``.
+        cache: path of a feature cache, or a ``.npz`` of packed bags; relative paths start at the suite's folder. With
+            `features` the cache to make, ``{name}.cache`` where none is named.
+        labels: table with one row a slide; left out where the features bring their labels along.
         slide_column, patient_column, label_column: its columns. Folds are by patient; where every slide is a patient of
             its own, say patient_column = "slide_id".
+        slide_table: table of slides and their patients (`slide_column`, `patient_column`) where `labels` has one row a
+            patient, as STAMP keeps them.
+        slide_suffix: endings such as ``.svs`` to take off the slide ids of labels and split files.
         classes: label values in class order; None: the sorted values found (for two classes the second is the positive
             one).
         split: where folds come from.
@@ -340,21 +370,38 @@ class DataSpec(Frozen):
     name: str
     dataset: str | None = None
     params: dict[str, Any] = {}
+    features: str | None = None
+    format: str = "auto"
+    dtype: Literal["float16", "bfloat16", "float32"] = "float16"
+    order: Literal["source", "raster"] = "source"
+    coords: bool = True
     cache: str | None = None
     labels: str | None = None
     slide_column: str = "slide_id"
     patient_column: str = "patient_id"
     label_column: str = "label"
+    slide_table: str | None = None
+    slide_suffix: tuple[str, ...] = ()
     classes: tuple[str, ...] | None = None
     split: SplitSpec = SplitSpec()
     note: str = ""
 
+    @field_validator("slide_suffix", mode="before")
+    @classmethod
+    def _one_or_several(cls, suffix: Any) -> Any:
+        return (suffix,) if isinstance(suffix, str) else suffix
+
     @model_validator(mode="after")
     def _one_source(self) -> DataSpec:
-        if (self.dataset is None) == (self.cache is None):
-            raise ValueError("give either dataset (a built-in one) or cache (a folder of features)")
-        if self.cache is not None and self.labels is None and not self.cache.endswith(".npz"):
-            raise ValueError("a cache needs labels: the CSV with slide_id, patient_id and label")
+        if (self.dataset is None) == (self.cache is None and self.features is None):
+            raise ValueError(
+                "give either dataset (a built-in one), or features (a tool's files) or cache (a feature cache)"
+            )
+        for name in ("format", "dtype", "order", "coords") if self.features is None else ():
+            if getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(f"{name} tells how features are imported; give features, or leave it out")
+        if self.slide_table is not None and self.labels is None:
+            raise ValueError("slide_table tells whose slides they are; give labels, the table of the patients")
         return self
 
 

@@ -72,7 +72,7 @@ def test_unknown_suites(name, words):
         (GOOD + "[budget]\ntimeuot = 3", r"budget\.timeuot: .* Did you mean 'timeout_s'"),
         (GOOD + "[budget]\ntimeout_s = 0", r"budget: timeout_s: 0 is no time such as '90 s'"),
         (GOOD + 'cache = "c"', "give either dataset .* or cache"),
-        (GOOD.replace("dataset", "cache"), "a cache needs labels"),
+        (GOOD + 'format = "clam"', "format tells how features are imported; give features"),
         (GOOD + GOOD.split("\n", 2)[2], "each with a name of its own"),
         ('methods = ["mean"]', "data: Field required"),
         ('base = "/"' + GOOD, "unknown field base"),

@@ -48,6 +48,28 @@ def show_progress() -> Iterator[Callable[[Progress], None]]:
         yield lambda step: bar.update(task, completed=step.done, total=step.total, description=_ended(step))
 
 
+@contextmanager
+def counted(what: str) -> Iterator[Callable[[int, int, str], None]]:
+    """Show progress: a bar on a terminal, a line every tenth of the way elsewhere; both on stderr."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    console = Console(stderr=True)
+    if console.is_terminal:
+        with Progress(console=console, transient=True) as bar:
+            task = bar.add_task(what, visible=False)
+            yield lambda done, total, slide: bar.update(
+                task, completed=done, total=total, description=f"{what} {slide}", visible=True
+            )
+        return
+
+    def line(done: int, total: int, slide: str) -> None:
+        if done == total or done * 10 // total > (done - 1) * 10 // total:
+            print(f"{what} {done}/{total} {slide}", file=sys.stderr, flush=True)
+
+    yield line
+
+
 def _ended(step: Progress) -> str:
     return f"{step.what}: {step.outcome}" + (f" ({step.reason})" if step.reason else "")
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import typer
@@ -29,10 +27,11 @@ def build(
     """
     from ..data.build import build_cache
     from ..errors import MilbenchError
+    from ._terminal import counted
 
     if order not in ("source", "raster"):
         raise MilbenchError(f"unknown order {order!r}; give source or raster.")
-    with _progress("reading") as progress:
+    with counted("reading") as progress:
         report = build_cache(
             source, out, format, dtype, "raster" if order == "raster" else "source", coords, progress, workers
         )
@@ -49,8 +48,9 @@ def verify(path: Path = typer.Argument(..., metavar="DIR", help="The cache.")) -
     from ..data.cache import FeatureCache
     from ..data.verify import verify as check
     from ..errors import MilbenchError
+    from ._terminal import counted
 
-    with _progress("verifying") as progress:
+    with counted("verifying") as progress:
         hurt = check(path, progress)
     for line in hurt:
         typer.echo(line)
@@ -77,25 +77,3 @@ def info(path: Path = typer.Argument(..., metavar="DIR", help="The cache.")) -> 
     width = max(map(len, facts))
     for key, value in facts.items():
         typer.echo(f"{key:<{width}}  {', '.join(map(str, value)) if isinstance(value, list) else value}")
-
-
-@contextmanager
-def _progress(what: str) -> Iterator[Callable[[int, int, str], None]]:
-    """Show progress: a bar on a terminal, a line every tenth of the way elsewhere; both on stderr."""
-    from rich.console import Console
-    from rich.progress import Progress
-
-    console = Console(stderr=True)
-    if console.is_terminal:
-        with Progress(console=console, transient=True) as bar:
-            task = bar.add_task(what)
-            yield lambda done, total, slide: bar.update(
-                task, completed=done, total=total, description=f"{what} {slide}"
-            )
-        return
-
-    def line(done: int, total: int, slide: str) -> None:
-        if done == total or done * 10 // total > (done - 1) * 10 // total:
-            typer.echo(f"{what} {done}/{total} {slide}", err=True)
-
-    yield line

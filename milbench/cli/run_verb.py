@@ -62,12 +62,14 @@ def run_command(
     from ..plan import make_plan
     from ..quantities import parse_budget
     from ..runner import execute, trials_left
-    from ._terminal import check_folder, check_report, show_progress
+    from ._terminal import check_folder, check_report, counted, show_progress
 
     if launcher != "local":
         raise MilbenchError(f"unknown launcher {launcher!r}; only local exists so far.")
     limits = parse_budget(budget or ())
-    plan = make_plan(suite, results, methods=method, seeds=seeds, timeout_s=timeout, budget=limits, storage=storage)
+    with counted("reading") as progress:
+        plan = make_plan(suite, results, methods=method, seeds=seeds, timeout_s=timeout, budget=limits, storage=storage,
+                         progress=progress)  # fmt: skip
     todo = plan.todo(overwrite.value)
     if dry_run:
         _list(plan, len(todo), sum(trials_left(plan).values()))

@@ -37,13 +37,15 @@ def tune_command(
     from ..quantities import parse_budget
     from ..runner import trials_left, tune
     from ..tune import Trial, draw
-    from ._terminal import check_folder, show_progress
+    from ._terminal import check_folder, counted, show_progress
 
     for folder, option in ((results, "--results"), (plots, "--plots")):
         if folder is not None:
             check_folder(folder, option)
     limits = parse_budget(budget or ())
-    plan = make_plan(suite, results, methods=method, timeout_s=timeout, budget=limits, storage=storage)
+    with counted("reading") as progress:
+        plan = make_plan(suite, results, methods=method, timeout_s=timeout, budget=limits, storage=storage,
+                         progress=progress)  # fmt: skip
     total, done = sum(trials_left(plan).values()), 0
     typer.echo(f"{plan.suite.name}: {len(plan.searches)} studies, {total} trials to do. Budget: {plan.suite.budget}.")
     with show_progress() as show:

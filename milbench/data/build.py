@@ -134,6 +134,7 @@ def build_cache(source: str | Path, out: str | Path, format: str = "auto", dtype
             )
         writer.meta |= facts.common
         writer.meta["left_out"] = sorted(left_out)
+        writer.table = slides.table()
     return BuildReport(
         out=out,
         format=module.NAME,

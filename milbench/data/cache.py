@@ -15,7 +15,8 @@ from torch import Tensor
 from ..bags import Bags
 from ..errors import MilbenchError, did_you_mean
 from ..spec import digest
-from .layout import COORD_DTYPES, DTYPES, INDEX, TOML, index_problem, read_toml, shard_bytes
+from .layout import COORD_DTYPES, DTYPES, INDEX, TABLE, TOML, index_problem, read_toml, shard_bytes
+from .source_table import SourceTable, read_source_table
 from .verify import verify
 from .writer import CacheWriter
 
@@ -133,6 +134,11 @@ class FeatureCache:
     def fingerprint(self) -> str:
         """16 hexadecimal digits that identify the content: width, dtype and every slide's checksum."""
         return digest([self.dim, self.meta["dtype"], self.checksums])
+
+    @property
+    def table(self) -> SourceTable | None:
+        """Labels, patients and splits that the source brought along; None where it brought none."""
+        return read_source_table(self.path / TABLE) if "table_checksum" in self.meta else None
 
     def _find(self, slide: str) -> tuple[str, int, int]:
         found = self._where.get(slide)

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable
-from contextlib import suppress
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import MilbenchError, did_you_mean
 from ..spec import DataSpec, SplitSpec, digest
-from .build import build_cache
 from .cache import FeatureCache
-from .datasets import cache_home, prepare
-from .files import AlreadyExists, staged
-from .formats.npz import Packed, read_packed
+from .datasets import prepare
+from .imported import Progress, cache_of
 from .labels import Labels, index_classes, match_features, read_classes, read_label_table, read_labels, write_labels
-from .layout import SCHEMA, file_checksum
+from .source_table import SourceTable
 from .splits import Fold, carve_validation, check_folds, read_fold, read_folds, stratified_folds
 
 
@@ -63,39 +59,30 @@ class Cohort:
         )
 
 
-def load_cohort(spec: DataSpec, base: Path) -> Cohort:
+def load_cohort(spec: DataSpec, base: Path, progress: Progress | None = None) -> Cohort:
     """Load a cohort and check it.
 
-    Folds come from ``split.files``; else from the dataset itself (built-in, or published with a ``.npz``, where setting
-    ``split.folds`` or ``split.repeats`` asks for one's own instead); else they are made by `stratified_folds`.
-    Published folds have no validation part unless ``split.val_fraction`` is set.
+    Folds come from ``split.files``; else from the dataset or the source itself (built-in, or published with it, where
+    setting ``split.folds`` or ``split.repeats`` asks for one's own instead); else they are made by `stratified_folds`.
+    Published folds have no validation part unless they bring one or ``split.val_fraction`` is set. Slides that the
+    cache has left out, since they have no patches, take no part.
 
     Args:
-        spec: a built-in dataset (built once into the user's cache folder), a packed ``.npz`` (imported once into the
-            same place), or a feature cache with a label CSV.
-        base: folder that relative paths start at; a ``.npz`` is looked for under ``MILBENCH_DATA`` too.
+        spec: a built-in dataset (built once into the user's cache folder), or features as in `cache_of` with their
+            labels: a table, or what the source has brought along.
+        base: folder that relative paths start at.
+        progress: called while features are imported.
 
     Raises:
         MilbenchError: anything about features, labels or folds that would break a run or flatter its result.
     """
-    own_folds: Callable[[], list[Fold]] | None = None
     if spec.dataset is not None:
-        labels, path, own_folds = _builtin(spec)
-    elif spec.cache is not None and spec.cache.endswith(".npz"):
-        labels, path, own_folds = _packed(spec, base)
+        labels, path, folds = _builtin(spec)
+        cache = FeatureCache.open(path)
     else:
-        assert spec.cache is not None
-        assert spec.labels is not None
-        path, table = base / Path(spec.cache).expanduser(), base / Path(spec.labels).expanduser()
-        labels = read_label_table(table, spec)
-        match_features(labels, FeatureCache.open(path).ids, str(table), str(path))
-    cache = FeatureCache.open(path)
-    if own_folds is not None and spec.split.files is None:
-        folds = own_folds()
-    elif spec.split.files is not None:
-        folds = read_folds(spec.split.files, base)
-    else:
-        folds = stratified_folds(labels.slides, labels.patients, labels.labels, spec.split, labels.classes)
+        path = cache_of(spec, base, progress)
+        cache = FeatureCache.open(path)
+        labels, folds = _described(spec, base, cache)
     try:
         check_folds(folds, labels.labels, labels.patients, cache, labels.classes)
     except MilbenchError as error:
@@ -114,7 +101,7 @@ def write_cohort(cohort: Cohort, folder: str | Path) -> None:
     write_labels(Path(folder), labels, cohort.folds)
 
 
-def _builtin(spec: DataSpec) -> tuple[Labels, Path, Callable[[], list[Fold]]]:
+def _builtin(spec: DataSpec) -> tuple[Labels, Path, list[Fold]]:
     assert spec.dataset is not None
     asked = sorted(spec.split.model_fields_set - {"use"})
     if asked:
@@ -135,46 +122,51 @@ def _builtin(spec: DataSpec) -> tuple[Labels, Path, Callable[[], list[Fold]]]:
     slides = tuple(table["slide_id"])
     patients = dict(zip(slides, table["patient_id"], strict=True))
     labels = dict(zip(slides, table["label"].tolist(), strict=True))
-    return Labels(slides, patients, labels, classes), home / "features", lambda: folds
+    return Labels(slides, patients, labels, classes), home / "features", folds
 
 
-def _packed(spec: DataSpec, base: Path) -> tuple[Labels, Path, Callable[[], list[Fold]] | None]:
-    source = _find_npz(str(spec.cache), base)
+def _described(spec: DataSpec, base: Path, cache: FeatureCache) -> tuple[Labels, list[Fold]]:
+    """Return labels and folds of features that are not built in."""
+    table = cache.table or SourceTable()
     if spec.labels is not None:
-        raise MilbenchError(f"{source} brings its own labels; remove labels from cohort {spec.name}.")
-    home = cache_home() / "imported" / f"{source.stem}-{digest([file_checksum(source), SCHEMA])}"
-    if not home.exists():
-        with suppress(AlreadyExists), staged(home) as folder:
-            build_cache(source, folder / "features", format="npz", dtype="float32")
-    packed = read_packed(source)
-    names = packed.names
-    values = dict(zip(names, packed.labels, strict=True))
-    labels, classes = index_classes(values, spec.classes, str(source))
-    found = Labels(names, {name: name for name in names}, labels, classes)
-    match_features(found, FeatureCache.open(home / "features").ids, str(source), str(home))
+        if table.labels is not None:
+            source = cache.meta.get("source", cache.path)
+            raise MilbenchError(f"{source} brings its own labels; remove labels from cohort {spec.name}.")
+        where = base / Path(spec.labels).expanduser()
+        labels = read_label_table(where, spec)
+    elif table.labels is not None:
+        where = Path(str(cache.meta.get("source", cache.path)))
+        labels = _brought(table, spec, where)
+    else:
+        raise MilbenchError(
+            f"cohort {spec.name} has no labels, and {cache.path} brings none: set labels to the table with "
+            "slide_id, patient_id and label."
+        )
+    empty = frozenset(cache.meta.get("left_out", ()))
+    labels = labels.without(empty)
+    match_features(labels, cache.ids, str(where), str(cache.path))
+    if spec.split.files is not None:
+        folds = read_folds(spec.split.files, base)
     # Asking for k folds is asking for one's own partition; everything else keeps the published one.
-    if packed.folds is None or spec.split.model_fields_set & {"folds", "repeats"}:
-        return found, home / "features", None
-    return found, home / "features", lambda: _published(packed, found, spec.split)
+    elif table.folds and not spec.split.model_fields_set & {"scheme", "folds", "repeats"}:
+        folds = [_validated(fold, i, labels, spec.split) for i, fold in enumerate(table.folds)]
+    else:
+        folds = stratified_folds(labels.slides, labels.patients, labels.labels, spec.split, labels.classes)
+    return labels, [fold.without(empty) for fold in folds]
 
 
-def _published(packed: Packed, labels: Labels, split: SplitSpec) -> list[Fold]:
-    folds = list(packed.published_folds())
-    if "val_fraction" not in split.model_fields_set or split.val_fraction == 0:
-        return folds
-    seeds = ([split.seed, *(int(part[1:]) for part in fold.name.split("-"))] for fold in folds)  # r0-f3: [seed, 0, 3]
-    return [
-        carve_validation(fold, labels.patients, labels.labels, split.val_fraction, seed)
-        for fold, seed in zip(folds, seeds, strict=True)
-    ]
+def _brought(table: SourceTable, spec: DataSpec, where: Path) -> Labels:
+    """Return the labels that a source brought along; a slide whose patient it does not name is a patient of its own."""
+    values = dict(table.labels or {})
+    labels, classes = index_classes(values, spec.classes, str(where))
+    owners = table.patients or {}
+    return Labels(tuple(values), {slide: owners.get(slide, slide) for slide in values}, labels, classes)
 
 
-def _find_npz(path: str, base: Path) -> Path:
-    tried = [base / Path(path).expanduser()]
-    if not Path(path).is_absolute() and os.environ.get("MILBENCH_DATA"):
-        tried.append(Path(os.environ["MILBENCH_DATA"]) / path)
-    for candidate in tried:
-        if candidate.is_file():
-            return candidate
-    looked = " and ".join(str(candidate) for candidate in tried)
-    raise MilbenchError(f"no file {looked}; set MILBENCH_DATA to the folder that {path} is in.")
+def _validated(fold: Fold, number: int, labels: Labels, split: SplitSpec) -> Fold:
+    """Return a published fold, with a validation part carved out of its training part where that is asked for."""
+    if fold.val or "val_fraction" not in split.model_fields_set or split.val_fraction == 0:
+        return fold
+    repetition = re.fullmatch(r"r(\d+)-f(\d+)", fold.name)
+    seed = [int(repetition[1]), int(repetition[2])] if repetition else [number]
+    return carve_validation(fold, labels.patients, labels.labels, split.val_fraction, [split.seed, *seed])

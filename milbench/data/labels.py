@@ -1,12 +1,14 @@
-"""Labels of a cohort: the CSV a user writes, and the plain files milbench keeps beside its runs."""
+"""Labels of a cohort: the tables a user has, in columns of any name, and the plain files milbench keeps beside its runs."""
 
 from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import pandas as pd
 
@@ -14,14 +16,20 @@ from ..errors import MilbenchError, did_you_mean
 from ..spec import DataSpec
 from .files import write_atomic
 from .splits import PARTS, Fold
-from .tables import count, read_table, some
+from .tables import count, path_stem, read_table, some, without_suffix
 
 #: a row with this label leaves its slide out, knowingly
 EXCLUDE = "exclude"
 #: how tools write a label that is not known; as a class of its own it would pass unnoticed
 _NOT_A_LABEL = ("nan", "na", "n/a", "<na>", "null")
-#: other tools' names of the patient column; one of these unused means slides of one patient would count as strangers
+#: Tools' names of the columns, in lower case, the likeliest first: CLAM, TRIDENT, Patho-Bench, STAMP, torchmil, eva,
+#: MIL_BASELINE, slideflow, GDC. A patient column unused would mean that slides of one patient count as strangers.
+_SLIDE_NAMES = ("slide_id", "slideid", "slide", "slide_name", "wsi_id", "wsi", "bag_name", "bag_id", "bag", "filename",
+                "slide_path", "image_id")  # fmt: skip
 _PATIENT_NAMES = ("patient", "patient_id", "patientid", "case", "case_id", "caseid", "case_submitter_id", "subject_id")
+_LABEL_NAMES = ("label", "slide_label", "bag_label", "target", "class", "y")
+#: columns that are none of the three, in lower case
+_OTHER_NAMES = re.compile(r"|split|fold|fold_\d+|official_split|site|embeddings|origin|mpp|dataset|unnamed: \d+|index")
 
 
 @dataclass(frozen=True)
@@ -34,6 +42,8 @@ class Labels:
         labels: slide -> class index.
         classes: class names, in the order of their indices.
         excluded: slides whose label is ``exclude``.
+        excluded_patients: slide -> patient of those, for split files that name patients.
+        sites: slide -> site, where ``split.site_column`` names one.
     """
 
     slides: tuple[str, ...]
@@ -41,54 +51,100 @@ class Labels:
     labels: dict[str, int]
     classes: tuple[str, ...]
     excluded: frozenset[str] = frozenset()
+    excluded_patients: dict[str, str] = field(default_factory=dict)
+    sites: dict[str, str] = field(default_factory=dict)
+
+    def without(self, slides: Collection[str]) -> Labels:
+        """Return the labels with some more slides excluded."""
+        gone = self.excluded | (set(slides) & set(self.slides))
+        kept = tuple(slide for slide in self.slides if slide not in gone)
+        patients, labels = {s: self.patients[s] for s in kept}, {s: self.labels[s] for s in kept}
+        left = self.excluded_patients | {s: p for s, p in self.patients.items() if s in gone}
+        sites = {s: site for s, site in self.sites.items() if s not in gone}
+        return replace(
+            self, slides=kept, patients=patients, labels=labels, excluded=gone, excluded_patients=left, sites=sites
+        )
 
 
-def read_label_table(path: Path, spec: DataSpec) -> Labels:
-    """Read a label CSV by the column names and classes of ``spec``.
+class Columns(NamedTuple):
+    """Names of the columns of a label table; None where none is recognised."""
+
+    slide: str | None
+    patient: str | None
+    label: str | None
+
+
+def guess_columns(header: Sequence[str]) -> Columns:
+    """Recognise the columns of other tools' tables, whatever their letters' case.
+
+    The label is the column of a usual name, or else the only one that is neither slide nor patient nor a split: STAMP
+    and Patho-Bench name it by the task.
+    """
+
+    def first(names: Sequence[str]) -> str | None:
+        return next((column for name in names for column in header if column.lower() == name), None)
+
+    slide, patient, label = first(_SLIDE_NAMES), first(_PATIENT_NAMES), first(_LABEL_NAMES)
+    if label is None:
+        rest = [c for c in header if c not in (slide, patient) and not _OTHER_NAMES.fullmatch(c.lower())]
+        label = rest[0] if len(rest) == 1 else None
+    return Columns(slide, patient, label)
+
+
+def read_label_table(path: Path, spec: DataSpec, slide_table: Path | None = None) -> Labels:
+    """Read a label table by the column names and classes of ``spec``.
+
+    Slide ids lose the endings in ``spec.slide_suffix``; a column that is named ``..._path`` (MIL_BASELINE) holds paths,
+    whose stems are the ids.
+
+    Args:
+        path: one row a slide; with ``slide_table``, one row a patient.
+        spec: names of the columns; classes; ``split.site_column``.
+        slide_table: slides and their patients, in columns of the same names. Its slide ids lose the ``.h5`` that
+            STAMP's FILENAME has.
 
     Raises:
-        MilbenchError: a column is missing, a slide appears twice, a cell is empty, or classes do not fit.
+        MilbenchError: a column is missing, a slide appears twice, a cell is empty, a patient has a row in one table
+            alone, or classes do not fit.
     """
-    header, rows = read_table(path)
-    for key, name in (("slide_column", spec.slide_column), ("label_column", spec.label_column)):
-        if name not in header:
-            raise MilbenchError(
-                f"{path} has no column {name!r}, its columns are {some(header, 20)}; set {key} to one of them."
-            )
-    patient_column = _patient_column(path, header, spec)
-    for name in {spec.slide_column, spec.label_column, patient_column or spec.slide_column}:
-        if header.count(name) > 1:
-            raise MilbenchError(f"{path} has {header.count(name)} columns named {name!r}; keep one.")
-    if not rows:
-        raise MilbenchError(f"{path} has no rows below its header; give one row a slide.")
-    cells = {name: [row[header.index(name)] for row in rows] for name in (spec.slide_column, spec.label_column)}
-    slides, values = cells[spec.slide_column], cells[spec.label_column]
-    patients = slides if patient_column is None else [row[header.index(patient_column)] for row in rows]
+    rows = _slide_rows(path, spec) if slide_table is None else _patient_rows(path, slide_table, spec)
+    slides, where = rows.slides, path if slide_table is None else slide_table
     if "" in slides:
-        raise MilbenchError(f"{path} has a row without {spec.slide_column} (row {slides.index('') + 1}); fill it in.")
-    twice = sorted({slide for slide in slides if slides.count(slide) > 1}) if len(set(slides)) < len(slides) else []
-    if twice:
+        raise MilbenchError(f"{where} has a row without {spec.slide_column} (row {slides.index('') + 1}); fill it in.")
+    if twice := _twice(slides):
         raise MilbenchError(
-            f"{path} has {count(len(twice), 'slide')} in two rows: {some(twice)}; keep one row a slide."
+            f"{where} has {count(len(twice), 'slide')} in two rows: {some(twice)}; keep one row a slide."
         )
-    for column, column_cells in ((spec.label_column, values), (patient_column, patients)):
-        empty = [slide for slide, value in zip(slides, column_cells, strict=True) if value == ""]
-        if empty:
+    excluded = frozenset(slide for slide, value in zip(slides, rows.values, strict=True) if value == EXCLUDE)
+    columns = {spec.label_column: rows.values, rows.patient_column: rows.patients}
+    if spec.split.site_column is not None:
+        columns[spec.split.site_column] = rows.sites
+    for column, cells in columns.items():
+        pairs = zip(slides, cells, strict=True)
+        if empty := [slide for slide, value in pairs if value == "" and slide not in excluded]:
             raise MilbenchError(
                 f"{path} has no {column} for {count(len(empty), 'slide')}: {some(empty)}; "
                 f"fill it in, or give them the label "
                 f"{EXCLUDE!r} to leave them out."
             )
-    excluded = frozenset(slide for slide, value in zip(slides, values, strict=True) if value == EXCLUDE)
-    kept = {slide: _plain(value) for slide, value in zip(slides, values, strict=True) if slide not in excluded}
+    kept = {slide: _plain(value) for slide, value in zip(slides, rows.values, strict=True) if slide not in excluded}
     if spec.classes is None and (unsaid := [slide for slide, value in kept.items() if value.lower() in _NOT_A_LABEL]):
         raise MilbenchError(
             f"{path} has {kept[unsaid[0]]!r} in {spec.label_column} for {count(len(unsaid), 'slide')}: {some(unsaid)}, "
             f"which is no label; give them one, or the label {EXCLUDE!r} to leave them out, or name it in classes."
         )
     labels, classes = index_classes(kept, spec.classes, str(path))
-    owner = dict(zip(slides, patients, strict=True))
-    return Labels(tuple(kept), {slide: owner[slide] for slide in kept}, labels, classes, excluded)
+    owner = dict(zip(slides, rows.patients, strict=True))
+    site = dict(zip(slides, rows.sites, strict=True)) if rows.sites else {}
+    return Labels(
+        slides=tuple(kept),
+        patients={slide: owner[slide] for slide in kept},
+        labels=labels,
+        classes=classes,
+        excluded=excluded,
+        excluded_patients={slide: owner[slide] for slide in excluded},
+        sites={slide: site[slide] for slide in kept if slide in site},
+    )
 
 
 def index_classes(
@@ -135,7 +191,7 @@ def match_features(labels: Labels, features: Collection[str], where: str, cache:
     if lost:
         raise MilbenchError(
             f"{count(len(lost), 'slide')} of {where} without features in {cache}: {some(lost)}; "
-            f"add their features, or give them the label {EXCLUDE!r}."
+            f"{_suffix_hint(lost, features) or f'add their features, or give them the label {EXCLUDE!r}'}."
         )
     bare = sorted(set(features) - set(labels.slides) - labels.excluded)
     if bare:
@@ -180,6 +236,97 @@ def read_labels(folder: str | Path) -> pd.DataFrame:
 def read_classes(folder: str | Path) -> tuple[str, ...]:
     """Read the classes.json that `write_labels` wrote."""
     return tuple(json.loads((Path(folder) / "classes.json").read_text(encoding="utf-8")))
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """Columns of a label table, one entry a slide; ``sites`` is empty where none are asked for."""
+
+    slides: list[str]
+    patients: list[str]
+    values: list[str]
+    sites: list[str]
+    patient_column: str
+
+
+def _slide_rows(path: Path, spec: DataSpec) -> _Rows:
+    header, rows = read_table(path)
+    hint = ""
+    if "slide_column" not in spec.model_fields_set and (found := guess_columns(header)).patient and not found.slide:
+        hint = ", or give slide_table if its rows are patients"
+    cells = _cells(path, header, rows, {"slide_column": spec.slide_column, "label_column": spec.label_column}, hint)
+    owners = {"patient_column": _patient_column(path, header, spec)}
+    owners |= {} if spec.split.site_column is None else {"split.site_column": spec.split.site_column}
+    cells |= _cells(path, header, rows, owners)
+    slides = [_slide_id(cell, spec) for cell in cells["slide_column"]]
+    sites = cells.get("split.site_column", [])
+    return _Rows(slides, cells["patient_column"], cells["label_column"], sites, owners["patient_column"])
+
+
+def _patient_rows(path: Path, slide_table: Path, spec: DataSpec) -> _Rows:
+    """Read a table of patients and one of their slides, and give every slide what its patient has."""
+    header, rows = read_table(path)
+    names = {"patient_column": spec.patient_column, "label_column": spec.label_column}
+    names |= {} if spec.split.site_column is None else {"split.site_column": spec.split.site_column}
+    told = _cells(path, header, rows, names)
+    header, rows = read_table(slide_table)
+    names = {"patient_column": spec.patient_column, "slide_column": spec.slide_column}
+    listed = _cells(slide_table, header, rows, names)
+    if twice := _twice(told["patient_column"]):
+        raise MilbenchError(
+            f"{path} has {count(len(twice), 'patient')} in two rows: {some(twice)}; with slide_table, keep one row a "
+            "patient."
+        )
+    row_of = {patient: i for i, patient in enumerate(told["patient_column"])}
+    for table, other, strangers in (
+        (slide_table, path, sorted(set(listed["patient_column"]) - set(row_of))),
+        (path, slide_table, sorted(set(row_of) - set(listed["patient_column"]))),
+    ):
+        if strangers:
+            raise MilbenchError(
+                f"{count(len(strangers), 'patient')} of {table} without a row in {other}: {some(strangers)}; add it, "
+                f"or remove their rows from {table}."
+            )
+    at = [row_of[patient] for patient in listed["patient_column"]]
+    slides = [_slide_id(cell, spec).removesuffix(".h5") for cell in listed["slide_column"]]
+    values = [told["label_column"][i] for i in at]
+    sites = [told["split.site_column"][i] for i in at] if spec.split.site_column is not None else []
+    return _Rows(slides, listed["patient_column"], values, sites, spec.patient_column)
+
+
+def _cells(
+    path: Path, header: list[str], rows: list[list[str]], names: Mapping[str, str], hint: str = ""
+) -> dict[str, list[str]]:
+    """Return the columns a spec names, by the spec's field."""
+    for key, name in names.items():
+        if name not in header:
+            raise MilbenchError(
+                f"{path} has no column {name!r}, its columns are {some(header, 20)}; set {key} to one of them{hint}."
+            )
+    for name in names.values():
+        if header.count(name) > 1:
+            raise MilbenchError(f"{path} has {header.count(name)} columns named {name!r}; keep one.")
+    if not rows:
+        raise MilbenchError(f"{path} has no rows below its header; give one row a slide.")
+    return {key: [row[header.index(name)] for row in rows] for key, name in names.items()}
+
+
+def _slide_id(cell: str, spec: DataSpec) -> str:
+    return without_suffix(path_stem(cell) if spec.slide_column.endswith("_path") else cell, spec.slide_suffix)
+
+
+def _twice(names: Sequence[str]) -> list[str]:
+    return sorted(name for name, times in Counter(names).items() if times > 1)
+
+
+def _suffix_hint(lost: Sequence[str], features: Collection[str]) -> str:
+    """Say that ids would fit without the ending of a file's name, where some would."""
+    known = set(features)
+    endings = sorted({"." + end for head, dot, end in (slide.rpartition(".") for slide in lost) if dot and head in known})
+    if not endings:
+        return ""
+    value = repr(endings[0]) if len(endings) == 1 else repr(endings)
+    return f"ids end in {', '.join(endings)} and those of the features do not: strip them with slide_suffix = {value}"
 
 
 def _patient_column(path: Path, header: list[str], spec: DataSpec) -> str:

@@ -6,6 +6,7 @@
       shard-00000.safetensors   features (rows, d) and, where known, coords (rows, 2), slide after slide
       shard-00001.safetensors   ...
       index.parquet             one row a slide: slide_id, shard, first_row, rows, checksum, coord_step
+      source.json               labels, patients and splits, where the source brings them
       cache.toml                what the features are; checksum of the index; last line: checksum of the lines before it
 
 A shard's header is a function of its shape and dtype and has a fixed length, so that rows can be streamed to their
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 SCHEMA = 2
-TOML, INDEX = "cache.toml", "index.parquet"
+TOML, INDEX, TABLE = "cache.toml", "index.parquet", "source.json"
 COLUMNS = ("slide_id", "shard", "first_row", "rows", "checksum", "coord_step")
 #: name of a feature dtype -> torch's, safetensors' name of it
 DTYPES = {"float16": (torch.float16, "F16"), "bfloat16": (torch.bfloat16, "BF16"), "float32": (torch.float32, "F32")}

@@ -36,6 +36,10 @@ class Fold:
         """The three parts by name."""
         return {"train": self.train, "val": self.val, "test": self.test}
 
+    def without(self, slides: Collection[str]) -> Fold:
+        """Return the fold without some slides."""
+        return Fold(self.name, *(tuple(s for s in ids if s not in slides) for ids in self.parts.values()))
+
 
 def read_fold(path: str | Path) -> Fold:
     """Read a split file, of whichever of these forms its header shows; ids are text, their order is kept.

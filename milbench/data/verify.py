@@ -13,6 +13,7 @@ from .layout import (
     DTYPES,
     HEADER_BYTES,
     INDEX,
+    TABLE,
     TOML,
     file_checksum,
     index_problem,
@@ -56,7 +57,10 @@ def verify(path: str | Path, progress: Callable[[int, int, str], None] | None = 
     if problem := index_problem(index, meta):
         return [f"{INDEX} does not fit {TOML}: {problem}; the rest was not checked."]
     known = {TOML, INDEX, *index["shard"]}
+    if "table_checksum" in meta:
+        known.add(TABLE)
     found = [f"{p.name} does not belong to the cache." for p in sorted(folder.iterdir()) if p.name not in known]
+    found += _check_table(folder, meta)
     done = 0
     for shard, slides in index.groupby("shard", sort=False):
         shard_path = folder / str(shard)
@@ -75,6 +79,16 @@ def verify(path: str | Path, progress: Callable[[int, int, str], None] | None = 
                 if progress is not None:
                     progress(done, len(index), str(slide))
     return found
+
+
+def _check_table(folder: Path, meta: dict[str, Any]) -> list[str]:
+    if "table_checksum" not in meta:
+        return []
+    if not (folder / TABLE).is_file():
+        return [f"{TABLE} is missing, with the labels and splits of the source."]
+    if file_checksum(folder / TABLE) != meta["table_checksum"]:
+        return [f"{TABLE} was changed after the cache was built: its labels and splits cannot be trusted."]
+    return []
 
 
 def _check_frame(file: BinaryIO, shard: str, slides: Any, meta: dict[str, Any]) -> list[str]:

@@ -25,6 +25,7 @@ from .layout import (
     HEADER_BYTES,
     INDEX,
     SCHEMA,
+    TABLE,
     TOML,
     checksum,
     file_checksum,
@@ -34,8 +35,10 @@ from .layout import (
     to_toml,
 )
 from .prepare import Prepared, prepare
+from .source_table import SourceTable
 
-_RESERVED = ("schema", "milbench", "dtype", "dim", "coord_dtype", "slides", "rows", "index_checksum", "checksum")
+_RESERVED = ("schema", "milbench", "dtype", "dim", "coord_dtype", "slides", "rows", "index_checksum",
+             "table_checksum", "checksum")  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +78,7 @@ class CacheWriter:
 
     Attributes:
         placed: the slides so far, in order.
+        table: labels, patients and splits to keep beside the features; slides that are not in the cache are left out.
 
     Raises:
         MilbenchError: ``out`` exists or cannot be written, or an unknown dtype.
@@ -95,6 +99,7 @@ class CacheWriter:
         to_toml(self.meta)  # what cannot be kept is refused now, not after hours of reading
         self.shard_bytes = shard_bytes
         self.placed: list[Placed] = []
+        self.table: SourceTable | None = None
         self._known: set[str] = set()
         self._shard = 0
         self._rows = self._bytes = 0  # of the shard that is open
@@ -324,8 +329,17 @@ class CacheWriter:
         frame.to_parquet(self._folder / INDEX, index=False)
         head = {"schema": SCHEMA, "milbench": version("milbench"), "dtype": self.dtype, "dim": self.dim}
         head |= {"coord_dtype": self.coord_dtype, "slides": len(frame), "rows": int(frame["rows"].sum())}
-        text = to_toml(head | self.meta | {"index_checksum": file_checksum(self._folder / INDEX)})
+        seals = {"index_checksum": file_checksum(self._folder / INDEX)}
+        if self.table is not None:
+            (self._folder / TABLE).write_text(self._kept(self.table).to_json(), encoding="utf-8")
+            seals["table_checksum"] = file_checksum(self._folder / TABLE)
+        text = to_toml(head | self.meta | seals)
         (self._folder / TOML).write_bytes(seal(text).encode())  # last: without it the folder does not open
+
+    def _kept(self, table: SourceTable) -> SourceTable:
+        named = {slide for part in (table.labels, table.patients) for slide in part or ()}
+        named |= {slide for fold in table.folds for part in fold.parts.values() for slide in part}
+        return table.without(named - self._known)
 
 
 def _widths(slide: Placed, dtype: str) -> tuple[int, int]:

@@ -20,7 +20,11 @@ import numpy as np
 from torch import Tensor
 
 from ...errors import MilbenchError, did_you_mean
-from ..splits import Fold
+from ..source_table import SourceTable
+
+__all__ = [
+    "FileSlides", "Format", "Slides", "SourceSlide", "SourceTable", "detect_format", "format_names", "formats",
+]  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,21 +44,6 @@ class SourceSlide:
     coords: np.ndarray | Tensor | None
     meta: dict[str, Any] = field(default_factory=dict)
     path: Path | None = None
-
-
-@dataclass(frozen=True)
-class SourceTable:
-    """What a source says of its slides beside their features; what it does not say is None or empty.
-
-    Attributes:
-        labels: slide -> label value as text, where the source has one.
-        patients: slide -> patient.
-        folds: published splits.
-    """
-
-    labels: dict[str, str] | None = None
-    patients: dict[str, str] | None = None
-    folds: tuple[Fold, ...] = ()
 
 
 class Slides(ABC):

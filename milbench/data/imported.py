@@ -1,0 +1,62 @@
+"""The feature cache of a cohort that is not built in: given, or made from a tool's files on first use."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+from ..errors import MilbenchError
+from ..spec import DataSpec, digest
+from .build import build_cache
+from .datasets import cache_home
+from .files import AlreadyExists
+from .layout import SCHEMA, file_checksum
+
+#: Called with (slides done, slides in all, slide) while features are imported.
+Progress = Callable[[int, int, str], None]
+
+
+def cache_of(spec: DataSpec, base: Path, progress: Progress | None = None) -> Path:
+    """Return the cache of a cohort; import its features where they have not been yet.
+
+    - ``cache``: a feature cache.
+    - ``features``: files of another tool, imported once into ``cache``, or ``{name}.cache`` beside the suite.
+    - ``cache = "FILE.npz"``: packed bags, imported once into the user's cache folder, fp32.
+
+    Args:
+        spec: the cohort.
+        base: folder that relative paths start at; a ``.npz`` is looked for under ``MILBENCH_DATA`` too.
+        progress: see `Progress`.
+
+    Raises:
+        MilbenchError: there is nothing, or it cannot be imported.
+    """
+    if spec.features is not None:
+        source = base / Path(spec.features).expanduser()
+        out = base / Path(spec.cache or f"{spec.name}.cache").expanduser()
+        if not out.exists():
+            with suppress(AlreadyExists):  # made by another process meanwhile
+                build_cache(source, out, spec.format, spec.dtype, spec.order, spec.coords, progress)
+        return out
+    assert spec.cache is not None
+    if not spec.cache.endswith(".npz"):
+        return base / Path(spec.cache).expanduser()
+    packed = _find_npz(spec.cache, base)
+    home = cache_home() / "imported" / f"{packed.stem}-{digest([file_checksum(packed), SCHEMA])}" / "features"
+    if not home.exists():
+        with suppress(AlreadyExists):
+            build_cache(packed, home, "npz", "float32", progress=progress)
+    return home
+
+
+def _find_npz(path: str, base: Path) -> Path:
+    tried = [base / Path(path).expanduser()]
+    if not Path(path).is_absolute() and os.environ.get("MILBENCH_DATA"):
+        tried.append(Path(os.environ["MILBENCH_DATA"]) / path)
+    for candidate in tried:
+        if candidate.is_file():
+            return candidate
+    looked = " and ".join(str(candidate) for candidate in tried)
+    raise MilbenchError(f"no file {looked}; set MILBENCH_DATA to the folder that {path} is in.")
