@@ -8,7 +8,9 @@ have the machine to itself. Writes ``claims-<device>-torch<version>.md`` and ``.
 from __future__ import annotations
 
 import json
+import os
 import resource
+import shutil
 import statistics
 import subprocess
 import sys
@@ -25,7 +27,9 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import milbench
+from milbench.data.build import build_cache
 from milbench.data.cache import CacheWriter, FeatureCache
+from milbench.data.files import fsync
 from milbench.feed import BagSet
 from milbench.ladder import device_slug
 from milbench.measure.environment import environment
@@ -168,6 +172,54 @@ def reading() -> tuple[float, float]:
     return b / a, c / a
 
 
+def importing() -> float:
+    """Importing contiguous float16 HDF5 files, one worker, over copying them, both until they are on the disk."""
+    rng = np.random.default_rng(0)
+    with tempfile.TemporaryDirectory() as folder:
+        source, cache, copy = (Path(folder) / name for name in ("features", "cache", "copy"))
+        (source / "h5_files").mkdir(parents=True)
+        for i in range(96):
+            with h5py.File(source / "h5_files" / f"s{i}.h5", "w") as file:
+                file["features"] = rng.normal(size=(3000, DIM)).astype(np.float16)
+                file["coords"] = np.zeros((3000, 2), np.int32)
+        os.sync()
+
+        def ours() -> None:
+            shutil.rmtree(cache, ignore_errors=True)
+            build_cache(source, cache, format="clam", workers=1)
+
+        def theirs() -> None:
+            shutil.rmtree(copy, ignore_errors=True)
+            shutil.copytree(source, copy)
+            for path in copy.rglob("*"):
+                fsync(path)
+
+        a, b = turns("import", ours, theirs, rounds=7)
+    return b / a
+
+
+def cohort() -> None:
+    """Print what importing 20 GB of sparse .npy files adds to the high-water mark of a process, in bytes."""
+    with tempfile.TemporaryDirectory(dir=os.environ.get("MILBENCH_SCRATCH")) as folder:
+        source = Path(folder) / "features"
+        source.mkdir()
+        for i in range(100):
+            np.lib.format.open_memmap(source / f"s{i:03d}.npy", "w+", np.float16, (97_700, DIM)).flush()
+        build_cache(_few(Path(folder)), Path(folder) / "warm")
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        report = build_cache(source, Path(folder) / "cache", workers=1)
+        assert report.rows * DIM * 2 > 20e9
+    print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)
+
+
+def _few(folder: Path) -> Path:
+    """Two small slides, whose import loads what every import needs."""
+    (folder / "few").mkdir()
+    for i in range(2):
+        np.save(folder / "few" / f"s{i}.npy", np.ones((100, DIM), np.float16))
+    return folder / "few"
+
+
 def loop_overhead(spec: str) -> float:
     """An epoch of `milbench.train.train` over the bare forward, backward and step of the same bags, n = 2000.
 
@@ -279,6 +331,8 @@ def measure() -> list[tuple[str, str, str]]:
     hdf5, copy = reading()
     say("reading from the cache against TRIDENT's HDF5, one thread", ">= 20x", f"{hdf5:.1f}x")
     say("reading from the cache, of a plain memory copy", ">= 0.7", f"{copy:.2f}")
+    say("importing contiguous files, one worker, over copying them", ">= 0.5", f"{importing():.2f}")
+    say("importing 20 GB, 100,000 patches a slide, memory", "< 1 GiB", f"{alone('cohort') / 2**30:.2f} GiB")
     for spec in ("mean", "max", "abmil", "dsmil", "clam_sb", "transmil"):
         say(f"training loop over the bare step, {spec}, n = 2,000", "<= 5 %", f"{100 * loop_overhead(spec):+.1f} %")
     say("TransMIL, infer, n = 10,000, bf16 autocast against fp32", ">= 1.8x", f"{bf16():.2f}x")
@@ -305,6 +359,8 @@ if __name__ == "__main__":
             memory(who, mode, int(n))
         case ["million"]:
             million()
+        case ["cohort"]:
+            cohort()
         case [*rest]:
             settle_heap()  # as in the processes of `milbench run` and `measure`
             main(Path(rest[0] if rest else "results/perf"))

@@ -1,0 +1,38 @@
+"""Importing contiguous files, one worker, against copying them: both until the bytes are on the disk."""
+
+import os
+import shutil
+
+import numpy as np
+import pytest
+from support.interleave import compare
+
+from milbench.data.build import build_cache
+from milbench.data.files import fsync
+
+h5py = pytest.importorskip("h5py", reason="h5py is not installed: pip install 'milbench[formats]'")
+pytestmark = pytest.mark.perf
+
+
+def test_import_against_copy(benchmark, tmp_path):
+    """At the command line: `python tests/support/claims.py`. The bound is half of what a quiet machine shows."""
+    rng = np.random.default_rng(0)
+    source = tmp_path / "features"
+    (source / "h5_files").mkdir(parents=True)
+    for i in range(24):
+        with h5py.File(source / "h5_files" / f"s{i}.h5", "w") as file:
+            file["features"] = rng.normal(size=(3000, 1024)).astype(np.float16)
+            file["coords"] = np.zeros((3000, 2), np.int32)
+
+    def ours():
+        shutil.rmtree(tmp_path / "cache", ignore_errors=True)
+        build_cache(source, tmp_path / "cache", format="clam", dtype="float16", workers=1)
+
+    def copy():
+        shutil.rmtree(tmp_path / "copy", ignore_errors=True)
+        shutil.copytree(source, tmp_path / "copy")
+        for path in (tmp_path / "copy").rglob("*"):
+            fsync(path)
+
+    os.sync()
+    assert compare(benchmark, ours, copy, rounds=5) >= 0.4
