@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from . import stats
+from .codes import CODES
 from .errors import MilbenchError, did_you_mean
 from .reporting import comparison_lines, to_markdown, to_rich, write_report
 from .scoring import CONDITIONS, METRICS, CohortRuns, Scores, conditions_of, read_cohorts, run_scores, score
@@ -30,14 +31,14 @@ COLUMNS = (
     "log_loss", "brier", "ece", "runs_ok", "runs", "outcome", "reason", "seeds", "folds", "infer_patches_per_s",
     "infer_bags_per_s", "train_bags_per_s", "infer_peak_memory_bytes", "train_peak_memory_bytes", "cost_outcome",
     "parameters", "flops_per_bag_infer", "flops_per_bag_train", "conditions", "budget", "tuning", "checkpoint",
-    "auc_untuned", *SPENT, *FRONTS.values(), "price",
+    "waived", "auc_untuned", *SPENT, *FRONTS.values(), "price",
     "auc_last", "auc_best_val", "inflation", "inflation_low", "inflation_high",
 )  # fmt: skip
 
 #: The columns of a comparison of two methods.
 COMPARISON = (
     "suite", "version", "data", "unit", "a", "b", "auc_a", "auc_b", "difference", "low", "high", "p", "told_apart",
-    "seeds", "folds", "reason", "conditions",
+    "seeds", "folds", "reason", "conditions", "waived",
 )  # fmt: skip
 
 _REPEATED = re.compile(r"r(\d+)-f(\d+)")
@@ -77,7 +78,8 @@ def leaderboard(
           environment.
         - ``conditions``: what tells this table from the cohort's others, which have another budget, tuning, protocol,
           number of threads or device: methods are ranked within a table, never across. ``budget``, ``tuning``,
-          ``checkpoint``: of this table, in words. ``auc_untuned``: of the same method before tuning, where such runs
+          ``checkpoint``: of this table, in words. ``waived``: codes of what ``milbench audit`` found in the cohort, and
+          the suite was run in spite of. ``auc_untuned``: of the same method before tuning, where such runs
           are there under otherwise the same conditions.
         - of oracle runs, which have no rank: ``auc_last`` and ``auc_best_val`` of the same trainings under honest
           protocols, and ``inflation``, the paired difference of ``auc`` to the latter with its interval.
@@ -214,6 +216,7 @@ def _compared(cohort: CohortRuns, a: Scores, b: Scores) -> dict[str, Any]:
         "high": found.high, "p": found.p, "told_apart": (not found.tied) if known else None,
         "seeds": len({seed for _, seed in cohort.cells}), "folds": len({fold for fold, _ in cohort.cells}),
         "reason": "; ".join(bad) or ("" if known else "the AUC is defined on no fold"), "conditions": cohort.label,
+        "waived": ", ".join(cohort.waived()),
     }  # fmt: skip
 
 
@@ -237,7 +240,7 @@ def _condition_columns(cohort: CohortRuns) -> dict[str, Any]:
     tuning = "" if spec.tuning is None else f"{spec.tuning.trials} trials, {spec.tuning.sampler}"
     return {
         "conditions": cohort.label, "budget": str(spec.budget), "tuning": tuning,
-        "checkpoint": spec.protocol.checkpoint,
+        "checkpoint": spec.protocol.checkpoint, "waived": ", ".join(cohort.waived()),
     }  # fmt: skip
 
 
@@ -307,7 +310,10 @@ def _spread(runs: pd.DataFrame) -> float:
 
 
 def _notes(cohort: CohortRuns, scored: list[Scores]) -> list[str]:
-    out = []
+    out = [
+        f"{cohort.name}: run in spite of {CODES[code].means} ({code}, waived): {told}"
+        for code, told in cohort.waived().items()
+    ]
     if cohort.oracle:
         out.append(
             f"{cohort.name}: the evaluation with the best test AUC was taken, so these figures are inflated; they are "
@@ -352,6 +358,7 @@ def _describe(cohort: CohortRuns) -> dict[str, Any]:
         "folds": len({fold for fold, _ in cohort.cells}),
         "seeds": len({seed for _, seed in cohort.cells}),
         "unit": cohort.suite.unit,
+        "waived": list(cohort.waived()),
     }
 
 

@@ -217,10 +217,11 @@ def _cohort_sentence(c: dict[str, Any]) -> str:
     classes = ", ".join(f"{name}: {n}" for name, n in c["classes"].items())
     # Where every bag is a patient of its own, patients are no further news.
     patients = f" of {count(c['patients'], 'patient')}" if c["patients"] < c["bags"] else ""
+    waived = f" Run in spite of {_listed(c['waived'])}, which the suite waives." if c["waived"] else ""
     return (
         f"{c['suite']}-v{c['version']} / {c['data']}: {count(c['bags'], 'bag')}{patients} ({classes}), "
         f"{count(c['folds'], 'fold')}, {count(c['seeds'], 'seed')} a fold, intervals over {c['unit']}s, "
-        f"fingerprint `{c['fingerprint']}`."
+        f"fingerprint `{c['fingerprint']}`.{waived}"
     )
 
 
@@ -443,6 +444,7 @@ def comparison_lines(table: pd.DataFrame) -> list[str]:
     for row in table.itertuples(index=False):
         where = f"{row.data} / {row.conditions}" if row.conditions else row.data
         head = f"{row.suite}-v{row.version} / {where}: {row.a} {_fixed(row.auc_a)}, {row.b} {_fixed(row.auc_b)}"
+        head += f" (run in spite of {row.waived}, waived)" if row.waived else ""
         if row.told_apart is None:
             lines.append(f"{head}; not compared, because not every run ended ok ({row.reason}).")
             continue

@@ -107,6 +107,21 @@ class CohortRuns:
         except (OSError, ValueError) as error:
             raise MilbenchError(f"{file} is missing or damaged; run the suite again to write it.") from error
 
+    def waived(self) -> dict[str, str]:
+        """Read what ``milbench audit`` found and the suite was run in spite of: code -> the first such finding."""
+        if not any(data.waive for data in self.suite.data if data.name == self.data):
+            return {}
+        file = self._cohort / "audit.json"
+        found: dict[str, list[str]] = {}
+        try:
+            for finding in json.loads(file.read_text(encoding="utf-8")):
+                if finding["waived"]:
+                    where = "" if finding["fold"] is None else f"fold {finding['fold']}: "
+                    found.setdefault(str(finding["code"]), []).append(f"{where}{finding['message']}")
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise MilbenchError(f"{file} is missing or damaged; run the suite again to write it.") from error
+        return {code: texts[0] + (f" And {len(texts) - 1} more." if texts[1:] else "") for code, texts in found.items()}
+
     @property
     def _cohort(self) -> Path:
         return Store(self.folder.parent, self.suite).cohort(self.data, self.fingerprint)

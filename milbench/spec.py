@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from .errors import MilbenchError
+from .codes import CODES
+from .errors import MilbenchError, did_you_mean
 from .quantities import NAMES, UNITS, parse_quantity, show_quantity
 
 #: Part of every run_id. Raised when training or evaluation change in a way that changes predictions for the same spec.
@@ -360,11 +362,15 @@ class DataSpec(Frozen):
             its own, say patient_column = "slide_id".
         slide_table: table of slides and their patients (`slide_column`, `patient_column`) where `labels` has one row a
             patient, as STAMP keeps them.
+        patient_rule: a regular expression with one group, searched for in the ids of slides that are patients of their
+            own: the group is the patient, as in ``'^(.{12})'`` for TCGA's barcodes.
         slide_suffix: endings such as ``.svs`` to take off the slide ids of labels and split files.
         classes: label values in class order; None: the sorted values found (for two classes the second is the positive
             one).
         split: where folds come from.
         note: a caveat that every table of this cohort carries.
+        waive: codes of what ``milbench audit`` finds and the suite is to run in spite of; every table of this cohort
+            tells of them.
     """
 
     name: str
@@ -381,15 +387,39 @@ class DataSpec(Frozen):
     patient_column: str = "patient_id"
     label_column: str = "label"
     slide_table: str | None = None
+    patient_rule: str | None = None
     slide_suffix: tuple[str, ...] = ()
     classes: tuple[str, ...] | None = None
     split: SplitSpec = SplitSpec()
     note: str = ""
+    waive: tuple[str, ...] = ()
 
     @field_validator("slide_suffix", mode="before")
     @classmethod
     def _one_or_several(cls, suffix: Any) -> Any:
         return (suffix,) if isinstance(suffix, str) else suffix
+
+    @field_validator("patient_rule")
+    @classmethod
+    def _one_group(cls, rule: str | None) -> str | None:
+        try:
+            groups = 1 if rule is None else re.compile(rule).groups
+        except re.error as error:
+            raise ValueError(f"{rule!r} is no regular expression: {error}") from None
+        if groups != 1:
+            raise ValueError(f"{rule!r} has {groups} groups; put one pair of parentheses around the patient")
+        return rule
+
+    @field_validator("waive")
+    @classmethod
+    def _known_codes(cls, codes: tuple[str, ...]) -> tuple[str, ...]:
+        waivable = [code for code, what in CODES.items() if what.waivable]
+        for code in codes:
+            if code not in CODES:
+                raise ValueError(f"{code!r} is no code of milbench audit.{did_you_mean(code, waivable)}")
+            if code not in waivable:
+                raise ValueError(f"{code!r} ({CODES[code].means}) cannot be waived; mend it")
+        return codes
 
     @model_validator(mode="after")
     def _one_source(self) -> DataSpec:

@@ -3,7 +3,7 @@
 Layout, below the results root (``results/runs``)::
 
     <suite>-v<version>/suite.json                the resolved suite
-    <suite>-v<version>/cohorts/<data>-<fingerprint>/   labels.csv, classes.json, folds/<fold>.csv
+    <suite>-v<version>/cohorts/<data>-<fingerprint>/   labels.csv, classes.json, folds/*.csv, split.json, audit.json
     <suite>-v<version>/runs/<run_id>/            run.json, predictions.parquet, history.csv; oracle: trajectory.parquet
     <suite>-v<version>/costs/<cost_id>/          cost.json
     <suite>-v<version>/tuning/                   journal.log: Optuna's, every tuning trial
@@ -121,7 +121,7 @@ class Store:
     def __init__(self, root: Path, suite: Suite) -> None:
         self.root = Path(root)
         self.suite = suite
-        self.folder = self.root / f"{_plain(suite.name, 'suite')}-v{suite.version}"
+        self.folder = self.root / f"{plain_name(suite.name, 'suite')}-v{suite.version}"
         self.runs = self.folder / "runs"
         self.costs = self.folder / "costs"
         self.tuning = self.folder / "tuning"
@@ -151,7 +151,7 @@ class Store:
 
     def cohort(self, data: str, fingerprint: str) -> Path:
         """Return the folder of a cohort's labels and folds."""
-        return self.folder / "cohorts" / f"{_plain(data, 'cohort')}-{fingerprint}"
+        return self.folder / "cohorts" / f"{plain_name(data, 'cohort')}-{fingerprint}"
 
     def has(self, run_id: str) -> str | None:
         """Return the outcome of a published run, or None where there is none."""
@@ -401,7 +401,12 @@ def _alive(pid: int, left: Path) -> bool:
         return True
 
 
-def _plain(name: str, what: str) -> str:
+def plain_name(name: str, what: str) -> str:
+    """Return the name of a suite or cohort, which is also that of a folder.
+
+    Raises:
+        MilbenchError: it cannot be.
+    """
     if not re.fullmatch(r"\w[\w.+-]*", name):
         raise MilbenchError(
             f"{what} name {name!r} must be usable as a folder: letters, digits, '.', '_', '+' and '-' only."

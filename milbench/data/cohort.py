@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import MilbenchError, did_you_mean
 from ..spec import DataSpec, SplitSpec, digest
+from .audit.checks import feature_findings, table_findings
+from .audit.findings import Finding, refuse, settle
+from .audit.patients import apply_rule
+from .audit.subject import Subject
 from .cache import FeatureCache
 from .datasets import prepare
+from .files import write_atomic
 from .imported import Progress, cache_of
-from .labels import Labels, index_classes, match_features, read_classes, read_label_table, read_labels, write_labels
+from .labels import Labels, index_classes, read_classes, read_label_table, read_labels, write_labels
+from .schemes import SplitRecord, carve_validation, make_folds, record_split, write_split_record
 from .source_table import SourceTable
-from .splits import Fold, carve_validation, check_folds, read_fold, read_folds, stratified_folds
+from .split_files import read_fold, read_folds
+from .splits import Fold
 
 
 @dataclass(frozen=True)
@@ -29,7 +38,9 @@ class Cohort:
         classes: class names in the order of their indices.
         folds: the folds to run.
         fingerprint: 16 hexadecimal digits of features, labels, patients, classes and all folds, also those that
-            ``split.use`` leaves out.
+            ``split.use`` leaves out; and of the codes of the errors that are waived.
+        split: how the folds came to be.
+        findings: what the audit has found: warnings, and errors that are waived.
     """
 
     name: str
@@ -40,6 +51,8 @@ class Cohort:
     classes: tuple[str, ...]
     folds: tuple[Fold, ...]
     fingerprint: str
+    split: SplitRecord
+    findings: tuple[Finding, ...] = ()
 
     def cache(self) -> FeatureCache:
         """Open the feature cache."""
@@ -63,9 +76,10 @@ def load_cohort(spec: DataSpec, base: Path, progress: Progress | None = None) ->
     """Load a cohort and check it.
 
     Folds come from ``split.files``; else from the dataset or the source itself (built-in, or published with it, where
-    setting ``split.folds`` or ``split.repeats`` asks for one's own instead); else they are made by `stratified_folds`.
-    Published folds have no validation part unless they bring one or ``split.val_fraction`` is set. Slides that the
-    cache has left out, since they have no patches, take no part.
+    setting ``split.scheme``, ``split.folds`` or ``split.repeats`` asks for one's own instead); else they are made by
+    `make_folds`. Folds from files and published ones have no validation part unless they bring one or
+    ``split.val_fraction`` is set. Slides that the labels exclude, and those that the cache has left out since they have
+    no patches, take no part, in given folds neither.
 
     Args:
         spec: a built-in dataset (built once into the user's cache folder), or features as in `cache_of` with their
@@ -76,32 +90,63 @@ def load_cohort(spec: DataSpec, base: Path, progress: Progress | None = None) ->
     Raises:
         MilbenchError: anything about features, labels or folds that would break a run or flatter its result.
     """
+    subject = read_subject(spec, base, progress)
+    found = table_findings(subject)
+    refuse(settle(found, spec.name, spec.waive))  # before features are looked at, which takes longer
+    findings = settle([*found, *feature_findings(subject)], spec.name, spec.waive)
+    refuse(findings)
+    labels, folds = subject.labels, subject.folds
+    content = [subject.content, [[fold.name, fold.parts] for fold in folds]]
+    # What was made in spite of a leak is another experiment than the same without it.
+    waived = sorted({finding.code for finding in findings if finding.waived and finding.severity == "error"})
+    return Cohort(
+        name=spec.name,
+        cache_path=subject.cache.path.absolute(),
+        slides=labels.slides,
+        patients=labels.patients,
+        labels=labels.labels,
+        classes=labels.classes,
+        folds=folds[: spec.split.use],
+        fingerprint=digest([*content, waived] if waived else content),
+        split=record_split(spec.split, folds, subject.published),
+        findings=tuple(findings),
+    )
+
+
+def read_subject(spec: DataSpec, base: Path, progress: Progress | None = None) -> Subject:
+    """Read a cohort as `load_cohort` does, and check nothing that `milbench.data.audit` checks.
+
+    Raises:
+        MilbenchError: features or labels cannot be read. Folds that cannot be are the subject's `trouble`.
+    """
     if spec.dataset is not None:
-        labels, path, folds = _builtin(spec)
-        cache = FeatureCache.open(path)
-    else:
-        path = cache_of(spec, base, progress)
-        cache = FeatureCache.open(path)
-        labels, folds = _described(spec, base, cache)
+        return _builtin(spec, base)
+    cache = FeatureCache.open(cache_of(spec, base, progress))
+    table = cache.table or SourceTable()
+    labels, where = _labels(spec, base, cache, table)
+    if spec.patient_rule is not None:
+        labels = apply_rule(labels, spec.patient_rule)
+    labels = labels.without(frozenset(cache.meta.get("left_out", ())))
+    folds: list[Fold] = []
+    published, trouble = False, None
     try:
-        check_folds(folds, labels.labels, labels.patients, cache, labels.classes)
+        folds, published = _folds(spec, base, labels, table)
     except MilbenchError as error:
-        raise MilbenchError(f"cohort {spec.name}, {error}") from None
-    checksums = cache.checksums
-    used = {slide: checksums[slide] for slide in labels.slides}
-    content = digest([cache.dim, cache.meta["dtype"], used, labels.labels, labels.patients, labels.classes])
-    fingerprint = digest([content, [[fold.name, fold.parts] for fold in folds]])
-    return Cohort(spec.name, path.absolute(), labels.slides, labels.patients, labels.labels, labels.classes,
-                  tuple(folds[: spec.split.use]), fingerprint)  # fmt: skip
+        trouble = str(error)
+    return Subject(spec, base, cache, labels, tuple(folds), published, str(where), trouble)
 
 
 def write_cohort(cohort: Cohort, folder: str | Path) -> None:
-    """Write labels.csv (slide_id, patient_id, label index), classes.json and folds/NAME.csv (slide_id, split)."""
+    """Write labels.csv (slide_id, patient_id, label index), classes.json, folds/NAME.csv (slide_id, split), split.json
+    and audit.json, what the audit has found."""
     labels = Labels(cohort.slides, cohort.patients, cohort.labels, cohort.classes)
     write_labels(Path(folder), labels, cohort.folds)
+    write_split_record(Path(folder), cohort.split)
+    found = [finding.record() for finding in cohort.findings]
+    write_atomic(Path(folder) / "audit.json", json.dumps(found, indent=2, ensure_ascii=False) + "\n")
 
 
-def _builtin(spec: DataSpec) -> tuple[Labels, Path, list[Fold]]:
+def _builtin(spec: DataSpec, base: Path) -> Subject:
     assert spec.dataset is not None
     asked = sorted(spec.split.model_fields_set - {"use"})
     if asked:
@@ -109,12 +154,12 @@ def _builtin(spec: DataSpec) -> tuple[Labels, Path, list[Fold]]:
             f"dataset {spec.dataset} brings its own training, validation and test bags, which share no instance; "
             f"remove split.{asked[0]}."
         )
-    for key in ("labels", "classes"):
+    for key in ("labels", "classes", "patient_rule"):
         if getattr(spec, key) is not None:
             raise MilbenchError(f"dataset {spec.dataset} brings its own {key}; remove {key} from cohort {spec.name}.")
     home = prepare(spec.dataset, spec.params)
     try:
-        FeatureCache.open(home / "features")
+        cache = FeatureCache.open(home / "features")
         table, classes = read_labels(home), read_classes(home)
         folds = [read_fold(path) for path in sorted((home / "folds").glob("*.csv"))]
     except (MilbenchError, OSError, ValueError) as error:
@@ -122,37 +167,39 @@ def _builtin(spec: DataSpec) -> tuple[Labels, Path, list[Fold]]:
     slides = tuple(table["slide_id"])
     patients = dict(zip(slides, table["patient_id"], strict=True))
     labels = dict(zip(slides, table["label"].tolist(), strict=True))
-    return Labels(slides, patients, labels, classes), home / "features", folds
+    return Subject(spec, base, cache, Labels(slides, patients, labels, classes), tuple(folds), True, str(home))
 
 
-def _described(spec: DataSpec, base: Path, cache: FeatureCache) -> tuple[Labels, list[Fold]]:
-    """Return labels and folds of features that are not built in."""
-    table = cache.table or SourceTable()
+def _labels(spec: DataSpec, base: Path, cache: FeatureCache, table: SourceTable) -> tuple[Labels, Path]:
+    """Return labels of features that are not built in, and where they are from."""
+    source = Path(str(cache.meta.get("source", cache.path)))
     if spec.labels is not None:
         if table.labels is not None:
-            source = cache.meta.get("source", cache.path)
             raise MilbenchError(f"{source} brings its own labels; remove labels from cohort {spec.name}.")
         where = base / Path(spec.labels).expanduser()
-        labels = read_label_table(where, spec)
-    elif table.labels is not None:
-        where = Path(str(cache.meta.get("source", cache.path)))
-        labels = _brought(table, spec, where)
-    else:
+        slides = None if spec.slide_table is None else base / Path(spec.slide_table).expanduser()
+        return read_label_table(where, spec, slides), where
+    if table.labels is None:
         raise MilbenchError(
             f"cohort {spec.name} has no labels, and {cache.path} brings none: set labels to the table with "
             "slide_id, patient_id and label."
         )
-    empty = frozenset(cache.meta.get("left_out", ()))
-    labels = labels.without(empty)
-    match_features(labels, cache.ids, str(where), str(cache.path))
+    return _brought(table, spec, source), source
+
+
+def _folds(spec: DataSpec, base: Path, labels: Labels, table: SourceTable) -> tuple[list[Fold], bool]:
+    """Return the folds, and whether the features brought them along."""
+    given: Sequence[Fold] = ()
     if spec.split.files is not None:
-        folds = read_folds(spec.split.files, base)
+        given = read_folds(spec.split.files, base, labels.patients | labels.excluded_patients, spec.slide_suffix)
     # Asking for k folds is asking for one's own partition; everything else keeps the published one.
-    elif table.folds and not spec.split.model_fields_set & {"scheme", "folds", "repeats"}:
-        folds = [_validated(fold, i, labels, spec.split) for i, fold in enumerate(table.folds)]
-    else:
-        folds = stratified_folds(labels.slides, labels.patients, labels.labels, spec.split, labels.classes)
-    return labels, [fold.without(empty) for fold in folds]
+    elif not spec.split.model_fields_set & {"scheme", "folds", "repeats"}:
+        given = table.folds
+    if not given:
+        return make_folds(labels, spec.split), False
+    given = [fold.without(labels.excluded) for fold in given]
+    folds = [_validated(fold, i, labels, spec.split) for i, fold in enumerate(given)]
+    return folds, spec.split.files is None
 
 
 def _brought(table: SourceTable, spec: DataSpec, where: Path) -> Labels:
@@ -164,9 +211,11 @@ def _brought(table: SourceTable, spec: DataSpec, where: Path) -> Labels:
 
 
 def _validated(fold: Fold, number: int, labels: Labels, split: SplitSpec) -> Fold:
-    """Return a published fold, with a validation part carved out of its training part where that is asked for."""
+    """Return a given fold, with a validation part carved out of its training part where that is asked for."""
     if fold.val or "val_fraction" not in split.model_fields_set or split.val_fraction == 0:
         return fold
+    if any(slide not in labels.labels for slide in fold.train):
+        return fold  # as it is, for the audit to say what is wrong with it
     repetition = re.fullmatch(r"r(\d+)-f(\d+)", fold.name)
     seed = [int(repetition[1]), int(repetition[2])] if repetition else [number]
     return carve_validation(fold, labels.patients, labels.labels, split.val_fraction, [split.seed, *seed])

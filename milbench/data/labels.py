@@ -1,4 +1,4 @@
-"""Labels of a cohort: the tables a user has, in columns of any name, and the plain files milbench keeps beside its runs."""
+"""Labels of a cohort: the tables a user has, and the plain files milbench keeps beside its runs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .tables import count, path_stem, read_table, some, without_suffix
 #: a row with this label leaves its slide out, knowingly
 EXCLUDE = "exclude"
 #: how tools write a label that is not known; as a class of its own it would pass unnoticed
-_NOT_A_LABEL = ("nan", "na", "n/a", "<na>", "null")
+NOT_A_LABEL = ("nan", "na", "n/a", "<na>", "null")
 #: Tools' names of the columns, in lower case, the likeliest first: CLAM, TRIDENT, Patho-Bench, STAMP, torchmil, eva,
 #: MIL_BASELINE, slideflow, GDC. A patient column unused would mean that slides of one patient count as strangers.
 _SLIDE_NAMES = ("slide_id", "slideid", "slide", "slide_name", "wsi_id", "wsi", "bag_name", "bag_id", "bag", "filename",
@@ -127,8 +127,8 @@ def read_label_table(path: Path, spec: DataSpec, slide_table: Path | None = None
                 f"fill it in, or give them the label "
                 f"{EXCLUDE!r} to leave them out."
             )
-    kept = {slide: _plain(value) for slide, value in zip(slides, rows.values, strict=True) if slide not in excluded}
-    if spec.classes is None and (unsaid := [slide for slide, value in kept.items() if value.lower() in _NOT_A_LABEL]):
+    kept = {s: plain_label(value) for s, value in zip(slides, rows.values, strict=True) if s not in excluded}
+    if spec.classes is None and (unsaid := [slide for slide, value in kept.items() if value.lower() in NOT_A_LABEL]):
         raise MilbenchError(
             f"{path} has {kept[unsaid[0]]!r} in {spec.label_column} for {count(len(unsaid), 'slide')}: {some(unsaid)}, "
             f"which is no label; give them one, or the label {EXCLUDE!r} to leave them out, or name it in classes."
@@ -163,7 +163,7 @@ def index_classes(
     found = sorted(set(values.values()), key=_number_or_text)
     if classes is None and not all(isinstance(_number_or_text(value)[1], float) for value in found):
         found = sorted(found)
-    names = tuple(found) if classes is None else tuple(_plain(name) for name in classes)
+    names = tuple(found) if classes is None else tuple(plain_label(name) for name in classes)
     if len(set(names)) < len(names):
         raise MilbenchError(f"classes {some(list(names))} name one class twice; name every class once.")
     strangers = [value for value in found if value not in names]
@@ -187,19 +187,30 @@ def match_features(labels: Labels, features: Collection[str], where: str, cache:
     Raises:
         MilbenchError: names up to five slides of either kind.
     """
-    lost = sorted(set(labels.slides) - set(features))
-    if lost:
-        raise MilbenchError(
-            f"{count(len(lost), 'slide')} of {where} without features in {cache}: {some(lost)}; "
-            f"{_suffix_hint(lost, features) or f'add their features, or give them the label {EXCLUDE!r}'}."
-        )
-    bare = sorted(set(features) - set(labels.slides) - labels.excluded)
-    if bare:
-        raise MilbenchError(
-            f"{count(len(bare), 'slide')} of {cache} without label in {where}: {some(bare)}; "
-            f"add rows for them, with the label "
-            f"{EXCLUDE!r} for those to leave out."
-        )
+    for _, message in unmatched(labels, features, where, cache).values():
+        raise MilbenchError(f"{message}.")
+
+
+def unmatched(labels: Labels, features: Collection[str], where: str, cache: str) -> dict[str, tuple[list[str], str]]:
+    """Return ``label`` -> the slides that have but a label, and ``features`` -> those that have but features.
+
+    Args:
+        labels: as read from ``where``.
+        features: the slides of ``cache``.
+        where, cache: the table and the features, for messages.
+
+    Returns:
+        Of the kinds that there are, the slides, sorted, and what is wrong with them, without a point.
+    """
+    found = {}
+    if lost := sorted(set(labels.slides) - set(features)):
+        who = f"{count(len(lost), 'slide')} of {where} without features in {cache}: {some(lost)}"
+        mend = _suffix_hint(lost, features) or f"add their features, or give them the label {EXCLUDE!r}"
+        found["label"] = lost, f"{who}; {mend}"
+    if bare := sorted(set(features) - set(labels.slides) - labels.excluded):
+        who = f"{count(len(bare), 'slide')} of {cache} without label in {where}: {some(bare)}"
+        found["features"] = bare, f"{who}; add rows for them, with the label {EXCLUDE!r} for those to leave out"
+    return found
 
 
 def write_labels(folder: Path, labels: Labels, folds: Sequence[Fold]) -> None:
@@ -258,7 +269,7 @@ def _slide_rows(path: Path, spec: DataSpec) -> _Rows:
     owners = {"patient_column": _patient_column(path, header, spec)}
     owners |= {} if spec.split.site_column is None else {"split.site_column": spec.split.site_column}
     cells |= _cells(path, header, rows, owners)
-    slides = [_slide_id(cell, spec) for cell in cells["slide_column"]]
+    slides = [slide_name(cell, spec) for cell in cells["slide_column"]]
     sites = cells.get("split.site_column", [])
     return _Rows(slides, cells["patient_column"], cells["label_column"], sites, owners["patient_column"])
 
@@ -278,17 +289,21 @@ def _patient_rows(path: Path, slide_table: Path, spec: DataSpec) -> _Rows:
             "patient."
         )
     row_of = {patient: i for i, patient in enumerate(told["patient_column"])}
-    for table, other, strangers in (
-        (slide_table, path, sorted(set(listed["patient_column"]) - set(row_of))),
-        (path, slide_table, sorted(set(row_of) - set(listed["patient_column"]))),
-    ):
-        if strangers:
-            raise MilbenchError(
-                f"{count(len(strangers), 'patient')} of {table} without a row in {other}: {some(strangers)}; add it, "
-                f"or remove their rows from {table}."
-            )
+    bare = sorted(set(listed["patient_column"]) - set(row_of))
+    if bare:
+        raise MilbenchError(
+            f"{count(len(bare), 'patient')} of {slide_table} without a row in {path}: {some(bare)}; add rows for them, "
+            f"with the label {EXCLUDE!r} for those to leave out."
+        )
+    there = set(listed["patient_column"])
+    lost = sorted(p for p, i in row_of.items() if p not in there and told["label_column"][i] != EXCLUDE)
+    if lost:
+        raise MilbenchError(
+            f"{count(len(lost), 'patient')} of {path} without slides in {slide_table}: {some(lost)}; add their slides, "
+            f"or give them the label {EXCLUDE!r}."
+        )
     at = [row_of[patient] for patient in listed["patient_column"]]
-    slides = [_slide_id(cell, spec).removesuffix(".h5") for cell in listed["slide_column"]]
+    slides = [slide_name(cell, spec).removesuffix(".h5") for cell in listed["slide_column"]]
     values = [told["label_column"][i] for i in at]
     sites = [told["split.site_column"][i] for i in at] if spec.split.site_column is not None else []
     return _Rows(slides, listed["patient_column"], values, sites, spec.patient_column)
@@ -311,7 +326,8 @@ def _cells(
     return {key: [row[header.index(name)] for row in rows] for key, name in names.items()}
 
 
-def _slide_id(cell: str, spec: DataSpec) -> str:
+def slide_name(cell: str, spec: DataSpec) -> str:
+    """Return the slide id of a cell of the slide column: of a path its stem, without the endings to strip."""
     return without_suffix(path_stem(cell) if spec.slide_column.endswith("_path") else cell, spec.slide_suffix)
 
 
@@ -322,7 +338,9 @@ def _twice(names: Sequence[str]) -> list[str]:
 def _suffix_hint(lost: Sequence[str], features: Collection[str]) -> str:
     """Say that ids would fit without the ending of a file's name, where some would."""
     known = set(features)
-    endings = sorted({"." + end for head, dot, end in (slide.rpartition(".") for slide in lost) if dot and head in known})
+    endings = sorted(
+        {"." + end for head, dot, end in (slide.rpartition(".") for slide in lost) if dot and head in known}
+    )
     if not endings:
         return ""
     value = repr(endings[0]) if len(endings) == 1 else repr(endings)
@@ -350,7 +368,7 @@ def _patient_column(path: Path, header: list[str], spec: DataSpec) -> str:
     )
 
 
-def _plain(value: str) -> str:
+def plain_label(value: str) -> str:
     """Write 1.0 as 1: tools that pass labels through floating point must not make new classes."""
     return value.split(".")[0] if re.fullmatch(r"-?\d+\.0*", value) else value
 

@@ -1,54 +1,105 @@
-"""Small tables people keep in CSV files: read as text, so that ids keep their leading zeros."""
+"""Tables people keep beside their slides: CSV, Excel, Parquet. Read as text, so that ids keep their leading zeros."""
 
 from __future__ import annotations
 
+import codecs
 import csv
+import datetime
+import gzip
+import io
+import re
+import warnings
+import zipfile
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
-from ..errors import MilbenchError
+from ..errors import MilbenchError, did_you_mean
+
+#: No table of labels or splits comes near these; what does is a bomb, or not the file that was meant.
+_MOST_BYTES = 2**28
+_MOST_CELLS = 2 * 10**7
+_EXCEL_ROWS = 2**20
+#: Excel keeps 15 digits of a number. What a longer id was, its cell no longer knows.
+_EXCEL_EXACT = 10**15
+_WORKBOOKS = (".xlsx", ".xlsm")
+#: first bytes of files that get the name of a text table by mistake -> what they are
+_NO_TEXT = {
+    b"PK\x03\x04": "a zip archive, perhaps an Excel workbook; name it .xlsx",
+    b"PAR1": "Parquet; name it .parquet",
+    b"\x1f\x8b": "gzip; name it .gz",
+    b"\xd0\xcf\x11\xe0": "an old Excel workbook; save it as .xlsx or as CSV UTF-8",
+}
+
+Rows = Iterable[tuple[int, list[str]]]
 
 
 def read_table(path: Path) -> tuple[list[str], list[list[str]]]:
-    """Read a CSV as text.
+    """Read a table as text, by the ending of its name.
 
-    UTF-8 with or without byte-order mark; comma, semicolon or tab, whichever the header holds most of; blank lines are
-    skipped; cells are stripped; short rows are filled up with empty cells.
+    - ``.xlsx``, ``.xlsm``: the first sheet, or the one that ``path#sheet`` names; values alone, no formula is computed.
+      Whole numbers below 10^15 become their digits (12.0: ``12``), with the zeros in front that a format such as
+      ``0000`` shows; longer ones, whose last digits Excel does not keep, ``1.23456789012346E+15``; dates become
+      ``2024-01-31``, other numbers what Python writes.
+    - ``.parquet``, ``.pq``: columns of lists and records are left out; whole numbers become their digits.
+    - everything else is text: UTF-8 with or without byte-order mark, or UTF-16 with one (Excel's "Unicode text");
+      comma, semicolon or tab, whichever cuts the header into most cells; quoted cells; ``.gz`` is unpacked. Text in
+      another encoding is refused: which one it is cannot be told from the bytes, and a wrong guess changes ids.
+
+    In all of them blank lines are skipped, cells are stripped, short rows are filled up with empty cells.
 
     Returns:
         The header and the rows, each as long as the header.
 
     Raises:
-        MilbenchError: no such file, not UTF-8, no header, or a row longer than the header.
+        MilbenchError: no such file or sheet, a damaged file, other text than that, no header, a row longer than the
+            header, or a table larger than one of labels can be.
     """
+    file, sheet = _sheet_of(path)
+    ending = file.suffix.lower()
+    if ending in (".xls", ".ods"):
+        raise MilbenchError(f"{file} is a spreadsheet that milbench does not read; save it as .xlsx or as CSV UTF-8.")
+    if sheet is not None and ending not in _WORKBOOKS:
+        raise MilbenchError(f"{file} has no sheets; remove #{sheet} from its path.")
+    if ending in _WORKBOOKS:
+        return _shaped(_workbook(file, sheet), file)
+    if ending in (".parquet", ".pq"):
+        return _shaped(_parquet(file), file)
+    return _shaped(_separated(read_text(file), file), file)
+
+
+def read_text(path: Path) -> str:
+    """Read a text file as `read_table` does: UTF-8, or UTF-16 with its mark; ``.gz`` is unpacked.
+
+    Raises:
+        MilbenchError: it cannot be read, is no such text, or is larger than tables are.
+    """
+    packed = path.suffix.lower() == ".gz"
     try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError:
-        raise MilbenchError(f"{path} is not UTF-8 text; save it as CSV UTF-8.") from None
-    except OSError as error:
-        raise MilbenchError(f"{path} cannot be read: {error.strerror}.") from None
-    lines = text.splitlines()
-    head = next((line for line in lines if line.strip()), "")
-    if not head:
-        raise MilbenchError(f"{path} is empty; its first line must name the columns.")
-    delimiter = max(",;\t", key=head.count)
-    header: list[str] | None = None
-    rows: list[list[str]] = []
-    reader = csv.reader(lines, delimiter=delimiter)
+        with gzip.open(path) if packed else path.open("rb") as file:
+            raw = file.read(_MOST_BYTES + 1)
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise MilbenchError(f"{path} is damaged ({error}); copy it again.") from None
+    except (OSError, ValueError) as error:  # ValueError: a path with a null byte
+        raise MilbenchError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}.") from None
+    if len(raw) > _MOST_BYTES:
+        raise MilbenchError(_too_large(path, f"{_MOST_BYTES // 2**20} MiB"))
+    if what := next((what for magic, what in _NO_TEXT.items() if raw.startswith(magic)), None):
+        raise MilbenchError(f"{path} is not UTF-8 text but {what}.")
+    wide = raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     try:
-        table = [(reader.line_num, cells) for cells in reader]
-    except csv.Error as error:
-        raise MilbenchError(f"{path} line {reader.line_num} is no CSV: {error}.") from None
-    for line, cells in table:
-        stripped = [cell.strip() for cell in cells]
-        if not any(stripped):
-            continue
-        if header is None:
-            header = stripped
-        elif len(stripped) > len(header):
-            raise MilbenchError(f"{path} line {line} has {len(stripped)} cells but the header {len(header)}.")
-        else:
-            rows.append(stripped + [""] * (len(header) - len(stripped)))
-    return header or [], rows
+        text = raw.decode("utf-16" if wide else "utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise MilbenchError(
+            f"{path} is not UTF-8 text{_at(raw, error.start)}; save it as UTF-8 (Excel: CSV UTF-8)."
+        ) from None
+    if "\0" in text:
+        line = text.count("\n", 0, text.index("\0")) + 1
+        raise MilbenchError(
+            f"{path} line {line} holds a null byte, so it is no text; save it as UTF-8 (Excel: CSV UTF-8)."
+        )
+    return text
 
 
 def count(number: int, noun: str) -> str:
@@ -60,3 +111,186 @@ def some(names: list[str], most: int = 5) -> str:
     """Return ``'a', 'b', 'c', 'd', 'e' and 7 more``."""
     rest = len(names) - most
     return ", ".join(repr(name) for name in names[:most]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def path_stem(path: str) -> str:
+    """Return the name of a file without folders, Windows' ones too, and without its last ending."""
+    name = re.split(r"[\\/]", path)[-1]
+    return name.rpartition(".")[0] or name
+
+
+def without_suffix(name: str, suffixes: Sequence[str]) -> str:
+    """Return a name without the first of the suffixes that it ends in."""
+    return name.removesuffix(next((suffix for suffix in suffixes if name.endswith(suffix)), ""))
+
+
+def _shaped(rows: Rows, path: Path) -> tuple[list[str], list[list[str]]]:
+    header: list[str] | None = None
+    kept: list[list[str]] = []
+    for line, row in rows:
+        cells = [cell.strip() for cell in row]
+        if not any(cells):
+            continue
+        if header is None:
+            header = cells
+            continue
+        while len(cells) > len(header) and not cells[-1]:  # spreadsheets leave separators behind
+            cells.pop()
+        if len(cells) > len(header):
+            raise MilbenchError(f"{path} line {line} has {len(cells)} cells but the header {len(header)}.")
+        kept.append(cells + [""] * (len(header) - len(cells)))
+        if len(kept) * len(header) > _MOST_CELLS:
+            raise MilbenchError(_too_large(path, f"{_MOST_CELLS:,} cells"))
+    if header is None:
+        raise MilbenchError(f"{path} is empty; its first line must name the columns.")
+    return header, kept
+
+
+def _too_large(path: Path, limit: str) -> str:
+    return f"{path} holds more than {limit}, which no table of labels or splits does; give the right file."
+
+
+def _at(raw: bytes, place: int) -> str:
+    """Show where text stops being UTF-8, as it would read in the encoding that Windows uses in its stead."""
+    line = raw.count(b"\n", 0, place) + 1
+    before, after = re.split(rb"[,;\t\r\n\"]", raw[:place])[-1], re.split(rb"[,;\t\r\n\"]", raw[place:])[0]
+    return f" (line {line}: {(before + after).decode('cp1252', errors='replace')[:40]!r} if it is Windows-1252)"
+
+
+def _separated(text: str, path: Path) -> Iterator[tuple[int, list[str]]]:
+    if said := re.match(r"sep=(.)\r?\n", text):  # Excel's own first line; a blank one keeps the lines' numbers
+        delimiter, text = said[1], "\n" + text[said.end() :]
+    else:
+        delimiter = max(",;\t", key=lambda mark: _width(text, mark))
+    # Strict: otherwise a quotation mark that is never closed swallows the rest of the file.
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    try:
+        for cells in reader:
+            yield reader.line_num, cells
+    except csv.Error as error:
+        raise MilbenchError(
+            f"{path} line {reader.line_num} is no CSV: {error}; look for a quotation mark that is not closed."
+        ) from None
+
+
+def _width(text: str, delimiter: str) -> int:
+    """Count the cells of the first line that has any."""
+    try:
+        rows = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+        return len(next((cells for cells in rows if any(cell.strip() for cell in cells)), []))
+    except csv.Error:
+        return 0
+
+
+def _sheet_of(path: Path) -> tuple[Path, str | None]:
+    file, mark, sheet = path.name.rpartition("#")
+    return (path, None) if not mark or not file or path.exists() else (path.with_name(file), sheet)
+
+
+def _workbook(path: Path, sheet: str | None) -> Iterator[tuple[int, list[str]]]:
+    try:
+        import openpyxl
+    except ImportError:
+        raise MilbenchError(
+            f'{path} needs openpyxl; install it with pip install "milbench[formats]", or save it as CSV UTF-8.'
+        ) from None
+    try:
+        # A member of a zip archive never unpacks to more than the archive says.
+        with zipfile.ZipFile(path) as archive:
+            size = sum(member.file_size for member in archive.infolist())
+        if size > _MOST_BYTES:
+            raise MilbenchError(_too_large(path, f"{_MOST_BYTES // 2**20} MiB"))
+        with warnings.catch_warnings():  # about drop-down lists and the like, which are no values
+            warnings.simplefilter("ignore")
+            book = openpyxl.load_workbook(path, read_only=True, data_only=True, keep_links=False)
+            try:
+                yield from _sheet(book, path, sheet)
+            finally:
+                book.close()
+    except MilbenchError:
+        raise
+    except OSError as error:
+        raise MilbenchError(f"{path} cannot be read: {error.strerror or error}.") from None
+    except Exception as error:  # zip, XML, key and value errors, by what is wrong with the file
+        raise MilbenchError(f"{path} is damaged or no .xlsx workbook ({_reason(error)}); save it again.") from None
+
+
+def _sheet(book: Any, path: Path, name: str | None) -> Iterator[tuple[int, list[str]]]:
+    sheets = {sheet.title: sheet for sheet in book.worksheets}
+    if name is not None and name not in sheets:
+        raise MilbenchError(f"{path} has no sheet {name!r}.{did_you_mean(name, sheets)}")
+    if not sheets:
+        raise MilbenchError(f"{path} has no sheet with cells; give one.")
+    sheet = sheets[name] if name is not None else next(iter(sheets.values()))
+    sheet.reset_dimensions()  # what the file says of its size may be wrong, or meant to hurt
+    cells = 0
+    for line, row in enumerate(sheet.iter_rows(), 1):
+        cells += len(row)
+        if line > _EXCEL_ROWS or cells > _MOST_CELLS:
+            raise MilbenchError(_too_large(path, f"{_EXCEL_ROWS:,} rows or {_MOST_CELLS:,} cells"))
+        yield line, [_excel_text(cell.value, cell.number_format if cell.value is not None else "") for cell in row]
+
+
+def _excel_text(value: Any, shown: str) -> str:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return _plain_text(value)
+    if abs(value) >= _EXCEL_EXACT:
+        return f"{value:.14E}"
+    text = _plain_text(float(value))
+    return text.zfill(len(shown)) if re.fullmatch("00+", shown) and text.isdigit() else text
+
+
+def _parquet(path: Path) -> Iterator[tuple[int, list[str]]]:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    try:
+        with path.open("rb") as source:
+            schema = parquet.read_schema(source)
+            flat = [field for field in schema if not pa.types.is_nested(field.type)]
+            words = [field.name for field in flat if not pa.types.is_primitive(field.type)]
+            # Words that repeat are kept once: a column of one long word a million times is small on disk.
+            file = parquet.ParquetFile(source, read_dictionary=words)
+            size = sum(file.metadata.row_group(i).total_byte_size for i in range(file.metadata.num_row_groups))
+            if size > _MOST_BYTES or file.metadata.num_rows * len(flat) > _MOST_CELLS:
+                raise MilbenchError(_too_large(path, f"{_MOST_BYTES // 2**20} MiB or {_MOST_CELLS:,} cells"))
+            table = file.read(columns=[field.name for field in flat])
+        columns = [_column(table.column(i)) for i in range(table.num_columns)]
+    except MilbenchError:
+        raise
+    except OSError as error:
+        if error.strerror is None:  # pyarrow's word for damaged pages
+            raise MilbenchError(f"{path} is damaged ({_reason(error)}); write it again.") from None
+        raise MilbenchError(f"{path} cannot be read: {error.strerror}.") from None
+    except Exception as error:  # Arrow, Unicode and value errors, by what is wrong with the file
+        raise MilbenchError(f"{path} is damaged or no Parquet ({_reason(error)}); write it again.") from None
+    yield 1, list(table.column_names)
+    yield from enumerate((list(row) for row in zip(*columns, strict=True)), 2)
+
+
+def _column(column: Any) -> list[str]:
+    found: list[str] = []
+    for chunk in column.chunks:
+        if hasattr(chunk, "dictionary"):
+            words = [_plain_text(value) for value in chunk.dictionary.to_pylist()]
+            found += ["" if i is None else words[i] for i in chunk.indices.to_pylist()]
+        else:
+            found += [_plain_text(value) for value in chunk.to_pylist()]
+    return found
+
+
+def _plain_text(value: Any) -> str:
+    """Write a value; a whole real number as its digits, as labels and ids often come as reals."""
+    if value is None or value != value:
+        return ""
+    if isinstance(value, bool):
+        return str(value).upper()
+    if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
+        return str(int(value))
+    if isinstance(value, datetime.datetime) and value.time() == datetime.time():
+        return value.date().isoformat()
+    return value.decode() if isinstance(value, bytes) else str(value)
+
+
+def _reason(error: Exception) -> str:
+    return str(error).strip().split("\n")[0][:120] or type(error).__name__

@@ -13,7 +13,8 @@ from milbench import MilbenchError
 from milbench.data.cache import CacheWriter
 from milbench.data.cohort import load_cohort, write_cohort
 from milbench.data.labels import read_labels
-from milbench.data.splits import read_fold
+from milbench.data.schemes import read_split_record
+from milbench.data.split_files import read_fold
 from milbench.spec import DataSpec, SplitSpec
 
 IDS = [f"{i:03d}" for i in range(20)]
@@ -161,7 +162,13 @@ def test_write_and_read_back(base, tmp_path):
     assert dict(zip(table["slide_id"], table["patient_id"], strict=True)) == cohort.patients
     assert json.loads((tmp_path / "out" / "classes.json").read_text()) == ["0", "1"]
     assert [read_fold(p) for p in sorted((tmp_path / "out" / "folds").iterdir())] == list(cohort.folds)
-    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["classes.json", "folds", "labels.csv"]
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
+        "audit.json", "classes.json", "folds", "labels.csv", "split.json",
+    ]  # fmt: skip
+    record = read_split_record(tmp_path / "out")
+    assert record == cohort.split
+    assert (record.scheme, record.seed) == ("k-fold", 0)
+    assert record.parameters == {"folds": 2, "repeats": 1, "val_fraction": 0.2}
 
 
 def _npz(path, folds):

@@ -28,6 +28,9 @@ from ..layout import SCHEMA
 from ..splits import Fold
 from ..writer import CacheWriter
 
+#: the table of what is known of each bag, beside a dataset's features and beside the results of a suite
+BAGS = "bags.parquet"
+
 
 @dataclass(frozen=True)
 class Built:
@@ -38,12 +41,18 @@ class Built:
         classes: names of the classes.
         fold: training, validation and test, given by construction.
         instances: one row an instance with its slide_id, row and label, where instance labels exist.
+        bags: one row a bag with its slide_id and what is known of it by construction. Columns ``posterior`` and
+            ``posterior_iid`` are the probability of class 1 that Bayes' rule gives to whoever sees all of the bag, and
+            to whoever does not see the order of its instances; `milbench.verdicts` holds methods against them.
+        patients: slide -> patient; None: every bag is a patient of its own.
     """
 
     labels: dict[str, int]
     classes: tuple[str, ...]
     fold: Fold
     instances: pd.DataFrame | None = None
+    bags: pd.DataFrame | None = None
+    patients: dict[str, str] | None = None
 
 
 class Dataset(Protocol):
@@ -88,7 +97,8 @@ def prepare(name: str, params: Mapping[str, Any]) -> Path:
     """Build a dataset unless it is there, and return its folder.
 
     The folder, named by dataset and parameters, holds features/ (a cache), labels.csv, classes.json, folds/ and, where
-    instance labels exist, instances.parquet. Processes that build it at once each build it; the first to end publishes.
+    a dataset gives them, instances.parquet and bags.parquet. Processes that build it at once each build it; the first
+    to end publishes.
 
     Raises:
         MilbenchError: an unknown dataset or parameter.
@@ -112,7 +122,9 @@ def prepare(name: str, params: Mapping[str, Any]) -> Path:
             with CacheWriter(folder / "features", "float32", meta) as writer:
                 built = dataset.build(writer, values)
             slides = tuple(built.labels)
-            write_labels(folder, Labels(slides, {s: s for s in slides}, built.labels, built.classes), [built.fold])
-            if built.instances is not None:
-                built.instances.to_parquet(folder / "instances.parquet", index=False)
+            patients = built.patients or {s: s for s in slides}
+            write_labels(folder, Labels(slides, patients, built.labels, built.classes), [built.fold])
+            for file, table in (("instances.parquet", built.instances), (BAGS, built.bags)):
+                if table is not None:
+                    table.to_parquet(folder / file, index=False)
     return home

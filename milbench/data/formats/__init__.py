@@ -81,6 +81,10 @@ class Slides(ABC):
         for i in range(first, len(self)):
             yield self.load(i)
 
+    def rows(self, i: int) -> int | None:
+        """Return a slide's number of patches where that is known without reading its features; else None."""
+        return None
+
     def table(self) -> SourceTable | None:
         """Return labels, patients and splits that the source itself brings; None where it has none."""
         return None
@@ -94,6 +98,7 @@ class FileSlides(Slides):
         load: reads one of them.
         beside: further files that a slide is read from, coordinates for instance; those that are not there are skipped.
         table: see `Slides.table`.
+        rows: tells the number of patches from a file's header.
     """
 
     independent = True
@@ -104,9 +109,10 @@ class FileSlides(Slides):
         load: Callable[[str, Path], SourceSlide],
         beside: Callable[[str, Path], Sequence[Path]] | None = None,
         table: Callable[[], SourceTable | None] | None = None,
+        rows: Callable[[Path], int | None] | None = None,
     ) -> None:
         super().__init__(sorted(files))
-        self._files, self._load, self._beside, self._table = files, load, beside, table
+        self._files, self._load, self._beside, self._table, self._rows = files, load, beside, table, rows
 
     def load(self, i: int) -> SourceSlide:
         """Read one slide whole."""
@@ -117,6 +123,10 @@ class FileSlides(Slides):
         slide = self.ids[i]
         more = () if self._beside is None else self._beside(slide, self._files[slide])
         return (self._files[slide], *(path for path in more if path.is_file()))
+
+    def rows(self, i: int) -> int | None:
+        """Return what the header of the slide's file says."""
+        return None if self._rows is None else self._rows(self._files[self.ids[i]])
 
     def table(self) -> SourceTable | None:
         """Return what the source says of its slides beside their features."""

@@ -14,7 +14,9 @@ import numpy as np
 
 from ...errors import MilbenchError
 from . import FileSlides, Slides, SourceSlide
-from ._read import h5_array, h5_attributes, h5_dataset, open_h5, torch_tensor
+from ._marks import claimed
+from ._read import finite, h5_array, h5_attributes, h5_dataset, open_h5, same_rows, torch_tensor
+from ._rows import h5_rows, torch_rows
 
 NAME = "clam"
 
@@ -39,7 +41,7 @@ def open_source(source: Path) -> Slides:
     def beside(slide: str, path: Path) -> list[Path]:
         return [] if path.suffix == ".h5" else [place / f"{slide}.h5" for place in places]
 
-    return FileSlides(_files(source), load, beside)
+    return FileSlides(_files(source), load, beside, rows=_rows)
 
 
 def _read_h5(slide: str, path: Path) -> SourceSlide:
@@ -48,6 +50,7 @@ def _read_h5(slide: str, path: Path) -> SourceSlide:
         if features is None:
             raise MilbenchError(f"{path} has no dataset 'features' (it has {', '.join(file) or 'none'}).")
         coords = h5_array(file, "coords", path, "iuf")
+    same_rows(path, features, coords)
     return SourceSlide(slide, features, coords, _meta(coords), path)
 
 
@@ -60,15 +63,16 @@ def _read_pt(slide: str, path: Path, places: list[Path]) -> SourceSlide:
             coords = h5_array(file, "coords", where, "iuf")
             found = {} if coords is None else h5_attributes(file, "coords", ("patch_size", "downsample"))
         meta = _meta(coords)
-        if "patch_size" in found:
-            meta["patch_size"] = int(found["patch_size"])
+        if (size := finite(found, "patch_size")) is not None:
+            meta["patch_size"] = round(size)
             # One patch covers patch_size pixels of its own level, each `downsample` pixels of level 0 wide.
-            meta["coord_step"] = float(found["patch_size"]) * float(found.get("downsample", 1))
-        if coords is not None and len(coords) != len(features):
-            raise MilbenchError(
-                f"{path} has {len(features)} rows but {where} has {len(coords)} coordinates; extract the slide again."
-            )
+            meta["coord_step"] = size * (finite(found, "downsample") or 1)
+        same_rows(path, features, coords, where)
     return SourceSlide(slide, features, coords, meta, path)
+
+
+def _rows(path: Path) -> int | None:
+    return h5_rows(path, "features") if path.suffix == ".h5" else torch_rows(path)
 
 
 def _meta(coords: np.ndarray | None) -> dict[str, Any]:
@@ -76,7 +80,7 @@ def _meta(coords: np.ndarray | None) -> dict[str, Any]:
 
 
 def _files(source: Path) -> dict[str, Path]:
-    if not source.is_dir():
+    if not source.is_dir() or any(claimed(folder) for folder in (source, source / "pt_files")):
         return {}
     found: dict[str, Path] = {}
     if (source / "h5_files").is_dir() or (source / "pt_files").is_dir():

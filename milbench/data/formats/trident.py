@@ -12,7 +12,9 @@ from typing import Any
 
 from ...errors import MilbenchError
 from . import FileSlides, Slides, SourceSlide
-from ._read import h5_array, h5_attributes, h5_dataset, open_h5
+from ._marks import claimed
+from ._read import finite, h5_array, h5_attributes, h5_dataset, open_h5, same_rows
+from ._rows import h5_rows
 
 NAME = "trident"
 
@@ -31,18 +33,25 @@ def open_source(source: Path) -> Slides:
     folder = _folder(source)
     if folder is None:
         raise MilbenchError(f"{source} holds no TRIDENT features; give the features_ENCODER folder.")
-    return FileSlides({path.stem: path for path in folder.glob("*.h5")}, _load)
+    return FileSlides(
+        {path.stem: path for path in folder.glob("*.h5")}, read_h5, rows=lambda path: h5_rows(path, "features")
+    )
 
 
-def _load(slide: str, path: Path) -> SourceSlide:
+def read_h5(slide: str, path: Path) -> SourceSlide:
+    """Read a file with ``features`` and, where there are any, ``coords``, and what their attributes say.
+
+    Raises:
+        MilbenchError: it is damaged, has no features, or coordinates of another number.
+    """
     with open_h5(path) as file:
         features = h5_array(file, "features", path, "f")
         if features is None:
             raise MilbenchError(f"{path} has no dataset 'features' (it has {', '.join(file) or 'none'}).")
         coords = h5_array(file, "coords", path, "iuf")
         meta = _from_path(path.parent) | _from_attributes(file, coords is not None)
-    if features.ndim == 2 and features.shape[0] and coords is not None and len(coords) != len(features):
-        raise MilbenchError(f"{path} has {len(features)} rows but {len(coords)} coordinates; extract the slide again.")
+    if features.shape[:1] != (0,):
+        same_rows(path, features, coords)
     return SourceSlide(slide, features, coords, meta, path)
 
 
@@ -62,12 +71,12 @@ def _from_attributes(file: Any, has_coords: bool) -> dict[str, Any]:
     if has_coords:
         found = h5_attributes(file, "coords", ("target_magnification", "patch_size", "patch_size_level0"))
         meta["units"] = "level-0 pixels"
-        if "target_magnification" in found:
-            meta["magnification"] = float(found["target_magnification"])
-        if "patch_size" in found:
-            meta["patch_size"] = int(found["patch_size"])
-        if "patch_size_level0" in found:
-            meta["coord_step"] = float(found["patch_size_level0"])
+        if (magnification := finite(found, "target_magnification")) is not None:
+            meta["magnification"] = magnification
+        if (size := finite(found, "patch_size")) is not None:
+            meta["patch_size"] = int(size)
+        if (step := finite(found, "patch_size_level0")) is not None:
+            meta["coord_step"] = step
     return meta
 
 
@@ -86,7 +95,7 @@ def _folder(source: Path) -> Path | None:
 
 def _is_trident(folder: Path) -> bool:
     first = min(folder.glob("*.h5"), default=None)
-    if first is None:
+    if first is None or claimed(folder) is not None:
         return False
     with open_h5(first) as file:
         features, coords = h5_dataset(file, "features", first, "f"), h5_dataset(file, "coords", first, "iuf")

@@ -1,0 +1,74 @@
+"""``milbench audit``: leaks and defects of a suite's cohorts."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+if TYPE_CHECKING:
+    from ..data.audit.findings import Finding
+
+
+def audit_command(
+    suite: str = typer.Argument(metavar="SUITE", help="A built-in suite or a TOML file."),
+    json_file: str = typer.Option(
+        "", "--json", metavar="FILE", help="Write all findings, with all ids, to this file; '-': print nothing else."
+    ),
+) -> None:
+    """Look for leaks and defects in labels, folds and features.
+
+    An error keeps the suite from running, unless its code is waived: waive = ["patient-overlap"] in [[data]].
+
+    Example: milbench audit my.toml --json audit.json
+
+    Exit code: 0 no error, or all of them waived; 1 otherwise.
+    """
+    import json
+
+    from ..data.audit.suite import audit
+    from ..suites import load_suite
+    from ._terminal import counted
+
+    of = load_suite(suite)
+    with counted("reading") as progress:
+        findings = audit(of, progress)
+    record = {"suite": of.name, "version": of.version, "findings": [finding.record() for finding in findings]}
+    text = json.dumps(record, indent=2, ensure_ascii=False)
+    if json_file == "-":
+        typer.echo(text)
+    else:
+        for line in _lines([data.name for data in of.data], findings):
+            typer.echo(line)
+        if json_file:
+            Path(json_file).write_text(text + "\n", encoding="utf-8")
+    if any(finding.stops for finding in findings):
+        raise typer.Exit(1)
+
+
+def _lines(cohorts: Sequence[str], findings: Sequence[Finding]) -> list[str]:
+    """Return a line a finding; what is the same in several folds is one."""
+    from ..data.tables import count
+
+    lines = []
+    for cohort in cohorts:
+        mine = [finding for finding in findings if finding.cohort == cohort]
+        lines.append(f"{cohort}:" if mine else f"{cohort}: nothing found.")
+        folds: dict[tuple[str, str, str], list[str]] = {}
+        for finding in mine:
+            key = ("waived" if finding.waived else finding.severity, finding.code, finding.message)
+            folds.setdefault(key, []).extend([finding.fold] if finding.fold else [])
+        for (what, code, message), names in folds.items():
+            where = f"fold{'s' if len(names) > 1 else ''} {_listed(names)}: " if names else ""
+            lines.append(f"  {what:<8} {code}: {where}{message}{'' if message.endswith('.') else '.'}")
+    total = Counter("waived" if finding.waived else finding.severity for finding in findings)
+    errors, warnings = count(total["error"], "error"), count(total["warning"], "warning")
+    return [*lines, f"{errors}, {warnings}, {total['waived']} waived."]
+
+
+def _listed(names: Sequence[str], most: int = 5) -> str:
+    rest = len(names) - most
+    return ", ".join(names[:most]) + (f" and {rest} more" if rest > 0 else "")

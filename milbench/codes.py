@@ -1,0 +1,58 @@
+"""Codes of what an audit of a cohort finds: stable names, by which a suite may waive a finding."""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+Severity = Literal["error", "warning"]
+
+
+class Code(NamedTuple):
+    """What stands behind a code.
+
+    Attributes:
+        severity: an ``error`` keeps a suite from running, a ``warning`` does not.
+        means: what was found, as a table says it of a result that was made in spite of it.
+        waivable: whether a suite can run with it at all.
+    """
+
+    severity: Severity
+    means: str
+    waivable: bool = True
+
+
+CODES = {
+    # Leaks: the number would flatter.
+    "slide-overlap": Code("error", "slides in two parts of a fold"),
+    "val-in-train": Code("error", "validation slides that are training slides"),
+    "val-equals-test": Code("error", "models selected on the test slides"),
+    "patient-overlap": Code("error", "patients with slides in two parts of a fold"),
+    "guessed-patient-overlap": Code("error", "patients, by their barcodes, with slides in two parts of a fold"),
+    "features-overlap": Code("error", "slides with identical features in two parts of a fold"),
+    "label-column": Code("error", "a feature that is the label"),
+    # Labels and folds that mean something else than they should.
+    "label-mismatch": Code("error", "labels in split files that differ from the cohort's"),
+    "one-class": Code("error", "a part of a fold that holds one class"),
+    "untrained-class": Code("error", "a class that is tested but not trained"),
+    # Nothing could run, or not to its end.
+    "unreadable": Code("error", "files that cannot be read", waivable=False),
+    "no-fold": Code("error", "no fold", waivable=False),
+    "fold-name": Code("error", "two folds of one name", waivable=False),
+    "empty-part": Code("error", "a part of a fold without slides", waivable=False),
+    "duplicate-row": Code("error", "slides in two rows of a table", waivable=False),
+    "label-without-features": Code("error", "labels without features", waivable=False),
+    "features-without-label": Code("error", "features without label", waivable=False),
+    "split-without-label": Code("error", "slides of a fold without label", waivable=False),
+    "split-without-features": Code("error", "slides of a fold without features", waivable=False),
+    # What may be right, and should be looked at.
+    "identical-features": Code("warning", "slides with identical features"),
+    "similar-features": Code("warning", "slides with nearly identical features"),
+    "unused-slide": Code("warning", "slides that no fold uses"),
+    "almost-label-column": Code("warning", "a feature that almost is the label"),
+    "shortcut-length": Code("warning", "the number of patches predicts the label"),
+    "shortcut-name": Code("warning", "the beginning of a slide's name predicts its label"),
+    "shortcut-number": Code("warning", "the number in a slide's name predicts its label"),
+    "shortcut-site": Code("warning", "the site predicts the label"),
+    "shortcut-scan": Code("warning", "the distance of patches, and so the scan, predicts the label"),
+    "idle-waiver": Code("warning", "a waiver of what was not found", waivable=False),
+}

@@ -1,0 +1,54 @@
+"""Checks: everything that is looked for in one cohort."""
+
+from __future__ import annotations
+
+from ...spec import digest
+from .features import identical_findings, label_column_findings, similar_findings, sketch
+from .findings import Finding
+from .folds import Known, folds_findings
+from .memory import remembered
+from .probes import facts_of, probe_findings
+from .subject import Subject
+from .tables import label_findings, missing_findings
+
+
+def table_findings(subject: Subject) -> list[Finding]:
+    """Check ids, labels, folds and checksums: all that takes no look at features."""
+    found = missing_findings(subject)
+    if subject.trouble is not None:
+        return [*found, Finding.of("unreadable", subject.name, subject.trouble)]
+    labels = subject.labels
+    known = Known(
+        labels=labels.labels,
+        patients=labels.patients,
+        features=frozenset(subject.cache.ids),
+        classes=labels.classes,
+        guesses=subject.guesses,
+        told=frozenset(slide for finding in found for slide in finding.ids),
+    )
+    return [
+        *found,
+        *folds_findings(subject.name, subject.folds, known),
+        *label_findings(subject),
+        *identical_findings(subject),
+    ]
+
+
+def feature_findings(subject: Subject) -> list[Finding]:
+    """Check the features and run the probes; once a cohort, see `remembered`."""
+    if not subject.slides:
+        return []
+    facts = facts_of(subject)
+    owners = {slide: subject.owner(slide) for slide in subject.slides}
+    steps = [None if step != step else step for step in facts.steps.tolist()]
+    key = [subject.content, owners, facts.rows.tolist(), steps, facts.sites]
+
+    def look() -> list[Finding]:
+        seen = sketch(subject.cache, subject.slides)
+        return [
+            *label_column_findings(subject, seen),
+            *similar_findings(subject, seen),
+            *probe_findings(subject, facts),
+        ]
+
+    return remembered(subject.name, [digest(key)], look)

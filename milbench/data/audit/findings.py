@@ -1,0 +1,89 @@
+"""Finding: one thing that an audit has found; waivers of findings; the refusal to run in spite of one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from ...codes import CODES, Severity
+from ...errors import MilbenchError
+from ..tables import count
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that an audit has found.
+
+    Attributes:
+        code: one of `milbench.codes.CODES`.
+        severity: of the code.
+        cohort: where it was found.
+        fold: in which fold; None: in the cohort as a whole.
+        message: what is wrong and how to mend it, in one sentence without its point; names some of `ids`.
+        ids: everything concerned, sorted: slides; patients where the code is about patients; numbers of columns where
+            it is about a feature; names where it is about folds or waivers; nothing where it is about all slides.
+        waived: whether the suite runs in spite of it.
+    """
+
+    code: str
+    severity: Severity
+    cohort: str
+    fold: str | None
+    message: str
+    ids: tuple[str, ...] = ()
+    waived: bool = False
+
+    @classmethod
+    def of(cls, code: str, cohort: str, message: str, ids: Iterable[str] = (), fold: str | None = None) -> Finding:
+        """Return a finding of the code's severity."""
+        return cls(code, CODES[code].severity, cohort, fold, message, tuple(ids))
+
+    @property
+    def stops(self) -> bool:
+        """Return whether it keeps a suite from running."""
+        return self.severity == "error" and not self.waived
+
+    def __str__(self) -> str:
+        """Return where it was found and the message, without a point."""
+        if self.code == "unreadable":  # says itself where
+            return self.message
+        return f"cohort {self.cohort}{f', fold {self.fold}' if self.fold is not None else ''}: {self.message}"
+
+    @property
+    def sentence(self) -> str:
+        """Return the same as a sentence."""
+        return _ended(str(self))
+
+    def record(self) -> dict[str, Any]:
+        """Return it as JSON has it, the message with its point."""
+        return asdict(self) | {"message": _ended(self.message), "ids": list(self.ids)}
+
+
+def settle(findings: Sequence[Finding], cohort: str, waive: Sequence[str]) -> list[Finding]:
+    """Mark what is waived, and add a warning for every waiver of what was not found."""
+    settled = [replace(finding, waived=finding.code in waive) for finding in findings]
+    idle = sorted(set(waive) - {finding.code for finding in findings})
+    return settled + [
+        Finding.of("idle-waiver", cohort, f"waive names {code!r}, which was not found; remove it", [code])
+        for code in idle
+    ]
+
+
+def refuse(findings: Sequence[Finding]) -> None:
+    """Refuse to go on with what was found.
+
+    Raises:
+        MilbenchError: an error is not waived; the sentence tells the first and how many more there are.
+    """
+    stopping = [finding for finding in findings if finding.stops]
+    if not stopping:
+        return
+    first, others = stopping[0], len(stopping) - 1
+    aside = [first.code] if CODES[first.code].waivable else []
+    aside += [f"and {count(others, 'more problem')}, which milbench audit lists"] if others else []
+    raise MilbenchError(_ended(f"{first} ({'; '.join(aside)})" if aside else str(first)))
+
+
+def _ended(text: str) -> str:
+    return text if text.endswith((".", "?")) else f"{text}."

@@ -1,0 +1,123 @@
+"""Tables that do not fit each other: labels and features, rows that are there twice, labels that files tell twice."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from ...errors import MilbenchError
+from ...spec import DataSpec
+from ..labels import NOT_A_LABEL, guess_columns, plain_label, slide_name, unmatched
+from ..split_files import known_id, read_task_config, split_paths
+from ..splits import PARTS
+from ..tables import count, path_stem, read_table, some
+from .findings import Finding
+from .subject import Subject
+
+_CODES = {"label": "label-without-features", "features": "features-without-label"}
+
+
+def missing_findings(subject: Subject) -> list[Finding]:
+    """List slides with a label and no features, and the reverse."""
+    lacking = unmatched(subject.labels, subject.cache.ids, subject.where, str(subject.cache.path))
+    return [Finding.of(_CODES[kind], subject.name, message, ids) for kind, (ids, message) in lacking.items()]
+
+
+def row_findings(spec: DataSpec, base: Path) -> list[Finding]:
+    """List slides in two rows of a label table; nothing where it cannot be read at all.
+
+    `read_label_table` refuses such a table, so that there is no `Subject` to ask.
+    """
+    file = spec.labels if spec.slide_table is None else spec.slide_table
+    if file is None:
+        return []
+    path = base / Path(file).expanduser()
+    try:
+        header, rows = read_table(path)
+        at = header.index(spec.slide_column)
+    except (MilbenchError, ValueError):
+        return []
+    ending = "" if spec.slide_table is None else ".h5"  # of STAMP's FILENAME
+    times = Counter(slide_name(row[at], spec).removesuffix(ending) for row in rows)
+    twice = sorted(slide for slide, n in times.items() if n > 1)
+    who = f"{path} has {count(len(twice), 'slide')} in two rows: {some(twice)}"
+    return [Finding.of("duplicate-row", spec.name, f"{who}; keep one row a slide", twice)] if twice else []
+
+
+def label_findings(subject: Subject) -> list[Finding]:
+    """List slides whose label in a split file is not the one they have.
+
+    Split files need not write labels as the label table does: 1.0 for tumour, say. Where their values are not all among
+    the names of the classes, a value stands for the class that most of its slides have.
+    """
+    split = subject.spec.split
+    if split.files is None:
+        return []
+    told = [
+        (path.name, slide, plain_label(value))
+        for path in split_paths(split.files, subject.base)
+        for slide, value in _labels_in(path, subject)
+        if slide in subject.labels.labels and value.lower() not in NOT_A_LABEL
+    ]
+    classes = subject.labels.classes
+    meant = _meaning([(slide, value) for _, slide, value in told], subject.labels.labels, classes)
+    wrong: dict[str, str] = {}
+    for file, slide, value in told:
+        if meant[value] != subject.labels.labels[slide]:
+            wrong.setdefault(slide, f"{slide!r} is {value} in {file} and {classes[subject.labels.labels[slide]]} here")
+    if not wrong:
+        return []
+    ids = sorted(wrong)
+    first = f"{wrong[ids[0]]}{f', also {some(ids[1:])}' if len(ids) > 1 else ''}"
+    who = f"{count(len(ids), 'slide')} with another label in the split files than in {subject.where}: {first}"
+    return [Finding.of("label-mismatch", subject.name, f"{who}; correct one of them", ids)]
+
+
+def _meaning(told: Iterable[tuple[str, str]], labels: Mapping[str, int], classes: Sequence[str]) -> dict[str, int]:
+    """Return value -> class index."""
+    votes: dict[str, Counter[int]] = {}
+    for slide, value in told:
+        votes.setdefault(value, Counter())[labels[slide]] += 1
+    if False:
+        return {value: classes.index(value) for value in votes}
+    return {value: counts.most_common(1)[0][0] for value, counts in votes.items()}
+
+
+def _labels_in(path: Path, subject: Subject) -> list[tuple[str, str]]:
+    """Return the (slide, label value) pairs of a split file; none where it tells no labels."""
+    if path.suffix.lower() == ".json":
+        return []
+    header, rows = read_table(path)
+    every = subject.labels.patients | subject.labels.excluded_patients
+    found: list[tuple[str, str]] = []
+    for part in PARTS:  # TransMIL: train, train_label; MIL_BASELINE: train_slide_path, train_label
+        name = next((name for name in (part, f"{part}_slide_path") if name in header), None)
+        if name is not None and f"{part}_label" in header:
+            found += _pairs(header, rows, name, f"{part}_label")
+    if not found:  # Patho-Bench, eva: a row a slide, or a row a patient
+        columns = guess_columns(header)
+        key, label = columns.slide or columns.patient, columns.label or _task_column(path, header)
+        if key is None or label is None:
+            return []
+        found = _pairs(header, rows, key, label)
+        if columns.slide is None:
+            value_of = dict(found)
+            return [(slide, value_of[patient]) for slide, patient in every.items() if patient in value_of]
+    return [(known_id(name, every, subject.spec.slide_suffix), value) for name, value in found]
+
+
+def _pairs(header: list[str], rows: list[list[str]], key: str, label: str) -> list[tuple[str, str]]:
+    at, value = header.index(key), header.index(label)
+    pairs = [(path_stem(row[at]) if key.endswith("_path") else row[at], row[value]) for row in rows]
+    return [pair for pair in pairs if all(pair)]
+
+
+def _task_column(path: Path, header: list[str]) -> str | None:
+    """Return the label column that Patho-Bench's configuration names, where the columns alone do not tell."""
+    beside = path.with_name("config.yaml")
+    if not any(re.fullmatch(r"fold_\d+", name) for name in header) or not beside.is_file():
+        return None
+    column = read_task_config(beside).task_col
+    return column if column in header else None

@@ -1,0 +1,221 @@
+"""Survey: what a source of features holds, from the headers of its files and a sample of slides that are loaded."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import MilbenchError
+from .cache import FeatureCache
+from .formats import Slides, SourceSlide, SourceTable, detect_format
+from .layout import DTYPES, TOML
+from .tables import count, some
+
+#: slides that are loaded at most, and seconds after which, one being there, no further one is
+SAMPLE, SECONDS = 32, 5.0
+#: facts that are one for all slides of a cache
+_COMMON = ("encoder", "patch_size", "magnification", "units")
+#: called with (slides looked at, slides in all, slide)
+Progress = Callable[[int, int, str], None]
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What a source of features holds.
+
+    Attributes:
+        source: the folder or file.
+        format: name of its format; None: it is a feature cache already.
+        found: one sentence about it.
+        ids: all slides, empty ones included.
+        rows: slide -> patches, of those whose file tells it or that were loaded.
+        loaded: how many slides were loaded whole.
+        dim: width of the features.
+        dtypes: of the loaded slides, as their files have them.
+        coords: whether slides have coordinates; None: some of them do.
+        facts: encoder, patch_size, magnification, units, as far as files say them.
+        table: labels, patients and splits that come along.
+        left_out: slides that a cache has left out, since they are empty.
+    """
+
+    source: Path
+    format: str | None
+    found: str
+    ids: tuple[str, ...]
+    rows: dict[str, int]
+    loaded: int
+    dim: int
+    dtypes: tuple[str, ...]
+    coords: bool | None
+    facts: dict[str, Any]
+    table: SourceTable
+    left_out: tuple[str, ...] = ()
+
+    @property
+    def empty(self) -> tuple[str, ...]:
+        """Slides without patches, which take no part."""
+        return (*self.left_out, *(slide for slide in self.ids if self.rows.get(slide) == 0))
+
+    @property
+    def full(self) -> tuple[str, ...]:
+        """Slides that are not known to be empty."""
+        return tuple(slide for slide in self.ids if self.rows.get(slide) != 0)
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Patches of every slide that has some and of which it is known, rising."""
+        return np.sort(np.array([n for n in self.rows.values() if n > 0], dtype=np.int64))
+
+    @property
+    def complete(self) -> bool:
+        """Whether the patches of every slide are known."""
+        return len(self.rows) == len(self.ids)
+
+    @property
+    def dtype(self) -> str:
+        """The cache's dtype that keeps the features bit for bit; float32 where there is none."""
+        return self.dtypes[0] if len(self.dtypes) == 1 and self.dtypes[0] in DTYPES else "float32"
+
+    @property
+    def exact(self) -> bool:
+        """Whether `dtype` keeps every bit of them."""
+        return set(self.dtypes) <= set(DTYPES)
+
+
+def survey(source: Path, format: str = "auto", progress: Progress | None = None) -> Survey:
+    """Look at a source of features, or at a feature cache, without reading it whole.
+
+    Headers tell how many patches a slide has, where files have such. Up to `SAMPLE` slides, evenly spaced, are loaded
+    to learn the rest.
+
+    Args:
+        source: see ``milbench list formats``.
+        format: the format's name; ``auto`` recognises it.
+        progress: see `Progress`.
+
+    Raises:
+        MilbenchError: no format recognises the source, a slide that was looked at is damaged or is not like the others,
+            or none has patches.
+    """
+    if (source / TOML).is_file():
+        return _of_cache(FeatureCache.open(source))
+    module, found = detect_format(source, format)
+    slides = module.open_source(source)
+    for slide in slides.ids:
+        if not slide.isprintable() and any("\ud800" <= c <= "\udfff" for c in slide):  # how Python keeps other bytes
+            raise MilbenchError(f"the name of slide {slide!r} in {source} is not UTF-8; rename its file.")
+    rows: dict[str, int] = {}
+    for i, slide in enumerate(slides.ids):
+        if (n := slides.rows(i)) is not None:
+            rows[slide] = n
+        if progress is not None:
+            progress(i + 1, len(slides), slide)
+    seen = _load_some(slides, rows)
+    if not seen.dims:
+        raise MilbenchError(f"{source} holds no slide with patches; there is nothing to learn from.")
+    return Survey(
+        source=source,
+        format=module.NAME,
+        found=found,
+        ids=slides.ids,
+        rows=rows,
+        loaded=seen.loaded,
+        dim=seen.one("dim", seen.dims),
+        dtypes=tuple(seen.dtypes),
+        coords=next(iter(seen.coords)) if len(seen.coords) == 1 else None,
+        facts={key: seen.one(key, values) for key, values in seen.facts.items()},
+        table=slides.table() or SourceTable(),
+    )
+
+
+@dataclass
+class _Seen:
+    """What the loaded slides are like: value -> the first slide that has it."""
+
+    loaded: int = 0
+    dims: dict[int, str] = field(default_factory=dict)
+    dtypes: dict[str, str] = field(default_factory=dict)
+    coords: dict[bool, str] = field(default_factory=dict)
+    facts: dict[str, dict[Any, str]] = field(default_factory=dict)
+
+    def add(self, slide: SourceSlide) -> None:
+        if slide.features.ndim != 2:
+            raise MilbenchError(
+                f"{slide.path}: features of slide {slide.slide_id!r} must have shape (rows, dim), got "
+                f"{tuple(slide.features.shape)}; extract the slide again."
+            )
+        dtype = str(slide.features.dtype).removeprefix("torch.")
+        if "float" not in dtype:
+            raise MilbenchError(
+                f"{slide.path}: features of slide {slide.slide_id!r} must be floating point, got {dtype}; convert them."
+            )
+        self.dims.setdefault(int(slide.features.shape[1]), slide.slide_id)
+        self.dtypes.setdefault(dtype, slide.slide_id)
+        self.coords.setdefault(slide.coords is not None, slide.slide_id)
+        for key in _COMMON:
+            if key in slide.meta:
+                self.facts.setdefault(key, {}).setdefault(slide.meta[key], slide.slide_id)
+
+    @staticmethod
+    def one(key: str, values: dict[Any, str]) -> Any:
+        """Return the only value.
+
+        Raises:
+            MilbenchError: there are several, which no cache can hold.
+        """
+        if len(values) > 1:
+            named = " but ".join(f"{slide!r} has {value}" for value, slide in list(values.items())[:2])
+            raise MilbenchError(
+                f"slides disagree about {key}: {named}; a cache holds one kind of features, so separate them."
+            )
+        return next(iter(values))
+
+
+def _load_some(slides: Slides, rows: dict[str, int]) -> _Seen:
+    """Load a sample, the shortest first where that is known; add to `rows` what they tell."""
+    seen, began = _Seen(), time.monotonic()
+    for i in _order(slides.ids, rows):
+        # Only where all that were looked at are empty does it go on: without one slide nothing is known.
+        if seen.dims and (seen.loaded >= SAMPLE or time.monotonic() - began > SECONDS):
+            break
+        slide = slides.load(i)
+        seen.loaded += 1
+        rows[slide.slide_id] = n = int(slide.features.shape[0]) if slide.features.ndim else 1
+        if n > 0:
+            seen.add(slide)
+    return seen
+
+
+def _order(ids: Sequence[str], rows: dict[str, int]) -> list[int]:
+    """Return the positions of an evenly spaced sample, and then of all others; those known to be empty are none."""
+    full = [i for i, slide in enumerate(ids) if rows.get(slide) != 0]
+    chosen = sorted({int(at) for at in np.linspace(0, len(full) - 1, min(SAMPLE, len(full)))}) if full else []
+    sample = sorted((full[at] for at in chosen), key=lambda i: (rows.get(ids[i], 0), i))
+    others = set(full) - set(sample)
+    return [*sample, *(i for i in full if i in others)]
+
+
+def _of_cache(cache: FeatureCache) -> Survey:
+    rows = dict(zip(cache.ids, (int(n) for n in cache.slides["rows"]), strict=True))
+    left = tuple(str(slide) for slide in cache.meta.get("left_out", ()))
+    were = "was" if len(left) == 1 else "were"
+    without = f"; {count(len(left), 'empty slide')} {were} left out ({some(list(left))})" if left else ""
+    return Survey(
+        source=cache.path,
+        format=None,
+        found=f"feature cache {cache.path}: {len(cache)} slides{without}",
+        ids=cache.ids,
+        rows=rows,
+        loaded=0,
+        dim=cache.dim,
+        dtypes=(str(cache.meta["dtype"]),),
+        coords=cache.has_coords,
+        facts={key: cache.meta[key] for key in _COMMON if key in cache.meta},
+        table=cache.table or SourceTable(),
+        left_out=left,
+    )

@@ -1,0 +1,127 @@
+"""The covariance of AUCs on the same slides: DeLong's, and Obuchowski's where a patient has several slides."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy.special import stdtr, stdtrit
+
+from ..errors import MilbenchError
+from .areas import placements
+from .base import LEVEL, Array
+
+
+@dataclass(frozen=True)
+class AucEstimates:
+    """AUCs of k methods on the same slides, with what is known of their errors.
+
+    Attributes:
+        auc: (k,)
+        covariance: (k, k) of them; NaN where a class has slides of one patient only.
+        degrees: (k,) Satterthwaite's degrees of freedom of each variance, as in Brunner and Munzel's test; infinite
+            where the variance is 0.
+        influence: (k, patients): how each patient's slides move each AUC; rows sum to 0.
+        patients: patients with positive slides, patients with negative slides, all patients.
+        student: degrees of freedom of differences: infinite for slides of their own, as DeLong's test is known, and
+            patients - 2 where patients were given, without which it rejects 8 % at nominal 5 % with 17 patients.
+    """
+
+    auc: Array
+    covariance: Array
+    degrees: Array
+    influence: Array
+    patients: tuple[int, int, int]
+    student: float
+
+    @property
+    def errors(self) -> Array:
+        """Return (k,) standard errors."""
+        return np.sqrt(np.diag(self.covariance))
+
+    def difference(self, first: int = 0, second: int = 1) -> tuple[float, float]:
+        """Return the difference of two AUCs and its standard error."""
+        c = self.covariance
+        variance = c[first, first] + c[second, second] - 2 * c[first, second]
+        # Two methods that order alike differ by rounding; that is no error.
+        error = float(np.sqrt(variance)) if variance > 1e-18 or np.isnan(variance) else 0.0
+        return float(self.auc[first] - self.auc[second]), error
+
+    def test(self, first: int = 0, second: int = 1) -> float:
+        """Return the two-sided p-value of DeLong's paired test that two AUCs are equal.
+
+        Under the null it rejects less often than its nominal 5 % where few pairs are out of order (AUC .98: 0.3 % at
+        50 slides, 3 % at 130), and 4 to 6 % elsewhere; it needs no exchangeability of the two methods.
+        """
+        gap, error = self.difference(first, second)
+        if not error:
+            return 1.0 if abs(gap) < 1e-12 else 0.0
+        return float(2 * stdtr(self.student, -abs(gap) / error))
+
+    def contrast(self, first: int = 0, second: int = 1, level: float = LEVEL) -> tuple[float, float]:
+        """Return DeLong's interval of the difference of two AUCs."""
+        gap, error = self.difference(first, second)
+        half = float(stdtrit(self.student, (1 + level) / 2)) * error
+        return gap - half, gap + half
+
+
+def delong(labels: ArrayLike, scores: ArrayLike, patients: ArrayLike | None = None) -> AucEstimates:
+    """Return AUCs and their covariance (DeLong, DeLong and Clarke-Pearson, Biometrics 44, 1988).
+
+    cov = cov of positives' placements / positives + cov of negatives' placements / negatives, in O(n log n).
+    With `patients` placements are added up within a patient before, so that slides of one patient may be as
+    alike as they like (Obuchowski, Biometrics 53, 1997); a patient may have slides of both classes. With one slide a
+    patient the two are equal.
+
+    At an AUC of exactly 0 or 1 all placements are equal and the covariance is 0, which is not certainty; the intervals
+    of `milbench.stats.auc_interval` put a bound there.
+
+    For models tested on the same slides, one model each. Predictions pooled over the folds of a cross-validation come
+    from different models with scores of their own scale; average the folds instead.
+
+    Args:
+        labels: (n,); anything above 0 is positive.
+        scores: (n,) or (k, n), k methods on the same slides.
+        patients: (n,) of each slide; None: each slide is its own.
+
+    Raises:
+        MilbenchError: see `placements`, or `patients` has another length.
+    """
+    found = placements(labels, scores)
+    y, away = found.positive, found.values - found.auc[:, None]
+    student = np.inf
+    if patients is None:
+        owner = np.arange(len(y))
+    else:
+        _, owner = np.unique(np.asarray(patients), return_inverse=True)
+        if owner.shape != y.shape:
+            raise MilbenchError(f"{len(y)} slides have {owner.size} patients; each slide needs one.")
+        student = float(max(owner.max() - 1, 1))
+    number = int(owner.max()) + 1
+    positive, negative = (_per_patient(away, owner, number, part) for part in (y, ~y))
+    counts = len(np.unique(owner[y])), len(np.unique(owner[~y])), number
+    # Obuchowski's small-sample factors: of the patients with positive slides, with negative ones, and of all.
+    parts = [
+        _unbias(counts[0]) * positive @ positive.T,
+        _unbias(counts[1]) * negative @ negative.T,
+        _unbias(counts[2]) * (positive @ negative.T + negative @ positive.T),
+    ]
+    covariance = parts[0] + parts[1] + parts[2]
+    # The shared part of patients with slides of both classes can outweigh the rest by rounding, no more.
+    np.fill_diagonal(covariance, np.maximum(np.diag(covariance), 0.0))
+    of_class = np.diag(parts[0]), np.diag(parts[1])
+    spread = of_class[0] ** 2 / max(counts[0] - 1, 1) + of_class[1] ** 2 / max(counts[1] - 1, 1)
+    variance = np.diag(covariance)
+    degrees = np.divide(variance**2, spread, out=np.full(len(variance), np.inf), where=spread > 0)
+    return AucEstimates(found.auc, covariance, degrees, positive + negative, counts, student)
+
+
+def _per_patient(away: Array, owner: np.ndarray, number: int, part: np.ndarray) -> Array:
+    """Return (k, patients): sums over the slides of one class, over how many such slides there are."""
+    sums = [np.bincount(owner[part], weights=row[part], minlength=number) for row in away]
+    return np.stack(sums) / part.sum()
+
+
+def _unbias(count: int) -> float:
+    return count / (count - 1) if count > 1 else float("nan")

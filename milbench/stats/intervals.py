@@ -1,0 +1,217 @@
+"""One AUC, or the paired difference of two, with an interval by a stated method."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy.special import expit, logit, ndtri, stdtrit
+
+from ..errors import MilbenchError, did_you_mean
+from .areas import bootstrap_auc
+from .base import LEVEL, Array, Interval
+from .delong import AucEstimates, delong
+from .paired import Difference, paired_difference
+from .resampling import bca_interval, bca_p_value, cluster_weights, interval, logit_interval
+
+ClosedMethod = Literal["logit", "guarded", "wald"]
+Method = Literal["logit", "guarded", "wald", "percentile", "bca", "bootstrap-logit"]
+PairedMethod = Literal["delong", "percentile", "bca"]
+
+#: Of a patient in each class whom ``guarded`` supposes on the wrong side.
+GUARD = 0.1
+
+
+def auc_interval(
+    labels: ArrayLike,
+    scores: ArrayLike,
+    patients: ArrayLike | None = None,
+    method: Method = "logit",
+    level: float = LEVEL,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> Interval:
+    """Return an AUC with its interval over patients.
+
+    ``logit``, the default, covers 94 to 96.5 % at nominal 95 % for normal scores at 50, 130 and 500 slides and AUCs of
+    .6, .9 and .98, but for 97.5 % at 50 slides and .98: there 6 % of all samples are perfectly ordered, and an
+    interval that has or has not .98 for those covers 97.5 % or 91 %. Where some positives look like negatives
+    altogether (a missed tumour) and the AUC is near 1, a sample of few positives may show none of them; no method that
+    looks at the sample alone knows, and coverage falls to 78 % at 39 positives and .98. ``guarded`` allows for it, and
+    covers 94 to 98 % everywhere, with a lower end that is farther off than normal scores need.
+
+    Methods:
+
+    - ``logit``: DeLong's error (Obuchowski's with `patients`) on the logit scale, where the interval keeps its tails
+      even (Perme and Manevski, Stat. Methods Med. Res. 28, 2019), with Student's t at Satterthwaite's degrees of
+      freedom (Brunner and Munzel, Biometrical J. 42, 2000). At an AUC of 1 or 0: `certain_bound`.
+    - ``guarded``: the same; the end toward chance is that of a sample in which a tenth of a patient of each class is on
+      the wrong side of all others.
+    - ``wald``: estimate -+ z error, as DeLong's interval is usually printed. It covers 79 % at 50 slides and .98,
+      and may end beyond 1.
+    - ``percentile``, ``bca``, ``bootstrap-logit``: bootstrap over patients within each label, see `cluster_weights`;
+      `interval`, `bca_interval`, `logit_interval`. The percentile interval covers 82 % at 50 slides and .98, 91 % at
+      130; BCa 90 % and 95 %; ``bootstrap-logit`` as ``logit``.
+
+    Args:
+        labels: (n,); anything above 0 is positive; class indices with (n, C) probabilities.
+        scores: (n,), or (n, C) probabilities as for `bootstrap_auc`; with C > 2 only ``percentile`` and
+            ``bootstrap-logit``.
+        patients: (n,) of each slide; None: each slide is its own.
+        method: see above.
+        level: coverage.
+        resamples: of the bootstrap methods.
+        seed: of the bootstrap methods.
+
+    Raises:
+        MilbenchError: no such method, or one that more than two classes do not have; see also `delong`.
+    """
+    if method not in get_args(Method):
+        raise MilbenchError(f"no interval {method!r} of an AUC.{did_you_mean(method, get_args(Method))}")
+    y, s = np.asarray(labels), np.asarray(scores, dtype=np.float64)
+    if s.ndim == 2 and s.shape[1] == 2:
+        y, s = y == 1, s[:, 1]
+    if s.ndim == 2:
+        if method not in ("percentile", "bootstrap-logit"):
+            raise MilbenchError(
+                f"the {method} interval is of two classes; with {s.shape[1]} take 'bootstrap-logit' or 'percentile'."
+            )
+        replicates, auc = _replicates(y, [s], patients, resamples, seed)[0], float(_plain(y, s))
+        return Interval(auc, *_ends(auc, replicates, method, level), method)
+    found = delong(y, s, patients)
+    auc = float(found.auc[0])
+    if method == "percentile" or method == "bca" or method == "bootstrap-logit":
+        replicates = _replicates(y, [s], patients, resamples, seed)[0]
+        if method == "bca":
+            return Interval(auc, *bca_interval(auc, replicates, found.influence[0], level), method)
+        if method == "percentile" or 0 < auc < 1:
+            return Interval(auc, *_ends(auc, replicates, method, level), method)
+        return Interval(auc, *_certain_ends(found, auc, level), method)
+    return estimate_interval(found, 0, method, level)
+
+
+def estimate_interval(
+    found: AucEstimates, index: int = 0, method: ClosedMethod = "logit", level: float = LEVEL
+) -> Interval:
+    """Return the interval of one of the AUCs that `delong` estimated together; see `auc_interval`."""
+    auc, error = float(found.auc[index]), float(found.errors[index])
+    if method == "wald":
+        half = float(ndtri((1 + level) / 2)) * error
+        return Interval(auc, auc - half, auc + half, method)
+    if not 0 < auc < 1:
+        return Interval(auc, *_certain_ends(found, auc, level), method)
+    quantile = float(stdtrit(found.degrees[index], (1 + level) / 2))
+    low, high = _on_logit(auc, quantile * error)
+    if method == "guarded":
+        # In terms of the larger side: an AUC below one half is guarded from above.
+        side = max(auc, 1 - auc)
+        farther = _guarded_low(side, error, quantile, found.patients[:2])
+        low, high = (min(low, farther), high) if auc >= 0.5 else (low, max(high, 1 - farther))
+    return Interval(auc, low, high, method)
+
+
+def certain_bound(patients: tuple[int, int, int], level: float = LEVEL) -> float:
+    """Return the lower end of the interval of an AUC of 1: exact, whatever the scores are distributed like.
+
+    Pair k positive with k negative slides, each patient used once: the pairs are independent, and all are in order with
+    probability AUC^k. Perfect order is rarer still, so an AUC below ((1 - level) / 2)^(1 / k) is refuted: Clopper and
+    Pearson's bound of k successes in k trials.
+
+    Args:
+        patients: with positive slides, with negative slides, and all, as in `AucEstimates`.
+        level: coverage, two-sided.
+    """
+    pairs = min(patients[0], patients[1], patients[2] // 2)
+    if not pairs:
+        return 0.0
+    return float(((1 - level) / 2) ** (1 / pairs))
+
+
+def auc_difference(
+    labels: ArrayLike,
+    a: ArrayLike,
+    b: ArrayLike,
+    patients: ArrayLike | None = None,
+    method: PairedMethod = "delong",
+    level: float = LEVEL,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> Difference:
+    """Return the paired difference AUC(a) - AUC(b) of two methods on the same slides, with interval and p-value.
+
+    For the test alone `auc_permutation_test` keeps its level better where the AUCs are near 1.
+
+    Methods:
+
+    - ``delong``: see `AucEstimates.test`, Obuchowski's with `patients`. Where both AUCs are 1 there is no error to
+      estimate, and the interval is what their bounds leave, see `certain_bound`.
+    - ``percentile``, ``bca``: bootstrap over patients within each label, both methods on the same patients. The
+      percentile interval is the leaderboards'; as a test it rejects 4 to 6.5 % under the null at nominal 5 %.
+
+    Args:
+        labels: (n,); anything above 0 is positive.
+        a, b: (n,) scores; only their order within a method matters.
+        patients: (n,) of each slide; None: each slide is its own.
+        method: see above.
+        level: coverage.
+        resamples: of the bootstrap methods.
+        seed: of the bootstrap methods.
+
+    Raises:
+        MilbenchError: no such method; see also `delong`.
+    """
+    if method not in get_args(PairedMethod):
+        raise MilbenchError(f"no interval {method!r} of a difference.{did_you_mean(method, get_args(PairedMethod))}")
+    s = [np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)]
+    found = delong(labels, np.stack(s), patients)
+    gap, _ = found.difference()
+    if method == "delong":
+        low, high = found.contrast(level=level)
+        if (found.auc == 1).all() and not np.array_equal(s[0], s[1]):
+            high = 1 - certain_bound(found.patients, level)
+            low = -high
+        return Difference(gap, low, high, found.test())
+    y = np.asarray(labels) > 0
+    of_a, of_b = _replicates(y, s, patients, resamples, seed)
+    if method == "percentile":
+        return paired_difference(float(found.auc[0]), of_a, float(found.auc[1]), of_b, level)
+    influence, d = found.influence[0] - found.influence[1], of_a - of_b
+    return Difference(gap, *bca_interval(gap, d, influence, level), bca_p_value(gap, d, influence))
+
+
+def _certain_ends(found: AucEstimates, auc: float, level: float) -> tuple[float, float]:
+    bound = certain_bound(found.patients, level)
+    return (bound, 1.0) if auc == 1 else (0.0, 1 - bound)
+
+
+def _guarded_low(auc: float, error: float, quantile: float, patients: tuple[int, ...]) -> float:
+    """Return the lower end for an AUC above one half with `GUARD` of a patient added to each class, at placement 0."""
+    kept, added = 1.0, 0.0
+    for k in patients:
+        kept *= k / (k + GUARD)
+        added += k * GUARD * auc**2 / ((k + GUARD) ** 2 * (k + GUARD - 1))
+    low, _ = _on_logit(auc * kept, quantile * float(np.sqrt(error**2 + added)))
+    return low
+
+
+def _on_logit(share: float, half: float) -> tuple[float, float]:
+    scaled = half / (share * (1 - share))
+    return float(expit(logit(share) - scaled)), float(expit(logit(share) + scaled))
+
+
+def _ends(auc: float, replicates: Array, method: str, level: float) -> tuple[float, float]:
+    return interval(replicates, level) if method == "percentile" else logit_interval(auc, replicates, level)
+
+
+def _plain(labels: np.ndarray, scores: Array) -> float:
+    return float(bootstrap_auc(labels, scores, np.ones((1, len(labels))))[0])
+
+
+def _replicates(
+    labels: np.ndarray, scores: list[Array], patients: ArrayLike | None, resamples: int, seed: int
+) -> list[Array]:
+    """Return (resamples,) AUCs of each method, all under the same draws of patients."""
+    owner = np.arange(len(labels)) if patients is None else np.asarray(patients)
+    weights = cluster_weights(owner, labels, resamples, np.random.default_rng(seed))
+    return [bootstrap_auc(labels, s, weights) for s in scores]

@@ -1,0 +1,168 @@
+"""Bootstrap weights over patients and seeds, and intervals of the replicates they give."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy.special import expit, logit, ndtr, ndtri
+
+from .base import LEVEL, Array
+
+
+def cluster_weights(patients: ArrayLike, labels: ArrayLike, resamples: int, rng: np.random.Generator) -> Array:
+    """Return bootstrap weights that draw patients, with all their bags, with replacement within each patient label.
+
+    A patient's label is the largest label of its bags. The number of patients of each label stays as it is, as it does
+    in the design of a case-control cohort; a label with one patient has no spread.
+
+    Args:
+        patients: (n,) patient of each bag; each bag its own gives the usual bootstrap over bags.
+        labels: (n,) class indices.
+        resamples: R.
+        rng: the source of chance; the same state gives the same weights.
+
+    Returns:
+        (R, n): how often each bag's patient was drawn.
+    """
+    _, patient = np.unique(np.asarray(patients), return_inverse=True)
+    y = np.asarray(labels, dtype=np.int64)
+    label = np.full(patient.max() + 1, y.min())
+    np.maximum.at(label, patient, y)
+    drawn = np.zeros((len(label), resamples))
+    offsets = np.arange(resamples)
+    for value in np.unique(label):
+        members = np.flatnonzero(label == value)
+        k = len(members)
+        picks = rng.integers(k, size=(k, resamples)) * resamples + offsets
+        drawn[members] = np.bincount(picks.ravel(), minlength=k * resamples).reshape(k, resamples)
+    return drawn[patient].T
+
+
+def seed_weights(seeds: int, resamples: int, rng: np.random.Generator) -> Array:
+    """Return (R, S): how often each of S seeds is drawn, S draws with replacement a row."""
+    return rng.multinomial(seeds, np.full(seeds, 1 / seeds), size=resamples).astype(np.float64)
+
+
+def combine(cells: Array, seeds: Array) -> Array:
+    """Return each replicate's mean over folds and drawn seeds.
+
+    Args:
+        cells: (F, S, R) the metric of each fold and seed under each replicate's patients; NaN where it is missing or
+            undefined.
+        seeds: (R, S) from `seed_weights`.
+
+    The bootstrap of S seeds has only (S - 1) / S of their variance, a third less at three seeds. The deviation of the
+    drawn seeds from all of them, under the same patients, is therefore stretched by sqrt(S / (S - 1)); one seed has
+    no spread.
+
+    Returns:
+        (R,); NaN where nothing drawn is defined.
+    """
+    count = cells.shape[1]
+    even = _mean_of_cells(cells, np.ones_like(seeds))
+    if count == 1:
+        return even
+    drawn = _mean_of_cells(cells, seeds)
+    return even + np.sqrt(count / (count - 1)) * (drawn - even)
+
+
+def _mean_of_cells(cells: Array, seeds: Array) -> Array:
+    defined = np.isfinite(cells)
+    weight = np.einsum("fsr,rs->r", defined.astype(np.float64), seeds)
+    total = np.einsum("fsr,rs->r", np.where(defined, cells, 0.0), seeds)
+    return np.divide(total, weight, out=np.full(len(weight), np.nan), where=weight > 0)
+
+
+def interval(replicates: ArrayLike, level: float = LEVEL) -> tuple[float, float]:
+    """Return the percentile interval of replicates (R,), NaN left out; (NaN, NaN) where none is left.
+
+    Of an AUC it is too short on the side of chance: see `milbench.stats.auc_interval`.
+    """
+    values = _finite(replicates)
+    if not len(values):
+        return float("nan"), float("nan")
+    low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def logit_interval(estimate: float, replicates: ArrayLike, level: float = LEVEL) -> tuple[float, float]:
+    """Return the interval of a share (an AUC, an accuracy) from its replicates' standard deviation, on the logit scale.
+
+    estimate -> logit(estimate) -+ z sd(replicates) / (estimate (1 - estimate)) -> back: the bootstrap's form of DeLong
+    on the logit scale. It stays inside (0, 1) and is longer on the side of chance, where the percentile interval of
+    an AUC near 1 is too short. It serves any mean over folds and seeds that `combine` gives.
+
+    Args:
+        estimate: of the data as they are.
+        replicates: (R,); NaN left out.
+        level: coverage.
+
+    Returns:
+        low and high; (NaN, NaN) where fewer than two replicates are left; the estimate twice where it is 0 or 1, which
+        the replicates know nothing beyond: see `certain_bound`.
+    """
+    values = _finite(replicates)
+    if len(values) < 2 or not np.isfinite(estimate):
+        return float("nan"), float("nan")
+    if not 0 < estimate < 1:
+        return float(estimate), float(estimate)
+    half = ndtri((1 + level) / 2) * values.std(ddof=1) / (estimate * (1 - estimate))
+    low, high = expit(logit(estimate) + np.array([-half, half]))
+    return float(low), float(high)
+
+
+def bca_interval(
+    estimate: float, replicates: ArrayLike, influence: ArrayLike, level: float = LEVEL
+) -> tuple[float, float]:
+    """Return the bias-corrected and accelerated interval (Efron, JASA 82, 1987).
+
+    Args:
+        estimate: of the data as they are.
+        replicates: (R,); NaN left out; ties with the estimate count one half in the bias correction.
+        influence: (units,) of the estimate: how far it moves for an added share of each unit (patient); its skewness is
+            the acceleration, sum(l^3) / (6 sum(l^2)^1.5). Of an AUC: `AucEstimates.influence`.
+        level: coverage.
+
+    Returns:
+        low and high; (NaN, NaN) where no replicate is left.
+    """
+    values = np.sort(_finite(replicates))
+    if not len(values):
+        return float("nan"), float("nan")
+    z0, a = _bias(values, estimate), _acceleration(influence)
+    z = z0 + ndtri([(1 - level) / 2, (1 + level) / 2])
+    low, high = np.quantile(values, ndtr(z0 + z / (1 - a * z)))
+    return float(low), float(high)
+
+
+def bca_p_value(estimate: float, replicates: ArrayLike, influence: ArrayLike, null: float = 0.0) -> float:
+    """Return the two-sided p-value of `null` that agrees with `bca_interval`: 1 - level where null is an end of it."""
+    values = np.sort(_finite(replicates))
+    if not len(values):
+        return float("nan")
+    z0, a = _bias(values, estimate), _acceleration(influence)
+    w = float(ndtri(_share_below(values, null))) - z0
+    z = w / (1 + a * w) - z0
+    return float(min(1.0, 2 * ndtr(-abs(z))))
+
+
+def _finite(replicates: ArrayLike) -> Array:
+    values = np.asarray(replicates, dtype=np.float64)
+    return values[np.isfinite(values)]
+
+
+def _share_below(values: Array, point: float) -> float:
+    """Share of sorted values below a point, ties one half, kept half a replicate away from 0 and 1."""
+    # Sums of equal numbers in another order differ in the last bits; that is a tie.
+    low, high = np.searchsorted(values, [point - 1e-12, point + 1e-12])
+    return float(np.clip((low + high) / 2, 0.5, len(values) - 0.5) / len(values))
+
+
+def _bias(values: Array, estimate: float) -> float:
+    return float(ndtri(_share_below(values, estimate)))
+
+
+def _acceleration(influence: ArrayLike) -> float:
+    parts = np.asarray(influence, dtype=np.float64)
+    square = float((parts**2).sum())
+    return float((parts**3).sum()) / (6 * square**1.5) if square else 0.0

@@ -1,0 +1,97 @@
+"""Shortcuts: what a probe must warn of, and what it must not."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pytest
+from sklearn.metrics import roc_auc_score
+from support.cohorts import clean_cohort
+
+from milbench.data.audit.suite import audit
+
+
+@pytest.fixture(autouse=True)
+def _own_memory(cache_home):
+    """No findings of other tests."""
+
+
+def codes(planted, folder):
+    return [finding.code for finding in audit(planted.write(folder))]
+
+
+def test_a_site_of_one_patient_tells_nothing_of_others(tmp_path):
+    """Cross-validated by slide, every patient's second slide would be told by the first."""
+    planted = clean_cohort()
+    for slide in planted.slides.values():
+        slide.more["site"] = f"S{slide.patient}"
+    assert codes(planted, tmp_path) == []
+
+
+def test_the_site_of_patients_is_that_of_the_split_scheme(tmp_path):
+    planted = clean_cohort()
+    for i, slide in enumerate(planted.slides.values()):
+        slide.more = {"lab": f"{slide.label}{i // 2 % 3}", "site": "one"}
+    planted.folds, planted.data = [], {"split": {"scheme": "site-preserved", "folds": 3, "site_column": "lab"}}
+    assert codes(planted, tmp_path) == ["shortcut-site"]
+
+
+def test_a_site_column_with_gaps_stops_nothing(tmp_path):
+    planted = clean_cohort()
+    for i, slide in enumerate(planted.slides.values()):
+        slide.more["site"] = slide.label if i else ""
+    assert codes(planted, tmp_path) == []
+
+
+@pytest.mark.parametrize(("per_class", "due"), [(9, []), (10, ["shortcut-length"])])
+def test_few_patients_are_not_judged(per_class, due, tmp_path):
+    planted = clean_cohort(per_class=per_class)
+    for i, slide in enumerate(planted.slides.values()):
+        slide.x = slide.x[: (10 if slide.label == "tumour" else 15) + i % 4]
+    assert codes(planted, tmp_path) == due
+
+
+def test_slides_of_one_patient_are_one_observation(tmp_path):
+    """Four patients a class carry all slides but ten: that is too few to be sure, however many slides they have."""
+    planted = clean_cohort(per_class=20)
+    for i, slide in enumerate(planted.slides.values()):
+        slide.patient = f"p{i % 40 // 2}" if i % 40 < 10 else f"{slide.label}{i % 4}"
+        slide.x = slide.x[: 10 + 5 * (slide.label == "tumour") + i % 2]
+    planted.folds, planted.data = [], {"split": {"folds": 2}}
+    assert codes(planted, tmp_path) == []
+
+
+def test_certain_but_weak_is_no_warning(tmp_path):
+    """AUC .55 of 1,600 slides is certainly no chance, and not above the margin."""
+    planted = clean_cohort(per_class=400, dim=1, rows=(1, 2))
+    rng = np.random.default_rng(0)
+    for slide in planted.slides.values():
+        slide.x = np.float32(rng.normal(size=(int(60 + 10 * rng.normal() + 1.4 * (slide.label == "tumour")), 1)))
+    y = [slide.label == "tumour" for slide in planted.slides.values()]
+    assert 0.53 < roc_auc_score(y, [len(slide.x) for slide in planted.slides.values()]) < 0.57
+    planted.folds = []
+    assert codes(planted, tmp_path) == []
+
+
+def test_the_auc_and_its_interval(tmp_path):
+    """A strong probe's figure is near that of the fact itself, and the interval as wide as patients allow."""
+    planted = clean_cohort(per_class=100, dim=1, rows=(1, 2))
+    rng = np.random.default_rng(0)
+    for slide in planted.slides.values():
+        slide.x = np.float32(rng.normal(size=(int(60 + 8 * rng.normal() + 10 * (slide.label == "tumour")), 1)))
+    y = [slide.label == "tumour" for slide in planted.slides.values()]
+    direct = roc_auc_score(y, [len(slide.x) for slide in planted.slides.values()])
+    planted.folds = []
+    (found,) = audit(planted.write(tmp_path))
+    auc, low, high = map(float, re.search(r"AUC ([\d.]+) \[([\d.]+), ([\d.]+)\]", found.message).groups())
+    assert auc == pytest.approx(direct, abs=0.03)
+    assert low < auc < high
+    assert 0.05 < high - low < 0.2  # 99 %: some five standard errors, each about .02
+
+
+def test_one_of_three_classes(tmp_path):
+    planted = clean_cohort(classes=("a", "b", "c"))
+    for i, slide in enumerate(planted.slides.values()):
+        slide.x = slide.x[: (10 if slide.label == "b" else 15) + i % 4]
+    assert codes(planted, tmp_path) == ["shortcut-length"]

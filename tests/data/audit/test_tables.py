@@ -1,0 +1,222 @@
+"""Labels that split files tell, in every form that tells them; tables that cannot be read; rules about patients."""
+
+from __future__ import annotations
+
+import csv
+
+import numpy as np
+import pandas as pd
+import pytest
+from support.cohorts import PARTS, clean_cohort
+
+from milbench import MilbenchError
+from milbench.data.audit.patients import apply_rule
+from milbench.data.audit.suite import audit
+from milbench.data.cache import CacheWriter
+from milbench.data.cohort import load_cohort
+from milbench.data.labels import Labels
+from milbench.spec import DataSpec, SplitSpec, Suite
+
+#: how a split file may write the two classes
+WORDS = {"names": {"normal": "normal", "tumour": "tumour"}, "reals": {"normal": "0.0", "tumour": "1.0"},
+         "words": {"normal": "neg", "tumour": "pos"}}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def _own_memory(cache_home):
+    """No findings of other tests."""
+
+
+def _mil_baseline(folder, fold, told):
+    columns = {}
+    for part in PARTS:
+        columns[f"{part}_slide_path"] = pd.Series([f"/data/pt/{name}.pt" for name in fold[part]])
+        columns[f"{part}_label"] = pd.Series([told[name] for name in fold[part]])
+    pd.DataFrame(columns).to_csv(folder / "Total_2-fold_s_1fold.csv", index=False)
+    return "Total_2-fold_s_1fold.csv"
+
+
+def _eva(folder, fold, told):
+    rows = [(f"{name}-{i}.pt", told[name], part, name) for part in PARTS for name in fold[part] for i in range(2)]
+    pd.DataFrame(rows, columns=["embeddings", "target", "split", "wsi_id"]).to_csv(folder / "manifest.csv", index=False)
+    return "manifest.csv"
+
+
+def _patho_bench(folder, fold, told):
+    rows = [(name[:4], name, told[name], part) for part in PARTS for name in fold[part]]
+    frame = pd.DataFrame(rows, columns=["case_id", "slide_id", "er_status", "fold_0"])
+    frame.to_csv(folder / "k=all.tsv", sep="\t", index=False)
+    return "k=all.tsv"
+
+
+def _patho_bench_with_more_columns(folder, fold, told):
+    """Only the configuration tells which column is the label."""
+    _patho_bench(folder, fold, told)
+    frame = pd.read_csv(folder / "k=all.tsv", sep="\t", dtype=str).assign(age="70", grade="2")
+    frame.to_csv(folder / "k=all.tsv", sep="\t", index=False)
+    (folder / "config.yaml").write_text("task_col: er_status\nsample_col: slide_id\n")
+    return "k=all.tsv"
+
+
+def _patho_bench_of_patients(folder, fold, told):
+    _patho_bench(folder, fold, told)
+    frame = pd.read_csv(folder / "k=all.tsv", sep="\t", dtype=str).drop(columns="slide_id").drop_duplicates("case_id")
+    frame.to_csv(folder / "k=all.tsv", sep="\t", index=False)
+    return "k=all.tsv"
+
+
+FORMS = [_mil_baseline, _eva, _patho_bench, _patho_bench_with_more_columns, _patho_bench_of_patients]
+
+
+@pytest.mark.parametrize("words", WORDS)
+@pytest.mark.parametrize("form", FORMS, ids=lambda form: form.__name__)
+def test_labels_of_every_form_are_compared(form, words, tmp_path):
+    planted = clean_cohort()
+    fold, planted.folds = planted.folds[0], []
+    suite = planted.write(tmp_path)
+    spec = suite.data[0]
+    told = {name: WORDS[words][slide.label] for name, slide in planted.slides.items()}
+    wrong = sorted([fold["train"][0], fold["test"][-1]])
+    for told_wrong in ([], wrong):
+        if "patients" in form.__name__:  # the label is that of all slides of the patient
+            told_wrong = sorted(name for name in told if name[:4] in {slide[:4] for slide in told_wrong})
+        other = {"normal": "tumour", "tumour": "normal"}
+        for name in told_wrong:
+            told[name] = WORDS[words][other[planted.slides[name].label]]
+        split = SplitSpec(files=form(tmp_path, fold, told))
+        one = suite.model_copy(update={"data": (spec.model_copy(update={"split": split}),)})
+        found = [(finding.code, finding.ids) for finding in audit(one)]
+        assert found == ([("label-mismatch", tuple(told_wrong))] if told_wrong else [])
+
+
+def test_the_sentence_names_the_file_and_both_labels(tmp_path):
+    planted = clean_cohort()
+    slide = planted.of(0, "train", "normal")[0]
+    planted.slides[slide].told = "tumour"
+    (found,) = audit(planted.write(tmp_path))
+    assert f"1 slide with another label in the split files than in {tmp_path / 'labels.csv'}" in found.message
+    assert f"{slide!r} is 1 in fold0.csv and normal here; correct one of them" in found.message
+
+
+def test_everything_is_listed_and_a_run_is_told_how_much_there_is(tmp_path):
+    planted = clean_cohort()
+    for k in (0, 1):
+        planted.folds[k]["val"].append(planted.folds[k]["train"][0])
+        planted.folds[k]["test"].append(planted.folds[k]["test"][0])
+    planted.rows.remove(planted.rows[-1])
+    suite = planted.write(tmp_path)
+    assert sorted(finding.code for finding in audit(suite)) == [
+        "duplicate-row", "duplicate-row", "features-without-label", "slide-overlap", "slide-overlap",
+    ]  # fmt: skip
+    with pytest.raises(MilbenchError, match=r"1 slide of .* \(and 4 more problems, which milbench audit lists\)\.$"):
+        load_cohort(suite.data[0], tmp_path)
+
+
+def test_what_cannot_be_read_is_a_finding_and_the_next_cohort_is_looked_at(tmp_path):
+    planted = clean_cohort()
+    planted.folds[0]["val"].append(planted.folds[0]["train"][0])
+    suite = planted.write(tmp_path)
+    good = suite.data[0]
+    lost = good.model_copy(update={"name": "lost", "labels": "nowhere.csv"})
+    few = good.model_copy(update={"name": "few", "split": SplitSpec(folds=40)})
+    bad = suite.model_copy(update={"data": (lost, few, good)})
+    found = [(finding.cohort, finding.code, finding.severity) for finding in audit(bad)]
+    assert found == [("lost", "unreadable", "error"), ("few", "unreadable", "error"),
+                     ("planted", "slide-overlap", "error")]  # fmt: skip
+    assert "nowhere.csv cannot be read" in audit(bad)[0].sentence
+    with pytest.raises(MilbenchError, match=r"too few for 40 folds; set split\.folds to 12 or less"):
+        load_cohort(few, tmp_path)
+
+
+def _suite_of(labels, folder, files, patient):
+    """A suite on real labels and splits, with features of noise."""
+    rng = np.random.default_rng(0)
+    with CacheWriter(folder / "c", "float32") as writer:
+        for slide in labels:
+            writer.add(slide, rng.normal(size=(int(rng.integers(5, 20)), 6)))
+    rows = [(slide, patient.get(slide, slide), label) for slide, label in labels.items()]
+    pd.DataFrame(rows, columns=["slide_id", "patient_id", "label"]).to_csv(folder / "l.csv", index=False)
+    spec = DataSpec(name="real", cache="c", labels="l.csv", split=SplitSpec(files=str(files)))
+    return Suite(name="s", methods=("mean",), data=(spec,), base=folder)
+
+
+def test_published_clean_cohorts_have_no_error(shared_root, tmp_path):
+    splits = shared_root / "data" / "splits"
+    with (splits / "camelyon16_labels.csv").open(newline="") as file:
+        labels = {row["slide_id"]: row["label"] for row in csv.DictReader(file)}
+    (tmp_path / "c16").mkdir()
+    suite = _suite_of(labels, tmp_path / "c16", splits / "transmil" / "fold0.csv", {})
+    # CAMELYON16's names do tell: normal_001, tumor_001.
+    assert [(finding.code, finding.severity) for finding in audit(suite)] == [("shortcut-name", "warning")]
+    assert [len(part) for part in load_cohort(suite.data[0], suite.base).folds[0].parts.values()] == [216, 54, 129]
+
+    with (splits / "clam" / "tumor_vs_normal_dummy_clean.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    (tmp_path / "clam").mkdir()
+    labels, owners = ({row["slide_id"]: row[column] for row in rows} for column in ("label", "case_id"))
+    suite = _suite_of(labels, tmp_path / "clam", splits / "clam" / "splits_{k}.csv", owners)
+    used = set()
+    for k in (0, 1):
+        with (splits / "clam" / f"splits_{k}.csv").open(newline="") as file:
+            used |= {row[part] for row in csv.DictReader(file) for part in PARTS}
+    unused = tuple(sorted({row["slide_id"] for row in rows} - used))
+    assert [(finding.code, finding.ids) for finding in audit(suite)] == [("unused-slide", unused)]
+
+
+def test_a_label_changed_in_a_published_split(shared_root, tmp_path):
+    splits = shared_root / "data" / "splits"
+    with (splits / "camelyon16_labels.csv").open(newline="") as file:
+        labels = {row["slide_id"]: row["label"] for row in csv.DictReader(file)}
+    labels["tumor_009"], labels["test_001"] = "0", "0"
+    suite = _suite_of(labels, tmp_path, splits / "transmil" / "fold0.csv", {})
+    found = {finding.code: finding.ids for finding in audit(suite)}
+    assert found.pop("label-mismatch") == ("test_001", "tumor_009")
+    assert set(found) == {"shortcut-name"}
+
+
+def test_patients_by_a_rule():
+    labels = Labels(
+        ("a-1", "a-2", "b-1"), {"a-1": "a-1", "a-2": "a-2", "b-1": "P"}, {}, (), frozenset({"c-9"}), {"c-9": "c-9"}
+    )
+    ruled = apply_rule(labels, "^([a-z])-")
+    assert ruled.patients == {"a-1": "a", "a-2": "a", "b-1": "P"}
+    assert ruled.excluded_patients == {"c-9": "c"}
+    with pytest.raises(
+        MilbenchError, match=r"does not fit 2 slides: 'a-2', 'c-9'; correct it, or name the patients in"
+    ):
+        apply_rule(labels, "^(.)-1")
+    with pytest.raises(MilbenchError, match="has no use, as the labels name every slide's patient; remove it"):
+        apply_rule(Labels(("x",), {"x": "P"}, {}, ()), "(.)")
+
+
+def test_a_rule_makes_folds_by_patient(tmp_path):
+    planted = clean_cohort()
+    planted.folds = []
+    planted.data = {"patient_column": "slide_id", "patient_rule": "^(.*)-", "split": SplitSpec(folds=3)}
+    suite = planted.write(tmp_path)
+    assert audit(suite) == []
+    cohort = load_cohort(suite.data[0], tmp_path)
+    assert cohort.patients == {name: slide.patient for name, slide in planted.slides.items()}
+    for fold in cohort.folds:
+        sides = [{planted.slides[name].patient for name in ids} for ids in fold.parts.values()]
+        assert sum(map(len, sides)) == len(set().union(*sides))
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"patient_rule": "("}, "is no regular expression"),
+        ({"patient_rule": "abc"}, "has 0 groups; put one pair of parentheses around the patient"),
+        ({"patient_rule": "(a)(b)"}, "has 2 groups"),
+        ({"waive": ["patient-overlaps"]}, r"is no code of milbench audit\. Did you mean 'patient-overlap'\?"),
+        ({"waive": ["empty-part"]}, r"'empty-part' \(a part of a fold without slides\) cannot be waived; mend it"),
+    ],
+)
+def test_what_a_suite_may_not_say(fields, message):
+    with pytest.raises(ValueError, match=message):
+        DataSpec(name="d", cache="c", labels="l.csv", **fields)
+
+
+def test_built_in_datasets_have_their_own_patients(cache_home):
+    with pytest.raises(MilbenchError, match="brings its own patient_rule; remove patient_rule"):
+        load_cohort(DataSpec(name="d", dataset="arrangement", patient_rule="(.)"), cache_home)
