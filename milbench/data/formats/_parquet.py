@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -135,10 +136,11 @@ def columns_of(schema: pa.Schema, path: Path) -> Columns | None:
     Raises:
         MilbenchError: two columns have one name.
     """
-    twice = sorted({name for name in schema.names if schema.names.count(name) > 1}) if _doubled(schema.names) else []
-    if twice:
-        raise MilbenchError(f"{path} has two columns named {some(twice)}; keep one.")
-    return recognise({field.name: kind_of(field.type) for field in schema})
+    with reading(path):  # names may be no text
+        twice = [name for name, times in Counter(schema.names).items() if times > 1]
+        if twice:
+            raise MilbenchError(f"{path} has two columns named {some(twice)}; keep one.")
+        return recognise({field.name: kind_of(field.type) for field in schema})
 
 
 def schema_of(path: Path) -> pa.Schema:
@@ -176,7 +178,3 @@ def reading(path: Path) -> Iterator[None]:
     except Exception as error:  # Arrow, system, Unicode and value errors, by what is wrong with the file
         reason = str(error).strip().split("\n")[0][:120] or type(error).__name__
         raise MilbenchError(f"{path} is damaged or no Parquet ({reason}); write it again.") from None
-
-
-def _doubled(names: Sequence[str]) -> bool:
-    return len(set(names)) < len(names)

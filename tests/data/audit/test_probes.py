@@ -7,7 +7,7 @@ import re
 import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
-from support.cohorts import clean_cohort
+from support.cohorts import Planted, Slide, clean_cohort
 
 from milbench.data.audit.suite import audit
 
@@ -52,13 +52,37 @@ def test_few_patients_are_not_judged(per_class, due, tmp_path):
     assert codes(planted, tmp_path) == due
 
 
+def _patients(slides_of, label_of, rng):
+    """A cohort of patients with numbers of slides and labels of their own, without folds of its own."""
+    slides, names = {}, iter(rng.permutation(90_000) + 10_000)
+    for patient, number in slides_of.items():
+        for _ in range(number):
+            x = rng.normal(size=(int(rng.integers(20, 60)), 4)).astype(np.float32)
+            slides[f"0{next(names)}"] = Slide(patient, label_of[patient], x)
+    return Planted(slides, list(slides), [], data={"split": {"folds": 2}})
+
+
+def test_a_patient_is_not_recognised_by_another_of_his_slides(tmp_path):
+    """Sites of two patients with labels drawn by lot: slides of the same patients would tell half of them."""
+    rng = np.random.default_rng(3)
+    patients = [f"p{i}" for i in range(60)]
+    labels = dict(zip(patients, rng.permutation(["normal", "tumour"] * 30), strict=True))
+    planted = _patients(dict.fromkeys(patients, 6), labels, rng)
+    for slide in planted.slides.values():
+        slide.more["site"] = f"S{int(slide.patient[1:]) // 2}"
+    assert codes(planted, tmp_path) == []
+
+
 def test_slides_of_one_patient_are_one_observation(tmp_path):
-    """Four patients a class carry all slides but ten: that is too few to be sure, however many slides they have."""
-    planted = clean_cohort(per_class=20)
-    for i, slide in enumerate(planted.slides.values()):
-        slide.patient = f"p{i % 40 // 2}" if i % 40 < 10 else f"{slide.label}{i % 4}"
-        slide.x = slide.x[: 10 + 5 * (slide.label == "tumour") + i % 2]
-    planted.folds, planted.data = [], {"split": {"folds": 2}}
+    """Of twelve patients a class, two have forty slides each, and only of theirs does the length tell the label."""
+    rng = np.random.default_rng(0)
+    labels = {f"{label}{i}": label for label in ("normal", "tumour") for i in range(12)}
+    planted = _patients(
+        {patient: 40 if patient[-2:] in ("l0", "l1", "r0", "r1") else 1 for patient in labels}, labels, rng
+    )
+    for slide in planted.slides.values():
+        told = slide.label == "tumour" if slide.patient[-2:] in ("l0", "l1", "r0", "r1") else rng.random() < 0.5
+        slide.x = slide.x[: (10 if told else 15) + int(rng.integers(4))]
     assert codes(planted, tmp_path) == []
 
 

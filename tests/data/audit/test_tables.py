@@ -98,6 +98,20 @@ def test_the_sentence_names_the_file_and_both_labels(tmp_path):
     assert f"{slide!r} is 1 in fold0.csv and normal here; correct one of them" in found.message
 
 
+def test_names_of_classes_mean_what_they_say(tmp_path):
+    """Numbers may stand for either class; names that are all the other way round are all wrong."""
+    for names in (True, False):
+        planted = clean_cohort()
+        fold, planted.folds = planted.folds[0], []
+        (tmp_path / str(names)).mkdir()
+        suite = planted.write(tmp_path / str(names))
+        swapped = {"normal": "tumour", "tumour": "normal"} if names else {"normal": "1", "tumour": "0"}
+        told = {name: swapped[slide.label] for name, slide in planted.slides.items()}
+        split = SplitSpec(files=_patho_bench(suite.base, fold, told))
+        found = audit(suite.model_copy(update={"data": (suite.data[0].model_copy(update={"split": split}),)}))
+        assert [finding.ids for finding in found] == ([tuple(sorted(told))] if names else [])
+
+
 def test_everything_is_listed_and_a_run_is_told_how_much_there_is(tmp_path):
     planted = clean_cohort()
     for k in (0, 1):

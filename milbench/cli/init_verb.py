@@ -1,0 +1,96 @@
+"""``milbench init``: from features and labels as they are to a suite that is ready to run."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+if TYPE_CHECKING:
+    from ..inspection import Inspection
+
+
+def init_command(
+    features: Path = typer.Option(..., "--features", help="Features of another tool, or a feature cache."),
+    labels: Path = typer.Option(
+        None, "--labels", "--clinical", help="Label table; left out where the features bring their labels along."
+    ),
+    out: Path = typer.Option(..., "--out", help="The suite to write, a .toml; its name is that of the suite."),
+    slide_table: Path = typer.Option(
+        None, "--slide-table", help="Slides and their patients, where rows of the label table are patients (STAMP)."
+    ),
+    splits: str = typer.Option(
+        None, "--splits", help="Published splits: a file, a folder, or a path with {k} for the fold number."
+    ),
+    format: str = typer.Option("auto", "--format", help="Format of the features, see: milbench list formats."),
+    slide_column: str = typer.Option(None, "--slide-column", help="Column of slides; default: recognised."),
+    patient_column: str = typer.Option(None, "--patient-column", help="Column of patients; default: recognised."),
+    label_column: str = typer.Option(None, "--label-column", help="Column of labels; default: recognised."),
+    site_column: str = typer.Option(
+        None, "--site-column", help="Column of sites: folds then keep the patients of a site together."
+    ),
+    method: list[str] = typer.Option(None, "-m", "--method", help="Methods to compare; default: the founding ones."),
+    seeds: int = typer.Option(3, "--seeds", min=1, help="Seeds of every method on every fold."),
+    estimate: bool = typer.Option(
+        True, "--estimate/--no-estimate", help="Measure for some ten seconds what the methods will take."
+    ),
+    strict: bool = typer.Option(False, "--strict", help="Refuse where slides lack features or label, or folds leak."),
+    force: bool = typer.Option(False, "--force", help="Replace a suite that is there."),
+) -> None:
+    """Look at features and labels, say what is there, and write a commented suite that runs as it is.
+
+    Slides that lack features or a label are left out: they are counted, named, and listed in NAME.labels.csv beside the
+    suite.
+
+    Example: milbench init --features clam/features --labels labels.csv --out my.toml
+    """
+    from ..data.label_rows import Tables
+    from ..data.survey import survey
+    from ..errors import MilbenchError
+    from ..inspection import inspect
+    from ..inspection_lines import lines
+    from ..registry import resolve
+    from ..store import plain_name
+    from ..template import METHODS, draft
+    from ._terminal import check_folder, counted
+
+    if out.suffix != ".toml":
+        raise MilbenchError(f"{out} must end in .toml; a suite is read from such a file.")
+    plain_name(out.stem, "suite")
+    if out.exists() and not force:
+        raise MilbenchError(f"{out} exists already; give another --out, or --force to replace it.")
+    check_folder(out.parent, "--out")
+    chosen = [resolve(name).canonical for name in method or METHODS]
+    columns = (slide_table, slide_column, patient_column, label_column, site_column)
+    if labels is None and any(given is not None for given in columns):
+        raise MilbenchError("columns and --slide-table are about a label table; give it with --labels.")
+    tables = None if labels is None else Tables(labels, *columns)
+    with counted("looking at") as progress:
+        found = inspect(survey(features, format, progress), tables, splits)
+    for line in lines(found):
+        typer.echo(line)
+    problem = [*found.gaps.lines(), *filter(None, [found.division.problem])]
+    if strict and problem:
+        raise MilbenchError(f"{problem[0].rstrip('.')}; mend it, or leave out --strict.")
+    estimates = _estimates(found, chosen, seeds) if estimate else []
+    for line in estimates:
+        typer.echo(line)
+    made = draft(found, out, chosen, seeds, estimates)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    made.write(force)
+    also = f" and {made.labels}, which lists what is left out" if made.labels is not None else ""
+    suite = shlex.quote(str(out))
+    typer.echo(f"Written: {out}{also}. Next: milbench audit {suite}, then milbench run {suite}")
+
+
+def _estimates(found: Inspection, methods: list[str], seeds: int) -> list[str]:
+    from ..estimate import Work, estimate, lines
+
+    folds = found.division.folds
+    train, val, test = (
+        sum(len(fold.parts[part]) for fold in folds) / len(folds) for part in ("train", "val", "test")
+    )  # fmt: skip
+    work = Work(found.survey.dim, len(found.labels.classes), found.survey.lengths, train, val, test, len(folds) * seeds)
+    return lines(estimate(methods, work), work)
