@@ -15,7 +15,7 @@ import numpy as np
 from ...errors import MilbenchError
 from . import FileSlides, Slides, SourceSlide
 from ._marks import claimed
-from ._read import finite, h5_array, h5_attributes, h5_dataset, open_h5, same_rows, torch_tensor
+from ._read import finite, h5_array, h5_attributes, h5_dataset, holds_names, open_h5, same_rows, torch_tensor
 from ._rows import h5_rows, torch_rows
 
 NAME = "clam"
@@ -89,7 +89,9 @@ def _files(source: Path) -> dict[str, Path]:
         return found
     pt = {path.stem: path for path in source.glob("*.pt")}
     h5 = {path.stem: path for path in source.glob("*.h5")}
-    return pt if pt and not h5 else {} if pt or not _is_clam(h5) else h5
+    if pt and not h5:
+        return {} if holds_names(min(pt.values())) else pt  # tensors by name are no tool's
+    return {} if pt or not _is_clam(h5) else h5
 
 
 def _is_clam(files: dict[str, Path]) -> bool:
