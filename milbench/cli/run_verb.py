@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+from collections import Counter
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -84,6 +86,8 @@ def run_command(
     typer.echo(
         f"{plan.suite.name}: {len(plan.runs)} runs, {len(plan.runs) - len(todo)} done already, {len(todo)} to do."
     )
+    for line in _audited(plan, suite):
+        typer.echo(line)
     typer.echo(f"Budget of every run: {plan.suite.budget}.")
     if plan.searches:
         trials = plan.suite.budget.trials or 0
@@ -119,6 +123,19 @@ def _list(plan: Plan, todo: int, trials: int) -> None:
         typer.echo(f"{planned.spec.run_id}  {planned.outcome or 'to do':<8} {planned}")
     tuned = f", {trials} tuning trials to do and then as many runs again" if plan.searches else ""
     typer.echo(f"{len(plan.runs)} runs, {todo} to do{tuned}; nothing was run.")
+
+
+def _audited(plan: Plan, suite: str) -> list[str]:
+    """Return a line for every cohort of which the audit has something to say."""
+    lines = []
+    for cohort in plan.cohorts:
+        warnings = Counter(f.code for f in cohort.findings if f.severity == "warning" and not f.waived)
+        waived = sorted({f.code for f in cohort.findings if f.waived})
+        said = [f"warnings {', '.join(sorted(warnings))}"] if warnings else []
+        said += [f"waived {', '.join(waived)}"] if waived else []
+        if said:
+            lines.append(f"Audit of {cohort.name}: {'; '.join(said)} (milbench audit {shlex.quote(suite)} tells more).")
+    return lines
 
 
 def _report(plan: Plan, folder: Path | None) -> None:

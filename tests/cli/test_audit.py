@@ -30,6 +30,7 @@ labels = "labels.csv"
 
 [data.split]
 files = "splits/fold{{k}}.csv"
+use = 1
 """
 
 

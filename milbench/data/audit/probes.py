@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,20 +21,20 @@ from scipy.stats import rankdata
 
 from ...errors import MilbenchError
 from ...spec import SplitSpec
-from ...stats import bootstrap_auc, cluster_weights, interval
+from ...stats import auc_interval
 from ..labels import read_label_table
 from ..sites import tcga_site
 from ..tables import read_table
 from .findings import Finding
 from .subject import Subject
 
-#: Coverage of the intervals: five probes of a clean cohort warn once in some fifty cohorts at most.
+#: Coverage of the intervals: of five probes one then lies above chance in one clean cohort of forty, before the margin.
 LEVEL = 0.99
 #: What lies below adds little to any model's AUC, however certain it is.
 MARGIN = 0.05
-#: With fewer patients of a class an interval says nothing: separated by chance, it would have no width.
+#: Fewer patients of a class are soon in order by chance, and the regression has little to learn from.
 MIN_PATIENTS = 10
-_FOLDS, _RESAMPLES = 5, 1000
+_FOLDS = 5
 #: of a fact that has values without order; what has more of them names slides
 _MOST_VALUES = 100
 _SITE_COLUMNS = ("site", "center", "centre", "hospital", "institution", "tissue_source_site", "scanner")
@@ -87,16 +88,15 @@ def probe_findings(subject: Subject, facts: Facts) -> list[Finding]:
         ("shortcut-scan", "the distance of patches", _one_hot([f"{step:g}" for step in facts.steps], patients)),
     ]
     parts = _parts(y, patients)
-    weights = cluster_weights(patients, y, _RESAMPLES, np.random.default_rng(0))
+    method: Literal["logit", "bootstrap-logit"] = "logit" if len(present) == 2 else "bootstrap-logit"
     found = []
     for code, what, columns in probes:
         if columns is None:
             continue
         probabilities = _cross_validated(columns, y, parts)
-        low, high = interval(bootstrap_auc(y, probabilities, weights), LEVEL)
-        auc = float(bootstrap_auc(y, probabilities, np.ones((1, len(y))))[0])
-        if low > 0.5 + MARGIN:
-            told = f"{what} alone predicts the label, AUC {auc:.2f} [{low:.2f}, {high:.2f}]"
+        auc = auc_interval(y, probabilities, patients, method, LEVEL)
+        if auc.low > 0.5 + MARGIN:
+            told = f"{what} alone predicts the label, AUC {auc.estimate:.2f} [{auc.low:.2f}, {auc.high:.2f}]"
             found.append(Finding.of(code, subject.name, f"{told}; {_MENDS[code]}"))
     return found
 

@@ -110,6 +110,20 @@ def test_leaks_are_those_that_sets_find(parts):
     assert {kind: got.get(kind, []) for kind in due} == due
 
 
+def test_a_rule_is_proposed_where_it_would_help():
+    """For slides that are patients of their own; a column that holds samples is to be corrected."""
+    name = OWN | {"a": "TCGA-55-7910-01A", "e": "TCGA-55-7910-01B"}
+    ((_, ids, message),) = told(GOOD, patients=name, guesses=guessed_patients(name))
+    assert ids == ("TCGA-55-7910",)
+    assert message.endswith("name patients in patient_column")
+    own = {slide: slide for slide in name.values()}
+    fold = Fold("k", *(tuple(name[slide] for slide in part) for part in GOOD.parts.values()))
+    labels = {name[slide]: label for slide, label in LABELS.items()}
+    ((_, ids, message),) = told(fold, labels, own, guesses=guessed_patients(own))
+    assert ids == ("TCGA-55-7910",)
+    assert message.endswith("name patients in patient_column, or set patient_rule = '^(.{12})'")
+
+
 def test_barcodes():
     barcode = "TCGA-55-7910-01Z-00-DX1.041e15d5-4852-49f6-85d9-74b510497651"
     names = {"a": barcode, "b": "TCGA-55-7910", "c": "tcga-55-7910-01A"}

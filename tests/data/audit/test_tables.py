@@ -86,6 +86,7 @@ def test_labels_of_every_form_are_compared(form, words, tmp_path):
         split = SplitSpec(files=form(tmp_path, fold, told))
         one = suite.model_copy(update={"data": (spec.model_copy(update={"split": split}),)})
         found = [(finding.code, finding.ids) for finding in audit(one)]
+        told[fold["val"][0]] = "nan"  # nothing is told of it
         assert found == ([("label-mismatch", tuple(told_wrong))] if told_wrong else [])
 
 
@@ -110,6 +111,26 @@ def test_names_of_classes_mean_what_they_say(tmp_path):
         split = SplitSpec(files=_patho_bench(suite.base, fold, told))
         found = audit(suite.model_copy(update={"data": (suite.data[0].model_copy(update={"split": split}),)}))
         assert [finding.ids for finding in found] == ([tuple(sorted(told))] if names else [])
+
+
+def test_rows_that_are_there_twice_in_the_slide_table_of_stamp(tmp_path):
+    planted = clean_cohort()
+    planted.folds = []
+    spec = planted.write(tmp_path).data[0]
+    patients = {slide.patient: slide.label for slide in planted.slides.values()}
+    pd.DataFrame(patients.items(), columns=["PATIENT", "label"]).to_csv(tmp_path / "clini.csv", index=False)
+    names = [*planted.slides, *list(planted.slides)[:2]]
+    files = [f"{name}.h5" if i < len(planted.slides) else name for i, name in enumerate(names)]
+    rows = [(planted.slides[name].patient, file) for name, file in zip(names, files, strict=True)]
+    pd.DataFrame(rows, columns=["PATIENT", "FILENAME"]).to_csv(tmp_path / "slides.csv", index=False)
+    fields = {
+        "labels": "clini.csv",
+        "slide_table": "slides.csv",
+        "slide_column": "FILENAME",
+        "patient_column": "PATIENT",
+    }
+    (found,) = audit(Suite(name="s", methods=("mean",), data=(spec.model_copy(update=fields),), base=tmp_path))
+    assert (found.code, found.ids) == ("duplicate-row", tuple(sorted(names[-2:])))
 
 
 def test_everything_is_listed_and_a_run_is_told_how_much_there_is(tmp_path):
