@@ -32,7 +32,7 @@ class Gaps:
     Attributes:
         no_features: slides with a label.
         no_row: slides with features that the label table does not name.
-        no_label: slides with features and an empty label.
+        no_label: slides with features whose label is empty, or written as unknown.
         splits_alone: slides that stand in split files and nowhere else.
         lonely: patients of a label table without slides.
     """
@@ -55,7 +55,7 @@ class Gaps:
         named = {
             "slide with a label but no features": self.no_features,
             "slide with features that the label table does not name": self.no_row,
-            "slide with features and an empty label": self.no_label,
+            "slide with features but no label": self.no_label,
             "slide in the split files alone": self.splits_alone,
             "patient in the label table without slides": self.lonely,
         }
@@ -115,9 +115,7 @@ class Inspection:
     @property
     def whole(self) -> bool:
         """Whether a run can read the label tables as they are: nothing needs to be marked as left out."""
-        return self.rows is None or not (
-            self.gaps.reasons or self.gaps.lonely or self.rows.strangers or not self.rows.readable
-        )
+        return self.rows is None or not (self.gaps.reasons or self.gaps.lonely or not self.rows.readable)
 
     def mended(self) -> list[Row]:
         """Return the rows of a label table without gaps: those of the tables, and one for every slide they lack."""
@@ -285,7 +283,7 @@ def _given(given: Sequence[Fold], files: str | None, labels: Labels, survey: Sur
 
 def _made(labels: Labels, survey: Survey, site: str | None) -> Division:
     """Make folds by patient: five with validation, or the next best that the patients of every class allow."""
-    first = ""
+    first = problem = ""
     for spec in _candidates(site):
         try:
             folds = make_folds(labels, spec)
@@ -300,7 +298,7 @@ def _made(labels: Labels, survey: Survey, site: str | None) -> Division:
         said += f"{' and site' if site is not None else ''}, stratified by class"
         said += f", {spec.val_fraction:.0%} of training for validation" if spec.val_fraction else ", without validation"
         return Division(spec, tuple(folds), said + (f"; not {FOLDS} with validation, as {first}" if first else ""))
-    raise MilbenchError(f"no folds can be made: {first}.")
+    raise MilbenchError(f"no folds can be made, not even a test part alone: {problem}.")
 
 
 def _candidates(site: str | None) -> Iterator[SplitSpec]:

@@ -68,6 +68,18 @@ def test_time_that_is_short_ends_the_ladder(monkeypatch):
     assert seen == [256, 1024, 4096, 16_384, 50_000]
 
 
+def test_a_bag_that_does_not_fit_ends_the_ladder(monkeypatch):
+    def point(method, work, n, *rest):
+        if n > 1024:
+            raise torch.OutOfMemoryError("Tried to allocate 80.00 GiB.")
+        return _Point(n, 1e-6 * n, 1e-6, 1.0 * n)
+
+    monkeypatch.setattr(module, "_point", point)
+    (one,) = estimate(["mean"], work([50_000] * 10))
+    assert (one.measured, one.why) == (1024, "")
+    assert one.memory_bytes == pytest.approx(50_000)
+
+
 @pytest.mark.parametrize("target", [1, 2, 9, 1024, 1025, 1400, 70_000])
 def test_ladder(target):
     steps = _ladder(target)

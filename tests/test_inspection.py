@@ -112,7 +112,7 @@ def test_pair_of_tables(tmp_path):
     assert [tuple(row) for row in found.rows] == [
         ("000", "p0", "yes", ""), ("001", "p0", "yes", ""), ("002", "p1", "", ""), ("003", "p2", "", ""),
     ]  # fmt: skip
-    assert (found.lonely, found.strangers, found.suffixes, found.readable) == (("p3",), ("p2",), (), True)
+    assert (found.lonely, found.suffixes, found.readable) == (("p3",), (), True)
     other = written(tmp_path / "o.csv", "case,FILENAME", "p0,000.h5")
     assert not read(clinical, slides=other, label="MSI").readable  # the suite has one name for both columns
     twice = written(tmp_path / "twice.csv", "PATIENT,MSI", "p0,yes", "p0,no")
@@ -167,6 +167,36 @@ def test_nothing_missing(tmp_path):
     assert found.whole
     assert found.gaps.lines() == []
     assert found.sites == 0
+
+
+def test_an_empty_slide_needs_a_label_all_the_same(tmp_path):
+    """Tables are read before it is known which slides are empty."""
+    rows = {slide: 0 if slide == "003" else 5 for slide in IDS}
+    found = inspect(surveyed(IDS, rows), table_of(tmp_path / "t.csv", s003=""))
+    assert found.gaps.no_label == ("003",)
+    assert not found.whole
+
+
+@pytest.mark.parametrize(("clinical", "slides"), [("p9", None), (None, "p9")])
+def test_a_patient_in_one_of_two_tables_keeps_them_from_being_read(clinical, slides, tmp_path):
+    patients = {f"p{i}": "ab"[i % 2] for i in range(6)} | ({clinical: "a"} if clinical else {})
+    owners = [(f"p{int(s) // 2}", s) for s in IDS] + ([(slides, "999")] if slides else [])
+    tables = Tables(
+        write_csv(tmp_path / "c.csv", [("PATIENT", "MSI"), *patients.items()]),
+        write_csv(tmp_path / "s.csv", [("PATIENT", "FILENAME"), *owners]),
+    )
+    found = inspect(surveyed(), tables)
+    assert not found.whole
+    assert found.labels.slides == tuple(IDS)
+
+
+def test_barcodes_tell_more_than_a_column_of_samples(tmp_path):
+    """Two samples of a patient are one patient, on one side of a fold; no rule mends that, so it is said."""
+    ids = [f"{i:03d}" for i in range(48)]
+    rows = [(s, f"TCGA-AB-{int(s) // 4:04d}-0{int(s) // 2 % 2}A", "ab"[int(s) // 2 % 2]) for s in ids]
+    tables = Tables(write_csv(tmp_path / "t.csv", [("slide_id", "patient_id", "label"), *rows]))
+    with pytest.raises(MilbenchError, match=r"no folds can be made, .*: fold .*, by TCGA's barcodes, with slides both"):
+        inspect(surveyed(ids), tables)
 
 
 def test_a_patient_that_is_not_named_is_asked_for(tmp_path):

@@ -75,7 +75,7 @@ def test_what_is_meant_comes_back(folder, labels, columns, classes, suffixes, id
 #: cells are stripped, and a table with a null byte is no text
 CELL = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=8).filter(
     lambda text: text == text.strip()
-)
+) | st.sampled_from(["a\rb", "a\nb", 'a"b', "a,b"])
 
 
 @settings(deadline=None, max_examples=50)

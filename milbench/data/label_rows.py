@@ -56,7 +56,6 @@ class LabelRows:
         slide, patient, label: the columns.
         suffixes: endings that ids have and features do not.
         lonely: patients of the label table whom the table of slides does not name.
-        strangers: patients of the table of slides whom the label table does not name.
         readable: whether `milbench.data.labels.read_label_table` reads the same, told the columns and endings.
         published: whether the label table says which slides train and test.
     """
@@ -67,7 +66,6 @@ class LabelRows:
     label: str
     suffixes: tuple[str, ...]
     lonely: tuple[str, ...] = ()
-    strangers: tuple[str, ...] = ()
     readable: bool = True
     published: bool = False
 
@@ -132,8 +130,8 @@ def _pair(tables: Tables, header: list[str], rows: list[list[str]], label: str, 
 
     found = [Row(i, owner, cell(owner, label), cell(owner, sites)) for i, owner in zip(ids, owners, strict=True)]
     asked = {patient for patient in patients if cell(patient, label) != EXCLUDE}
-    lonely, strangers = sorted(asked - set(owners)), sorted(set(owners) - set(patients))
-    return LabelRows(tuple(found), slide, mine, label, suffixes, tuple(lonely), tuple(strangers), mine == theirs)
+    lonely = tuple(sorted(asked - set(owners)))
+    return LabelRows(tuple(found), slide, mine, label, suffixes, lonely, readable=mine == theirs)
 
 
 def _read(path: Path) -> tuple[list[str], list[list[str]]]:

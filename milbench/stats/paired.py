@@ -105,8 +105,10 @@ def corrected_t_test(differences: ArrayLike, test_train_ratio: float, level: flo
 
     t = mean(d) / sqrt((1/J + n_test/n_train) var(d)) with J - 1 degrees of freedom: the plain paired t-test over folds
     takes folds as independent although they share training patients, and finds differences that are not there. Unlike
-    the bootstrap here it covers the draw of training patients. Over five folds it can reach p < .05, which Wilcoxon's
-    test cannot: its smallest p is 1/16.
+    the bootstrap here it covers the draw of training patients. Under the null it rejects 5 % where differences are
+    correlated by 1 / k, as it supposes (the plain test 14 %), and 1 to 3 % in simulated cross-validations of a stable
+    classifier (the plain test 5 to 7 %, and 42 % over five repetitions). Over five folds it can reach p < .05, which
+    Wilcoxon's test cannot: its smallest p is 1/16.
 
     Args:
         differences: (J,) differences of a metric, one per fold; with repeated cross-validation J counts all

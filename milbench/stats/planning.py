@@ -49,7 +49,7 @@ def planned_difference(
     """Return the smallest d such that an AUC of auc + d is told apart from auc on so many slides.
 
     "With these slides you can see differences of at least d": solves d = (z + z_power) `planned_error`. Simulated
-    power of DeLong's test at that d is POWER for a power of 80 %.
+    power of DeLong's test at that d is 77 to 87 % for a power of 80 %, most near an AUC of 1.
 
     Args:
         positives, negatives: slides.
@@ -100,8 +100,8 @@ def planned_error(positives: int, negatives: int, auc_a: float, auc_b: float, co
         cov = (I(r) + (positives + negatives - 2) I(r / 2)) / (positives negatives),
 
     I(r) the quadrant less the product of the AUCs, an integral over the correlation (Plackett, Biometrika 41, 1954).
-    This is what DeLong's estimate is of on average; Hanley and McNeil (Radiology 143, 1982) have exponential scores
-    in its place, whose error at .98 is a third larger.
+    DeLong's estimate is this on average. Hanley and McNeil's formula (Radiology 143, 1982) is of exponential scores,
+    whose error is 6 % larger at an AUC of .9 and 30 % at .98.
 
     Raises:
         MilbenchError: no slides of a class, an AUC outside (0, 1), or a correlation outside [0, 1].

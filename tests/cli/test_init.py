@@ -102,20 +102,21 @@ def ragged(columns: dict[str, list[str]]) -> list[tuple[object, ...]]:
 
 def test_from_files_to_a_leaderboard(clam, slides, init, cli):
     """Three commands, and nothing by hand."""
-    said = init("-m", "mean", "--seeds", 1)
+    write_csv(clam / "fold0.csv", ragged(published(slides)[0]))
+    said = init("-m", "mean", "--seeds", 1, "--splits", "fold0.csv")
     assert said.code == 0, said.err
     assert "40 slides, 64-d float32, coordinates in level-0 pixels" in said.out
     assert "40 slides of 20 patients take part" in said.out
     assert "every slide with features has a label, and the reverse" in said.out
-    assert "folds: 5 folds, made by patient" in said.out
+    assert "folds: 1 published fold of fold0.csv" in said.out
     assert said.out.splitlines()[-1] == "Written: my.toml. Next: milbench audit my.toml, then milbench run my.toml"
-    assert sorted(path.name for path in clam.iterdir()) == ["clam", "labels.csv", "my.toml"]
+    assert sorted(path.name for path in clam.iterdir()) == ["clam", "fold0.csv", "labels.csv", "my.toml"]
     assert cli("audit", "my.toml").code == 0
     ran = cli("run", "my.toml", "--budget", "3 steps", "--report", "report")
     assert ran.code == 0, ran.err
     table = pd.read_csv(clam / "report" / "leaderboard.csv")
     assert list(table["method"]) == ["mean"]
-    assert list(table["runs_ok"]) == [5]
+    assert list(table["runs_ok"]) == [1]
     agrees(cohort_of(clam / "my.toml"), slides)
 
 
@@ -193,7 +194,7 @@ def test_stamps_pair_with_gaps(tmp_path, slides, init):
     said = init("--slide-table", "slides.csv", labels="clini.csv", features="stamp")
     assert said.code == 0, said.err
     assert "left out: 1 patient in the label table without slides: '900'" in said.out
-    assert "left out: 4 slides with features and an empty label: " in said.out
+    assert "left out: 4 slides with features but no label: " in said.out
     cohort = cohort_of(tmp_path / "my.toml")
     assert set(cohort.patients.values()) == {s.patient for s in slides} - {"000", "001"}
 
@@ -310,7 +311,7 @@ def test_what_is_missing_on_either_side_is_counted_named_and_listed(clam, slides
     assert said.code == 0, said.err
     assert f"left out: 2 slides with a label but no features: {gone.name!r}, '0,9\\n9'" in said.out
     assert f"left out: 1 slide with features that the label table does not name: {bare.name!r}" in said.out
-    assert f"left out: 1 slide with features and an empty label: {blank.name!r}" in said.out
+    assert f"left out: 1 slide with features but no label: {blank.name!r}" in said.out
     assert "4 slides without features or label marked 'exclude'" in (clam / "my.toml").read_text()
     listed = pd.read_csv(clam / "my.labels.csv", dtype=str, keep_default_na=False)
     left = listed[listed["label"] == "exclude"]
@@ -450,7 +451,7 @@ def test_one_patient_of_a_class_is_too_few(tmp_path, init):
     write_labels(tmp_path / "labels.csv", slides)
     refused = init()
     assert refused.code == 1
-    assert "no folds can be made: class 'tumour' has 1 patient, too few for 5 folds" in refused.err
+    assert "no folds can be made, not even a test part alone: class 'tumour' has 1 patient, and training" in refused.err
 
 
 # --- files -----------------------------------------------------------------------------------------------------------

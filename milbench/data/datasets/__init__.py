@@ -13,6 +13,7 @@ import pkgutil
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -29,7 +30,7 @@ from ..splits import Fold
 from ..writer import CacheWriter
 
 #: the table of what is known of each bag, beside a dataset's features and beside the results of a suite
-BAGS = "bags.parquet"
+BAGS = "bags.csv"
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,7 @@ class Dataset(Protocol):
         """Add every bag to the writer and return labels and fold."""
 
 
+@cache
 def dataset_names() -> dict[str, str]:
     """Return ``{name: summary}`` of the built-in datasets, read from their docstrings without importing them."""
     found = {}
@@ -97,7 +99,7 @@ def prepare(name: str, params: Mapping[str, Any]) -> Path:
     """Build a dataset unless it is there, and return its folder.
 
     The folder, named by dataset and parameters, holds features/ (a cache), labels.csv, classes.json, folds/ and, where
-    a dataset gives them, instances.parquet and bags.parquet. Processes that build it at once each build it; the first
+    a dataset gives them, instances.parquet and bags.csv. Processes that build it at once each build it; the first
     to end publishes.
 
     Raises:
@@ -124,7 +126,8 @@ def prepare(name: str, params: Mapping[str, Any]) -> Path:
             slides = tuple(built.labels)
             patients = built.patients or {s: s for s in slides}
             write_labels(folder, Labels(slides, patients, built.labels, built.classes), [built.fold])
-            for file, table in (("instances.parquet", built.instances), (BAGS, built.bags)):
-                if table is not None:
-                    table.to_parquet(folder / file, index=False)
+            if built.instances is not None:
+                built.instances.to_parquet(folder / "instances.parquet", index=False)
+            if built.bags is not None:
+                built.bags.to_csv(folder / BAGS, index=False, lineterminator="\n")
     return home

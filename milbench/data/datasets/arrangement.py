@@ -9,10 +9,10 @@ with coordinates (column, row), as patches of a slide are. ``form`` says what te
   a bag keeps its label). Rows of a block are neighbours in storage order too, so whoever reads along it sees runs.
 - ``planar``: in a ``column`` the signals lie below each other, one in each of as many grid rows; a ``jagged`` line does
   the same but steps 4 to 7 cells to the left or right from each signal to the next. The first signal's place and the
-  mean step are distributed alike in both. Between two signals lie at least 32 other rows of storage, so that any 33 consecutive
-  rows hold one signal at most in either layout: TransMIL's value convolution along storage order, 33 rows wide, and
-  landmarks of at most 33 rows see the same in both. A kernel over the grid sees neighbours above and below in one
-  only: a jagged step is wider than the reach (3 cells) of PPEG's widest kernel.
+  mean step are distributed alike in both. Between two signals lie at least 32 other rows of storage, so that any 33
+  consecutive rows hold one signal at most in either layout: TransMIL's value convolution along storage order, 33 rows
+  wide, and landmarks of at most 33 rows see the same in both. A kernel over the grid sees neighbours above and below
+  in one only: a jagged step is wider than the reach (3 cells) of PPEG's widest kernel.
 - ``coordinates``: as ``storage``, with the rows of every bag shuffled. Only the coordinates tell, and a method that
   does not read them (TransMIL does not) has nothing more than a permutation-invariant one.
 

@@ -134,15 +134,12 @@ def texts(column: Any, name: str, path: Path) -> tuple[np.ndarray, list[str]]:
             column = pc.if_else(pc.is_nan(column), None, column).cast(pa.int64())
         if pa.types.is_boolean(column.type):
             column = pc.utf8_upper(column.cast(pa.string()))
-        whole = kind_of(column.type) in ("number", "text") or pa.types.is_binary(column.type)
-        words = pc.utf8_trim_whitespace(column.cast(pa.large_string())) if whole else None
-    except pa.ArrowInvalid:
-        words = None
-    if words is None:
-        raise MilbenchError(f"{path} has column {name!r} of {column.type}; make it text.")
-    encoded = words.fill_null("").dictionary_encode()
-    chunk = encoded.combine_chunks() if isinstance(encoded, pa.ChunkedArray) else encoded
-    return chunk.indices.to_numpy(zero_copy_only=False).astype(np.int64), chunk.dictionary.to_pylist()
+        if kind_of(column.type) not in ("number", "text") and not pa.types.is_binary(column.type):
+            raise TypeError
+        words = pc.utf8_trim_whitespace(column.cast(pa.large_string())).fill_null("").dictionary_encode()
+        return words.indices.to_numpy().astype(np.int64), words.dictionary.to_pylist()
+    except (pa.ArrowInvalid, TypeError, UnicodeDecodeError):
+        raise MilbenchError(f"{path} has column {name!r} of {column.type}; make it text (UTF-8).") from None
 
 
 def _first_null(column: Any) -> int:

@@ -18,11 +18,16 @@ from ...errors import MilbenchError
 from ._read import need_file, refuse_bomb
 
 _HEADER = 128
-_MATRIX, _COMPRESSED = 14, 15
-_CELL, _STRUCT, _OBJECT, _SPARSE = 1, 2, 3, 5
-#: classes of arrays that are made of code or of what only MATLAB can rebuild: function handles, opaque objects
+#: types of elements: what flags, shapes and names are stored as; arrays; and all that numbers and letters may be
+_BYTES, _INTS, _FLAGS, _MATRIX, _COMPRESSED = 1, 5, 6, 14, 15
+_VALUES = (1, 2, 3, 4, 5, 6, 7, 9, 12, 13, 16, 17, 18)
+#: classes of arrays
+_CELL, _STRUCT, _OBJECT, _CHAR, _SPARSE = 1, 2, 3, 4, 5
+_NUMBERS = range(6, 16)
+#: those made of code or of what only MATLAB can rebuild: functions, opaque objects
 _FOREIGN = (16, 17)
-_DEEPEST = 16
+_COMPLEX = 1 << 11
+_DEEPEST, _MOST_DIMS = 16, 32
 _AGAIN = "save it again in MATLAB with save(..., '-v7')"
 
 
@@ -38,15 +43,15 @@ def mat_variables(path: Path) -> dict[str, Any]:
     size = need_file(path)
     try:
         raw = memoryview(path.read_bytes())
-        if bytes(raw[:8]) == b"\x89HDF\r\n\x1a\n" or b"MATLAB 7.3" in bytes(raw[:_HEADER]):
+        mark = bytes(raw[124:128])
+        if bytes(raw[:8]) == b"\x89HDF\r\n\x1a\n" or mark in (b"\0\2IM", b"\2\0MI"):
             raise MilbenchError(f"{path} is of MATLAB's version 7.3, which is HDF5; {_AGAIN}.")
-        mark = bytes(raw[126:128])
-        if mark not in (b"IM", b"MI"):
+        if mark not in (b"\0\1IM", b"\1\0MI"):
             raise MilbenchError(f"{path} is no .mat file of version 5; {_AGAIN}.")
-        _check(raw, "<" if mark == b"IM" else ">", path, size)
+        names = _check(raw, "<" if mark.endswith(b"IM") else ">", path, size)
         with warnings.catch_warnings():  # about what it leaves out or reads twice
             warnings.simplefilter("error")
-            found: dict[str, Any] = loadmat(path, mat_dtype=True, appendmat=False)
+            found: dict[str, Any] = loadmat(path, appendmat=False, variable_names=names)
     except MilbenchError:
         raise
     except Exception as error:  # of the system, of zlib, of scipy, by what is wrong with the file
@@ -71,8 +76,11 @@ def dense(value: Any, path: Path) -> Any:
     return value.toarray()
 
 
-def _check(raw: memoryview, order: str, path: Path, size: int) -> None:
+def _check(raw: memoryview, order: str, path: Path, size: int) -> list[str]:
+    """Check all variables and return the names of those that are no objects."""
+    names: list[str] = []
     unfolded, at = 0, _HEADER
+    foreign = False
     while at < len(raw):
         kind, body, at = _element(raw, at, order)
         if kind == _COMPRESSED:
@@ -86,7 +94,13 @@ def _check(raw: memoryview, order: str, path: Path, size: int) -> None:
             kind, body, _ = _element(memoryview(whole), 0, order)
         if kind != _MATRIX:
             raise ValueError(f"a variable of type {kind}")
-        _check_array(body, order, path, 0)
+        name, known = _check_array(body, order, path, 0)
+        foreign |= not known
+        if known and name:  # one without a name is what MATLAB keeps of its objects
+            names.append(name)
+    if foreign and not names:
+        raise MilbenchError(_only_matlab(path))
+    return names
 
 
 def _element(raw: memoryview, at: int, order: str) -> tuple[int, memoryview, int]:
@@ -103,31 +117,65 @@ def _element(raw: memoryview, at: int, order: str) -> tuple[int, memoryview, int
     return kind, raw[at + 8 : at + 8 + size], at + 8 + padded
 
 
-def _check_array(body: memoryview, order: str, path: Path, depth: int) -> None:
-    """Check an array and those in it: flags, dimensions, name, then by its class."""
+def _check_array(body: memoryview, order: str, path: Path, depth: int) -> tuple[str, bool]:
+    """Check an array and those in it: as many elements as its class and shape call for, each of a type that fits.
+
+    Returns:
+        Its name, and whether it is made of numbers, letters and arrays alone: False for objects, at the top.
+    """
     if not body:  # MATLAB writes an empty cell as nothing
-        return
+        return "", True
     if depth > _DEEPEST:
         raise MilbenchError(f"{path} nests cells deeper than {_DEEPEST} levels, as bags do not; {_AGAIN}.")
-    _, flags, at = _element(body, 0, order)
-    found = struct.unpack_from(f"{order}I", flags)[0] & 0xFF
+    flags, at = _expect(body, 0, order, _FLAGS)
+    word = struct.unpack_from(f"{order}I", flags)[0]
+    found = word & 0xFF
     if found in _FOREIGN:
-        raise MilbenchError(
-            f"{path} holds objects of a class or functions, which only MATLAB can rebuild; save their fields as a "
-            f"plain structure."
-        )
-    _, sizes, at = _element(body, at, order)
-    shape = struct.unpack(f"{order}{len(sizes) // 4}i", sizes[: len(sizes) // 4 * 4])
-    if found != _SPARSE and (min(shape, default=0) < 0 or prod(shape) > len(body)):
-        raise ValueError(f"an array of shape {shape} in {len(body):,} bytes")
-    if found not in (_CELL, _STRUCT, _OBJECT):
-        return
-    _, _, at = _element(body, at, order)  # its name
-    if found == _OBJECT:
-        _, _, at = _element(body, at, order)  # its class
-    if found in (_STRUCT, _OBJECT):
-        _, _, at = _element(body, at, order)  # length of the field names
-        _, _, at = _element(body, at, order)  # the field names
+        if depth == 0:
+            return "", False
+        raise MilbenchError(_only_matlab(path))
+    sizes, at = _expect(body, at, order, _INTS)
+    shape = struct.unpack(f"{order}{len(sizes) // 4}i", sizes)
+    if not 2 <= len(shape) <= _MOST_DIMS or min(shape) < 0 or (found != _SPARSE and prod(shape) > len(body)):
+        raise ValueError(f"an array of shape {shape[:4]} in {len(body):,} bytes")
+    name, at = _expect(body, at, order, _BYTES)
+    numbers = 1 + bool(word & _COMPLEX)
+    kinds: tuple[int, ...] = (_MATRIX,)
+    if found in (_CHAR, _SPARSE, *_NUMBERS):
+        wanted, kinds = {_CHAR: 1, _SPARSE: 2 + numbers}.get(found, numbers), _VALUES
+    elif found in (_CELL, _STRUCT, _OBJECT):
+        fields = 1
+        if found == _OBJECT:
+            _, at = _expect(body, at, order, _BYTES)  # its class
+        if found != _CELL:
+            length, at = _expect(body, at, order, _INTS)
+            names, at = _expect(body, at, order, _BYTES)
+            fields = len(names) // struct.unpack(f"{order}i", length)[0]
+        wanted = prod(shape) * fields
+    else:
+        raise ValueError(f"an array of class {found}")
+    parts = 0
     while at < len(body):
-        _, inner, at = _element(body, at, order)
-        _check_array(inner, order, path, depth + 1)
+        kind, inner, at = _element(body, at, order)
+        if kind not in kinds:
+            raise ValueError(f"an element of type {kind} in an array of class {found}")
+        if kind == _MATRIX:
+            _check_array(inner, order, path, depth + 1)
+        parts += 1
+    if parts != wanted and not (parts == 0 == prod(shape)):
+        raise ValueError(f"an array of {parts} parts, not {wanted}")
+    return bytes(name).decode("latin-1"), True
+
+
+def _only_matlab(path: Path) -> str:
+    return (
+        f"{path} holds objects of a class or functions, which only MATLAB can rebuild; save their fields as a plain "
+        f"structure."
+    )
+
+
+def _expect(body: memoryview, at: int, order: str, kind: int) -> tuple[memoryview, int]:
+    found, inner, after = _element(body, at, order)
+    if found != kind:
+        raise ValueError(f"an element of type {found}, not {kind}")
+    return inner, after

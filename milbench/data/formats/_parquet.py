@@ -20,16 +20,16 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 #: bytes of a window, and rows that are decoded at a time
-_WINDOW, _BATCH = 256 << 20, 4096
+_WINDOW, _BATCH = 192 << 20, 4096
 #: Columns that are read side by side: a dictionary and a page of each, about 2 MiB in files of usual writers, are in
 #: memory meanwhile.
-_ABREAST = 128
+_ABREAST = 32
 
 
 class ParquetTable:
     """One file of patches.
 
-    A window is the rows of one row group that fit into 256 MiB. Tables of many columns are read 128 columns at a time,
+    A window is the rows of one row group that fit into 192 MiB. Tables of many columns are read 32 columns at a time,
     which goes through a row group once for each of its windows; all others are read straight through.
 
     Attributes:
@@ -68,6 +68,8 @@ class ParquetTable:
             places = [schema.field(name).type for name in found.coords]
             self.coord_dtype = coord_dtype(places) if places else None
             lengths = [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
+            if min(self.width, self.rows, *lengths, 0) < 0 or sum(lengths) != self.rows:
+                raise ValueError(f"{self.rows} rows of {self.width} features")
         refuse_bomb(path, self.rows * self.width * self.dtype.itemsize, size)
         self._starts = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
         self._window_rows = max(1, _WINDOW // max(1, self.width * self.dtype.itemsize))

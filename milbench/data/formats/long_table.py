@@ -3,7 +3,7 @@
 Columns are told by their names: slides (slide_id, slide, bag_id ...), positions (x and y, coord_x and coord_y ..., or a
 list ``coords``), patients and labels of slides. Features are a column of lists (features, embedding ...), or else all
 other columns of numbers in their order. Ids are text. Rows of a slide may lie anywhere in Parquet, and together in CSV;
-they keep their order. The file is never in memory as a whole: one slide is, and a window of 256 MiB.
+they keep their order. The file is never in memory as a whole: one slide is, and a window of 192 MiB.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from milbench.data.split_files import read_fold
 
 
 def test_every_dataset_is_listed_with_a_sentence():
-    assert set(dataset_names()) == {"digits-bags", "arrangement"}
+    assert set(dataset_names()) == {"digits-bags", "arrangement", "raff-holt", "shifted-mean", "planted-slides"}
     for name, summary in dataset_names().items():
         assert summary.startswith(f"{name}: ")
         assert load_dataset(name).VERSION >= 1
