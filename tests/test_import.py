@@ -56,7 +56,22 @@ def test_help_names_every_verb_and_imports_nothing_heavy():
 
 
 @pytest.mark.parametrize(
-    "verb", ["list", "show", "run", "status", "leaderboard", "measure", "check", "cite", "env", "cache"]
+    "verb",
+    [
+        "list",
+        "show",
+        "init",
+        "audit",
+        "run",
+        "tune",
+        "status",
+        "leaderboard",
+        "measure",
+        "check",
+        "cite",
+        "env",
+        "cache",
+    ],
 )
 def test_help_of_a_verb_imports_nothing_heavy(verb):
     heavy, text = loaded_by(HELP.format(args=f"'{verb}', '--help'"))
