@@ -30,6 +30,7 @@ class CLAMMB(CLAMBase):
                 licence="authors' code GPL-3.0; written here from the paper, MIT", deviations=DEVIATIONS)  # fmt: skip
     recipe = Recipe(optimizer="adam", lr=2e-4, weight_decay=1e-5, epochs=200, patience=20)
     search_space = {"size": Choice(options=("small", "big")), "dropout": Float(low=0.0, high=0.5)}  # noqa: RUF012
+    attention_by_class = True
 
     def __init__(
         self,

@@ -43,6 +43,7 @@ class DSMIL(Aggregator):
     )
     recipe = Recipe(optimizer="adam", lr=1e-4, weight_decay=1e-3, betas=(0.5, 0.9), epochs=50, schedule="cosine")
     search_space = {"weight_decay": Float(low=1e-5, high=1e-2, log=True)}  # noqa: RUF012
+    attention_by_class = True
     authors_names = {"b_classifier.": "", "i_classifier.fc.0.": "instance.", "i_classifier.fc.": "instance."}  # noqa: RUF012
 
     def __init__(self, in_dim: int, n_classes: int) -> None:

@@ -16,6 +16,8 @@ from milbench.errors import MilbenchError
 from milbench.nn import PPEG, NystromAttention, SquareTokens, product_dtype
 from milbench.spec import Card, Choice, Float, Recipe
 
+from ._transmil_parts import contributions
+
 
 class TransMIL(Aggregator):
     """TransMIL (Shao et al., NeurIPS 2021, figure 3), parameters and function of the authors' code.
@@ -118,6 +120,13 @@ class TransMIL(Aggregator):
         grid = 0 if self.ppeg is None else self.ppeg.size**2 * cells * dim
         landmarks = len(self._layers()) * 2 * m * dim * dim
         return 2 * (n * self.in_dim * dim + (len(self._layers()) - 1) * before + last + grid + landmarks)
+
+    def contributions(self, bags: Bags) -> tuple[Tensor, Tensor]:
+        """Take the embedding of one small bag apart into what each instance brings through each row.
+
+        See `milbench.pooling_matrix`: ``(n, n, dim)`` and the embedded instances, ``(n, dim)``.
+        """
+        return contributions(self, bags.x)
 
     def _layers(self) -> list[_Block]:
         return [block for block in self.blocks.values() if isinstance(block, _Block)]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import pandas as pd
 
-from . import report_budget
+from . import report_budget, verdicts
 from .errors import MilbenchError
 from .scoring import MEMORY_FLOOR_BYTES
 
@@ -200,6 +200,9 @@ def _readme(df: pd.DataFrame, title: str, provenance: str, drawn: list[tuple[str
     reading = _READING.format(resamples=f"{df.attrs.get('resamples', 0):,}", units=_units(_units_of(df)))
     parts = [f"# {title}", "", provenance, "", to_markdown(df)]
     parts += [line for file, what in drawn for line in (f"![{what}]({file})", "")]
+    for section in verdicts.sections(df.attrs.get("known")):
+        parts += [f"## {section.heading}", "", section.words, ""]
+        parts += [line for caption, table in section.tables for line in (caption, "", markdown_table(table), "")]
     parts += ["## How to read it", "", reading, ""]
     measured = df[["infer_patches_per_s", "train_bags_per_s", "infer_peak_memory_bytes"]].notna().any().any()
     parts += [_COSTS if measured else "Throughput and memory were not measured.", "", report_budget.READING, ""]

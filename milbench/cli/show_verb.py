@@ -1,15 +1,90 @@
-"""``milbench show``: a method's card."""
+"""``milbench show``: a method's card, or its pooling matrix."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import typer
 
+_INSTANCES = 64
+_DIM = 32
 
-def show_command(method: str = typer.Argument(metavar="METHOD", help="A method, with or without parameters.")) -> None:
+
+def show_command(
+    method: str = typer.Argument(metavar="METHOD", help="A method, with or without parameters."),
+    pooling_matrix: bool = typer.Option(
+        False, "--pooling-matrix", help="Compute and draw how the method mixes the instances of a bag, instead."
+    ),
+    instances: int = typer.Option(
+        None, "--instances", help=f"With --pooling-matrix: instances of the bag; default: {_INSTANCES}."
+    ),
+    out: Path = typer.Option(
+        None, "--out", help="With --pooling-matrix: the figure; default: pooling-matrix-METHOD.png."
+    ),
+) -> None:
     """Show a method's card: paper, parameters, recipe, search space, licence, deviations from the authors' code.
 
+    With --pooling-matrix: how much of instance j reaches the bag representation through the row of instance i, of a
+    model as it is initialised and a bag of normal random features, computed from the method itself; any method, yours
+    included.
+
     Example: milbench show "transmil[ppeg=none]"
+
+    Example: milbench show --pooling-matrix transmil --instances 100 --out transmil.png
     """
+    from ..errors import MilbenchError
+
+    if pooling_matrix:
+        _show_matrix(method, _INSTANCES if instances is None else instances, out)
+    elif instances is not None or out is not None:
+        raise MilbenchError("--instances and --out go with --pooling-matrix; add it, or leave them out.")
+    else:
+        _show_card(method)
+
+
+def _show_matrix(method: str, instances: int, out: Path | None) -> None:
+    import re
+
+    import numpy as np
+    import torch
+
+    from ..bag_plots import matrix_figure
+    from ..bags import Bags
+    from ..errors import MilbenchError
+    from ..pooling_matrix import DEFINITIONS, pooling_matrix
+    from ..registry import resolve
+    from ._terminal import check_folder
+
+    found = resolve(method)
+    file = out or Path(f"pooling-matrix-{re.sub(r'[^a-z0-9_.+-]+', '-', found.canonical.lower()).strip('-')}.png")
+    if file.suffix.lower() not in (".png", ".pdf", ".svg"):
+        raise MilbenchError(f"--out {file}: a figure is a .png, .pdf or .svg file.")
+    check_folder(file.parent, "--out")
+    if instances < 1:
+        raise MilbenchError(f"--instances {instances}: a bag has at least one.")
+    torch.manual_seed(0)
+    model = found.create(_DIM, 2)
+    at, side = torch.arange(instances), int(np.ceil(np.sqrt(instances)))
+    coords = torch.stack([at % side, at // side], dim=1)
+    matrix = pooling_matrix(model, Bags(torch.randn(instances, _DIM), [instances], coords))
+    diagonal, each = np.diag(matrix.matrix), np.count_nonzero(matrix.components, axis=(1, 2))
+    file.parent.mkdir(parents=True, exist_ok=True)
+    sentence = DEFINITIONS[matrix.definition]
+    figure = matrix_figure(matrix.matrix, found.canonical, matrix.off_diagonal, f"By {sentence}.")
+    figure.savefig(file, dpi=150, metadata={"Software": None} if file.suffix.lower() == ".png" else None)
+    typer.echo(f"Pooling matrix of {found.canonical}, {instances} x {instances}; its entries sum to 1")
+    typer.echo(f"Computed from   {sentence}")
+    typer.echo(f"Of              a model as it is initialised, and a bag of normal {_DIM}-d features")
+    typer.echo(f"Off-diagonal    {matrix.off_diagonal:.4f} of the mass")
+    shown = f"{np.count_nonzero(diagonal)} of {instances} entries are not 0, from {diagonal.min():.3g}"
+    typer.echo(f"Diagonal        {shown} to {diagonal.max():.3g}")
+    if len(each) > 1:
+        many = f"{each.min()}" if each.min() == each.max() else f"{each.min()} to {each.max()}"
+        typer.echo(f"Mean of         {len(each)} matrices, with {many} entries that are not 0 in each")
+    typer.echo(f"Written: {file}")
+
+
+def _show_card(method: str) -> None:
     import inspect
     import typing
 

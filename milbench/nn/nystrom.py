@@ -22,11 +22,12 @@ What differs is the order of the arithmetic; each step is exact in real numbers:
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .first import NystromFirst
 from .layer import NystromLayer, layer_in_place
-from .pinv import iterate
+from .pinv import iterate, pinv_times, softmax_scores
 from .precision import without_autocast
 from .stream import Norm, Plan
 from .value_conv import LENGTH, REACH, band
@@ -65,6 +66,31 @@ class NystromAttention(nn.Module):
         if x.shape[0] <= self.landmarks:
             return self.short(x[None], torch.tensor([x.shape[0]], device=x.device))[0]
         return self.long(x)
+
+    @torch.no_grad()
+    def matrix(self, x: Tensor) -> Tensor:
+        """Weights by which the values of one bag are summed, the value convolution's included.
+
+        The factors written out as published, for looking at a small bag: it is the one place where something of size
+        T x T is made, and no forward pass comes here.
+
+        Args:
+            x: ``(T, dim)``.
+
+        Returns:
+            ``(heads, T, T)``: `forward` is the values of all rows times this, projected.
+        """
+        each = -(-len(x) // self.landmarks)
+        pad = self.landmarks * each - len(x)
+        q, k = (F.pad(_split(t[None], self.heads), (0, 0, pad, 0)) for t in self.to_qkv(x).chunk(3, dim=-1)[:2])
+        q = q * q.shape[-1] ** -0.5
+        q_land, k_land = (t.unflatten(2, (self.landmarks, each)).mean(dim=3) for t in (q, k))
+        # The zero rows' keys take their share of the softmax; their values are zero, so that share goes nowhere.
+        pooled = softmax_scores(q_land, k)[..., pad:]
+        spread = pinv_times(softmax_scores(q_land, k_land), pooled, self.pinv_iterations)
+        weights = (softmax_scores(q[:, :, pad:], k_land) @ spread)[0]
+        conv = self._conv()
+        return weights if conv is None else weights + band(conv, len(x), len(x))
 
     # -- bags of more rows than landmarks, one at a time
     # -------------------------------------------------------------------

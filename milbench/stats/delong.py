@@ -100,7 +100,7 @@ def delong(labels: ArrayLike, scores: ArrayLike, patients: ArrayLike | None = No
         student = float(max(owner.max() - 1, 1))
     number = int(owner.max()) + 1
     positive, negative = (_per_patient(away, owner, number, part) for part in (y, ~y))
-    counts = len(np.unique(owner[y])), len(np.unique(owner[~y])), number
+    counts = count_patients(owner, y)
     # Obuchowski's small-sample factors: of the patients with positive slides, with negative ones, and of all.
     parts = [
         _unbias(counts[0]) * positive @ positive.T,
@@ -115,6 +115,11 @@ def delong(labels: ArrayLike, scores: ArrayLike, patients: ArrayLike | None = No
     variance = np.diag(covariance)
     degrees = np.divide(variance**2, spread, out=np.full(len(variance), np.inf), where=spread > 0)
     return AucEstimates(found.auc, covariance, degrees, positive + negative, counts, student)
+
+
+def count_patients(owner: np.ndarray, positive: np.ndarray) -> tuple[int, int, int]:
+    """Return the number of patients with positive slides, with negative slides, and of all."""
+    return len(np.unique(owner[positive])), len(np.unique(owner[~positive])), len(np.unique(owner))
 
 
 def _per_patient(away: Array, owner: np.ndarray, number: int, part: np.ndarray) -> Array:

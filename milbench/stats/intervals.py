@@ -9,9 +9,9 @@ from numpy.typing import ArrayLike
 from scipy.special import expit, logit, ndtri, stdtrit
 
 from ..errors import MilbenchError, did_you_mean
-from .areas import bootstrap_auc
+from .areas import bootstrap_auc, weighted_auc
 from .base import LEVEL, Array, Interval
-from .delong import AucEstimates, delong
+from .delong import AucEstimates, count_patients, delong
 from .paired import Difference, paired_difference
 from .resampling import bca_interval, bca_p_value, cluster_weights, interval, logit_interval
 
@@ -79,7 +79,12 @@ def auc_interval(
             raise MilbenchError(
                 f"the {method} interval is of two classes; with {s.shape[1]} take 'bootstrap-logit' or 'percentile'."
             )
-        replicates, auc = _replicates(y, [s], patients, resamples, seed)[0], float(_plain(y, s))
+        replicates, auc = _replicates(y, [s], patients, resamples, seed)[0], weighted_auc(y, s)
+        if auc == 1 and method == "bootstrap-logit":
+            # Perfect order of all classes is no more likely than that of the one with the least AUC.
+            owner = np.arange(len(y)) if patients is None else np.asarray(patients)
+            low = min(certain_bound(count_patients(owner, y == c), level) for c in np.unique(y))
+            return Interval(auc, low, 1.0, method)
         return Interval(auc, *_ends(auc, replicates, method, level), method)
     found = delong(y, s, patients)
     auc = float(found.auc[0])
@@ -118,7 +123,8 @@ def certain_bound(patients: tuple[int, int, int], level: float = LEVEL) -> float
 
     Pair k positive with k negative slides, each patient used once: the pairs are independent, and all are in order with
     probability AUC^k. Perfect order is rarer still, so an AUC below ((1 - level) / 2)^(1 / k) is refuted: Clopper and
-    Pearson's bound of k successes in k trials.
+    Pearson's bound of k successes in k trials. With several slides a patient it takes the number of a patient's slides
+    to tell nothing of its scores.
 
     Args:
         patients: with positive slides, with negative slides, and all, as in `AucEstimates`.
@@ -146,8 +152,8 @@ def auc_difference(
 
     Methods:
 
-    - ``delong``: see `AucEstimates.test`, Obuchowski's with `patients`. Where both AUCs are 1 there is no error to
-      estimate, and the interval is what their bounds leave, see `certain_bound`.
+    - ``delong``: see `AucEstimates.test`, Obuchowski's with `patients`. Where both AUCs are 1 (or 0) there is no
+      error to estimate, and the interval is what their bounds leave, see `certain_bound`.
     - ``percentile``, ``bca``: bootstrap over patients within each label, both methods on the same patients. As a test
       the percentile interval rejects 5 to 7 % under the null at nominal 5 %, and 6 to 10 % with 17 to 43 patients of
       several slides; BCa up to 19 % where AUCs are near 1, for which it should not be taken.
@@ -171,15 +177,14 @@ def auc_difference(
     gap, _ = found.difference()
     if method == "delong":
         low, high = found.contrast(level=level)
-        if (found.auc == 1).all() and not np.array_equal(s[0], s[1]):
-            high = 1 - certain_bound(found.patients, level)
-            low = -high
+        if np.isin(found.auc, (0, 1)).all() and not np.array_equal(s[0], s[1]):
+            of_a, of_b = (_certain_ends(found, float(auc), level) for auc in found.auc)
+            low, high = of_a[0] - of_b[1], of_a[1] - of_b[0]
         return Difference(gap, low, high, found.test())
-    y = np.asarray(labels) > 0
-    of_a, of_b = _replicates(y, s, patients, resamples, seed)
+    replicates = _replicates(np.asarray(labels) > 0, s, patients, resamples, seed)
     if method == "percentile":
-        return paired_difference(float(found.auc[0]), of_a, float(found.auc[1]), of_b, level)
-    influence, d = found.influence[0] - found.influence[1], of_a - of_b
+        return paired_difference(float(found.auc[0]), replicates[0], float(found.auc[1]), replicates[1], level)
+    influence, d = found.influence[0] - found.influence[1], replicates[0] - replicates[1]
     return Difference(gap, *bca_interval(gap, d, influence, level), bca_p_value(gap, d, influence))
 
 
@@ -205,10 +210,6 @@ def _on_logit(share: float, half: float) -> tuple[float, float]:
 
 def _ends(auc: float, replicates: Array, method: str, level: float) -> tuple[float, float]:
     return interval(replicates, level) if method == "percentile" else logit_interval(auc, replicates, level)
-
-
-def _plain(labels: np.ndarray, scores: Array) -> float:
-    return float(bootstrap_auc(labels, scores, np.ones((1, len(labels))))[0])
 
 
 def _replicates(

@@ -1,8 +1,9 @@
-"""The table of what is claimed about speed and memory, measured: ``python tests/support/claims.py [FOLDER]``.
+"""The table of what is claimed about speed and memory, measured: ``python tests/support/claims.py [running | FOLDER]``.
 
 Pairs run in turns, two warm calls before a timed one where a call is short; medians; all cores; d = 1024, fp32. Memory
 and the bag of a million patches are measured in processes of their own. Takes about ten minutes on two cores, and must
-have the machine to itself. Writes ``claims-<device>-torch<version>.md`` and ``.json`` with every raw sample.
+have the machine to itself; ``running`` measures the import and the training loop alone. Writes
+``claims-<device>-torch<version>.md`` and ``.json`` with every raw sample.
 """
 
 from __future__ import annotations
@@ -300,12 +301,28 @@ def million() -> None:
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
 
 
-def measure() -> list[tuple[str, str, str]]:
-    rows = []
+def running() -> list[tuple[str, str, str]]:
+    """The rows about what is around the methods: import and the training loop."""
+    rows: list[tuple[str, str, str]] = []
+    say = _sayer(rows)
+    say("importing contiguous files, one worker, over copying them", ">= 0.5", f"{importing():.2f}")
+    say("importing 20 GB, 100,000 patches a slide, memory", "< 1 GiB", f"{alone('cohort') / 2**30:.2f} GiB")
+    for spec in ("mean", "max", "abmil", "dsmil", "clam_sb", "transmil"):
+        say(f"training loop over the bare step, {spec}, n = 2,000", "<= 5 %", f"{100 * loop_overhead(spec):+.1f} %")
+    return rows
 
+
+def _sayer(rows: list[tuple[str, str, str]]) -> Callable[[str, str, str], None]:
     def say(what: str, bar: str, found: str) -> None:
         rows.append((what, bar, found))
         print(f"{what} | {bar} | {found}", flush=True)
+
+    return say
+
+
+def measure() -> list[tuple[str, str, str]]:
+    rows: list[tuple[str, str, str]] = []
+    say = _sayer(rows)
 
     bars = {("infer", 10_000): 2.3, ("infer", 30_000): 3.3, ("train", 10_000): 2.3, ("train", 30_000): 2.8,
             ("infer", 10): 30, ("train", 10): 30, ("infer", 64): 10, ("train", 64): 10}  # fmt: skip
@@ -331,20 +348,20 @@ def measure() -> list[tuple[str, str, str]]:
     hdf5, copy = reading()
     say("reading from the cache against TRIDENT's HDF5, one thread", ">= 20x", f"{hdf5:.1f}x")
     say("reading from the cache, of a plain memory copy", ">= 0.7", f"{copy:.2f}")
-    say("importing contiguous files, one worker, over copying them", ">= 0.5", f"{importing():.2f}")
-    say("importing 20 GB, 100,000 patches a slide, memory", "< 1 GiB", f"{alone('cohort') / 2**30:.2f} GiB")
-    for spec in ("mean", "max", "abmil", "dsmil", "clam_sb", "transmil"):
-        say(f"training loop over the bare step, {spec}, n = 2,000", "<= 5 %", f"{100 * loop_overhead(spec):+.1f} %")
+    rows += running()
     say("TransMIL, infer, n = 10,000, bf16 autocast against fp32", ">= 1.8x", f"{bf16():.2f}x")
     return rows
 
 
-def main(folder: Path) -> None:
-    stem = f"claims-{device_slug(environment(), 'cpu')}-torch{torch.__version__.partition('+')[0]}"
+def main(folder: Path, part: str = "") -> None:
+    stem = f"claims{part and '-' + part}-{device_slug(environment(), 'cpu')}-torch{torch.__version__.partition('+')[0]}"
     folder.mkdir(parents=True, exist_ok=True)
-    rows = measure()
+    rows = running() if part else measure()
     lines = ["| What | At least | Measured |", "|---|---|---|", *(f"| {' | '.join(row)} |" for row in rows)]
-    text = f"# Claims, measured\n\nMade by `python tests/support/claims.py`, {THREADS} threads.\n\n" + "\n".join(lines)
+    text = (
+        f"# Claims, measured\n\nMade by `python tests/support/claims.py{part and ' ' + part}`, {THREADS} threads.\n\n"
+        + "\n".join(lines)
+    )
     (folder / f"{stem}.md").write_text(text + "\n")
     short = {name: [[float(f"{s:.4g}") for s in one] for one in kept] for name, kept in SAMPLES.items()}
     record = {"environment": environment(), "seconds": short}
@@ -361,6 +378,9 @@ if __name__ == "__main__":
             million()
         case ["cohort"]:
             cohort()
+        case ["running"]:
+            settle_heap()
+            main(Path("results/perf"), "running")
         case [*rest]:
             settle_heap()  # as in the processes of `milbench run` and `measure`
             main(Path(rest[0] if rest else "results/perf"))

@@ -6,7 +6,8 @@ with coordinates (column, row), as patches of a slide are. ``form`` says what te
 
 - ``storage``: in a ``block`` the signals lie in one square block at a random place, ``scattered`` in cells drawn at
   random without replacement (which form a block with a probability of 36 / C(64, 9) = 1.3e-9 on the default grid; such
-  a bag keeps its label). Rows of a block are neighbours in storage order too, so whoever reads along it sees runs.
+  a bag keeps its label). Rows of a block are neighbours in storage order too, so whoever reads along it sees runs: of
+  TransMIL the value convolution, the landmarks where they are means of several rows, and PPEG.
 - ``planar``: in a ``column`` the signals lie below each other, one in each of as many grid rows; a ``jagged`` line does
   the same but steps 4 to 7 cells to the left or right from each signal to the next. The first signal's place and the
   mean step are distributed alike in both. Between two signals lie at least 32 other rows of storage, so that any 33

@@ -92,7 +92,10 @@ class CsvTable:
                 yield [batch.column(name) for name in self.columns.texts]
 
     def window(self, row: int) -> tuple[int, np.ndarray, np.ndarray | None]:
-        """Read the rows from a given one on, going back to the beginning of the file where they have been passed."""
+        """Read the rows from a given one on, going back to the beginning of the file where they have been passed.
+
+        How many rows there are, and of what kind the positions, `texts` has found out before.
+        """
         start, stop = row, min(row + max(1, _WINDOW // (8 * self.width)), self.rows)
         x = np.empty((stop - start, self.width), self.dtype)
         xy = None if self.coord_dtype is None else np.empty((stop - start, 2), self.coord_dtype)

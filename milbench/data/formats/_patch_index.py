@@ -66,10 +66,10 @@ class _Said:
             slide, code = divmod(pair, len(words) + 1)
             if self.known.setdefault(slide, words[code]) != words[code]:
                 at = row + int(np.argmax(pairs == pair)) + 1
+                own = "; labels of patches are left out where their column is named patch_label"
                 raise MilbenchError(
                     f"{path} gives slide {names[slide]!r} the {self.what} {words[code]!r} in row {at}, and "
-                    f"{self.known[slide]!r} before; a slide has one (a column of patches' own labels is left out where "
-                    f"it is named patch_label)."
+                    f"{self.known[slide]!r} before; a slide has one{own if self.what == 'label' else ''}."
                 )
 
     def of(self, names: list[str]) -> dict[str, str]:

@@ -385,6 +385,19 @@ def npz_arrays(path: Path, keys: Collection[str] | None = None, kinds: str = "bi
     return found
 
 
+def npy_mapped(path: Path, kinds: str = "biuf") -> np.ndarray:
+    """Map a .npy file of plain values: as `npy_array`, but values are read when they are used, and copied nowhere.
+
+    Writing to the array does not change the file.
+    """
+    size = need_file(path)
+    with suppress(Exception):  # what cannot be mapped, an array of no values for one, is read, or told of there
+        with path.open("rb") as file:
+            _npy_header(file, size, path, kinds)
+        return np.asarray(np.lib.format.open_memmap(path, mode="c"))
+    return npy_array(path, kinds)
+
+
 def npz_keys(path: Path) -> list[str]:
     """Return the names of the arrays in a .npz file.
 

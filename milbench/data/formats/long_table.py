@@ -182,5 +182,5 @@ def _parts(source: Path) -> list[Path]:
         return [source] if source.suffix == ".parquet" else []
     if (source / TOML).exists() or claimed(source) is not None:
         return []
-    paths = sorted(source.iterdir())
+    paths = sorted(source.glob("*"))
     return [] if any(path.suffix in _OTHERS for path in paths) else [p for p in paths if p.suffix == ".parquet"]

@@ -28,7 +28,7 @@ from ._parquet import ParquetTable, columns_of, parquet_rows, schema_of
 from ._read import (
     Array,
     holds_names,
-    npy_array,
+    npy_mapped,
     npz_arrays,
     npz_keys,
     open_safetensors,
@@ -70,7 +70,7 @@ def _load(slide: str, path: Path) -> SourceSlide:
 
 
 def _npy(path: Path) -> tuple[Array, Array | None]:
-    return npy_array(path, "f"), None
+    return npy_mapped(path, "f"), None
 
 
 def _npz(path: Path) -> tuple[Array, Array | None]:
@@ -153,7 +153,7 @@ def _files(source: Path) -> dict[str, Path]:
     """Return the files of a folder by the names of slides; none where there are several kinds."""
     if not source.is_dir() or (source / TOML).exists() or claimed(source) not in (None, NAME):
         return {}
-    paths = [path for path in source.iterdir() if path.suffix in (*_KINDS, ".h5")]
+    paths = [path for path in source.glob("*") if path.suffix in (*_KINDS, ".h5")]
     kinds = {path.suffix for path in paths}
     return {path.stem: path for path in paths} if len(kinds) == 1 and ".h5" not in kinds else {}
 

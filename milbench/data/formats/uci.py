@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from ...errors import MilbenchError
-from ..tables import read_text
+from ..tables import count, read_text
 from . import Slides
 from ._numbers import first_line, number
 from ._packed import PackedSlides, narrow, pack
@@ -54,7 +54,9 @@ def open_source(source: Path) -> Slides:
         cells = [cell.strip() for cell in line.split(",")]
         if len(cells) < 4 or (rows and len(cells) != len(rows[0]) + 3):
             wanted = f"{len(rows[0]) + 3}, as those before it" if rows else "two names, numbers and a class"
-            raise MilbenchError(f"{source} line {at} has {len(cells)} cells, not {wanted}; copy the file again.")
+            raise MilbenchError(
+                f"{source} line {at} has {count(len(cells), 'cell')}, not {wanted}; copy the file again."
+            )
         if not cells[0]:
             raise MilbenchError(f"{source} line {at} names no bag; copy the file again.")
         if not _CLASS.fullmatch(cells[-1]):

@@ -400,7 +400,7 @@ def test_any_bags_come_through_mat(tmp_path_factory, layout, dtype):
         ("m,m_1,1,2,0.\nn,n_1,1,1e999,1.\n", r"line 2 has '1e999' for feature 2"),
         ("m,m_1,1,2,0.\nn,n_1,1,2,3\n", r"line 2 ends in '3', not in the class 0\. or 1\."),
         ("m,m_1,1,2,0.\n,n_1,1,2,1.\n", r"line 2 names no bag"),
-        ("m,m_1,1,2,0.\nn\n", r"line 2 has 1 cells, not 5"),
+        ("m,m_1,1,2,0.\nn\n", r"line 2 has 1 cell, not 5"),
     ],
 )
 def test_uci_lines_that_are_not_what_they_should_be(tmp_path, text, message):

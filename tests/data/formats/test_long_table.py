@@ -306,8 +306,9 @@ def test_labels_of_numbers_and_slides_without(tmp_path):
         (["bag", "y", "f0", "f1"], "slides in 'bag', 2 feature columns ('f0' to 'f1'), labels in 'y'"),
         (["wsi_id", "x", "y", "target", "case_id", "f0"], "slides in 'wsi_id', 1 feature column ('f0'), coordinates in "
                                                           "'x', 'y', patients in 'case_id', labels in 'target'"),
-        (["Unnamed: 0", "slide", "tile_id", "fold", "patch_label", "f0"],
-         "slides in 'slide', 1 feature column ('f0'); left out 'Unnamed: 0', 'tile_id', 'fold', 'patch_label'"),
+        (["Unnamed: 0", "__index_level_0__", "slide", "tile_id", "fold", "patch_label", "f0"],
+         "slides in 'slide', 1 feature column ('f0'); left out 'Unnamed: 0', '__index_level_0__', 'tile_id', "
+         "'fold', 'patch_label'"),
         (["slide", "x", "y", "coord_x", "coord_y", "f0"], "1 feature column ('f0'), coordinates in 'x', 'y'; left out "
                                                           "'coord_x', 'coord_y'"),
     ],

@@ -156,6 +156,22 @@ def test_folders_of_other_tools_are_not_claimed(tmp_path):
     assert plain.detect(long) is None
 
 
+@pytest.mark.parametrize("array", [SLIDES[0].x.T, np.asfortranarray(SLIDES[0].x), SLIDES[0].x.astype(">f4")])
+def test_arrays_of_other_orders(tmp_path, array):
+    np.save(tmp_path / "a.npy", array)
+    cache = FeatureCache.open(build_cache(tmp_path, tmp_path / "cache", dtype="float32").out)
+    assert np.array_equal(cache["a"].numpy(), array)
+
+
+def test_the_source_is_never_written_to(tmp_path):
+    np.save(tmp_path / "a.npy", SLIDES[0].x)
+    raw = (tmp_path / "a.npy").read_bytes()
+    features = read_source(tmp_path)["a"].features
+    features[:] = 7
+    del features
+    assert (tmp_path / "a.npy").read_bytes() == raw
+
+
 @pytest.mark.parametrize("end", [".pt", ".safetensors"])
 def test_bfloat16_stays(tmp_path, end):
     x = torch.from_numpy(SLIDES[0].x).bfloat16() * 1.7

@@ -1,0 +1,100 @@
+"""The AUC under weights, and placements, against their definitions and scikit-learn."""
+
+import time
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.metrics import roc_auc_score
+
+from milbench import stats
+from milbench.errors import MilbenchError
+
+
+def brute_auc(y, s, w):
+    """The definition: every positive against every negative."""
+    won = pairs = 0.0
+    for i in np.flatnonzero(y):
+        for j in np.flatnonzero(~y):
+            won += w[i] * w[j] * (1.0 if s[i] > s[j] else 0.5 if s[i] == s[j] else 0.0)
+            pairs += w[i] * w[j]
+    return won / pairs if pairs else np.nan
+
+
+@st.composite
+def weighted_bags(draw):
+    n = draw(st.integers(2, 25))
+    y = np.array(draw(st.lists(st.booleans(), min_size=n, max_size=n)))
+    s = np.array(draw(st.lists(st.integers(0, 6), min_size=n, max_size=n)), dtype=float)  # few values: many ties
+    w = np.array(draw(st.lists(st.integers(0, 3), min_size=n, max_size=n)), dtype=float)
+    return y, s, w
+
+
+@given(weighted_bags())
+@settings(max_examples=150, deadline=None)
+def test_weighted_auc_is_the_pair_count_and_sklearns(bags):
+    y, s, w = bags
+    ours = stats.weighted_auc(y, s, w)
+    assert ours == pytest.approx(brute_auc(y, s, w), abs=1e-12, nan_ok=True)
+    if w[y].sum() and w[~y].sum():
+        assert ours == pytest.approx(roc_auc_score(y, s, sample_weight=w), abs=1e-12)
+    else:
+        assert np.isnan(ours)
+
+
+def test_weights_count_bags_as_often_as_they_are_drawn():
+    rng = np.random.default_rng(1)
+    y, s = rng.integers(0, 2, 30), rng.integers(0, 9, 30).astype(float)
+    weights = rng.integers(0, 4, (20, 30))
+    rows = stats.bootstrap_auc(y, s, weights)
+    for w, auc in zip(weights, rows, strict=True):
+        drawn = np.repeat(np.arange(30), w)
+        assert auc == pytest.approx(roc_auc_score(y[drawn], s[drawn]), abs=1e-12)
+
+
+def test_multi_class_auc_is_sklearns_macro_one_vs_rest():
+    rng = np.random.default_rng(2)
+    y, p = rng.integers(0, 4, 80), rng.dirichlet(np.ones(4), 80)
+    assert stats.weighted_auc(y, p) == pytest.approx(roc_auc_score(y, p, multi_class="ovr", average="macro"))
+    p2 = rng.dirichlet(np.ones(2), 80)
+    assert stats.weighted_auc(y > 1, p2) == pytest.approx(roc_auc_score(y > 1, p2[:, 1]))
+
+
+def test_resampling_costs_what_a_few_dozen_sorts_cost():
+    """2,000 resamples of 1,000 bags against scikit-learn on 100 of them, side by side, a twentieth of the work."""
+    rng = np.random.default_rng(3)
+    y, s, w = rng.integers(0, 2, 1000), rng.normal(size=1000), rng.integers(0, 3, (2000, 1000))
+    ours, theirs = [], []
+    for _ in range(3):
+        start = time.perf_counter()
+        stats.bootstrap_auc(y, s, w)
+        ours.append(time.perf_counter() - start)
+        start = time.perf_counter()
+        for row in w[:100]:
+            roc_auc_score(y, s, sample_weight=row)
+        theirs.append(time.perf_counter() - start)
+    assert min(ours) < 2 * min(theirs)
+
+
+@given(weighted_bags())
+@settings(max_examples=100, deadline=None)
+def test_placements_are_shares_of_the_other_class(bags):
+    y, s, _ = bags
+    if y.all() or not y.any():
+        with pytest.raises(MilbenchError, match="needs both classes"):
+            stats.placements(y, s)
+        return
+    found = stats.placements(y, np.stack([s, -s]))
+    beats = np.sign(s[:, None] - s[None, :]) / 2 + 0.5  # [i, j]: i above j, ties one half
+    assert found.values[0, y] == pytest.approx(beats[np.ix_(y, ~y)].mean(axis=1), abs=1e-12)
+    assert found.values[0, ~y] == pytest.approx(beats[np.ix_(y, ~y)].mean(axis=0), abs=1e-12)
+    auc = roc_auc_score(y, s)
+    assert found.auc == pytest.approx([auc, 1 - auc], abs=1e-12)
+
+
+def test_what_has_no_placements_is_named():
+    with pytest.raises(MilbenchError, match="not finite"):
+        stats.placements([0, 1], [0.1, np.nan])
+    with pytest.raises(MilbenchError, match=r"not \(2,\) and \(3,\)"):
+        stats.placements([0, 1], [0.1, 0.2, 0.3])

@@ -1,0 +1,159 @@
+"""Coverage and level, simulated with the code that makes results/statistics, and what the tables there say.
+
+A simulated share may be off by four of its own errors: with a few hundred shares asserted, chance alone does not fail.
+"""
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from support.coverage import COVERAGE_BAND, LEVEL_BAND, TABLES, Sizes, table
+from support.coverage_report import write
+
+RESULTS = Path(__file__).resolve().parents[2] / "results" / "statistics"
+SMALL = {
+    "intervals": Sizes(closed=1000, resampled=250, resamples=199, slides=(50, 130), aucs=(0.6, 0.98)),
+    "shapes": Sizes(closed=1600, slides=(130,), aucs=(0.98,)),
+    "patients": Sizes(closed=2000, resampled=0, resamples=398, slides=(130,), aucs=(0.9,)),
+    "leaderboards": Sizes(resampled=400, resamples=398, slides=(130,), aucs=(0.9,)),
+    "levels": Sizes(resampled=250, resamples=199, slides=(130,), aucs=(0.9,)),
+    "patient_levels": Sizes(resampled=300, resamples=398, slides=(130,), aucs=(0.6,)),
+    "folds": Sizes(closed=2000, resampled=300),
+    "runs": Sizes(resampled=200, resamples=398),
+    "ranks": Sizes(resampled=150, resamples=199),
+    "power": Sizes(resampled=500, resamples=398, slides=(130,)),
+}
+
+
+@pytest.fixture(scope="module")
+def small():
+    assert set(SMALL) == set(TABLES)
+    return {name: table(name, sizes) for name, sizes in SMALL.items()}
+
+
+def within(found, band, slack=4.0):
+    share = found["coverage" if "coverage" in found else "rejected"]
+    return (share > band[0] - slack * found["error"]) & (share < band[1] + slack * found["error"])
+
+
+def of(found, method, **where):
+    for column, value in (("method", method), *where.items()):
+        found = found[found[column] == value]
+    assert len(found)
+    return found
+
+
+def test_the_default_interval_covers_and_the_common_ones_do_not(small):
+    found = small["intervals"]
+    perfect = (found["slides"] == 50) & (found["auc"] == 0.98)
+    assert within(of(found[~perfect], "logit"), COVERAGE_BAND).all()
+    assert of(found[perfect], "logit")["coverage"].item() > 0.95
+    assert (of(found, "guarded")["coverage"] > 0.935).all()
+    for method in ("wald", "percentile"):
+        assert of(found, method, slides=50, auc=0.98)["coverage"].item() < 0.9
+    assert within(of(found, "bootstrap-logit", slides=130), COVERAGE_BAND).all()
+    assert within(of(found, "bca", slides=130), COVERAGE_BAND).all()
+
+
+def test_only_the_guard_covers_where_positives_are_missed(small):
+    found = small["shapes"]
+    assert of(found, "logit", scores="missed positives")["coverage"].item() < 0.88
+    assert (of(found, "guarded")["coverage"] > 0.935).all()
+
+
+def test_patients_are_the_unit(small):
+    found = small["patients"]
+    assert within(of(found, "logit"), COVERAGE_BAND).all()
+    assert (of(found, "logit, slides as their own")["coverage"] < 0.93).all()
+
+
+def test_the_mean_over_seeds_or_folds_covers(small):
+    found = small["leaderboards"]
+    assert (of(found, "logit")["coverage"] > COVERAGE_BAND[0] - 4 * of(found, "logit")["error"]).all()
+    assert (of(found, "logit")["coverage"].to_numpy() >= of(found, "percentile")["coverage"].to_numpy() - 0.01).all()
+
+
+def test_paired_tests_keep_their_level(small):
+    found = small["levels"]
+    assert within(of(found, "delong"), (0.025, LEVEL_BAND[1])).all()
+    assert within(of(found, "permutation"), LEVEL_BAND).all()
+    by_patient = small["patient_levels"]
+    for method in ("delong", "permutation"):
+        assert within(of(by_patient, method), LEVEL_BAND).all()
+    assert (of(by_patient, "delong, slides as their own")["rejected"] > 0.065).all()
+
+
+def test_folds_tasks_and_runs(small):
+    folds = small["folds"]
+    assert within(of(folds, "Nadeau-Bengio", design="equally correlated, 1 / k"), LEVEL_BAND).all()
+    assert (of(folds, "Nadeau-Bengio")["rejected"] < 0.065).all()
+    assert (of(folds, "plain t", repeats=5)["rejected"] > 0.3).all()
+    ranks = small["ranks"]
+    for method in ("Friedman", "Nemenyi, any pair", "sign flips, Holm, any pair"):
+        assert within(of(ranks, method), (0.03, LEVEL_BAND[1])).all()
+    assert (of(ranks, "sign flips, any pair")["rejected"] > 0.1).all()
+    runs = small["runs"]
+    for method in ("stretched", "expanded"):
+        assert within(of(runs, method), (0.92, 0.97)).all()
+
+
+def test_the_planned_difference_is_seen_as_planned(small):
+    found = small["power"]
+    assert within(of(found, "delong"), (0.76, 0.88)).all()
+    assert found["error_simulated"].to_numpy() == pytest.approx(found["error_planned"].to_numpy(), rel=0.2)
+
+
+def test_the_report_shows_every_table_and_marks_what_is_outside(small, tmp_path):
+    write(small, SMALL["intervals"], 61.0, tmp_path)
+    text = (tmp_path / "README.md").read_text()
+    for name, found in small.items():
+        assert f"`{name}.csv`" in text
+        back = pd.read_csv(tmp_path / f"{name}.csv")
+        assert list(back["method"]) == list(found["method"])
+    wald = of(small["intervals"], "wald", slides=50, auc=0.98)["coverage"].item()
+    assert f"| 50 | 0.98 | {of(small['intervals'], 'logit', slides=50, auc=0.98)['coverage'].item():.3f} +" in text
+    assert f"{wald:.3f} −" in text
+
+
+@pytest.fixture(scope="module")
+def committed():
+    if not (RESULTS / "intervals.csv").is_file():
+        pytest.skip("results/statistics is not made yet: python tests/support/coverage.py")
+    return {name: pd.read_csv(RESULTS / f"{name}.csv") for name in TABLES}
+
+
+def test_the_committed_tables_hold_what_is_promised(committed):
+    intervals = committed["intervals"]
+    assert len(of(intervals, "logit")) == 9
+    perfect = (intervals["slides"] == 50) & (intervals["auc"] == 0.98)
+    assert within(of(intervals[~perfect], "logit"), COVERAGE_BAND, slack=0).all()
+    assert (intervals["error"] < 0.012).all()
+    levels = committed["levels"]
+    same = levels[levels["methods"].str.startswith("exchangeable")]
+    few = (same["slides"] == 50) & (same["auc"] == 0.98)
+    assert within(of(same[~few], "permutation"), LEVEL_BAND, slack=0).all()
+    assert (same[same["method"].isin(["delong", "permutation"])]["rejected"] < LEVEL_BAND[1]).all()
+
+
+def test_the_committed_tables_say_what_the_docstrings_say(committed):
+    """Figures of `auc_interval`, `AucEstimates.test`, `corrected_t_test`, `run_interval` and `planned_difference`."""
+    intervals, shapes = committed["intervals"], committed["shapes"]
+    assert of(intervals, "logit")["coverage"].between(0.94, 0.985).all()
+    for method, n, share in (
+        ("wald", 50, 0.78),
+        ("percentile", 50, 0.83),
+        ("percentile", 130, 0.91),
+        ("bca", 50, 0.91),
+    ):
+        assert of(intervals, method, slides=n, auc=0.98)["coverage"].item() == pytest.approx(share, abs=0.015)
+    missed = of(shapes, "logit", scores="missed positives", slides=130, auc=0.98)["coverage"].item()
+    assert missed == pytest.approx(0.78, abs=0.02)
+    for found in (intervals, shapes, committed["patients"]):
+        assert of(found, "guarded")["coverage"].between(0.94, 0.99).all()
+    assert of(committed["patients"], "logit")["coverage"].between(0.91, 0.99).all()
+    folds = committed["folds"]
+    assert of(folds, "plain t", repeats=5)["rejected"].to_numpy() == pytest.approx([0.42, 0.42], abs=0.03)
+    runs = committed["runs"]
+    plain = of(runs, "as rliable", statistic="IQM")["coverage"].to_numpy()
+    assert plain == pytest.approx([0.87, 0.91, 0.93], abs=0.012)
+    assert of(committed["power"], "delong")["rejected"].between(0.76, 0.89).all()

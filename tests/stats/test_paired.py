@@ -1,0 +1,97 @@
+"""Paired differences, shared ranks, the corrected t-test and Holm's correction, by hand and by simulation."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import t
+
+from milbench import stats
+from milbench.errors import MilbenchError
+
+
+def test_paired_test_finds_what_is_there_and_pairs():
+    rng, n = np.random.default_rng(9), 100
+    y = np.arange(n) % 2
+    hard = 2 * rng.normal(size=n)
+    a, b = hard + 2 * y, hard + 1.2 * y + 0.1 * rng.normal(size=n)
+    w = stats.cluster_weights(np.arange(n), y, 1000, rng)
+    ra, rb = stats.bootstrap_auc(y, a, w), stats.bootstrap_auc(y, b, w)
+    d = stats.paired_difference(stats.weighted_auc(y, a), ra, stats.weighted_auc(y, b), rb)
+    assert d.estimate > 0
+    assert not d.tied
+    assert d.p < 0.05
+    (low_a, high_a), (low_b, high_b) = stats.interval(ra), stats.interval(rb)
+    assert low_a < high_b  # apart they overlap; paired they differ
+    assert d.high - d.low < min(high_a - low_a, high_b - low_b)
+    same = stats.paired_difference(0.8, ra, 0.8, ra)
+    assert (same.estimate, same.low, same.high, same.p) == (0, 0, 0, 1)
+
+
+def test_tie_ranks():
+    rng = np.random.default_rng(10)
+    noise = rng.normal(0, 0.01, 2000)
+
+    def near(mean, own):
+        return mean + noise + rng.normal(0, own, 2000)
+
+    scores = [0.70, 0.90, 0.895, 0.89, np.nan, 0.60]
+    replicates = [near(s, 0.01) if s == s else np.full(2000, np.nan) for s in scores]
+    ranks = stats.tie_ranks(scores, replicates)
+    assert list(ranks[:4]) == [4, 1, 1, 1]
+    assert np.isnan(ranks[4])
+    assert ranks[5] == 5
+    # A wide interval keeps a lower score tied with the best, where a narrow one is told apart.
+    ranks = stats.tie_ranks([0.9, 0.88, 0.87], [near(0.9, 0.001), near(0.88, 0.001), near(0.87, 0.1)])
+    assert list(ranks) == [1, 3, 1]
+    assert list(stats.tie_ranks([0.5, 0.5], [np.full(9, 0.5)] * 2)) == [1, 1]
+    assert np.isnan(stats.tie_ranks([np.nan], [np.full(9, np.nan)])).all()
+
+
+def test_corrected_t_test_by_hand():
+    d = [0.02, 0.04, 0.00, 0.03, 0.01]
+    out = stats.corrected_t_test(d, 1 / 4)
+    # mean 0.02, variance 0.00025, error sqrt((1/5 + 1/4) 0.00025) = 0.0106066
+    assert (out.mean, out.df) == (pytest.approx(0.02), 4)
+    assert out.t == pytest.approx(0.02 / 0.010606602, rel=1e-6)
+    assert out.p == pytest.approx(2 * t.sf(1.8856181, 4), rel=1e-6)
+    assert out.low == pytest.approx(0.02 - 2.7764451 * 0.010606602, rel=1e-6)
+    plain = 0.02 / np.sqrt(0.00025 / 5)
+    assert out.t < plain
+    assert stats.corrected_t_test([0, 0, 0], 0.5).p == 1
+    assert stats.corrected_t_test([0.1, 0.1], 0.5).p == 0
+    with pytest.raises(MilbenchError, match="2 or more"):
+        stats.corrected_t_test([0.1], 0.25)
+
+
+def test_five_folds_can_differ_by_the_corrected_test_alone():
+    d = [0.05, 0.06, 0.04, 0.05, 0.055]
+    assert stats.sign_flip_test(d).p == 1 / 16
+    assert stats.corrected_t_test(d, 1 / 4).p < 0.01
+
+
+def test_holm_by_hand():
+    # Three tests at .05: .01 <= .05 / 3 is rejected, .03 > .05 / 2 is not, and so nothing after it.
+    assert stats.holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert stats.holm([0.5, 0.6]) == pytest.approx([1.0, 1.0])
+    assert stats.holm([np.nan, 0.02, 0.01]) == pytest.approx([np.nan, 0.02, 0.02], nan_ok=True)
+    assert stats.holm([]).shape == (0,)
+    with pytest.raises(MilbenchError, match="from 0 to 1"):
+        stats.holm([0.1, 1.2])
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=12), st.sampled_from([0.01, 0.05, 0.2]))
+@settings(max_examples=100, deadline=None)
+def test_holm_rejects_what_its_steps_reject(p, alpha):
+    """The procedure as Holm states it: from the smallest, until the first that exceeds alpha over the tests left."""
+    order = sorted(range(len(p)), key=lambda i: p[i])
+    rejected = set()
+    for step, i in enumerate(order):
+        if p[i] > alpha / (len(p) - step):
+            break
+        rejected.add(i)
+    adjusted = stats.holm(p)
+    # p alpha-fold of a count: equal up to rounding where a value lies on the edge itself.
+    sure = np.abs(adjusted - alpha) > 1e-9
+    assert {i for i in np.flatnonzero(sure) if adjusted[i] <= alpha} == {i for i in rejected if sure[i]}
+    assert (adjusted >= np.asarray(p)).all()

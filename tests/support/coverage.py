@@ -1,0 +1,347 @@
+"""How often intervals cover and tests reject, by simulation: ``python tests/support/coverage.py [FOLDER]``.
+
+Writes a CSV a table and a README that shows them to ``results/statistics``; eight minutes or so of one core. Each table
+is a function of `Sizes`, so that the tests of the project run the same code with fewer simulations.
+"""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy import stats as sp
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from milbench import stats
+from support import simulated
+
+SLIDES, AUCS = (50, 130, 500), (0.6, 0.9, 0.98)
+LEVEL, ALPHA = 0.95, 0.05
+#: What the project asks of a 95 % interval, and of a test at 5 %.
+COVERAGE_BAND, LEVEL_BAND = (0.935, 0.965), (0.035, 0.065)
+
+Row = dict[str, Any]
+CLOSED = ("logit", "guarded", "wald")
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Simulations of what has a closed form, of what is resampled, and resamples of the latter; which cohorts."""
+
+    closed: int = 8_000
+    resampled: int = 2_000
+    resamples: int = 999
+    slides: tuple[int, ...] = SLIDES
+    aucs: tuple[float, ...] = AUCS
+
+    @property
+    def cells(self) -> list[tuple[int, float]]:
+        return [(n, auc) for n in self.slides for auc in self.aucs]
+
+
+class Count:
+    """Counts of simulations by method: where an interval lies, how wide it is, or whether a test rejects."""
+
+    def __init__(self, **where: Any) -> None:
+        self.where, self.seen = where, {}  # type: ignore[var-annotated]
+
+    def interval(self, method: str, low: float, high: float, truth: float) -> None:
+        self.seen.setdefault(method, []).append((high < truth, low > truth, high - low))
+
+    def test(self, method: str, rejected: bool) -> None:
+        self.seen.setdefault(method, []).append((rejected,))
+
+    def rows(self) -> Iterator[Row]:
+        for method, kept in self.seen.items():
+            means, n = np.mean(kept, axis=0, dtype=float), len(kept)
+            share = 1 - means[0] - means[1] if len(means) == 3 else means[0]
+            out = {**self.where, "method": method, "coverage" if len(means) == 3 else "rejected": share}
+            out["error"] = np.sqrt(max(share * (1 - share), 0.5 / n) / n)
+            if len(means) == 3:
+                out.update(below=means[0], above=means[1], width=means[2])
+            yield {**out, "simulations": n}
+
+
+def weights_of(
+    owner: np.ndarray, labels: np.ndarray, sizes: Sizes, rng: np.random.Generator, every: int = 100
+) -> Iterator[np.ndarray]:
+    """Bootstrap weights for each simulation of a cohort; drawn anew now and then, as drawing is slower than use."""
+    for i in range(sizes.resampled):
+        if i % every == 0:
+            weights = stats.cluster_weights(owner, labels, sizes.resamples, rng)
+        yield weights
+
+
+def intervals(sizes: Sizes) -> Iterator[Row]:
+    """The interval of one AUC, normal scores, half of the slides positive."""
+    for n, auc in sizes.cells:
+        rng, labels = np.random.default_rng([1, n, int(1000 * auc)]), simulated.labelled(n, 0.5)
+        count = Count(slides=n, auc=auc)
+        for _ in range(sizes.closed):
+            _closed(count, stats.delong(labels, simulated.normal(rng, labels, auc)), auc)
+        for weights in weights_of(np.arange(n), labels, sizes, rng):
+            scores = simulated.normal(rng, labels, auc)
+            replicates, found = stats.bootstrap_auc(labels, scores, weights), stats.delong(labels, scores)
+            count.interval("percentile", *stats.interval(replicates), auc)
+            count.interval("bca", *stats.bca_interval(float(found.auc[0]), replicates, found.influence[0]), auc)
+            count.interval("bootstrap-logit", *_bootstrap_logit(found, replicates), auc)
+        yield from count.rows()
+
+
+def shapes(sizes: Sizes) -> Iterator[Row]:
+    """The interval of one AUC where scores are not normal or three in ten slides are positive."""
+    for family, draw in simulated.FAMILIES.items():
+        for n, auc in sizes.cells:
+            rng, labels = np.random.default_rng([2, n, int(1000 * auc), len(family)]), simulated.labelled(n, 0.3)
+            count = Count(scores=family, slides=n, auc=auc)
+            for _ in range(sizes.closed // 4):
+                _closed(count, stats.delong(labels, draw(rng, labels, auc)), auc)
+            yield from count.rows()
+
+
+def _closed(count: Count, found: stats.AucEstimates, auc: float, methods: tuple[str, ...] = CLOSED) -> None:
+    for method in methods:
+        one = stats.estimate_interval(found, 0, method)
+        count.interval(method, one.low, one.high, auc)
+
+
+def _bootstrap_logit(found: stats.AucEstimates, replicates: np.ndarray) -> tuple[float, float]:
+    point = float(found.auc[0])
+    return stats.logit_interval(point, replicates) if point < 1 else (stats.certain_bound(found.patients), 1.0)
+
+
+def patients(sizes: Sizes) -> Iterator[Row]:
+    """The interval of one AUC where patients have 1 to 5 slides, three on average, correlated at .5."""
+    for mixed in (False, True):
+        for n, auc in sizes.cells:
+            rng = np.random.default_rng([3, n, int(1000 * auc), mixed])
+            count = Count(labels="slide" if mixed else "patient", slides=n, auc=auc)
+            for i in range(sizes.closed // 5):
+                c = simulated.clustered(rng, n, auc, mixed)
+                scores = c.scores[0]
+                found = stats.delong(c.labels, scores, c.patients)
+                _closed(count, found, auc, CLOSED[:2])
+                alone = stats.auc_interval(c.labels, scores)
+                count.interval("logit, slides as their own", alone.low, alone.high, auc)
+                if i % 2 == 0:
+                    weights = stats.cluster_weights(c.patients, c.labels, sizes.resamples // 2, rng)
+                    replicates = stats.bootstrap_auc(c.labels, scores, weights)
+                    count.interval("percentile", *stats.interval(replicates), auc)
+                    count.interval("bootstrap-logit", *_bootstrap_logit(found, replicates), auc)
+            yield from count.rows()
+
+
+def leaderboards(sizes: Sizes) -> Iterator[Row]:
+    """The leaderboard's mean over seeds, or over five folds, with replicates from `combine`."""
+    for seeds, folds in ((1, 1), (3, 1), (5, 1), (1, 5)):
+        for n, auc in sizes.cells:
+            if n // folds < 20:
+                continue
+            rng, labels = np.random.default_rng([4, n, int(1000 * auc), seeds]), simulated.labelled(n, 0.5)
+            fold = np.arange(n) % folds
+            count = Count(seeds=seeds, folds=folds, slides=n, auc=auc)
+            small = replace(sizes, resampled=sizes.resampled // 2, resamples=sizes.resamples // 2)
+            for weights in weights_of(np.arange(n), labels, small, rng):
+                drawn = stats.seed_weights(seeds, small.resamples, rng)
+                scores = simulated.seeded(rng, labels, auc, seeds, 0.15 if seeds > 1 else 0.0)
+                parts = [fold == k for k in range(folds)]
+                cells = np.stack([
+                    [stats.bootstrap_auc(labels[p], s[p], weights[:, p]) for s in scores] for p in parts
+                ])  # fmt: skip
+                point = float(np.mean([[stats.weighted_auc(labels[p], s[p]) for s in scores] for p in parts]))
+                replicates = stats.combine(cells, drawn)
+                bound = stats.certain_bound((n // 2, n // 2, n)), 1.0
+                count.interval("percentile", *np.clip(stats.interval(replicates), 0, 1), auc)
+                count.interval("logit", *(stats.logit_interval(point, replicates) if point < 1 else bound), auc)
+            yield from count.rows()
+
+
+def levels(sizes: Sizes) -> Iterator[Row]:
+    """Paired tests of two methods with the same AUC: how often they reject at 5 %."""
+    small = replace(sizes, resamples=min(sizes.resamples, 599))
+    designs = [
+        ("exchangeable, r = .6", simulated.pair, 0.5, 0.6, sizes.slides),
+        ("exchangeable, r = .9", simulated.pair, 0.5, 0.9, (130,)),
+        ("one with wide positives, three in ten positive", simulated.unlike_pair, 0.3, 0.6, (130,)),
+    ]
+    for number, (design, make, share, r, cohorts) in enumerate(designs):
+        for n, auc in sizes.cells:
+            if n not in cohorts:
+                continue
+            rng, labels = np.random.default_rng([5, number, n, int(1000 * auc)]), simulated.labelled(n, share)
+            count = Count(methods=design, slides=n, auc=auc)
+            for weights in weights_of(np.arange(n), labels, small, rng):
+                _test_pair(count, simulated.Cohort(labels, make(rng, labels, auc, r)), weights, rng)
+            yield from count.rows()
+
+
+def patient_levels(sizes: Sizes) -> Iterator[Row]:
+    """Paired tests where patients have several slides, correlated at .5."""
+    for mixed in (False, True):
+        for n, auc in sizes.cells:
+            if n > 130:
+                continue
+            rng = np.random.default_rng([6, n, int(1000 * auc), mixed])
+            count = Count(labels="slide" if mixed else "patient", slides=n, auc=auc)
+            for _ in range(3 * sizes.resampled // 4):
+                c = simulated.clustered(rng, n, auc, mixed)
+                weights = stats.cluster_weights(c.patients, c.labels, sizes.resamples // 2, rng)
+                _test_pair(count, c, weights, rng)
+                count.test("delong, slides as their own", stats.delong(c.labels, c.scores).test() <= ALPHA)
+            yield from count.rows()
+
+
+def _test_pair(count: Count, c: simulated.Cohort, weights: np.ndarray, rng: np.random.Generator) -> None:
+    a, b = c.scores
+    found = stats.delong(c.labels, c.scores, c.patients)
+    count.test("delong", found.test() <= ALPHA)
+    seed = int(rng.integers(2**31))
+    flips = stats.auc_permutation_test(c.labels, a, b, c.patients, resamples=len(weights), seed=seed)
+    count.test("permutation", flips.p <= ALPHA)
+    of = [stats.bootstrap_auc(c.labels, s, weights) for s in (a, b)]
+    gap, influence = float(found.auc[0] - found.auc[1]), found.influence[0] - found.influence[1]
+    count.test("percentile", not stats.paired_difference(float(found.auc[0]), of[0], float(found.auc[1]), of[1]).tied)
+    count.test("bca", stats.bca_p_value(gap, of[0] - of[1], influence) <= ALPHA)
+
+
+def folds(sizes: Sizes) -> Iterator[Row]:
+    """Tests of two classifiers over folds: equally good features, and differences correlated as the correction says."""
+    designs = [(k, repeats, n) for n in (50, 200) for k, repeats in ((5, 1), (10, 1), (5, 5))]
+    for k, repeats, n in designs:
+        rng = np.random.default_rng([7, k, repeats, n])
+        count = Count(design=f"nearest means, {n} bags", folds=k, repeats=repeats)
+        for _ in range(sizes.resampled // (2 if repeats > 1 else 1)):
+            _test_folds(count, simulated.fold_differences(rng, n, k, repeats), 1 / (k - 1))
+        yield from count.rows()
+    for k in (5, 10):
+        rng, count = np.random.default_rng([8, k]), Count(design="equally correlated, 1 / k", folds=k, repeats=1)
+        for _ in range(sizes.closed):
+            shared = rng.normal() * np.sqrt(1 / k) + rng.normal(size=k) * np.sqrt(1 - 1 / k)
+            _test_folds(count, shared, 1 / (k - 1))
+        yield from count.rows()
+
+
+def _test_folds(count: Count, d: np.ndarray, ratio: float) -> None:
+    count.test("Nadeau-Bengio", stats.corrected_t_test(d, ratio).p <= ALPHA)
+    spread = d.std(ddof=1)
+    plain = 2 * sp.t.sf(abs(d.mean()) / (spread / np.sqrt(len(d))), len(d) - 1) if spread else float(d.mean() == 0)
+    count.test("plain t", plain <= ALPHA)
+
+
+def runs(sizes: Sizes) -> Iterator[Row]:
+    """Aggregates over runs and tasks: scores of a task are a mean of its own and normal runs around it."""
+    tasks = np.linspace(0.3, 0.9, 10)
+    rng = np.random.default_rng(9)
+    large = tasks + 0.1 * rng.normal(size=(20_000, 10))
+    truth = {"IQM": float(stats.interquartile_mean(large)), "P(improvement)": float(sp.norm.cdf(0.3 / np.sqrt(2)))}
+    for n in (3, 5, 10):
+        count = {name: Count(statistic=name, drawn="runs", n=n) for name in truth}
+        for i in range(sizes.resampled):
+            a, b = (tasks + 0.1 * rng.normal(size=(n, 10)) for _ in range(2))
+            kept = {"resamples": sizes.resamples // 2, "seed": i}
+            for name, point, replicates in (
+                ("IQM", stats.interquartile_mean(a), stats.run_replicates(stats.interquartile_mean, a, **kept)),
+                ("P(improvement)", stats.probability_of_improvement(a + 0.03, b),
+                 stats.run_replicates(stats.probability_of_improvement, a + 0.03, b, **kept)),
+            ):  # fmt: skip
+                plain = point + (replicates - point) * np.sqrt((n - 1) / n)
+                count[name].interval("stretched", *stats.interval(replicates), truth[name])
+                count[name].interval("as rliable", *stats.interval(plain), truth[name])
+        for one in count.values():
+            yield from one.rows()
+    for n in (10, 20, 50):
+        drawn, rating = (
+            Count(statistic="IQM", drawn="tasks", n=n),
+            Count(statistic="Elo of 5 methods", drawn="tasks", n=n),
+        )
+        strengths = np.linspace(-0.8, 0.8, 5)
+        elo = 1000 + stats.elo.ELO_SCALE / np.log(10) * strengths
+        for i in range(sizes.resampled // 2):
+            scores = 0.6 + 0.15 * rng.normal(size=n) + 0.1 * rng.normal(size=(5, n))
+            found = stats.run_interval(
+                stats.interquartile_mean, scores, resamples=sizes.resamples // 2, seed=i, draw="tasks"
+            )
+            drawn.interval("expanded", found.low, found.high, 0.6)
+            wins = stats.pairwise_wins(strengths + rng.gumbel(size=(n, 5)))  # so that i beats j as the model says
+            found = stats.elo_ratings(wins, resamples=sizes.resamples // 5, seed=i)
+            for low, high, true in zip(found.low, found.high, elo, strict=True):
+                rating.interval("expanded", low, high, true)
+        yield from drawn.rows()
+        yield from rating.rows()
+
+
+def ranks(sizes: Sizes) -> Iterator[Row]:
+    """Tests over tasks where no method is better: any rejection is an error of the whole table."""
+    for tasks, methods in ((8, 4), (12, 4), (12, 9), (30, 9)):
+        rng, count = np.random.default_rng([10, tasks, methods]), Count(tasks=tasks, methods=methods)
+        for _ in range(sizes.resampled):
+            scores = rng.normal(size=(tasks, 1)) + rng.normal(size=(tasks, methods))
+            found = stats.friedman(scores)
+            count.test("Friedman", found.p <= ALPHA)
+            count.test("Iman-Davenport", found.p_iman_davenport <= ALPHA)
+            count.test("Nemenyi, any pair", np.ptp(found.ranks) > found.critical_difference)
+            if methods == 4:
+                pairs = [scores[:, i] - scores[:, j] for i in range(methods) for j in range(i)]
+                p = np.array([stats.sign_flip_test(d, resamples=sizes.resamples).p for d in pairs])
+                count.test("sign flips, Holm, any pair", stats.holm(p).min() <= ALPHA)
+                count.test("sign flips, any pair", p.min() <= ALPHA)
+        yield from count.rows()
+
+
+def power(sizes: Sizes) -> Iterator[Row]:
+    """The difference planned for a power of 80 %, and how often it is seen."""
+    for n, auc in ((n, auc) for n in sizes.slides for auc in (0.6, 0.8, 0.9)):
+        for r in (0.5, 0.8):
+            labels = simulated.labelled(n, 0.5)
+            d = stats.planned_difference(n // 2, n - n // 2, auc, r)
+            if d != d:
+                continue
+            rng, count = np.random.default_rng([11, n, int(100 * auc), int(10 * r)]), Count()
+            gaps = []
+            for _ in range(sizes.resampled // 2):
+                a, b = simulated.pair(rng, labels, auc, r, gain=d)
+                found = stats.delong(labels, np.stack([a, b]))
+                gaps.append(found.difference()[0])
+                count.test("delong", found.test() <= ALPHA)
+                flips = stats.auc_permutation_test(labels, a, b, resamples=sizes.resamples // 2)
+                count.test("permutation", flips.p <= ALPHA)
+            planned = stats.planned_error(n // 2, n - n // 2, auc + d, auc, r)
+            for row in count.rows():
+                yield {
+                    "slides": n, "auc": auc, "correlation": r, "difference": d, "error_planned": planned,
+                    "error_simulated": float(np.std(gaps)), **row,
+                }  # fmt: skip
+
+
+#: name of the table -> its function
+TABLES = {
+    "intervals": intervals, "shapes": shapes, "patients": patients, "leaderboards": leaderboards, "levels": levels,
+    "patient_levels": patient_levels, "folds": folds, "runs": runs, "ranks": ranks, "power": power,
+}  # fmt: skip
+
+
+def table(name: str, sizes: Sizes) -> pd.DataFrame:
+    return pd.DataFrame(TABLES[name](sizes))
+
+
+def main(folder: Path) -> None:
+    from support.coverage_report import write
+
+    began = time.process_time()
+    found = {name: table(name, Sizes()) for name in TABLES}
+    write(found, Sizes(), time.process_time() - began, folder)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1] if len(sys.argv) > 1 else "results/statistics"))

@@ -1,0 +1,152 @@
+"""The tables of coverage.py as CSV files and one README: a column a method, what lies outside its band marked."""
+
+from __future__ import annotations
+
+import platform
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+import scipy
+
+from support.coverage import COVERAGE_BAND, LEVEL_BAND
+
+if TYPE_CHECKING:
+    from support.coverage import Sizes
+
+#: table -> (title, what to know of it)
+_TEXTS = {
+    "intervals": (
+        "One AUC, normal scores, half of the slides positive",
+        """
+        `logit` is the default of `milbench.stats.auc_interval`. At 50 slides and .98 it covers more than asked, and
+        must: 6 % of all samples are in perfect order there, and an interval whose upper tail is 2.5 % covers 97.5 % if
+        it has .98 for those, 91 % if not. `guarded` covers at least what is asked and is longer. The Wald interval, as
+        DeLong's is mostly printed, and the percentile interval of the bootstrap lie too high near 1 (`above`, in the
+        CSV).
+        """,
+    ),
+    "shapes": (
+        "One AUC, other scores, three in ten slides positive",
+        """
+        Near 1 with few positives no interval made of the sample alone is safe: where a share of the positives looks
+        like negatives, a sample of 39 positives often shows none of those. `guarded` supposes a tenth of a patient of
+        each class on the wrong side.
+        """,
+    ),
+    "patients": (
+        "One AUC, patients with 1 to 5 slides, three on average, scores within a patient correlated at .5",
+        """
+        50, 130 and 500 slides are about 17, 43 and 167 patients. `labels` tells whether all slides of a patient have
+        its label or each its own. `logit` and `guarded` rest on Obuchowski's error; `percentile` and `bootstrap-logit`
+        draw patients.
+        """,
+    ),
+    "leaderboards": (
+        "The leaderboard's mean over seeds or folds",
+        """
+        `percentile` is the percentile interval of the replicates of `combine`, `logit` is `logit_interval` of the same,
+        with `certain_bound` at an AUC of 1. Seeds differ in their true AUC. With several seeds both cover more than
+        with one: what a seed does to single slides is counted among the slides and again among the seeds.
+        """,
+    ),
+    "levels": (
+        "Paired tests under the null: share rejected at 5 %",
+        """
+        Two methods of equal true AUC on the same slides, normal scores with correlation r within each class. Near 1 few
+        pairs are out of order and DeLong's test rejects less than it may. In the last block one method's positives have
+        twice the spread: equal AUCs, but swapping the methods changes something, and the tests that resample reject
+        too often at .98.
+        """,
+    ),
+    "patient_levels": (
+        "Paired tests under the null, several slides a patient: share rejected at 5 %",
+        """
+        Patients as above. DeLong's test is Obuchowski's here, with Student's t at patients - 2 degrees of freedom; the
+        permutation test swaps patients, the bootstrap draws them. The last column takes slides as independent.
+        """,
+    ),
+    "folds": (
+        "Tests over the folds of a cross-validation, under the null: share rejected at 5 %",
+        """
+        Two nearest-mean classifiers on features equally good, k folds, repeated or not; and differences with the
+        correlation 1 / k that Nadeau and Bengio's correction supposes, under which it is exact.
+        """,
+    ),
+    "runs": (
+        "Aggregates over runs and tasks",
+        """
+        `n` counts the runs of each of 10 tasks, or the tasks. `stretched` and `expanded` are what milbench gives, `as
+        rliable` the plain bootstrap. Tasks have means from .3 to .9 where runs are drawn, and normal ones with a
+        standard deviation of .15 where tasks are; runs scatter by .1.
+        """,
+    ),
+    "ranks": (
+        "Tests over tasks where no method is better: share of tables with any rejection at 5 %",
+        """
+        With few tasks sign flips have few values: Holm's correction of six tests over 8 tasks asks for p < .0083 first,
+        and 1 / 128 is the smallest there is.
+        """,
+    ),
+    "power": (
+        "The difference planned for a power of 80 %: share seen",
+        """
+        `difference` is from `planned_difference`, `error_planned` from `planned_error`; `error_simulated` is the
+        standard deviation of the differences seen.
+        """,
+    ),
+}
+
+
+def write(tables: dict[str, pd.DataFrame], sizes: Sizes, seconds: float, folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    low, high = (f"{100 * x:g}" for x in COVERAGE_BAND)
+    least, most = (f"{100 * x:g}" for x in LEVEL_BAND)
+    errors = pd.concat([t["error"] for t in tables.values()])
+    head = f"""
+        Made by `python tests/support/coverage.py`: {sizes.closed:,} simulations of what has a closed form,
+        {sizes.resampled:,} of what is resampled, with up to {sizes.resamples} resamples, and fewer where the CSV says
+        so; {seconds / 60:.0f} min of one core. numpy {np.__version__}, scipy {scipy.__version__}, Python
+        {platform.python_version()}.
+        """
+    marks = f"""
+        Nominal 95 % intervals should cover {low} to {high} %, tests at 5 % reject {least} to {most} % where nothing is
+        there. A share below its band is marked −, one above it +: an interval's − and a test's + flatter, the others
+        are careful. The standard error of each share is in the CSV: {100 * errors.median():.1f} percentage points in
+        the median, {100 * errors.max():.1f} at most.
+        """
+    parts = ["# Coverage of intervals and level of tests", _flow(head), _flow(marks)]
+    for name, found in tables.items():
+        found.round(5).to_csv(folder / f"{name}.csv", index=False)
+        title, text = _TEXTS[name]
+        parts += [f"## {title}", f"`{name}.csv`. {_flow(text)}", _pivot(name, found)]
+    (folder / "README.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+
+
+def _flow(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _pivot(name: str, found: pd.DataFrame) -> str:
+    """A row a setting, a column a method."""
+    value = "coverage" if "coverage" in found else "rejected"
+    band = COVERAGE_BAND if value == "coverage" else LEVEL_BAND if name != "power" else (0.0, 1.0)
+    numbers = [c for c in (value, "error", "below", "above", "width", "simulations") if c in found]
+    keys = [c for c in found if c not in (*numbers, "method")]
+    methods = list(dict.fromkeys(found["method"]))
+    rows = []
+    for key, block in found.groupby(keys, sort=False):
+        by = dict(zip(block["method"], block[value], strict=True))
+        rows.append([*(_short(k) for k in key), *(_marked(by[m], band) if m in by else "" for m in methods)])
+    head = [*keys, *methods]
+    return "\n".join(f"| {' | '.join(row)} |" for row in [head, ["---"] * len(head), *rows])
+
+
+def _short(value: object) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def _marked(share: float, band: tuple[float, float]) -> str:
+    mark = " −" if share < band[0] else " +" if share > band[1] else ""
+    return f"{share:.3f}{mark}"
