@@ -119,12 +119,18 @@ def _explained(out: Path) -> Iterator[None]:
 
 
 def write_atomic(path: Path, text: str) -> None:
-    """Write a small UTF-8 file so that readers see the old text or the new one, never a part."""
-    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
+    """Write a small UTF-8 file so that readers see the old text or the new one, never a part.
+
+    After a kill a hidden ``.NAME.*.partial`` is left, which the next writer of the same file removes.
+    """
+    _sweep(path)
+    partial, handle = _claim_file(path)
     try:
-        partial.write_text(text, encoding="utf-8", newline="")
-        fsync(partial)
-        os.replace(partial, path)
+        with os.fdopen(handle, "w", encoding="utf-8", newline="") as out:
+            out.write(text)
+            out.flush()
+            os.fsync(out.fileno())
+            os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
 
@@ -174,16 +180,34 @@ def _hold(folder: Path, out: Path) -> int | None:
         os.close(handle)
 
 
+def _claim_file(path: Path) -> tuple[Path, int]:
+    """Make a hidden file beside a path and lock it; the lock ends with the process, however it ends."""
+    while True:
+        partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
+        handle = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
+        if fcntl is None:
+            return partial, handle
+        with suppress(OSError):  # a file system without locks
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        if os.fstat(handle).st_nlink:  # else swept away between the two calls
+            return partial, handle
+        os.close(handle)
+
+
 def _sweep(out: Path) -> None:
+    """Remove what dead writers of a file or folder left beside it."""
     if fcntl is None:
         return
-    for folder in out.parent.iterdir():
-        if not (folder.name.startswith(f".{out.name}.") and folder.name.endswith(".partial")):
+    for left in out.parent.iterdir():
+        if not (left.name.startswith(f".{out.name}.") and left.name.endswith(".partial")):
             continue
         with suppress(OSError):  # locked by a living writer, or swept by another one at this moment
-            handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+            handle = os.open(left, os.O_RDONLY | os.O_NONBLOCK)  # not to wait at a pipe
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(folder, ignore_errors=True)
+                if left.is_dir():
+                    shutil.rmtree(left, ignore_errors=True)
+                else:
+                    left.unlink()
             finally:
                 os.close(handle)

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy import stats as sp
 from sklearn.linear_model import LogisticRegression
 
 from milbench import stats
@@ -77,6 +78,21 @@ def test_intervals_are_over_tasks_and_an_anchor_stands_still():
     fixed = stats.elo_ratings(wins, anchor=(3, 1500.0))
     assert (fixed.rating[3], fixed.low[3], fixed.high[3]) == (1500, 1500, 1500)
     assert fixed.rating[0] - fixed.rating[1] == pytest.approx(few.rating[0] - few.rating[1])
+
+
+def test_the_interval_of_two_methods_in_closed_form():
+    """24 wins of 40: drawn tasks are binomial, the rating is monotone in them, and 40 tasks ask for Student's t."""
+    wins = np.zeros((40, 2, 2))
+    wins[:24, 0, 1] = wins[24:, 1, 0] = 1
+    found = stats.elo_ratings(wins, prior=1e-9, resamples=20_000)
+
+    def rating(won):
+        return 200 * np.log10(won / (40 - won))
+
+    drawn = rating(sp.binom.ppf([0.025, 0.975], 40, 0.6)) - rating(24)
+    expanded = sp.t.ppf(0.975, 39) / sp.norm.ppf(0.975) * np.sqrt(40 / 39)
+    assert found.rating[0] == pytest.approx(1000 + rating(24), abs=1e-3)
+    assert [found.low[0], found.high[0]] == pytest.approx(1000 + rating(24) + expanded * drawn, abs=1e-3)
 
 
 def test_what_is_no_table_of_wins_is_named():

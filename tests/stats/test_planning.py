@@ -64,7 +64,10 @@ def test_more_slides_more_likeness_and_fewer_patients():
     assert stats.planned_difference(60, 70, 0.9, 0.9) < d
     assert stats.planned_difference(60, 70, 0.9, 0.7, power=0.9) > d
     d = stats.planned_difference(60, 70, 0.8, 0.7)
-    assert stats.planned_difference(60, 70, 0.8, 0.7, slides_per_patient=3, within_patient=0.5) > 1.2 * d
+    # Three slides of a patient correlated at .5: twice the variance.
+    wide = stats.planned_difference(60, 70, 0.8, 0.7, slides_per_patient=3, within_patient=0.5)
+    quantiles = sp.norm.ppf(0.975) + sp.norm.ppf(0.8)
+    assert wide == pytest.approx(quantiles * np.sqrt(2) * stats.planned_error(60, 70, 0.8 + wide, 0.8, 0.7), rel=1e-4)
     assert stats.planned_difference(60, 70, 0.8, 0.7, slides_per_patient=3) == d
     assert np.isnan(stats.planned_difference(5, 5, 0.95, 0.5))  # not even a perfect method would be told apart
     assert stats.planned_power(60, 70, 0.9, 0.0, 0.7) == pytest.approx(0.05)
