@@ -6,7 +6,8 @@ import os
 import re
 import shutil
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -39,6 +40,10 @@ from .source_table import SourceTable
 
 _RESERVED = ("schema", "milbench", "dtype", "dim", "coord_dtype", "slides", "rows", "index_checksum",
              "table_checksum", "checksum")  # fmt: skip
+
+
+#: Bytes after which what was written is sent to the disk, beside the work: else all of it would be awaited at the end.
+WRITE_OUT = 64 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +110,7 @@ class CacheWriter:
         self._rows = self._bytes = 0  # of the shard that is open
         self._file: BinaryIO | None = None
         self._spill: BinaryIO | None = None
+        self._out = _WriteOut()
         self._folder: Path | None = None
         self._place = staged(self.out) if place is None else place
 
@@ -189,6 +195,7 @@ class CacheWriter:
         file.write(slide.features.data)
         if slide.coords is not None:
             spill.write(slide.coords.data)
+        self._out.wrote(file, slide.features.nbytes)
         placed = Placed(
             slide.slide_id, self._shard, self._rows, slide.rows, slide.dim, slide.coord_dtype, slide.checksum,
             slide.coord_step, slide.rounding_error, slide.max_abs,
@@ -304,12 +311,15 @@ class CacheWriter:
         file.seek(0)
         file.write(shard_header(self._rows, self.dim, self.dtype, self.coord_dtype))
         file.flush()
+        self._out.wait()
         os.fsync(file.fileno())  # a shard that is closed is not looked at again, whatever happens to the machine
         self._close_files()
         self._shard += 1
         self._rows = self._bytes = 0
 
     def _close_files(self) -> None:
+        with suppress(OSError):  # whoever closes a good shard has waited before
+            self._out.wait()
         for file in (self._file, self._spill):
             if file is not None:
                 file.close()
@@ -340,6 +350,39 @@ class CacheWriter:
         named = {slide for part in (table.labels, table.patients) for slide in part or ()}
         named |= {slide for fold in table.folds for part in fold.parts.values() for slide in part}
         return table.without(named - self._known)
+
+
+class _WriteOut:
+    """Sends a growing file to the disk in a thread, a part at a time, while it is written.
+
+    What the disk refused is raised by the next call: the system tells it once, and then no more.
+    """
+
+    def __init__(self) -> None:
+        self._thread: ThreadPoolExecutor | None = None
+        self._sent: Future[None] | None = None
+        self._waiting = 0
+
+    def wrote(self, file: BinaryIO, nbytes: int) -> None:
+        """Count bytes that were written; send them once they are many and the last part has arrived."""
+        self._waiting += nbytes
+        if self._waiting < WRITE_OUT or os.name == "nt" or (self._sent is not None and not self._sent.done()):
+            return
+        if self._sent is not None:
+            self._sent.result()
+        self._waiting = 0
+        file.flush()
+        self._thread = self._thread or ThreadPoolExecutor(1, thread_name_prefix="write-out")
+        self._sent = self._thread.submit(os.fsync, file.fileno())
+
+    def wait(self) -> None:
+        """Return once nothing is under way: the file may be closed."""
+        sent, self._sent, self._waiting = self._sent, None, 0
+        if self._thread is not None:
+            self._thread.shutdown()
+            self._thread = None
+        if sent is not None:
+            sent.result()
 
 
 def _widths(slide: Placed, dtype: str) -> tuple[int, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import operator
 import os
 import pickle
@@ -192,6 +193,36 @@ def test_an_exception_leaves_nothing(tmp_path):
         writer.add("a", torch.ones(2, 5))
         raise RuntimeError("boom")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_the_disk_refused_beside_the_work_is_not_lost(tmp_path, monkeypatch):
+    """The system tells of a failed write once: whoever asks again hears that all is well."""
+    monkeypatch.setattr("milbench.data.writer.WRITE_OUT", 1)
+    real, told = os.fsync, []
+
+    def refuse(descriptor):
+        if not told:
+            told.append(descriptor)
+            raise OSError(errno.ENOSPC, "full")
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    with pytest.raises(MilbenchError, match="is full; free some space"), CacheWriter(tmp_path / "c") as writer:
+        writer.add("a", torch.ones(3, 4))
+    assert told
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("shard_bytes", [100, 1 << 20])
+def test_written_out_beside_the_work(tmp_path, monkeypatch, shard_bytes):
+    monkeypatch.setattr("milbench.data.writer.WRITE_OUT", 1)
+    given = {f"s{i}": torch.randn(5, 4) for i in range(20)}
+    with CacheWriter(tmp_path / "c", dtype="float32", shard_bytes=shard_bytes) as writer:
+        for slide, x in given.items():
+            writer.add(slide, x)
+    cache = FeatureCache(tmp_path / "c")
+    assert not verify(tmp_path / "c")
+    assert all(torch.equal(cache[slide], x) for slide, x in given.items())
 
 
 def test_a_full_disk_is_one_sentence(tmp_path):

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.perf
 
 
 def test_import_against_copy(benchmark, tmp_path):
-    """At the command line: `python tests/support/claims.py`. The bound is half of what a quiet machine shows."""
+    """At the command line: `python tests/support/claims.py`. The bound is half of what a quiet machine shows, 1.1."""
     rng = np.random.default_rng(0)
     source = tmp_path / "features"
     (source / "h5_files").mkdir(parents=True)
@@ -35,4 +35,4 @@ def test_import_against_copy(benchmark, tmp_path):
             fsync(path)
 
     os.sync()
-    assert compare(benchmark, ours, copy, rounds=5) >= 0.4
+    assert compare(benchmark, ours, copy, rounds=5) >= 0.5
