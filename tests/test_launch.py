@@ -157,7 +157,8 @@ def test_runs_end_when_nobody_reads_their_results():
 
 
 SCRIPT = """
-    import sys
+    import signal, sys
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job inherits that it is ignored
     sys.path.insert(0, {tests!r})
     from milbench.launch import local
     from support import odd_work

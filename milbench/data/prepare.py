@@ -93,6 +93,11 @@ def _features(slide: str, features: Tensor | np.ndarray, name: str) -> tuple[Ten
         raise MilbenchError(f"features of slide {slide!r} must have shape (rows, dim), got {tuple(x.shape)}.")
     if not x.is_floating_point():
         raise MilbenchError(f"features of slide {slide!r} must be floating point, got {x.dtype}; convert them first.")
+    if x.itemsize < 2 or x.layout != torch.strided:  # torch can neither compare 8-bit floats nor view sparse rows
+        got = x.dtype if x.itemsize < 2 else x.layout
+        raise MilbenchError(
+            f"features of slide {slide!r} are {got}, which cannot be kept; save them as dense float16 or float32."
+        )
     if x.shape[0] == 0 or x.shape[1] == 0:
         raise MilbenchError(f"slide {slide!r} is empty, shape {tuple(x.shape)}; leave it out.")
     dtype = DTYPES[name][0]

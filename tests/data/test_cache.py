@@ -128,6 +128,8 @@ def test_a_pickled_cache_opens_itself_in_a_fresh_process(small_cache):
 @pytest.mark.parametrize(
     ("features", "coords", "message"),
     [
+        (torch.zeros(3, 5).to(torch.float8_e4m3fn), None, "float8_e4m3fn, which cannot be kept; save them as dense"),
+        (torch.eye(5).to_sparse(), None, "sparse_coo, which cannot be kept; save them as dense float16"),
         (torch.full((3, 5), float("nan")), None, r"row 0 of slide 'x' has a NaN or infinite feature"),
         (torch.tensor([[1.0] * 5, [float("inf")] * 5]), None, r"row 1 of slide 'x' has a NaN"),
         (torch.zeros(0, 5), None, r"slide 'x' is empty, shape \(0, 5\)"),
