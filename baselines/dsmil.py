@@ -8,10 +8,11 @@ from torch import Tensor, nn
 
 from milbench.aggregator import Aggregator
 from milbench.bags import BagOutput, Bags
-from milbench.nn import Linear, linear, segment_argmax, segment_softmax, tanh, weighted_sum
+from milbench.nn import Linear, activates, linear, linear_then, segment_argmax, segment_softmax, tanh, weighted_sum
 from milbench.spec import Card, Float, Recipe
 
 Q = 128  # width of the queries in the authors' code
+CHUNK = 2048  # rows scored at once on CPU without gradient
 
 
 class DSMIL(Aggregator):
@@ -49,27 +50,44 @@ class DSMIL(Aggregator):
     def __init__(self, in_dim: int, n_classes: int) -> None:
         super().__init__(in_dim, n_classes)
         outputs = 1 if n_classes == 2 else n_classes
-        self.instance = nn.Linear(in_dim, outputs)
+        self.instance = Linear(in_dim, outputs)
         self.q = nn.Sequential(nn.Linear(in_dim, Q), nn.ReLU(), Linear(Q, Q), nn.Tanh())
         self.fcc = nn.Conv1d(outputs, outputs, kernel_size=in_dim)
 
     def pool(self, bags: Bags, attention: bool) -> BagOutput:
         """Find the critical instances, attend to what resembles them, and classify both streams."""
-        # Instance scores and the first layer of the queries in one product: the features are read once.
-        first, _, second, _ = self.q
-        outputs = self.instance.out_features
-        weight, bias = (torch.cat([getattr(first, p), getattr(self.instance, p)]) for p in ("weight", "bias"))
-        hidden, scores = linear(bags.x, weight, bias).split([Q, outputs], dim=1)
+        q, scores = self._instances(bags.x)
         critical = segment_argmax(scores, bags)
-        q = tanh(second(F.relu(hidden)))
-        q_m = q[critical]  # (B, C, 128)
-        likeness = q @ q_m[0].T if len(bags) == 1 else torch.einsum("nq,ncq->nc", q, q_m[bags.index])
+        if len(bags) == 1:
+            at = [divmod(row, CHUNK) for row in critical[0].tolist()] if len(q) > 1 else []
+            q_m = torch.stack([q[part][row] for part, row in at]) if at else q[0][critical[0]]  # (C, 128)
+            likeness = torch.cat([part @ q_m.T if len(q_m) > 1 else torch.mv(part, q_m[0])[:, None] for part in q])
+        else:
+            every = torch.cat(q) if len(q) > 1 else q[0]
+            likeness = torch.einsum("nq,ncq->nc", every, every[critical][bags.index])
         u = segment_softmax(likeness * Q**-0.5, bags)
         b = weighted_sum(u, bags.x, bags)
         logits = self.fcc(b.to(scores.dtype))[..., 0]
         return BagOutput(
             logits, u if attention else None, b.flatten(1), {"instance_logits": scores.gather(0, critical)}
         )
+
+    def _instances(self, x: Tensor) -> tuple[list[Tensor], Tensor]:
+        """Return queries, ``(N, 128)`` in parts, and scores ``(N, C)``; the features are read from memory once."""
+        first, _, second, _ = self.q
+        assert isinstance(first, nn.Linear)
+        assert isinstance(second, nn.Linear)
+        if activates(x):
+            # A chunk of rows is still in the cache when its scores are taken, and its hidden layer never leaves it.
+            q, scores = [], []
+            for rows in x.split(CHUNK):
+                hidden = linear_then(rows, first.weight, first.bias, "relu")
+                q.append(linear_then(hidden, second.weight, second.bias, "tanh"))
+                scores.append(self.instance(rows))
+            return q, torch.cat(scores)
+        weight, bias = (torch.cat([getattr(first, p), getattr(self.instance, p)]) for p in ("weight", "bias"))
+        to_hidden, to_scores = linear(x, weight, bias).split([Q, self.instance.out_features], dim=1)
+        return [tanh(second(F.relu(to_hidden)))], to_scores
 
     def loss(self, out: BagOutput, targets: Tensor) -> Tensor:
         """BCE(bag)/2 + BCE(largest instance)/2, in fp32; ``targets`` (B,) int64."""

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from milbench.aggregator import Aggregator
 from milbench.bags import BagOutput, Bags
 from milbench.errors import MilbenchError
-from milbench.nn import PPEG, NystromAttention, SquareTokens, product_dtype
+from milbench.nn import PPEG, Linear, NystromAttention, SquareTokens, product_dtype
 from milbench.spec import Card, Choice, Float, Recipe
 
 from ._transmil_parts import contributions
@@ -88,7 +88,7 @@ class TransMIL(Aggregator):
             raise MilbenchError(f"transmil[pinv_iterations={pinv_iterations}]: must be at least 0.")
         if dim % heads:
             raise MilbenchError(f"transmil[dim={dim},heads={heads}]: dim must be a multiple of heads.")
-        self.embed = nn.Sequential(nn.Linear(in_dim, dim), nn.ReLU(inplace=True))
+        self.embed = nn.Sequential(Linear(in_dim, dim), nn.ReLU(inplace=True))
         self.cls_token = nn.Parameter(torch.randn(1, 1, dim))
         self.blocks = nn.ModuleDict(
             {str(i + 1): _Block(dim, heads, landmarks, pinv_iterations, value_conv, dropout) for i in range(layers)}

@@ -79,6 +79,11 @@ def _embedding_bag(
     return 0 if per_sample_weights is None else 2 * prod(indices) * weight[-1]
 
 
+def _linear(x: _Shape, weight: _Shape, *_: Any, **__: Any) -> int:
+    """oneDNN's product without gradient: x W'."""
+    return 2 * prod(x) * weight[0]
+
+
 _FORMULAS: dict[Any, Callable[..., int]] = {
     aten._scaled_dot_product_flash_attention_for_cpu: _attention,
     aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
@@ -96,3 +101,5 @@ _FORMULAS: dict[Any, Callable[..., int]] = {
     aten._embedding_bag_forward_only: _embedding_bag,
     aten.addr: lambda _self, a, b, *_, **__: 2 * prod(a) * prod(b),
 }
+if hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+    _FORMULAS[torch.ops.mkldnn._linear_pointwise] = _linear

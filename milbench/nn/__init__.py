@@ -7,7 +7,7 @@ from .attention import AttentionScore, tanh
 from .nystrom import NystromAttention
 from .ppeg import PPEG
 from .precision import product_dtype
-from .product import Linear, linear
+from .product import Linear, activates, linear, linear_then
 from .segment import segment_argmax, segment_max, segment_mean, segment_softmax, segment_sum, segment_topk, weighted_sum
 from .tokens import SquareTokens
 
@@ -17,7 +17,9 @@ __all__ = [
     "Linear",
     "NystromAttention",
     "SquareTokens",
+    "activates",
     "linear",
+    "linear_then",
     "product_dtype",
     "segment_argmax",
     "segment_max",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from .product import Linear, linear
+from .product import Linear, activates, linear, linear_then
 
 CHUNK = 2048  # rows scored at once on CPU without gradient
 
@@ -25,7 +25,7 @@ class AttentionScore(nn.Module):
         super().__init__()
         self.v = Linear(in_dim, hidden)
         self.u = Linear(in_dim, hidden) if gated else None
-        self.w = nn.Linear(hidden, heads)
+        self.w = Linear(hidden, heads)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -37,7 +37,8 @@ class AttentionScore(nn.Module):
 
     def _score(self, x: Tensor) -> Tensor:
         if self.u is None:
-            return self.w(self.dropout(tanh(self.v(x))))
+            h = linear_then(x, self.v.weight, self.v.bias, "tanh") if activates(x) else tanh(self.v(x))
+            return self.w(self.dropout(h))
         # Both branches in one product: the rows are read once.
         weight, bias = torch.cat([self.v.weight, self.u.weight]), torch.cat([self.v.bias, self.u.bias])
         to_tanh, to_gate = linear(x, weight, bias).chunk(2, dim=-1)

@@ -17,7 +17,7 @@ from torch.autograd.function import once_differentiable
 
 from .pinv import pinv_times, softmax_scores
 from .precision import without_autocast
-from .product import add_outer, columns, linear, linear_into
+from .product import add_outer, columns, head_mix, head_weights, linear, linear_into
 from .stream import (
     Dropout,
     Norm,
@@ -154,13 +154,11 @@ def _forward(h: Tensor, norm: Norm, w_qkv: Tensor, w_out: Tensor, b_out: Tensor,
     blocks = None if conv is None else band(conv, BLOCK, WINDOW, 0).to(dtype)
     for a, b in plan.chunks():
         q = linear(rows(a, b), w_q)
-        # Half precision in and out: the kernel computes and sums in fp32.
-        weights = torch.softmax(torch.bmm(plan.split(q), k_land.mT), dim=-1)
-        mixed = torch.bmm(weights, spread)
+        mixed = head_mix(head_weights(q, k_land), spread)
         if blocks is not None:
             add_convolved(mixed, blocks, v, a, b)
         merged = plan.merge(mixed)
-        y = wide(linear(merged, w_o)).add_(b_out)
+        y = wide(linear(merged, w_o, b_out)) if w_o.dtype == b_out.dtype else wide(linear(merged, w_o)).add_(b_out)
         if kept is not None:
             kept.q[a:b], kept.merged[a:b] = q, merged
         y = drop(y, a, b)

@@ -29,6 +29,7 @@ from .first import NystromFirst
 from .layer import NystromLayer, layer_in_place
 from .pinv import iterate, pinv_times, softmax_scores
 from .precision import without_autocast
+from .product import linear
 from .stream import Norm, Plan
 from .value_conv import LENGTH, REACH, band
 
@@ -216,7 +217,8 @@ class NystromAttention(nn.Module):
     def _heads_of_short(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return q, k, v as (B, h, T, d), v zero beyond a bag's end, and which rows are real, (B, T)."""
         valid = torch.arange(x.shape[1], device=x.device) < lengths[:, None]
-        q, k, v = (_split(t, self.heads) for t in self.to_qkv(x).chunk(3, dim=-1))
+        qkv = linear(x.flatten(0, 1), self.to_qkv.weight).view(*x.shape[:2], -1)
+        q, k, v = (_split(t, self.heads) for t in qkv.chunk(3, dim=-1))
         return q, k, v * valid[:, None, :, None], valid
 
     def _quotient(self, q: Tensor, k: Tensor, valid: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import reduce
 from typing import Any
 
 import torch
@@ -44,10 +45,10 @@ class PPEG(nn.Module):
     def kernel(self, identity: bool = True) -> tuple[Tensor, Tensor]:
         """Return the summed kernel ``(dim, 1, s, s)``, with or without the identity, and the summed bias ``(dim,)``."""
         convs = [m for m in self.children() if isinstance(m, nn.Conv2d)]
-        kernel = sum(F.pad(c.weight, [(self.size - c.weight.shape[-1]) // 2] * 4) for c in convs)
-        bias = sum(c.bias for c in convs if c.bias is not None)
-        assert isinstance(kernel, Tensor)
-        assert isinstance(bias, Tensor)
+        margins = [(self.size - c.weight.shape[-1]) // 2 for c in convs]
+        kernels = [F.pad(c.weight, [m] * 4) if m else c.weight for c, m in zip(convs, margins, strict=True)]
+        kernel = reduce(torch.add, kernels)
+        bias = reduce(torch.add, [c.bias for c in convs if c.bias is not None])
         if identity:
             one = torch.zeros(1, 1, self.size, self.size, device=kernel.device, dtype=kernel.dtype)
             one[..., self.size // 2, self.size // 2] = 1

@@ -120,9 +120,11 @@ class _WeightedSum(torch.autograd.Function):
             start = values.new_zeros(len(bags), values.shape[1])
             columns = weights.unbind(dim=1)
             return torch.stack([start.index_add(0, bags.index, column[:, None] * values) for column in columns], dim=1)
-        starts = bags.ptr[:-1]
-        sums = [_sum_of_bags(values, starts, column.contiguous()) for column in weights.unbind(dim=1)]
-        return torch.stack(sums, dim=1)
+        alone = [column.contiguous() for column in weights.unbind(dim=1)]
+        if len(bags) == 1 and len(values) >= 2 * PART:  # one bag alone would be the work of one core
+            parts = torch.arange(0, len(values), PART)
+            return torch.stack([_sum_of_bags(values, parts, column).sum(dim=0) for column in alone])[None]
+        return torch.stack([_sum_of_bags(values, bags.ptr[:-1], column) for column in alone], dim=1)
 
     @staticmethod
     @once_differentiable

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from .precision import product_dtype, without_autocast
-from .product import add_outer, linear
+from .product import add_outer, linear, linear_then
 from .stream import CHUNK, wide
 
 
@@ -31,8 +31,11 @@ class SquareTokens(torch.autograd.Function):
             for a in range(0, n, step):
                 b = min(n, a + step)
                 rows = h[1 + a : 1 + b]
-                torch.add(bias, wide(linear(x[a:b].to(dtype), w)), out=rows)
-                rows.relu_()
+                if w.dtype == bias.dtype:
+                    rows.copy_(linear_then(x[a:b].to(dtype), w, bias, "relu"))
+                else:
+                    torch.add(bias, wide(linear(x[a:b].to(dtype), w)), out=rows)
+                    rows.relu_()
             h[1 + n :] = h[1 : 1 + side * side - n]
         if any(ctx.needs_input_grad):
             ctx.save_for_backward(x, weight, h)
