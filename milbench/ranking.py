@@ -65,8 +65,9 @@ def leaderboard(
     Returns:
         one row a method, cohort and set of conditions, columns `COLUMNS`; sorted by rank, then AUC. In particular:
 
-        - ``auc``: mean over folds and seeds of the test AUC; ``auc_low``, ``auc_high``: 95 % percentile interval over
-          patients (or bags, as the suite says) and seeds, see `milbench.stats` for what it covers.
+        - ``auc``: mean over folds and seeds of the test AUC; ``auc_low``, ``auc_high``: 95 % interval over
+          patients (or bags, as the suite says) and seeds, on the logit scale, where it keeps its coverage near 1; see
+          `milbench.stats.combined_interval`, and `milbench.stats` for what it covers.
         - ``diff_to_best``, ``diff_low``, ``diff_high``: paired difference to the best complete method; the difference
           itself is never above 0, its interval may be.
         - ``rank``: see `stats.tie_ranks`; NaN for a method one of whose runs is not ``ok``: its scores are over fewer
@@ -253,7 +254,6 @@ def _block(cohort: CohortRuns, scored: list[Scores]) -> list[dict[str, Any]]:
     best = scored[int(np.nanargmax(points))] if np.isfinite(points).any() else None
     rows = []
     for s, rank in zip(scored, ranks, strict=True):
-        low, high = np.clip(stats.interval(s.replicates), 0, 1)  # stretched replicates may leave the range of an AUC
         if best is None or not np.isfinite(rank):
             diff = stats.Difference(nan, nan, nan, nan)
         else:
@@ -262,7 +262,7 @@ def _block(cohort: CohortRuns, scored: list[Scores]) -> list[dict[str, Any]]:
         rows.append({
             "suite": cohort.suite.name, "version": cohort.suite.version, "data": cohort.data,
             "rank": rank, "method": s.method, "title": s.title, "family": s.family,
-            **means, "auc": s.auc, "auc_low": low, "auc_high": high,
+            **means, "auc": s.auc, "auc_low": s.low, "auc_high": s.high,
             "diff_to_best": diff.estimate, "diff_low": diff.low, "diff_high": diff.high,
             "tied": shared.get(rank, 0) > 1, "accuracy_sd": _spread(s.runs),
             "runs_ok": s.outcomes["ok"], "runs": len(cohort.cells), "outcome": _told(s.outcomes), "reason": s.reason,

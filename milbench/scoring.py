@@ -134,6 +134,7 @@ class Scores:
     Attributes:
         runs: one row an ``ok`` run: fold, seed, bags, and the columns of `metrics.all_metrics`.
         auc: mean AUC over folds and seeds; NaN where no run is ``ok`` or none is defined.
+        low, high: its 95 % interval, see `milbench.stats.combined_interval`.
         replicates: (R,) of it; row r of every method of a cohort holds the same patients and seeds.
         outcomes: how often each outcome, and ``missing``, occurs among the cells.
         reason: of the first run that is not ``ok``.
@@ -144,6 +145,8 @@ class Scores:
     family: str
     runs: pd.DataFrame
     auc: float
+    low: float
+    high: float
     replicates: stats.Array
     outcomes: Counter[str]
     reason: str
@@ -214,8 +217,8 @@ def score(cohort: CohortRuns, resamples: int, kept: Kept | None = None) -> list[
     rng = np.random.default_rng(SEED)
     tested = np.unique(np.concatenate([*rows_of.values(), np.empty(0, dtype=np.intp)]))
     weights: dict[str, stats.Array] = {}
+    units = patients[tested] if cohort.suite.unit == "patient" else tested
     if len(tested):
-        units = patients[tested] if cohort.suite.unit == "patient" else tested
         drawn = stats.cluster_weights(units, y[tested], resamples, rng)
         weights = {fold: drawn[:, np.searchsorted(tested, rows)] for fold, rows in rows_of.items()}
     folds, seeds = (sorted(set(part)) for part in zip(*cohort.cells, strict=True))
@@ -238,7 +241,7 @@ def score(cohort: CohortRuns, resamples: int, kept: Kept | None = None) -> list[
             table.append({"fold": fold, "seed": seed, "bags": len(truth), **values})
             cells[folds.index(fold), seeds.index(seed)] = stats.bootstrap_auc(truth, p, weights[fold])
         found = pd.DataFrame(table, columns=["fold", "seed", "bags", *METRICS])
-        scores.append(_scores(cohort, method, found, stats.combine(cells, drawn_seeds)))
+        scores.append(_scores(cohort, method, found, stats.combine(cells, drawn_seeds), (y[tested], units)))
     return scores
 
 
@@ -262,17 +265,23 @@ def _test_bags(
     return {fold: rows for fold, (rows, _) in first.items()}, probabilities
 
 
-def _scores(cohort: CohortRuns, method: str, found: pd.DataFrame, replicates: stats.Array) -> Scores:
+def _scores(
+    cohort: CohortRuns, method: str, found: pd.DataFrame, replicates: stats.Array, tested: tuple[np.ndarray, np.ndarray]
+) -> Scores:
     runs = cohort.runs[method]
     some = next(iter(runs.values())).record
     bad = [runs[cell] for cell in cohort.cells if cell in runs and runs[cell].outcome != "ok"]
     counts = [r.record["parameters"] for r in runs.values() if r.record.get("parameters") is not None]
+    auc = float(found["auc"].mean()) if len(found) else float("nan")
+    low, high = stats.combined_interval(auc, replicates, *tested)
     return Scores(
         method=method,
         title=str(some.get("title") or method),
         family=str(some.get("family") or ""),
         runs=found,
-        auc=float(found["auc"].mean()) if len(found) else float("nan"),
+        auc=auc,
+        low=low,
+        high=high,
         replicates=replicates,
         outcomes=Counter(runs[cell].outcome if cell in runs else "missing" for cell in cohort.cells),
         reason=bad[0].reason if bad else "",

@@ -19,7 +19,7 @@ from .errors import MilbenchError, did_you_mean
 from .quantities import NAMES, UNITS, parse_quantity, show_quantity
 
 #: Part of every run_id. Raised when training or evaluation change in a way that changes predictions for the same spec.
-PROTOCOL_VERSION = 3
+PROTOCOL_VERSION = 4
 
 
 class Frozen(BaseModel):

@@ -302,12 +302,12 @@ class _Draws:
     Attributes:
         folds: labels (n,) and weights (R, n) of the bags of each fold.
         seeds: the seeds, and (R, S) how often each is drawn.
-        patients: with positive bags, with negative ones, and all.
+        scored: labels and patients (or bags, as the suite says) of everything scored.
     """
 
     folds: dict[str, tuple[np.ndarray, stats.Array]]
     seeds: tuple[list[int], stats.Array]
-    patients: tuple[int, int, int]
+    scored: tuple[np.ndarray, np.ndarray]
 
 
 def _draw(cohort: CohortRuns, labels: pd.DataFrame, rows: Mapping[str, np.ndarray], resamples: int) -> _Draws:
@@ -318,9 +318,7 @@ def _draw(cohort: CohortRuns, labels: pd.DataFrame, rows: Mapping[str, np.ndarra
     weights = stats.cluster_weights(units[scored], y[scored], resamples, rng)
     folds = {fold: (y[at], weights[:, np.searchsorted(scored, at)]) for fold, at in rows.items()}
     seeds = sorted({seed for _, seed in cohort.cells})
-    positive, negative = (len(np.unique(units[scored][(y[scored] == 1) == is_one])) for is_one in (True, False))
-    patients = (positive, negative, len(np.unique(units[scored])))
-    return _Draws(folds, (seeds, stats.seed_weights(len(seeds), resamples, rng)), patients)
+    return _Draws(folds, (seeds, stats.seed_weights(len(seeds), resamples, rng)), (y[scored], units[scored]))
 
 
 def _estimate(scores: Mapping[Cell, np.ndarray], draws: _Draws | None, resamples: int) -> Estimate:
@@ -335,10 +333,7 @@ def _estimate(scores: Mapping[Cell, np.ndarray], draws: _Draws | None, resamples
                 cells[i, j] = stats.bootstrap_auc(y, scores[fold, seed], weights)
                 points.append(stats.weighted_auc(y, scores[fold, seed]))
     auc, replicates = float(pd.Series(points).mean()), stats.combine(cells, drawn)
-    if auc in (0.0, 1.0):
-        bound = stats.certain_bound(draws.patients)
-        return Estimate(auc, bound if auc else 0.0, 1.0 if auc else 1 - bound, replicates)
-    return Estimate(auc, *stats.logit_interval(auc, replicates), replicates)
+    return Estimate(auc, *stats.combined_interval(auc, replicates, *draws.scored), replicates)
 
 
 def _difference(own: Estimate, other: Estimate) -> tuple[float, float, float]:

@@ -254,7 +254,7 @@ def test_report(table, tmp_path):
     names = {p.name for p in readme.parent.iterdir()}
     assert names == {"README.md", "leaderboard.csv", "auc.png", "auc_vs_throughput.png", "auc_vs_memory.png"}
     text = readme.read_text()
-    for word in ("# A title", "Made by a test.", "500 bootstrap", "percentile interval", "made-up-v1", "`e0`", "1 oom"):
+    for word in ("# A title", "Made by a test.", "500 bootstrap", "logit scale", "made-up-v1", "`e0`", "1 oom"):
         assert word in re.sub(r"\s+", " ", text)
     again = pd.read_csv(readme.parent / "leaderboard.csv")
     assert list(again.columns) == list(COLUMNS)

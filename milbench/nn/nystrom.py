@@ -21,6 +21,8 @@ What differs is the order of the arithmetic; each step is exact in real numbers:
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -227,6 +229,8 @@ class NystromAttention(nn.Module):
         With P zero rows, u_i the weight row i gives one zero key and B the weights among real rows, the matrix is
         ``[[P/m, sqrt(P)/m 1'], [sqrt(P) u, B]]``: (B, h, T + 1, T + 1), zero where a bag has no row.
         """
+        if len(lengths) == 1:
+            return self._quotient_of_one(q, k)
         with without_autocast(q):
             zeros = (self.landmarks - lengths).to(torch.promote_types(q.dtype, torch.float32))[:, None, None, None]
             scores = (q.to(zeros.dtype) * q.shape[-1] ** -0.5) @ k.to(zeros.dtype).transpose(-1, -2)
@@ -247,6 +251,26 @@ class NystromAttention(nn.Module):
             real = torch.cat([zeros[:, 0, 0] > 0, valid], dim=-1)[:, None]
             largest = columns.masked_fill(~real, 0).amax(dim=(1, 2))[:, None, None, None]
             return a, a.transpose(-1, -2) / largest
+
+    def _quotient_of_one(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
+        """`_quotient` of one bag, all of whose rows are real: fewer launches, which are what a small bag costs."""
+        zeros = self.landmarks - q.shape[2]
+        with without_autocast(q):
+            wider = torch.promote_types(q.dtype, torch.float32)
+            scores = (q.to(wider) * q.shape[-1] ** -0.5) @ k.to(wider).mT
+            if not zeros:
+                a = F.pad(torch.softmax(scores, dim=-1), (1, 0, 1, 0))
+                return a, a.mT / a.sum(dim=-2).amax()
+            root, rows = math.sqrt(zeros), scores.new_ones(len(scores[0, 0]))
+            real = torch.softmax(F.pad(scores, (1, 0), value=math.log(zeros)), dim=-1)
+            real = real * F.pad(rows, (1, 0), value=1 / root)
+            top = F.pad(rows * root, (1, 0), value=zeros) / self.landmarks
+            a = torch.cat([top.expand(*real.shape[:2], 1, -1), real], dim=-2)
+            # The column sums of the full matrix: of one zero row's column, which stands sqrt(P) times here, and of the
+            # real ones, to whom each zero row gives 1/m.
+            columns = real.sum(dim=-2) * F.pad(rows, (1, 0), value=1 / root)
+            largest = columns.amax() + zeros / self.landmarks
+            return a, a.mT / largest
 
 
 def _split(x: Tensor, heads: int) -> Tensor:

@@ -88,7 +88,8 @@ def head_weights(x: Tensor, weight: Tensor) -> Tensor:
     """
     heads, m, _ = weight.shape
     if weight.dtype == x.dtype and _pays(x, m * heads):
-        return torch.softmax(_grouped(x, weight).view(len(x), heads, m), dim=-1).transpose(0, 1)
+        scores = _grouped(x, weight).view(len(x), heads, m)
+        return torch.softmax(scores, dim=-1, out=scores).transpose(0, 1)
     # Half precision in and out: the kernel computes and sums in fp32.
     return torch.softmax(torch.bmm(x.unflatten(1, (heads, -1)).transpose(0, 1), weight.mT), dim=-1)
 

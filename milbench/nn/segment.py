@@ -35,8 +35,8 @@ def _is_long(values: Tensor) -> bool:
     )
 
 
-def _sum_of_bags(values: Tensor, starts: Tensor, weights: Tensor | None = None) -> Tensor:
-    """Sum the rows of each bag, weighted or not, in one pass: ``(N, e) -> (B, e)``.
+def _sum_of_bags(values: Tensor, starts: Tensor, weights: Tensor) -> Tensor:
+    """Sum the weighted rows of each bag in one pass: ``(N, e), (N,) -> (B, e)``.
 
     A bag of embeddings is a bag of instances: the fused kernel gathers, weighs and adds, and needs no (N, e) product.
     """
@@ -49,7 +49,8 @@ def segment_sum(values: Tensor, bags: Bags) -> Tensor:
     if len(bags) == 1:
         wide = _wide(values[:0]).dtype
         if _is_long(values):
-            return _sum_of_bags(values, torch.arange(0, len(values), PART)).sum(dim=0, keepdim=True)
+            part = torch.arange(len(values)) // PART
+            return values.new_zeros(int(part[-1]) + 1, values.shape[1]).index_add(0, part, values).sum(0, keepdim=True)
         return values.sum(dim=0, keepdim=True, dtype=wide)
     values = _wide(values)
     return values.new_zeros(len(bags), values.shape[1]).index_add(0, bags.index, values)

@@ -164,10 +164,11 @@ def chunk_weights(scores: Tensor, again: Tensor | None = None) -> tuple[Tensor, 
         elif not again.any():
             return scores.exp_(), again, again
     if again is not None:
-        return torch.softmax(scores, dim=-1), again, again
+        return torch.softmax(scores, dim=-1, out=scores), again, again
     wider = wide(scores)
-    share = torch.softmax(wider, dim=-1)
-    lse = wider.amax(dim=-1, keepdim=True) - share.amax(dim=-1, keepdim=True).log_()
+    largest = wider.amax(dim=-1, keepdim=True)
+    share = torch.softmax(wider, dim=-1, out=wider)  # in place: half as much of the cache
+    lse = largest - share.amax(dim=-1, keepdim=True).log_()
     return share.to(scores.dtype), lse, lse
 
 

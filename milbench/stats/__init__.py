@@ -26,7 +26,7 @@ from .base import LEVEL, Array, Interval, nanmean
 from .delong import AucEstimates, delong
 from .elo import Ratings, bradley_terry, elo_ratings, pairwise_wins
 from .friedman import Friedman, critical_difference, friedman
-from .intervals import auc_difference, auc_interval, certain_bound, estimate_interval
+from .intervals import auc_difference, auc_interval, certain_bound, combined_interval, estimate_interval
 from .paired import Difference, TTest, corrected_t_test, holm, paired_difference, tie_ranks
 from .permutation import SignFlips, auc_permutation_test, sign_flip_test
 from .planning import detectable_difference, planned_difference, planned_error, planned_power
@@ -51,9 +51,10 @@ from .runs import (
 __all__ = [
     "LEVEL", "Array", "AucEstimates", "Difference", "Friedman", "Interval", "Placements", "Profile", "Ratings",
     "SignFlips", "TTest", "auc_difference", "auc_interval", "auc_permutation_test", "bca_interval", "bca_p_value",
-    "bootstrap_auc", "bradley_terry", "certain_bound", "cluster_weights", "combine", "corrected_t_test",
-    "critical_difference", "delong", "detectable_difference", "elo_ratings", "estimate_interval", "friedman", "holm",
-    "interquartile_mean", "interval", "logit_interval", "nanmean", "paired_difference", "pairwise_wins",
+    "bootstrap_auc", "bradley_terry", "certain_bound", "cluster_weights", "combine", "combined_interval",
+    "corrected_t_test", "critical_difference", "delong", "detectable_difference", "elo_ratings", "estimate_interval",
+    "friedman", "holm", "interquartile_mean", "interval", "logit_interval", "nanmean", "paired_difference",
+    "pairwise_wins",
     "performance_profile", "placements", "planned_difference", "planned_error", "planned_power",
     "probability_of_improvement", "run_interval", "run_replicates", "seed_weights", "sign_flip_test", "tie_ranks",
     "weighted_auc",

@@ -81,10 +81,8 @@ def auc_interval(
             )
         replicates, auc = _replicates(y, [s], patients, resamples, seed)[0], weighted_auc(y, s)
         if auc == 1 and method == "bootstrap-logit":
-            # Perfect order of all classes is no more likely than that of the one with the least AUC.
             owner = np.arange(len(y)) if patients is None else np.asarray(patients)
-            low = min(certain_bound(count_patients(owner, y == c), level) for c in np.unique(y))
-            return Interval(auc, low, 1.0, method)
+            return Interval(auc, *combined_interval(auc, replicates, y, owner, level), method)
         return Interval(auc, *_ends(auc, replicates, method, level), method)
     found = delong(y, s, patients)
     auc = float(found.auc[0])
@@ -134,6 +132,26 @@ def certain_bound(patients: tuple[int, int, int], level: float = LEVEL) -> float
     if not pairs:
         return 0.0
     return float(((1 - level) / 2) ** (1 / pairs))
+
+
+def combined_interval(
+    auc: float, replicates: ArrayLike, labels: ArrayLike, patients: ArrayLike, level: float = LEVEL
+) -> tuple[float, float]:
+    """Return the interval of a mean AUC over folds and seeds: `logit_interval`; of 0 or 1 the exact bound.
+
+    Args:
+        auc: the mean.
+        replicates: (R,) of it, from `combine`.
+        labels: (n,) class indices of all slides tested.
+        patients: (n,) of each slide.
+        level: coverage.
+    """
+    if auc not in (0.0, 1.0):
+        return logit_interval(auc, replicates, level)
+    y, owner = np.asarray(labels), np.asarray(patients)
+    # Perfect order of all classes is no more likely than that of the one with the least AUC.
+    bound = min(certain_bound(count_patients(owner, y == c), level) for c in np.unique(y))
+    return (bound, 1.0) if auc == 1 else (0.0, 1 - bound)
 
 
 def auc_difference(
