@@ -112,6 +112,11 @@ def prepare(plan: Plan) -> None:
         write_cohort(cohort, plan.store.cohort(cohort.name, cohort.fingerprint))
 
 
+def costs_left(plan: Plan, overwrite: Overwrite) -> int:
+    """Return how many measurements of cost are still to be made."""
+    return sum(1 for _ in _cost_tasks(plan, overwrite)) if plan.suite.cost else 0
+
+
 def trials_left(plan: Plan) -> dict[str, int]:
     """Return how many trials of each study are still to be made, by the study's name."""
     done = progress(plan.searches, plan.storage)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from ..launch.local import Progress
+
+QUIET = 2.0  # seconds that work may take without a word where there is no terminal
 
 
 def print_leaderboard(table: pd.DataFrame) -> None:
@@ -50,7 +53,7 @@ def show_progress() -> Iterator[Callable[[Progress], None]]:
 
 @contextmanager
 def counted(what: str) -> Iterator[Callable[[int, int, str], None]]:
-    """Show progress: a bar on a terminal, a line every tenth of the way elsewhere; both on stderr."""
+    """Show progress: a bar on a terminal; elsewhere a line every tenth of the way, once it takes long. On stderr."""
     from rich.console import Console
     from rich.progress import Progress
 
@@ -63,8 +66,13 @@ def counted(what: str) -> Iterator[Callable[[int, int, str], None]]:
             )
         return
 
+    began, told = time.monotonic(), False
+
     def line(done: int, total: int, slide: str) -> None:
-        if done == total or done * 10 // total > (done - 1) * 10 // total:
+        nonlocal told
+        tenth = done * 10 // total > (done - 1) * 10 // total
+        if (told and done == total) or (tenth and time.monotonic() - began > QUIET):
+            told = True
             print(f"{what} {done}/{total} {slide}", file=sys.stderr, flush=True)
 
     yield line

@@ -46,7 +46,7 @@ def init_command(
 
     Example: milbench init --features clam/features --labels labels.csv --out my.toml
     """
-    from ..data.label_rows import Tables
+    from ..data.label_rows import Tables, check_columns
     from ..data.survey import survey
     from ..errors import MilbenchError
     from ..inspection import inspect
@@ -67,6 +67,8 @@ def init_command(
     if labels is None and any(given is not None for given in columns):
         raise MilbenchError("columns and --slide-table are about a label table; give it with --labels.")
     tables = None if labels is None else Tables(labels, *columns)
+    if tables is not None and any(columns[1:]):
+        check_columns(tables)
     with counted("looking at") as progress:
         found = inspect(survey(features, format, progress), tables, splits)
     for line in lines(found):

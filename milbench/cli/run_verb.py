@@ -61,9 +61,10 @@ def run_command(
 
     if not dry_run:
         warm_up()
+    from ..data.tables import count
     from ..plan import make_plan
     from ..quantities import parse_budget
-    from ..runner import execute, trials_left
+    from ..runner import costs_left, execute, trials_left
     from ._terminal import check_folder, check_report, counted, show_progress
 
     if launcher != "local":
@@ -83,8 +84,10 @@ def run_command(
     check_folder(results, "--results")
     if folder is not None:
         check_report(folder, plan.suite.name)
+    costs = costs_left(plan, overwrite.value)
     typer.echo(
-        f"{plan.suite.name}: {len(plan.runs)} runs, {len(plan.runs) - len(todo)} done already, {len(todo)} to do."
+        f"{plan.suite.name}: {len(plan.runs)} runs, {len(plan.runs) - len(todo)} done already, {len(todo)} to do"
+        + (f", and {count(costs, 'measurement')} of cost." if costs else ".")
     )
     for line in _audited(plan, suite):
         typer.echo(line)

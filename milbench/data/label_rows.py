@@ -103,6 +103,25 @@ def read_label_rows(tables: Tables, features: Collection[str]) -> LabelRows:
     return LabelRows(found, slide, patient, label, suffixes, readable=readable, published=published)
 
 
+def check_columns(tables: Tables) -> None:
+    """Refuse columns that the tables do not have, all of them at once, before features are looked at.
+
+    Raises:
+        MilbenchError: a table cannot be read, or a column that is named is not there.
+    """
+    header, _ = _read(tables.labels)
+    known = set(header) if tables.slides is None else {*header, *_read(tables.slides)[0]}
+    named = {"slide": tables.slide, "patient": tables.patient, "label": tables.label, "site": tables.site}
+    lost = {what: name for what, name in named.items() if name is not None and name not in known}
+    if lost:
+        where = str(tables.labels) if tables.slides is None else f"{tables.labels} or {tables.slides}"
+        columns = "column" if len(lost) == 1 else "columns"
+        raise MilbenchError(
+            f"{where} has no {columns} {', '.join(map(repr, lost.values()))}, its columns are "
+            f"{some(sorted(known), 20)}; give another {', '.join(f'--{what}-column' for what in lost)}."
+        )
+
+
 def unknown(label: str) -> bool:
     """Whether a cell is how tools write that a label is not known."""
     return label == "" or label.lower() in NOT_A_LABEL

@@ -142,13 +142,16 @@ def test_a_run_refuses_until_every_error_is_waived_by_its_code(tmp_path, cli):
     assert refused.code == 1
     assert refused.err == (
         f"milbench: cohort planted, fold fold0: 1 patient with slides both in train and in test: {patient!r}; "
-        "a patient belongs in one part (patient-overlap; and 1 more problem, which milbench audit lists).\n"
+        "a patient belongs in one part (patient-overlap; and 1 more problem, which milbench audit lists); "
+        'mend it, or run in spite of it with "patient-overlap" in the waive list of its [[data]].\n'
     )
     assert not (tmp_path / "results").exists()
     waive(tmp_path, "patient-overlap")
     refused = cli("run", "my.toml")
     assert refused.code == 1
-    assert re.search(r"fold fold1: 7 slides both .* keep each in one part \(slide-overlap\)\.$", refused.err.strip())
+    assert re.search(
+        r"fold fold1: 7 slides both .* keep each in one part \(slide-overlap\); mend it", refused.err.strip()
+    )
     said = cli("audit", "my.toml")
     assert said.code == 1
     assert "  waived   patient-overlap: fold fold0: " in said.out

@@ -17,6 +17,13 @@ def packed(tmp_path):
     return tmp_path / "p.npz"
 
 
+def test_short_work_is_quiet_and_long_work_tells(packed, tmp_path, monkeypatch):
+    run = CliRunner()
+    assert run.invoke(app, ["build", "--from", str(packed), "--out", str(tmp_path / "a")]).stderr == ""
+    monkeypatch.setattr("milbench.cli._terminal.QUIET", 0.0)
+    assert "reading 2/2 b" in run.invoke(app, ["build", "--from", str(packed), "--out", str(tmp_path / "b")]).stderr
+
+
 def test_build_info_verify(packed, tmp_path):
     run = CliRunner()
     out = tmp_path / "c"
@@ -24,7 +31,6 @@ def test_build_info_verify(packed, tmp_path):
     assert built.exit_code == 0, built.output
     assert "kept 2 slides, 6 rows, dim 4, float16, without coordinates, source order" in built.stdout
     assert "largest rounding error" in built.stdout
-    assert "reading 2/2 b" in built.stderr
     assert FeatureCache.open(out).ids == ("a", "b")
     info = run.invoke(app, ["info", str(out)])
     assert info.exit_code == 0

@@ -192,7 +192,7 @@ def test_run_status_and_report(cli, tmp_path):
 
     ran = cli("run", "small.toml", "--jobs", "1")
     assert ran.code == 0, ran.err
-    assert "4 runs, 0 done already, 4 to do." in ran.out
+    assert "4 runs, 0 done already, 4 to do" in ran.out
     assert "[4/4] digits " in ran.out
     assert "Method" in ran.out
     assert "over bags and seeds" in ran.out
@@ -201,13 +201,13 @@ def test_run_status_and_report(cli, tmp_path):
     stamps = {p: p.stat().st_mtime_ns for p in (tmp_path / "results" / "runs").rglob("run.json")}
     again = cli("run", "small.toml")
     assert again.code == 0
-    assert "4 runs, 4 done already, 0 to do." in again.out
+    assert "4 runs, 4 done already, 0 to do" in again.out
     assert {p: p.stat().st_mtime_ns for p in (tmp_path / "results" / "runs").rglob("run.json")} == stamps
     done = cli("status", "small.toml")
     assert "4 ok" in done.out
     assert "missing" not in done.out
     more = cli("run", "small.toml", "-m", "mean", "--seeds", "3", "--report", "none")
-    assert "3 runs, 2 done already, 1 to do." in more.out
+    assert "3 runs, 2 done already, 1 to do" in more.out
     assert "eport" not in more.out
 
     whole = {p: p.read_bytes() for p in (tmp_path / "results" / "small").iterdir()}

@@ -509,6 +509,10 @@ def test_paths_through_a_link(clam, slides, init):
         (("--method", "abmill"), r"unknown aggregator 'abmill'. Did you mean 'abmil'?"),
         (("--format", "trident"), r"is not of the format trident"),
         (("--label-column", "lable"), r"labels.csv has no column 'lable', its columns are"),
+        (
+            ("--label-column", "lable", "--site-column", "sight"),
+            "labels.csv has no columns 'lable', 'sight', its columns are",
+        ),
         (("--splits", "nowhere"), r"nowhere cannot be read"),
         (("--splits", "fold0.csv", "--site-column", "label"), r"leave out --splits or --site-column"),
     ],

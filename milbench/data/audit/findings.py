@@ -82,7 +82,10 @@ def refuse(findings: Sequence[Finding]) -> None:
     first, others = stopping[0], len(stopping) - 1
     aside = [first.code] if CODES[first.code].waivable else []
     aside += [f"and {count(others, 'more problem')}, which milbench audit lists"] if others else []
-    raise MilbenchError(_ended(f"{first} ({'; '.join(aside)})" if aside else str(first)))
+    text = f"{first} ({'; '.join(aside)})" if aside else str(first)
+    if CODES[first.code].waivable:
+        text = f'{text}; mend it, or run in spite of it with "{first.code}" in the waive list of its [[data]]'
+    raise MilbenchError(_ended(text))
 
 
 def _ended(text: str) -> str:
