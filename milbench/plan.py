@@ -106,6 +106,9 @@ def make_plan(
     if unused:
         hint = did_you_mean(min(unused), {m.name for m in resolved})
         raise MilbenchError(f"suite {suite.name}: [recipes.{min(unused)}] names no method of the suite.{hint}")
+    if suite.reference is not None and suite.reference not in suite.methods:
+        hint = did_you_mean(suite.reference, suite.methods)
+        raise MilbenchError(f"suite {suite.name}: reference {suite.reference!r} is none of its methods.{hint}")
     recipes = {m.canonical: _recipe(suite, m) for m in resolved}
     device = _device(suite)
     cohorts = tuple(load_cohort(data, suite.base, progress) for data in suite.data)
@@ -152,7 +155,9 @@ def _refuse_changed(store: Store) -> None:
 def _meaning(suite: Suite) -> dict[str, Any]:
     """Return what decides what a run of the suite means: all but how many there are, what they may use, and words."""
     # Budget and tuning are part of every run's identity, and tables are kept apart by them.
-    fields = suite.model_dump(mode="json", exclude={"methods", "seeds", "description", "cost", "budget", "tuning"})
+    fields = suite.model_dump(
+        mode="json", exclude={"methods", "seeds", "description", "cost", "budget", "tuning", "reference"}
+    )
     for data in fields["data"]:
         data["split"].pop("use")
         data.pop("note")

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from . import stats
+from . import stats, verdicts
 from .codes import CODES
+from .effects import effects
 from .errors import MilbenchError, did_you_mean
 from .reporting import comparison_lines, to_markdown, to_rich, write_report
 from .scoring import CONDITIONS, METRICS, CohortRuns, Scores, conditions_of, read_cohorts, run_scores, score
@@ -88,7 +89,9 @@ def leaderboard(
           a higher AUC at that cost or the same AUC at a lower one.
 
         ``attrs``: ``notes`` (sentences for the reader), ``suites`` (resolved), ``cohorts`` (sizes), ``environments``
-        of the runs, ``cost_environment``, ``curves`` (axis -> rows of `milbench.spending.curves`), ``resamples``.
+        of the runs, ``cost_environment``, ``curves`` (axis -> rows of `milbench.spending.curves`), ``effects`` (rows of
+        `milbench.effects.effects`, of suites with a reference), ``known`` (`milbench.verdicts.known_answers`),
+        ``resamples``.
 
     Raises:
         MilbenchError: nothing to show, methods tested on different bags, or damaged results.
@@ -103,6 +106,7 @@ def leaderboard(
     untuned: dict[tuple[str, str], float] = {}  # tables that were not tuned come first
     nan = float("nan")
     attrs: dict[str, Any] = {"suites": {}, "cohorts": [], "environments": [], "cost_environment": environment}
+    changes: list[dict[str, Any]] = []
     for cohort in cohorts:
         scored = score(cohort, resamples)
         block = _block(cohort, scored)
@@ -119,6 +123,8 @@ def leaderboard(
         mark_fronts(block, cohort.spec.budget)
         _mark_inflation(cohort, block, scored, resamples)
         rows += sorted(block, key=_place)
+        if (reference := _reference(cohort)) is not None:
+            changes += effects(cohort, scored, reference)
         notes += cohort.notes + _notes(cohort, scored)
         attrs["suites"][f"{cohort.suite.name}-v{cohort.suite.version}"] = cohort.suite.model_dump(mode="json")
         attrs["cohorts"].append(_describe(cohort))
@@ -132,6 +138,7 @@ def leaderboard(
         notes.append(f"The runs were made in {n} environments; scores are shown together, timings never are.")
     table = pd.DataFrame(rows, columns=list(COLUMNS))
     found = {axis: curves(cohorts, axis) for axis in AXES}
+    attrs["effects"], attrs["known"] = changes, verdicts.known_answers(cohorts, resamples)
     attrs["curves"] = {axis: table.to_dict("records") for axis, table in found.items()}
     table.attrs.update(attrs, notes=list(dict.fromkeys(notes)), resamples=resamples)
     return table
@@ -196,6 +203,11 @@ def _known_method(text: str, known: list[str], results: str | Path) -> str:
     if found is None:
         raise MilbenchError(f"no run of {text!r} in {results}.{did_you_mean(text, known)}")
     return found
+
+
+def _reference(cohort: CohortRuns) -> str | None:
+    given = cohort.suite.reference
+    return None if given is None else {_spelling(method): method for method in cohort.runs}.get(_spelling(given))
 
 
 def _spelling(method: str) -> tuple[str, ...]:

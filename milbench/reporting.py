@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import pandas as pd
 
-from . import report_budget, verdicts
+from . import effects, report_budget, verdicts
 from .errors import MilbenchError
 from .scoring import MEMORY_FLOOR_BYTES
 
@@ -150,11 +150,18 @@ def write_report(df: pd.DataFrame, out_dir: str | Path, title: str, provenance: 
     Raises:
         MilbenchError: the folder cannot be written.
     """
-    from . import plots
+    from . import effects_plot, plots
     from .anytime_plot import anytime_figure
 
     folder = Path(out_dir)
+    changes = effects.with_costs(df.attrs["effects"], df) if df.attrs.get("effects") else None
     figures = [
+        ("effects.png", "Effects", None if changes is None else effects_plot.effect_figure(changes)),
+        (
+            "effects_vs_time.png",
+            "Effect against training time",
+            None if changes is None else effects_plot.effect_cost_figure(changes),
+        ),
         ("auc.png", "AUC by method", plots.auc_figure(df)),
         ("auc_vs_throughput.png", "AUC against inference throughput", plots.tradeoff_figure(df, "infer_patches_per_s")),
         ("auc_vs_memory.png", "AUC against peak memory", plots.tradeoff_figure(df, "infer_peak_memory_bytes")),
@@ -182,6 +189,8 @@ def write_report(df: pd.DataFrame, out_dir: str | Path, title: str, provenance: 
     try:
         folder.mkdir(parents=True, exist_ok=True)
         df.to_csv(folder / "leaderboard.csv", index=False, lineterminator="\n")
+        if changes is not None:
+            changes.to_csv(folder / "effects.csv", index=False, lineterminator="\n")
         drawn = []
         for file, what, figure in figures:
             if figure is None:
@@ -201,6 +210,11 @@ def _readme(df: pd.DataFrame, title: str, provenance: str, drawn: list[tuple[str
     reading = _READING.format(resamples=f"{df.attrs.get('resamples', 0):,}", units=_units(_units_of(df)))
     parts = [f"# {title}", "", provenance, "", to_markdown(df)]
     parts += [line for file, what in drawn for line in (f"![{what}]({file})", "")]
+    if df.attrs.get("effects"):
+        parts += ["## Effects", "", effects.WORDS, ""]
+        for name, rows in effects.with_costs(df.attrs["effects"], df).groupby("cohort", sort=False):
+            parts += [f"{name}, reference {rows['reference'].iloc[0]}, {rows['reference_auc'].iloc[0]:.3f}:", ""]
+            parts += [markdown_table(effects.table_of(rows)), ""]
     for section in verdicts.sections(df.attrs.get("known")):
         parts += [f"## {section.heading}", "", section.words, ""]
         parts += [line for caption, table in section.tables for line in (caption, "", markdown_table(table), "")]

@@ -446,12 +446,14 @@ class Suite(Frozen):
         cost: measure inference and training cost of every method in runs of their own.
         unit: what the interval resamples, ``patient`` (the default; a slide without patient is its own) or ``bag``.
         tuning: how hyperparameters are searched; None: `budget.trials` is None too, and nothing is.
+        reference: the method that the others are a change of, in an ablation: the report then tells their effects.
     """
 
     name: str
     version: int = 1
     description: str = ""
     methods: tuple[str, ...]
+    reference: str | None = None
     data: tuple[DataSpec, ...]
     seeds: int = Field(1, ge=1)
     protocol: Protocol = Protocol()

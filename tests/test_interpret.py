@@ -155,7 +155,7 @@ def test_the_largest_thing_made_grows_as_the_bag(method):
 
 
 def test_transmils_export_takes_a_few_rows_of_memory_a_patch():
-    """Peak resident memory: 9,000 patches more take less than 12 KiB each; one N x N matrix would take 60 KiB."""
+    """Peak resident memory: 9,000 patches more take less than 24 KiB each; one N x N matrix would take 60 KiB."""
     model, peaks = milbench.create("transmil", in_dim=64), []
     relevance(model, milbench.Bags.pack([torch.randn(2000, 64)]))
     for n in (3000, 12_000):
@@ -163,7 +163,7 @@ def test_transmils_export_takes_a_few_rows_of_memory_a_patch():
         with PeakMemory() as peak:
             relevance(model, bags)
         peaks.append(peak.reading.peak_bytes)
-    assert (peaks[1] - peaks[0]) / 9000 < 12 * 1024
+    assert (peaks[1] - peaks[0]) / 9000 < 24 * 1024
 
 
 # --- entropy ---------------------------------------------------------------------------------------------------------

@@ -203,7 +203,7 @@ def settle_heap() -> bool:
     """
     try:
         library = ctypes.CDLL(None)
-        return bool(library.mallopt(_MMAP_THRESHOLD, 32 * _MIB) and library.mallopt(_TRIM_THRESHOLD, 256 * _MIB))
+        return bool(library.mallopt(_MMAP_THRESHOLD, 32 * _MIB) and library.mallopt(_TRIM_THRESHOLD, 64 * _MIB))
     except (OSError, AttributeError, TypeError):  # not glibc: musl, macOS, Windows
         return False
 

@@ -179,7 +179,7 @@ def _convolve(x: Tensor, kernel: Tensor, bias: Tensor | None, out: Tensor) -> No
             if before is not None:
                 slab = torch.cat([before, x[a:below].to(kernel.dtype)])
             before = slab[b - reach - above : b - above].clone()
-        image = slab.permute(2, 0, 1)[None]
+        image = slab[None].permute(0, 3, 1, 2)  # in this order: channels last needs the stride of a whole image
         y = F.conv2d(image, kernel, bias, padding=reach, groups=dim)[0].permute(1, 2, 0)[a - above : b - above]
         if exact:
             out[a:b].copy_(y)

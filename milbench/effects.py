@@ -1,0 +1,127 @@
+"""Effects: every method of a suite against its reference, on the same test bags under the same resamples, with costs.
+
+An ablation asks what a part does. Each row is the reference with one or more parts changed; its effect is the paired
+difference in AUC to the reference, with an interval and a p-value corrected, by Holm's method, for the number of
+changes that were tried on that cohort. Beside it stands what the change does to the cost of a training. No torch here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from . import stats
+
+if TYPE_CHECKING:
+    from .scoring import CohortRuns, Scores
+
+#: columns of costs -> heading of their ratio to the reference
+COSTS = {
+    "train_device_seconds": "Training time",
+    "infer_patches_per_s": "Patches/s",
+    "train_peak_memory_bytes": "Training memory",
+    "parameters": "Parameters",
+}
+
+WORDS = """\
+Every method against the suite's reference: the paired difference in AUC on the same test bags and seeds, with its 95 %
+interval, and a p-value corrected for all differences of that cohort (Holm). An effect whose interval contains 0 was not
+seen with these bags and seeds, which is not the same as none: the column Detectable tells the smallest true difference
+that such an interval would have shown in four cases of five. Costs are ratios to the reference. All of it is for the
+recipe, sizes and data above, and for another draw of test bags and of seeds, not of training bags."""
+
+#: standard errors between no difference and one that a two-sided test at 5 % finds with probability 0.8
+_REACH = 1.959964 + 0.841621
+
+
+def effects(cohort: CohortRuns, scored: Sequence[Scores], reference: str) -> list[dict[str, Any]]:
+    """Return one row a method of a cohort, the reference left out; nothing where the reference was not run to its end.
+
+    Args:
+        cohort: the runs.
+        scored: of them, from `milbench.scoring.score`.
+        reference: its canonical name.
+
+    Returns:
+        cohort, method, reference, ``auc``, ``reference_auc``, ``effect``, ``low``, ``high``, ``p`` (Holm's, over the
+        rows of the cohort), ``detectable``; NaN for a method one of whose runs is not ``ok``.
+    """
+    found = {s.method: s for s in scored}
+    base = found.get(reference)
+    if base is None or not base.complete or cohort.oracle:
+        return []
+    rows: list[dict[str, Any]] = []
+    for method, own in found.items():
+        if method == reference:
+            continue
+        nan = float("nan")
+        gap, reach = stats.Difference(nan, nan, nan, nan), nan
+        if own.complete:
+            gap = stats.paired_difference(own.auc, own.replicates, base.auc, base.replicates)
+            reach = _REACH * float(np.nanstd(own.replicates - base.replicates, ddof=1))
+        rows.append({
+            "cohort": cohort.name, "data": cohort.data, "method": method, "reference": reference, "auc": own.auc,
+            "reference_auc": base.auc, "effect": gap.estimate, "low": gap.low, "high": gap.high, "p": gap.p,
+            "detectable": reach,
+        })  # fmt: skip
+    told = [row for row in rows if row["p"] == row["p"]]
+    if told:
+        for row, p in zip(told, stats.holm([row["p"] for row in told]), strict=True):
+            row["p"] = float(p)
+    return rows
+
+
+def with_costs(rows: Sequence[Mapping[str, Any]], board: pd.DataFrame) -> pd.DataFrame:
+    """Return effects with the ratios of costs to the reference's, from a leaderboard; NaN where one is not known."""
+    table = pd.DataFrame(list(rows))
+    names = board["suite"] + "-v" + board["version"].astype(str) + " / " + board["data"]
+    names = names.where(board["conditions"] == "", names + " / " + board["conditions"])
+    costs = board.assign(cohort=names).set_index(["cohort", "method"])
+    for column in COSTS:
+        own = costs[column].reindex(pd.MultiIndex.from_frame(table[["cohort", "method"]])).to_numpy(dtype=float)
+        base = costs[column].reindex(pd.MultiIndex.from_frame(table[["cohort", "reference"]])).to_numpy(dtype=float)
+        table[f"{column}_ratio"] = np.divide(own, base, out=np.full(len(own), np.nan), where=base > 0)
+    return table
+
+
+def changed(method: str, reference: str) -> str:
+    """Return what a method has that its reference has not: ``ppeg=none`` of ``transmil[dim=64,ppeg=none]``."""
+    name, options = _parts(method)
+    base, standard = _parts(reference)
+    if name != base:
+        return method
+    added = [option for option in options if option not in standard]
+    keys = {option.partition("=")[0] for option in options}
+    dropped = [f"{key} as usual" for option in standard if (key := option.partition("=")[0]) not in keys]
+    return ", ".join([*added, *dropped]) or method
+
+
+def _parts(method: str) -> tuple[str, list[str]]:
+    name, _, body = method.partition("[")
+    return name, [option for option in body.removesuffix("]").split(",") if option]
+
+
+def table_of(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return one cohort's effects as a report shows them."""
+    shown = {
+        "Changed": [changed(m, r) for m, r in zip(rows["method"], rows["reference"], strict=True)],
+        "AUC": [_number(x) for x in rows["auc"]],
+        "Effect [95 %]": [
+            _number(e, "+.3f") if e != e else f"{e:+.3f} [{low:+.3f}, {high:+.3f}]".replace("-", "−")
+            for e, low, high in zip(rows["effect"], rows["low"], rows["high"], strict=True)
+        ],
+        "p (Holm)": [_number(x) for x in rows["p"]],
+        "Detectable": [_number(x) for x in rows["detectable"]],
+    }
+    for column, heading in COSTS.items():
+        ratios = rows[f"{column}_ratio"]
+        if ratios.notna().any():
+            shown[heading] = [_number(x, ".2f") + ("x" if x == x else "") for x in ratios]
+    return pd.DataFrame(shown)
+
+
+def _number(x: float, form: str = ".3f") -> str:
+    return "–" if x != x else f"{x:{form}}".replace("-", "−")
