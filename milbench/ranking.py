@@ -141,7 +141,28 @@ def leaderboard(
     attrs["effects"], attrs["known"] = changes, verdicts.known_answers(cohorts, resamples)
     attrs["curves"] = {axis: table.to_dict("records") for axis, table in found.items()}
     table.attrs.update(attrs, notes=list(dict.fromkeys(notes)), resamples=resamples)
+    table.attrs.update({key: _shared(value) for key, value in table.attrs.items()})
     return table
+
+
+class _List(list[Any]):
+    """What pandas hands on instead of copying it, to every part of a table at every step: curves are long."""
+
+    def __deepcopy__(self, _: Any) -> _List:
+        return self
+
+
+class _Dict(dict[str, Any]):
+    """See `_List`."""
+
+    def __deepcopy__(self, _: Any) -> _Dict:
+        return self
+
+
+def _shared(value: Any) -> Any:
+    if isinstance(value, list):
+        return _List(value)
+    return _Dict(value) if isinstance(value, dict) else value
 
 
 def compare(

@@ -65,6 +65,13 @@ def test_auc_is_the_mean_over_folds_and_seeds_of_the_test_bags_alone(root, table
     assert (found.seeds, found.folds, found.outcome) == (2, 3, "ok")
 
 
+def test_parts_of_a_table_share_what_it_carries(table):
+    """Curves are long, and pandas copies `attrs` at every step: a report of ten tables took minutes."""
+    part = table[table["data"] == "easy"][["method", "auc"]].copy()
+    for name in ("curves", "suites", "cohorts", "effects", "known"):
+        assert part.attrs[name] is table.attrs[name]
+
+
 def test_ranks_ties_and_differences(table):
     for _, block in table.groupby("data"):
         ranked = block[block["rank"].notna()]
