@@ -129,8 +129,8 @@ def made_up(root: Path, dataset: str, params: dict, seeds: int = 2, known: bool 
     folder = store.cohort("d", cohort.fingerprint)
     write_cohort(cohort, folder)
     table = pd.read_csv(cohort.cache_path.parent / BAGS)
-    if known:
-        table.to_csv(folder / BAGS, index=False)
+    if not known:
+        (folder / BAGS).unlink()
     fold = cohort.folds[0]
     bags = [(s, part) for part in ("val", "test") for s in fold.parts[part]]
     table = table.set_index("slide_id").loc[[s for s, _ in bags]]
@@ -299,3 +299,15 @@ def test_verdicts_import_no_torch():
     code = "import sys, milbench.verdicts; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
     assert done.stdout.strip() == "False"
+
+
+def test_a_run_of_a_known_cohort_brings_what_is_known_to_its_report(tmp_path):
+    params = {"grid": 4, "signals": 4, "dim": 4, "train": 8, "val": 4, "test": 40}
+    suite = Suite(name="s", methods=("mean",), data=(DataSpec(name="d", dataset="arrangement", params=params),),
+                  recipe={"epochs": 1}, cost=False, unit="bag")  # fmt: skip
+    milbench.run(suite, tmp_path / "runs", jobs=1)
+    board = milbench.leaderboard(tmp_path / "runs", resamples=50)
+    (row,) = board.attrs["known"]["bayes"]
+    assert row["method"] == "mean"
+    assert row["bayes"] > 0.9
+    assert "## Against Bayes" in write_report(board, tmp_path / "report", "t", "p").read_text()

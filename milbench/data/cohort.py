@@ -15,7 +15,7 @@ from .audit.findings import Finding, refuse, settle
 from .audit.patients import apply_rule
 from .audit.subject import Subject
 from .cache import FeatureCache
-from .datasets import prepare
+from .datasets import BAGS, prepare
 from .files import write_atomic
 from .imported import Progress, cache_of
 from .labels import Labels, index_classes, read_classes, read_label_table, read_labels, write_labels
@@ -41,6 +41,7 @@ class Cohort:
             ``split.use`` leaves out; and of the codes of the errors that are waived.
         split: how the folds came to be.
         findings: what the audit has found: warnings, and errors that are waived.
+        known: the table of what is known of each bag, which some built-in datasets have; see `datasets.Built`.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Cohort:
     fingerprint: str
     split: SplitRecord
     findings: tuple[Finding, ...] = ()
+    known: Path | None = None
 
     def cache(self) -> FeatureCache:
         """Open the feature cache."""
@@ -99,6 +101,7 @@ def load_cohort(spec: DataSpec, base: Path, progress: Progress | None = None) ->
     content = [subject.content, [[fold.name, fold.parts] for fold in folds]]
     # What was made in spite of a leak is another experiment than the same without it.
     waived = sorted({finding.code for finding in findings if finding.waived and finding.severity == "error"})
+    known = subject.cache.path.absolute().with_name(BAGS)
     return Cohort(
         name=spec.name,
         cache_path=subject.cache.path.absolute(),
@@ -110,6 +113,7 @@ def load_cohort(spec: DataSpec, base: Path, progress: Progress | None = None) ->
         fingerprint=digest([*content, waived] if waived else content),
         split=record_split(spec.split, folds, subject.published),
         findings=tuple(findings),
+        known=known if spec.dataset is not None and known.exists() else None,
     )
 
 
@@ -137,12 +141,14 @@ def read_subject(spec: DataSpec, base: Path, progress: Progress | None = None) -
 
 
 def write_cohort(cohort: Cohort, folder: str | Path) -> None:
-    """Write labels.csv (slide_id, patient_id, label index), classes.json, folds/NAME.csv (slide_id, split), split.json
-    and audit.json, what the audit has found."""
+    """Write labels.csv (slide_id, patient_id, label index), classes.json, folds/NAME.csv (slide_id, split), split.json,
+    audit.json, what the audit has found, and where it is known by construction what each bag is, bags.csv."""
     labels = Labels(cohort.slides, cohort.patients, cohort.labels, cohort.classes)
     write_labels(Path(folder), labels, cohort.folds)
     write_split_record(Path(folder), cohort.split)
     found = [finding.record() for finding in cohort.findings]
+    if cohort.known is not None:
+        write_atomic(Path(folder) / BAGS, cohort.known.read_text(encoding="utf-8"))
     write_atomic(Path(folder) / "audit.json", json.dumps(found, indent=2, ensure_ascii=False) + "\n")
 
 
