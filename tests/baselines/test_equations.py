@@ -86,7 +86,7 @@ def test_dsmil(lengths, n_classes):
         p = sigmoid(np.array(z))
         return -(wanted * np.log(p) + (1 - wanted) * np.log(1 - p)).mean()
 
-    assert float(model.loss(out, torch.from_numpy(targets))) == pytest.approx(
+    assert model.loss(out, torch.from_numpy(targets)).item() == pytest.approx(
         (bce(logits) + bce(critical)) / 2, rel=1e-5
     )
     p = sigmoid(np.array(logits))
@@ -133,7 +133,7 @@ def test_clam_with_bags_shorter_than_k(lengths, subtyping, multi, k):
             instance += np.mean(terms)
         total += 0.7 * -np.log(softmax(logits)[y]) + 0.3 * instance / (3 if subtyping else 1)
     targets = torch.tensor([i % 3 for i in range(len(bags))])
-    assert float(model.loss(out, targets)) == pytest.approx(total / len(bags), rel=1e-5)
+    assert model.loss(out, targets).item() == pytest.approx(total / len(bags), rel=1e-5)
 
 
 @settings(max_examples=25, deadline=None)
