@@ -16,7 +16,6 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from .precision import autocasts
 
@@ -61,11 +60,12 @@ class _FewRows(torch.autograd.Function):
         return _multiplied(x, weight, bias)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        """Return the gradients at x (where it is wanted), W and b."""
+        """Return the gradients at x (where it is wanted), W and b; they can be differentiated again."""
         x, weight = ctx.saved_tensors
-        dx = _multiplied(grad.contiguous(), weight.T, None) if ctx.needs_input_grad[0] else None
+        dx = None
+        if ctx.needs_input_grad[0]:
+            dx = grad @ weight if torch.is_grad_enabled() else _multiplied(grad.contiguous(), weight.T, None)
         return dx, grad.T @ x, grad.sum(dim=0) if ctx.biased else None
 
 

@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from milbench.measure.flops import count_flops
+from milbench.nn import linear
 
 
 def both(forward):
@@ -98,3 +99,10 @@ def test_fused_encoder_layer_hides_nothing():
 def test_elementwise_work_counts_nothing():
     x = torch.randn(50, 4)
     assert count_flops(lambda: torch.softmax(torch.tanh(x) + 1, dim=0).sum()) == 0
+
+
+def test_products_without_gradient_are_counted_as_those_with():
+    x, w = torch.randn(300, 64), torch.randn(48, 64)
+    with torch.no_grad():
+        without = count_flops(lambda: linear(x, w))
+    assert without == count_flops(lambda: linear(x, w)) == 2 * 300 * 64 * 48

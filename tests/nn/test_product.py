@@ -4,9 +4,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from milbench.nn.product import Linear, add_outer, linear
+from milbench.nn.product import Linear, add_outer, head_mix, head_weights, linear, linear_then
 
-ROWS = [255, 256, 257, 1023, 1024, 1025, 3000]
+ROWS = [1, 7, 8, 9, 255, 256, 257, 1023, 1024, 1025, 3000]
 
 
 @pytest.mark.parametrize("rows", ROWS)
@@ -55,3 +55,45 @@ def test_the_module_is_torchs():
     plain.load_state_dict(ours.state_dict())
     x = torch.randn(500, 64)
     torch.testing.assert_close(ours(x), plain(x), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("rows", ROWS)
+@pytest.mark.parametrize(("inner", "out"), [(32, 32), (33, 129), (512, 512), (512, 1), (31, 64)])
+@torch.no_grad()
+def test_without_gradient_the_products_are_the_same(rows, inner, out):
+    torch.manual_seed(0)
+    x, w, b = torch.randn(rows, inner), torch.randn(out, inner) / inner**0.5, torch.randn(out)
+    wanted = F.linear(x.double(), w.double(), b.double())
+    torch.testing.assert_close(linear(x, w, b).double(), wanted, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(linear_then(x, w, b, "relu").double(), wanted.relu(), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(linear_then(x, w, b, "tanh").double(), wanted.tanh(), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("rows", [1, 255, 256, 1024, 1031])
+@pytest.mark.parametrize("heads", [1, 2, 8])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@torch.no_grad()
+def test_products_of_heads(rows, heads, dtype):
+    torch.manual_seed(0)
+    x, keys, values = torch.randn(rows, heads * 32), torch.randn(heads, 64, 32) / 6, torch.randn(heads, 64, 32)
+    by_head = x.double().unflatten(1, (heads, -1)).transpose(0, 1)
+    wanted = torch.softmax(by_head @ keys.double().mT, dim=-1)
+    weights = head_weights(x.to(dtype), keys.to(dtype))
+    near = {"atol": 2e-6, "rtol": 1e-5} if dtype == torch.float32 else {"atol": 2e-2, "rtol": 5e-2}
+    torch.testing.assert_close(weights.double(), wanted, **near)
+    mixed = head_mix(weights, values.to(dtype))
+    near = {"atol": 2e-6, "rtol": 1e-5} if dtype == torch.float32 else {"atol": 5e-2, "rtol": 5e-2}
+    torch.testing.assert_close(mixed.double(), wanted @ values.double(), **near)
+
+
+@pytest.mark.parametrize("rows", [12, 300])
+def test_gradients_can_be_differentiated_again(rows):
+    torch.manual_seed(0)
+    start = [torch.randn(*s) for s in ((rows, 40), (33, 40), (33,))]
+
+    def penalty(product, dtype):
+        x, w, b = (t.to(dtype).requires_grad_() for t in start)
+        (dx,) = torch.autograd.grad(product(x, w, b).tanh().sum(), x, create_graph=True)
+        return torch.autograd.grad(dx.square().sum(), w)[0].double()
+
+    torch.testing.assert_close(penalty(linear, torch.float32), penalty(F.linear, torch.float64), atol=2e-3, rtol=1e-4)
