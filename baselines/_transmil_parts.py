@@ -1,28 +1,121 @@
-"""TransMIL's class token taken apart: what every instance brings into it, and through which row.
-
-With attention weights and the scales of the layer norms held at their values, everything between the embedded
-instances f_j = ReLU(W x_j + b) and the class token is linear: residuals, values, output projections, value convolution,
-PPEG, centring. So the class token is a sum of parts, one for every pair (i, j), "f_j, read at the row of instance i",
-and of what the class token's parameter and the biases bring (norm-based analysis of transformers: Kobayashi et al.,
-EMNLP 2020 and 2021).
-"""
+"""Parts of TransMIL: order and square of the tokens, what is read off them, and its embedding taken apart."""
 
 from __future__ import annotations
 
 import math
+from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from milbench.bags import Bags
+from milbench.errors import Unsupported
+from milbench.nn.stream import CHUNK, wide
+
 if TYPE_CHECKING:
     from .transmil import TransMIL, _Block
 
 
+def raster(bags: Bags) -> Tensor:
+    """Return ``(N,)`` int64: the rows of each bag by y, then x; rows at one place stay in storage order.
+
+    Raises:
+        Unsupported: the bags have no coordinates.
+    """
+    if bags.coords is None:
+        raise Unsupported(
+            "transmil[order=raster] sorts rows by their coordinates and these bags have none; import the cohort with "
+            "coordinates or leave order=raster out."
+        )
+    x, y = bags.coords.unbind(dim=1)
+    by = x.argsort(stable=True)
+    by = by[y[by].argsort(stable=True)]
+    return by if len(bags) == 1 else by[bags.index[by].argsort(stable=True)]
+
+
+class Grids:
+    """Square grids of bags of several sizes in one padded batch: which row, token and cell correspond.
+
+    A bag of n rows has side H = ceil(sqrt n) and H*H tokens, token t being row t, and beyond the end row t - n, or
+    zero. The batch lays all grids into the top left corner of the largest one; the zeros around a smaller grid are
+    what its zero padding would be.
+    """
+
+    def __init__(self, lengths: list[int], device: torch.device, zeros: bool) -> None:
+        starts = [0, *accumulate(lengths)][:-1]
+        self.lengths = n = torch.tensor(lengths, device=device)
+        sides = [math.isqrt(length - 1) + 1 for length in lengths]
+        side = torch.tensor(sides, device=device)
+        self.cells = side * side
+        self.same = len(set(sides)) == 1
+        self.side = max(sides)
+        t = torch.arange(self.side**2, device=device).expand(len(lengths), -1)
+        self.valid = t < self.cells[:, None]
+        self.patch = t < n[:, None]
+        self.full = self.patch if zeros else self.valid
+        row = torch.where(self.patch, t, t - n[:, None])
+        self.row = torch.where(self.valid, row + torch.tensor(starts, device=device)[:, None], 0)
+        across, down = t % side[:, None], t // side[:, None]
+        self.cell = torch.where(self.valid, down * self.side + across, 0)
+        x, y = t % self.side, t // self.side
+        self.inside = (x < side[:, None]) & (y < side[:, None])
+        self.token = torch.where(self.inside, y * side[:, None] + x, 0)
+
+    def tokens(self, h: Tensor) -> Tensor:
+        """(N, dim) rows -> (B, side^2, dim) tokens, zero where a token is no row's."""
+        return h[self.row] * self.full[..., None]
+
+    def square(self, tokens: Tensor) -> Tensor:
+        """(B, side^2, dim) tokens -> (B, side, side, dim) cells, zero outside a bag's grid."""
+        if not self.same:
+            tokens = tokens.gather(1, self.token[..., None].expand_as(tokens)) * self.inside[..., None]
+        return tokens.unflatten(1, (self.side, self.side))
+
+    def rows(self, grid: Tensor) -> Tensor:
+        """(B, side, side, dim) cells -> (B, side^2, dim) tokens."""
+        cells = grid.flatten(1, 2)
+        return cells if self.same else cells.gather(1, self.cell[..., None].expand_as(cells))
+
+    def mean(self, tokens: Tensor) -> Tensor:
+        """(B, side^2, dim) tokens -> (B, dim), over the n patches of each bag, summed in fp32 at least."""
+        total = (wide(tokens) * self.patch[..., None]).sum(dim=1)
+        return (total / self.lengths[:, None]).to(tokens.dtype)
+
+
+def alike(bags: list[int], sides: list[int]) -> list[list[int]]:
+    """Part short bags into batches by their grid's side, so that none is padded to much more than it needs."""
+    edges = (4, 6, 8, 11, 1 << 30)
+    groups = [[i for i in bags if low < sides[i] <= high] for low, high in pairwise((0, *edges))]
+    return [group for group in groups if group]
+
+
+def shares(weights: Tensor, n: int) -> Tensor:
+    """Fold weights of tokens, (H*H, heads) or (n, heads), onto the n patches; each head's positive part sums to 1."""
+    folded = weights[:n] + F.pad(weights[n:], (0, 0, 0, 2 * n - len(weights)))
+    positive = folded.clamp(min=0)
+    total = positive.sum(dim=0, keepdim=True)
+    return torch.where(total > 0, positive / total.clamp(min=torch.finfo(total.dtype).tiny), 1.0 / n)
+
+
+def mean_normed(h: Tensor, norm: nn.LayerNorm) -> Tensor:
+    """Average the normalised rows of one long bag in chunks: ``(n, dim) -> (1, dim)``, in fp32 at least."""
+    total = h.new_zeros((), dtype=wide(h[:0]).dtype)
+    for rows in h.split(CHUNK.get(h.device.type, 4096)):
+        total = total + wide(norm(rows)).sum(dim=0, keepdim=True)
+    return (total / len(h)).to(h.dtype)
+
+
 @torch.no_grad()
 def contributions(model: TransMIL, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Take the embedding of one bag apart, in eval mode.
+    """Take the embedding of one bag apart, in eval mode; rows in the order of the tokens.
+
+    With attention weights and the scales of the layer norms held at their values, everything between the embedded
+    instances f_j = ReLU(W x_j + b) and the embedding is linear: residuals, values, output projections, value
+    convolution, PPEG, centring. So the embedding is a sum of parts, one for every pair (i, j), "f_j, read at the row of
+    instance i", and of what the class token's parameter and the biases bring (norm-based analysis of transformers:
+    Kobayashi et al., EMNLP 2020 and 2021).
 
     Args:
         model: the method.
@@ -30,8 +123,8 @@ def contributions(model: TransMIL, x: Tensor) -> tuple[Tensor, Tensor]:
 
     Returns:
         ``(n, n, dim)``: entry (i, j) is what f_j brings into the embedding where the class token reads the row of
-        instance i, in whichever layer; ``(n, dim)``: the f_j. A row that was appended to fill the square is its
-        instance's own.
+        instance i, in whichever layer, or where the mean does, after the last; ``(n, dim)``: the f_j. A row that was
+        appended to fill the square is its instance's own.
     """
     f = model.embed(x)
     n, side = len(x), math.isqrt(len(x) - 1) + 1
@@ -47,6 +140,8 @@ def contributions(model: TransMIL, x: Tensor) -> tuple[Tensor, Tensor]:
             h, rows = _encode(model, h, rows, side)
         rows, read = _attend(block, h, rows, read, slot)
         h = h + block.attn(block.norm(h))
+    if model.readout == "mean":
+        return _normed(rows[:n], h[1 : 1 + n], model.norm) / n, f
     return _normed(read, h[:1], model.norm), f
 
 

@@ -46,6 +46,7 @@ class ABMIL(Aggregator):
         "gated": Choice(options=(False, True)),
         "dropout": Float(low=0.0, high=0.5),
     }
+    stackable = True
     authors_names = {  # noqa: RUF012
         "attention.0.": "score.v.",
         "attention.2.": "score.w.",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -45,6 +47,7 @@ class DSMIL(Aggregator):
     recipe = Recipe(optimizer="adam", lr=1e-4, weight_decay=1e-3, betas=(0.5, 0.9), epochs=50, schedule="cosine")
     search_space = {"weight_decay": Float(low=1e-5, high=1e-2, log=True)}  # noqa: RUF012
     attention_by_class = True
+    stackable = True
     authors_names = {"b_classifier.": "", "i_classifier.fc.0.": "instance.", "i_classifier.fc.": "instance."}  # noqa: RUF012
 
     def __init__(self, in_dim: int, n_classes: int) -> None:
@@ -67,16 +70,21 @@ class DSMIL(Aggregator):
             likeness = torch.einsum("nq,ncq->nc", every, every[critical][bags.index])
         u = segment_softmax(likeness * Q**-0.5, bags)
         b = weighted_sum(u, bags.x, bags)
-        logits = self.fcc(b.to(scores.dtype))[..., 0]
+        logits = self._classify(b.to(scores.dtype))
         return BagOutput(
             logits, u if attention else None, b.flatten(1), {"instance_logits": scores.gather(0, critical)}
         )
 
+    def _classify(self, b: Tensor) -> Tensor:
+        """Convolve the class vectors over their full width: ``(B, C, d) -> (B, C)``."""
+        if self.fcc.weight.ndim == 4:  # of a stack, which a convolution does not know
+            return linear(b.flatten(1), self.fcc.weight.flatten(2), self.fcc.bias)
+        out: Tensor = self.fcc(b)[..., 0]
+        return out
+
     def _instances(self, x: Tensor) -> tuple[list[Tensor], Tensor]:
         """Return queries, ``(N, 128)`` in parts, and scores ``(N, C)``; the features are read from memory once."""
-        first, _, second, _ = self.q
-        assert isinstance(first, nn.Linear)
-        assert isinstance(second, nn.Linear)
+        first, second = cast("nn.Linear", self.q[0]), cast("nn.Linear", self.q[2])
         if activates(x):
             # A chunk of rows is still in the cache when its scores are taken, and its hidden layer never leaves it.
             q, scores = [], []
@@ -85,7 +93,9 @@ class DSMIL(Aggregator):
                 q.append(linear_then(hidden, second.weight, second.bias, "tanh"))
                 scores.append(self.instance(rows))
             return q, torch.cat(scores)
-        weight, bias = (torch.cat([getattr(first, p), getattr(self.instance, p)]) for p in ("weight", "bias"))
+        # From the last axis, as a stack of models has another one in front.
+        weight = torch.cat([first.weight, self.instance.weight], dim=-2)
+        bias = torch.cat([first.bias, self.instance.bias], dim=-1)
         to_hidden, to_scores = linear(x, weight, bias).split([Q, self.instance.out_features], dim=1)
         return [tanh(second(F.relu(to_hidden)))], to_scores
 

@@ -30,6 +30,7 @@ class MaxPooling(Aggregator):
         deviations=("features are pooled as they are, without a trained embedding before the maximum",),
     )
     recipe = Recipe(optimizer="adam", lr=2e-4, weight_decay=1e-5, epochs=50, patience=10)
+    stackable = True
 
     def __init__(self, in_dim: int, n_classes: int) -> None:
         super().__init__(in_dim, n_classes)

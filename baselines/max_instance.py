@@ -35,6 +35,7 @@ class MaxInstance(Aggregator):
     )
     recipe = Recipe(optimizer="adam", lr=2e-4, weight_decay=1e-5, epochs=50, patience=10)
     attention_by_class = True
+    stackable = True
 
     def __init__(self, in_dim: int, n_classes: int) -> None:
         super().__init__(in_dim, n_classes)

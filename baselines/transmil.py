@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-from itertools import accumulate, pairwise
+from itertools import accumulate
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from milbench.aggregator import Aggregator
@@ -16,7 +15,7 @@ from milbench.errors import MilbenchError
 from milbench.nn import PPEG, Linear, NystromAttention, SquareTokens, product_dtype
 from milbench.spec import Card, Choice, Float, Recipe
 
-from ._transmil_parts import contributions
+from ._transmil_parts import Grids, alike, contributions, mean_normed, raster, shares
 
 
 class TransMIL(Aggregator):
@@ -24,7 +23,8 @@ class TransMIL(Aggregator):
 
     Embed: h = ReLU(W x). Square: with H = ceil(sqrt n) the first H*H - n rows are appended again. Prepend a class
     token. Then ``layers`` times h <- h + Nystrom(LayerNorm h), with PPEG on the H x H grid after the first, and a
-    linear head on the normalised class token. Rows are taken in storage order; coordinates are never used.
+    linear head on the normalised class token. Rows are taken in storage order, unless ``order`` says otherwise;
+    nothing else reads coordinates: the grid is the square of consecutive rows, not the slide's.
 
     Args:
         in_dim: width of the instance features.
@@ -38,6 +38,13 @@ class TransMIL(Aggregator):
         value_conv: the 33 x 1 depthwise convolution of the values along storage order.
         dim: width of the tokens.
         dropout: on every attention layer's output.
+        readout: what the head reads: the ``class`` token, or the ``mean`` over the n patches' normalised tokens (those
+            that fill the square left out). The class token takes part in attention either way; the last layer is then
+            computed for all tokens, and attention is the readout's own, 1/n for every patch and head.
+        square: what fills the square: ``repeat`` the first rows, or ``zeros``, vectors that take part in attention
+            and PPEG like any token.
+        order: of the rows of a bag: as they are in ``storage``, or ``raster``, by y, then x (rows at one place as
+            stored), which needs bags with coordinates. Attention is returned in storage order all the same.
     """
 
     card = Card(
@@ -52,7 +59,9 @@ class TransMIL(Aggregator):
             "size 1, and without it a bag's prediction depends on its companions",
             "with layers=1 PPEG is applied before the layer (after it, it could not reach the class token)",
             "attention is the class token's row in the last layer over the patches: negative Nystrom weights set to 0, "
-            "repeated rows added to their patch, normalised per bag and head; the authors export none",
+            "repeated rows added to their patch, normalised per bag and head; the authors export none; with "
+            "readout=mean it is the readout's uniform weights",
+            "readout=mean, square=zeros and order=raster are not the authors': they are here for ablations",
             "dropout on long bags decides an element by 16 bits: its probability is met to 8e-6",
             "RAdam is PyTorch's, Lookahead wraps it with k = 6 and alpha = 0.5",
         ),
@@ -79,6 +88,9 @@ class TransMIL(Aggregator):
         value_conv: bool = True,
         dim: int = 512,
         dropout: float = 0.1,
+        readout: Literal["class", "mean"] = "class",
+        square: Literal["repeat", "zeros"] = "repeat",
+        order: Literal["storage", "raster"] = "storage",
     ) -> None:
         super().__init__(in_dim, n_classes)
         for name, value in {"layers": layers, "heads": heads, "landmarks": landmarks, "dim": dim}.items():
@@ -97,13 +109,15 @@ class TransMIL(Aggregator):
         self.norm = nn.LayerNorm(dim)
         self.head = nn.Linear(dim, n_classes)
         self.landmarks = landmarks
+        self.readout, self.square, self.order = readout, square, order
+        self.permutation_invariant = order == "raster"  # rows that come with their coordinates
 
     def matrix_flops(self, n: int) -> int | None:
         """What is left of a long bag's products after the identities that `milbench.nn` names; None for short bags.
 
         With T tokens, m landmarks, h heads, k pseudo-inverse steps: a layer before the last has q, k, v, output
         projection (4 T dim^2), four factors of T m dim, the value convolution and the core; the last layer has keys and
-        one factor for all rows, and the weighted sum of rows for each head.
+        one factor for all rows, and the weighted sum of rows for each head, unless it is read for all rows.
         """
         cells = (math.isqrt(n - 1) + 1) ** 2
         if cells < self.landmarks:
@@ -117,74 +131,112 @@ class TransMIL(Aggregator):
         before = tokens * dim * (4 * dim + 4 * m + conv) + start + formed + dim * m * m * (3 * steps + 1)
         rows = sum(3 * 4 ** max(0, step - max(0, steps - 3)) for step in range(steps)) + 1
         last = tokens * dim * (dim + m + attn.heads) + start + of_row + attn.heads * m * m * rows
+        if self.readout == "mean":
+            last = before
         grid = 0 if self.ppeg is None else self.ppeg.size**2 * cells * dim
         landmarks = len(self._layers()) * 2 * m * dim * dim
         return 2 * (n * self.in_dim * dim + (len(self._layers()) - 1) * before + last + grid + landmarks)
 
-    def contributions(self, bags: Bags) -> tuple[Tensor, Tensor]:
+    def contributions(self, bags: Bags) -> tuple[Tensor, Tensor] | None:
         """Take the embedding of one small bag apart into what each instance brings through each row.
 
-        See `milbench.pooling_matrix`: ``(n, n, dim)`` and the embedded instances, ``(n, dim)``.
+        See `milbench.pooling_matrix`: ``(n, n, dim)`` and the embedded instances, ``(n, dim)``. None where zeros fill
+        the square: what is read at such a token is read at no instance's row.
         """
-        return contributions(self, bags.x)
-
-    def _layers(self) -> list[_Block]:
-        return [block for block in self.blocks.values() if isinstance(block, _Block)]
+        if self.square == "zeros" and math.isqrt(len(bags.x)) ** 2 != len(bags.x):
+            return None
+        if self.order == "storage":
+            return contributions(self, bags.x)
+        order = raster(bags)
+        back = order.argsort()
+        parts, own = contributions(self, bags.x[order])
+        return parts[back][:, back], own[back]
 
     def pool(self, bags: Bags, attention: bool) -> BagOutput:
+        """Pool the rows in the order asked for."""
+        if self.order == "storage":
+            return self._pool(bags, attention)
+        order = raster(bags)
+        out = self._pool(bags.with_features(bags.x[order]), attention)
+        if out.attention is not None:
+            out.attention = out.attention[order.argsort()]
+        return out
+
+    def _pool(self, bags: Bags, attention: bool) -> BagOutput:
         """Pool bags of fewer than `landmarks` tokens together, padded; longer ones, with work enough, one by one."""
         sides = [math.isqrt(n - 1) + 1 for n in bags.lengths]
         starts = [0, *accumulate(bags.lengths)]
+        # Tokens whose weight is a patch's: a row again is its patch's, a zero is nobody's.
+        owned = bags.lengths if self.square == "zeros" else [side * side for side in sides]
         short = [i for i, side in enumerate(sides) if side * side < self.landmarks]
         tokens: dict[int, Tensor] = {}
         weights: dict[int, Tensor] = {}
-        for group in _alike(short, sides):
+        for group in alike(short, sides):
             rows = bags.x if len(group) == len(bags) else torch.cat([bags.x[starts[i] : starts[i + 1]] for i in group])
             found, row = self._short(self.embed(rows), [bags.lengths[i] for i in group], attention)
             for at, i in enumerate(group):
                 tokens[i] = found[at : at + 1]
                 if row is not None:
-                    weights[i] = row[at, 1 : 1 + sides[i] ** 2]
+                    weights[i] = row[at, 1 : 1 + owned[i]]
         for i in set(range(len(bags))) - set(short):
             tokens[i], row = self._long(bags.x[starts[i] : starts[i + 1]], sides[i])
-            weights[i] = row[1:]
-        embedding = self.norm(torch.cat([tokens[i] for i in range(len(bags))]))
-        shares = None
-        if attention:
-            shares = torch.cat([_shares(weights[i], n) for i, n in enumerate(bags.lengths)])
-        return BagOutput(self.head(embedding), shares, embedding)
+            if row is not None:
+                weights[i] = row[1 : 1 + owned[i]]
+        embedding = torch.cat([tokens[i] for i in range(len(bags))])
+        if self.readout == "class":  # a mean is of tokens that are normalised already
+            embedding = self.norm(embedding)
+        given = None
+        if attention and self.readout == "class":
+            given = torch.cat([shares(weights[i], n) for i, n in enumerate(bags.lengths)])
+        elif attention:
+            heads = self._layers()[0].attn.heads
+            given = torch.cat([embedding.new_full((n, heads), 1 / n) for n in bags.lengths])
+        return BagOutput(self.head(embedding), given, embedding)
 
-    def _long(self, x: Tensor, side: int) -> tuple[Tensor, Tensor]:
+    def _layers(self) -> list[_Block]:
+        return [block for block in self.blocks.values() if isinstance(block, _Block)]
+
+    def _whole(self) -> list[_Block]:
+        """Layers of which every token is read: all but the last, whose class token alone the head reads."""
+        return self._layers() if self.readout == "mean" else self._layers()[:-1]
+
+    def _long(self, x: Tensor, side: int) -> tuple[Tensor, Tensor | None]:
+        """Return the bag's class token or mean, ``(1, dim)``, and the class token's weights, ``(T, heads)``."""
         embed = self.embed[0]
-        h = SquareTokens.apply(x, embed.weight, embed.bias, self.cls_token[0, 0], side)
-        *before, last = self._layers()
+        h = SquareTokens.apply(x, embed.weight, embed.bias, self.cls_token[0, 0], side, self.square == "zeros")
+        whole, last = self._whole(), self._layers()[-1]
         # Training keeps what every step has made; inference writes over the tokens, with one buffer beside them.
-        keeps = torch.is_grad_enabled() or any(block.attn.drops for block in before)
+        keeps = torch.is_grad_enabled() or any(block.attn.drops for block in whole)
         spare = None if keeps else torch.empty_like(h, dtype=product_dtype(h))
-        if not before:
+        if len(self.blocks) == 1:
             h = self._encode_long(h, side, keeps)
-        for i, block in enumerate(before):
+        for i, block in enumerate(whole):
             if spare is None:
                 h = block.attn.long(h, block.norm, residual=True)
             else:
                 block.attn.long_in_place(h, spare, block.norm)
-            if i == 0:
+            if i == 0 and len(self.blocks) > 1:
                 h = self._encode_long(h, side, keeps)
+        if self.readout == "mean":
+            return mean_normed(h[1 : 1 + len(x)], self.norm), None
         out, token, weights = last.attn.long_first(h, last.norm, spare)
         return token + out, weights
 
     def _short(self, h: Tensor, lengths: list[int], attention: bool) -> tuple[Tensor, Tensor | None]:
-        grids = _Grids(lengths, h.device)
+        """As `_long`, of B bags of embedded rows: ``(B, dim)`` and ``(B, T, heads)``."""
+        grids = Grids(lengths, h.device, self.square == "zeros")
         tokens = grids.tokens(h)
         h = torch.cat([self.cls_token.to(h.dtype).expand(len(lengths), -1, -1), tokens], dim=1)
         rows = grids.cells + 1
-        *before, last = self._layers()
-        if not before:
+        whole, last = self._whole(), self._layers()[-1]
+        if len(self.blocks) == 1:
             h = self._encode_short(h, grids)
-        for i, block in enumerate(before):
+        for i, block in enumerate(whole):
             h = h + block.attn.short(block.norm(h), rows)
-            if i == 0:
+            if i == 0 and len(self.blocks) > 1:
                 h = self._encode_short(h, grids)
+        if self.readout == "mean":
+            return grids.mean(self.norm(h[:, 1:])), None
         out, weights = last.attn.short_first(last.norm(h), rows, attention)
         return h[:, 0] + out, weights
 
@@ -196,7 +248,7 @@ class TransMIL(Aggregator):
         self.ppeg.tokens_in_place(h, side)
         return h
 
-    def _encode_short(self, h: Tensor, grids: _Grids) -> Tensor:
+    def _encode_short(self, h: Tensor, grids: Grids) -> Tensor:
         if self.ppeg is None:
             return h
         return torch.cat([h[:, :1], grids.rows(self.ppeg(grids.square(h[:, 1:]))).to(h.dtype)], dim=1)
@@ -209,60 +261,3 @@ class _Block(nn.Module):
         super().__init__()
         self.norm = nn.LayerNorm(dim)
         self.attn = NystromAttention(dim, heads, landmarks, iterations, value_conv, dropout)
-
-
-class _Grids:
-    """Square grids of bags of several sizes in one padded batch: which row, token and cell correspond.
-
-    A bag of n rows has side H = ceil(sqrt n) and H*H tokens, token t being row t, or t - n beyond the end. The batch
-    lays all grids into the top left corner of the largest one; the zeros around a smaller grid are what its zero
-    padding would be.
-    """
-
-    def __init__(self, lengths: list[int], device: torch.device) -> None:
-        starts = [0, *accumulate(lengths)][:-1]
-        n = torch.tensor(lengths, device=device)
-        sides = [math.isqrt(length - 1) + 1 for length in lengths]
-        side = torch.tensor(sides, device=device)
-        self.cells = side * side
-        self.same = len(set(sides)) == 1
-        self.side = max(sides)
-        t = torch.arange(self.side**2, device=device).expand(len(lengths), -1)
-        self.valid = t < self.cells[:, None]
-        row = torch.where(t < n[:, None], t, t - n[:, None])
-        self.row = torch.where(self.valid, row + torch.tensor(starts, device=device)[:, None], 0)
-        across, down = t % side[:, None], t // side[:, None]
-        self.cell = torch.where(self.valid, down * self.side + across, 0)
-        x, y = t % self.side, t // self.side
-        self.inside = (x < side[:, None]) & (y < side[:, None])
-        self.token = torch.where(self.inside, y * side[:, None] + x, 0)
-
-    def tokens(self, h: Tensor) -> Tensor:
-        """(N, dim) rows -> (B, side^2, dim) tokens, zero beyond a bag's end."""
-        return h[self.row] * self.valid[..., None]
-
-    def square(self, tokens: Tensor) -> Tensor:
-        """(B, side^2, dim) tokens -> (B, side, side, dim) cells, zero outside a bag's grid."""
-        if not self.same:
-            tokens = tokens.gather(1, self.token[..., None].expand_as(tokens)) * self.inside[..., None]
-        return tokens.unflatten(1, (self.side, self.side))
-
-    def rows(self, grid: Tensor) -> Tensor:
-        """(B, side, side, dim) cells -> (B, side^2, dim) tokens."""
-        cells = grid.flatten(1, 2)
-        return cells if self.same else cells.gather(1, self.cell[..., None].expand_as(cells))
-
-
-def _alike(bags: list[int], sides: list[int]) -> list[list[int]]:
-    """Part short bags into batches by their grid's side, so that none is padded to much more than it needs."""
-    edges = (4, 6, 8, 11, 1 << 30)
-    groups = [[i for i in bags if low < sides[i] <= high] for low, high in pairwise((0, *edges))]
-    return [group for group in groups if group]
-
-
-def _shares(weights: Tensor, n: int) -> Tensor:
-    """Fold the (H*H, heads) weights of tokens onto the n patches; make each head's positive part sum to 1."""
-    folded = weights[:n] + F.pad(weights[n:], (0, 0, 0, 2 * n - len(weights)))
-    positive = folded.clamp(min=0)
-    total = positive.sum(dim=0, keepdim=True)
-    return torch.where(total > 0, positive / total.clamp(min=torch.finfo(total.dtype).tiny), 1.0 / n)

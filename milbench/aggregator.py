@@ -30,7 +30,12 @@ class Aggregator(nn.Module, ABC):
     card: ClassVar[Card]
     recipe: ClassVar[Recipe] = Recipe()
     search_space: ClassVar[dict[str, Dimension]] = {}
-    permutation_invariant: ClassVar[bool] = True
+    #: stated by the class; where a parameter decides (an option that sorts the rows), by the model it made.
+    permutation_invariant: bool = True
+    #: Whether `pool` and `loss` are right as well for the parameters of several models on a leading axis, each with its
+    #: own bags (`milbench.nn.stacked`): products of rows through `milbench.nn.linear` or linear layers alone, axes of
+    #: parameters counted from the last, no buffers, a loss that is a mean over the bags of logits and of every `aux`.
+    stackable: ClassVar[bool] = False
     #: prefix of a parameter's name in the authors' code -> prefix here; longest match wins.
     authors_names: ClassVar[dict[str, str]] = {}
 

@@ -23,6 +23,7 @@ from .contract_invariance import (
     batch_invariance_of_gradients,
     no_gradient_between_bags,
     permutation_as_declared,
+    stacked_as_declared,
 )
 from .errors import MilbenchError
 from .registry import parameters
@@ -337,6 +338,7 @@ CHECKS: tuple[Callable[[Case], None], ...] = (
     batch_invariance_of_gradients,
     no_gradient_between_bags,
     batch_invariance_of_attention,
+    stacked_as_declared,
     permutation_as_declared,
     attention_normalised,
     attention_in_row_order,

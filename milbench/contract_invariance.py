@@ -22,6 +22,7 @@ from .contract_case import (
     predict,
     same,
 )
+from .nn.stacked import Stack
 
 #: Row order matters to a method when logits move by clearly more than what rounding does (about 1e-6).
 MOVES = 1e-5
@@ -99,11 +100,32 @@ def batch_invariance_of_attention(case: Case) -> None:
         )
 
 
+def stacked_as_declared(case: Case) -> None:
+    """In a stack of models each has the loss's gradient that it has by itself (methods declared stackable)."""
+    if not case.method.cls.stackable:
+        raise Skip("the method is not declared stackable")
+    models = [case.model(seed) for seed in range(3)]
+    singles, targets = case.bags((5, 1, 33, 12, 2, 7), SCALES), case.targets(6)
+    alone = []
+    for i, model in enumerate(models):
+        bags, own = join(singles[2 * i : 2 * i + 2]), targets[2 * i : 2 * i + 2]
+        found = torch.autograd.grad(model.loss(model(bags), own), list(model.parameters()), allow_unused=True)
+        alone.append([torch.zeros_like(p) if g is None else g for p, g in zip(model.parameters(), found, strict=True)])
+    stack = Stack(models, [torch.Generator(case.device) for _ in models]).eval()
+    stack.loss(stack(join(singles)), targets).backward()
+    size = 1e-2 * max(float(g.abs().max()) for own in alone for g in own if g.numel())
+    for k, (name, _) in enumerate(models[0].named_parameters()):
+        together = stack.joint.get_parameter(name).grad
+        want = torch.stack([own[k] for own in alone])
+        same(torch.zeros_like(want) if together is None else together, want, f"the gradient of {name} in a stack",
+             "the method is declared stackable and is not.", tolerance=GRADIENT_TOLERANCE, size=size)  # fmt: skip
+
+
 def permutation_as_declared(case: Case) -> None:
     """Row order changes no logit where permutation_invariant says so, and some logit where it says not."""
     model, most = case.model(), 0.0
     random = torch.Generator().manual_seed(5)
-    declared = case.method.cls.permutation_invariant
+    declared = model.permutation_invariant
     for bag in case.bags((300, 33, 12)):
         logits = predict(model, bag).logits
         for _ in range(2):
@@ -136,7 +158,7 @@ def attention_in_row_order(case: Case) -> None:
     """Attention follows its instance when the rows of a bag are shuffled (methods declared permutation invariant)."""
     model, bag = case.model(), case.bags((33,))[0]
     attention = attend(model, bag)
-    if not case.method.cls.permutation_invariant:
+    if not model.permutation_invariant:
         raise Skip("row order matters to the method, so shuffling tells nothing")
     order = torch.randperm(33, generator=torch.Generator().manual_seed(6)).to(case.device)
     same(attend(model, permuted(bag, order)), attention[order], "attention after shuffling the rows",

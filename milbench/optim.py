@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -51,10 +52,12 @@ class Lookahead:
 Optimizer = torch.optim.Optimizer | Lookahead
 
 
-def build_optimizer(parameters: Iterable[nn.Parameter] | Iterable[Tensor], recipe: Recipe) -> Optimizer:
-    """Build the optimizer a recipe names; `recipe.lr` is the rate at the start."""
+def build_optimizer(
+    parameters: Iterable[nn.Parameter] | Iterable[Tensor] | list[dict[str, Any]], recipe: Recipe
+) -> Optimizer:
+    """Build the optimizer a recipe names, of parameters or groups of them; `recipe.lr` is the rate at the start."""
     lr, decay, betas = recipe.lr, recipe.weight_decay, recipe.betas
-    params = list(parameters)
+    params: list[Any] = list(parameters)
     # One kernel for all parameters: at a bag a step the optimizer is a third of a small method's time.
     match recipe.optimizer:
         case "adam":

@@ -15,10 +15,11 @@ from .data.cohort import Cohort, load_cohort
 from .data.imported import Progress
 from .errors import MilbenchError, did_you_mean
 from .registry import Method, resolve
-from .spec import TRACKS, Budget, Recipe, RunSpec, Suite
+from .spec import TRACKS, Budget, Recipe, RunSpec, Suite, digest
 from .store import Store, read_suite
 from .suites import load_suite
 from .train import Task
+from .train_stacked import StackTask, stacks
 from .tune import Search
 
 Overwrite = Literal["missing", "failed", "all"]
@@ -136,6 +137,28 @@ def make_plan(
     return Plan(suite, store, cohorts, tuple(runs), tuple(searches), storage or str(store.tuning / "journal.log"))
 
 
+def together(todo: Sequence[Planned], most: int) -> list[list[Planned]]:
+    """Part runs into those that one process carries out: at most `most`, of one method, recipe and cohort.
+
+    The order stays that of each part's first run. What limits the time or the memory of a run needs it by itself.
+    """
+    groups: dict[Any, list[Planned]] = {}
+    for planned in todo:
+        spec = planned.spec
+        recipe = digest(spec.recipe.model_dump(mode="json"))
+        alike = (spec.data, planned.method.canonical, recipe, len(planned.task.train) if spec.stacked else 0)
+        alone = spec.budget.timeout_s is not None or spec.budget.memory_bytes is not None
+        groups.setdefault((spec.run_id,) if alone else alike, []).append(planned)
+    return [group[i : i + most] for group in groups.values() for i in range(0, len(group), most)]
+
+
+def task_of(group: Sequence[Planned]) -> Task | StackTask:
+    """Return the one task that carries out a group of `together`."""
+    if len(group) > 1 or group[0].spec.stacked:
+        return StackTask(tuple(planned.task for planned in group))
+    return group[0].task
+
+
 def _refuse_changed(store: Store) -> None:
     """Refuse a suite that says something else than the one whose results are there under the same name and version."""
     if not any(store.runs.glob("[!.]*/run.json")):
@@ -156,7 +179,7 @@ def _meaning(suite: Suite) -> dict[str, Any]:
     """Return what decides what a run of the suite means: all but how many there are, what they may use, and words."""
     # Budget and tuning are part of every run's identity, and tables are kept apart by them.
     fields = suite.model_dump(
-        mode="json", exclude={"methods", "seeds", "description", "cost", "budget", "tuning", "reference"}
+        mode="json", exclude={"methods", "seeds", "description", "cost", "budget", "tuning", "reference", "stacked"}
     )
     for data in fields["data"]:
         data["split"].pop("use")
@@ -217,6 +240,7 @@ def _task(suite: Suite, cohort: Cohort, fold: Any, method: Method, recipe: Recip
         fold=fold.name,
         seed=seed,
         threads=suite.threads,
+        stacked=suite.stacked > 1 and method.cls.stackable and stacks(recipe, suite.budget),
         device_type=device,
     )
     known = cohort.labels

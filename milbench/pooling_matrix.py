@@ -12,7 +12,8 @@ instance push the weights of all others up or down is not mixing, and stays off 
 ``contributions``
     The method takes its bag representation apart itself (a method ``contributions(bags)``, as TransMIL's): with
     attention weights and layer-norm scales held at their values, everything from the embedded instances f_j on is
-    linear, and the bag representation a sum of parts c_ij, "f_j, read at row i". P[i, j] = |c_ij| / |f_j|.
+    linear, and the bag representation a sum of parts c_ij, "f_j, read at row i". P[i, j] = |c_ij| / |f_j|. Where it
+    returns None, the bag has no such parts and the next definition is tried.
 
 ``weights``
     The bag representation equals sum_i a_i z_i, a the attention that the method returns and z_i the representation of
@@ -132,8 +133,10 @@ def _contributions(model: Aggregator, bags: Bags) -> Tensor | None:
     if take_apart is None:
         return None
     with torch.no_grad():
-        parts, own = take_apart(bags)
-    n = len(bags.x)
+        found = take_apart(bags)
+    if found is None:  # not for this model, or not for this bag
+        return None
+    (parts, own), n = found, len(bags.x)
     if parts.shape[:2] != (n, n) or own.shape[:1] != (n,):
         shapes = f"{tuple(parts.shape)} and {tuple(own.shape)}"
         name = type(model).__name__

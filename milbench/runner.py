@@ -17,9 +17,11 @@ from .data.cohort import write_cohort
 from .errors import MilbenchError
 from .launch.local import WAIT, Progress, Result, run_all
 from .measure.environment import environment, fingerprint
-from .plan import Overwrite, Plan, Planned, make_plan, usable_jobs
+from .plan import Overwrite, Plan, Planned, make_plan, task_of, together, usable_jobs
 from .spec import PROTOCOL_VERSION, Suite, digest
 from .store import OUTCOMES, RunRecord, Store, read_runs
+from .train import Task
+from .train_stacked import StackTask
 from .tune import Found, Trial, progress, search_all, smaller, tuned_task
 from .worker import work
 
@@ -93,7 +95,7 @@ def execute(
     again = Plan(plan.suite, store, (), tuple(tuned.runs)).todo(overwrite)
     total -= len(plan.searches) * seeds - len(again) - len(tuned.impossible)
     # Closed, not only left: after an error or Ctrl-C here the runs that still go on are ended.
-    with closing(_carried_out([*todo, *again], jobs, timeout)) as results:
+    with closing(_carried_out([*todo, *again], jobs, timeout, plan.suite.stacked)) as results:
         for planned, result in results:
             _publish(store, planned, result, replace_old=planned.outcome is not None)
             report(str(planned), result.outcome, result.reason)
@@ -176,9 +178,13 @@ def _of_studies(plan: Plan, found: Mapping[str, Found]) -> _Tuned:
     return tuned
 
 
-def _carried_out(todo: Sequence[Planned], jobs: int, timeout_s: float | None) -> Generator[tuple[Planned, Result]]:
+def _carried_out(
+    todo: Sequence[Planned], jobs: int, timeout_s: float | None, stacked: int
+) -> Generator[tuple[Planned, Result]]:
     """Run what is to do; what does not fit into memory is run again where the budget has a fallback."""
-    queue = deque((planned, planned.task) for planned in todo)
+    queue: deque[tuple[Sequence[Planned], Task | StackTask]] = deque(
+        (group, task_of(group)) for group in together(todo, stacked)
+    )
     under_way = 0
 
     def tasks() -> Iterator[Any]:
@@ -192,12 +198,18 @@ def _carried_out(todo: Sequence[Planned], jobs: int, timeout_s: float | None) ->
             yield item, item[1]
 
     with closing(run_all(work, tasks(), jobs, timeout_s)) as results:
-        for (planned, task), result in results:
+        for (group, task), result in results:
             under_way -= 1
-            if result.outcome == "oom" and (cut := smaller(task)) is not None:
-                queue.append((planned, cut))
+            if isinstance(task, StackTask) and result.outcome == "ok":
+                yield from zip(group, result.value, strict=True)
                 continue
-            yield planned, result
+            if len(group) > 1:  # one of them may have ended the process: each by itself, then
+                queue.extend(([planned], task_of([planned])) for planned in group)
+                continue
+            if isinstance(task, Task) and result.outcome == "oom" and (cut := smaller(task)) is not None:
+                queue.append((group, cut))
+                continue
+            yield group[0], result
 
 
 @contextmanager

@@ -443,6 +443,9 @@ class Suite(Frozen):
         recipes: fields for one method (by its name, without parameters), laid over `recipe`; printed with the table.
         threads: CPU threads of one run. Sums change their order with it, so it is part of the spec, unlike the number
             of runs that go on side by side.
+        stacked: how many runs of a method that differ in fold and seed alone may share a process: trained as one
+            stacked model where the method and the recipe allow it (`milbench.train_stacked`), else one after the other.
+            For many small runs; no peak of memory is told of them. 1: a process for each.
         cost: measure inference and training cost of every method in runs of their own.
         unit: what the interval resamples, ``patient`` (the default; a slide without patient is its own) or ``bag``.
         tuning: how hyperparameters are searched; None: `budget.trials` is None too, and nothing is.
@@ -462,6 +465,7 @@ class Suite(Frozen):
     recipe: dict[str, Any] = {}
     recipes: dict[str, dict[str, Any]] = {}
     threads: int = Field(1, ge=1)
+    stacked: int = Field(1, ge=1)
     device: Literal["auto", "cpu", "cuda"] = "auto"
     cost: bool = True
     unit: Literal["patient", "bag"] = "patient"
@@ -524,13 +528,15 @@ class RunSpec(Frozen):
     fold: str
     seed: int
     threads: int
+    stacked: bool = False
     device_type: Literal["cpu", "cuda"]
     protocol_version: int = PROTOCOL_VERSION
 
     @property
     def run_id(self) -> str:
         """Return 16 hexadecimal digits of the SHA-256 of the canonical JSON of this spec."""
-        return digest(self.model_dump(mode="json"))
+        # What has been added since the first runs counts where it is used: their ids stay.
+        return digest(self.model_dump(mode="json", exclude=None if self.stacked else {"stacked"}))
 
 
 def digest(value: Any) -> str:

@@ -30,6 +30,7 @@ from .errors import Diverged, MilbenchError, OutOfMemory
 from .feed import BagSet, Scaling
 from .measure.memory import bytes_asked_for, is_out_of_memory
 from .measure.timing import DeviceTimer
+from .nn.stacked import Stack
 from .optim import build_optimizer, learning_rate
 from .registry import resolve
 from .spec import Recipe, RunSpec
@@ -109,10 +110,10 @@ def train(task: Task, cache: FeatureCache, device: torch.device, on_evaluation: 
             "patience, or val_fraction."
         )
     seeds = {purpose: derive_seed(spec.seed, purpose) for purpose in ("init", "order", "dropout", "subsample")}
-    _seed(seeds["init"])
+    seed_everything(seeds["init"])
     model = resolve(task.method).create(cache.dim, task.n_classes).to(device)
     order, chance = (np.random.default_rng(seeds[purpose]) for purpose in ("order", "subsample"))
-    _seed(seeds["dropout"])
+    seed_everything(seeds["dropout"])
 
     scaling = Scaling.fit(cache, [s for s, _ in task.train]) if protocol.standardize else None
     limit = spec.budget.memory_bytes
@@ -125,9 +126,9 @@ def train(task: Task, cache: FeatureCache, device: torch.device, on_evaluation: 
         model, recipe, math.ceil(math.ceil(len(bags) / recipe.batch_size) / recipe.accumulate) * recipe.epochs
     )
     timer = DeviceTimer(device)
-    flops = StepFlops(task.method, cache.dim, task.n_classes, _has_coords(cache), spec.budget.track == "flops")
+    flops = StepFlops(task.method, cache.dim, task.n_classes, has_coords(cache), spec.budget.track == "flops")
     meter = Meter(spec.budget, stepper.planned, timer, flops.of)
-    judge = _Judge(task, cache, device, scaling)
+    judge = Judge(task, cache, device, scaling)
     seen = patches = 0
     total, since = torch.zeros((), device=device), 0
     started = time.perf_counter()
@@ -193,11 +194,12 @@ def _rows(cache: FeatureCache, ids: Sequence[str]) -> list[int]:
     return [int(n) for n in cache.slides.set_index("slide_id").loc[list(ids), "rows"]]
 
 
-def _has_coords(cache: FeatureCache) -> bool:
+def has_coords(cache: FeatureCache) -> bool:
+    """Whether the slides of a cache have coordinates."""
     return any(cache.coords(slide) is not None for slide in cache.slides["slide_id"][:1])
 
 
-class _Judge:
+class Judge:
     """Looks at validation slides, keeps the history, and remembers the best model; under the oracle protocol it also
     predicts the test slides, whose labels it does not have."""
 
@@ -271,13 +273,13 @@ def labels_of(targets: Tensor, at: Sequence[int]) -> Tensor:
 class Stepper:
     """Forward, backward and step of one recipe: precision, accumulation, clipping, schedule."""
 
-    def __init__(self, model: Aggregator, recipe: Recipe, planned_steps: int) -> None:
+    def __init__(self, model: Aggregator | Stack, recipe: Recipe, planned_steps: int) -> None:
         self.model = model
         self.recipe = recipe
         self.planned = planned_steps
         self.steps = 0
         self.lr = recipe.lr
-        self.optimizer = build_optimizer(model.parameters(), recipe)
+        self.optimizer = build_optimizer(model.groups() if isinstance(model, Stack) else model.parameters(), recipe)
         self.device_type = next(model.parameters()).device.type
         self._cast = autocast(self.device_type, recipe) if recipe.precision != "fp32" else nullcontext()
         self.scaler = torch.amp.GradScaler(self.device_type) if recipe.precision == "fp16" else None
@@ -353,7 +355,7 @@ def predictions_frame(ids: Sequence[str], split: str, probabilities: np.ndarray)
     return frame
 
 
-def _seed(seed: int) -> None:
+def seed_everything(seed: int) -> None:
     """Seed every generator a method can draw from without one of its own; torch's is the one it should use."""
     torch.manual_seed(seed)
     random.seed(seed)

@@ -22,12 +22,13 @@ from .measure.environment import environment
 from .measure.memory import PeakMemory, is_out_of_memory, settle_heap
 from .measure.timing import Stopwatch
 from .quantities import show_quantity
-from .train import Task, predict, predictions_frame, train
+from .train import Task, Trained, predict, predictions_frame, train
+from .train_stacked import StackTask, train_stacked
 from .trial import TrialTask, reporter, run_trial
 
 
-def work(task: Task | TrialTask | CostTask | CellTask | MachineTask) -> Result:
-    """Do one task in this process; exceptions become outcomes with a reason."""
+def work(task: Task | StackTask | TrialTask | CostTask | CellTask | MachineTask) -> Result:
+    """Do one task in this process; exceptions become outcomes with a reason. A stack's value is a Result for each."""
     try:
         if isinstance(task, CostTask):
             device = _set_up(task.threads, task.device_type)
@@ -45,6 +46,9 @@ def work(task: Task | TrialTask | CostTask | CellTask | MachineTask) -> Result:
             device = _set_up(task.threads, task.device_type)
             with capped(task.memory_bytes, device):
                 return Result("ok", "", measure_cell(task, device))
+        if isinstance(task, StackTask):
+            stacked = task.tasks[0].spec.stacked
+            return Result("ok", "", _run_stack(task) if stacked else [_without_peak(work(one)) for one in task.tasks])
         return Result("ok", "", _run(task))
     except Unsupported as error:
         return Result("unsupported", str(error))
@@ -69,9 +73,44 @@ def _run(task: Task) -> dict[str, Any]:
     cache = FeatureCache.open(task.cache_path)
     with capped(task.spec.budget.memory_bytes, device, cache), PeakMemory(device) as peak:
         trained = train(task, cache, device)
-        watch, test = Stopwatch(), BagSet(cache, task.test, device, trained.scaling, task.spec.budget.memory_bytes)
-        with watch:  # predictions come back to the host, so the device has finished
-            probabilities = predict(trained.model, test, task.spec.recipe)
+        found = _predicted(task, trained, cache, device)
+    reading = {"peak_memory_bytes": peak.reading.peak_bytes, "peak_memory": peak.reading.as_dict()}
+    found["record"] |= reading
+    return found
+
+
+def _run_stack(stack: StackTask) -> list[Result]:
+    spec = stack.tasks[0].spec
+    device, cache = _set_up(spec.threads, spec.device_type), FeatureCache.open(stack.tasks[0].cache_path)
+    results = []
+    for task, trained in zip(stack.tasks, train_stacked(stack.tasks, cache, device), strict=True):
+        if isinstance(trained, Diverged):
+            results.append(Result("diverged", str(trained)))
+            continue
+        try:
+            found = _predicted(task, trained, cache, device)
+        except Diverged as error:
+            results.append(Result("diverged", str(error)))
+            continue
+        # What memory one of them would have taken cannot be told.
+        found["record"] |= {"stack": len(stack.tasks)}
+        results.append(Result("ok", "", found))
+    return results
+
+
+def _without_peak(result: Result) -> Result:
+    """Forget the peak of a run that had a process before it: its memory may have been taken from there."""
+    if result.outcome == "ok":
+        for name in ("peak_memory_bytes", "peak_memory"):
+            del result.value["record"][name]
+    return result
+
+
+def _predicted(task: Task, trained: Trained, cache: FeatureCache, device: torch.device) -> dict[str, Any]:
+    """Predict the validation and test slides of a run, and say what it was and took."""
+    watch, test = Stopwatch(), BagSet(cache, task.test, device, trained.scaling, task.spec.budget.memory_bytes)
+    with watch:  # predictions come back to the host, so the device has finished
+        probabilities = predict(trained.model, test, task.spec.recipe)
     frames = [predictions_frame(task.test, "test", probabilities)]
     if task.val:
         val = BagSet(cache, [s for s, _ in task.val], device, trained.scaling, task.spec.budget.memory_bytes)
@@ -83,8 +122,6 @@ def _run(task: Task) -> dict[str, Any]:
         "budget_used": trained.budget,
         "max_instances": task.max_instances,
         "parameters": sum(p.numel() for p in trained.model.parameters()),
-        "peak_memory_bytes": peak.reading.peak_bytes,
-        "peak_memory": peak.reading.as_dict(),
         "train": {
             "seconds": trained.seconds,
             "device_seconds": busy,

@@ -300,6 +300,17 @@ class Cancels(Good):
         return torch.tanh((self.hidden(x) + 100) - 100)
 
 
+@caught_by("stacked_as_declared")
+class StacksTheFirstScale(Good):
+    stackable = True
+
+    def add_parts(self, width):
+        self.scale = nn.Parameter(torch.linspace(0.5, 2, width))
+
+    def classify(self, z, bags):
+        return self.head(z * (self.scale if self.scale.ndim == 1 else self.scale[0]))
+
+
 @caught_by("bf16_autocast")
 class LossInBf16(Good):
     def loss(self, out, targets):

@@ -202,12 +202,80 @@ def test_transmil_is_the_explicit_composition_of_its_factors(n, landmarks, value
     assert found.off_diagonal > 0.1
 
 
+def explicit_mean(theirs, x):
+    """What f_j brings into the mean of the normalised tokens through that of instance i; two layers around PPEG."""
+    f = theirs._fc1(x)
+    n, dim = f.shape
+    side = math.ceil(math.sqrt(n))
+    of = [t % n for t in range(side * side)]
+    h = torch.cat([theirs.cls_token[0], f[of]])
+    first, _ = layer_blocks(theirs.layer1, h)
+    h2 = theirs.encode(theirs.layer1(h[None]), side)[0]
+    second, _ = layer_blocks(theirs.layer2, h2)
+    h3 = theirs.layer2(h2[None])[0]
+    whole = torch.einsum("tsab,sqbc,qrcd->trad", second, ppeg_blocks(theirs, side, dim), first)
+    norm = torch.diag(theirs.norm.weight) @ (torch.eye(dim, dtype=f.dtype) - 1 / dim)
+    parts = torch.zeros(n, n, dim, dtype=f.dtype)
+    for i in range(n):
+        sigma = (h3[1 + i].var(unbiased=False) + theirs.norm.eps).sqrt()
+        for s in range(1, len(h)):
+            parts[i, of[s - 1]] += norm @ whole[1 + i, s] @ f[of[s - 1]] / sigma / n
+    return parts, f
+
+
+@pytest.mark.parametrize(("n", "landmarks"), [(4, 16), (7, 16), (7, 4), (12, 4)])
+def test_transmils_mean_is_the_explicit_composition_of_its_factors(n, landmarks):
+    torch.manual_seed(n)
+    options = {"heads": 2, "landmarks": landmarks, "dim": 8, "readout": "mean"}
+    theirs = AuthorsTransMIL(DIM, 2, **options).double().eval()
+    ours = milbench.create(f"transmil[{','.join(f'{k}={v}' for k, v in options.items())}]", in_dim=DIM)
+    ours.double().load_authors_state(theirs.state_dict())
+    x = torch.randn(n, DIM, dtype=torch.float64)
+    parts, f = explicit_mean(theirs, x)
+    got, own = ours.eval().contributions(milbench.Bags.pack([x]))
+    torch.testing.assert_close(own, f)
+    torch.testing.assert_close(got, parts, atol=1e-10, rtol=1e-8)
+    found = pooling_matrix(ours, milbench.Bags.pack([x]))
+    assert found.definition == "contributions"
+    assert found.off_diagonal > 0.1
+
+
+def test_sorting_the_rows_moves_rows_and_columns():
+    """TransMIL in raster order of shuffled rows: the pooling matrix is that of the sorted ones, shuffled."""
+    spec = "transmil[dim=16,heads=2,landmarks=8{}]"
+    model, bags, x, _ = setup(spec.format(""), 11)
+    sorting, _, _, _ = setup(spec.format(",order=raster"), 11)
+    order = np.random.default_rng(0).permutation(11)
+    places = torch.from_numpy(np.stack([np.arange(11) % 4, np.arange(11) // 4], axis=1)[order])
+    moved = pooling_matrix(sorting, milbench.Bags.pack([torch.from_numpy(x[order])], [places]))
+    assert moved.definition == "contributions"
+    np.testing.assert_allclose(moved.matrix, pooling_matrix(model, bags).matrix[np.ix_(order, order)], atol=1e-12)
+
+
+def test_zeros_in_the_square_are_nobodys_row():
+    """Where they are, TransMIL is looked at from outside; a bag that fills its square has no such token."""
+    model, bags, _, _ = setup("transmil[square=zeros,dim=16,heads=2,landmarks=8]", 7)
+    assert model.contributions(bags) is None
+    found = pooling_matrix(model, bags)
+    assert found.definition == "derivatives"
+    assert found.off_diagonal > 0
+    with pytest.raises(MilbenchError, match="leave it out"):
+        pooling_matrix(model, bags, "contributions")
+    model, bags, _, _ = setup("transmil[square=zeros,dim=16,heads=2,landmarks=8]", 9)
+    repeated, _, _, _ = setup("transmil[dim=16,heads=2,landmarks=8]", 9)
+    found = pooling_matrix(model, bags)
+    assert found.definition == "contributions"
+    np.testing.assert_array_equal(found.matrix, pooling_matrix(repeated, bags).matrix)
+
+
 @pytest.mark.parametrize("layers", [1, 2, 3, 4])
 @pytest.mark.parametrize("n", [9, 40])
-def test_transmils_parts_add_up_to_its_embedding(layers, n):
+@pytest.mark.parametrize("readout", ["class", "mean"])
+def test_transmils_parts_add_up_to_its_embedding(layers, n, readout):
     """Without the class token's own parameter and the biases there is nothing else, at any depth, short bag or long."""
     torch.manual_seed(0)
-    model = milbench.create(f"transmil[layers={layers},dim=16,heads=2,landmarks=8]", in_dim=DIM).double().eval()
+    size = "dim=16,heads=2,landmarks=8"
+    model = milbench.create(f"transmil[layers={layers},{size},readout={readout}]", in_dim=DIM).double().eval()
     with torch.no_grad():
         model.cls_token.zero_()
         for name, parameter in model.named_parameters():

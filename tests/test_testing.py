@@ -37,7 +37,8 @@ def test_a_good_method_keeps_it():
     assert {result.name for result in report} == NAMES
     assert not report.broken
     skipped = {result.name: result.detail for result in report if result.status == "skipped"}
-    assert skipped == ({} if torch.cuda.is_available() else {"cuda_agrees": "this machine has no CUDA device"})
+    cuda = {} if torch.cuda.is_available() else {"cuda_agrees": "this machine has no CUDA device"}
+    assert skipped == cuda | {"stacked_as_declared": "the method is not declared stackable"}
 
 
 @pytest.mark.filterwarnings("ignore:std")
@@ -54,6 +55,7 @@ def test_a_broken_method_is_caught_by_the_check_meant_for_it(cls, check):
     methods.NoCitation, methods.UntypedParameter, methods.SigmoidOfEach, methods.AttentionUnasked,
     methods.AttentionChangesLogits, methods.UnusedParameter, methods.ParameterTimesZero, methods.BatchNorm,
     methods.LaterRowsCountMore, methods.SaysOrderMatters, methods.LargestIsOne, methods.SortedAttention,
+    methods.StacksTheFirstScale,
     methods.OwnChanceInTraining, methods.AnotherPathWithoutGradients, methods.LossInBf16, methods.SummedLoss,
     methods.AnyWidth, methods.SwallowsNan,
 ])  # fmt: skip

@@ -93,14 +93,15 @@ def _show_card(method: str) -> None:
 
     found = resolve(method)
     card = found.cls.card
-    sizes = {d: sum(p.numel() for p in create(method, d, 2).parameters()) for d in (512, 1024)}
+    models = {d: create(method, d, 2) for d in (512, 1024)}
+    sizes = {d: sum(p.numel() for p in model.parameters()) for d, model in models.items()}
     typer.echo(f"{found.canonical}: {card.title} ({card.family} pooling)")
     typer.echo(f"\n{inspect.getdoc(found.cls)}")
     typer.echo(f"\nPaper       {card.citation}")
     for name, text in (("Link", card.url), ("Licence", card.licence), ("Score", card.score)):
         if text:
             typer.echo(f"{name:<11} {text}")
-    invariant = "no" if not found.cls.permutation_invariant else "yes"
+    invariant = "yes" if models[512].permutation_invariant else "no"
     typer.echo(f"Permutation invariant: {invariant}")
     typer.echo("Parameters at 2 classes: " + ", ".join(f"{n:,} ({d}-d features)" for d, n in sizes.items()))
     typer.echo("\nOptions")

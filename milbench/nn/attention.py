@@ -40,7 +40,9 @@ class AttentionScore(nn.Module):
             h = linear_then(x, self.v.weight, self.v.bias, "tanh") if activates(x) else tanh(self.v(x))
             return self.w(self.dropout(h))
         # Both branches in one product: the rows are read once.
-        weight, bias = torch.cat([self.v.weight, self.u.weight]), torch.cat([self.v.bias, self.u.bias])
+        # From the last axis, as a stack of models has another one in front.
+        weight = torch.cat([self.v.weight, self.u.weight], dim=-2)
+        bias = torch.cat([self.v.bias, self.u.bias], dim=-1)
         to_tanh, to_gate = linear(x, weight, bias).chunk(2, dim=-1)
         return self.w(self.dropout(tanh(to_tanh)) * self.dropout(torch.sigmoid(to_gate)))
 

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .precision import autocasts
+from .stacked import stacked_linear
 
 ROWS = 256  # of a convolution: fewer do not pay for laying out the weights anew at every call
 FEW_ROWS = 8  # of oneDNN's own product
@@ -28,7 +29,12 @@ _product = getattr(torch.ops.mkldnn, "_linear_pointwise", None) if torch.backend
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """x W' + b: ``(n, k), (m, k) -> (n, m)``, as `torch.nn.functional.linear`, gradients included."""
+    """x W' + b: ``(n, k), (m, k) -> (n, m)``, as `torch.nn.functional.linear`, gradients included.
+
+    Weights ``(M, m, k)`` are those of a stack, see `milbench.nn.stacked`.
+    """
+    if weight.ndim == 3:
+        return stacked_linear(x, weight, bias)
     bare = _product is not None and not torch.is_grad_enabled()
     # Without gradient a score, a single column, pays as well.
     if weight.dtype != x.dtype or not _pays(x, WIDTH if bare and len(x) >= ROWS else weight.shape[0], FEW_ROWS):

@@ -1,4 +1,4 @@
-"""TransMIL's tokens of one long bag: a class token, ReLU(W x + b) of every row, the first rows again up to a square."""
+"""TransMIL's tokens of one long bag: a class token, ReLU(W x + b) of every row, and what fills the square."""
 
 from __future__ import annotations
 
@@ -16,11 +16,15 @@ from .stream import CHUNK, wide
 class SquareTokens(torch.autograd.Function):
     """``(n, d)`` features -> ``(1 + side^2, dim)`` tokens, written where they belong, chunk by chunk of rows.
 
+    What is missing to the square are the first rows again, or zeros.
+
     Under autocast the products are in its dtype and the tokens in the parameters': the residual stream stays exact.
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, token: Tensor, side: int) -> Tensor:
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, token: Tensor, side: int, zeros: bool = False
+    ) -> Tensor:
         """Take (n, d) rows, the layer's (dim, d) weight and (dim,) bias, and the (dim,) class token."""
         kind, dtype = x.device.type, product_dtype(x)
         n, step = len(x), CHUNK.get(kind, 4096)
@@ -36,10 +40,10 @@ class SquareTokens(torch.autograd.Function):
                 else:
                     torch.add(bias, wide(linear(x[a:b].to(dtype), w)), out=rows)
                     rows.relu_()
-            h[1 + n :] = h[1 : 1 + side * side - n]
+            h[1 + n :] = 0 if zeros else h[1 : 1 + side * side - n]
         if any(ctx.needs_input_grad):
             ctx.save_for_backward(x, weight, h)
-            ctx.dtype, ctx.step = dtype, step
+            ctx.dtype, ctx.step, ctx.zeros = dtype, step, zeros
         return h
 
     @staticmethod
@@ -47,7 +51,8 @@ class SquareTokens(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         """Return the gradients at x (where wanted), weight, bias and token."""
         x, weight, h = ctx.saved_tensors
-        n, again, dtype = len(x), len(h) - 1 - len(x), ctx.dtype
+        n, dtype = len(x), ctx.dtype
+        again = 0 if ctx.zeros else len(h) - 1 - n  # rows that stand a second time
         d_weight, d_bias = torch.zeros_like(weight), torch.zeros_like(weight[:, 0])
         dx = torch.empty_like(x) if ctx.needs_input_grad[0] else None
         with without_autocast(x):
@@ -63,4 +68,4 @@ class SquareTokens(torch.autograd.Function):
                 add_outer(d_weight, g, x[a:b].to(dtype))
                 if dx is not None:
                     dx[a:b] = g @ w
-        return dx, d_weight, d_bias, grad[0].clone(), None
+        return dx, d_weight, d_bias, grad[0].clone(), None, None

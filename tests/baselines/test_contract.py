@@ -23,6 +23,11 @@ VARIANTS = [
     "transmil[value_conv=false]",
     "transmil[ppeg=none,value_conv=false]",
     "transmil[pinv_iterations=2]",
+    "transmil[readout=mean]",
+    "transmil[readout=mean,layers=1]",
+    "transmil[square=zeros]",
+    "transmil[order=raster]",
+    "transmil[readout=mean,square=zeros,order=raster]",
 ]
 #: Sizes for the variants of TransMIL; more rows than landmarks is the common case on slides, fewer that on small bags.
 QUICK = {"transmil": ("dim=64,heads=2,landmarks=16", "dim=64,heads=2,landmarks=256")}

@@ -35,6 +35,17 @@ def test_transmil_does_little_more_than_it_must(ppeg, layers):
     assert stated < done < 1.35 * stated
 
 
+@pytest.mark.parametrize("layers", [1, 2])
+def test_transmils_mean_costs_its_last_layer_as_the_ones_before(layers):
+    size = "dim=128,heads=4,landmarks=64"
+    stated, done = counted(f"transmil[readout=mean,layers={layers},{size}]", 3000, 2)
+    assert stated < done < 1.35 * stated
+    more, fewer = (counted(f"transmil[layers={k},{size}]", 3000, 2)[0] for k in (layers + 1, layers))
+    deeper = counted(f"transmil[readout=mean,layers={layers + 1},{size}]", 3000, 2)[0]
+    assert deeper - stated == more - fewer
+    assert counted(f"transmil[square=zeros,layers={layers},{size}]", 3000, 2)[0] == fewer
+
+
 def test_a_layer_more_costs_what_its_products_cost():
     one, two = (counted(f"transmil[layers={k}]", 3000, 2)[0] for k in (1, 2))
     tokens, m, dim, heads = 55**2 + 1, 256, 512, 8

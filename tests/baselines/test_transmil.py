@@ -1,5 +1,7 @@
 """TransMIL against its authors' form in float64, for every variant, and parameter counts."""
 
+import math
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -18,22 +20,24 @@ def test_parameter_counts(options, expected):
     assert sum(p.numel() for p in model.parameters() if p.requires_grad) == expected
 
 
-def pair(ppeg="pyramid", layers=2, landmarks=16, iterations=6, value_conv=True):
+def pair(ppeg="pyramid", layers=2, landmarks=16, iterations=6, value_conv=True, heads=2, **options):
     """Our model and the authors' form with the same float64 parameters; landmark counts even, as the package asks."""
     torch.manual_seed(0)
     kind = f"ppeg={ppeg},layers={layers},landmarks={landmarks},pinv_iterations={iterations}"
-    kind += f",value_conv={value_conv},dim=32,heads=2"
+    kind += f",value_conv={value_conv},dim=32,heads={heads}"
+    kind += "".join(f",{name}={value}" for name, value in options.items())
     ours = milbench.create(f"transmil[{kind}]", in_dim=12, n_classes=3).double().eval()
     theirs = AuthorsTransMIL(
         12,
         3,
         ppeg=ppeg,
         layers=layers,
-        heads=2,
+        heads=heads,
         landmarks=landmarks,
         pinv_iterations=iterations,
         value_conv=value_conv,
         dim=32,
+        **options,
     )
     theirs = theirs.double().eval()
     ours.load_authors_state(theirs.state_dict())
@@ -45,11 +49,18 @@ def compare(ours, theirs, n):
     a, b = x.clone().requires_grad_(), x.clone().requires_grad_()
     ya, yb = ours(milbench.Bags.pack([a])).logits, theirs(b)
     torch.testing.assert_close(ya, yb, atol=1e-9, rtol=1e-9)
+    same_gradients(ours, theirs, ya, yb, [a], [b])
+
+
+def same_gradients(ours, theirs, ya, yb, a, b):
+    """Compare gradients of a sum of logits, (B, 3), at the bags' features and at all parameters."""
     weights = torch.tensor([[1.0, -2.0, 0.5]], dtype=torch.float64)
+    weights = weights * torch.arange(1.0, len(ya) + 1, dtype=torch.float64)[:, None]
     ours.zero_grad(), theirs.zero_grad()
     (ya * weights).sum().backward()
     (yb * weights).sum().backward()
-    torch.testing.assert_close(a.grad, b.grad, atol=1e-8, rtol=1e-6)
+    for x, y in zip(a, b, strict=True):
+        torch.testing.assert_close(x.grad, y.grad, atol=1e-8, rtol=1e-6)
     # What the last layer does not read has no gradient in either; where the authors' form has exact zeros ours may
     # have none.
     names = {"embed.": "_fc1.", "head.": "_fc2.", "ppeg.": "pos_layer.", "blocks.": "layer"}
@@ -90,6 +101,108 @@ def test_a_mixed_batch_equals_its_bags_alone():
     torch.testing.assert_close(together.attention, torch.cat([o.attention for o in alone]), atol=1e-12, rtol=1e-12)
 
 
+#: What is not the authors', one at a time and together.
+OPTIONS = [
+    {"readout": "mean"},
+    {"square": "zeros"},
+    {"order": "raster"},
+    {"readout": "mean", "square": "zeros"},
+    {"readout": "mean", "square": "zeros", "order": "raster"},
+]
+SPELLED = [",".join(f"{name}={value}" for name, value in options.items()) for options in OPTIONS]
+LENGTHS = (5, 300, 1, 30, 12, 700)  # below and above 16 landmarks, every one short of a square or a square of one
+
+
+def scattered(lengths, seed=0):
+    """Float64 features, and places on a grid too small for them: some rows share theirs and stay as stored."""
+    chance = torch.Generator().manual_seed(seed)
+    xs = [torch.randn(n, 12, dtype=torch.float64, generator=chance) for n in lengths]
+    return xs, [torch.randint(0, 8, (n, 2), generator=chance) for n in lengths]
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+@pytest.mark.parametrize("landmarks", [16, 256])  # 256: bags of 5 to 12 rows and of 30 in padded batches of their own
+@pytest.mark.parametrize("options", OPTIONS, ids=SPELLED)
+def test_options_equal_their_plain_form_in_ragged_company(options, landmarks, layers):
+    ours, theirs = pair(layers=layers, landmarks=landmarks, heads=4, **options)
+    xs, places = scattered(LENGTHS)
+    a, b = ([x.clone().requires_grad_() for x in xs] for _ in range(2))
+    bags = milbench.Bags.pack(a, places)
+    ya = ours(bags).logits
+    yb = torch.cat([theirs(x, at) for x, at in zip(b, places, strict=True)])
+    torch.testing.assert_close(ya, yb, atol=1e-9, rtol=1e-9)
+    with torch.no_grad():
+        torch.testing.assert_close(ours(bags).logits, yb, atol=1e-9, rtol=1e-9)  # written over the tokens
+    same_gradients(ours, theirs, ya, yb, a, b)
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=SPELLED)
+@pytest.mark.parametrize("ppeg", ["none", "7"])
+def test_options_equal_their_plain_form_without_the_pyramid(options, ppeg):
+    ours, theirs = pair(ppeg=ppeg, value_conv=False, **options)
+    xs, places = scattered((7, 16, 50))
+    got = ours(milbench.Bags.pack(xs, places)).logits
+    torch.testing.assert_close(
+        got, torch.cat([theirs(*bag) for bag in zip(xs, places, strict=True)]), atol=1e-9, rtol=1e-9
+    )
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=SPELLED)
+def test_options_change_the_prediction(options):
+    """Each does something: on bags that are no square and whose rows are stored in another order."""
+    plain, _ = pair()
+    xs, places = scattered((11, 40))
+    bags = milbench.Bags.pack(xs, places)
+    assert ((pair(**options)[0](bags).logits - plain(bags).logits).abs().amax(dim=1) > 1e-4).all()
+
+
+@pytest.mark.parametrize("options", [{}, {"square": "zeros"}])
+def test_sorted_rows_are_what_storage_order_is_given(options):
+    """Raster order on shuffled rows: logits of sorted ones, attention where its patch is stored."""
+    stored, _ = pair(**options)
+    sorting, _ = pair(order="raster", **options)
+    xs, _ = scattered((9, 60, 23))
+    grids = [torch.stack([torch.arange(len(x)) % 7, torch.arange(len(x)) // 7], dim=1) - 3 for x in xs]
+    wanted = stored(milbench.Bags.pack(xs), attention=True)
+    chance = torch.Generator().manual_seed(1)
+    orders = [torch.randperm(len(x), generator=chance) for x in xs]
+    got = sorting(
+        milbench.Bags.pack(
+            [x[o] for x, o in zip(xs, orders, strict=True)], [g[o] for g, o in zip(grids, orders, strict=True)]
+        ),
+        attention=True,
+    )
+    torch.testing.assert_close(got.logits, wanted.logits, atol=1e-12, rtol=1e-12)
+    lengths = [len(x) for x in xs]
+    for mine, row, order in zip(got.attention.split(lengths), wanted.attention.split(lengths), orders, strict=True):
+        torch.testing.assert_close(mine, row[order], atol=1e-12, rtol=1e-12)
+
+
+def test_raster_order_asks_for_coordinates():
+    with pytest.raises(milbench.MilbenchError, match="leave order=raster out"):
+        pair(order="raster")[0](milbench.Bags.pack([torch.randn(9, 12)]))
+
+
+def test_attention_of_the_mean_is_uniform():
+    xs, _ = scattered((9, 60))
+    out = pair(readout="mean", heads=4)[0](milbench.Bags.pack(xs), attention=True)
+    assert out.attention.shape == (69, 4)
+    torch.testing.assert_close(out.attention[:, 2], torch.tensor([1 / 9] * 9 + [1 / 60] * 60, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("n", [7, 40])
+def test_a_zero_in_the_square_owns_no_attention(n):
+    """The class token's weights on its patches alone, as they are in the last layer, normalised among themselves."""
+    ours, _ = pair(ppeg="none", layers=1, value_conv=False, square="zeros")
+    x = torch.randn(n, 12, dtype=torch.float64)
+    side = math.isqrt(n - 1) + 1
+    h = torch.cat([ours.cls_token[0], ours.embed(x), torch.zeros(side * side - n, 32, dtype=torch.float64)])
+    block = ours.blocks["1"]
+    positive = block.attn.matrix(block.norm(h))[:, 0, 1 : 1 + n].clamp(min=0)
+    got = ours(milbench.Bags.pack([x]), attention=True).attention
+    torch.testing.assert_close(got, (positive / positive.sum(dim=1, keepdim=True)).T, atol=1e-9, rtol=1e-9)
+
+
 @pytest.mark.parametrize("n", [9, 200])
 def test_attention_is_the_class_tokens_row(n):
     """Without convolution, projection and residual the class token's output is its weights times the values."""
@@ -107,7 +220,8 @@ def test_attention_is_the_class_tokens_row(n):
     torch.testing.assert_close(out.view(2, 16), torch.einsum("nh,nhd->hd", weights, values))
 
 
-@pytest.mark.parametrize("spec", ["mean", "max", "abmil", "dsmil", "clam_sb", "transmil[dim=32,heads=2,landmarks=16]"])
+@pytest.mark.parametrize("spec", ["mean", "max", "abmil", "dsmil", "clam_sb", "transmil[dim=32,heads=2,landmarks=16]",
+                                  "transmil[dim=32,heads=2,landmarks=16,readout=mean]"])  # fmt: skip
 @pytest.mark.parametrize("n", [10, 300])
 def test_a_model_in_bfloat16_predicts(spec, n):
     torch.manual_seed(0)

@@ -61,14 +61,16 @@ def test_gradients_with_dropout():
     agrees_with_differences(seeded, x, *parameters(attn, norm))
 
 
-@pytest.mark.parametrize("n", [5, 9, 7])  # two rows again, none, two
-def test_gradients_of_the_tokens(monkeypatch, n):
+@pytest.mark.parametrize("zeros", [False, True])
+@pytest.mark.parametrize("n", [5, 9, 7])  # four tokens to fill, none, two
+def test_gradients_of_the_tokens(monkeypatch, n, zeros):
     monkeypatch.setitem(stream.CHUNK, "cpu", 2)
     torch.manual_seed(0)
     x, w, b, t = (torch.randn(*s, dtype=D64, requires_grad=True) for s in ((n, 3), (4, 3), (4,), (4,)))
-    agrees_with_differences(lambda *a: SquareTokens.apply(*a, 3), x, w, b, t)
-    wanted = torch.cat([t[None], F.relu(F.linear(x, w, b)), F.relu(F.linear(x, w, b))[: 9 - n]])
-    torch.testing.assert_close(SquareTokens.apply(x, w, b, t, 3), wanted)
+    agrees_with_differences(lambda *a: SquareTokens.apply(*a, 3, zeros), x, w, b, t)
+    h = F.relu(F.linear(x, w, b))
+    wanted = torch.cat([t[None], h, 0 * h[: 9 - n] if zeros else h[: 9 - n]])
+    torch.testing.assert_close(SquareTokens.apply(x, w, b, t, 3, zeros), wanted)
 
 
 @pytest.mark.parametrize("variant", ["3", "5", "7", "pyramid"])

@@ -9,6 +9,7 @@ from torch import nn
 
 from milbench.aggregator import Aggregator
 from milbench.bags import BagOutput, Bags
+from milbench.errors import MilbenchError
 from milbench.registry import resolve
 from milbench.spec import Card
 
@@ -26,7 +27,10 @@ class AuthorsTransMIL(Aggregator):
         citation=_ours.card.citation,
         url=_ours.card.url,
         licence="nystrom-attention: MIT; the model around it written from the paper's equations, MIT",
-        deviations=("with layers=1 PPEG is applied before the layer, as in milbench's",),
+        deviations=(
+            "with layers=1 PPEG is applied before the layer, as in milbench's",
+            "readout=mean, square=zeros and order=raster are milbench's",
+        ),
     )
     recipe = _ours.recipe
     permutation_invariant = False
@@ -44,18 +48,25 @@ class AuthorsTransMIL(Aggregator):
         value_conv: bool = True,
         dim: int = 512,
         dropout: float = 0.1,
+        readout: Literal["class", "mean"] = "class",
+        square: Literal["repeat", "zeros"] = "repeat",
+        order: Literal["storage", "raster"] = "storage",
     ) -> None:
         super().__init__(in_dim, n_classes)
+        self.order = order
+        self.permutation_invariant = order == "raster"
         with torch.device("meta"):  # for its shapes; in a list, so that it is no part of this model
             self.function = [
                 _ours(
                     in_dim, n_classes, ppeg=ppeg, layers=layers, heads=heads, landmarks=landmarks,
                     pinv_iterations=pinv_iterations, value_conv=value_conv, dim=dim, dropout=dropout,
+                    readout=readout, square=square, order=order,
                 )
             ]  # fmt: skip
         self.plain: nn.Module = Plain(
             in_dim, n_classes, ppeg=ppeg, layers=layers, heads=heads, landmarks=landmarks,
-            pinv_iterations=pinv_iterations, value_conv=value_conv, dim=dim, dropout=dropout,
+            pinv_iterations=pinv_iterations, value_conv=value_conv, dim=dim, dropout=dropout, readout=readout,
+            square=square, order=order,
         )  # fmt: skip
 
     def matrix_flops(self, n: int) -> int | None:
@@ -63,4 +74,8 @@ class AuthorsTransMIL(Aggregator):
         return self.function[0].matrix_flops(n)
 
     def pool(self, bags: Bags, attention: bool) -> BagOutput:
-        return BagOutput(torch.cat([self.plain(x) for x in bags.x.split(list(bags.lengths))]))
+        if self.order == "raster" and bags.coords is None:
+            raise MilbenchError("order=raster sorts rows by their coordinates and these bags have none; leave it out.")
+        places = [None] * len(bags) if bags.coords is None else bags.coords.split(list(bags.lengths))
+        xs = bags.x.split(list(bags.lengths))
+        return BagOutput(torch.cat([self.plain(x, at) for x, at in zip(xs, places, strict=True)]))

@@ -1,4 +1,7 @@
-"""TransMIL in its authors' form: the PyPI package `nystrom-attention` inside a plain PPEG model, one bag at a time."""
+"""TransMIL in its authors' form: the PyPI package `nystrom-attention` inside a plain PPEG model, one bag at a time.
+
+What is not the authors' (readout, square, order) is added in the plainest way.
+"""
 
 from __future__ import annotations
 
@@ -26,12 +29,17 @@ class Layer(nn.Module):
 
 
 class AuthorsTransMIL(nn.Module):
-    """Logits of one bag (n, d). With one layer PPEG comes before it, as milbench declares."""
+    """Logits of one bag (n, d), its (n, 2) coordinates given for order=raster.
+
+    With one layer PPEG comes before it, as milbench declares.
+    """
 
     def __init__(self, in_dim: int, n_classes: int = 2, *, ppeg: str = "pyramid", layers: int = 2, heads: int = 8,
                  landmarks: int = 256, pinv_iterations: int = 6, value_conv: bool = True, dim: int = 512,
-                 dropout: float = 0.1) -> None:  # fmt: skip
+                 dropout: float = 0.1, readout: str = "class", square: str = "repeat", order: str = "storage"
+                 ) -> None:  # fmt: skip
         super().__init__()
+        self.readout, self.square, self.order = readout, square, order
         self._fc1 = nn.Sequential(nn.Linear(in_dim, dim), nn.ReLU())
         self.cls_token = nn.Parameter(torch.randn(1, 1, dim))
         for i in range(layers):
@@ -52,10 +60,16 @@ class AuthorsTransMIL(nn.Module):
         grid = grid + sum(conv(grid) for conv in self.pos_layer.children())
         return torch.cat([cls, grid.flatten(2).transpose(1, 2)], dim=1)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, coords: Tensor | None = None) -> Tensor:
+        n = len(x)
+        if self.order == "raster":
+            assert coords is not None
+            places = coords.tolist()
+            x = x[sorted(range(n), key=lambda row: (places[row][1], places[row][0]))]
         h = self._fc1(x)[None]
-        side = math.ceil(math.sqrt(len(x)))
-        h = torch.cat([h, h[:, : side * side - len(x)]], dim=1)
+        side = math.ceil(math.sqrt(n))
+        missing = h[:, : side * side - n]
+        h = torch.cat([h, torch.zeros_like(missing) if self.square == "zeros" else missing], dim=1)
         h = torch.cat([self.cls_token, h], dim=1)
         if self.layers == 1:
             h = self.encode(h, side)
@@ -63,4 +77,5 @@ class AuthorsTransMIL(nn.Module):
             h = getattr(self, f"layer{i + 1}")(h)
             if i == 0 and self.layers > 1:
                 h = self.encode(h, side)
-        return self._fc2(self.norm(h)[:, 0])
+        h = self.norm(h)
+        return self._fc2(h[:, 1 : 1 + n].mean(dim=1) if self.readout == "mean" else h[:, 0])

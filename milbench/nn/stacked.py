@@ -1,0 +1,256 @@
+"""Several models of one method as one: every parameter with a leading axis, each model answering its own bags.
+
+Where a fold is a few hundred bags of a few instances, calling a kernel costs more than what it computes, and a study is
+hundreds of such trainings that differ in fold and seed alone. Stacked, a pooling over a ragged batch, a softmax, a loss
+and an optimizer's step are one call for all of them; only the products stay one by one, each with its own weights.
+Nothing is approximated and no model sees another: the gradient of the sum of their losses is each one's own.
+
+The bags of a batch are ordered by model, equally many for each.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from ..bags import BagOutput, Bags
+from ..errors import MilbenchError
+
+if TYPE_CHECKING:
+    from ..aggregator import Aggregator
+
+FEW = 12  # rows of a product that numpy makes
+SMALL = 1 << 18  # multiplications of one whose right factor is transposed; beyond them its BLAS has no small kernel
+VECTOR = 64  # a multiple of the entries that a processor's widest register holds
+
+#: Of the batch in hand: how many rows each model has, and how many bags.
+_rows: list[int] = []
+_bags = 0
+
+
+@contextmanager
+def _batch_of(lengths: Sequence[int], models: int) -> Iterator[None]:
+    global _rows, _bags
+    each = len(lengths) // models
+    before = _rows, _bags
+    _rows, _bags = [sum(lengths[i : i + each]) for i in range(0, len(lengths), each)], each
+    try:
+        yield
+    finally:
+        _rows, _bags = before
+
+
+def _parts(x: Tensor) -> list[int]:
+    """How many of the first axis belong to each model: rows of its instances, or its bags."""
+    bags = _bags * len(_rows)
+    if len(x) not in (sum(_rows), bags):
+        raise ValueError(f"a stacked layer takes the batch's {sum(_rows)} rows or {bags} bags, not {len(x)}")
+    return _rows if len(x) == sum(_rows) else [_bags] * len(_rows)
+
+
+def stacked_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """x W_i' + b_i by each model i for its own rows or bags: ``(n, ..., k), (M, m, k), (M, m) -> (n, ..., m)``."""
+    parts = _parts(x)
+    if weight.shape[1] == 1 and x.ndim == 2:
+        # A product with one column is a weighted sum, of all rows at once.
+        y = (x * weight[:, 0].repeat_interleave(_repeats(parts, x), dim=0, output_size=len(x))).sum(dim=1, keepdim=True)
+        return y if bias is None else y + bias.repeat_interleave(_repeats(parts, x), dim=0, output_size=len(x))
+    if x.ndim > 2:
+        inner = x.shape[1:-1]
+        each = int(inner.numel())
+        flat: Tensor = _Each.apply(x.reshape(-1, x.shape[-1]), weight, bias, [n * each for n in parts])
+        return flat.unflatten(0, (len(x), *inner))
+    out: Tensor = _Each.apply(x, weight, bias, parts)
+    return out
+
+
+class _Each(torch.autograd.Function):
+    """The products of `stacked_linear`, written where they belong: no copy on either way.
+
+    One by one, so that a model's result does not depend on who else is in the stack, to the bit. On CPU those of a few
+    rows are numpy's, whose BLAS has kernels for small matrices: half the time of torch's, and a third of the call.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, parts: list[int]) -> Tensor:
+        """Take ``(n, k), (M, m, k), (M, m)`` and the M numbers of rows."""
+        ctx.save_for_backward(x, weight)
+        ctx.parts, ctx.biased = parts, bias is not None
+        y = x.new_empty(len(x), weight.shape[1])
+        _each(_times_transposed, parts, x, weight, y)
+        if bias is not None:
+            y += bias.repeat_interleave(_repeats(parts, x), dim=0, output_size=len(x))
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        """Return the gradients at x (where it is wanted), W and b."""
+        x, weight = ctx.saved_tensors
+        grad = grad.contiguous()
+        dx, d_bias = None, None
+        if ctx.needs_input_grad[0]:
+            dx = torch.empty_like(x)
+            _each(_times, ctx.parts, grad, weight, dx)
+        d_weight = torch.empty_like(weight)
+        _each(_transposed_times, ctx.parts, grad, d_weight, x)
+        if ctx.biased:
+            index = torch.repeat_interleave(_repeats(ctx.parts, x), output_size=len(x))
+            d_bias = grad.new_zeros(weight.shape[:2]).index_add_(0, index, grad)
+        return dx, d_weight, d_bias, None
+
+
+def _repeats(parts: list[int], x: Tensor) -> Tensor:
+    return torch.tensor(parts, device=x.device)
+
+
+def _each(product: Callable[[Any, Any, Any, Any], None], parts: list[int], a: Tensor, w: Tensor, b: Tensor) -> None:
+    """Call ``product(library, a_i, w_i, b_i)`` for each model: its rows of a and b, and its own w."""
+    few = a.device.type == "cpu" and a.dtype == torch.float32
+    small = [t.detach().numpy() for t in (a, w, b)] if few else []
+    start = 0
+    for i, n in enumerate(parts):
+        rows = slice(start, start + n)
+        if few and n <= FEW:
+            product(np, small[0][rows], small[1][i], small[2][rows])
+        else:
+            product(torch, a[rows], w[i], b[rows])
+        start += n
+
+
+def _times_transposed(library: Any, x: Any, w: Any, y: Any) -> None:
+    """y = x w'."""
+    wide = len(w) if library is torch else max(16, SMALL // x.size // 16 * 16)
+    if len(w) <= wide:
+        library.matmul(x, w.T, out=y)
+    else:
+        for at in range(0, len(w), wide):
+            library.matmul(x, w[at : at + wide].T, out=y[:, at : at + wide])
+
+
+def _times(library: Any, g: Any, w: Any, dx: Any) -> None:
+    """dx = g w."""
+    library.matmul(g, w, out=dx)
+
+
+def _transposed_times(library: Any, g: Any, dw: Any, x: Any) -> None:
+    """dw = g' x."""
+    library.matmul(g.T, x, out=dw)
+
+
+class _Linear(nn.Module):
+    """M linear layers."""
+
+    def __init__(self, like: nn.Linear) -> None:
+        super().__init__()
+        self.in_features, self.out_features = like.in_features, like.out_features
+        self.weight: nn.Parameter | None = None
+        self.bias: nn.Parameter | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(n, ..., k) -> (n, ..., m)``."""
+        assert self.weight is not None
+        return stacked_linear(x, self.weight, self.bias)
+
+
+class _Dropout(nn.Module):
+    """Dropout in which each model draws from a generator of its own."""
+
+    def __init__(self, p: float, generators: Sequence[torch.Generator]) -> None:
+        super().__init__()
+        self.p, self.generators = p, generators
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Zero entries with probability p and scale the others by 1 / (1 - p)."""
+        if not self.training or self.p == 0:
+            return x
+        if self.p == 1:
+            return x * 0
+        chance = torch.empty_like(x)
+        for part, generator in zip(chance.split(_parts(x)), self.generators, strict=True):
+            part.uniform_(generator=generator)
+        return x * (chance >= self.p).to(x.dtype).mul_(1 / (1 - self.p))
+
+
+class Stack(nn.Module):
+    """M models of one method trained as one; the models' own parameters become views of the stack's.
+
+    Args:
+        models: of one class and shape, without buffers, of a class that is `Aggregator.stackable`.
+        generators: of each model's dropout, on its device.
+    """
+
+    def __init__(self, models: Sequence[Aggregator], generators: Sequence[torch.Generator]) -> None:
+        super().__init__()
+        first = models[0]
+        if not first.stackable or any(True for _ in first.buffers()):
+            raise MilbenchError(f"{type(first).__name__} cannot be trained in a stack; set stacked = 1.")
+        self.size = len(models)
+        self.mean = torch.zeros(())
+        self.joint: Aggregator = copy.deepcopy(first)
+        _replace(self.joint, generators)
+        every = [dict(model.named_parameters()) for model in models]
+        for name in every[0]:
+            values = torch.stack([own[name].detach() for own in every])
+            for own, value in zip(every, values.unbind(), strict=True):
+                own[name].data = value
+            owner, _, last = name.rpartition(".")
+            setattr(self.joint.get_submodule(owner), last, nn.Parameter(values))
+
+    def groups(self) -> list[dict[str, Any]]:
+        """Return the parameters as an optimizer takes them.
+
+        A fused optimizer rounds what is left over at a tensor's end, beyond whole vectors, in another way than the
+        rest. Where that would be the end of some model's parameters it is not used, or the last model would have
+        results of its own.
+        """
+        even: list[nn.Parameter] = []
+        odd: list[nn.Parameter] = []
+        for p in self.parameters():
+            (odd if p[0].numel() % VECTOR else even).append(p)
+        groups: list[dict[str, Any]] = [{"params": even}, {"params": odd, "fused": False, "foreach": False}]
+        return [group for group in groups if group["params"]]
+
+    def forward(self, bags: Bags) -> BagOutput:
+        """Predict for bags ordered by model, equally many for each."""
+        with _batch_of(bags.lengths, self.size):
+            out: BagOutput = self.joint(bags)
+        return out
+
+    def loss(self, out: BagOutput, targets: Tensor) -> Tensor:
+        """Return what has each model's gradient of its own mean loss, to the bit; `mean` keeps the mean over models.
+
+        A loss divides by the number of all bags. Filled up with bags that nothing depends on to a power of two times
+        one model's, that is undone exactly; else a model's rounding would depend on how many others there are.
+        """
+        filled = 1 << (self.size - 1).bit_length()
+        if filled == self.size:
+            loss = self.joint.loss(out, targets)
+            self.mean = loss.detach()
+            return loss * filled
+        with torch.no_grad():
+            self.mean = self.joint.loss(out, targets)
+        more = (filled - self.size) * (len(targets) // self.size)
+        whole = BagOutput(_longer(out.logits, more), aux={name: _longer(t, more) for name, t in out.aux.items()})
+        return self.joint.loss(whole, _longer(targets, more)) * filled
+
+
+def _longer(values: Tensor, more: int) -> Tensor:
+    return torch.cat([values, values.new_zeros(more, *values.shape[1:])])
+
+
+def _replace(module: nn.Module, generators: Sequence[torch.Generator]) -> None:
+    for name, child in list(module.named_children()):
+        if isinstance(child, nn.Linear):
+            setattr(module, name, _Linear(child))
+        elif isinstance(child, nn.Dropout):
+            setattr(module, name, _Dropout(child.p, generators))
+        else:
+            _replace(child, generators)
