@@ -103,14 +103,17 @@ def make_plan(
     store = Store(Path(results), suite)
     _refuse_changed(store)
     resolved = _methods(methods or suite.methods)
-    unused = set(suite.recipes) - {m.name for m in [*resolved, *_methods(suite.methods)]}
-    if unused:
-        hint = did_you_mean(min(unused), {m.name for m in resolved})
-        raise MilbenchError(f"suite {suite.name}: [recipes.{min(unused)}] names no method of the suite.{hint}")
+    known = {m.name for m in [*resolved, *_methods(suite.methods)]}
+    for where, named in (("", suite.recipes), *((f" of cohort {d.name}", d.recipes) for d in suite.data)):
+        if unused := set(named) - known:
+            hint = did_you_mean(min(unused), {m.name for m in resolved})
+            raise MilbenchError(
+                f"suite {suite.name}: [recipes.{min(unused)}]{where} names no method of the suite.{hint}"
+            )
     if suite.reference is not None and suite.reference not in suite.methods:
         hint = did_you_mean(suite.reference, suite.methods)
         raise MilbenchError(f"suite {suite.name}: reference {suite.reference!r} is none of its methods.{hint}")
-    recipes = {m.canonical: _recipe(suite, m) for m in resolved}
+    recipes = {(d.name, m.canonical): _recipe(suite, m, d.recipes) for d in suite.data for m in resolved}
     device = _device(suite)
     cohorts = tuple(load_cohort(data, suite.base, progress) for data in suite.data)
     runs: list[Planned] = []
@@ -122,7 +125,7 @@ def make_plan(
         for method in sorted(resolved, key=lambda m: -sizes[m.canonical]):
             for fold in cohort.folds:
                 tasks = [
-                    _task(suite, cohort, fold, method, recipes[method.canonical], seed, device)
+                    _task(suite, cohort, fold, method, recipes[cohort.name, method.canonical], seed, device)
                     for seed in range(seeds or suite.seeds)
                 ]
                 runs += [Planned(task, method, store.has(task.spec.run_id)) for task in tasks]
@@ -179,8 +182,9 @@ def _meaning(suite: Suite) -> dict[str, Any]:
     """Return what decides what a run of the suite means: all but how many there are, what they may use, and words."""
     # Budget and tuning are part of every run's identity, and tables are kept apart by them.
     fields = suite.model_dump(
-        mode="json", exclude={"methods", "seeds", "description", "cost", "budget", "tuning", "reference", "stacked"}
-    )
+        mode="json", exclude={"methods", "seeds", "description", "cost", "budget", "tuning", "reference", "stacked",
+                             "published"}
+    )  # fmt: skip
     for data in fields["data"]:
         data["split"].pop("use")
         data.pop("note")
@@ -206,21 +210,22 @@ def _methods(texts: Sequence[str]) -> list[Method]:
     return list(found.values())
 
 
-def _recipe(suite: Suite, method: Method) -> Recipe:
+def _recipe(suite: Suite, method: Method, on_cohort: Mapping[str, dict[str, Any]]) -> Recipe:
     own = method.cls.recipe.model_dump()
+    named = suite.recipes.get(method.name, {}) | on_cohort.get(method.name, {})
     try:
-        return Recipe.model_validate(own | suite.recipe | suite.recipes.get(method.name, {}))
+        return Recipe.model_validate(own | suite.recipe | named)
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(map(str, first["loc"]))
-        table = f"recipes.{method.name}" if field.split(".")[0] in suite.recipes.get(method.name, {}) else "recipe"
+        table = f"recipes.{method.name}" if field.split(".")[0] in named else "recipe"
         hint = did_you_mean(field, Recipe.model_fields) if first["type"] == "extra_forbidden" else ""
         raise MilbenchError(f"suite {suite.name}: {table}.{field}: {first['msg']}.{hint}") from None
 
 
 def _task(suite: Suite, cohort: Cohort, fold: Any, method: Method, recipe: Recipe, seed: int, device: str) -> Task:
     if not fold.val:
-        if suite.protocol.checkpoint != "last":
+        if suite.protocol.checkpoint == "best-val":
             raise MilbenchError(
                 f"fold {fold.name} of {cohort.name} has no validation slides, but the suite selects on validation: "
                 'set checkpoint = "last" in [protocol], or val_fraction in the split.'

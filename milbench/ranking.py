@@ -14,9 +14,11 @@ from . import stats, verdicts
 from .codes import CODES
 from .effects import effects
 from .errors import MilbenchError, did_you_mean
+from .published import beside
 from .reporting import comparison_lines, to_markdown, to_rich, write_report
 from .scoring import CONDITIONS, METRICS, CohortRuns, Scores, conditions_of, read_cohorts, run_scores, score
 from .spec import digest
+from .spelling import spelling
 from .spending import AXES, FRONTS, SPENT, curves, mark_fronts, price_of, spent
 from .store import OUTCOMES, CostRecord
 
@@ -84,14 +86,15 @@ def leaderboard(
           the suite was run in spite of. ``auc_untuned``: of the same method before tuning, where such runs
           are there under otherwise the same conditions.
         - of oracle runs, which have no rank: ``auc_last`` and ``auc_best_val`` of the same trainings under honest
-          protocols, and ``inflation``, the paired difference of ``auc`` to the latter with its interval.
+          protocols (without validation slides the last model is the only honest choice), and ``inflation``, the paired
+          difference of ``auc`` to the latter with its interval.
         - the columns of `milbench.spending.spent`: what the runs used; ``front_*``: whether no other ranked method has
           a higher AUC at that cost or the same AUC at a lower one.
 
         ``attrs``: ``notes`` (sentences for the reader), ``suites`` (resolved), ``cohorts`` (sizes), ``environments``
         of the runs, ``cost_environment``, ``curves`` (axis -> rows of `milbench.spending.curves`), ``effects`` (rows of
         `milbench.effects.effects`, of suites with a reference), ``known`` (`milbench.verdicts.known_answers`),
-        ``resamples``.
+        ``published`` (rows of `milbench.published.beside`), ``resamples``.
 
     Raises:
         MilbenchError: nothing to show, methods tested on different bags, or damaged results.
@@ -107,6 +110,7 @@ def leaderboard(
     nan = float("nan")
     attrs: dict[str, Any] = {"suites": {}, "cohorts": [], "environments": [], "cost_environment": environment}
     changes: list[dict[str, Any]] = []
+    printed: list[dict[str, Any]] = []
     for cohort in cohorts:
         scored = score(cohort, resamples)
         block = _block(cohort, scored)
@@ -125,6 +129,7 @@ def leaderboard(
         rows += sorted(block, key=_place)
         if (reference := _reference(cohort)) is not None:
             changes += effects(cohort, scored, reference)
+        printed += beside(cohort, block)
         notes += cohort.notes + _notes(cohort, scored)
         attrs["suites"][f"{cohort.suite.name}-v{cohort.suite.version}"] = cohort.suite.model_dump(mode="json")
         attrs["cohorts"].append(_describe(cohort))
@@ -138,6 +143,7 @@ def leaderboard(
         notes.append(f"The runs were made in {n} environments; scores are shown together, timings never are.")
     table = pd.DataFrame(rows, columns=list(COLUMNS))
     found = {axis: curves(cohorts, axis) for axis in AXES}
+    attrs["published"] = printed
     attrs["effects"], attrs["known"] = changes, verdicts.known_answers(cohorts, resamples)
     attrs["curves"] = {axis: table.to_dict("records") for axis, table in found.items()}
     table.attrs.update(attrs, notes=list(dict.fromkeys(notes)), resamples=resamples)
@@ -220,7 +226,7 @@ def compare(
 
 def _known_method(text: str, known: list[str], results: str | Path) -> str:
     """Return the method as the results name it; the order of its parameters, blanks and capitals do not matter."""
-    found = {_spelling(method): method for method in known}.get(_spelling(text))
+    found = {spelling(method): method for method in known}.get(spelling(text))
     if found is None:
         raise MilbenchError(f"no run of {text!r} in {results}.{did_you_mean(text, known)}")
     return found
@@ -228,13 +234,7 @@ def _known_method(text: str, known: list[str], results: str | Path) -> str:
 
 def _reference(cohort: CohortRuns) -> str | None:
     given = cohort.suite.reference
-    return None if given is None else {_spelling(method): method for method in cohort.runs}.get(_spelling(given))
-
-
-def _spelling(method: str) -> tuple[str, ...]:
-    # Not by the registry: that would import the method, torch with it, and results may be of methods not installed.
-    name, _, body = method.replace(" ", "").lower().partition("[")
-    return name, *sorted(filter(None, body.removesuffix("]").split(",")))
+    return None if given is None else {spelling(method): method for method in cohort.runs}.get(spelling(given))
 
 
 def _compared(cohort: CohortRuns, a: Scores, b: Scores) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import pandas as pd
 
-from . import effects, report_budget, verdicts
+from . import effects, published, report_budget, verdicts
 from .errors import MilbenchError
 from .scoring import MEMORY_FLOOR_BYTES
 
@@ -98,6 +98,9 @@ class Board:
                 names = ", ".join("difference to the best" if h == "To best" else h for h in lost)
                 yield Text(f"Too narrow for: {names}. All of it: --format markdown.", style="dim")
             yield Text()
+        for name, rows in _published(self.df):
+            cells = published.table_of(rows).drop(columns="Source")
+            yield _rich_table(f"{name}: beside published figures", rows.assign(rank=0.0), cells)
         for note in self.df.attrs.get("notes", []):
             yield Text(f"note: {note}", style="yellow")
         yield Text(
@@ -215,6 +218,10 @@ def _readme(df: pd.DataFrame, title: str, provenance: str, drawn: list[tuple[str
         for name, rows in effects.with_costs(df.attrs["effects"], df).groupby("cohort", sort=False):
             parts += [f"{name}, reference {rows['reference'].iloc[0]}, {rows['reference_auc'].iloc[0]:.3f}:", ""]
             parts += [markdown_table(effects.table_of(rows)), ""]
+    if df.attrs.get("published"):
+        parts += ["## Beside published figures", "", published.WORDS, ""]
+        for name, rows in _published(df):
+            parts += [f"{name}:", "", markdown_table(published.table_of(rows)), ""]
     for section in verdicts.sections(df.attrs.get("known")):
         parts += [f"## {section.heading}", "", section.words, ""]
         parts += [line for caption, table in section.tables for line in (caption, "", markdown_table(table), "")]
@@ -229,6 +236,11 @@ def _readme(df: pd.DataFrame, title: str, provenance: str, drawn: list[tuple[str
     parts += ["", "## Environment", "", *_environments(df)]
     parts += ["", "All columns, units in their names, are in `leaderboard.csv`.", ""]
     return "\n".join(parts)
+
+
+def _published(df: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
+    rows = pd.DataFrame(df.attrs.get("published") or [], columns=None)
+    return [(str(name), block) for name, block in rows.groupby("cohort", sort=False)] if len(rows) else []
 
 
 def _cohort_sentence(c: dict[str, Any]) -> str:
@@ -265,6 +277,10 @@ def _protocol(suite: dict[str, Any], methods: set[str]) -> str:
     recipes = {method: recipe for method, recipe in suite["recipes"].items() if method in methods}
     for method, recipe in recipes.items():
         parts.append(f"For {method} alone: {_settings(recipe)}.")
+    for data in suite["data"]:
+        for method, recipe in data["recipes"].items():
+            if method in methods:
+                parts.append(f"For {method} on {data['name']}: {_settings(recipe)}.")
     if not suite["recipe"] and not recipes:
         parts.append("Each method is trained by its authors' recipe (see milbench show METHOD).")
     else:

@@ -399,11 +399,11 @@ def _of_trajectory(record: RunRecord, labels: pd.DataFrame, classes: int, kept: 
     found = [
         _rows_of(record.path / "trajectory.parquet", part, labels, classes) for _, part in table.groupby("evaluation")
     ]
-    if kept == "last":
+    history, monitor = record.history(), record.spec.protocol.monitor
+    unseen = history is not None and monitor not in history  # there were no validation slides
+    if kept == "last" or (kept == "best-val" and unseen):
         return found[-1]
-    history = record.history()
     if kept == "best-val" and history is not None:
-        monitor = record.spec.protocol.monitor
         value = history[monitor] if monitor == "val_loss" else -history[monitor]
         return found[int(np.argmin(value.fillna(np.inf)))]
     y = labels["label"].to_numpy()

@@ -369,6 +369,7 @@ class DataSpec(Frozen):
             one).
         split: where folds come from.
         note: a caveat that every table of this cohort carries.
+        recipes: fields of one method's recipe (by its name, without parameters) on this cohort, laid over the suite's.
         waive: codes of what ``milbench audit`` finds and the suite is to run in spite of; every table of this cohort
             tells of them.
     """
@@ -392,6 +393,7 @@ class DataSpec(Frozen):
     classes: tuple[str, ...] | None = None
     split: SplitSpec = SplitSpec()
     note: str = ""
+    recipes: dict[str, dict[str, Any]] = {}
     waive: tuple[str, ...] = ()
 
     @field_validator("slide_suffix", mode="before")
@@ -435,6 +437,27 @@ class DataSpec(Frozen):
         return self
 
 
+class Published(Frozen):
+    """A figure from the literature, to stand beside ours; never a target.
+
+    Attributes:
+        data: the cohort it is of.
+        method: as the suite spells it.
+        metric: which of ours it is beside.
+        value, error: as printed, ``value ± error``; what the error is of differs between papers.
+        status: ``read`` in the source, or from ``memory`` and not checked.
+        source: where it was printed.
+    """
+
+    data: str
+    method: str
+    metric: Literal["accuracy", "auc", "balanced_accuracy"] = "accuracy"
+    value: float
+    error: float | None = None
+    status: Literal["read", "memory"]
+    source: str
+
+
 class Suite(Frozen):
     """A versioned set of runs: cohorts x methods x folds x seeds, under one protocol and one budget.
 
@@ -450,6 +473,7 @@ class Suite(Frozen):
         unit: what the interval resamples, ``patient`` (the default; a slide without patient is its own) or ``bag``.
         tuning: how hyperparameters are searched; None: `budget.trials` is None too, and nothing is.
         reference: the method that the others are a change of, in an ablation: the report then tells their effects.
+        published: figures from the literature that the report puts beside ours.
     """
 
     name: str
@@ -469,6 +493,7 @@ class Suite(Frozen):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     cost: bool = True
     unit: Literal["patient", "bag"] = "patient"
+    published: tuple[Published, ...] = ()
     #: folder relative paths of the suite start at; not part of its identity.
     base: Path = Field(Path(), exclude=True)
 
@@ -488,6 +513,18 @@ class Suite(Frozen):
             raise ValueError("[tuning] needs trials in [budget]: how many every method gets")
         if self.tuning is not None and self.protocol.checkpoint == "oracle":
             raise ValueError('tuning and checkpoint = "oracle" do not go together: an oracle is not to be optimised')
+        return self
+
+    @model_validator(mode="after")
+    def _published_are_run(self) -> Suite:
+        for figure in self.published:
+            for what, name, known in (
+                ("cohort", figure.data, [d.name for d in self.data]), ("method", figure.method, list(self.methods)),
+            ):  # fmt: skip
+                if name not in known:
+                    raise ValueError(
+                        f"published names {what} {name!r}, which the suite lacks.{did_you_mean(name, known)}"
+                    )
         return self
 
     @field_validator("methods")

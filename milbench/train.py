@@ -104,7 +104,7 @@ def train(task: Task, cache: FeatureCache, device: torch.device, on_evaluation: 
     spec, recipe, protocol = task.spec, task.spec.recipe, task.spec.protocol
     fixed = spec.budget.track is not None  # length of the training
     patience = None if fixed else recipe.patience
-    if not task.val and (protocol.checkpoint != "last" or patience is not None):
+    if not task.val and (protocol.checkpoint == "best-val" or patience is not None):
         raise MilbenchError(
             f'fold {spec.fold} of {spec.data} has no validation slides: set checkpoint = "last" and no '
             "patience, or val_fraction."
