@@ -34,7 +34,8 @@ class Aggregator(nn.Module, ABC):
     permutation_invariant: bool = True
     #: Whether `pool` and `loss` are right as well for the parameters of several models on a leading axis, each with its
     #: own bags (`milbench.nn.stacked`): products of rows through `milbench.nn.linear` or linear layers alone, axes of
-    #: parameters counted from the last, no buffers, a loss that is a mean over the bags of logits and of every `aux`.
+    #: parameters counted from the last, no buffers, no chance in training but ``nn.Dropout``, a loss that is a mean
+    #: over the bags of logits and of every `aux`.
     stackable: ClassVar[bool] = False
     #: prefix of a parameter's name in the authors' code -> prefix here; longest match wins.
     authors_names: ClassVar[dict[str, str]] = {}

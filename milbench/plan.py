@@ -19,10 +19,13 @@ from .spec import TRACKS, Budget, Recipe, RunSpec, Suite, digest
 from .store import Store, read_suite
 from .suites import load_suite
 from .train import Task
-from .train_stacked import StackTask, stacks
+from .train_stacked import StackTask, may_share, stacks
 from .tune import Search
 
 Overwrite = Literal["missing", "failed", "all"]
+
+#: Runs that share a process without being stacked, at most: what a kill costs.
+IN_TURN = 8
 
 
 @dataclass(frozen=True)
@@ -141,25 +144,29 @@ def make_plan(
 
 
 def together(todo: Sequence[Planned], most: int) -> list[list[Planned]]:
-    """Part runs into those that one process carries out: at most `most`, of one method, recipe and cohort.
+    """Part runs into those that one process carries out: of one cohort, method, its parameters, and recipe.
 
-    The order stays that of each part's first run. What limits the time or the memory of a run needs it by itself.
+    At most `most` in a stack, and at most `IN_TURN` of those that follow each other, as results arrive all at once. The
+    order stays that of each part's first run. What a budget limits needs a process by itself.
     """
     groups: dict[Any, list[Planned]] = {}
     for planned in todo:
         spec = planned.spec
-        recipe = digest(spec.recipe.model_dump(mode="json"))
-        alike = (spec.data, planned.method.canonical, recipe, len(planned.task.train) if spec.stacked else 0)
-        alone = spec.budget.timeout_s is not None or spec.budget.memory_bytes is not None
-        groups.setdefault((spec.run_id,) if alone else alike, []).append(planned)
-    return [group[i : i + most] for group in groups.values() for i in range(0, len(group), most)]
+        if most == 1 or not may_share(spec.budget):
+            groups[spec.run_id] = [planned]
+            continue
+        # All but what may differ between them; a study may have set the parameters.
+        alike = digest(spec.model_dump(mode="json", exclude={"fold", "seed"}))
+        groups.setdefault((planned.task.method, alike, len(planned.task.train)), []).append(planned)
+    sizes = {key: most if group[0].spec.stacked else min(most, IN_TURN) for key, group in groups.items()}
+    return [group[i : i + sizes[key]] for key, group in groups.items() for i in range(0, len(group), sizes[key])]
 
 
-def task_of(group: Sequence[Planned]) -> Task | StackTask:
+def task_of(group: Sequence[Planned], most: int) -> Task | StackTask:
     """Return the one task that carries out a group of `together`."""
-    if len(group) > 1 or group[0].spec.stacked:
-        return StackTask(tuple(planned.task for planned in group))
-    return group[0].task
+    # One that is left over of its group as well: what is recorded must not depend on how many others there were.
+    shared = most > 1 and may_share(group[0].spec.budget)
+    return StackTask(tuple(planned.task for planned in group)) if shared else group[0].task
 
 
 def _refuse_changed(store: Store) -> None:

@@ -277,11 +277,14 @@ def _protocol(suite: dict[str, Any], methods: set[str]) -> str:
     recipes = {method: recipe for method, recipe in suite["recipes"].items() if method in methods}
     for method, recipe in recipes.items():
         parts.append(f"For {method} alone: {_settings(recipe)}.")
-    for data in suite["data"]:
-        for method, recipe in data["recipes"].items():
-            if method in methods:
-                parts.append(f"For {method} on {data['name']}: {_settings(recipe)}.")
-    if not suite["recipe"] and not recipes:
+    special = [
+        f"For {method} on {data['name']}: {_settings(recipe)}."
+        for data in suite["data"]
+        for method, recipe in data["recipes"].items()
+        if method in methods
+    ]
+    parts += special
+    if not suite["recipe"] and not recipes and not special:
         parts.append("Each method is trained by its authors' recipe (see milbench show METHOD).")
     else:
         parts.append("What is not named here is as in the recipe that milbench show METHOD prints.")

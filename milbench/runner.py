@@ -1,4 +1,4 @@
-"""From a plan to results: tune, run what is missing, each run in a fresh process, and publish it whole."""
+"""From a plan to results: tune, run what is missing in fresh processes, and publish each run whole."""
 
 from __future__ import annotations
 
@@ -183,7 +183,7 @@ def _carried_out(
 ) -> Generator[tuple[Planned, Result]]:
     """Run what is to do; what does not fit into memory is run again where the budget has a fallback."""
     queue: deque[tuple[Sequence[Planned], Task | StackTask]] = deque(
-        (group, task_of(group)) for group in together(todo, stacked)
+        (group, task_of(group, stacked)) for group in together(todo, stacked)
     )
     under_way = 0
 
@@ -200,16 +200,20 @@ def _carried_out(
     with closing(run_all(work, tasks(), jobs, timeout_s)) as results:
         for (group, task), result in results:
             under_way -= 1
-            if isinstance(task, StackTask) and result.outcome == "ok":
-                yield from zip(group, result.value, strict=True)
-                continue
-            if len(group) > 1:  # one of them may have ended the process: each by itself, then
-                queue.extend(([planned], task_of([planned])) for planned in group)
+            each = result.value if isinstance(task, StackTask) and result.outcome == "ok" else [result] * len(group)
+            if len(group) > 1:
+                # Others were in the process: who ended it, or what did not fit because of them, is told by runs alone.
+                ended = result.outcome != "ok"
+                for planned, own in zip(group, each, strict=True):
+                    if ended or own.outcome == "oom":
+                        queue.append(([planned], task_of([planned], stacked)))
+                    else:
+                        yield planned, own
                 continue
             if isinstance(task, Task) and result.outcome == "oom" and (cut := smaller(task)) is not None:
                 queue.append((group, cut))
                 continue
-            yield group[0], result
+            yield group[0], each[0]
 
 
 @contextmanager

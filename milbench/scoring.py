@@ -371,8 +371,8 @@ def _table(
     every = tuple(sorted({cell for cells in runs.values() for cell in cells}))
     table = CohortRuns(folder, suite, data, spec.fingerprint, spec, label, every, dict(sorted(runs.items())), costs)
     table.notes.extend(
-        f"{table.name}: {method} has {n} older runs of the same folds and seeds with another recipe; the latest are "
-        "shown."
+        f"{table.name}: {method} has {n} older runs of the same folds and seeds with another recipe, or not "
+        "stacked as these; the latest are shown."
         for method, n in sorted(replaced.items())
         if n
     )
@@ -400,6 +400,8 @@ def _of_trajectory(record: RunRecord, labels: pd.DataFrame, classes: int, kept: 
         _rows_of(record.path / "trajectory.parquet", part, labels, classes) for _, part in table.groupby("evaluation")
     ]
     history, monitor = record.history(), record.spec.protocol.monitor
+    if kept == "best-val" and history is None:
+        raise MilbenchError(f"{record.path / 'history.csv'} is missing; delete its folder and run the suite again.")
     unseen = history is not None and monitor not in history  # there were no validation slides
     if kept == "last" or (kept == "best-val" and unseen):
         return found[-1]

@@ -64,6 +64,7 @@ class Trained:
         bags, patches: how many passed through training, those seen again counted again.
         budget: `milbench.budget.Meter.record`.
         trajectory: under the oracle protocol the test predictions ``(B, n_classes)`` of every evaluation.
+        stack: of a stacked training how many models it had and the device-seconds of all; its own are not known.
     """
 
     model: Aggregator
@@ -79,6 +80,7 @@ class Trained:
     scaling: Scaling | None = None
     seeds: dict[str, int] = field(default_factory=dict)
     trajectory: list[np.ndarray] = field(default_factory=list)
+    stack: dict[str, float] | None = None
 
 
 def derive_seed(seed: int, purpose: str) -> int:

@@ -1,14 +1,15 @@
 """Trainings that differ in fold and seed alone, carried out together as one stacked model (`milbench.nn.stacked`).
 
-Each of them has its own bags in its own order, its own dropout, its own standardisation: what `milbench.train` would
-have given it. A stack does the same arithmetic with other kernels, so that results agree to rounding and not to the
-bit; that a run was stacked is therefore part of its identity. Who else was in the stack changes nothing, to the bit.
+Each of them has its own start, bags, order, dropout and standardisation. A stack does the arithmetic of
+`milbench.train` with other kernels, so that results agree to rounding and not to the bit, and it draws dropout from
+another generator; that a run was stacked is therefore part of its identity. On CPU, who else was in the stack changes
+nothing, to the bit.
 """
 
 from __future__ import annotations
 
+import copy
 import math
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,6 +17,7 @@ import numpy as np
 import torch
 from threadpoolctl import threadpool_limits
 
+from .aggregator import Aggregator
 from .bags import Bags
 from .budget import StepFlops
 from .data.cache import FeatureCache
@@ -38,16 +40,21 @@ class StackTask:
 def stacks(recipe: Recipe, budget: Budget) -> bool:
     """Whether runs of this kind can be stacked: all of them take the same steps, and nothing looks across a model.
 
-    Not those that stop early or whose length, time or memory a budget limits, nor clipped gradients or autocast.
+    Not those that stop early or that a budget limits, nor clipped gradients or autocast.
     """
     alike = recipe.patience is None and recipe.grad_clip is None and recipe.precision == "fp32"
-    return alike and budget.track is None and budget.memory_bytes is None and budget.timeout_s is None
+    return alike and budget.track is None and may_share(budget)
+
+
+def may_share(budget: Budget) -> bool:
+    """Whether runs may share a process: not where their time or memory is limited, or what does not fit is cut."""
+    return budget.memory_bytes is None and budget.timeout_s is None and budget.on_oom == "fail"
 
 
 def train_stacked(tasks: Sequence[Task], cache: FeatureCache, device: torch.device) -> list[Trained | Diverged]:
-    """Train tasks together; the same for each as `milbench.train.train`, to rounding.
+    """Train tasks together; without dropout the same for each as `milbench.train.train`, to rounding.
 
-    In a history ``train_loss`` is the mean over the stack. Seconds are divided equally.
+    What only the whole stack has, the seconds and the training loss, is NaN in results and histories.
 
     Args:
         tasks: with the same method, recipe, protocol and number of training bags; `stacks` is true of them.
@@ -59,8 +66,13 @@ def train_stacked(tasks: Sequence[Task], cache: FeatureCache, device: torch.devi
 
     Raises:
         OutOfMemory: the stack did not fit.
+        ValueError: the tasks are not of one method and recipe.
     """
-    first, size = tasks[0], len(tasks)
+    if len({(t.method, t.spec.recipe.model_dump_json(), t.n_classes, len(t.train)) for t in tasks}) > 1:
+        raise ValueError("a stack is of one method, recipe and number of classes and training bags")
+    if len(tasks) == 1:  # one bag alone would take the paths of one bag, which round in another way
+        return train_stacked([tasks[0], tasks[0]], cache, device)[:1]
+    first, size, nan = tasks[0], len(tasks), float("nan")
     recipe, protocol = first.spec.recipe, first.spec.protocol
     seeds = [
         {purpose: derive_seed(t.spec.seed, purpose) for purpose in ("init", "order", "dropout", "subsample")}
@@ -86,14 +98,12 @@ def train_stacked(tasks: Sequence[Task], cache: FeatureCache, device: torch.devi
     flops = StepFlops(first.method, cache.dim, first.n_classes, has_coords(cache))
     counted = [[flops.of(n) for n in own.lengths] for own in sets]
     an_epoch = [None if None in of_bags else sum(n or 0 for n in of_bags) for of_bags in counted]
-    ended = [0] * size  # epoch in which a model's parameters were no longer finite
-    started = time.perf_counter()
+    ended = [""] * size  # in what a model diverged
     steps = 0
     # The few rows of a bag are multiplied by numpy, which knows nothing of torch's threads.
     with threadpool_limits(torch.get_num_threads(), user_api="blas"), np.errstate(all="ignore"):
         for epoch in range(1, recipe.epochs + 1):
             positions = np.stack([order.permutation(bags) for order in orders])
-            total = torch.zeros((), device=device)
             with fits([max(own.lengths) for own in sets], "training"):
                 for start in range(0, bags, recipe.batch_size * recipe.accumulate):
                     stop = min(bags, start + recipe.batch_size * recipe.accumulate)
@@ -103,27 +113,29 @@ def train_stacked(tasks: Sequence[Task], cache: FeatureCache, device: torch.devi
                             each = positions[:, at : min(at + recipe.batch_size, stop)]
                             wanted = targets.gather(1, torch.from_numpy(each).to(device)).flatten()
                             stepper.backward(_packed(sets, each), wanted, len(group))
-                            total += stack.mean * each.shape[1]
                         stepper.step(steps / stepper.planned)
                     steps += 1
-            row = {
-                "epoch": epoch, "train_loss": float(total) / bags, "lr": stepper.lr, "steps": steps,
-                "seconds": (time.perf_counter() - started) / size, "device_seconds": timer.seconds / size,
-            }  # fmt: skip
+            row = {"epoch": epoch, "train_loss": nan, "lr": stepper.lr, "seconds": nan, "device_seconds": nan,
+                   "steps": steps}  # fmt: skip
             for i, (model, judge, own_flops) in enumerate(zip(models, judges, an_epoch, strict=True)):
-                if not ended[i] and not _finite(model):
-                    ended[i] = epoch
-                if not ended[i]:
-                    judge.look(model, row | {"flops": None if own_flops is None else own_flops * epoch})
-    seconds, busy = (time.perf_counter() - started) / size, timer.seconds / size
+                try:
+                    if not ended[i]:
+                        _check_finite(model)
+                        judge.look(_own(model), row | {"flops": None if own_flops is None else own_flops * epoch})
+                except Diverged as error:
+                    ended[i] = f"{error} in epoch {epoch}"
+            if all(ended):
+                break
     found: list[Trained | Diverged] = []
     for i, (model, judge, of_bags) in enumerate(zip(models, judges, sets, strict=True)):
         if ended[i]:
-            found.append(Diverged(f"parameters became NaN or infinite in epoch {ended[i]}"))
+            found.append(Diverged(ended[i]))
             continue
         seen, patches = recipe.epochs * bags, recipe.epochs * sum(of_bags.lengths)
-        found.append(Trained(model, judge.history, judge.select(model), steps, seen, patches, seconds, busy,
-                             judge.seconds, {"track": None}, scalings[i], seeds[i], judge.trajectory))  # fmt: skip
+        model = _own(model)
+        found.append(Trained(model, judge.history, judge.select(model), steps, seen, patches, nan, nan, judge.seconds,
+                             {"track": None}, scalings[i], seeds[i], judge.trajectory,
+                             {"models": size, "device_seconds": timer.seconds}))  # fmt: skip
     return found
 
 
@@ -135,5 +147,11 @@ def _packed(sets: Sequence[BagSet], positions: np.ndarray) -> Bags:
     return Bags(torch.cat([part.x for part in parts]), lengths, torch.cat(where) if where else None)
 
 
-def _finite(model: torch.nn.Module) -> bool:
-    return all(bool(torch.isfinite(p.sum())) for p in model.parameters())
+def _own(model: Aggregator) -> Aggregator:
+    """Return a model with memory of its own: kernels may round by where in memory a parameter begins."""
+    return copy.deepcopy(model)
+
+
+def _check_finite(model: Aggregator) -> None:
+    if not all(bool(torch.isfinite(p.sum())) for p in model.parameters()):
+        raise Diverged("parameters became NaN or infinite")

@@ -63,7 +63,7 @@ class Search:
     def name(self) -> str:
         """Return the study's name: readable, and different for everything that decides what a trial finds."""
         spec = self.task.spec
-        identity = spec.model_dump(mode="json", exclude={"seed": True, "budget": {"timeout_s"}}) | {
+        identity = spec.model_dump(mode="json", exclude={"seed": True, "stacked": True, "budget": {"timeout_s"}}) | {
             "tuning": self.tuning.model_dump(mode="json"),
             "space": {name: [type(d).__name__, d.model_dump(mode="json")] for name, d in self.space.items()},
         }

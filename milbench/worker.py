@@ -92,8 +92,7 @@ def _run_stack(stack: StackTask) -> list[Result]:
         except Diverged as error:
             results.append(Result("diverged", str(error)))
             continue
-        # What memory one of them would have taken cannot be told.
-        found["record"] |= {"stack": len(stack.tasks)}
+        found["record"] |= {"stack": trained.stack}  # what memory one of them would have taken cannot be told
         results.append(Result("ok", "", found))
     return results
 

@@ -12,7 +12,8 @@ from milbench.bags import Bags
 from milbench.errors import Diverged, MilbenchError
 from milbench.feed import BagSet
 from milbench.nn.stacked import Stack
-from milbench.plan import make_plan, task_of, together
+from milbench.plan import IN_TURN, make_plan, task_of, together
+from milbench.ranking import leaderboard
 from milbench.registry import resolve
 from milbench.runner import run
 from milbench.spec import Budget, Protocol, Recipe
@@ -109,20 +110,28 @@ def test_the_oracle_protocol_keeps_every_evaluation(cohort):
         np.testing.assert_allclose(trained.trajectory, alone.trajectory, atol=TOLERANCE, rtol=0)
 
 
-@pytest.mark.parametrize("method", ["abmil[dropout=0.5,embed_dim=40-20]", "abmil[gated=true]", "dsmil", "max"])
-def test_company_changes_nothing_to_the_bit(cohort, method):
-    """What a resumed suite trains again must be what it would have been: 1, 3, 4 and 7 models, any places."""
-    given = tasks(cohort, method, range(7), rotate=True, batch_size=3, momentum=0.9)
+@pytest.mark.parametrize("batch_size", [1, 3])
+@pytest.mark.parametrize(
+    "method", ["abmil[dropout=0.5,embed_dim=40-20]", "abmil[gated=true]", "dsmil", "max", "max_instance"]
+)
+def test_company_changes_nothing_to_the_bit(tmp_path, method, batch_size):
+    """What a resumed suite trains again must be what it would have been: 1, 3, 4 and 7 models, any places.
+
+    Features as wide as MUSK's: parameters then begin at places in memory that differ in their alignment.
+    """
+    cohort = tmp_path, write_cohort(tmp_path, train=9, dim=166)
+    given = tasks(cohort, method, range(7), rotate=True, batch_size=batch_size, momentum=0.9, epochs=5, lr=0.02)
     cache = opened(cohort[0])
 
     def found(which):
         trained = train_stacked([given[i] for i in which], cache, CPU)
-        return {i: predictions(cohort, t, given[i]) for i, t in zip(which, trained, strict=True)}
+        return {i: (predictions(cohort, t, given[i]), t.history) for i, t in zip(which, trained, strict=True)}
 
     every = found(range(7))
     for which in ([2], [6, 2, 0], [5, 4, 2, 1]):
-        for i, p in found(which).items():
-            assert np.array_equal(p, every[i]), (which, i)
+        for i, (p, history) in found(which).items():
+            assert np.array_equal(p, every[i][0]), (which, i)
+            assert str(history) == str(every[i][1])  # as text, since NaN is not itself
 
 
 def test_seeds_differ_in_dropout_alone_too(cohort):
@@ -155,6 +164,8 @@ def test_what_diverges_is_told_and_leaves_the_others(cohort):
     given = tasks(cohort, "mean", range(4), epochs=2)
     cache = opened(cohort[0])
     poisoned = dataclasses.replace(given[1], spec=given[1].spec.model_copy(update={"seed": 9}))
+    with pytest.raises(ValueError, match="one method"):
+        train_stacked([given[0], dataclasses.replace(given[1], method="max")], cache, CPU)
 
     class Poison(resolve("mean").cls):
         """Mean pooling that starts from infinity where its seed says so."""
@@ -172,7 +183,7 @@ def test_what_diverges_is_told_and_leaves_the_others(cohort):
     mixed = [dataclasses.replace(t, method=ODD + "Poison") for t in (given[0], poisoned, given[2])]
     first, second, third = train_stacked(mixed, cache, CPU)
     assert isinstance(second, Diverged)
-    assert "epoch 1" in str(second)
+    assert "infinite in epoch 1" in str(second)
     plain = train_stacked([given[0], given[2]], cache, CPU)
     for own, trained, other in zip((given[0], given[2]), (first, third), plain, strict=True):
         assert np.array_equal(predictions(cohort, trained, own), predictions(cohort, other, own))
@@ -187,6 +198,7 @@ def test_what_is_not_stackable_is_refused():
 @pytest.mark.parametrize("change", [
     {"recipe": {"patience": 3}}, {"recipe": {"grad_clip": 1.0}}, {"recipe": {"precision": "bf16"}},
     {"budget": {"steps": 10}}, {"budget": {"memory_bytes": 1 << 30}}, {"budget": {"timeout_s": 60}},
+    {"budget": {"on_oom": "subsample", "max_instances": 9}},
 ])  # fmt: skip
 def test_what_looks_across_models_is_not_stacked(change):
     assert stacks(Recipe(), Budget())
@@ -215,10 +227,10 @@ def test_a_suite_runs_in_stacks_and_in_shared_processes(cohort, made, tmp_path):
     small, _, records = made
     assert len(records) == 10
     assert all(r.outcome == "ok" for r in records)
-    sizes = sorted(r.record["stack"] for r in records if r.method == "mean")
-    assert sizes == [1, 4, 4, 4, 4]
+    sizes = sorted(r.record["stack"]["models"] for r in records if r.method == "mean")
+    assert sizes == [2, 4, 4, 4, 4], "one alone has a twin beside it"
     assert all(r.spec.stacked == (r.method == "mean") for r in records)
-    assert all("peak_memory_bytes" not in r.record for r in records if r.method == "mean")
+    assert all("peak_memory_bytes" not in r.record for r in records)
     alone = run(small.model_copy(update={"stacked": 1}), tmp_path, jobs=2)
     ids = [{r.spec.run_id for r in some if r.method == "clam_sb"} for some in (records, alone)]
     assert ids[0] == ids[1], "a run that was not stacked is the run it always was"
@@ -236,7 +248,22 @@ def test_a_run_made_again_is_the_same_to_the_bit(made, tmp_path):
     shutil.rmtree(again / lost.path.relative_to(results))
     found = run(small, again, jobs=2)
     assert_same(records, found)
-    assert next(r for r in found if r.spec.run_id == lost.spec.run_id).record["stack"] == 1
+    assert next(r for r in found if r.spec.run_id == lost.spec.run_id).record["stack"]["models"] == 2
+
+
+def test_what_the_whole_stack_took_is_nobodys_own(made):
+    """Device-seconds of a stack stand on no axis beside those of methods that were not stacked."""
+    _, results, records = made
+    for record in records:
+        alone = record.method == "clam_sb"
+        assert (record.record["train"]["device_seconds"] is not None) == alone
+        assert record.history()["train_loss"].notna().all() == alone
+        assert record.history()["device_seconds"].notna().all() == alone
+        assert record.record["train"]["steps"] == record.history()["steps"].iloc[-1] > 0
+    table = leaderboard(results, resamples=50).set_index("method")
+    assert np.isnan(table.loc["mean", "train_device_seconds"])
+    assert table.loc["mean", "front_device_seconds"] is None
+    assert table.loc["clam_sb", "train_device_seconds"] > 0
 
 
 def test_a_run_that_ends_its_process_takes_no_other_with_it(cohort, tmp_path):
@@ -245,17 +272,37 @@ def test_a_run_that_ends_its_process_takes_no_other_with_it(cohort, tmp_path):
     assert [r.outcome for r in sorted(run(small, tmp_path, jobs=1), key=lambda r: r.spec.seed)] == ["ok", "oom", "ok"]
 
 
+def test_what_does_not_fit_beside_others_is_tried_alone(cohort, tmp_path):
+    """The third run of a process fails to get memory there, and gets it by itself."""
+    small = suite(cohort[0], (ODD + "FailsThird",), seeds=4, stacked=4, recipe={"epochs": 1, "patience": None})
+    assert [r.outcome for r in run(small, tmp_path, jobs=1)] == ["ok"] * 4
+
+
 def test_runs_go_together_by_method_recipe_and_cohort(cohort):
-    small = suite(cohort[0], ("mean", "clam_sb"), seeds=5, stacked=3, recipe={"epochs": 1, "patience": None})
-    groups = together(make_plan(small, cohort[0] / "none").runs, 3)
-    assert sorted((len(g), {p.method.name for p in g}.pop()) for g in groups) == [
-        (2, "clam_sb"), (2, "mean"), (3, "clam_sb"), (3, "mean"),
+    small = suite(cohort[0], ("mean", "clam_sb"), seeds=12, stacked=10, recipe={"epochs": 1, "patience": None})
+    groups = together(make_plan(small, cohort[0] / "none").runs, 10)
+    assert sorted((g[0].method.name, len(g)) for g in groups) == [
+        ("clam_sb", 4), ("clam_sb", IN_TURN), ("mean", 2), ("mean", 10),
     ]  # fmt: skip
     assert all(len({p.method.name for p in group}) == 1 for group in groups)
-    limited = small.model_copy(update={"budget": Budget(timeout_s=60)})
-    alone = together(make_plan(limited, cohort[0] / "none").runs, 3)
-    assert {len(group) for group in alone} == {1}
-    assert not any(isinstance(task_of(group), StackTask) for group in alone)
+    for budget in (Budget(timeout_s=60), Budget(on_oom="subsample", max_instances=5)):
+        limited = small.model_copy(update={"budget": budget})
+        alone = together(make_plan(limited, cohort[0] / "none").runs, 10)
+        assert {len(group) for group in alone} == {1}
+        assert not any(isinstance(task_of(group, 10), StackTask) for group in alone)
+    assert {len(group) for group in together(make_plan(small, cohort[0] / "none").runs, 1)} == {1}
+
+
+def test_what_a_study_has_set_keeps_runs_apart(cohort):
+    """Runs of one method of the suite that were tuned to different parameters are different methods."""
+    small = suite(cohort[0], ("abmil",), seeds=4, stacked=10, recipe={"epochs": 1, "patience": None})
+    runs = list(make_plan(small, cohort[0] / "none").runs)
+    for i in (1, 3):
+        spec = runs[i].spec.model_copy(update={"params": {**runs[i].spec.params, "gated": True}})
+        tuned = dataclasses.replace(runs[i].task, spec=spec, method="abmil[gated=true]")
+        runs[i] = dataclasses.replace(runs[i], task=tuned)
+    groups = together(runs, 10)
+    assert [[p.task.method for p in g] for g in groups] == [["abmil"] * 2, ["abmil[gated=true]"] * 2]
 
 
 @pytest.mark.parametrize("lengths", [(1, 1, 1, 1), (3, 1, 40, 2), (200, 5, 11, 13)])

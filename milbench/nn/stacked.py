@@ -183,17 +183,19 @@ class Stack(nn.Module):
     """M models of one method trained as one; the models' own parameters become views of the stack's.
 
     Args:
-        models: of one class and shape, without buffers, of a class that is `Aggregator.stackable`.
+        models: of one class and shape, without buffers, tied or frozen parameters, of a class that is
+            `Aggregator.stackable`.
         generators: of each model's dropout, on its device.
     """
 
     def __init__(self, models: Sequence[Aggregator], generators: Sequence[torch.Generator]) -> None:
         super().__init__()
         first = models[0]
-        if not first.stackable or any(True for _ in first.buffers()):
+        tied = len(list(first.named_parameters(remove_duplicate=False))) > len(list(first.parameters()))
+        frozen = not all(p.requires_grad for p in first.parameters())
+        if not first.stackable or any(True for _ in first.buffers()) or tied or frozen:
             raise MilbenchError(f"{type(first).__name__} cannot be trained in a stack; set stacked = 1.")
         self.size = len(models)
-        self.mean = torch.zeros(())
         self.joint: Aggregator = copy.deepcopy(first)
         _replace(self.joint, generators)
         every = [dict(model.named_parameters()) for model in models]
@@ -225,21 +227,17 @@ class Stack(nn.Module):
         return out
 
     def loss(self, out: BagOutput, targets: Tensor) -> Tensor:
-        """Return what has each model's gradient of its own mean loss, to the bit; `mean` keeps the mean over models.
+        """Return what has each model's gradient of its own mean loss, to the bit; its value is of no use.
 
         A loss divides by the number of all bags. Filled up with bags that nothing depends on to a power of two times
         one model's, that is undone exactly; else a model's rounding would depend on how many others there are.
         """
         filled = 1 << (self.size - 1).bit_length()
-        if filled == self.size:
-            loss = self.joint.loss(out, targets)
-            self.mean = loss.detach()
-            return loss * filled
-        with torch.no_grad():
-            self.mean = self.joint.loss(out, targets)
         more = (filled - self.size) * (len(targets) // self.size)
-        whole = BagOutput(_longer(out.logits, more), aux={name: _longer(t, more) for name, t in out.aux.items()})
-        return self.joint.loss(whole, _longer(targets, more)) * filled
+        if more:
+            aux = {name: _longer(values, more) for name, values in out.aux.items()}
+            out, targets = BagOutput(_longer(out.logits, more), aux=aux), _longer(targets, more)
+        return self.joint.loss(out, targets) * filled
 
 
 def _longer(values: Tensor, more: int) -> Tensor:

@@ -192,3 +192,16 @@ class KilledBySeed(Plain):
 
         if torch.initial_seed() == derive_seed(1, "dropout"):
             os.kill(os.getpid(), signal.SIGKILL)
+
+
+class FailsThird(Plain):
+    """Fails to get memory in the third training of a process."""
+
+    seen: set = set()  # noqa: RUF012
+
+    def strange(self, bags):
+        if self.training:
+            self.seen.add(id(self))
+            type(self).alive = [*getattr(type(self), "alive", []), self]  # so that no other is given its place
+            if len(self.seen) == 3:
+                torch.empty(2**60, dtype=torch.uint8)

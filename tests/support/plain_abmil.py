@@ -1,6 +1,6 @@
 """ABMIL's protocol on a classical set in plain PyTorch, with nothing of milbench: one bag a step, one model at a time.
 
-    python tests/support/plain_abmil.py ../shared/data/classic/musk1.npz 100
+    python tests/support/plain_abmil.py path/to/musk1.npz 100
 
 prints the mean accuracy over 5 x 10 folds and the standard deviation of the repetitions' means; the learning rate and
 the weight decay may follow.
