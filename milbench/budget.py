@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import random
+from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from .bags import Bags
@@ -112,12 +115,24 @@ class StepFlops:
         self._known: dict[int, int | None] = {}
         self._model: Aggregator | None = None
 
+    @property
+    def known(self) -> tuple[tuple[int, int | None], ...]:
+        """What has been counted: (length, operations)."""
+        return tuple(self._known.items())
+
+    def learn(self, known: Iterable[tuple[int, int | None]]) -> None:
+        """Take over what another process has counted of the same method."""
+        self._known.update(known)
+
     def of(self, n: int) -> int | None:
         """Return the operations of one training step of a bag of n instances; None where they cannot be counted."""
         if n not in self._known:
             # Counting must not move the generators that the training draws from.
+            others = random.getstate(), np.random.get_state()
             with torch.random.fork_rng(devices=[]), torch.inference_mode(False), torch.enable_grad():
                 self._known[n] = self._count(n)
+            random.setstate(others[0])
+            np.random.set_state(others[1])
         return self._known[n]
 
     def _count(self, n: int) -> int | None:
@@ -139,3 +154,9 @@ class StepFlops:
             bags = Bags(torch.zeros(n, self.in_dim), [n], torch.zeros(n, 2) if self.coords else None)
             targets = torch.zeros(1, dtype=torch.int64)
         return count_flops(lambda: model.loss(model(bags), targets).backward())
+
+
+@lru_cache(maxsize=8)
+def step_flops(method: str, in_dim: int, n_classes: int, coords: bool = False, on_host: bool = False) -> StepFlops:
+    """Return the counts of a method; the same object for a process's later runs, which then need not count again."""
+    return StepFlops(method, in_dim, n_classes, coords, on_host)

@@ -138,6 +138,14 @@ def _rich_table(name: str, block: pd.DataFrame, cells: pd.DataFrame) -> Table:
     return table
 
 
+#: Every figure that a report may have.
+_FIGURES = {
+    "auc.png", "effects.png", "effects_vs_time.png", "auc_vs_throughput.png", "auc_vs_memory.png",
+    "auc_vs_device_seconds.png", "auc_vs_flops.png", "auc_vs_run_memory.png", "anytime_steps.png", "anytime_flops.png",
+    "anytime_device_seconds.png",
+}  # fmt: skip
+
+
 def write_report(df: pd.DataFrame, out_dir: str | Path, title: str, provenance: str) -> Path:
     """Write ``leaderboard.csv``, ``README.md`` and figures (PNG) into a folder.
 
@@ -158,49 +166,40 @@ def write_report(df: pd.DataFrame, out_dir: str | Path, title: str, provenance: 
 
     folder = Path(out_dir)
     changes = effects.with_costs(df.attrs["effects"], df) if df.attrs.get("effects") else None
-    figures = [
-        ("effects.png", "Effects", None if changes is None else effects_plot.effect_figure(changes)),
-        (
-            "effects_vs_time.png",
-            "Effect against training time",
-            None if changes is None else effects_plot.effect_cost_figure(changes),
-        ),
-        ("auc.png", "AUC by method", plots.auc_figure(df)),
-        ("auc_vs_throughput.png", "AUC against inference throughput", plots.tradeoff_figure(df, "infer_patches_per_s")),
-        ("auc_vs_memory.png", "AUC against peak memory", plots.tradeoff_figure(df, "infer_peak_memory_bytes")),
-        *(
-            (
-                f"auc_vs_{name}.png",
-                f"AUC against {what}",
-                None if report_budget.is_budgeted(df, name) else plots.tradeoff_figure(df, column),
-            )
+    figures: list[tuple[str, str, Any]] = [("auc.png", "AUC by method", plots.auc_figure(df))]
+    if changes is not None:  # an ablation asks for effects and what they cost; the other axes stand in the tables
+        figures[:0] = [
+            ("effects.png", "Effects", effects_plot.effect_figure(changes)),
+            ("effects_vs_time.png", "Effect against training time", effects_plot.effect_cost_figure(changes)),
+        ]
+    else:
+        figures += [
+            (f"auc_vs_{name}.png", f"AUC against {what}",
+             None if report_budget.is_budgeted(df, name) else plots.tradeoff_figure(df, column))
             for name, what, column in (
+                ("throughput", "inference throughput", "infer_patches_per_s"),
+                ("memory", "peak memory", "infer_peak_memory_bytes"),
                 ("device_seconds", "device-seconds of training", "train_device_seconds"),
                 ("flops", "FLOPs of training", "train_flops"),
                 ("run_memory", "peak memory of a run", "run_peak_memory_bytes"),
             )
-        ),
-        *(
-            (
-                f"anytime_{axis}.png",
-                f"Validation AUC against {what}",
-                anytime_figure(pd.DataFrame(df.attrs.get("curves", {}).get(axis, []))),
-            )
+        ]  # fmt: skip
+        figures += [
+            (f"anytime_{axis}.png", f"Validation AUC against {what}",
+             anytime_figure(pd.DataFrame(df.attrs.get("curves", {}).get(axis, []))))
             for axis, what in (("steps", "steps"), ("flops", "FLOPs"), ("device_seconds", "device-seconds"))
-        ),
-    ]
+        ]  # fmt: skip
     try:
         folder.mkdir(parents=True, exist_ok=True)
         df.to_csv(folder / "leaderboard.csv", index=False, lineterminator="\n")
         if changes is not None:
             changes.to_csv(folder / "effects.csv", index=False, lineterminator="\n")
-        drawn = []
-        for file, what, figure in figures:
-            if figure is None:
-                (folder / file).unlink(missing_ok=True)
-                continue
-            figure.savefig(folder / file, dpi=150, metadata={"Software": None})
-            drawn.append((file, what))
+        drawn = [(file, what) for file, what, figure in figures if figure is not None]
+        for file in _FIGURES.difference(file for file, _ in drawn):
+            (folder / file).unlink(missing_ok=True)  # of an earlier report
+        for file, _, figure in figures:
+            if figure is not None:
+                figure.savefig(folder / file, dpi=150, metadata={"Software": None})
         readme = folder / "README.md"
         readme.write_text(_readme(df, title, provenance, drawn), encoding="utf-8")
     except OSError as error:

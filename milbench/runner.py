@@ -186,6 +186,7 @@ def _carried_out(
         (group, task_of(group, stacked)) for group in together(todo, stacked)
     )
     under_way = 0
+    counts: dict[tuple[str, str, bool], dict[int, int | None]] = {}
 
     def tasks() -> Iterator[Any]:
         nonlocal under_way
@@ -195,12 +196,15 @@ def _carried_out(
                 continue
             under_way += 1
             item = queue.popleft()
-            yield item, item[1]
+            yield item, _spared(item[1], counts)
 
     with closing(run_all(work, tasks(), jobs, timeout_s)) as results:
         for (group, task), result in results:
             under_way -= 1
             each = result.value if isinstance(task, StackTask) and result.outcome == "ok" else [result] * len(group)
+            for planned, own in zip(group, each, strict=True):
+                if own.outcome == "ok":
+                    counts.setdefault(_counted_as(planned.task), {}).update(own.value.pop("counted"))
             if len(group) > 1:
                 # Others were in the process: who ended it, or what did not fit because of them, is told by runs alone.
                 ended = result.outcome != "ok"
@@ -214,6 +218,18 @@ def _carried_out(
                 queue.append((group, cut))
                 continue
             yield group[0], each[0]
+
+
+def _counted_as(task: Task) -> tuple[str, str, bool]:
+    """What operations of a step depend on, beside a bag's length and, of one suite's cohort, the number of classes."""
+    return task.method, task.cache_path, task.spec.budget.track == "flops"
+
+
+def _spared(task: Task | StackTask, counts: Mapping[Any, Mapping[int, int | None]]) -> Task | StackTask:
+    """Give a task the operations that runs before it have counted: seconds of its own, for a method of many steps."""
+    if isinstance(task, StackTask):
+        return StackTask(tuple(one for t in task.tasks if isinstance(one := _spared(t, counts), Task)))
+    return replace(task, counted=tuple(counts.get(_counted_as(task), {}).items()))
 
 
 @contextmanager

@@ -442,7 +442,7 @@ class Published(Frozen):
 
     Attributes:
         data: the cohort it is of.
-        method: as the suite spells it.
+        method: with its parameters; the suite has one of that name, or with others.
         metric: which of ours it is beside.
         value, error: as printed, ``value ± error``; what the error is of differs between papers.
         status: ``read`` in the source, or from ``memory`` and not checked.
@@ -517,14 +517,16 @@ class Suite(Frozen):
 
     @model_validator(mode="after")
     def _published_are_run(self) -> Suite:
+        # A method by its name: one with other parameters may be run besides those of the suite.
+        known = {m.partition("[")[0]: m for m in self.methods}
         for figure in self.published:
-            for what, name, known in (
-                ("cohort", figure.data, [d.name for d in self.data]), ("method", figure.method, list(self.methods)),
-            ):  # fmt: skip
-                if name not in known:
-                    raise ValueError(
-                        f"published names {what} {name!r}, which the suite lacks.{did_you_mean(name, known)}"
-                    )
+            for what, name, names in (
+                ("cohort", figure.data, [d.name for d in self.data]),
+                ("method", figure.method.partition("[")[0], list(known)),
+            ):
+                if name not in names:
+                    hint = did_you_mean(name, names)
+                    raise ValueError(f"published names {what} {name!r}, which the suite lacks.{hint}")
         return self
 
     @field_validator("methods")

@@ -24,7 +24,7 @@ from torch import Tensor
 from . import metrics
 from .aggregator import Aggregator, explain_nonfinite
 from .bags import Bags
-from .budget import Meter, StepFlops
+from .budget import Meter, StepFlops, step_flops
 from .data.cache import FeatureCache
 from .errors import Diverged, MilbenchError, OutOfMemory
 from .feed import BagSet, Scaling
@@ -51,6 +51,7 @@ class Task:
     val: tuple[tuple[str, int], ...]
     test: tuple[str, ...]
     max_instances: int | None = None  # of a training bag, where the budget's fallback has come to that
+    counted: tuple[tuple[int, int | None], ...] = ()  # `StepFlops.known` of an earlier run, to be spared the work
 
 
 @dataclass
@@ -128,19 +129,16 @@ def train(task: Task, cache: FeatureCache, device: torch.device, on_evaluation: 
         model, recipe, math.ceil(math.ceil(len(bags) / recipe.batch_size) / recipe.accumulate) * recipe.epochs
     )
     timer = DeviceTimer(device)
-    flops = StepFlops(task.method, cache.dim, task.n_classes, has_coords(cache), spec.budget.track == "flops")
+    flops = flops_of(task, cache)
     meter = Meter(spec.budget, stepper.planned, timer, flops.of)
     judge = Judge(task, cache, device, scaling)
     seen = patches = 0
-    total, since = torch.zeros((), device=device), 0
+    losses = _Losses()
     started = time.perf_counter()
     looks = 0  # of those that are due by the progress of a training of fixed length
 
     def evaluate(epoch: int) -> None:
-        nonlocal since
-        row: dict[str, Any] = {"epoch": epoch, "train_loss": float(total) / since, "lr": stepper.lr}
-        total.zero_()
-        since = 0
+        row: dict[str, Any] = {"epoch": epoch, "train_loss": losses.mean(), "lr": stepper.lr}
         if not math.isfinite(row["train_loss"]):
             for batch in bags.batches():
                 explain_nonfinite(batch)
@@ -171,10 +169,9 @@ def train(task: Task, cache: FeatureCache, device: torch.device, on_evaluation: 
                         if task.max_instances is not None:
                             batch = cut(batch, task.max_instances, chance)
                         loss = stepper.backward(batch, answers[j], len(group))
-                        total.add_(loss, alpha=len(at))
+                        losses.add(loss, len(at))
                         if j + 1 == i + len(group):
                             stepper.step(meter.progress)
-                since += len(taken)
                 meter.add(taken)
                 seen, patches = seen + len(taken), patches + sum(taken)
                 if meter.spent:
@@ -192,11 +189,48 @@ def train(task: Task, cache: FeatureCache, device: torch.device, on_evaluation: 
                    meter.record(), scaling, seeds, judge.trajectory)  # fmt: skip
 
 
+class _Losses:
+    """The mean of losses over bags, fetched from the device when asked for: to add each up takes a part of a step."""
+
+    def __init__(self) -> None:
+        self._kept: list[Tensor] = []
+        self._sizes: list[int] = []
+        self._sum = 0.0
+        self._bags = 0
+
+    def add(self, loss: Tensor, bags: int) -> None:
+        """Take the mean loss of some bags, not synchronised."""
+        self._kept.append(loss)
+        self._sizes.append(bags)
+        if len(self._kept) >= 4096:
+            self._fetch()
+
+    def mean(self) -> float:
+        """Return the mean since the last call."""
+        self._fetch()
+        mean, self._sum, self._bags = self._sum / self._bags, 0.0, 0
+        return mean
+
+    def _fetch(self) -> None:
+        if self._kept:
+            self._sum += float(np.dot(torch.stack(self._kept).double().cpu().numpy(), self._sizes))
+            self._bags += sum(self._sizes)
+            self._kept.clear()
+            self._sizes.clear()
+
+
 def _rows(cache: FeatureCache, ids: Sequence[str]) -> list[int]:
     return [int(n) for n in cache.slides.set_index("slide_id").loc[list(ids), "rows"]]
 
 
-def has_coords(cache: FeatureCache) -> bool:
+def flops_of(task: Task, cache: FeatureCache) -> StepFlops:
+    """Return the counts of a task's method in this process, with what earlier runs had counted."""
+    flops = step_flops(task.method, cache.dim, task.n_classes, _has_coords(cache), task.spec.budget.track == "flops")
+    flops.learn(task.counted)
+    return flops
+
+
+def _has_coords(cache: FeatureCache) -> bool:
     """Whether the slides of a cache have coordinates."""
     return any(cache.coords(slide) is not None for slide in cache.slides["slide_id"][:1])
 
@@ -218,6 +252,11 @@ class Judge:
         self.best_row = 0
         self._best = math.inf
         self._state: dict[str, Any] | None = None
+
+    @property
+    def looks(self) -> bool:
+        """Whether it predicts anything; else it only writes down."""
+        return len(self.held) > 0 or self.test is not None
 
     def look(self, model: Aggregator, row: dict[str, Any]) -> None:
         """Add validation loss and AUC to a row and the row to the history; keep the model where it is the best."""

@@ -19,7 +19,6 @@ from threadpoolctl import threadpool_limits
 
 from .aggregator import Aggregator
 from .bags import Bags
-from .budget import StepFlops
 from .data.cache import FeatureCache
 from .errors import Diverged
 from .feed import BagSet, Scaling
@@ -27,7 +26,7 @@ from .measure.timing import DeviceTimer
 from .nn.stacked import Stack
 from .registry import resolve
 from .spec import Budget, Recipe
-from .train import Judge, Stepper, Task, Trained, derive_seed, fits, has_coords, seed_everything
+from .train import Judge, Stepper, Task, Trained, derive_seed, fits, flops_of, seed_everything
 
 
 @dataclass(frozen=True)
@@ -95,7 +94,7 @@ def train_stacked(tasks: Sequence[Task], cache: FeatureCache, device: torch.devi
     stepper = Stepper(stack, recipe, math.ceil(math.ceil(bags / recipe.batch_size) / recipe.accumulate) * recipe.epochs)
     timer = DeviceTimer(device)
     judges = [Judge(t, cache, device, scaling) for t, scaling in zip(tasks, scalings, strict=True)]
-    flops = StepFlops(first.method, cache.dim, first.n_classes, has_coords(cache))
+    flops = flops_of(first, cache)
     counted = [[flops.of(n) for n in own.lengths] for own in sets]
     an_epoch = [None if None in of_bags else sum(n or 0 for n in of_bags) for of_bags in counted]
     ended = [""] * size  # in what a model diverged
@@ -121,7 +120,8 @@ def train_stacked(tasks: Sequence[Task], cache: FeatureCache, device: torch.devi
                 try:
                     if not ended[i]:
                         _check_finite(model)
-                        judge.look(_own(model), row | {"flops": None if own_flops is None else own_flops * epoch})
+                        seen_by = _own(model) if judge.looks else model
+                        judge.look(seen_by, row | {"flops": None if own_flops is None else own_flops * epoch})
                 except Diverged as error:
                     ended[i] = f"{error} in epoch {epoch}"
             if all(ended):

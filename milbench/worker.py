@@ -22,7 +22,7 @@ from .measure.environment import environment
 from .measure.memory import PeakMemory, is_out_of_memory, settle_heap
 from .measure.timing import Stopwatch
 from .quantities import show_quantity
-from .train import Task, Trained, predict, predictions_frame, train
+from .train import Task, Trained, flops_of, predict, predictions_frame, train
 from .train_stacked import StackTask, train_stacked
 from .trial import TrialTask, reporter, run_trial
 
@@ -142,6 +142,7 @@ def _predicted(task: Task, trained: Trained, cache: FeatureCache, device: torch.
     }
     found = {
         "record": record,
+        "counted": flops_of(task, cache).known,
         "predictions": pd.concat(frames, ignore_index=True),
         "history": pd.DataFrame(trained.history),
     }

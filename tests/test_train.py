@@ -1,5 +1,6 @@
 """The training loop against loops written out here, and what it must never do."""
 
+import dataclasses
 import json
 import math
 import struct
@@ -13,11 +14,12 @@ from support.small import ODD, opened, task, write_cohort
 
 from milbench import feed
 from milbench import train as loop
+from milbench.budget import step_flops
 from milbench.data.cache import CacheWriter
 from milbench.errors import Diverged, MilbenchError
 from milbench.feed import BagSet, Scaling
 from milbench.spec import Protocol
-from milbench.train import derive_seed, predict, train
+from milbench.train import _Losses, derive_seed, flops_of, predict, train
 
 CPU = torch.device("cpu")
 LAST = Protocol(checkpoint="last")
@@ -309,3 +311,43 @@ def test_a_constant_feature_is_centred_and_not_divided_by_zero(tmp_path):
     scaling = Scaling.fit(opened(tmp_path), ["a"])
     assert scaling.mean.tolist() == [7, 7]
     assert scaling.deviation.tolist() == [1, 1]
+
+
+def test_operations_that_an_earlier_run_counted_are_taken_over(cohort):
+    """A run is given what runs of its method before it have counted, and counts the rest itself."""
+    folder, parts = cohort
+    own, cache = task(folder, parts, "mean", epochs=2, batch_size=8), opened(folder)
+    lengths = [len(cache[slide]) for slide, _ in parts["train"]]
+    step_flops.cache_clear()
+    plain = train(own, cache, CPU).history[-1]["flops"]
+    first = lengths[0]
+    of_first = dict(flops_of(own, cache).known)[first]
+    step_flops.cache_clear()
+    try:
+        told = train(dataclasses.replace(own, counted=((first, of_first + 7),)), cache, CPU).history[-1]["flops"]
+    finally:
+        step_flops.cache_clear()
+    assert told == plain + 2 * 7 * lengths.count(first)
+
+
+def test_counting_moves_no_generator():
+    """Not even those that a method should not draw from."""
+    import random
+
+    step_flops.cache_clear()
+    torch.manual_seed(3), np.random.seed(3), random.seed(3)
+    plain = float(torch.rand(())), float(np.random.rand()), random.random()
+    torch.manual_seed(3), np.random.seed(3), random.seed(3)
+    assert step_flops(ODD + "OldChance", 4, 2).of(5) is not None
+    assert (float(torch.rand(())), float(np.random.rand()), random.random()) == plain
+
+
+def test_the_training_loss_is_the_mean_over_bags_however_many_there_were():
+    losses = _Losses()
+    rng = np.random.default_rng(0)
+    values, sizes = rng.normal(size=9000).astype(np.float32), rng.integers(1, 5, size=9000)
+    for value, size in zip(values, sizes, strict=True):
+        losses.add(torch.tensor(value), int(size))
+    assert losses.mean() == pytest.approx(np.average(values.astype(float), weights=sizes), abs=1e-12)
+    losses.add(torch.tensor(2.0), 3)
+    assert losses.mean() == 2.0
