@@ -200,6 +200,10 @@ class _Losses:
 
     def add(self, loss: Tensor, bags: int) -> None:
         """Take the mean loss of some bags, not synchronised."""
+        if loss.device.type == "cpu":  # there is nothing to wait for, and a tensor kept would part the heap
+            self._sum += loss.item() * bags
+            self._bags += bags
+            return
         self._kept.append(loss)
         self._sizes.append(bags)
         if len(self._kept) >= 4096:
