@@ -1,0 +1,50 @@
+"""What stacking is worth: a step of many small models as one, against the same steps one by one."""
+
+import copy
+
+import pytest
+import torch
+from support.interleave import compare
+
+import milbench
+from milbench.nn.stacked import Stack
+from milbench.spec import Recipe
+from milbench.train import Stepper
+
+pytestmark = pytest.mark.perf
+
+MODELS = 32
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize(
+    ("spec", "at_least"), [("abmil[embed_dim=256-128-64,dropout=0.5]", 1.7), ("dsmil", 2.5), ("mean", 4)]
+)
+def test_a_step_of_a_stack_against_one_by_one(benchmark, spec, at_least):
+    """Bags of 3 to 9 instances of 230 features, one a step, as Elephant's."""
+    torch.manual_seed(0)
+    models = [milbench.create(spec, 230, 2).train() for _ in range(MODELS)]
+    recipe = Recipe(optimizer="sgd", lr=1e-3)
+    alone = [Stepper(model, recipe, 1000) for model in copy.deepcopy(models)]
+    together = Stepper(Stack(models, [torch.Generator() for _ in models]).train(), recipe, 1000)
+    singles = [milbench.Bags.pack([torch.randn(3 + i % 7, 230)]) for i in range(MODELS)]
+    bags = milbench.Bags.pack([bag.x for bag in singles])
+    targets = torch.arange(MODELS) % 2
+
+    def stacked():
+        together.backward(bags, targets, 1)
+        together.step(0.0)
+
+    def one_by_one():
+        for i, stepper in enumerate(alone):
+            stepper.backward(singles[i], targets[i : i + 1], 1)
+            stepper.step(0.0)
+
+    assert compare(benchmark, stacked, one_by_one, rounds=9) >= at_least
