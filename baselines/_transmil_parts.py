@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from itertools import accumulate, pairwise
+from bisect import bisect_left
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from milbench.bags import Bags
 from milbench.errors import Unsupported
+from milbench.nn import NystromAttention
 from milbench.nn.stream import CHUNK, wide
 
 if TYPE_CHECKING:
@@ -84,11 +86,21 @@ class Grids:
         return (total / self.lengths[:, None]).to(tokens.dtype)
 
 
-def alike(bags: list[int], sides: list[int]) -> list[list[int]]:
-    """Part short bags into batches by their grid's side, so that none is padded to much more than it needs."""
-    edges = (4, 6, 8, 11, 1 << 30)
-    groups = [[i for i in bags if low < sides[i] <= high] for low, high in pairwise((0, *edges))]
-    return [group for group in groups if group]
+#: sides of grids at which batches part, so that none is padded to much more than it needs
+EDGES = (4, 6, 8, 11, 16, 20, 25, 32, 40, 50, 64)
+
+
+def alike(sides: list[int], attn: NystromAttention) -> list[list[int]]:
+    """Part those bags that are small into batches by their grids' sides; the large ones are in none."""
+    groups: dict[tuple[bool, int], list[int]] = {}
+    for i, side in enumerate(sides):
+        if attn.room(rows := side * side + 1):
+            groups.setdefault((rows > attn.landmarks, bisect_left(EDGES, side)), []).append(i)
+    batches = []
+    for group in groups.values():
+        room = attn.room(max(sides[i] for i in group) ** 2 + 1)
+        batches += [group[at : at + room] for at in range(0, len(group), room)]
+    return batches
 
 
 def shares(weights: Tensor, n: int) -> Tensor:

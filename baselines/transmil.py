@@ -163,22 +163,22 @@ class TransMIL(Aggregator):
         return out
 
     def _pool(self, bags: Bags, attention: bool) -> BagOutput:
-        """Pool bags of fewer than `landmarks` tokens together, padded; longer ones, with work enough, one by one."""
+        """Pool small bags together, padded; large ones, with work enough, one by one."""
         sides = [math.isqrt(n - 1) + 1 for n in bags.lengths]
         starts = [0, *accumulate(bags.lengths)]
         # Tokens whose weight is a patch's: a row again is its patch's, a zero is nobody's.
         owned = bags.lengths if self.square == "zeros" else [side * side for side in sides]
-        short = [i for i, side in enumerate(sides) if side * side < self.landmarks]
         tokens: dict[int, Tensor] = {}
         weights: dict[int, Tensor] = {}
-        for group in alike(short, sides):
+        attn = self._layers()[0].attn
+        for group in alike(sides, attn):
             rows = bags.x if len(group) == len(bags) else torch.cat([bags.x[starts[i] : starts[i + 1]] for i in group])
-            found, row = self._short(self.embed(rows), [bags.lengths[i] for i in group], attention)
+            found, row = self._batched(self.embed(rows), [bags.lengths[i] for i in group])
             for at, i in enumerate(group):
                 tokens[i] = found[at : at + 1]
                 if row is not None:
                     weights[i] = row[at, 1 : 1 + owned[i]]
-        for i in set(range(len(bags))) - set(short):
+        for i in [i for i in range(len(bags)) if i not in tokens]:
             tokens[i], row = self._long(bags.x[starts[i] : starts[i + 1]], sides[i])
             if row is not None:
                 weights[i] = row[1 : 1 + owned[i]]
@@ -189,8 +189,7 @@ class TransMIL(Aggregator):
         if attention and self.readout == "class":
             given = torch.cat([shares(weights[i], n) for i, n in enumerate(bags.lengths)])
         elif attention:
-            heads = self._layers()[0].attn.heads
-            given = torch.cat([embedding.new_full((n, heads), 1 / n) for n in bags.lengths])
+            given = torch.cat([embedding.new_full((n, attn.heads), 1 / n) for n in bags.lengths])
         return BagOutput(self.head(embedding), given, embedding)
 
     def _layers(self) -> list[_Block]:
@@ -222,7 +221,7 @@ class TransMIL(Aggregator):
         out, token, weights = last.attn.long_first(h, last.norm, spare)
         return token + out, weights
 
-    def _short(self, h: Tensor, lengths: list[int], attention: bool) -> tuple[Tensor, Tensor | None]:
+    def _batched(self, h: Tensor, lengths: list[int]) -> tuple[Tensor, Tensor | None]:
         """As `_long`, of B bags of embedded rows: ``(B, dim)`` and ``(B, T, heads)``."""
         grids = Grids(lengths, h.device, self.square == "zeros")
         tokens = grids.tokens(h)
@@ -230,14 +229,14 @@ class TransMIL(Aggregator):
         rows = grids.cells + 1
         whole, last = self._whole(), self._layers()[-1]
         if len(self.blocks) == 1:
-            h = self._encode_short(h, grids)
+            h = self._encode_batch(h, grids)
         for i, block in enumerate(whole):
-            h = h + block.attn.short(block.norm(h), rows)
+            h = h + block.attn.batch(block.norm(h), rows)
             if i == 0 and len(self.blocks) > 1:
-                h = self._encode_short(h, grids)
+                h = self._encode_batch(h, grids)
         if self.readout == "mean":
             return grids.mean(self.norm(h[:, 1:])), None
-        out, weights = last.attn.short_first(last.norm(h), rows, attention)
+        out, weights = last.attn.batch_first(last.norm(h), rows)
         return h[:, 0] + out, weights
 
     def _encode_long(self, h: Tensor, side: int, keeps: bool) -> Tensor:
@@ -248,7 +247,7 @@ class TransMIL(Aggregator):
         self.ppeg.tokens_in_place(h, side)
         return h
 
-    def _encode_short(self, h: Tensor, grids: Grids) -> Tensor:
+    def _encode_batch(self, h: Tensor, grids: Grids) -> Tensor:
         if self.ppeg is None:
             return h
         return torch.cat([h[:, :1], grids.rows(self.ppeg(grids.square(h[:, 1:]))).to(h.dtype)], dim=1)

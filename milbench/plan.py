@@ -103,6 +103,9 @@ def make_plan(
         budget = dict(budget or {}) | {"timeout_s": timeout_s}
     if budget:
         suite = _with_budget(suite, budget)
+    # The report, which knows no method, finds a figure's row by the method's one spelling.
+    figures = tuple(f.model_copy(update={"method": resolve(f.method).canonical}) for f in suite.published)
+    suite = suite.model_copy(update={"published": figures})
     store = Store(Path(results), suite)
     _refuse_changed(store)
     resolved = _methods(methods or suite.methods)

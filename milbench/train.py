@@ -133,7 +133,7 @@ def train(task: Task, cache: FeatureCache, device: torch.device, on_evaluation: 
     meter = Meter(spec.budget, stepper.planned, timer, flops.of)
     judge = Judge(task, cache, device, scaling)
     seen = patches = 0
-    losses = _Losses()
+    losses = _Losses(device)
     started = time.perf_counter()
     looks = 0  # of those that are due by the progress of a training of fixed length
 
@@ -192,7 +192,8 @@ def train(task: Task, cache: FeatureCache, device: torch.device, on_evaluation: 
 class _Losses:
     """The mean of losses over bags, fetched from the device when asked for: to add each up takes a part of a step."""
 
-    def __init__(self) -> None:
+    def __init__(self, device: torch.device) -> None:
+        self._at_once = device.type == "cpu"  # there is nothing to wait for, and a tensor kept would part the heap
         self._kept: list[Tensor] = []
         self._sizes: list[int] = []
         self._sum = 0.0
@@ -200,7 +201,7 @@ class _Losses:
 
     def add(self, loss: Tensor, bags: int) -> None:
         """Take the mean loss of some bags, not synchronised."""
-        if loss.device.type == "cpu":  # there is nothing to wait for, and a tensor kept would part the heap
+        if self._at_once:
             self._sum += loss.item() * bags
             self._bags += bags
             return

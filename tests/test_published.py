@@ -117,6 +117,18 @@ def test_a_figure_changes_no_run(tmp_path):
     assert not make_plan(more, tmp_path / "runs").todo()
 
 
+def test_a_figure_finds_its_method_by_any_spelling(tmp_path):
+    write_cohort(tmp_path)
+    small = suite(
+        tmp_path, ("abmil[gated=false]",), published=(figure("abmil[gated=false,dropout=0.0]", 0.5, data="d"),)
+    )
+    execute(make_plan(small, tmp_path / "runs"))
+    assert [row["published"] for row in leaderboard(tmp_path / "runs", resamples=50).attrs["published"]] == [0.5]
+    wrong = small.model_copy(update={"published": (figure("abmil[gatde=true]", 0.5, data="d"),)})
+    with pytest.raises(MilbenchError, match="gatde"):
+        make_plan(wrong, tmp_path / "none")
+
+
 def test_a_recipe_of_one_cohort_lies_over_that_of_the_suite(tmp_path):
     write_cohort(tmp_path)
     small = suite(

@@ -342,8 +342,10 @@ def test_counting_moves_no_generator():
     assert (float(torch.rand(())), float(np.random.rand()), random.random()) == plain
 
 
-def test_the_training_loss_is_the_mean_over_bags_however_many_there_were():
-    losses = _Losses()
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_the_training_loss_is_the_mean_over_bags_however_many_there_were(device):
+    """The losses lie on CPU either way: what differs is whether each is read at once or many of them later."""
+    losses = _Losses(torch.device(device))
     rng = np.random.default_rng(0)
     values, sizes = rng.normal(size=9000).astype(np.float32), rng.integers(1, 5, size=9000)
     for value, size in zip(values, sizes, strict=True):

@@ -27,6 +27,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from . import medium
 from .first import NystromFirst
 from .layer import NystromLayer, layer_in_place
 from .pinv import iterate, pinv_times, softmax_scores
@@ -167,11 +168,15 @@ class NystromAttention(nn.Module):
         """Whether dropout acts now."""
         return self._dropout() > 0
 
-    # -- bags of at most as many rows as landmarks, many at a time
-    # ----------------------------------------------------------
+    # -- small bags, many at a time: of at most as many rows as landmarks, or of more
+    # --------------------------------------------------------------------------------
 
-    def short(self, x: Tensor, lengths: Tensor) -> Tensor:
-        """Attend within each of B bags of at most `landmarks` rows.
+    def room(self, rows: int) -> int:
+        """How many bags of so many rows one padded batch should hold; none are better taken one by one, by `long`."""
+        return 1 << 30 if rows <= self.landmarks else medium.room(rows, self.heads, self.landmarks)
+
+    def batch(self, x: Tensor, lengths: Tensor) -> Tensor:
+        """Attend within each of B bags, either all of at most `landmarks` rows or all of more.
 
         Args:
             x: ``(B, T, dim)``, bags padded at the end to T rows.
@@ -180,6 +185,26 @@ class NystromAttention(nn.Module):
         Returns:
             ``(B, T, dim)``; rows beyond a bag's length hold no meaning.
         """
+        if x.shape[1] <= self.landmarks:
+            return self.short(x, lengths)
+        rows = medium.Rows(x, lengths, self.to_qkv.weight, self.heads, self.landmarks)
+        out: Tensor = self.to_out(medium.attend(rows, self._conv(), self.pinv_iterations))
+        return out
+
+    def batch_first(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Output of the first row alone of each of the bags that `batch` takes.
+
+        Returns:
+            ``(B, dim)`` and the first row's weights over the rows, ``(B, T, heads)``.
+        """
+        if x.shape[1] <= self.landmarks:
+            return self.short_first(x, lengths)
+        rows = medium.Rows(x, lengths, self.to_qkv.weight, self.heads, self.landmarks)
+        mixed, weights = medium.attend_first(rows, self._conv(), self.pinv_iterations)
+        return self.to_out(mixed), weights
+
+    def short(self, x: Tensor, lengths: Tensor) -> Tensor:
+        """As `batch`, each bag of at most `landmarks` rows."""
         q, k, v, valid = self._heads_of_short(x, lengths)
         a, start = self._quotient(q, k, valid, lengths)
         # All three factors of the attention are A here, and A pinv(A) is the iterate Y itself. The zero rows' values
@@ -191,17 +216,8 @@ class NystromAttention(nn.Module):
             mixed = mixed + band(conv, v.shape[2], v.shape[2]) @ v
         return self.to_out(_merge(mixed))
 
-    def short_first(self, x: Tensor, lengths: Tensor, weights: bool = False) -> tuple[Tensor, Tensor | None]:
-        """Output of the first row alone of each of B bags of at most `landmarks` rows.
-
-        Args:
-            x: ``(B, T, dim)``, bags padded at the end to T rows.
-            lengths: ``(B,)`` rows that are real.
-            weights: also return the first row's weights over the rows, ``(B, T, heads)``.
-
-        Returns:
-            ``(B, dim)`` and the weights or None.
-        """
+    def short_first(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """As `batch_first`, each bag of at most `landmarks` rows."""
         q, k, v, valid = self._heads_of_short(x, lengths)
         a, start = self._quotient(q, k, valid, lengths)
         with without_autocast(x):
@@ -213,8 +229,7 @@ class NystromAttention(nn.Module):
             mixed = (row @ v.to(row.dtype)).to(v.dtype)
         if (conv := self._conv()) is not None:
             mixed = mixed + band(conv, 1, v.shape[2]) @ v
-        found = row[:, :, 0].transpose(1, 2) if weights else None
-        return self.to_out(_merge(mixed))[:, 0], found
+        return self.to_out(_merge(mixed))[:, 0], row[:, :, 0].transpose(1, 2)
 
     def _heads_of_short(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return q, k, v as (B, h, T, d), v zero beyond a bag's end, and which rows are real, (B, T)."""

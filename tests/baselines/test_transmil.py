@@ -9,6 +9,14 @@ from hypothesis import strategies as st
 from support.transmil import AuthorsTransMIL
 
 import milbench
+from milbench.nn import medium
+
+
+@pytest.fixture(params=["padded", "streamed"], autouse=True)
+def way(request, monkeypatch):
+    """Compute a bag of more tokens than landmarks in a padded batch where it is small enough, or never."""
+    if request.param == "streamed":
+        monkeypatch.setattr(medium, "BAG", 0)
 
 
 @pytest.mark.parametrize(
@@ -93,7 +101,7 @@ def test_a_mixed_batch_equals_its_bags_alone():
     ours, _ = pair()
     xs = [
         torch.randn(n, 12, dtype=torch.float64) * scale
-        for n, scale in ((1, 1), (200, 3), (9, 0.1), (15, 10), (64, 1), (4, 5))
+        for n, scale in ((1, 1), (200, 3), (9, 0.1), (15, 10), (64, 1), (4, 5), (50, 1), (180, 0.1), (41, 10))
     ]
     together = ours(milbench.Bags.pack(xs), attention=True)
     alone = [ours(milbench.Bags.pack([x]), attention=True) for x in xs]
@@ -211,8 +219,8 @@ def test_attention_is_the_class_tokens_row(n):
     layer.to_out = torch.nn.Identity()
     tokens = torch.randn(n, 32, dtype=torch.float64)
     values = torch.nn.functional.linear(tokens, layer.to_qkv.weight[64:]).view(n, 2, 16)
-    if n <= 16:
-        out, weights = layer.short_first(tokens[None], torch.tensor([n]), weights=True)
+    if n <= 16 or layer.room(n):
+        out, weights = layer.batch_first(tokens[None], torch.tensor([n]))
         weights = weights[0]
     else:
         out, token, weights = layer.long_first(tokens)

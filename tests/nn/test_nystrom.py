@@ -37,6 +37,34 @@ def test_equals_the_package(n, heads, width, landmarks, iterations, conv, scale,
     torch.testing.assert_close(first[0], wanted[0], atol=1e-8, rtol=1e-8)
 
 
+@settings(max_examples=40, deadline=None)
+@given(
+    lengths=st.lists(st.integers(1, 90), min_size=1, max_size=5),
+    heads=st.sampled_from([1, 4]),
+    landmarks=st.sampled_from([2, 8, 24]),
+    iterations=st.integers(0, 6),
+    conv=st.booleans(),
+    seed=st.integers(0, 2**31),
+)
+def test_bags_padded_together_are_each_its_own(lengths, heads, landmarks, iterations, conv, seed):
+    """Bags of 1 to 90 rows above the landmarks in one padded batch, gradients included."""
+    torch.manual_seed(seed)
+    layer = NystromAttention(32, heads, landmarks, iterations, conv).double().eval()
+    lengths = [landmarks + n for n in lengths]
+    x = torch.randn(len(lengths), max(lengths), 32, dtype=torch.float64, requires_grad=True)
+    rows = torch.tensor(lengths)
+    found, (first, weights) = layer.batch(x, rows), layer.batch_first(x, rows)
+    for i, n in enumerate(lengths):
+        wanted, (wanted_first, _, wanted_weights) = layer.long(x[i, :n]), layer.long_first(x[i, :n])
+        torch.testing.assert_close(found[i, :n], wanted, atol=1e-10, rtol=1e-10)
+        torch.testing.assert_close(first[i], wanted_first[0], atol=1e-10, rtol=1e-10)
+        torch.testing.assert_close(weights[i, :n], wanted_weights, atol=1e-10, rtol=1e-10)
+        assert not weights[i, n:].any()
+        for got, other in ((found[i, :n], wanted), (first[i], wanted_first[0])):
+            ours, theirs = (torch.autograd.grad((t * t).sum(), x, retain_graph=True)[0] for t in (got, other))
+            torch.testing.assert_close(ours, theirs, atol=1e-9, rtol=1e-9)
+
+
 def test_step_is_the_published_iteration_and_its_gradient():
     y = (torch.randn(3, 9, 9, dtype=torch.float64) * 0.3).requires_grad_()
     eye = torch.eye(9, dtype=torch.float64)
@@ -57,8 +85,10 @@ def test_large_scores_survive_half_precision(n, dtype):
     assert float((q[:, :32] @ k[:, :32].T).detach().abs().max()) > 65504 / 8
     with torch.autocast("cpu", dtype=dtype):
         out = layer(x)
-        first, weights = layer.short_first(x[None], torch.tensor([n]), True) if n <= 32 else layer.long_first(x)[::2]
+        found = [layer.batch_first(x[None], torch.tensor([n])), *([] if n <= 32 else [layer.long_first(x)[::2]])]
+        out = torch.cat([out, layer.batch(x[None], torch.tensor([n]))[0]])
     assert out.isfinite().all()
-    assert first.isfinite().all()
-    assert weights.dtype == torch.float32
-    assert weights.isfinite().all()
+    for first, weights in found:
+        assert first.isfinite().all()
+        assert weights.dtype == torch.float32
+        assert weights.isfinite().all()

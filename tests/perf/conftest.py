@@ -21,6 +21,12 @@ def benchmark_threads():
 
 
 @pytest.fixture
+def one_thread():
+    with bench.threads(1):
+        yield
+
+
+@pytest.fixture
 def full(request):
     """Whether samples are recorded; without ``--benchmark-json`` one round shows that a benchmark still runs."""
     return bool(request.config.getoption("benchmark_json"))

@@ -16,14 +16,7 @@ pytestmark = pytest.mark.perf
 MODELS = 32
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
+@pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize(
     ("spec", "at_least"), [("abmil[embed_dim=256-128-64,dropout=0.5]", 1.7), ("dsmil", 2.5), ("mean", 4)]
 )
