@@ -73,6 +73,7 @@ class TransMIL(Aggregator):
         "ppeg": Choice(options=("none", "3", "7", "pyramid")),
     }
     permutation_invariant = False
+    revision = 2  # 2: bags of some more tokens than landmarks are padded into batches
     authors_names = {"_fc1.": "embed.", "_fc2.": "head.", "pos_layer.": "ppeg.", "layer": "blocks."}  # noqa: RUF012
 
     def __init__(

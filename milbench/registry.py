@@ -155,12 +155,13 @@ class Method:
 
     @property
     def code(self) -> str:
-        """Sixteen digits of a stranger's source file, for an edited method is another one; "" for milbench's own.
+        """Sixteen digits of a stranger's source file, for an edited method is another one.
 
-        milbench's own methods change with `milbench.spec.PROTOCOL_VERSION`.
+        milbench's own methods change with their ``revision``, "" being the first, and with
+        `milbench.spec.PROTOCOL_VERSION`.
         """
         if self.cls.__module__.startswith("milbench."):
-            return ""
+            return "" if self.cls.revision == 1 else f"revision {self.cls.revision}"
         try:
             source = Path(inspect.getfile(self.cls)).read_bytes()
         except (OSError, TypeError):  # made in an interpreter: there is no file to speak of

@@ -184,7 +184,7 @@ def test_listing_imports_no_torch():
 
 
 def test_an_edited_method_is_another_run(tmp_path, monkeypatch):
-    """A stranger's class is known by its source and its name; milbench's own are versioned by the protocol."""
+    """A stranger's class is known by its source and its name; milbench's own by their revision."""
     source = tmp_path / "edited_pool.py"
     text = (
         "from milbench import Aggregator\n"
@@ -198,6 +198,8 @@ def test_an_edited_method_is_another_run(tmp_path, monkeypatch):
     source.write_text(text + "# edited\n")
     assert resolve("edited_pool:Pool").code != code == hashlib.sha256(text.encode()).hexdigest()[:16]
     assert resolve("mean").code == ""
+    monkeypatch.setattr(resolve("mean").cls, "revision", 2)
+    assert resolve("mean").code == "revision 2"
     assert before.params == {}
     assert before.options == {"width": 1.5}  # a changed default changes the run, though the short name stays
 
