@@ -58,7 +58,8 @@ class Grids:
         self.patch = t < n[:, None]
         self.full = self.patch if zeros else self.valid
         row = torch.where(self.patch, t, t - n[:, None])
-        self.row = torch.where(self.valid, row + torch.tensor(starts, device=device)[:, None], 0)
+        # Padding is made of the bag's own first row: one of another bag would take that bag's NaN or overflow along.
+        self.row = torch.where(self.valid, row, 0) + torch.tensor(starts, device=device)[:, None]
         across, down = t % side[:, None], t // side[:, None]
         self.cell = torch.where(self.valid, down * self.side + across, 0)
         x, y = t % self.side, t // self.side
@@ -91,13 +92,18 @@ EDGES = (4, 6, 8, 11, 16, 20, 25, 32, 40, 50, 64)
 
 
 def alike(sides: list[int], attn: NystromAttention) -> list[list[int]]:
-    """Part those bags that are small into batches by their grids' sides; the large ones are in none."""
+    """Part those bags that are small into batches by their grids' sides; the large ones are in none.
+
+    Nor is a bag of more tokens than landmarks that would be alone: streaming it costs less.
+    """
     groups: dict[tuple[bool, int], list[int]] = {}
     for i, side in enumerate(sides):
         if attn.room(rows := side * side + 1):
             groups.setdefault((rows > attn.landmarks, bisect_left(EDGES, side)), []).append(i)
     batches = []
-    for group in groups.values():
+    for (above, _), group in sorted(groups.items()):
+        if above and len(group) == 1:
+            continue
         room = attn.room(max(sides[i] for i in group) ** 2 + 1)
         batches += [group[at : at + room] for at in range(0, len(group), room)]
     return batches

@@ -73,7 +73,9 @@ class TransMIL(Aggregator):
         "ppeg": Choice(options=("none", "3", "7", "pyramid")),
     }
     permutation_invariant = False
-    revision = 2  # 2: bags of some more tokens than landmarks are padded into batches
+    #: Since 2 bags of somewhat more tokens than landmarks go through in padded batches, since 3 only in company. With
+    #: the default number of landmarks none do: those that have more tokens are large.
+    revision = 3
     authors_names = {"_fc1.": "embed.", "_fc2.": "head.", "pos_layer.": "ppeg.", "layer": "blocks."}  # noqa: RUF012
 
     def __init__(
@@ -114,7 +116,9 @@ class TransMIL(Aggregator):
         self.permutation_invariant = order == "raster"  # rows that come with their coordinates
 
     def matrix_flops(self, n: int) -> int | None:
-        """What is left of a long bag's products after the identities that `milbench.nn` names; None for short bags.
+        """What is left of a bag's products after the identities that `milbench.nn` names, if tokens exceed landmarks.
+
+        None for fewer tokens. What padding and the band of the value convolution add in small bags is not in it.
 
         With T tokens, m landmarks, h heads, k pseudo-inverse steps: a layer before the last has q, k, v, output
         projection (4 T dim^2), four factors of T m dim, the value convolution and the core; the last layer has keys and
@@ -224,9 +228,10 @@ class TransMIL(Aggregator):
 
     def _batched(self, h: Tensor, lengths: list[int]) -> tuple[Tensor, Tensor | None]:
         """As `_long`, of B bags of embedded rows: ``(B, dim)`` and ``(B, T, heads)``."""
+        h = h.to(self.cls_token.dtype)  # autocast makes products; the residual stream stays exact
         grids = Grids(lengths, h.device, self.square == "zeros")
         tokens = grids.tokens(h)
-        h = torch.cat([self.cls_token.to(h.dtype).expand(len(lengths), -1, -1), tokens], dim=1)
+        h = torch.cat([self.cls_token.expand(len(lengths), -1, -1), tokens], dim=1)
         rows = grids.cells + 1
         whole, last = self._whole(), self._layers()[-1]
         if len(self.blocks) == 1:

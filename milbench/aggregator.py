@@ -38,7 +38,8 @@ class Aggregator(nn.Module, ABC):
     #: over the bags of logits and of every `aux`.
     stackable: ClassVar[bool] = False
     #: of a built-in method's arithmetic; raised when the same parameters would give other predictions, if only by
-    #: rounding: its runs, and no other method's, are then made again. A stranger's are told apart by their source.
+    #: rounding: a suite that is run again makes its runs again, and no other method's. A stranger's method is told
+    #: apart by its source.
     revision: ClassVar[int] = 1
     #: prefix of a parameter's name in the authors' code -> prefix here; longest match wins.
     authors_names: ClassVar[dict[str, str]] = {}

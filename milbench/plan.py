@@ -15,7 +15,7 @@ from .data.cohort import Cohort, load_cohort
 from .data.imported import Progress
 from .errors import MilbenchError, did_you_mean
 from .registry import Method, resolve
-from .spec import TRACKS, Budget, Recipe, RunSpec, Suite, digest
+from .spec import TRACKS, Budget, Published, Recipe, RunSpec, Suite, digest
 from .store import Store, read_suite
 from .suites import load_suite
 from .train import Task
@@ -104,8 +104,7 @@ def make_plan(
     if budget:
         suite = _with_budget(suite, budget)
     # The report, which knows no method, finds a figure's row by the method's one spelling.
-    figures = tuple(f.model_copy(update={"method": resolve(f.method).canonical}) for f in suite.published)
-    suite = suite.model_copy(update={"published": figures})
+    suite = suite.model_copy(update={"published": tuple(_of_one_spelling(f, suite.name) for f in suite.published)})
     store = Store(Path(results), suite)
     _refuse_changed(store)
     resolved = _methods(methods or suite.methods)
@@ -210,6 +209,13 @@ def _with_budget(suite: Suite, fields: Mapping[str, float]) -> Suite:
         return Suite.model_validate(dict(suite) | {"budget": Budget.model_validate(kept | dict(fields))})
     except ValidationError as error:
         raise MilbenchError(error.errors()[0]["msg"].removeprefix("Value error, ").rstrip(".") + ".") from None
+
+
+def _of_one_spelling(figure: Published, suite: str) -> Published:
+    try:
+        return figure.model_copy(update={"method": resolve(figure.method).canonical})
+    except MilbenchError as error:
+        raise MilbenchError(f"suite {suite}: in [[published]], {error}") from None
 
 
 def _methods(texts: Sequence[str]) -> list[Method]:

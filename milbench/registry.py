@@ -133,6 +133,14 @@ def registry() -> Registry:
     return found
 
 
+def _is_own(cls: type) -> bool:
+    return cls.__module__.startswith("milbench.")
+
+
+def _revision(cls: Any) -> str:
+    return "" if cls.revision == 1 else f"revision {cls.revision}"
+
+
 @dataclass(frozen=True)
 class Method:
     """A method with its parameters resolved: its class, and every parameter that differs from its default."""
@@ -158,15 +166,16 @@ class Method:
         """Sixteen digits of a stranger's source file, for an edited method is another one.
 
         milbench's own methods change with their ``revision``, "" being the first, and with
-        `milbench.spec.PROTOCOL_VERSION`.
+        `milbench.spec.PROTOCOL_VERSION`; a stranger's that is made from one of them changes with it.
         """
-        if self.cls.__module__.startswith("milbench."):
-            return "" if self.cls.revision == 1 else f"revision {self.cls.revision}"
+        if _is_own(self.cls):
+            return _revision(self.cls)
+        base = next(_revision(c) for c in self.cls.__mro__ if _is_own(c))
         try:
             source = Path(inspect.getfile(self.cls)).read_bytes()
         except (OSError, TypeError):  # made in an interpreter: there is no file to speak of
             return "unknown"
-        return hashlib.sha256(source).hexdigest()[:16]
+        return hashlib.sha256(source + base.encode()).hexdigest()[:16]
 
     def changed(self, values: dict[str, Any]) -> Method:
         """Return the method with other values of some parameters."""

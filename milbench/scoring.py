@@ -363,13 +363,23 @@ def _table(
     spec = records[0].spec
     runs: dict[str, dict[Cell, RunRecord]] = {}
     replaced: Counter[str] = Counter()
-    for record in records:  # the oldest first
+    code = {record.method: record.spec.code for record in records}  # the latest run's, as the oldest come first
+    edited = Counter(record.method for record in records if record.spec.code != code[record.method])
+    for record in records:
+        if record.spec.code != code[record.method]:
+            continue
         cells = runs.setdefault(record.method, {})
         cell = (record.spec.fold, record.spec.seed)
         replaced[record.method] += cell in cells
         cells[cell] = record
-    every = tuple(sorted({cell for cells in runs.values() for cell in cells}))
+    # What an edit left out is missing, not unheard of.
+    every = tuple(sorted({(record.spec.fold, record.spec.seed) for record in records}))
+    costs = {method: [c for c in found if c.code == code.get(method, c.code)] for method, found in costs.items()}
     table = CohortRuns(folder, suite, data, spec.fingerprint, spec, label, every, dict(sorted(runs.items())), costs)
+    table.notes.extend(
+        f"{table.name}: {method} has {n} runs of an earlier form of its code; they are left out."
+        for method, n in sorted(edited.items())
+    )
     table.notes.extend(
         f"{table.name}: {method} has {n} older runs of the same folds and seeds with another recipe, or not "
         "stacked as these; the latest are shown."

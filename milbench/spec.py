@@ -549,8 +549,8 @@ class RunSpec(Frozen):
     """One run: everything that decides its predictions, and nothing else. Hardware is recorded, not hashed.
 
     ``params`` holds every parameter of the method, defaults included, and ``code`` identifies the source of a method
-    that is not milbench's own. The one trace of the machine is ``device_type``: the sums of a CPU and of a CUDA device
-    differ.
+    that is not milbench's own, and the revision of one that is. The one trace of the machine is ``device_type``: the
+    sums of a CPU and of a CUDA device differ.
     """
 
     suite: str

@@ -107,6 +107,11 @@ class CostRecord:
     path: Path
 
     @property
+    def code(self) -> str:
+        """Return what `milbench.spec.RunSpec.code` was."""
+        return str(self.record.get("code") or "")
+
+    @property
     def environment(self) -> str:
         """Return the fingerprint of the environment it was measured in; empty where none was recorded."""
         return str((self.record.get("environment") or {}).get("fingerprint") or "")

@@ -240,6 +240,24 @@ def test_budgets_are_not_mixed(tmp_path):
     assert any("abmil has 1 older runs" in note for note in table.attrs["notes"])
 
 
+def test_runs_before_and_after_an_edit_of_a_method_are_not_mixed(tmp_path):
+    """What was run with an earlier form of the code is missing, and what was measured of it is not shown."""
+    store = made.fill(tmp_path, made.suite(data=("easy",)), SOME)
+    before = row(leaderboard(tmp_path, resamples=10), "easy", "abmil")
+    assert before.outcome == "ok"
+    assert before.infer_patches_per_s > 0
+    run = next(r for r in read_runs(tmp_path) if r.method == "abmil")
+    edited = run.spec.model_copy(update={"code": "revision 2"})
+    new = made.record(edited, "abmil") | {"finished": "2027-01-01T00:00:00"}
+    store.publish_run(edited.run_id, new, run.predictions())
+    table = leaderboard(tmp_path, resamples=10)
+    after = row(table, "easy", "abmil")
+    assert after.outcome == "5 missing"
+    assert np.isnan(after.infer_patches_per_s)
+    assert any("abmil has 6 runs of an earlier form of its code" in note for note in table.attrs["notes"])
+    assert row(table, "easy", "mean").outcome == "ok"
+
+
 def test_markdown_and_terminal(table):
     text = to_markdown(table)
     assert text.count("### made-up-v1") == 2

@@ -200,6 +200,9 @@ def test_an_edited_method_is_another_run(tmp_path, monkeypatch):
     assert resolve("mean").code == ""
     monkeypatch.setattr(resolve("mean").cls, "revision", 2)
     assert resolve("mean").code == "revision 2"
+    text = "from milbench.baselines.mean import MeanPooling\nclass Mine(MeanPooling):\n    pass\n"
+    (tmp_path / "mine_pool.py").write_text(text)
+    assert resolve("mine_pool:Mine").code == hashlib.sha256((text + "revision 2").encode()).hexdigest()[:16]
     assert before.params == {}
     assert before.options == {"width": 1.5}  # a changed default changes the run, though the short name stays
 

@@ -19,8 +19,8 @@ from .product import linear
 from .value_conv import REACH, band
 
 #: numbers in the largest matrix of one bag, heads x rows x (landmarks, or rows in the value convolution's band), beyond
-#: which streaming costs less than it saves; and in those of one batch
-BAG, BATCH = 1 << 19, 1 << 22
+#: which streaming costs less than a place in a batch; and in those of one batch
+BAG, BATCH = 1 << 19, 1 << 21
 
 
 def room(rows: int, heads: int, landmarks: int) -> int:
@@ -44,7 +44,7 @@ class Rows:
         self.heads, self.w_q, self.w_k, self.w_v = heads, *w_qkv.chunk(3)
         at = torch.arange(x.shape[1], device=x.device)
         self.valid = at < lengths[:, None]
-        self.x = x * self.valid[..., None]
+        self.x = x.masked_fill(~self.valid[..., None], 0)
         each = -(-lengths // landmarks)  # rows of a landmark
         zeros = each * landmarks - lengths
         landmark = (at + zeros[:, None]) // each[:, None]

@@ -5,6 +5,7 @@ import torch
 
 import milbench
 from milbench.contract import cuda_agrees
+from milbench.nn import medium
 from milbench.testing import check_aggregator, run_checks
 
 #: Parameters that take another path through the code, and sizes that are quick.
@@ -56,11 +57,36 @@ def test_contract(spec):
     check_aggregator(spec, in_dim=24)
 
 
+@pytest.fixture
+def streamed(monkeypatch):
+    """Take every bag of more tokens than landmarks as one of many thousands is taken, one by one."""
+    monkeypatch.setattr(medium, "BAG", 0)
+
+
+LONG = [spec for spec in specs() if "landmarks=16" in spec]
+
+
+@pytest.mark.usefixtures("streamed")
+@pytest.mark.parametrize("spec", LONG)
+def test_contract_of_long_bags(spec):
+    check_aggregator(spec, in_dim=24)
+
+
 @pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("spec", specs())
 def test_contract_on_cuda(spec):
     """The contract with everything on the device, and the same answers as on the CPU."""
+    check_aggregator(spec, in_dim=24, device="cuda")
+    (agreed,) = run_checks(spec, in_dim=24, checks=[cuda_agrees])
+    assert agreed.status == "passed", agreed.detail
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.usefixtures("streamed")
+@pytest.mark.parametrize("spec", LONG)
+def test_contract_of_long_bags_on_cuda(spec):
     check_aggregator(spec, in_dim=24, device="cuda")
     (agreed,) = run_checks(spec, in_dim=24, checks=[cuda_agrees])
     assert agreed.status == "passed", agreed.detail

@@ -109,6 +109,36 @@ def test_a_mixed_batch_equals_its_bags_alone():
     torch.testing.assert_close(together.attention, torch.cat([o.attention for o in alone]), atol=1e-12, rtol=1e-12)
 
 
+@pytest.mark.parametrize("row", [0, 3])
+def test_what_is_not_finite_stays_in_its_bag(row):
+    """Bags of 5 to 9 and of 40 to 90 rows, each in a padded batch with others; padding is of no other bag's rows."""
+    ours, _ = pair(heads=4)
+    xs = [torch.randn(n, 12, dtype=torch.float64) for n in (5, 9, 40, 62, 90)]
+    wanted = ours(milbench.Bags.pack(xs)).logits
+    for i in range(len(xs)):
+        spoilt = [x.clone() for x in xs]
+        spoilt[i][row] = torch.nan
+        found = ours.pool(milbench.Bags.pack(spoilt), False).logits
+        assert found[i].isnan().all()
+        others = [j for j in range(len(xs)) if j != i]
+        torch.testing.assert_close(found[others], wanted[others], atol=1e-12, rtol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_in_company_is_as_near_to_fp32_as_alone(dtype):
+    """Alone a bag above the landmarks is streamed, whose residual stream stays in fp32; so must a padded batch's."""
+    torch.manual_seed(0)
+    model = milbench.create("transmil[dim=128,heads=4,landmarks=64]", in_dim=64).eval()
+    xs = [torch.randn(n, 64) for n in (150, 180, 200, 220)]
+    with torch.no_grad():
+        exact = model(milbench.Bags.pack(xs)).embedding
+        with torch.autocast("cpu", dtype=dtype):
+            together = model(milbench.Bags.pack(xs)).embedding
+            alone = torch.cat([model(milbench.Bags.pack([x])).embedding for x in xs])
+    error, theirs = ((found - exact).square().mean().sqrt() for found in (together, alone))
+    assert error <= 1.5 * theirs
+
+
 #: What is not the authors', one at a time and together.
 OPTIONS = [
     {"readout": "mean"},

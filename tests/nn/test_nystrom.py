@@ -72,6 +72,22 @@ def test_step_is_the_published_iteration_and_its_gradient():
     assert torch.autograd.gradcheck(_Step.apply, (y,))
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_padded_bags_in_half_precision_are_as_near_to_fp32_as_streamed_ones(dtype):
+    torch.manual_seed(0)
+    layer = NystromAttention(64, heads=4, landmarks=16).eval()
+    lengths = [60, 150, 100]
+    x = torch.randn(3, 150, 64)
+    with torch.no_grad(), torch.autocast("cpu", dtype=dtype):
+        padded, (first, _) = layer.batch(x, torch.tensor(lengths)), layer.batch_first(x, torch.tensor(lengths))
+        streamed = [(layer.long(x[i, :n]), layer.long_first(x[i, :n])[0]) for i, n in enumerate(lengths)]
+    for i, n in enumerate(lengths):
+        exact = layer.double()(x[i, :n].double()).float()
+        error, theirs = ((found - exact).square().mean().sqrt() for found in (padded[i, :n], streamed[i][0]))
+        assert error <= 1.5 * theirs
+        assert (first[i] - exact[0]).abs().max() <= 3 * (streamed[i][1][0] - exact[0]).abs().max() + 1e-3
+
+
 @pytest.mark.parametrize("n", [12, 90])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_large_scores_survive_half_precision(n, dtype):
