@@ -126,8 +126,9 @@ def make_plan(
     for cohort in cohorts:
         store.cohort(cohort.name, cohort.fingerprint)  # refuses a name that is no folder's, before anything is written
         sizes = {m.canonical: m.size(cohort.cache().dim, len(cohort.classes)) for m in resolved}
+        passes = {m.canonical: recipes[cohort.name, m.canonical].epochs * sizes[m.canonical] for m in resolved}
         # The expensive ones first: the last of them then does not keep a core waiting for its end.
-        for method in sorted(resolved, key=lambda m: -sizes[m.canonical]):
+        for method in sorted(resolved, key=lambda m: -passes[m.canonical]):
             for fold in cohort.folds:
                 tasks = [
                     _task(suite, cohort, fold, method, recipes[cohort.name, method.canonical], seed, device)
