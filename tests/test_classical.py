@@ -48,3 +48,14 @@ def test_the_authors_recipe_of_each_set(data, lr, decay):
         100,
         1,
     )
+
+
+def test_the_oracle_keeps_the_same_trainings():
+    """Only what is kept of a training differs, so that the difference is what choosing on test adds."""
+    honest, oracle = load_suite("classical"), load_suite("classical-oracle")
+    assert oracle.protocol.checkpoint == "oracle"
+    assert oracle.protocol.model_copy(update={"checkpoint": "last"}) == honest.protocol
+    assert oracle.data == honest.data
+    assert set(oracle.methods) <= set(honest.methods)
+    assert oracle.recipe == honest.recipe
+    assert oracle.recipes == {name: honest.recipes[name] for name in oracle.recipes}
