@@ -73,9 +73,10 @@ def spent(runs: Sequence[RunRecord], target_auc: float | None = None) -> dict[st
 
 
 def mark_fronts(rows: list[dict[str, Any]], budget: Budget) -> None:
-    """Set the flags of `FRONTS` in the rows of one table: None for methods without a rank, and where a ranked method lacks that cost.
+    """Set the flags of `FRONTS` in the rows of one table.
 
-    On the axis that the budget sets, what was used beyond it (a part of the last step) does not count.
+    None for methods without a rank, and on an axis where some ranked method's cost is not known. On the axis that the
+    budget sets, what was used beyond it (a part of the last step) does not count.
     """
     for cost, flag in FRONTS.items():
         allowed = getattr(budget, cost.removeprefix("train_")) if cost == f"train_{budget.track}" else np.inf

@@ -95,7 +95,7 @@ def test_failures_appear_unranked_and_last(table):
     assert np.isnan(part.rank)
     assert np.isnan(part.diff_to_best)
     assert part.auc_low < part.auc < part.auc_high
-    assert (none.outcome, none.runs_ok) == ("6 timeout", 0)
+    assert (none.outcome, none.runs_ok) == ("9 timeout", 0)
     assert np.isnan([none.rank, none.auc, none.auc_low, none.accuracy, none.accuracy_sd]).all()
     assert not none.tied
 
@@ -271,7 +271,7 @@ def test_markdown_and_terminal(table):
     shown = console.export_text()
     assert max(map(len, shown.splitlines())) <= 120
     assert "abmil[gated=true]" in shown  # brackets are no markup
-    assert "6 timeout" in shown
+    assert "9 timeout" in shown
 
 
 def test_report(table, tmp_path):

@@ -364,7 +364,8 @@ def power(sizes: Sizes) -> Iterator[Row]:
 #: name of the table -> its function
 TABLES = {
     "intervals": intervals, "shapes": shapes, "patients": patients, "leaderboards": leaderboards,
-    "seed_levels": seed_levels, "levels": levels, "patient_levels": patient_levels, "folds": folds, "runs": runs, "ranks": ranks, "power": power,
+    "seed_levels": seed_levels, "levels": levels, "patient_levels": patient_levels, "folds": folds, "runs": runs,
+    "ranks": ranks, "power": power,
 }  # fmt: skip
 
 
