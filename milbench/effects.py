@@ -18,9 +18,10 @@ from . import stats
 if TYPE_CHECKING:
     from .scoring import CohortRuns, Scores
 
-#: columns of costs -> heading of their ratio to the reference
+#: columns of costs -> heading of their ratio to the reference; ``train_time`` is what a training bag takes
 COSTS = {
-    "train_device_seconds": "Training time",
+    "train_time": "Training time",
+    "train_flops": "Training FLOPs",
     "infer_patches_per_s": "Patches/s",
     "train_peak_memory_bytes": "Training memory",
     "parameters": "Parameters",
@@ -29,12 +30,13 @@ COSTS = {
 WORDS = """\
 Every method against the suite's reference: the paired difference in AUC on the same test bags and seeds, with its 95 %
 interval, and a p-value corrected for all differences of that cohort (Holm). An effect whose interval contains 0 was not
-seen with these bags and seeds, which is not the same as none: the column Detectable tells the smallest true difference
-that such an interval would have shown in four cases of five. Costs are ratios to the reference. All of it is for the
-recipe, sizes and data above, and for another draw of test bags and of seeds, not of training bags."""
+seen with these bags and seeds, which is not the same as none: the column Detectable tells about the smallest true
+difference that such an interval, which is not corrected, would have shown in four cases of five. Costs are ratios to
+the reference; training time is that of a bag, measured apart, one method at a time. All of it is for the recipe, sizes
+and data above, and for another draw of test bags and of seeds, not of training bags."""
 
-#: standard errors between no difference and one that a two-sided test at 5 % finds with probability 0.8
-_REACH = 1.959964 + 0.841621
+#: half widths of a 95 % interval between no difference and one that it leaves out with probability 0.8
+_REACH = 1 + 0.841621 / 1.959964
 
 
 def effects(cohort: CohortRuns, scored: Sequence[Scores], reference: str) -> list[dict[str, Any]]:
@@ -46,8 +48,9 @@ def effects(cohort: CohortRuns, scored: Sequence[Scores], reference: str) -> lis
         reference: its canonical name.
 
     Returns:
-        cohort, method, reference, ``auc``, ``reference_auc``, ``effect``, ``low``, ``high``, ``p`` (Holm's, over the
-        rows of the cohort), ``detectable``; NaN for a method one of whose runs is not ``ok``.
+        cohort, method, reference, ``changed`` (see `changed`), ``auc``, ``reference_auc``, ``effect``, ``low``,
+        ``high``, ``p`` (Holm's, over the rows of the cohort), ``detectable``; NaN for a method one of whose runs is not
+        ``ok``.
     """
     found = {s.method: s for s in scored}
     base = found.get(reference)
@@ -61,10 +64,11 @@ def effects(cohort: CohortRuns, scored: Sequence[Scores], reference: str) -> lis
         gap, reach = stats.Difference(nan, nan, nan, nan), nan
         if own.complete:
             gap = stats.paired_difference(own.auc, own.replicates, base.auc, base.replicates)
-            reach = _REACH * float(np.nanstd(own.replicates - base.replicates, ddof=1))
+            reach = _REACH * (gap.high - gap.low) / 2
         rows.append({
-            "cohort": cohort.name, "data": cohort.data, "method": method, "reference": reference, "auc": own.auc,
-            "reference_auc": base.auc, "effect": gap.estimate, "low": gap.low, "high": gap.high, "p": gap.p,
+            "cohort": cohort.name, "data": cohort.data, "method": method, "reference": reference,
+            "changed": changed(method, reference, _options(cohort, method)), "auc": own.auc, "reference_auc": base.auc,
+            "effect": gap.estimate, "low": gap.low, "high": gap.high, "p": gap.p,
             "detectable": reach,
         })  # fmt: skip
     told = [row for row in rows if row["p"] == row["p"]]
@@ -79,7 +83,7 @@ def with_costs(rows: Sequence[Mapping[str, Any]], board: pd.DataFrame) -> pd.Dat
     table = pd.DataFrame(list(rows))
     names = board["suite"] + "-v" + board["version"].astype(str) + " / " + board["data"]
     names = names.where(board["conditions"] == "", names + " / " + board["conditions"])
-    costs = board.assign(cohort=names).set_index(["cohort", "method"])
+    costs = board.assign(cohort=names, train_time=1 / board["train_bags_per_s"]).set_index(["cohort", "method"])
     for column in COSTS:
         own = costs[column].reindex(pd.MultiIndex.from_frame(table[["cohort", "method"]])).to_numpy(dtype=float)
         base = costs[column].reindex(pd.MultiIndex.from_frame(table[["cohort", "reference"]])).to_numpy(dtype=float)
@@ -87,16 +91,27 @@ def with_costs(rows: Sequence[Mapping[str, Any]], board: pd.DataFrame) -> pd.Dat
     return table
 
 
-def changed(method: str, reference: str) -> str:
-    """Return what a method has that its reference has not: ``ppeg=none`` of ``transmil[dim=64,ppeg=none]``."""
+def changed(method: str, reference: str, values: Mapping[str, Any] | None = None) -> str:
+    """Return what a method has that its reference has not: ``ppeg=none`` of ``transmil[dim=64,ppeg=none]``.
+
+    Args:
+        method, reference: canonical names, which leave out defaults.
+        values: every option of the method with its value, to tell a default that the reference has not.
+    """
     name, options = _parts(method)
     base, standard = _parts(reference)
     if name != base:
         return method
     added = [option for option in options if option not in standard]
     keys = {option.partition("=")[0] for option in options}
-    dropped = [f"{key} as usual" for option in standard if (key := option.partition("=")[0]) not in keys]
+    known = values or {}
+    left_out = [key for option in standard if (key := option.partition("=")[0]) not in keys]
+    dropped = [f"{key}={known[key]}" if key in known else f"{key} as usual" for key in left_out]
     return ", ".join([*added, *dropped]) or method
+
+
+def _options(cohort: CohortRuns, method: str) -> Mapping[str, Any]:
+    return next(iter(cohort.runs[method].values())).spec.params
 
 
 def _parts(method: str) -> tuple[str, list[str]]:
@@ -107,7 +122,7 @@ def _parts(method: str) -> tuple[str, list[str]]:
 def table_of(rows: pd.DataFrame) -> pd.DataFrame:
     """Return one cohort's effects as a report shows them."""
     shown = {
-        "Changed": [changed(m, r) for m, r in zip(rows["method"], rows["reference"], strict=True)],
+        "Changed": list(rows["changed"]),
         "AUC": [_number(x) for x in rows["auc"]],
         "Effect [95 %]": [
             _number(e, "+.3f") if e != e else f"{e:+.3f} [{low:+.3f}, {high:+.3f}]".replace("-", "−")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from matplotlib.ticker import NullFormatter, StrMethodFormatter
 
-from .effects import changed
+from .effects import COSTS
 from .plots import grid_of_panels, look, place_labels
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def effect_figure(table: pd.DataFrame) -> Figure:
                 seen = row.low > 0 or row.high < 0
                 ax.plot([row.effect], [i], "D", mfc=_DARK if seen else "white", mec=_DARK, ms=5, zorder=3)
             ax.axvline(0, color=_GREY, lw=1, ls=(0, (4, 3)), zorder=1)
-            names = [changed(m, r) for m, r in zip(block["method"], block["reference"], strict=True)]
+            names = list(block["changed"])
             ax.set_yticks(range(len(block)), names)
             ax.set_ylim(most - 0.4, -0.6)
             ax.set_title(f"{block['data'].iloc[0]} (reference {block['reference_auc'].iloc[0]:.3f})", loc="left")
@@ -50,7 +50,7 @@ def effect_figure(table: pd.DataFrame) -> Figure:
     return figure
 
 
-def effect_cost_figure(table: pd.DataFrame, cost: str = "train_device_seconds") -> Figure | None:
+def effect_cost_figure(table: pd.DataFrame, cost: str = "train_time") -> Figure | None:
     """Draw effect against the ratio of a cost to the reference's (logarithmic), every point named.
 
     Args:
@@ -84,12 +84,12 @@ def effect_cost_figure(table: pd.DataFrame, cost: str = "train_device_seconds") 
             ax.plot([1], [0], "o", mfc="white", mec=_GREY, ms=6, zorder=3)
             ax.axhline(0, color=_GREY, lw=1, ls=(0, (4, 3)), zorder=1)
             ax.set_title(block["data"].iloc[0], loc="left")
-            ax.set_xlabel("Training time, ratio to the reference")
+            ax.set_xlabel(f"{COSTS[cost]}, ratio to the reference")
             ax.set_ylabel("Difference in test AUC")
         figure.canvas.draw()
         figure.set_layout_engine("none")
         for ax, (_, block) in zip(axes, blocks, strict=True):
-            names = [changed(m, r) for m, r in zip(block["method"], block["reference"], strict=True)]
+            names = list(block["changed"])
             place_labels(
                 ax,
                 np.append(block[column].to_numpy(float), 1.0),

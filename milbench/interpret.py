@@ -251,10 +251,12 @@ def interpret(model: Aggregator, slides: Iterable[tuple[str, Bags]], targets: Ma
         seed: of the random orders.
 
     Raises:
-        MilbenchError: see `relevance`, `instance_auc` and `removal_curves`.
+        MilbenchError: a slide without a target; see also `relevance`, `instance_auc` and `removal_curves`.
     """
     rows, every, known = [], [np.empty(0)], [np.empty(0, dtype=np.int64)]
     for slide, bag in slides:
+        if targets is not None and slide not in targets:
+            raise MilbenchError(f"targets has no class for slide {slide}; leave targets out, or give one for each.")
         told = None if targets is None else [targets[slide]]
         found = relevance(model, bag, told, source)
         values = found.scores.double().cpu().numpy()

@@ -36,6 +36,7 @@ class Planned:
     method: Method  # as the suite names it, whatever a search has set
     outcome: str | None = None
     tuned: dict[str, Any] | None = None  # `milbench.tune.Found.record`
+    work: float = 0.0  # parameters times training bags times epochs: what to begin with
 
     @property
     def spec(self) -> RunSpec:
@@ -134,7 +135,8 @@ def make_plan(
                     _task(suite, cohort, fold, method, recipes[cohort.name, method.canonical], seed, device)
                     for seed in range(seeds or suite.seeds)
                 ]
-                runs += [Planned(task, method, store.has(task.spec.run_id)) for task in tasks]
+                work = float(passes[method.canonical] * len(fold.train))
+                runs += [Planned(task, method, store.has(task.spec.run_id), work=work) for task in tasks]
                 if suite.tuning is not None:
                     if not fold.val:
                         raise MilbenchError(
@@ -149,8 +151,9 @@ def make_plan(
 def together(todo: Sequence[Planned], most: int) -> list[list[Planned]]:
     """Part runs into those that one process carries out: of one cohort, method, its parameters, and recipe.
 
-    At most `most` in a stack, and at most `IN_TURN` of those that follow each other, as results arrive all at once. The
-    order stays that of each part's first run. What a budget limits needs a process by itself.
+    At most `most` in a stack, and at most `IN_TURN` of those that follow each other, as results arrive all at once.
+    What a budget limits needs a process by itself. The order stays that of each part's first run; but where parts are
+    many runs and take minutes, the longest come first, so that none of them keeps a core waiting in the end.
     """
     groups: dict[Any, list[Planned]] = {}
     for planned in todo:
@@ -162,7 +165,8 @@ def together(todo: Sequence[Planned], most: int) -> list[list[Planned]]:
         alike = digest(spec.model_dump(mode="json", exclude={"fold", "seed"}))
         groups.setdefault((planned.task.method, alike, len(planned.task.train)), []).append(planned)
     sizes = {key: most if group[0].spec.stacked else min(most, IN_TURN) for key, group in groups.items()}
-    return [group[i : i + sizes[key]] for key, group in groups.items() for i in range(0, len(group), sizes[key])]
+    parts = [group[i : i + sizes[key]] for key, group in groups.items() for i in range(0, len(group), sizes[key])]
+    return parts if most == 1 else sorted(parts, key=lambda part: -sum(planned.work for planned in part))
 
 
 def task_of(group: Sequence[Planned], most: int) -> Task | StackTask:

@@ -365,14 +365,17 @@ def _notes(cohort: CohortRuns, scored: list[Scores]) -> list[str]:
     perfect = [s.method for s in scored if s.auc == 1]
     if perfect:
         out.append(
-            f"{cohort.name}: every resample of a perfect AUC is perfect, so the interval of {', '.join(perfect)} has "
-            "no width; that is a limit of the bootstrap, not certainty."
+            f"{cohort.name}: every resample of a perfect AUC is perfect, so a difference between two of "
+            f"{', '.join(perfect)} has no width; that is a limit of the bootstrap, not certainty."
+            if len(perfect) > 1
+            else f"{cohort.name}: every resample of a perfect AUC is perfect, so a difference to {perfect[0]} has the "
+            "spread of the other method alone."
         )
     seeds = len({seed for _, seed in cohort.cells})
     if seeds == 1:
         out.append(f"{cohort.name}: one seed, so the intervals leave out the spread over seeds.")
     elif seeds < 5:
-        out.append(f"{cohort.name}: {seeds} seeds, so the spread over seeds is itself poorly known.")
+        out.append(f"{cohort.name}: {seeds} seeds tell little of the spread over seeds, hence long intervals.")
     out += [f"{cohort.name}: {data.note}" for data in cohort.suite.data if data.name == cohort.data and data.note]
     return out
 

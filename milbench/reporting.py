@@ -26,11 +26,11 @@ _TEXT = ("Method", "Pooling", "Runs")
 _READING = """\
 AUC is the area under the ROC curve on test bags (with more than two classes the mean of one class against the rest),
 computed per fold and seed and averaged. The interval in brackets is the 95 % interval of {resamples} bootstrap
-resamples of test {units}, drawn within each class, and of seeds, made on the logit scale, where it keeps its coverage
-near 1 (of an AUC of 1 itself: the exact bound). All methods of a cohort see the same
-resamples, so the difference to the best method is paired. The interval covers another draw of test {units} and of
-seeds. It does not cover another draw of training {units}, another source of the data (a hospital, say), or the choice
-of folds, and with few seeds it understates their spread.
+resamples of test {units}, drawn within each class, and of seeds (by Student's t, so that few of them make it long),
+on the logit scale, where it keeps its coverage near 1 (of an AUC of 1 itself: the exact bound). All methods of a
+cohort see the same resamples, so the difference to the best method is paired. The interval covers another draw of test
+{units} and of seeds. It does not cover another draw of training {units}, another source of the data (a hospital, say),
+or the choice of folds.
 
 Methods share a rank, marked `=`, when the interval of their paired difference to the best of the group contains 0: the
 data do not tell them apart. A method one of whose runs did not end well has no rank; its scores are over fewer runs,

@@ -73,19 +73,19 @@ def spent(runs: Sequence[RunRecord], target_auc: float | None = None) -> dict[st
 
 
 def mark_fronts(rows: list[dict[str, Any]], budget: Budget) -> None:
-    """Set the flags of `FRONTS` in the rows of one table: None for methods without a rank or without that cost.
+    """Set the flags of `FRONTS` in the rows of one table.
 
-    On the axis that the budget sets, what was used beyond it (a part of the last step) does not count.
+    None for methods without a rank, and on an axis where some ranked method's cost is not known. On the axis that the
+    budget sets, what was used beyond it (a part of the last step) does not count.
     """
     for cost, flag in FRONTS.items():
         allowed = getattr(budget, cost.removeprefix("train_")) if cost == f"train_{budget.track}" else np.inf
-        points = [
-            (row, min(row[cost], allowed), row["auc"])
-            for row in rows
-            if row["rank"] == row["rank"] and row[cost] == row[cost]
-        ]
+        ranked = [row for row in rows if row["rank"] == row["rank"]]
         for row in rows:
             row[flag] = None
+        if any(row[cost] != row[cost] for row in ranked):  # it might have been better for less
+            continue
+        points = [(row, min(row[cost], allowed), row["auc"]) for row in ranked]
         for row, price, auc in points:
             row[flag] = not any(
                 p <= price and a >= auc and (p < price or a > auc) for other, p, a in points if other is not row

@@ -473,6 +473,7 @@ def test_the_figure_of_curves_shows_them():
         (lambda m, b: removal_curves(m, b, np.ones(3), 2), "no class"),
         (lambda m, b: removal_curves(m, b, np.ones(3), 1, steps=0), "at least one step"),
         (lambda m, b: interpret(m, []), "at least one"),
+        (lambda m, b: interpret(m, [("a", b), ("b", b)], {"a": 1}), "no class for slide b"),
     ],
 )
 def test_what_cannot_be_scored_is_refused(call, words):

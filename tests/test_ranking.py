@@ -28,8 +28,8 @@ SOME = ("mean", "abmil", "transmil")
 def root(tmp_path_factory):
     """Two cohorts, nine methods, three folds, two seeds; dsmil failed once and max always on the second cohort."""
     root = tmp_path_factory.mktemp("results")
-    always = tuple(("hard", "max", f"f{f}", s, "timeout") for f in range(3) for s in range(2))
-    made.fill(root, fail=(("hard", "dsmil", "f1", 0, "oom"), *always))
+    always = tuple(("hard", "max", f"f{f}", s, "timeout") for f in range(3) for s in range(3))
+    made.fill(root, seeds=3, fail=(("hard", "dsmil", "f1", 0, "oom"), *always))
     return root
 
 
@@ -59,10 +59,10 @@ def test_auc_is_the_mean_over_folds_and_seeds_of_the_test_bags_alone(root, table
             test = run.predictions().query("split == 'test'")
             aucs.append(roc_auc_score(labels[test["slide_id"]], test["p1"]))
     found = row(table, "easy", "abmil")
-    assert len(aucs) == found.runs == found.runs_ok == 6
+    assert len(aucs) == found.runs == found.runs_ok == 9
     assert found.auc == pytest.approx(np.mean(aucs))
     assert found.auc_low < found.auc < found.auc_high
-    assert (found.seeds, found.folds, found.outcome) == (2, 3, "ok")
+    assert (found.seeds, found.folds, found.outcome) == (3, 3, "ok")
 
 
 def test_parts_of_a_table_share_what_it_carries(table):
@@ -91,11 +91,11 @@ def test_failures_appear_unranked_and_last(table):
     hard = table[table["data"] == "hard"]
     assert list(hard["method"].tail(2)) == ["dsmil", "max"]
     part, none = row(table, "hard", "dsmil"), row(table, "hard", "max")
-    assert (part.outcome, part.reason, part.runs_ok, part.runs) == ("1 oom", "made up to be oom", 5, 6)
+    assert (part.outcome, part.reason, part.runs_ok, part.runs) == ("1 oom", "made up to be oom", 8, 9)
     assert np.isnan(part.rank)
     assert np.isnan(part.diff_to_best)
     assert part.auc_low < part.auc < part.auc_high
-    assert (none.outcome, none.runs_ok) == ("6 timeout", 0)
+    assert (none.outcome, none.runs_ok) == ("9 timeout", 0)
     assert np.isnan([none.rank, none.auc, none.auc_low, none.accuracy, none.accuracy_sd]).all()
     assert not none.tied
 
@@ -262,7 +262,7 @@ def test_markdown_and_terminal(table):
     text = to_markdown(table)
     assert text.count("### made-up-v1") == 2
     assert "Inference (patches/s)" in text
-    assert "5/6: 1 oom" in text
+    assert "8/9: 1 oom" in text
     for table_text in re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE):
         assert len({line.count("|") for line in table_text.splitlines()}) == 1
         assert len(table_text.splitlines()) == 2 + 9  # every method in every table
@@ -271,7 +271,7 @@ def test_markdown_and_terminal(table):
     shown = console.export_text()
     assert max(map(len, shown.splitlines())) <= 120
     assert "abmil[gated=true]" in shown  # brackets are no markup
-    assert "6 timeout" in shown
+    assert "9 timeout" in shown
 
 
 def test_report(table, tmp_path):

@@ -98,6 +98,16 @@ def test_fronts_against_their_definition(points):
         assert row["front_flops"] is not beaten
 
 
+def test_no_front_where_the_cost_of_a_ranked_method_is_not_known():
+    rows = [
+        {"auc": 0.9, "train_flops": 1.0, "train_device_seconds": math.nan, "run_peak_memory_bytes": 1.0, "rank": 1.0},
+        {"auc": 0.8, "train_flops": 2.0, "train_device_seconds": 3.0, "run_peak_memory_bytes": 1.0, "rank": 2.0},
+    ]
+    mark_fronts(rows, Budget())
+    assert [row["front_device_seconds"] for row in rows] == [None, None]
+    assert [row["front_flops"] for row in rows] == [True, False]
+
+
 def record(tmp_path: Path, seed: int, x: list[float], loss: list[float], auc: list[float], checkpoint="best-val"):
     spec = RunSpec.model_construct(protocol=Protocol(checkpoint=checkpoint), budget=Budget(), fold="f", seed=seed)
     path = tmp_path / str(seed)

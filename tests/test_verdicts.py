@@ -119,7 +119,7 @@ MADE_UP = {
 }
 
 
-def made_up(root: Path, dataset: str, params: dict, seeds: int = 2, known: bool = True) -> Store:
+def made_up(root: Path, dataset: str, params: dict, seeds: int = 5, known: bool = True) -> Store:
     """A store of made-up predictions on a built-in dataset."""
     spec = DataSpec(name="d", dataset=dataset, params=params)
     suite = Suite(name="known", methods=tuple(MADE_UP), data=(spec,), unit="bag", seeds=seeds)

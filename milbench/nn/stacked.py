@@ -30,21 +30,22 @@ FEW = 12  # rows of a product that numpy makes
 SMALL = 1 << 18  # multiplications of one whose right factor is transposed; beyond them its BLAS has no small kernel
 VECTOR = 64  # a multiple of the entries that a processor's widest register holds
 
-#: Of the batch in hand: how many rows each model has, and how many bags.
+#: Of the batch in hand: how many rows each model has, how many bags, and the models of rows by how many each has.
 _rows: list[int] = []
 _bags = 0
+_models: dict[tuple[int, ...], Tensor] = {}
 
 
 @contextmanager
 def _batch_of(lengths: Sequence[int], models: int) -> Iterator[None]:
-    global _rows, _bags
+    global _rows, _bags, _models
     each = len(lengths) // models
-    before = _rows, _bags
-    _rows, _bags = [sum(lengths[i : i + each]) for i in range(0, len(lengths), each)], each
+    before = _rows, _bags, _models
+    _rows, _bags, _models = [sum(lengths[i : i + each]) for i in range(0, len(lengths), each)], each, {}
     try:
         yield
     finally:
-        _rows, _bags = before
+        _rows, _bags, _models = before
 
 
 def _parts(x: Tensor) -> list[int]:
@@ -60,8 +61,9 @@ def stacked_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Ten
     parts = _parts(x)
     if weight.shape[1] == 1 and x.ndim == 2:
         # A product with one column is a weighted sum, of all rows at once.
-        y = (x * weight[:, 0].repeat_interleave(_repeats(parts, x), dim=0, output_size=len(x))).sum(dim=1, keepdim=True)
-        return y if bias is None else y + bias.repeat_interleave(_repeats(parts, x), dim=0, output_size=len(x))
+        of = _model_of(parts, x)
+        y = (x * weight[:, 0].index_select(0, of)).sum(dim=1, keepdim=True)
+        return y if bias is None else y + bias.index_select(0, of)
     if x.ndim > 2:
         inner = x.shape[1:-1]
         each = int(inner.numel())
@@ -82,11 +84,11 @@ class _Each(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, parts: list[int]) -> Tensor:
         """Take ``(n, k), (M, m, k), (M, m)`` and the M numbers of rows."""
         ctx.save_for_backward(x, weight)
-        ctx.parts, ctx.biased = parts, bias is not None
+        ctx.parts, ctx.of = parts, None if bias is None else _model_of(parts, x)
         y = x.new_empty(len(x), weight.shape[1])
         _each(_times_transposed, parts, x, weight, y)
         if bias is not None:
-            y += bias.repeat_interleave(_repeats(parts, x), dim=0, output_size=len(x))
+            y += bias.index_select(0, ctx.of)
         return y
 
     @staticmethod
@@ -101,14 +103,17 @@ class _Each(torch.autograd.Function):
             _each(_times, ctx.parts, grad, weight, dx)
         d_weight = torch.empty_like(weight)
         _each(_transposed_times, ctx.parts, grad, d_weight, x)
-        if ctx.biased:
-            index = torch.repeat_interleave(_repeats(ctx.parts, x), output_size=len(x))
-            d_bias = grad.new_zeros(weight.shape[:2]).index_add_(0, index, grad)
+        if ctx.of is not None:
+            d_bias = grad.new_zeros(weight.shape[:2]).index_add_(0, ctx.of, grad)
         return dx, d_weight, d_bias, None
 
 
-def _repeats(parts: list[int], x: Tensor) -> Tensor:
-    return torch.tensor(parts, device=x.device)
+def _model_of(parts: list[int], x: Tensor) -> Tensor:
+    """Return the model of each row, ``(n,)``, made once a batch."""
+    key = tuple(parts)
+    if key not in _models:
+        _models[key] = torch.repeat_interleave(torch.tensor(parts, device=x.device), output_size=len(x))
+    return _models[key]
 
 
 def _each(product: Callable[[Any, Any, Any, Any], None], parts: list[int], a: Tensor, w: Tensor, b: Tensor) -> None:

@@ -3,7 +3,7 @@
 What the intervals over patients cover: another draw of test patients from the same population and, where there are
 replicates over seeds, another draw of the random seeds. What they do not cover: another draw of training patients (the
 models stay as trained), another hospital or scanner, and the choice of folds. With few seeds the spread over seeds is
-poorly known, and with one it is not covered at all.
+poorly known and the intervals are long; with one it is not covered at all.
 
 ======================  ===============================================================================================
 `areas`                 AUC and its placements, weighted and resampled

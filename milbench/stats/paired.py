@@ -31,7 +31,7 @@ class Difference:
 
 
 def paired_difference(a: float, a_replicates: Array, b: float, b_replicates: Array, level: float = LEVEL) -> Difference:
-    """Return the paired difference of two methods scored on the same bags.
+    """Return the paired difference in AUC (or another share) of two methods scored on the same bags.
 
     Args:
         a, b: the methods' means.
@@ -40,13 +40,13 @@ def paired_difference(a: float, a_replicates: Array, b: float, b_replicates: Arr
         level: coverage of the interval.
 
     Returns:
-        the difference with its percentile interval; p is twice the smaller share of replicates on one side of 0,
-        (k + 1) / (R + 1), at most 1. It agrees with the interval: p < 1 - level where 0 is outside. Differences
-        between many pairs are not corrected for their number: see `holm`.
+        the difference with its percentile interval, no longer than from -1 to 1; p is twice the smaller share of
+        replicates on one side of 0, (k + 1) / (R + 1), at most 1. It agrees with the interval: p < 1 - level where 0 is
+        outside. Differences between many pairs are not corrected for their number: see `holm`.
     """
     d = np.asarray(a_replicates, dtype=np.float64) - np.asarray(b_replicates, dtype=np.float64)
     d = d[np.isfinite(d)]
-    low, high = interval(d, level)
+    low, high = np.clip(interval(d, level), -1, 1).tolist()  # few seeds have longer tails than an AUC
     # Sums of equal numbers in another order differ in the last bits; that is no difference.
     d = np.where(np.abs(d) < 1e-12, 0.0, d)
     low, high = (0.0 if abs(x) < 1e-12 else x for x in (low, high))

@@ -16,6 +16,7 @@ SMALL = {
     "shapes": Sizes(closed=1600, slides=(130,), aucs=(0.98,)),
     "patients": Sizes(closed=2000, resampled=0, resamples=398, slides=(130,), aucs=(0.9,)),
     "leaderboards": Sizes(resampled=400, resamples=398, slides=(130,), aucs=(0.9,)),
+    "seed_levels": Sizes(resampled=300, resamples=199),
     "levels": Sizes(resampled=250, resamples=199, slides=(130,), aucs=(0.9,)),
     "patient_levels": Sizes(resampled=300, resamples=398, slides=(130,), aucs=(0.6,)),
     "folds": Sizes(closed=2000, resampled=300),
@@ -73,6 +74,14 @@ def test_the_mean_over_seeds_or_folds_covers(small):
     assert (of(found, "logit")["coverage"].to_numpy() >= of(found, "percentile")["coverage"].to_numpy() - 0.01).all()
 
 
+def test_few_seeds_are_not_taken_for_many(small):
+    found = small["seed_levels"]
+    student, drawn = of(found, "Student"), of(found, "with replacement", spread=1.0)
+    assert (student["rejected"] < LEVEL_BAND[1] + 4 * student["error"]).all()
+    assert (drawn[drawn["seeds"] <= 3]["rejected"] > 0.1).all()
+    assert (of(found, "slides alone", spread=1.0)["rejected"] > 0.3).all()
+
+
 def test_paired_tests_keep_their_level(small):
     found = small["levels"]
     assert within(of(found, "delong"), (0.025, LEVEL_BAND[1])).all()
@@ -128,6 +137,9 @@ def test_the_committed_tables_hold_what_is_promised(committed):
     perfect = (intervals["slides"] == 50) & (intervals["auc"] == 0.98)
     assert within(of(intervals[~perfect], "logit"), COVERAGE_BAND, slack=0).all()
     assert (intervals["error"] < 0.012).all()
+    assert (of(committed["seed_levels"], "Student")["rejected"] < LEVEL_BAND[1]).all()
+    boards = of(committed["leaderboards"], "logit")
+    assert (boards["coverage"] > COVERAGE_BAND[0] - 0.02).all()
     levels = committed["levels"]
     same = levels[levels["methods"].str.startswith("exchangeable")]
     few = (same["slides"] == 50) & (same["auc"] == 0.98)

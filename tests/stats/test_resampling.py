@@ -38,30 +38,40 @@ def test_interval_over_clusters_is_wider_than_over_bags():
     assert high - low > 2 * (high_b - low_b)
 
 
-def test_seed_weights_and_combination():
-    w = stats.seed_weights(3, 1000, np.random.default_rng(7))
-    assert (w.sum(axis=1) == 3).all()
-    assert w.mean(axis=0) == pytest.approx(np.ones(3), abs=0.1)
-    cells = np.arange(2 * 3 * 4, dtype=float).reshape(2, 3, 4)  # folds, seeds, replicates
-    drawn = np.array([[1, 1, 1], [3, 0, 0], [0, 0, 3], [2, 1, 0]], dtype=float)
-    even = cells.mean(axis=(0, 1))
-    bootstrapped = np.array([cells[:, :, r].mean(axis=0) @ drawn[r] / 3 for r in range(4)])
-    assert stats.combine(cells, drawn) == pytest.approx(even + math.sqrt(3 / 2) * (bootstrapped - even))
-    assert stats.combine(cells[:, :1], drawn[:, :1]) == pytest.approx(cells[:, 0].mean(axis=0))  # one seed: no spread
-    cells[0, 0, 1] = np.nan  # an undefined fold is left out
-    even = np.nanmean(cells[:, :, 1])
-    assert stats.combine(cells, drawn)[1] == pytest.approx(even + math.sqrt(3 / 2) * (cells[1, 0, 1] - even))
-    cells[:, 0, 1] = np.nan
-    assert np.isnan(stats.combine(cells, drawn)[1])
-
-
 @pytest.mark.parametrize("seeds", [2, 3, 5])
-def test_the_spread_over_seeds_is_not_underestimated(seeds):
-    """The mean of S seeds has variance sigma^2 / S; the plain bootstrap of three seeds would show two thirds of it."""
+def test_seed_weights_stray_as_student_says(seeds):
+    w = stats.seed_weights(seeds, 4000, np.random.default_rng(7))
+    assert w.sum(axis=1) == pytest.approx(np.full(4000, seeds))
+    x = np.random.default_rng(8).normal(size=seeds) ** 3
+    t = (w @ x / seeds - x.mean()) / (x.std(ddof=1) / math.sqrt(seeds))
+    assert sp.kstest(t, sp.t(seeds - 1).cdf).pvalue > 0.01
+    assert (stats.seed_weights(1, 5, np.random.default_rng(7)) == 1).all()
+
+
+def test_combination_of_folds_and_seeds():
+    cells = np.arange(2 * 3 * 4, dtype=float).reshape(2, 3, 4)  # folds, seeds, replicates
+    w = np.array([[1, 1, 1], [3, 0, 0], [0.5, -0.5, 3], [2, 1, 0]])
+    even, own = cells.mean(axis=(0, 1)), np.array([-4.0, 0.0, 4.0])  # seeds lie 4 apart, in every fold and replicate
+    assert stats.combine(cells, w) == pytest.approx(even + (w - 1) @ own / 3)
+    assert stats.combine(cells[:, :1], w[:, :1] * 0 + 1) == pytest.approx(cells[:, 0].mean(axis=0))
+    cells[0, 0, 1] = np.nan  # undefined under one replicate: the seed's own deviation is that of the others
+    cells[0] += 100  # folds may differ
+    assert stats.combine(cells, w)[1] == pytest.approx(np.nanmean(cells[:, :, 1]) + (w[1] - 1) @ own / 3, abs=0.5)
+    cells[:, :, 1] = np.nan
+    assert np.isnan(stats.combine(cells, w)[1])
+
+
+@pytest.mark.parametrize("seeds", [2, 3, 8])
+def test_with_no_spread_over_bags_the_paired_test_over_seeds_is_the_t_test(seeds):
     rng = np.random.default_rng(9)
-    drawn = stats.seed_weights(seeds, 400, rng)
-    shown = [stats.combine(np.repeat(rng.normal(size=(1, seeds, 1)), 400, axis=2), drawn).var() for _ in range(3000)]
-    assert np.mean(shown) == pytest.approx(1 / seeds, rel=0.08)
+    a, b = rng.normal(0.8, 0.02, seeds), rng.normal(0.75, 0.02, seeds)
+    w = stats.seed_weights(seeds, 40_000, rng)
+    over_seeds = [stats.combine(np.repeat(x[None, :, None], 40_000, axis=2), w) for x in (a, b)]
+    found = stats.paired_difference(a.mean(), over_seeds[0], b.mean(), over_seeds[1])
+    known = sp.ttest_rel(a, b)
+    low, high = known.confidence_interval(0.95)
+    assert found.p == pytest.approx(known.pvalue, abs=0.01, rel=0.1)
+    assert [found.low, found.high] == pytest.approx([low, high], abs=0.1 * (high - low))
 
 
 @pytest.fixture(scope="module")

@@ -143,28 +143,65 @@ def patients(sizes: Sizes) -> Iterator[Row]:
 
 
 def leaderboards(sizes: Sizes) -> Iterator[Row]:
-    """The leaderboard's mean over seeds, or over five folds, with replicates from `combine`."""
-    for seeds, folds in ((1, 1), (3, 1), (5, 1), (1, 5)):
+    """The leaderboard's mean over seeds, which differ little or much, or over five folds."""
+    designs = (
+        (1, 0.0, 1),
+        (2, 0.15, 1),
+        (3, 0.15, 1),
+        (5, 0.15, 1),
+        (2, 1.0, 1),
+        (3, 1.0, 1),
+        (5, 1.0, 1),
+        (1, 0.0, 5),
+    )
+    for seeds, spread, folds in designs:
         for n, auc in sizes.cells:
-            if n // folds < 20:
+            if n // folds < 20 or (seeds > 1 and n == 500):
                 continue
             rng, labels = np.random.default_rng([4, n, int(1000 * auc), seeds]), simulated.labelled(n, 0.5)
             fold = np.arange(n) % folds
-            count = Count(seeds=seeds, folds=folds, slides=n, auc=auc)
+            count = Count(seeds=seeds, spread=spread, folds=folds, slides=n, auc=auc)
             small = replace(sizes, resampled=sizes.resampled // 2, resamples=sizes.resamples // 2)
             for weights in weights_of(np.arange(n), labels, small, rng):
                 drawn = stats.seed_weights(seeds, small.resamples, rng)
-                scores = simulated.seeded(rng, labels, auc, seeds, 0.15 if seeds > 1 else 0.0)
+                scores = simulated.seeded(rng, labels, auc, seeds, spread)
                 parts = [fold == k for k in range(folds)]
                 cells = np.stack([
                     [stats.bootstrap_auc(labels[p], s[p], weights[:, p]) for s in scores] for p in parts
                 ])  # fmt: skip
                 point = float(np.mean([[stats.weighted_auc(labels[p], s[p]) for s in scores] for p in parts]))
                 replicates = stats.combine(cells, drawn)
-                bound = stats.certain_bound((n // 2, n // 2, n)), 1.0
                 count.interval("percentile", *np.clip(stats.interval(replicates), 0, 1), auc)
-                count.interval("logit", *(stats.logit_interval(point, replicates) if point < 1 else bound), auc)
+                count.interval("logit", *stats.combined_interval(point, replicates, labels, np.arange(n)), auc)
             yield from count.rows()
+
+
+def seed_levels(sizes: Sizes) -> Iterator[Row]:
+    """Paired tests of two methods with the same mean AUC over seeds, which differ little or much."""
+    small = replace(sizes, resamples=min(sizes.resamples, 499))
+    for seeds in (2, 3, 5, 10):
+        for spread in (0.0, 0.15, 1.0):
+            n = 130
+            labels, count = simulated.labelled(n, 0.5), Count(seeds=seeds, spread=spread, slides=n, auc=0.8)
+            rng = np.random.default_rng([12, seeds, int(100 * spread)])
+            for weights in weights_of(np.arange(n), labels, small, rng):
+                both = [simulated.seeded(rng, labels, 0.8, seeds, spread) for _ in range(2)]
+                cells = [np.stack([stats.bootstrap_auc(labels, s, weights) for s in own])[None] for own in both]
+                points = [float(np.mean([stats.weighted_auc(labels, s) for s in own])) for own in both]
+                drawn = {
+                    "Student": stats.seed_weights(seeds, small.resamples, rng),
+                    "with replacement": rng.multinomial(seeds, np.full(seeds, 1 / seeds), small.resamples),
+                }
+                for name, own in drawn.items():
+                    a, b = (stats.combine(c, own) for c in cells)
+                    count.test(name, stats.paired_difference(points[0], a, points[1], b).p <= ALPHA)
+                count.test("slides alone", stats.paired_difference(points[0], *_even(cells, points)).p <= ALPHA)
+            yield from count.rows()
+
+
+def _even(cells: list[np.ndarray], points: list[float]) -> tuple[np.ndarray, float, np.ndarray]:
+    a, b = (c.mean(axis=(0, 1)) for c in cells)
+    return a, points[1], b
 
 
 def levels(sizes: Sizes) -> Iterator[Row]:
@@ -326,8 +363,9 @@ def power(sizes: Sizes) -> Iterator[Row]:
 
 #: name of the table -> its function
 TABLES = {
-    "intervals": intervals, "shapes": shapes, "patients": patients, "leaderboards": leaderboards, "levels": levels,
-    "patient_levels": patient_levels, "folds": folds, "runs": runs, "ranks": ranks, "power": power,
+    "intervals": intervals, "shapes": shapes, "patients": patients, "leaderboards": leaderboards,
+    "seed_levels": seed_levels, "levels": levels, "patient_levels": patient_levels, "folds": folds, "runs": runs,
+    "ranks": ranks, "power": power,
 }  # fmt: skip
 
 

@@ -46,9 +46,19 @@ _TEXTS = {
     "leaderboards": (
         "The leaderboard's mean over seeds or folds",
         """
-        `percentile` is the percentile interval of the replicates of `combine`, `logit` is `logit_interval` of the same,
-        with `certain_bound` at an AUC of 1. Seeds differ in their true AUC. With several seeds both cover more than
-        with one: what a seed does to single slides is counted among the slides and again among the seeds.
+        `percentile` is the percentile interval of the replicates of `combine`, `logit` is `combined_interval` of the
+        same, the leaderboard's. Seeds differ in the separation of their scores, with the standard deviation `spread`:
+        .15 is little beside the slides, 1 much more than they. Few seeds that differ little make the interval longer
+        than it need be: it cannot know, and what a seed does to single slides is counted among the slides and again
+        among the seeds.
+        """,
+    ),
+    "seed_levels": (
+        "Paired tests over seeds under the null: share rejected at 5 %",
+        """
+        Two methods with the same mean AUC, .8, over all seeds there could be; spread as above. `Student` is what
+        leaderboards, comparisons and effects use; `with replacement` draws the seeds as the slides are drawn, and
+        `slides alone` takes the seeds at hand for all there are.
         """,
     ),
     "levels": (

@@ -8,12 +8,14 @@ with coordinates (column, row), as patches of a slide are. ``form`` says what te
   random without replacement (which form a block with a probability of 36 / C(64, 9) = 1.3e-9 on the default grid; such
   a bag keeps its label). Rows of a block are neighbours in storage order too, so whoever reads along it sees runs: of
   TransMIL the value convolution, the landmarks where they are means of several rows, and PPEG.
-- ``planar``: in a ``column`` the signals lie below each other, one in each of as many grid rows; a ``jagged`` line does
-  the same but steps 4 to 7 cells to the left or right from each signal to the next. The first signal's place and the
-  mean step are distributed alike in both. Between two signals lie at least 32 other rows of storage, so that any 33
-  consecutive rows hold one signal at most in either layout: TransMIL's value convolution along storage order, 33 rows
-  wide, and landmarks of at most 33 rows see the same in both. A kernel over the grid sees neighbours above and below
-  in one only: a jagged step is wider than the reach (3 cells) of PPEG's widest kernel.
+- ``planar``: in a ``column`` the signals lie below each other, one in each of as many grid rows; a ``jagged`` line
+  steps 4 to 7 cells to the left or right as well (past the edge it goes on in a neighbouring row). The first signal's
+  place and the mean step are distributed alike in both. Between two signals lie at least 32 other rows of storage, so
+  that any 33 consecutive rows hold one signal at most in either layout: TransMIL's value convolution along storage
+  order, 33 rows wide, and landmarks of at most 33 rows see the same in both. That holds for one look: what a first
+  layer has spread over 33 rows a second could put together, and tell the gaps between signals apart. A kernel over the
+  grid sees neighbours above and below in one only: a jagged step is wider than the reach (3 cells) of PPEG's widest
+  kernel.
 - ``coordinates``: as ``storage``, with the rows of every bag shuffled. Only the coordinates tell, and a method that
   does not read them (TransMIL does not) has nothing more than a permutation-invariant one.
 

@@ -39,7 +39,7 @@ from ..writer import CacheWriter
 from . import Built
 from ._draw import balanced, instance_rows, stream
 
-VERSION = 1
+VERSION = 2
 #: Side of a patch in level-0 pixels.
 PATCH = 256
 #: Share of the tumour that a negative slide has under task ``proportion``.
@@ -204,14 +204,16 @@ def draw_tumours(
     Returns:
         (n,) int32 numbers of foci, from 1, and (n,) int8 the tumour, 1 or 2; both 0 where there is none.
     """
-    full = max(1, round(params.share * len(cells)))
+    # However small a slide: more tumour is more, and two tumours are two.
+    less = max(1, round(params.share * _LESS * len(cells)))
+    full = max(1 if params.task == "presence" else less + 1, round(params.share * len(cells)))
     amounts = [full, 0]
     if params.task == "presence" and not positive:
         amounts = [0, 0]
     elif params.task == "proportion" and not positive:
-        amounts = [max(1, round(params.share * _LESS * len(cells))), 0]
+        amounts = [less, 0]
     elif params.task == "co-occurrence":
-        half = full // 2
+        half = max(1, full // 2)
         # Which of the two a negative slide has is a coin: neither says anything.
         amounts = [full - half, half] if positive else [full, 0][:: int(rng.choice([1, -1]))]
     focus, tumour = np.zeros(len(cells), dtype=np.int32), np.zeros(len(cells), dtype=np.int8)

@@ -34,14 +34,16 @@ def test_truth_of_a_slide(task, positive, patches, focus, share, tissue, seed):
     # Row-major, every cell once.
     order = found.cells[:, 1] * (found.cells.max() + 1) + found.cells[:, 0]
     assert (np.diff(order) > 0).all()
-    amount = max(1, round(share * n))
+    less = max(1, round(share * n / 3))
+    amount = max(1 if task == "presence" else less + 1, round(share * n))
     first, second = ((found.tumour == which).sum() for which in (1, 2))
     if task == "presence":
         assert (first, second) == ((amount, 0) if positive else (0, 0))
     elif task == "proportion":
-        assert (first, second) == (amount if positive else max(1, round(share * n / 3)), 0)
+        assert (first, second) == (amount if positive else less, 0)
     elif positive:
         assert (first, second) == (amount - amount // 2, amount // 2)
+        assert min(first, second) > 0
     else:
         assert sorted((first, second)) == [0, amount]
     # Every focus is of one tumour, none is larger than asked, and the numbers have no gaps.
