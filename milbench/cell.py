@@ -17,7 +17,7 @@ import torch
 
 from .aggregator import Aggregator
 from .bags import Bags
-from .measure.ceiling import Dtype, available_bytes, measure_ceiling, probe, tf32, torch_dtype
+from .measure.ceiling import Dtype, available_bytes, measure_ceiling, probe, tf32
 from .measure.environment import environment, memory_limit
 from .measure.flops import count_flops
 from .measure.memory import PeakMemory
@@ -42,7 +42,8 @@ class CellTask:
         n: instances of the bag.
         in_dim: width of the features.
         n_classes: classes of the head.
-        dtype: ``fp32``; ``tf32``: fp32 multiplied in TF32; ``bf16``, ``fp16``: features kept in it, and autocast.
+        dtype: ``fp32``; ``tf32``: fp32 multiplied in TF32; ``bf16``, ``fp16``: autocast, features in fp32 as trainings
+            and evaluations have them.
         kind: ``time``, or ``memory``, which also counts operations and bytes.
         iterations: turns of timed calls; at least as many calls.
         threads: CPU threads.
@@ -90,7 +91,7 @@ def measure_cell(task: CellTask, device: torch.device) -> dict[str, Any]:
     Returns:
         for ``time``: ``seconds`` (one value a timed call), ``gemm_seconds`` (of this machine's own matrix multiply, in
         turns with the method) and ``gemm_flops`` (of one such multiply). For ``memory``: the fields of `MemoryReading`,
-        ``parameters``, ``flops``, ``flops_mandatory`` (None in training) and ``bytes_mandatory``.
+        ``parameters``, ``flops``, ``flops_mandatory`` and ``bytes_mandatory``.
     """
     torch.manual_seed(task.seed)
     with tf32(task.dtype == "tf32"):
@@ -133,16 +134,19 @@ def _memory(task: CellTask, device: torch.device) -> dict[str, Any]:
         **peak.reading.as_dict(),
         "parameters": sum(p.numel() for p in parameters),
         "flops": counted,
-        "flops_mandatory": _flops_mandatory(model, task.n, counted) if task.mode == "infer" else None,
+        "flops_mandatory": _flops_mandatory(task.mode, model, task.n, counted),
         "bytes_mandatory": bytes_mandatory(task.mode, bag.x.numel() * bag.x.element_size(), held),
     }
 
 
-def _flops_mandatory(model: Aggregator, n: int, counted: int) -> int:
-    """Return the operations of the products no forward pass avoids: the method's own closed form, or what it did."""
-    closed = getattr(model, "matrix_flops", None)
-    value = closed(n) if closed is not None else None
-    return counted if value is None else int(value)
+def _flops_mandatory(mode: Mode, model: Aggregator, n: int, counted: int) -> int:
+    """Return the operations no implementation avoids: by the method's own closed form, or what it did.
+
+    Training takes twice those of a forward pass, at least: of every product a gradient at one factor is wanted, and
+    takes a product as large. A gradient at both, and what is computed again to save memory, are not in it.
+    """
+    value = model.matrix_flops(n)
+    return counted if value is None else int(value) * (1 if mode == "infer" else 2)
 
 
 def _model(task: CellTask, device: torch.device) -> Aggregator:
@@ -153,7 +157,7 @@ def _model(task: CellTask, device: torch.device) -> Aggregator:
 def _bag(task: CellTask, device: torch.device) -> Bags:
     """One bag of standard normal features on a square grid of coordinates, row by row."""
     chance = torch.Generator().manual_seed(task.seed)
-    x = torch.empty(task.n, task.in_dim, dtype=torch_dtype(task.dtype), device=device)
+    x = torch.empty(task.n, task.in_dim, device=device)
     for rows in x.split(_CHUNK):
         rows.copy_(torch.randn(rows.shape, generator=chance))
     at, side = torch.arange(task.n), math.isqrt(task.n - 1) + 1

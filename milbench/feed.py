@@ -7,6 +7,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -16,6 +17,8 @@ from .bags import Bags
 from .data.cache import FeatureCache
 from .measure.environment import memory_limit
 from .measure.timing import DeviceTimer
+
+_Sent = TypeVar("_Sent")
 
 EVAL_ROWS = 8192  # rows of one evaluation batch, unless a single bag is longer
 EVAL_BAGS = 64
@@ -108,7 +111,9 @@ class BagSet:
                 yield bags
             return
         lane = _Lane(self.device, timer)
-        yield from ahead(batches, self._stage, lambda bags: self._scaled(lane.send(bags)), AHEAD)
+        for bags, arrived in ahead(batches, self._stage, lane.send, AHEAD):
+            arrived()
+            yield self._scaled(bags)
 
     def batches(self) -> Iterator[Bags]:
         """Yield all bags in order, in batches of bounded rows: the same batches every time."""
@@ -173,8 +178,8 @@ class BagSet:
 
 def ahead(
     items: Sequence[Sequence[int] | np.ndarray], stage: Callable[[Sequence[int] | np.ndarray], Bags],
-    send: Callable[[Bags], Bags], depth: int,
-) -> Iterator[Bags]:  # fmt: skip
+    send: Callable[[Bags], _Sent], depth: int,
+) -> Iterator[_Sent]:  # fmt: skip
     """Yield ``send(stage(item))`` in order, `stage` running up to `depth` items ahead in a thread, `send` one ahead.
 
     What `stage` raises is raised here, at the item it belongs to. Closing the iterator early ends the thread.
@@ -182,7 +187,7 @@ def ahead(
     pool = ThreadPoolExecutor(1, thread_name_prefix="feed")
     try:
         staged = [pool.submit(stage, item) for item in items[:depth]]
-        sent: list[Bags] = []
+        sent: list[_Sent] = []
         for i in range(len(items)):
             if not sent:
                 sent.append(send(staged.pop(0).result()))
@@ -204,17 +209,21 @@ class _Lane:
         self.stream = torch.cuda.Stream(device)
         self.timer = timer
 
-    def send(self, bags: Bags) -> Bags:
-        """Start the copy and return the bags on the device, fp32; what uses them waits for it, the host does not."""
+    def send(self, bags: Bags) -> tuple[Bags, Callable[[], None]]:
+        """Start the copy; return the bags on the device, fp32, and what makes the work wait for it.
+
+        To be called when the bags' turn comes: the work on those before them must not wait for this copy. The host
+        never waits.
+        """
         here = torch.cuda.current_stream(self.device)
         with torch.cuda.stream(self.stream), self.timer.beside() if self.timer else nullcontext():
             moved = bags.to(self.device, non_blocking=True).to(dtype=torch.float32)
-        here.wait_stream(self.stream)
+            there = self.stream.record_event()
         for tensor in (moved.x, moved.ptr, moved.coords):
             if tensor is not None:
                 # Its memory belongs to the lane: it must not be given out again before the work here is done with it.
                 tensor.record_stream(here)
-        return moved
+        return moved, lambda: here.wait_event(there)
 
 
 def _share(device: torch.device) -> float:

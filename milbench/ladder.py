@@ -6,11 +6,13 @@ alike. Memory is measured after, in processes of its own. A cell that does not f
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import Any, get_args
 
 import pandas as pd
@@ -21,7 +23,9 @@ from .errors import MilbenchError, did_you_mean
 from .ladder_table import Cells, tidy
 from .launch.local import Progress, Result, run_all
 from .measure.ceiling import Dtype, check_dtype
+from .measure.environment import environment, fingerprint
 from .registry import registry, resolve
+from .spec import digest
 from .worker import work
 
 MODES: tuple[Mode, ...] = get_args(Mode)
@@ -154,25 +158,39 @@ def plan_ladder(
     )  # fmt: skip
 
 
-def run_ladder(plan: LadderPlan, on_progress: Callable[[Progress], None] | None = None) -> Ladder:
+def run_ladder(
+    plan: LadderPlan, on_progress: Callable[[Progress], None] | None = None, journal: Path | None = None
+) -> Ladder:
     """Carry out a plan: the machine first, then cell by cell, each in a fresh process, one at a time.
 
     A method that did not end ok at a length is not tried again there, but at longer ones it is.
+
+    Args:
+        plan: from `plan_ladder`.
+        on_progress: called after every cell.
+        journal: file in which every cell is kept as it ends, see `journal_of`. What is there already is not measured
+            again; whoever has written the ladder's files removes it.
 
     Raises:
         MilbenchError: the machine itself could not be measured.
     """
     cells = list(plan.cells())
+    done = _Journal(journal)
     rows = {(c.n, c.mode, c.method): Cells(c.method, c.mode, c.n) for c in cells}
 
     def report(done: int, what: str, result: Result) -> None:
         if on_progress is not None:
             on_progress(Progress(done, len(cells) + 1, what, result.outcome, result.reason))
 
-    with closing(run_all(work, [(None, MachineTask(plan.dtype, plan.threads, plan.device_type))], 1)) as results:
-        ((_, machine),) = results
-    if machine.outcome != "ok":
-        raise MilbenchError(f"this machine's own rates could not be measured: {machine.reason}; give another dtype.")
+    machine = done.results.get(_MACHINE)
+    if machine is None:
+        with closing(run_all(work, [(None, MachineTask(plan.dtype, plan.threads, plan.device_type))], 1)) as results:
+            ((_, machine),) = results
+        if machine.outcome != "ok":
+            raise MilbenchError(
+                f"this machine's own rates could not be measured: {machine.reason}; give another dtype."
+            )
+        done.add(_MACHINE, machine)
     report(1, f"this machine, {plan.dtype}", machine)
     cap = plan.memory_bytes or int(MEMORY_SHARE * machine.value["available_bytes"])
     plan = replace(plan, memory_bytes=cap)
@@ -180,20 +198,69 @@ def run_ladder(plan: LadderPlan, on_progress: Callable[[Progress], None] | None 
     def tasks() -> Iterator[tuple[tuple[int, CellTask], CellTask]]:
         # Read one by one: what has ended otherwise than ok is known when its next turn comes.
         for number, cell in enumerate(plan.cells(), start=2):
-            if rows[cell.n, cell.mode, cell.method].outcome == "ok":
+            if number in done.results:
+                _keep(rows[cell.n, cell.mode, cell.method], cell, done.results[number])
+            elif rows[cell.n, cell.mode, cell.method].outcome == "ok":
                 yield (number, cell), cell
 
-    with closing(run_all(work, tasks(), 1)) as results:
+    with closing(done), closing(run_all(work, tasks(), 1)) as results:
         for (number, cell), result in results:
+            done.add(number, result)
             _keep(rows[cell.n, cell.mode, cell.method], cell, result)
             report(number, f"{cell.method} {cell.mode} n={cell.n} {cell.kind}", result)
-    environment, ceiling = machine.value["environment"], machine.value["ceiling"]
+    here, ceiling = machine.value["environment"], machine.value["ceiling"]
     kept = list(rows.values())
     table = tidy(
-        kept, dtype=plan.dtype, device=device_slug(environment, plan.device_type), in_dim=plan.in_dim,
+        kept, dtype=plan.dtype, device=device_slug(here, plan.device_type), in_dim=plan.in_dim,
         flops_per_s=ceiling["flops_per_s"], read_bytes_per_s=ceiling["read_bytes_per_s"], against=plan.against,
     )  # fmt: skip
-    return Ladder(plan, table, environment, ceiling, [row.samples() for row in kept])
+    return Ladder(plan, table, here, ceiling, [row.samples() for row in kept])
+
+
+def journal_of(plan: LadderPlan, folder: Path) -> Path:
+    """Return where a plan's cells are kept until its files are written: one file a plan, machine and code."""
+    here = environment()
+    here["numerics"]["threads"] = plan.threads  # as the measuring processes see themselves
+    code = {method: resolve(method).code for method in plan.methods}
+    key = digest({"plan": asdict(plan), "environment": fingerprint(here), "software": here["software"], "code": code})
+    return folder / f".measure-{key}.jsonl"
+
+
+#: Number of the machine's own entry; the cells' begin at 2.
+_MACHINE = 1
+
+
+class _Journal:
+    """The cells that have ended, a line each; in memory alone where there is no file."""
+
+    def __init__(self, path: Path | None) -> None:
+        self.results: dict[int, Result] = {}
+        text = path.read_text(encoding="utf-8", errors="replace") if path is not None and path.is_file() else ""
+        whole = 0
+        for line in text.splitlines(keepends=True):
+            try:
+                number, outcome, reason, value = json.loads(line)
+            except (ValueError, TypeError):
+                break  # cut short by a kill
+            self.results[number] = Result(outcome, reason, value)
+            whole += len(line.encode())
+        self._file = None
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = path.open("ab")
+            self._file.truncate(whole)
+
+    def add(self, number: int, result: Result) -> None:
+        self.results[number] = result
+        if self._file is not None:
+            line = json.dumps([number, result.outcome, result.reason, result.value], separators=(",", ":"))
+            self._file.write(line.encode() + b"\n")
+            self._file.flush()
+            os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
 
 
 def parse_lengths(text: str) -> tuple[int, ...]:
@@ -238,7 +305,7 @@ def _keep(row: Cells, cell: CellTask, result: Result) -> None:
     elif cell.kind == "time":
         row.rounds.append(result.value["seconds"])
         row.gemm.append(result.value["gemm_seconds"])
-        row.gemm_flops = result.value["gemm_flops"]
+        row.gemm_flops.append(result.value["gemm_flops"])
     else:
         row.memory = result.value
 

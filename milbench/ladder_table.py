@@ -20,7 +20,7 @@ COLUMNS = {
     "method": "name with the parameters that differ from their defaults",
     "against": "the method it is compared with; empty where none was asked for",
     "mode": "infer: evaluation mode, probabilities; train: one optimizer step, of one bag",
-    "dtype": "fp32, tf32, bf16 or fp16 (features kept in it, autocast)",
+    "dtype": "fp32, tf32, bf16 or fp16 (autocast)",
     "device": "CPU or GPU model and the threads",
     "n": "instances of the bag",
     "in_dim": "width of the features",
@@ -37,11 +37,11 @@ COLUMNS = {
     "process_bytes": "CUDA: what the driver counts for the process",
     "parameters": "numbers the method has",
     "flops": "operations of matrix products, convolutions and fused attention, counted as they were made",
-    "flops_mandatory": "infer: those of the products no forward pass avoids, by the method's closed form, else flops",
+    "flops_mandatory": "of products nothing avoids: the method's closed form, in training twice it; else flops",
     "bytes_mandatory": "features and parameters read once; train: gradients and parameters written once as well",
     "gemm_flops_per_s": "this machine's matrix multiply, timed between the method's own calls",
     "time_over_gemm": "seconds over those its operations take at gemm_flops_per_s; medians of the rounds",
-    "ceiling_seconds": "the longer of flops_mandatory (else flops) / measured multiply rate, bytes / read bandwidth",
+    "ceiling_seconds": "the longer of flops_mandatory / measured multiply rate, bytes / read bandwidth",
     "bound_by": "which of the two: compute or memory",
     "fraction_of_ceiling": "ceiling_seconds / seconds_median; above 1 where a bag is read from the caches",
     "time_growth_exponent": "slope of log seconds_median against log n, of this method and mode",
@@ -58,7 +58,7 @@ class Cells:
     Attributes:
         rounds: seconds of the method's calls, round by round.
         gemm: seconds of the machine's own matrix multiply, in turns with them.
-        gemm_flops: operations of one such multiply.
+        gemm_flops: operations of one such multiply, round by round.
         memory: ``peak_bytes``, ``flops`` and what else `milbench.cell.measure_cell` returns; empty where it did not end
             ok.
     """
@@ -70,7 +70,7 @@ class Cells:
     reason: str = ""
     rounds: list[tuple[float, ...]] = field(default_factory=list)
     gemm: list[tuple[float, ...]] = field(default_factory=list)
-    gemm_flops: int = 0
+    gemm_flops: list[int] = field(default_factory=list)
     memory: Mapping[str, Any] = field(default_factory=dict)
 
     def samples(self) -> dict[str, Any]:
@@ -139,8 +139,8 @@ def _figures(cells: Cells, flops_per_s: float, read_bytes_per_s: float) -> dict[
     seconds, memory = list(itertools.chain(*cells.rounds)), cells.memory
     median = statistics.median(seconds)
     low, _, high = statistics.quantiles(seconds, n=4, method="inclusive") if len(seconds) > 1 else seconds * 3
-    needed = memory["flops"] if memory["flops_mandatory"] is None else memory["flops_mandatory"]
-    rates = [cells.gemm_flops / statistics.median(turns) for turns in cells.gemm]
+    needed = memory["flops_mandatory"]
+    rates = [one / statistics.median(turns) for one, turns in zip(cells.gemm_flops, cells.gemm, strict=True)]
     # Round by round: what slowed a round slowed its multiplies too.
     over = [statistics.median(s) * rate / needed for s, rate in zip(cells.rounds, rates, strict=True)] if needed else []
     compute, reading = needed / flops_per_s, memory["bytes_mandatory"] / read_bytes_per_s

@@ -11,7 +11,7 @@ from support.small import ODD
 
 import milbench
 from milbench.errors import MilbenchError
-from milbench.ladder import device_slug, file_stem, parse_lengths, plan_ladder, run_ladder
+from milbench.ladder import device_slug, file_stem, journal_of, parse_lengths, plan_ladder, run_ladder
 
 TAKES, PLAIN, LOST = LADDER + "Takes", ODD + "Plain", ODD + "Lost"
 CAP = 256 * MIB
@@ -92,6 +92,41 @@ def test_the_machine_is_recorded_as_the_processes_saw_it(climbed):
     assert set(df["against"]) == {PLAIN, ""}
     assert set(df["device"]) == {device_slug(ladder.environment, "cpu")}
     assert file_stem(ladder).endswith(f"-1thread-torch{torch.__version__.partition('+')[0]}-fp32")
+
+
+class KilledError(Exception):
+    """As if the process had been killed here."""
+
+
+def test_an_interrupted_ladder_goes_on_after_the_last_cell_that_ended(tmp_path):
+    plan = plan_ladder([TAKES, PLAIN], (8, 600), modes=["infer"], in_dim=8, rounds=2, iterations=4, threads=1,
+                       device="cpu", memory_bytes=CAP)  # fmt: skip
+    journal, seen = journal_of(plan, tmp_path / "perf"), []
+
+    def stop(step):
+        seen.append(step.what)
+        if len(seen) == 9:  # the machine, six cells of 8, and of 600 the first, which does not fit, and another
+            raise KilledError
+
+    with pytest.raises(KilledError):
+        run_ladder(plan, stop, journal)
+    with journal.open("ab") as file:
+        file.write(b'[10,"ok","",{"sec')  # of a line that a kill cut short
+    again = []
+    found = run_ladder(plan, again.append, journal)
+    assert len(journal.read_text().splitlines()) == 1 + 6 + 4  # what did not fit has no second turn
+    measured = [step.what for step in again[1:]]
+    assert measured == [f"{PLAIN} infer n=600 time", f"{PLAIN} infer n=600 memory"]
+    assert again[0].what == "this machine, fp32"
+    outcomes = found.table.set_index(["method", "n"])["outcome"].to_dict()
+    assert outcomes == {(TAKES, 8): "ok", (PLAIN, 8): "ok", (TAKES, 600): "oom", (PLAIN, 600): "ok"}
+    assert [len(s["seconds"]) for s in found.samples] == [2, 2, 0, 2]
+    # A third time nothing is left, and what was kept gives the same table.
+    third = []
+    assert run_ladder(plan, third.append, journal).table.equals(found.table)
+    assert len(third) == 1
+    other = plan_ladder([TAKES], (8,), modes=["infer"], in_dim=8, rounds=1, threads=1, device="cpu")
+    assert journal_of(other, tmp_path / "perf") != journal
 
 
 def test_default_methods_are_all_registered_ones():

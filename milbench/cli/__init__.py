@@ -76,7 +76,7 @@ def main() -> None:
     except (KeyboardInterrupt, typer.Abort):
         code = _INTERRUPTED
     if code == _INTERRUPTED:
-        _fail("interrupted; milbench run, given again, continues where it stopped.")
+        _fail("interrupted; what was finished is kept, and the same command, given again, goes on from there.")
     sys.exit(code if isinstance(code, int) else 0)
 
 

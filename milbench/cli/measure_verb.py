@@ -39,6 +39,8 @@ def measure_command(
 
     Writes a table (.csv, .md), a figure (.png) and environment, rates and raw samples (.json).
 
+    Interrupted or killed, the same command goes on after the last cell that had ended.
+
     Example: milbench measure -m transmil -m abmil --ladder 1k,4k,16k --mode infer
 
     Exit code: 0 all cells ok, 1 bad input (nothing has run), 2 some cells did not end ok, 3 regression (--judge).
@@ -78,13 +80,17 @@ def measure_command(
 
 def _measure(plan: LadderPlan, out: Path, stem: str | None) -> list[str]:
     """Carry out a plan, print its tables and write its files; return what did not end ok."""
-    from ..ladder import file_stem, run_ladder
+    from ..ladder import file_stem, journal_of, run_ladder
     from ..ladder_report import to_rich, write_ladder
     from ._terminal import command_line, print_table, show_progress
 
+    journal = journal_of(plan, out)
+    if journal.is_file():
+        typer.echo(f"Going on with what {journal} holds of an interrupted run; delete it to begin anew.")
     with show_progress() as show:
-        found = run_ladder(plan, show)
+        found = run_ladder(plan, show, journal)
     paths = write_ladder(found.table, found.record(), out, stem or file_stem(found), command_line())
+    journal.unlink(missing_ok=True)
     for mode in plan.modes:
         print_table(to_rich(found.table, mode))
     typer.echo(f"Written: {', '.join(map(str, paths))}")

@@ -36,6 +36,10 @@ from .product import linear
 from .stream import Norm, Plan
 from .value_conv import LENGTH, REACH, band
 
+#: Numbers in one matrix, bags x heads x rows x rows, of a padded batch of bags of at most as many rows as landmarks:
+#: 128 MB, whatever the number of bags.
+SHORT = 1 << 25
+
 
 class NystromAttention(nn.Module):
     """Multi-head Nystrom attention over bags that attend within themselves alone.
@@ -173,7 +177,9 @@ class NystromAttention(nn.Module):
 
     def room(self, rows: int) -> int:
         """How many bags of so many rows one padded batch should hold; none are better taken one by one, by `long`."""
-        return 1 << 30 if rows <= self.landmarks else medium.room(rows, self.heads, self.landmarks)
+        if rows > self.landmarks:
+            return medium.room(rows, self.heads, self.landmarks)
+        return max(1, SHORT // (self.heads * rows * rows))
 
     def batch(self, x: Tensor, lengths: Tensor) -> Tensor:
         """Attend within each of B bags, either all of at most `landmarks` rows or all of more.

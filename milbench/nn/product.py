@@ -157,6 +157,8 @@ class Linear(nn.Linear):
 
 
 def _pays(x: Tensor, out: int, rows: int = ROWS) -> bool:
+    if torch.compiler.is_compiling():  # it chooses its products itself, and knows no operator made for its own use
+        return False
     return (
         x.device.type == "cpu"
         and x.dtype == torch.float32

@@ -148,7 +148,8 @@ def test_the_committed_tables_hold_what_is_promised(committed):
 
 
 def test_the_committed_tables_say_what_the_docstrings_say(committed):
-    """Figures of `auc_interval`, `AucEstimates.test`, `corrected_t_test`, `run_interval` and `planned_difference`."""
+    """Figures of `auc_interval`, `auc_difference`, `AucEstimates.test`, `seed_weights`, `corrected_t_test`,
+    `run_interval` and `planned_difference`."""
     intervals, shapes = committed["intervals"], committed["shapes"]
     assert of(intervals, "logit")["coverage"].between(0.94, 0.985).all()
     for method, n, share in (
@@ -169,3 +170,20 @@ def test_the_committed_tables_say_what_the_docstrings_say(committed):
     plain = of(runs, "as rliable", statistic="IQM")["coverage"].to_numpy()
     assert plain == pytest.approx([0.87, 0.91, 0.93], abs=0.012)
     assert of(committed["power"], "delong")["rejected"].between(0.76, 0.89).all()
+    levels = committed["levels"]
+    near_one, delong = levels["auc"] == 0.98, levels["method"] == "delong"
+    assert of(levels[near_one], "delong", slides=50)["rejected"].item() == pytest.approx(0.001, abs=0.001)
+    assert levels[near_one & delong & (levels["slides"] == 130)]["rejected"].between(0.01, 0.045).all()
+    assert levels[~near_one & delong]["rejected"].between(0.025, 0.065).all()
+    alike = levels["methods"].str.startswith("exchangeable")
+    assert of(levels[alike], "percentile")["rejected"].between(0.025, 0.079).all()
+    assert of(levels[~alike], "percentile")["rejected"].max() == pytest.approx(0.12, abs=0.005)
+    assert of(committed["patient_levels"], "percentile")["rejected"].between(0.024, 0.106).all()
+    for found in (levels, committed["patient_levels"]):
+        assert of(found, "bca")["rejected"].max() == pytest.approx(0.2, abs=0.006)
+    seeds = committed["seed_levels"]
+    few = seeds[seeds["seeds"] <= 5]
+    drawn = of(few, "with replacement", spread=1.0)["rejected"].to_numpy()
+    assert drawn == pytest.approx([0.32, 0.20, 0.13], abs=0.005)
+    assert of(few, "Student", spread=1.0)["rejected"].between(0.02, 0.04).all()
+    assert of(few[few["spread"] < 1], "Student")["rejected"].between(0.005, 0.035).all()

@@ -152,3 +152,25 @@ def test_two_perfect_methods_are_not_known_to_be_equal():
     assert (far.low, far.high) == pytest.approx((1 - 2 * bound, 1.0))
     itself = stats.auc_difference(y, a, a)
     assert (itself.low, itself.high) == (0.0, 0.0)
+
+
+def test_near_perfect_order_the_interval_goes_over_to_the_exact_bound():
+    """One pair out of order tells little more than none: the interval must not be many times shorter for it."""
+    y, owner = np.arange(200) % 2, np.arange(200)
+    bound = stats.certain_bound((100, 100, 200))
+    z = np.random.default_rng(3).normal(size=4000)
+    ends = []
+    for wrong in (1e-6, 0.05, 0.1, 0.2, 0.29, 0.31, 1.0):
+        auc = 1 - wrong / 100
+        low, high = stats.combined_interval(auc, auc + 0.1 * (1 - auc) * z, y, owner)
+        turned = stats.combined_interval(1 - auc, 1 - auc + 0.1 * (1 - auc) * z, y, owner)
+        assert turned == pytest.approx((1 - high, 1 - low), abs=1e-3)
+        plain = stats.logit_interval(auc, auc + 0.1 * (1 - auc) * z)
+        assert low <= plain[0] + 1e-4
+        assert high == pytest.approx(plain[1], abs=1e-4)
+        ends.append((low, plain[0]))
+    assert ends[0][0] == pytest.approx(bound, abs=1e-4)
+    assert [low == pytest.approx(plain, abs=1e-4) for low, plain in ends[-2:]] == [True, True]
+    steps = np.abs(np.diff([low for low, _ in ends]))
+    assert steps.max() < 0.02, "no cliff"
+    assert stats.combined_interval(1.0, np.ones(50), y, owner) == (bound, 1.0)

@@ -24,7 +24,8 @@ Work = Callable[[], Any]
 
 #: Threads of every benchmark. Two would wait for each other whenever a neighbour takes a core, and on virtual machines
 #: the bandwidth of two depends on where the host puts them (measured: 2.9 or 5.4 ms for one copy, minutes apart, while
-#: one thread stayed within 8 %). What a change of the code does shows on one thread as well.
+#: one thread stayed within 8 %). A change that leaves a second core idle does not show here; the ratios of tests/perf,
+#: which use all cores, are there for that.
 THREADS = 1
 ROUNDS, WARMUP_ROUNDS = 12, 2
 #: Readings of peak memory: with 10 against 10 one stray reading leaves p < .002, with 8 it would not.

@@ -1,7 +1,7 @@
 """How often intervals cover and tests reject, by simulation: ``python tests/support/coverage.py [FOLDER]``.
 
-Writes a CSV a table and a README that shows them to ``results/statistics``; eight minutes or so of one core. Each table
-is a function of `Sizes`, so that the tests of the project run the same code with fewer simulations.
+Writes a CSV a table and a README that shows them to ``results/statistics``; a quarter of an hour of one core. Each
+table is a function of `Sizes`, so that the tests of the project run the same code with fewer simulations.
 """
 
 from __future__ import annotations

@@ -26,11 +26,11 @@ def ladder(lengths=(1_000, 4_000, 16_000, 64_000)):
                 memory = {
                     "peak_bytes": size * n * times, "reserved_bytes": None, "process_bytes": None, "parameters": 9,
                     "flops": int(FLOPS_PER_S / 2 * seconds * n * times),
-                    "flops_mandatory": int(FLOPS_PER_S / 2 * seconds * n) if mode == "infer" else None,
+                    "flops_mandatory": int(FLOPS_PER_S / 2 * seconds * n) * (1 if mode == "infer" else 2),
                     "bytes_mandatory": 4 * n,
                 }  # fmt: skip
                 rounds = [(middle, 1.02 * middle), (0.99 * middle, 1.05 * middle)]
-                cells.append(Cells(method, mode, n, "ok", "", rounds, [(0.01,), (0.011,)], 2 * 1024**3, memory))
+                cells.append(Cells(method, mode, n, "ok", "", rounds, [(0.01,), (0.011,)], [2 * 1024**3] * 2, memory))
     return tidy(
         cells, dtype="fp32", device="a-cpu-2threads", in_dim=1024, flops_per_s=FLOPS_PER_S, read_bytes_per_s=3e10,
         against={"transmil": "their_pkg.pool:Theirs"},

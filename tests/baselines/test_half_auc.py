@@ -1,0 +1,15 @@
+"""What half precision does to what users read: the AUC of a trained TransMIL under autocast, against fp32's."""
+
+from support.half import digits
+
+from milbench import stats
+
+
+def test_the_auc_of_a_trained_transmil_is_the_same_under_autocast():
+    labels, scores = digits(("fp32", "bf16", "fp16"), train=200, val=50, test=150)
+    assert stats.weighted_auc(labels, scores["fp32"]) > 0.8, "of one that learnt nothing nothing is asked"
+    for name in ("bf16", "fp16"):
+        assert (scores[name] != scores["fp32"]).any(), "else this precision was not used"
+        found = stats.auc_difference(labels, scores[name], scores["fp32"])
+        assert found.low <= 0 <= found.high
+        assert abs(found.estimate) < 0.01
