@@ -22,7 +22,7 @@ PairedMethod = Literal["delong", "percentile", "bca"]
 #: Of a patient in each class whom ``guarded`` supposes on the wrong side.
 GUARD = 0.1
 #: Of a patient: disorder below which an AUC is treated as nearly perfect.
-NEARLY = 0.3
+NEARLY = 0.2
 
 
 def auc_interval(
