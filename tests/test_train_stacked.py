@@ -1,6 +1,7 @@
 """Stacked trainings against the loop that trains one, and against each other in other company."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -321,3 +322,15 @@ def test_products_of_a_stack_are_those_of_its_layers(lengths):
         stack.joint.embed[0].register_forward_hook(lambda *a, seen=seen: seen.append(a[2].detach().clone()))
         stack(Bags.pack(x))
         torch.testing.assert_close(seen[0].double(), torch.cat(wanted), atol=2e-5, rtol=1e-5)
+
+
+def test_of_stacks_the_longest_come_first_and_without_stacks_nothing_is_moved():
+    def planned(method, work, seed):
+        spec = SimpleNamespace(run_id=f"{method}{seed}", budget=Budget(), stacked=True,
+                               model_dump=lambda mode, exclude: {"method": method})  # fmt: skip
+        return SimpleNamespace(spec=spec, work=work, task=SimpleNamespace(method=method, train=((0, 1),)))
+
+    todo = [planned(method, work, seed) for method, work in (("a", 1.0), ("b", 9.0), ("c", 2.0)) for seed in range(3)]
+    names = [[p.spec.run_id for p in part] for part in together(todo, 2)]
+    assert names == [["b0", "b1"], ["b2"], ["c0", "c1"], ["a0", "a1"], ["c2"], ["a2"]]
+    assert [p.spec.run_id for (p,) in together(todo, 1)] == [p.spec.run_id for p in todo]

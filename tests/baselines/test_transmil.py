@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from support.transmil import AuthorsTransMIL
 
 import milbench
-from milbench.nn import medium
+from milbench.nn import medium, nystrom
 
 
 @pytest.fixture(params=["padded", "streamed"], autouse=True)
@@ -269,3 +269,14 @@ def test_a_model_in_bfloat16_predicts(spec, n):
         wanted = model.probabilities(model(milbench.Bags.pack([x])))
         got = model.bfloat16().probabilities(model(milbench.Bags.pack([x])))
     torch.testing.assert_close(got, wanted, atol=0.05, rtol=0)
+
+
+def test_a_padded_batch_of_short_bags_is_bounded_and_its_size_changes_nothing(monkeypatch):
+    layer = milbench.create("transmil", in_dim=8).blocks["1"].attn
+    for rows in (5, 100, layer.landmarks):
+        assert 1 <= layer.room(rows) <= 2**25 / (layer.heads * rows**2)
+    ours, _ = pair()
+    bags = milbench.Bags.pack([torch.randn(n, 12, dtype=torch.float64) for n in (9, 9, 9, 4, 16)])
+    whole = ours(bags).logits
+    monkeypatch.setattr(nystrom, "SHORT", 1)
+    torch.testing.assert_close(ours(bags).logits, whole, atol=1e-12, rtol=1e-12)

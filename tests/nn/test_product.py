@@ -1,9 +1,12 @@
 """Products from oneDNN against float64, at the lengths where another path begins and around a chunk's end."""
 
+import shutil
+
 import pytest
 import torch
 import torch.nn.functional as F
 
+import milbench
 from milbench.nn.product import Linear, add_outer, head_mix, head_weights, linear, linear_then
 
 ROWS = [1, 7, 8, 9, 255, 256, 257, 1023, 1024, 1025, 3000]
@@ -97,3 +100,13 @@ def test_gradients_can_be_differentiated_again(rows):
         return torch.autograd.grad(dx.square().sum(), w)[0].double()
 
     torch.testing.assert_close(penalty(linear, torch.float32), penalty(F.linear, torch.float64), atol=2e-3, rtol=1e-4)
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+def test_a_compiled_method_is_the_method():
+    """The compiler knows no oneDNN operator that it has not put there itself: under it they are left to it."""
+    torch.manual_seed(0)
+    model = milbench.create("abmil", in_dim=64).eval()
+    bags = milbench.Bags.pack([torch.randn(300, 64)])
+    with torch.inference_mode():
+        torch.testing.assert_close(torch.compile(model)(bags).logits, model(bags).logits, atol=1e-6, rtol=1e-5)
