@@ -85,7 +85,7 @@ def _measure(plan: LadderPlan, out: Path, stem: str | None) -> list[str]:
     from ._terminal import command_line, print_table, show_progress
 
     journal = journal_of(plan, out)
-    if journal.is_file():
+    if journal.is_file() and journal.stat().st_size:
         typer.echo(f"Going on with what {journal} holds of an interrupted run; delete it to begin anew.")
     with show_progress() as show:
         found = run_ladder(plan, show, journal)
