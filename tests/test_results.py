@@ -1,0 +1,59 @@
+"""The committed tables say what the predictions behind them say, computed here by scikit-learn alone."""
+
+import json
+import os
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.metrics import balanced_accuracy_score, log_loss, roc_auc_score
+
+from tests.support.archive import archive
+
+RESULTS = Path(__file__).resolve().parents[1] / "results"
+ARCHIVES = sorted(RESULTS.glob("*/runs.tar.xz"))
+
+
+@pytest.mark.parametrize("packed", ARCHIVES, ids=lambda file: file.parent.name)
+def test_a_committed_table_is_that_of_its_predictions(packed, tmp_path):
+    with tarfile.open(packed) as tar:
+        tar.extractall(tmp_path, filter="data")
+    (suite,) = tmp_path.iterdir()
+    scores = {}
+    for file in sorted(suite.glob("runs/*/run.json")):
+        record = json.loads(file.read_text("utf-8"))
+        if record["outcome"] != "ok":
+            continue
+        spec = record["spec"]
+        (labels,) = suite.glob(f"cohorts/{spec['data']}-{spec['fingerprint']}/labels.csv")
+        known = pd.read_csv(labels, dtype=str).set_index("slide_id")["label"].astype(int)
+        predicted = pd.read_parquet(file.with_name("predictions.parquet")).query("split == 'test'")
+        y, p = known.loc[predicted["slide_id"]].to_numpy(), predicted[["p0", "p1"]].to_numpy()
+        scores.setdefault((spec["data"], record["method_canonical"]), []).append(
+            (roc_auc_score(y, p[:, 1]), balanced_accuracy_score(y, p[:, 1] >= 0.5), log_loss(y, p))
+        )
+    table = pd.read_csv(packed.parent / "leaderboard.csv").set_index(["data", "method"])
+    assert set(table.index[table["runs_ok"] > 0]) == set(scores)
+    for row, own in scores.items():
+        stated = table.loc[row]
+        assert len(own) == stated["runs_ok"], row
+        assert stated["folds"] == 1, "with more folds a test slide's predictions are pooled; this test knows one fold"
+        found = np.mean(own, axis=0)
+        assert stated[["auc", "balanced_accuracy", "log_loss"]].to_numpy(float) == pytest.approx(found, abs=1e-9), row
+
+
+def test_an_archive_is_the_same_bytes_and_leaves_out_what_is_unfinished(tmp_path):
+    for at, stamp in (("a", 1), ("b", 10**9)):
+        folder = tmp_path / at / "mine-v1"
+        for name in ("runs/r/run.json", "costs/c/cost.json", "tuning/journal.log", "runs/.tmp-1-host-0-r/run.json"):
+            file = folder / name
+            file.parent.mkdir(parents=True)
+            file.write_text("{}")
+        (folder / "suite.json").write_text("{}")
+        os.utime(folder / "suite.json", (stamp, stamp))
+    first, second = (archive(tmp_path / at / "mine-v1", tmp_path / f"out-{at}") for at in "ab")
+    assert first.read_bytes() == second.read_bytes()
+    with tarfile.open(first) as tar:
+        assert tar.getnames() == ["mine-v1/costs/c/cost.json", "mine-v1/runs/r/run.json", "mine-v1/suite.json"]
