@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from . import stats
+from .wording import fixed, with_interval
 
 if TYPE_CHECKING:
     from .scoring import CohortRuns, Scores
@@ -123,20 +124,16 @@ def table_of(rows: pd.DataFrame) -> pd.DataFrame:
     """Return one cohort's effects as a report shows them."""
     shown = {
         "Changed": list(rows["changed"]),
-        "AUC": [_number(x) for x in rows["auc"]],
+        "AUC": [fixed(x) for x in rows["auc"]],
         "Effect [95 %]": [
-            _number(e, "+.3f") if e != e else f"{e:+.3f} [{low:+.3f}, {high:+.3f}]".replace("-", "−")
+            with_interval(e, low, high, sign=True)
             for e, low, high in zip(rows["effect"], rows["low"], rows["high"], strict=True)
         ],
-        "p (Holm)": [_number(x) for x in rows["p"]],
-        "Detectable": [_number(x) for x in rows["detectable"]],
+        "p (Holm)": [fixed(x) for x in rows["p"]],
+        "Detectable": [fixed(x) for x in rows["detectable"]],
     }
     for column, heading in COSTS.items():
         ratios = rows[f"{column}_ratio"]
         if ratios.notna().any():
-            shown[heading] = [_number(x, ".2f") + ("x" if x == x else "") for x in ratios]
+            shown[heading] = [fixed(x, 2) + ("x" if x == x else "") for x in ratios]
     return pd.DataFrame(shown)
-
-
-def _number(x: float, form: str = ".3f") -> str:
-    return "–" if x != x else f"{x:{form}}".replace("-", "−")

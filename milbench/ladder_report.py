@@ -14,14 +14,14 @@ from . import __version__
 from .errors import MilbenchError
 from .ladder_plot import ladder_figure
 from .ladder_table import MEMORY_FLOOR_BYTES, short_name
-from .reporting import machine_text, markdown_table
+from .table_text import machine_text, markdown_table
+from .wording import ABSENT
 
 if TYPE_CHECKING:
     from rich.table import Table
 
 #: of the JSON beside a table; raised when its keys change meaning.
 SCHEMA_VERSION = 1
-_ABSENT = "–"
 _MODES = {"infer": "Inference", "train": "Training step"}
 
 _READING = """\
@@ -57,7 +57,7 @@ def cells(block: pd.DataFrame, brief: bool = False) -> pd.DataFrame:
         "Peak memory": lambda r: _bytes(r.peak_memory_bytes),
         "GFLOP": lambda r: _number(r.flops / 1e9),
         "Of ceiling": lambda r: _share(r),
-        "Over GEMM": lambda r: _number(r.time_over_gemm) if r.bound_by == "compute" else _ABSENT,
+        "Over GEMM": lambda r: _number(r.time_over_gemm) if r.bound_by == "compute" else ABSENT,
         "Growth": lambda r: _growth(r),
         "Faster": lambda r: _times(r.speedup_vs_against),
         "Memory": lambda r: _times(r.memory_vs_against),
@@ -66,7 +66,7 @@ def cells(block: pd.DataFrame, brief: bool = False) -> pd.DataFrame:
         del columns["GFLOP"]
     rows = [{heading: show(row) for heading, show in columns.items()} for row in _rows(block)]
     table = pd.DataFrame(rows, columns=list(columns))
-    return table[[h for h in table if h in ("Instances", "Method", "Time") or (table[h] != _ABSENT).any()]]
+    return table[[h for h in table if h in ("Instances", "Method", "Time") or (table[h] != ABSENT).any()]]
 
 
 def to_rich(df: pd.DataFrame, mode: str) -> Table:
@@ -190,7 +190,7 @@ def _time(row: Any, brief: bool) -> str:
 
 def _share(row: Any) -> str:
     if not row.bound_by:
-        return _ABSENT
+        return ABSENT
     share = row.fraction_of_ceiling
     return f"{'< 0.01' if share < 0.01 else f'{share:.2f}'} {row.bound_by}"
 
@@ -198,19 +198,19 @@ def _share(row: Any) -> str:
 def _growth(row: Any) -> str:
     exponents = (row.time_growth_exponent, row.memory_growth_exponent)
     if not any(map(_there, exponents)):
-        return _ABSENT
+        return ABSENT
     # The sum with 0 makes a rounded -0.0 positive.
-    return ", ".join(f"{round(value, 2) + 0.0:.2f}" if _there(value) else _ABSENT for value in exponents)
+    return ", ".join(f"{round(value, 2) + 0.0:.2f}" if _there(value) else ABSENT for value in exponents)
 
 
 def _times(value: float) -> str:
-    return f"{_number(value)}x" if _there(value) else _ABSENT
+    return f"{_number(value)}x" if _there(value) else ABSENT
 
 
 def _number(value: float) -> str:
     """Spell a number with three digits that count."""
     if not _there(value):
-        return _ABSENT
+        return ABSENT
     if abs(value) >= 100:
         return f"{value:,.0f}"
     return f"{value:#.3g}".rstrip(".") if abs(value) >= 1e-3 else f"{value:.1e}"
@@ -219,14 +219,14 @@ def _number(value: float) -> str:
 def _short(value: float) -> str:
     """Spell a rate with three digits and the unit's thousands: ``2.61M``."""
     if not _there(value):
-        return _ABSENT
+        return ABSENT
     factor, letter = next(((f, s) for f, s in ((1e9, "G"), (1e6, "M"), (1e3, "k")) if value >= f), (1.0, ""))
     return _number(value / factor) + letter
 
 
 def _bytes(value: float) -> str:
     if not _there(value):
-        return _ABSENT
+        return ABSENT
     if value < MEMORY_FLOOR_BYTES:
         return "< 0.1 MiB"
     return f"{value / 2**30:,.2f} GiB" if value >= 2**30 else f"{value / 2**20:,.1f} MiB"

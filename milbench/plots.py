@@ -20,6 +20,7 @@ from matplotlib.ticker import EngFormatter, Formatter, LogLocator, NullFormatter
 from matplotlib.transforms import Bbox
 
 from .scoring import MEMORY_FLOOR_BYTES
+from .wording import rank_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -71,7 +72,7 @@ def auc_figure(df: pd.DataFrame) -> Figure:
         floor = 0.5
         for ax, (name, block) in zip(axes, blocks, strict=False):
             for i, row in enumerate(_rows(block)):
-                ax.text(1.015, i, _rank(row), transform=ax.get_yaxis_transform(), va="center", **_SMALL)
+                ax.text(1.015, i, rank_text(row), transform=ax.get_yaxis_transform(), va="center", **_SMALL)
                 if row.auc != row.auc:
                     ax.text(0.51, i, row.outcome, va="center", style="italic", **_SMALL)
                     continue
@@ -227,10 +228,6 @@ def _point(ax: Axes, x: float, y: float, row: Any) -> None:
     marker, fill, edge, _ = _style(row)
     face = fill if row.rank == row.rank else "white"
     ax.plot(x, y, marker=marker, ms=6.5, mfc=face, mec=edge, mew=1.1, ls="", zorder=3)
-
-
-def _rank(row: Any) -> str:
-    return f"{row.rank:.0f}{'=' if row.tied else ''}" if row.rank == row.rank else "–"
 
 
 def _finish(figure: Figure, df: pd.DataFrame, more: list[Line2D]) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from .spelling import spelling
+from .wording import ABSENT, fixed
 
 if TYPE_CHECKING:
     from .scoring import CohortRuns
@@ -59,8 +60,8 @@ def table_of(rows: pd.DataFrame) -> pd.DataFrame:
         "Method": rows["method"], "Score": rows["metric"].str.replace("_", " "),
         "Ours ± sd": [_pair(x, sd) for x, sd in zip(rows["ours"], rows["ours_sd"], strict=True)],
         "Published": [_pair(x, e) for x, e in zip(rows["published"], rows["published_error"], strict=True)],
-        "Difference": [f"{x:+.{_DECIMALS}f}".replace("-", "−") for x in rows["difference"]],
-        "Within": ["–" if x is None else "yes" if x else "no" for x in rows["within"]],
+        "Difference": [fixed(x, _DECIMALS, sign=True) for x in rows["difference"]],
+        "Within": [ABSENT if x is None else "yes" if x else "no" for x in rows["within"]],
         "Status": rows["status"], "Source": rows["source"],
     })  # fmt: skip
 

@@ -11,11 +11,12 @@ import numpy as np
 import pandas as pd
 
 from . import stats, verdicts
+from .board import to_rich
 from .codes import CODES
 from .effects import effects
 from .errors import MilbenchError, did_you_mean
 from .published import beside
-from .reporting import comparison_lines, to_markdown, to_rich, write_report
+from .reporting import comparison_lines, to_markdown, write_report
 from .scoring import CONDITIONS, METRICS, CohortRuns, Scores, conditions_of, read_cohorts, run_scores, score
 from .spec import digest
 from .spelling import spelling

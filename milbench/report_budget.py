@@ -6,6 +6,8 @@ from typing import Any
 
 import pandas as pd
 
+from .wording import ABSENT, si, with_interval
+
 #: How the columns are to be read.
 READING = """\
 Used is the largest share of the budget that any run used; a training stops at the first step that reaches its budget,
@@ -39,50 +41,38 @@ def cells(block: pd.DataFrame) -> pd.DataFrame:
     table = pd.DataFrame({
         "Method": block["method"],
         "Used": [_share(v) for v in block["budget_used"]],
-        "Looks": [_si(v) for v in block["evaluations"]],
-        "Steps": [_si(v) for v in block["train_steps"]],
-        "Device-seconds": [_si(v) for v in block["train_device_seconds"]],
-        "FLOPs": [_si(v) for v in block["train_flops"]],
-        "Peak memory (MiB)": [_si(v / 2**20) for v in block["run_peak_memory_bytes"]],
+        "Looks": [si(v) for v in block["evaluations"]],
+        "Steps": [si(v) for v in block["train_steps"]],
+        "Device-seconds": [si(v) for v in block["train_device_seconds"]],
+        "FLOPs": [si(v) for v in block["train_flops"]],
+        "Peak memory (MiB)": [si(v / 2**20) for v in block["run_peak_memory_bytes"]],
         "On the front": [_front(row) for row in block.itertuples()],
         "Trials (ok)": [_trials(row) for row in block.itertuples()],
-        "Tuning, device-seconds": [_si(v) for v in block["tuning_device_seconds"]],
-        "AUC before tuning": [f"{v:.3f}" if v == v else "–" for v in block["auc_untuned"]],
-        "Seconds to target": ["missed" if v == float("inf") else _si(v) for v in block["time_to_target_s"]],
-        "Price": [_si(v) for v in block["price"]],
-        "AUC, last model": [f"{v:.3f}" if v == v else "–" for v in block["auc_last"]],
-        "AUC, best on validation": [f"{v:.3f}" if v == v else "–" for v in block["auc_best_val"]],
+        "Tuning, device-seconds": [si(v) for v in block["tuning_device_seconds"]],
+        "AUC before tuning": [f"{v:.3f}" if v == v else ABSENT for v in block["auc_untuned"]],
+        "Seconds to target": ["missed" if v == float("inf") else si(v) for v in block["time_to_target_s"]],
+        "Price": [si(v) for v in block["price"]],
+        "AUC, last model": [f"{v:.3f}" if v == v else ABSENT for v in block["auc_last"]],
+        "AUC, best on validation": [f"{v:.3f}" if v == v else ABSENT for v in block["auc_best_val"]],
         "Inflation [95 % interval]": [_inflation(row) for row in block.itertuples()],
     })  # fmt: skip
-    return table[[name for name in table if name == "Method" or (table[name] != "–").any()]]
+    return table[[name for name in table if name == "Method" or (table[name] != ABSENT).any()]]
 
 
 def _share(value: float) -> str:
-    return f"{100 * value:.1f} %" if value == value else "–"
+    return f"{100 * value:.1f} %" if value == value else ABSENT
 
 
 def _inflation(row: Any) -> str:
-    if row.inflation != row.inflation:
-        return "–"
-    return f"{row.inflation:+.3f} [{row.inflation_low:+.3f}, {row.inflation_high:+.3f}]".replace("-", "−")
+    return with_interval(row.inflation, row.inflation_low, row.inflation_high, sign=True)
 
 
 def _trials(row: Any) -> str:
-    return f"{row.trials} ({row.trials_ok:.3g})" if row.trials else "–"
+    return f"{row.trials} ({row.trials_ok:.3g})" if row.trials else ABSENT
 
 
 def _front(row: Any) -> str:
     flags = {"t": row.front_device_seconds, "f": row.front_flops, "m": row.front_memory}
     if all(flag is None or flag != flag for flag in flags.values()):
-        return "–"
+        return ABSENT
     return "".join(letter for letter, flag in flags.items() if flag is True) or "dominated"
-
-
-def _si(value: float) -> str:
-    """Three significant digits with k, M, G, T, P."""
-    if value != value:
-        return "–"
-    for factor, unit in ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if abs(value) >= 0.9995 * factor:
-            return f"{value / factor:.3g}{unit}"
-    return f"{value:.3g}"

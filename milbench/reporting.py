@@ -1,26 +1,28 @@
-"""A leaderboard as text: Markdown, a table for the terminal, and a report folder of table, sentences and figures."""
+"""A leaderboard as a report: Markdown, and a folder of tables, sentences and figures."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any
 
 import pandas as pd
 
 from . import effects, published, report_budget, verdicts
 from .errors import MilbenchError
-from .scoring import MEMORY_FLOOR_BYTES
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from rich.console import Console, ConsoleOptions, RenderResult
-    from rich.table import Table
-
-_ABSENT = "–"
-#: Headings of columns that hold words.
-_TEXT = ("Method", "Pooling", "Runs")
+from .table_text import (
+    COST,
+    SCORES,
+    VERDICT,
+    cells_of,
+    cohorts_of,
+    machine_text,
+    markdown_table,
+    published_of,
+    units,
+    units_of,
+)
+from .wording import count, fixed, listed, with_interval
 
 #: Sentences every report carries: what the numbers are, and what they are not.
 _READING = """\
@@ -46,11 +48,11 @@ bytes); a method below 0.1 MiB is shown as <0.1, because memory is handed out in
 def to_markdown(df: pd.DataFrame) -> str:
     """Return a leaderboard as Markdown: three tables a cohort (verdict, other scores, cost), the notes below."""
     parts = []
-    for name, block in _cohorts(df):
+    for name, block in cohorts_of(df):
         parts += [f"### {name}", "", report_budget.words(block), "", _sentence(block), ""]
-        parts += [markdown_table(_cells(block, _VERDICT)), ""]
-        for title, columns in (("Other scores", _SCORES), ("Cost", _COST)):
-            cells = _cells(block, columns)
+        parts += [markdown_table(cells_of(block, VERDICT)), ""]
+        for title, columns in (("Other scores", SCORES), ("Cost", COST)):
+            cells = cells_of(block, columns)
             if len(cells.columns) > 1:
                 parts += [f"{title}:", "", markdown_table(cells), ""]
         used = report_budget.cells(block)
@@ -59,83 +61,6 @@ def to_markdown(df: pd.DataFrame) -> str:
     if df.attrs.get("notes"):
         parts += [*(f"- {note}" for note in df.attrs["notes"]), ""]
     return "\n".join(parts)
-
-
-def to_rich(df: pd.DataFrame) -> Board:
-    """Return a leaderboard for the terminal: one table a cohort, the notes below, whatever the width."""
-    return Board(df)
-
-
-class Board:
-    """A leaderboard that rich can print: columns that do not fit the width are left out, and named.
-
-    Rank, method and AUC are always there, and how runs ended where one did not end ``ok``.
-    """
-
-    def __init__(self, df: pd.DataFrame) -> None:
-        self.df = df
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        """Yield the tables and notes at the console's width."""
-        from rich.text import Text
-
-        for name, block in _cohorts(self.df):
-            cells = _cells(block, _SHORT)
-            lost = []
-            kept = [heading for heading in cells if heading != "To best"]  # its interval's stand-in
-            for heading in _dispensable(block):
-                if _width(cells[kept]) <= options.max_width:
-                    break
-                if heading in kept:
-                    kept.remove(heading)
-                    if heading == "To best [95 %]":
-                        kept.insert(kept.index("AUC [95 %]") + 1, "To best")
-                    else:
-                        lost.append(heading)
-            yield _rich_table(name, block, cells[kept])
-            yield Text(report_budget.words(block), style="dim")
-            if lost:
-                names = ", ".join("difference to the best" if h == "To best" else h for h in lost)
-                yield Text(f"Too narrow for: {names}. All of it: --format markdown.", style="dim")
-            yield Text()
-        for name, rows in _published(self.df):
-            cells = published.table_of(rows).drop(columns="Source")
-            yield _rich_table(f"{name}: beside published figures", rows.assign(rank=0.0), cells)
-        for note in self.df.attrs.get("notes", []):
-            yield Text(f"note: {note}", style="yellow")
-        yield Text(
-            f"AUC: mean over folds and seeds [95 % interval over {_units(_units_of(self.df))} and seeds]; "
-            "= marks a rank shared by methods that the data do not tell apart.",
-            style="dim",
-        )
-
-
-def _dispensable(block: pd.DataFrame) -> list[str]:
-    """Return the columns that may go, the first to go first."""
-    runs = ["Runs"] if (block["outcome"] == "ok").all() and block["cost_outcome"].isin(["", "ok"]).all() else []
-    return ["To best [95 %]", "MiB", *runs, "Patches/s", "Bal. acc.", "Pooling", "To best"]
-
-
-def _width(cells: pd.DataFrame) -> int:
-    """Return the characters a table takes, its margins included."""
-    return 1 + sum(max(map(len, [str(h), *cells[h].astype(str)])) + 2 for h in cells)
-
-
-def _rich_table(name: str, block: pd.DataFrame, cells: pd.DataFrame) -> Table:
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(title=name, title_justify="left", title_style="bold", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for heading in cells:
-        method = heading == "Method"
-        table.add_column(
-            str(heading), justify="left" if heading in _TEXT else "right", overflow="fold", no_wrap=not method,
-            min_width=8 if method else None,
-        )  # fmt: skip
-    for row, rank in zip(cells.itertuples(index=False), block["rank"], strict=True):
-        table.add_row(*(Text(str(cell)) for cell in row), style="" if rank == rank else "dim")
-    return table
 
 
 #: Every figure that a report may have.
@@ -209,7 +134,7 @@ def write_report(df: pd.DataFrame, out_dir: str | Path, title: str, provenance: 
 
 def _readme(df: pd.DataFrame, title: str, provenance: str, drawn: list[tuple[str, str]]) -> str:
     cohorts = df.attrs.get("cohorts", [])
-    reading = _READING.format(resamples=f"{df.attrs.get('resamples', 0):,}", units=_units(_units_of(df)))
+    reading = _READING.format(resamples=f"{df.attrs.get('resamples', 0):,}", units=units(units_of(df)))
     parts = [f"# {title}", "", provenance, "", to_markdown(df)]
     parts += [line for file, what in drawn for line in (f"![{what}]({file})", "")]
     if df.attrs.get("effects"):
@@ -219,7 +144,7 @@ def _readme(df: pd.DataFrame, title: str, provenance: str, drawn: list[tuple[str
             parts += [markdown_table(effects.table_of(rows)), ""]
     if df.attrs.get("published"):
         parts += ["## Beside published figures", "", published.WORDS, ""]
-        for name, rows in _published(df):
+        for name, rows in published_of(df):
             parts += [f"{name}:", "", markdown_table(published.table_of(rows)), ""]
     for section in verdicts.sections(df.attrs.get("known")):
         parts += [f"## {section.heading}", "", section.words, ""]
@@ -237,16 +162,11 @@ def _readme(df: pd.DataFrame, title: str, provenance: str, drawn: list[tuple[str
     return "\n".join(parts)
 
 
-def _published(df: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
-    rows = pd.DataFrame(df.attrs.get("published") or [], columns=None)
-    return [(str(name), block) for name, block in rows.groupby("cohort", sort=False)] if len(rows) else []
-
-
 def _cohort_sentence(c: dict[str, Any]) -> str:
     classes = ", ".join(f"{name}: {n}" for name, n in c["classes"].items())
     # Where every bag is a patient of its own, patients are no further news.
     patients = f" of {count(c['patients'], 'patient')}" if c["patients"] < c["bags"] else ""
-    waived = f" Run in spite of {_listed(c['waived'])}, which the suite waives." if c["waived"] else ""
+    waived = f" Run in spite of {listed(c['waived'])}, which the suite waives." if c["waived"] else ""
     return (
         f"{c['suite']}-v{c['version']} / {c['data']}: {count(c['bags'], 'bag')}{patients} ({classes}), "
         f"{count(c['folds'], 'fold')}, {count(c['seeds'], 'seed')} a fold, intervals over {c['unit']}s, "
@@ -308,28 +228,6 @@ def _environments(df: pd.DataFrame) -> list[str]:
     return out or ["- Not recorded."]
 
 
-def machine_text(environment: dict[str, Any]) -> str:
-    """Tell an environment record in one line; what it lacks is left out."""
-    parts = [f"environment `{environment.get('fingerprint', '?')}`"]
-    cpu, software = environment.get("cpu"), environment.get("software")
-    if isinstance(cpu, dict):
-        parts.append(f"{cpu.get('model')}, {cpu.get('cores')} cores, {cpu.get('instruction_set')}")
-    parts += [str(gpu.get("name")) for gpu in environment.get("gpus") or ()]
-    if isinstance(environment.get("numerics"), dict):
-        parts.append(f"threads a process: {environment['numerics'].get('threads')}")
-    if isinstance(software, dict):
-        parts.append(", ".join(f"{key} {value}" for key, value in software.items() if value))
-    return "; ".join(parts)
-
-
-def _cohorts(df: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
-    groups = df.groupby(["suite", "version", "data", "conditions"], sort=False)
-    return [
-        (f"{suite}-v{version} / {data}{f' / {conditions}' if conditions else ''}", block)
-        for (suite, version, data, conditions), block in groups
-    ]
-
-
 def _sentence(block: pd.DataFrame) -> str:
     """Say who leads and who cannot be told apart from it."""
     ranked = block[block["rank"].notna()]
@@ -340,137 +238,14 @@ def _sentence(block: pd.DataFrame) -> str:
     first = ranked.iloc[0]
     others = [f"`{name}`" for name in ranked["method"][ranked["rank"] == 1][1:]]
     apart = (
-        f"{_listed(others)} cannot be told apart from it"
+        f"{listed(others)} cannot be told apart from it"
         if others
         else "every other ranked method is told apart from it"
     )
     told = f"; {apart}." if len(ranked) > 1 else "."
     unranked = [f"`{row.method}` ({row.outcome})" for row in block[block["rank"].isna()].itertuples(index=False)]
-    left = f" Not ranked: {_listed(unranked)}." if unranked else ""
+    left = f" Not ranked: {listed(unranked)}." if unranked else ""
     return f"`{first['method']}` has the highest AUC, {first['auc']:.3f}{told}{left}"
-
-
-def _listed(names: list[str]) -> str:
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
-
-
-def _cells(block: pd.DataFrame, columns: dict[str, Callable[[Any], str]]) -> pd.DataFrame:
-    rows = [{heading: show(row) for heading, show in columns.items()} for row in block.itertuples()]
-    table = pd.DataFrame(rows, columns=list(columns))
-    # A column nobody filled tells nothing.
-    keep = [h for h in table if h in ("Rank", "Method") or (table[h] != _ABSENT).any()]
-    return table[keep]
-
-
-def markdown_table(table: pd.DataFrame) -> str:
-    """Return a table of texts in Markdown; numbers stand right, the columns of `_TEXT` left."""
-    lines = [
-        "| " + " | ".join(table.columns) + " |",
-        "|" + "|".join(":---" if h in _TEXT else "---:" for h in table.columns) + "|",
-    ]
-    lines += [
-        "| " + " | ".join(str(v).replace("|", "\\|") for v in row) + " |" for row in table.itertuples(index=False)
-    ]
-    return "\n".join(lines)
-
-
-def rank_text(row: Any) -> str:
-    """Return ``1`` for a rank, ``1=`` for a shared one, a dash for none."""
-    return f"{row.rank:.0f}{'=' if row.tied else ''}" if row.rank == row.rank else _ABSENT
-
-
-def _fixed(value: float, digits: int = 3, sign: bool = False) -> str:
-    return (f"{value:+.{digits}f}" if sign else f"{value:.{digits}f}").replace("-", "−") if value == value else _ABSENT
-
-
-def _with_interval(value: float, low: float, high: float, sign: bool = False) -> str:
-    if value != value:
-        return _ABSENT
-    return f"{_fixed(value, sign=sign)} [{_fixed(low, sign=sign)}, {_fixed(high, sign=sign)}]"
-
-
-def _difference(row: Any) -> str:
-    if row.diff_to_best == 0 and row.diff_low == row.diff_high == 0:
-        return "0" if row.rank == row.rank else _ABSENT
-    return _with_interval(row.diff_to_best, row.diff_low, row.diff_high, sign=True)
-
-
-def _accuracy(row: Any) -> str:
-    spread = f" ± {_fixed(row.accuracy_sd)}" if row.accuracy_sd == row.accuracy_sd else ""
-    return _fixed(row.accuracy) + spread
-
-
-def _si(value: float) -> str:
-    """Three significant digits with k, M, G, T: 12345 is 12.3k."""
-    if value != value:
-        return _ABSENT
-    for factor, unit in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if abs(value) >= 0.9995 * factor:
-            return f"{value / factor:.3g}{unit}"
-    return f"{value:.3g}"
-
-
-def _mib(value: float) -> str:
-    if value != value:
-        return _ABSENT
-    if value < MEMORY_FLOOR_BYTES:
-        return "<0.1"
-    return f"{value / 2**20:,.0f}" if value >= 10 * 2**20 else f"{value / 2**20:.1f}"
-
-
-def _runs(row: Any) -> str:
-    told = f"{row.runs_ok}/{row.runs}" if row.outcome == "ok" else f"{row.runs_ok}/{row.runs}: {row.outcome}"
-    if row.runs_subsampled:
-        told += f"; {row.runs_subsampled} trained on parts of bags"
-    return told if row.cost_outcome in ("", "ok") else f"{told}; cost: {row.cost_outcome}"
-
-
-_Columns: TypeAlias = "dict[str, Callable[[Any], str]]"
-
-_VERDICT: _Columns = {
-    "Rank": rank_text,
-    "Method": lambda r: r.method,
-    "Pooling": lambda r: r.family or _ABSENT,
-    "AUC [95 % interval]": lambda r: _with_interval(r.auc, r.auc_low, r.auc_high),
-    "Difference to the best [95 % interval]": _difference,
-    "Balanced accuracy": lambda r: _fixed(r.balanced_accuracy),
-    "Accuracy ± sd": _accuracy,
-    "Runs": _runs,
-}
-
-_SCORES: _Columns = {
-    "Method": lambda r: r.method,
-    "Average precision": lambda r: _fixed(r.average_precision),
-    "F1": lambda r: _fixed(r.f1),
-    "Log loss (nats)": lambda r: _fixed(r.log_loss),
-    "Brier score": lambda r: _fixed(r.brier),
-    "Expected calibration error": lambda r: _fixed(r.ece),
-}
-
-_COST: _Columns = {
-    "Method": lambda r: r.method,
-    "Inference (patches/s)": lambda r: _si(r.infer_patches_per_s),
-    "Training (bags/s)": lambda r: _si(r.train_bags_per_s),
-    "Peak memory, inference (MiB)": lambda r: _mib(r.infer_peak_memory_bytes),
-    "Peak memory, training (MiB)": lambda r: _mib(r.train_peak_memory_bytes),
-    "Parameters": lambda r: _si(r.parameters),
-    "FLOPs a bag, inference": lambda r: _si(r.flops_per_bag_infer),
-}
-
-_SHORT: _Columns = {
-    "Rank": rank_text,
-    "Method": lambda r: r.method,
-    "Pooling": lambda r: r.family.replace("correlated", "corr.") or _ABSENT,
-    "AUC [95 %]": lambda r: _with_interval(r.auc, r.auc_low, r.auc_high),
-    "To best [95 %]": _difference,
-    "To best": lambda r: (
-        _fixed(r.diff_to_best, sign=True) if r.diff_to_best else ("0" if r.rank == r.rank else _ABSENT)
-    ),
-    "Bal. acc.": lambda r: _fixed(r.balanced_accuracy),
-    "Patches/s": lambda r: _si(r.infer_patches_per_s),
-    "MiB": lambda r: _mib(r.infer_peak_memory_bytes),
-    "Runs": _runs,
-}
 
 
 def comparison_lines(table: pd.DataFrame) -> list[str]:
@@ -479,30 +254,17 @@ def comparison_lines(table: pd.DataFrame) -> list[str]:
     row: Any
     for row in table.itertuples(index=False):
         where = f"{row.data} / {row.conditions}" if row.conditions else row.data
-        head = f"{row.suite}-v{row.version} / {where}: {row.a} {_fixed(row.auc_a)}, {row.b} {_fixed(row.auc_b)}"
+        head = f"{row.suite}-v{row.version} / {where}: {row.a} {fixed(row.auc_a)}, {row.b} {fixed(row.auc_b)}"
         head += f" (run in spite of {row.waived}, waived)" if row.waived else ""
         if row.told_apart is None:
             lines.append(f"{head}; not compared, because not every run ended ok ({row.reason}).")
             continue
         word = "told apart" if row.told_apart else "not told apart"
-        difference = _with_interval(row.difference, row.low, row.high, sign=True)
+        difference = with_interval(row.difference, row.low, row.high, sign=True)
         lines.append(f"{head}; difference {difference}: {word}.")
-    units = _units(set(table["unit"]))
+    over = units(set(table["unit"]))
     return [
         *lines,
-        f"AUC, mean over folds and seeds; paired difference A - B with its 95 % bootstrap interval over test {units} "
+        f"AUC, mean over folds and seeds; paired difference A - B with its 95 % bootstrap interval over test {over} "
         "and seeds. Training data and folds are taken as given; one pair is tested, nothing is corrected for others.",
     ]
-
-
-def count(number: int, noun: str) -> str:
-    """Return ``1 fold`` or ``1,200 folds``."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
-
-
-def _units_of(df: pd.DataFrame) -> set[str]:
-    return {cohort["unit"] for cohort in df.attrs.get("cohorts", [])}
-
-
-def _units(units: set[str]) -> str:
-    return " or ".join(f"{unit}s" for unit in sorted(units or {"patient"}))

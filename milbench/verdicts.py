@@ -26,6 +26,7 @@ from . import stats
 from .errors import MilbenchError
 from .scoring import SEED, Cell, CohortRuns
 from .store import RunRecord, Store
+from .wording import ABSENT, with_interval
 
 #: The name of the dataset with the unit tests.
 UNIT_TESTS = "raff-holt"
@@ -213,7 +214,7 @@ def _matrix(tests: pd.DataFrame) -> pd.DataFrame:
     matrix = short.pivot(index=["method", "family"], columns="cohort", values="verdict")
     order = short.drop_duplicates(["method", "family"])
     matrix = matrix.loc[list(zip(order["method"], order["family"], strict=True)), short["cohort"].unique().tolist()]
-    return matrix.fillna("–").reset_index().rename(columns={"method": "Method", "family": "Pooling"})
+    return matrix.fillna(ABSENT).reset_index().rename(columns={"method": "Method", "family": "Pooling"})
 
 
 def _unit_table(rows: pd.DataFrame) -> pd.DataFrame:
@@ -238,9 +239,9 @@ def _bayes_table(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def _reached(name: str, row: pd.Series) -> str:
-    told = f"{name}: Bayes AUC {_text(row['bayes'], row['bayes_low'], row['bayes_high'])}"
+    told = f"{name}: Bayes AUC {with_interval(row['bayes'], row['bayes_low'], row['bayes_high'])}"
     if row["iid"] == row["iid"]:
-        told += f", order-blind Bayes AUC {_text(row['iid'], row['iid_low'], row['iid_high'])}"
+        told += f", order-blind Bayes AUC {with_interval(row['iid'], row['iid_low'], row['iid_high'])}"
     return f"{told}."
 
 
@@ -361,11 +362,4 @@ def _blocks(rows: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
 def _texts(rows: pd.DataFrame, name: str, signed: bool = False) -> list[str]:
     auc = "_auc" if name in ("train", "test") else ""
     columns = (rows[f"{name}{auc}"], rows[f"{name}_low"], rows[f"{name}_high"])
-    return [_text(*ends, signed) for ends in zip(*columns, strict=True)]
-
-
-def _text(value: float, low: float, high: float, signed: bool = False) -> str:
-    if value != value:
-        return "–"
-    form = "+.3f" if signed else ".3f"
-    return f"{value:{form}} [{low:{form}}, {high:{form}}]".replace("-", "−")
+    return [with_interval(*ends, signed) for ends in zip(*columns, strict=True)]

@@ -24,7 +24,7 @@ QUIET = 2.0  # seconds that work may take without a word where there is no termi
 
 def print_leaderboard(table: pd.DataFrame) -> None:
     """Print a leaderboard: as wide as the terminal, or 120 columns where there is none and COLUMNS does not say."""
-    from ..reporting import to_rich
+    from ..board import to_rich
 
     print_table(to_rich(table))
 

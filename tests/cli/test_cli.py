@@ -20,11 +20,12 @@ from rich.console import Console
 
 import milbench
 from milbench import MilbenchError
+from milbench.board import to_rich
 from milbench.cli import VERBS
 from milbench.cli._terminal import portable
 from milbench.ranking import compare, comparison_lines, leaderboard
 from milbench.registry import registry, resolve
-from milbench.reporting import to_rich, write_report
+from milbench.reporting import write_report
 
 _spec = importlib.util.spec_from_file_location("synthetic", Path(__file__).parents[1] / "synthetic.py")
 made = importlib.util.module_from_spec(_spec)

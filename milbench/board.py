@@ -1,0 +1,90 @@
+"""A leaderboard for the terminal, at any width."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from . import published, report_budget
+from .table_text import SHORT, TEXT, cells_of, cohorts_of, published_of, units, units_of
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from rich.console import Console, ConsoleOptions, RenderResult
+    from rich.table import Table
+
+
+def to_rich(df: pd.DataFrame) -> Board:
+    """Return a leaderboard for the terminal: one table a cohort, the notes below, whatever the width."""
+    return Board(df)
+
+
+class Board:
+    """A leaderboard that rich can print: columns that do not fit the width are left out, and named.
+
+    Rank, method and AUC are always there, and how runs ended where one did not end ``ok``.
+    """
+
+    def __init__(self, df: pd.DataFrame) -> None:
+        self.df = df
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Yield the tables and notes at the console's width."""
+        from rich.text import Text
+
+        for name, block in cohorts_of(self.df):
+            cells = cells_of(block, SHORT)
+            lost = []
+            kept = [heading for heading in cells if heading != "To best"]  # its interval's stand-in
+            for heading in _dispensable(block):
+                if _width(cells[kept]) <= options.max_width:
+                    break
+                if heading in kept:
+                    kept.remove(heading)
+                    if heading == "To best [95 %]":
+                        kept.insert(kept.index("AUC [95 %]") + 1, "To best")
+                    else:
+                        lost.append(heading)
+            yield _rich_table(name, block, cells[kept])
+            yield Text(report_budget.words(block), style="dim")
+            if lost:
+                names = ", ".join("difference to the best" if h == "To best" else h for h in lost)
+                yield Text(f"Too narrow for: {names}. All of it: --format markdown.", style="dim")
+            yield Text()
+        for name, rows in published_of(self.df):
+            cells = published.table_of(rows).drop(columns="Source")
+            yield _rich_table(f"{name}: beside published figures", rows.assign(rank=0.0), cells)
+        for note in self.df.attrs.get("notes", []):
+            yield Text(f"note: {note}", style="yellow")
+        yield Text(
+            f"AUC: mean over folds and seeds [95 % interval over {units(units_of(self.df))} and seeds]; "
+            "= marks a rank shared by methods that the data do not tell apart.",
+            style="dim",
+        )
+
+
+def _dispensable(block: pd.DataFrame) -> list[str]:
+    """Return the columns that may go, the first to go first."""
+    runs = ["Runs"] if (block["outcome"] == "ok").all() and block["cost_outcome"].isin(["", "ok"]).all() else []
+    return ["To best [95 %]", "MiB", *runs, "Patches/s", "Bal. acc.", "Pooling", "To best"]
+
+
+def _width(cells: pd.DataFrame) -> int:
+    """Return the characters a table takes, its margins included."""
+    return 1 + sum(max(map(len, [str(h), *cells[h].astype(str)])) + 2 for h in cells)
+
+
+def _rich_table(name: str, block: pd.DataFrame, cells: pd.DataFrame) -> Table:
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=name, title_justify="left", title_style="bold", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for heading in cells:
+        method = heading == "Method"
+        table.add_column(
+            str(heading), justify="left" if heading in TEXT else "right", overflow="fold", no_wrap=not method,
+            min_width=8 if method else None,
+        )  # fmt: skip
+    for row, rank in zip(cells.itertuples(index=False), block["rank"], strict=True):
+        table.add_row(*(Text(str(cell)) for cell in row), style="" if rank == rank else "dim")
+    return table

@@ -1,0 +1,46 @@
+"""Numbers and lists as tables and sentences show them; what is not known (NaN) is a dash."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+ABSENT = "–"
+
+
+def fixed(value: float, digits: int = 3, sign: bool = False) -> str:
+    """Return so many decimals, with a minus sign that is as wide as a plus."""
+    form = f"+.{digits}f" if sign else f".{digits}f"
+    return f"{value:{form}}".replace("-", "−") if value == value else ABSENT
+
+
+def with_interval(value: float, low: float, high: float, sign: bool = False) -> str:
+    """Return ``0.950 [0.910, 0.980]``."""
+    if value != value:
+        return ABSENT
+    return f"{fixed(value, sign=sign)} [{fixed(low, sign=sign)}, {fixed(high, sign=sign)}]"
+
+
+def si(value: float) -> str:
+    """Return three significant digits with k, M, G, T, P: 12345 is 12.3k."""
+    if value != value:
+        return ABSENT
+    for factor, unit in ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= 0.9995 * factor:
+            return f"{value / factor:.3g}{unit}"
+    return f"{value:.3g}"
+
+
+def rank_text(row: Any) -> str:
+    """Return ``1`` for a leaderboard row's rank, ``1=`` for a shared one, a dash for none."""
+    return f"{row.rank:.0f}{'=' if row.tied else ''}" if row.rank == row.rank else ABSENT
+
+
+def count(number: int, noun: str) -> str:
+    """Return ``1 fold`` or ``1,200 folds``."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def listed(names: Sequence[str]) -> str:
+    """Return ``a``, ``a and b`` or ``a, b and c``."""
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
