@@ -9,18 +9,40 @@ import numpy as np
 import pandas as pd
 import pytest
 from sklearn.metrics import balanced_accuracy_score, log_loss, roc_auc_score
+from support.archive import archive
 
-from tests.support.archive import archive
+from milbench.suites import load_suite
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 ARCHIVES = sorted(RESULTS.glob("*/runs.tar.xz"))
 
 
+def unpacked(packed, folder):
+    with tarfile.open(packed) as tar:
+        safely = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
+        tar.extractall(folder, **safely)
+    (suite,) = folder.iterdir()
+    return suite
+
+
+def test_archives_are_there():
+    kept = {file.parent.name for file in ARCHIVES}
+    assert kept >= {"arrangement-dial", "ablation-order", "ablation-ppeg"}
+
+
+@pytest.mark.parametrize("packed", ARCHIVES, ids=lambda file: file.parent.name)
+def test_an_archive_is_of_the_suite_as_it_is(packed, tmp_path):
+    suite = unpacked(packed, tmp_path)
+    then, now = json.loads((suite / "suite.json").read_text("utf-8")), load_suite(packed.parent.name)
+    assert then == json.loads(now.model_dump_json())
+    runs = [json.loads(file.read_text("utf-8")) for file in suite.glob("runs/*/run.json")]
+    assert len(runs) == len(now.methods) * now.seeds * len(now.data), "one fold a cohort"
+    assert {run["spec"]["seed"] for run in runs} == set(range(now.seeds))
+
+
 @pytest.mark.parametrize("packed", ARCHIVES, ids=lambda file: file.parent.name)
 def test_a_committed_table_is_that_of_its_predictions(packed, tmp_path):
-    with tarfile.open(packed) as tar:
-        tar.extractall(tmp_path, filter="data")
-    (suite,) = tmp_path.iterdir()
+    suite = unpacked(packed, tmp_path)
     scores = {}
     for file in sorted(suite.glob("runs/*/run.json")):
         record = json.loads(file.read_text("utf-8"))
@@ -51,9 +73,15 @@ def test_an_archive_is_the_same_bytes_and_leaves_out_what_is_unfinished(tmp_path
             file = folder / name
             file.parent.mkdir(parents=True)
             file.write_text("{}")
-        (folder / "suite.json").write_text("{}")
+        (folder / "suite.json").write_text('{"data": [{"name": "mine", "dataset": "arrangement"}]}')
         os.utime(folder / "suite.json", (stamp, stamp))
     first, second = (archive(tmp_path / at / "mine-v1", tmp_path / f"out-{at}") for at in "ab")
     assert first.read_bytes() == second.read_bytes()
     with tarfile.open(first) as tar:
         assert tar.getnames() == ["mine-v1/costs/c/cost.json", "mine-v1/runs/r/run.json", "mine-v1/suite.json"]
+
+
+def test_labels_of_others_are_not_passed_on(tmp_path):
+    (tmp_path / "suite.json").write_text('{"data": [{"name": "theirs", "dataset": null, "cache": "musk1.npz"}]}')
+    with pytest.raises(SystemExit, match="theirs"):
+        archive(tmp_path, tmp_path / "out")

@@ -8,6 +8,7 @@ files are the same bytes. Not for cohorts whose labels are not ours to pass on.
 from __future__ import annotations
 
 import io
+import json
 import lzma
 import sys
 import tarfile
@@ -16,6 +17,10 @@ from pathlib import Path
 
 def archive(folder: Path, out: Path) -> Path:
     """Write what one suite's folder of results holds, without journals and unfinished files."""
+    foreign = [data["name"] for data in json.loads((folder / "suite.json").read_text("utf-8"))["data"]
+               if not data["dataset"]]  # fmt: skip
+    if foreign:
+        raise SystemExit(f"{folder}: the labels of {', '.join(foreign)} are not ours to pass on.")
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w", format=tarfile.PAX_FORMAT) as tar:
         for file in sorted(folder.rglob("*")):
