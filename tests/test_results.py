@@ -27,7 +27,7 @@ def unpacked(packed, folder):
 
 def test_archives_are_there():
     kept = {file.parent.name for file in ARCHIVES}
-    assert kept >= {"arrangement-dial", "ablation-order", "ablation-ppeg"}
+    assert kept >= {"arrangement-dial", "ablation-depth", "ablation-order", "ablation-ppeg"}
 
 
 @pytest.mark.parametrize("packed", ARCHIVES, ids=lambda file: file.parent.name)
