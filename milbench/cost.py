@@ -1,12 +1,13 @@
 """What a method costs on a cohort: time, memory and arithmetic, each measured in a fresh process of its own.
 
 Accuracy runs go side by side and share the machine; these go alone. Time and memory never share a process: looking at
-one disturbs the other.
+one disturbs the other. Time is measured several times, other methods in between (`milbench.cost_pass`), and `pooled`
+says what the measurements say together.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -27,12 +28,19 @@ from .train import Stepper, autocast, labels_of
 Kind = Literal["time", "infer_memory", "train_memory"]
 
 SAMPLE = 16  # bags that inference is timed on, evenly spaced in length
-MAX_SECONDS = 3.0
+TURNS = 3  # measurements of a method's time, other methods in between
+STEPS = 6  # training steps that are timed over and over, evenly spaced in their number of rows
+MIN_SECONDS, MAX_SECONDS = 0.3, 3.0  # of one measurement of inference, and of one of training
 
 
 @dataclass(frozen=True)
 class CostTask:
-    """One measurement: ``time``, or the peak memory of inference or training."""
+    """One measurement: ``time``, or the peak memory of inference or training.
+
+    Attributes:
+        turn: how many measurements of the method's time there were before. Only the first counts operations, and each
+            begins at another training step, so that a method too slow to time all of them in its turn comes to all.
+    """
 
     kind: Kind
     method: str
@@ -43,14 +51,53 @@ class CostTask:
     test: tuple[str, ...]
     threads: int
     device_type: str
+    turn: int = 0
 
 
 def measure(task: CostTask, cache: FeatureCache, device: torch.device) -> dict[str, Any]:
-    """Measure one kind of cost; the keys are those of ``cost.json``."""
+    """Measure one kind of cost; the keys are those of ``cost.json``, those of ``time`` after `pooled`."""
     torch.manual_seed(0)
     if task.kind == "time":
         return _time(task, cache, device)
     return {task.kind: _memory(task, cache, device)}
+
+
+def pooled(turns: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return what several measurements of one method's time say together, with the keys of ``cost.json``.
+
+    Bags and patches a second are those of all timed bags, or steps, one after the other, each at the median of its
+    samples: methods are compared on the same work, also where a slow one was timed less often.
+
+    Args:
+        turns: what `measure` returned for ``time``, in the order it was measured.
+    """
+    infer, train = turns[0]["infer"], turns[0]["train"]
+    passes = [seconds for turn in turns for seconds in turn["infer"]["seconds_samples"]]
+    one_pass = float(np.median(passes))
+    each: dict[int, list[float]] = {}
+    for turn in turns:
+        for at, seconds in zip(turn["train"]["step_samples"], turn["train"]["seconds_samples"], strict=True):
+            each.setdefault(at, []).append(seconds)
+    all_steps = sum(float(np.median(samples)) for samples in each.values())
+    return {
+        "turns": len(turns),
+        "infer": {
+            **infer,
+            "seconds_samples": passes,
+            "seconds_per_bag": one_pass / infer["bags"],
+            "bags_per_s": infer["bags"] / one_pass,
+            "patches_per_s": infer["patches"] / one_pass,
+        },
+        "train": {
+            **train,
+            "step_samples": [at for turn in turns for at in turn["train"]["step_samples"]],
+            "seconds_samples": [seconds for turn in turns for seconds in turn["train"]["seconds_samples"]],
+            "seconds_per_step": all_steps / len(each),
+            "bags_per_s": train["bags_per_step"] * len(each) / all_steps,
+            "patches_per_s": sum(train["step_patches"][at] for at in each) / all_steps,
+        },
+        **{key: value for key, value in turns[0].items() if key not in ("infer", "train", "environment")},
+    }
 
 
 def _time(task: CostTask, cache: FeatureCache, device: torch.device) -> dict[str, Any]:
@@ -64,37 +111,31 @@ def _time(task: CostTask, cache: FeatureCache, device: torch.device) -> dict[str
                 model.probabilities(model(bags))
 
     model.eval()
-    passes = time_calls(infer, warmup=2, max_seconds=MAX_SECONDS, device=device)
+    passes = time_calls(infer, warmup=2, min_seconds=MIN_SECONDS, max_seconds=MAX_SECONDS, device=device)
     middle = test[len(test) // 2]
-    flops_infer = count_flops(lambda: model(middle))
+    counted = {"flops_per_bag_infer": count_flops(lambda: model(middle))} if task.turn == 0 else {}
 
     model.train()
-    step, rows = _training_step(model, task, cache, device)
-    timed = time_calls(step, warmup=2, max_seconds=MAX_SECONDS, device=device)
-    bags_per_step = min(task.recipe.batch_size, len(task.train)) * task.recipe.accumulate
-    one = torch.zeros(1, dtype=torch.int64, device=device)
-    flops_train = count_flops(lambda: model.loss(model(middle), one).backward())
-
+    steps = _Steps(model, task, cache, device)
+    timed = time_calls(
+        steps, warmup=2, min_iterations=2 * STEPS, min_seconds=MIN_SECONDS, max_seconds=MAX_SECONDS, device=device
+    )
+    if task.turn == 0:
+        one = torch.zeros(1, dtype=torch.int64, device=device)
+        counted |= {
+            "parameters": sum(p.numel() for p in model.parameters()),
+            "flops_bag_length": middle.x.shape[0],
+            "flops_per_bag_train": count_flops(lambda: model.loss(model(middle), one).backward()),
+        }
     return {
-        "infer": {
-            "bags": len(test),
-            "patches": sum(lengths),
-            "seconds_samples": list(passes.seconds),
-            "seconds_per_bag_median": passes.median / len(test),
-            "bags_per_s": len(test) / passes.median,
-            "patches_per_s": sum(lengths) / passes.median,
-        },
+        "infer": {"bags": len(test), "patches": sum(lengths), "seconds_samples": list(passes.seconds)},
         "train": {
-            "bags_per_step": bags_per_step,
+            "bags_per_step": steps.bags,
+            "step_patches": steps.patches,
+            "step_samples": steps.taken[-len(timed) :],
             "seconds_samples": list(timed.seconds),
-            "seconds_per_step_median": timed.median,
-            "bags_per_s": bags_per_step / timed.median,
-            "patches_per_s": rows / timed.median,
         },
-        "parameters": sum(p.numel() for p in model.parameters()),
-        "flops_bag_length": middle.x.shape[0],
-        "flops_per_bag_infer": flops_infer,
-        "flops_per_bag_train": flops_train,
+        **counted,
     }
 
 
@@ -126,35 +167,57 @@ def _memory(task: CostTask, cache: FeatureCache, device: torch.device) -> dict[s
     return {**peak.reading.as_dict(), "bag_length": max(batch.lengths), "bags": len(batch)}
 
 
-def _training_step(
-    model: Aggregator, task: CostTask, cache: FeatureCache, device: torch.device
-) -> tuple[Callable[[], None], float]:
-    """Return a function that takes one optimizer step on the next batches, and the mean number of rows of a step."""
-    bags = BagSet(cache, [s for s, _ in task.train], device)
-    targets = torch.tensor([y for _, y in task.train], device=device)
-    size, group = task.recipe.batch_size, task.recipe.accumulate
-    positions = np.random.default_rng(0).permutation(len(bags)).tolist()
-    batches = [positions[i : i + size] for i in range(0, max(1, len(positions) - size + 1), size)]
-    stepper = Stepper(model, task.recipe, planned_steps=10**6)
+class _Steps:
+    """Optimizer steps on the same few groups of batches over and over; a call takes one step, on the next group.
 
-    def endless() -> Iterator[tuple[list[int], Bags]]:
-        while True:
-            yield from zip(batches, bags.stream(batches), strict=True)
+    Attributes:
+        bags: bags of a step.
+        patches: rows of each of the steps.
+        taken: which of the steps were taken, in order.
+    """
 
-    upcoming = endless()
+    def __init__(self, model: Aggregator, task: CostTask, cache: FeatureCache, device: torch.device) -> None:
+        bags = BagSet(cache, [s for s, _ in task.train], device)
+        self._targets = torch.tensor([y for _, y in task.train], device=device)
+        size, self._accumulate = min(task.recipe.batch_size, len(bags)), task.recipe.accumulate
+        positions = np.random.default_rng(0).permutation(len(bags)).tolist()
+        batches = [positions[i : i + size] for i in range(0, len(positions) - size + 1, size)]
+        # Where an epoch has fewer batches than a step accumulates, a step goes through them again.
+        count = max(1, len(batches) // self._accumulate)
+        steps = [[batches[(i * self._accumulate + k) % len(batches)] for k in range(self._accumulate)]
+                 for i in range(count)]  # fmt: skip
+        patches = [sum(bags.lengths[i] for batch in step for i in batch) for step in steps]
+        ranks = _ranks(patches, STEPS)
+        steps, self.patches = [steps[rank] for rank in ranks], [patches[rank] for rank in ranks]
+        self.bags = size * self._accumulate
+        self.taken: list[int] = []
+        self._count, self._next = len(steps), task.turn * len(steps) // TURNS
+        self._stepper = Stepper(model, task.recipe, planned_steps=10**6)
+        order = [batch for at in range(self._count) for batch in steps[(self._next + at) % self._count]]
+        self._upcoming = _endless(bags, order)
 
-    def step() -> None:
-        for _ in range(group):
-            at, batch = next(upcoming)
-            stepper.backward(batch, labels_of(targets, at), group)
-        stepper.step()
+    def __call__(self) -> None:
+        """Take one step."""
+        for _ in range(self._accumulate):
+            at, batch = next(self._upcoming)
+            self._stepper.backward(batch, labels_of(self._targets, at), self._accumulate)
+        self._stepper.step()
+        self.taken.append(self._next)
+        self._next = (self._next + 1) % self._count
 
-    rows = float(np.mean([sum(bags.lengths[i] for i in at) for at in batches])) * group
-    return step, rows
+
+def _endless(bags: BagSet, batches: list[list[int]]) -> Iterator[tuple[list[int], Bags]]:
+    while True:
+        yield from zip(batches, bags.stream(batches), strict=True)
 
 
 def _spread(bags: BagSet, count: int) -> Sequence[Bags]:
     """Return up to `count` single bags, shortest to longest, evenly spaced in rank."""
-    order = sorted(range(len(bags)), key=lambda i: (bags.lengths[i], i))
+    return [bags.batch([at]) for at in _ranks(bags.lengths, count)]
+
+
+def _ranks(lengths: Sequence[int], count: int) -> list[int]:
+    """Return up to `count` positions, shortest to longest, evenly spaced in rank."""
+    order = sorted(range(len(lengths)), key=lambda i: (lengths[i], i))
     ranks = np.unique(np.linspace(0, len(order) - 1, min(count, len(order))).round().astype(int))
-    return [bags.batch([order[r]]) for r in ranks]
+    return [order[rank] for rank in ranks]

@@ -7,18 +7,17 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from . import __version__
-from .cost import CostTask, Kind
+from .cost_pass import costs_of, measure_costs
 from .data.cohort import write_cohort
 from .errors import MilbenchError
 from .launch.local import WAIT, Progress, Result, run_all
-from .measure.environment import environment, fingerprint
+from .measure.environment import now, this_machine
 from .plan import Overwrite, Plan, Planned, make_plan, task_of, together, usable_jobs
-from .spec import PROTOCOL_VERSION, Suite, digest
+from .spec import Suite, digest
 from .store import OUTCOMES, RunRecord, Store, read_runs
 from .train import Task
 from .train_stacked import StackTask
@@ -74,7 +73,7 @@ def execute(
     store, todo = plan.store, plan.todo(overwrite)
     prepare(plan)
     jobs = jobs or usable_jobs(plan.suite)
-    costs = list(_cost_tasks(plan, overwrite)) if plan.suite.cost else []
+    costs = list(costs_of(plan, overwrite)) if plan.suite.cost else []
     trials = sum(trials_left(plan).values())
     seeds = len({p.spec.seed for p in plan.runs})
     total, done = trials + len(todo) + len(plan.searches) * seeds + len(costs), 0
@@ -99,9 +98,8 @@ def execute(
         for planned, result in results:
             _publish(store, planned, result, replace_old=planned.outcome is not None)
             report(str(planned), result.outcome, result.reason)
-    # Cost is measured one process at a time, when nothing of ours is running.
-    for cost in costs:
-        outcome, reason = _measure_cost(store, cost, timeout)
+    # Cost is measured when nothing of ours is running.
+    for cost, outcome, reason in measure_costs(store, costs, timeout):
         report(f"{cost.record['data']} {cost.record['method_canonical']} cost", outcome, reason)
     ids = {planned.spec.run_id for planned in [*plan.runs, *tuned.runs, *(p for p, _ in tuned.impossible)]}
     return [record for record in read_runs(store.root) if record.spec.run_id in ids]
@@ -116,7 +114,7 @@ def prepare(plan: Plan) -> None:
 
 def costs_left(plan: Plan, overwrite: Overwrite) -> int:
     """Return how many measurements of cost are still to be made."""
-    return sum(1 for _ in _cost_tasks(plan, overwrite)) if plan.suite.cost else 0
+    return sum(1 for _ in costs_of(plan, overwrite)) if plan.suite.cost else 0
 
 
 def trials_left(plan: Plan) -> dict[str, int]:
@@ -269,87 +267,11 @@ def _publish(store: Store, planned: Planned, result: Result, replace_old: bool) 
         "reason": result.reason,
         "tuned": planned.tuned,
         "milbench_version": __version__,
-        "finished": _now(),
+        "finished": now(),
         **value.get("record", {}),
     }
-    record.setdefault("environment", _here())
+    record.setdefault("environment", this_machine())
     store.publish_run(
         planned.spec.run_id, record, value.get("predictions"), value.get("history"), overwrite=replace_old,
         trajectory=value.get("trajectory"),
     )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class _Cost:
-    cost_id: str
-    record: dict[str, Any]
-    task: CostTask
-    exists: bool
-
-
-def _cost_tasks(plan: Plan, overwrite: Overwrite) -> Iterator[_Cost]:
-    """One measurement a cohort and method, on the first fold, in this environment."""
-    # As the measuring process will see itself, however many threads this one has.
-    here = environment()
-    here["numerics"]["threads"] = plan.suite.threads
-    seen: set[str] = set()
-    for planned in plan.runs:
-        spec, task = planned.spec, planned.task
-        record = {
-            "suite": spec.suite,
-            "suite_version": spec.suite_version,
-            "data": spec.data,
-            "fingerprint": spec.fingerprint,
-            "method_canonical": planned.method.canonical,
-            "params": spec.params,
-            "code": spec.code,
-            "recipe": spec.recipe.model_dump(mode="json"),
-            "threads": spec.threads,
-            "device_type": spec.device_type,
-        }
-        cost_id = digest(record | {"environment": fingerprint(here), "protocol_version": PROTOCOL_VERSION})
-        if cost_id in seen:
-            continue
-        seen.add(cost_id)
-        outcome = plan.store.has_cost(cost_id)
-        if outcome is None or overwrite == "all" or (overwrite == "failed" and outcome != "ok"):
-            cost = CostTask("time", task.method, spec.recipe, task.cache_path, task.n_classes, task.train, task.test,
-                            spec.threads, spec.device_type)  # fmt: skip
-            yield _Cost(cost_id, record, cost, outcome is not None)
-
-
-def _measure_cost(store: Store, cost: _Cost, timeout_s: float | None) -> tuple[str, str]:
-    record = dict(cost.record)
-    outcome, reason = "ok", ""
-    # A process's own peak does not depend on its neighbours: the two memory passes go side by side, time goes alone.
-    rounds: tuple[tuple[Kind, ...], ...] = (("infer_memory", "train_memory"), ("time",))
-    for kinds in rounds:
-        jobs = 1 if cost.task.device_type == "cuda" else len(kinds)
-        results = dict(run_all(work, [(kind, replace(cost.task, kind=kind)) for kind in kinds], jobs, timeout_s))
-        for kind in kinds:
-            result = results[kind]
-            if result.outcome == "ok":
-                record |= result.value
-            elif outcome == "ok":
-                outcome, reason = result.outcome, f"{kind}: {result.reason}"
-                record |= (result.value or {}).get("record", {})
-        if outcome != "ok":
-            break
-    if outcome == "ok":
-        record["memory"] = {
-            "infer_peak_bytes": record["infer_memory"]["peak_bytes"],
-            "train_peak_bytes": record["train_memory"]["peak_bytes"],
-        }
-    record.setdefault("environment", _here())
-    record["finished"] = _now()
-    store.publish_cost(cost.cost_id, record | {"outcome": outcome, "reason": reason}, overwrite=cost.exists)
-    return outcome, reason
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def _here() -> dict[str, Any]:
-    """The machine, for a run whose process left no record of its own; without what says that timings are comparable."""
-    return {key: value for key, value in environment().items() if key != "fingerprint"}

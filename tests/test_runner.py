@@ -11,7 +11,9 @@ from support.small import ODD, suite, write_cohort, write_labels
 
 import milbench
 from milbench import runner
+from milbench.cost_pass import costs_of, measure_costs
 from milbench.errors import MilbenchError
+from milbench.launch.local import Result
 from milbench.measure.environment import environment
 from milbench.plan import make_plan
 from milbench.runner import execute, run
@@ -133,7 +135,7 @@ def test_test_labels_reach_neither_a_task_nor_a_prediction(tmp_path):
         assert known.isdisjoint(before.task.test)
         assert all(isinstance(slide, str) for slide in before.task.test)
     assert_same(told, predictions(execute(poisoned)))
-    for cost in runner._cost_tasks(honest, "missing"):
+    for cost in costs_of(honest, "missing"):
         assert all(isinstance(slide, str) for slide in cost.task.test)
 
 
@@ -283,12 +285,46 @@ def test_the_cost_pass(folder, tmp_path, monkeypatch):
     here = environment()["fingerprint"] if torch.get_num_threads() == 1 else costs["mean"].environment
     assert costs["mean"].environment == here
     # Measured once: not again, and not because this process has other threads than the one that measured.
-    monkeypatch.setattr(runner, "environment", lambda: _with_threads(environment(), 7))
+    monkeypatch.setattr("milbench.cost_pass.environment", lambda: _with_threads(environment(), 7))
     again = []
     run(costly, tmp_path, on_progress=again.append)
     assert again == []
     run(costly, tmp_path, overwrite="failed", methods=[ODD + "Lost"], on_progress=again.append)
     assert [step.outcome for step in again] == ["failed"] * 3
+
+
+def test_methods_take_turns_and_what_fails_takes_no_more(folder, tmp_path, monkeypatch):
+    asked = []
+
+    def fake(work, tasks, jobs, timeout_s):
+        for key, task in tasks:
+            asked.append((task.kind, task.method, task.turn))
+            fails = task.method == "max" and task.turn == 1
+            yield key, Result("oom", "of all") if fails else Result("ok", "", _made_up(task.kind))
+
+    monkeypatch.setattr("milbench.cost_pass.run_all", fake)
+    plan = make_plan(suite(folder, ("mean", "max", "abmil"), cost=True), tmp_path)
+    plan.store.prepare()
+    outcomes = [(cost.task.method, *told) for cost, *told in measure_costs(plan.store, list(costs_of(plan, "all")), 9)]
+    timed = [(method, turn) for kind, method, turn in asked if kind == "time"]
+    order = [method for method, _ in timed[:3]]
+    assert sorted(order) == ["abmil", "max", "mean"]
+    later = [(method, 2) for method in order if method != "max"]
+    assert timed == [(method, turn) for turn in (0, 1) for method in order] + later
+    assert outcomes == [("max", "oom", "time: of all"), *((method, "ok", "") for method, _ in later)]
+    kept = {cost.method: cost for cost in read_costs(tmp_path)}
+    assert kept["mean"].record["turns"] == 3
+    assert kept["mean"].record["infer"]["seconds_samples"] == [0.5] * 3
+    assert "turns" not in kept["max"].record
+
+
+def _made_up(kind):
+    """Return what a process of the cost pass says."""
+    if kind != "time":
+        return {kind: {"peak_bytes": 1}}
+    infer = {"bags": 1, "patches": 1, "seconds_samples": [0.5]}
+    train = {"bags_per_step": 1, "step_patches": [1], "step_samples": [0], "seconds_samples": [0.5]}
+    return {"infer": infer, "train": train, "environment": environment()}
 
 
 def _with_threads(record, threads):

@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import subprocess
+from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -53,6 +54,16 @@ def environment() -> dict[str, Any]:
     }
     record = {"cpu": cpu, "memory": memory, "gpus": _gpus(), "software": software, "numerics": numerics}
     return {"fingerprint": fingerprint(record), **record}
+
+
+def this_machine() -> dict[str, Any]:
+    """The machine, for what left no record of its own; without what says that timings are comparable."""
+    return {key: value for key, value in environment().items() if key != "fingerprint"}
+
+
+def now() -> str:
+    """Return the time in UTC, ISO 8601, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def fingerprint(record: dict[str, Any]) -> str:
