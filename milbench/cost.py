@@ -30,7 +30,7 @@ Kind = Literal["time", "infer_memory", "train_memory"]
 SAMPLE = 16  # bags that inference is timed on, evenly spaced in length
 TURNS = 3  # measurements of a method's time, other methods in between
 STEPS = 6  # training steps that are timed over and over, evenly spaced in their number of rows
-MIN_SECONDS, MAX_SECONDS = 0.3, 3.0  # of one measurement of inference, and of one of training
+MIN_SECONDS, MAX_SECONDS = 0.15, 3.0  # of one measurement of inference, and of one of training
 
 
 @dataclass(frozen=True)
