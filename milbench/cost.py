@@ -7,7 +7,8 @@ says what the measurements say together.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -27,10 +28,15 @@ from .train import Stepper, autocast, labels_of
 
 Kind = Literal["time", "infer_memory", "train_memory"]
 
-SAMPLE = 16  # bags that inference is timed on, evenly spaced in length
+SAMPLE = 16  # bags that inference is timed on
+#: How costs are measured; what was measured in another way is not mixed in. 2: in turns, on the same steps.
+COST_VERSION = 2
 TURNS = 3  # measurements of a method's time, other methods in between
-STEPS = 6  # training steps that are timed over and over, evenly spaced in their number of rows
-MIN_SECONDS, MAX_SECONDS = 0.15, 3.0  # of one measurement of inference, and of one of training
+STEPS = 6  # training steps that are timed over and over
+MIN_SECONDS, MAX_SECONDS = 0.1, 3.0  # of one measurement of inference, and of one of training
+_WARM_SECONDS = 1.0
+#: What is counted in the first turn alone.
+COUNTED = ("parameters", "flops_bag_length", "flops_per_bag_infer", "flops_per_bag_train")
 
 
 @dataclass(frozen=True)
@@ -38,8 +44,8 @@ class CostTask:
     """One measurement: ``time``, or the peak memory of inference or training.
 
     Attributes:
-        turn: how many measurements of the method's time there were before. Only the first counts operations, and each
-            begins at another training step, so that a method too slow to time all of them in its turn comes to all.
+        turn: how many measurements of the method's time there were before. Only the first counts operations. Each times
+            some of the training steps in any case, and all of them together, however slow the method.
     """
 
     kind: Kind
@@ -62,47 +68,70 @@ def measure(task: CostTask, cache: FeatureCache, device: torch.device) -> dict[s
     return {task.kind: _memory(task, cache, device)}
 
 
-def pooled(turns: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def pooled(turns: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Return what several measurements of one method's time say together, with the keys of ``cost.json``.
 
-    Bags and patches a second are those of all timed bags, or steps, one after the other, each at the median of its
-    samples: methods are compared on the same work, also where a slow one was timed less often.
+    A turn counts once, by the median of its samples, however many it had time for. Bags and patches a second are those
+    of all timed bags, or steps, one after the other: every method is rated on the same work.
 
     Args:
         turns: what `measure` returned for ``time``, in the order it was measured.
     """
     infer, train = turns[0]["infer"], turns[0]["train"]
-    passes = [seconds for turn in turns for seconds in turn["infer"]["seconds_samples"]]
-    one_pass = float(np.median(passes))
+    one_pass = float(np.median([np.median(turn["infer"]["seconds_samples"]) for turn in turns]))
     each: dict[int, list[float]] = {}
     for turn in turns:
+        samples: dict[int, list[float]] = {}
         for at, seconds in zip(turn["train"]["step_samples"], turn["train"]["seconds_samples"], strict=True):
-            each.setdefault(at, []).append(seconds)
-    all_steps = sum(float(np.median(samples)) for samples in each.values())
+            samples.setdefault(at, []).append(seconds)
+        for at, values in samples.items():
+            each.setdefault(at, []).append(float(np.median(values)))
+    all_steps = sum(float(np.median(medians)) for medians in each.values())
     return {
-        "turns": len(turns),
+        **{key: turns[0][key] for key in COUNTED},
         "infer": {
-            **infer,
-            "seconds_samples": passes,
+            "bags": infer["bags"],
+            "patches": infer["patches"],
             "seconds_per_bag": one_pass / infer["bags"],
             "bags_per_s": infer["bags"] / one_pass,
             "patches_per_s": infer["patches"] / one_pass,
         },
         "train": {
-            **train,
-            "step_samples": [at for turn in turns for at in turn["train"]["step_samples"]],
-            "seconds_samples": [seconds for turn in turns for seconds in turn["train"]["seconds_samples"]],
+            "bags_per_step": train["bags_per_step"],
+            "step_patches": train["step_patches"],
             "seconds_per_step": all_steps / len(each),
             "bags_per_s": train["bags_per_step"] * len(each) / all_steps,
             "patches_per_s": sum(train["step_patches"][at] for at in each) / all_steps,
         },
-        **{key: value for key, value in turns[0].items() if key not in ("infer", "train", "environment")},
+        "turns": [
+            {
+                "infer_seconds_samples": turn["infer"]["seconds_samples"],
+                "step_samples": turn["train"]["step_samples"],
+                "step_seconds_samples": turn["train"]["seconds_samples"],
+            }
+            for turn in turns
+        ],
     }
+
+
+def unpooled(record: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the turns of a record that `pooled` made, for more of them to be added."""
+    counted = {key: record[key] for key in COUNTED}
+    infer = {key: record["infer"][key] for key in ("bags", "patches")}
+    train = {key: record["train"][key] for key in ("bags_per_step", "step_patches")}
+    return [
+        counted
+        | {
+            "infer": infer | {"seconds_samples": turn["infer_seconds_samples"]},
+            "train": train | {"step_samples": turn["step_samples"], "seconds_samples": turn["step_seconds_samples"]},
+        }
+        for turn in record["turns"]
+    ]
 
 
 def _time(task: CostTask, cache: FeatureCache, device: torch.device) -> dict[str, Any]:
     model = resolve(task.method).create(cache.dim, task.n_classes).to(device)
-    test = _spread(BagSet(cache, task.test, device), SAMPLE)
+    test = _sample(task, cache, device)
     lengths = [bags.x.shape[0] for bags in test]
 
     def infer() -> None:
@@ -117,9 +146,11 @@ def _time(task: CostTask, cache: FeatureCache, device: torch.device) -> dict[str
 
     model.train()
     steps = _Steps(model, task, cache, device)
+    steps.warm_up()
     timed = time_calls(
-        steps, warmup=2, min_iterations=2 * STEPS, min_seconds=MIN_SECONDS, max_seconds=MAX_SECONDS, device=device
-    )
+        steps, warmup=0, min_iterations=2 * len(steps), min_seconds=MIN_SECONDS, max_seconds=MAX_SECONDS,
+        at_least=steps.own, device=device,
+    )  # fmt: skip
     if task.turn == 0:
         one = torch.zeros(1, dtype=torch.int64, device=device)
         counted |= {
@@ -132,7 +163,7 @@ def _time(task: CostTask, cache: FeatureCache, device: torch.device) -> dict[str
         "train": {
             "bags_per_step": steps.bags,
             "step_patches": steps.patches,
-            "step_samples": steps.taken[-len(timed) :],
+            "step_samples": steps.taken,
             "seconds_samples": list(timed.seconds),
         },
         **counted,
@@ -173,51 +204,77 @@ class _Steps:
     Attributes:
         bags: bags of a step.
         patches: rows of each of the steps.
-        taken: which of the steps were taken, in order.
+        own: how many steps no other turn is sure to time; they come first.
+        taken: which of the steps the calls took, in order.
     """
 
     def __init__(self, model: Aggregator, task: CostTask, cache: FeatureCache, device: torch.device) -> None:
-        bags = BagSet(cache, [s for s, _ in task.train], device)
-        self._targets = torch.tensor([y for _, y in task.train], device=device)
-        size, self._accumulate = min(task.recipe.batch_size, len(bags)), task.recipe.accumulate
-        positions = np.random.default_rng(0).permutation(len(bags)).tolist()
+        ids, lengths = [s for s, _ in task.train], cache.lengths([s for s, _ in task.train])
+        size, self._accumulate = min(task.recipe.batch_size, len(ids)), task.recipe.accumulate
+        positions = np.random.default_rng(0).permutation(len(ids)).tolist()
         batches = [positions[i : i + size] for i in range(0, len(positions) - size + 1, size)]
         # Where an epoch has fewer batches than a step accumulates, a step goes through them again.
         count = max(1, len(batches) // self._accumulate)
         steps = [[batches[(i * self._accumulate + k) % len(batches)] for k in range(self._accumulate)]
                  for i in range(count)]  # fmt: skip
-        patches = [sum(bags.lengths[i] for batch in step for i in batch) for step in steps]
+        patches = [sum(lengths[i] for batch in step for i in batch) for step in steps]
         ranks = _ranks(patches, STEPS)
-        steps, self.patches = [steps[rank] for rank in ranks], [patches[rank] for rank in ranks]
+        self.patches = [patches[rank] for rank in ranks]
         self.bags = size * self._accumulate
         self.taken: list[int] = []
-        self._count, self._next = len(steps), task.turn * len(steps) // TURNS
+        used = sorted({i for rank in ranks for batch in steps[rank] for i in batch})
+        at = {i: place for place, i in enumerate(used)}
+        self._steps = [[[at[i] for i in batch] for batch in steps[rank]] for rank in ranks]
+        self._bags = BagSet(cache, [ids[i] for i in used], device, as_if=ids)
+        self._targets = torch.tensor([task.train[i][1] for i in used], device=device)
         self._stepper = Stepper(model, task.recipe, planned_steps=10**6)
-        order = [batch for at in range(self._count) for batch in steps[(self._next + at) % self._count]]
-        self._upcoming = _endless(bags, order)
+        mine = [i for i in range(len(ranks)) if i % TURNS == task.turn % TURNS]
+        self.own = max(1, len(mine))
+        self._order = mine + [i for i in range(len(ranks)) if i not in mine]
+        self._upcoming = self._endless()
+
+    def __len__(self) -> int:
+        return len(self._steps)
 
     def __call__(self) -> None:
         """Take one step."""
-        for _ in range(self._accumulate):
-            at, batch = next(self._upcoming)
-            self._stepper.backward(batch, labels_of(self._targets, at), self._accumulate)
+        at = self._order[len(self.taken) % len(self._order)]
+        for batch in self._steps[at]:
+            self._backward(batch, next(self._upcoming))
         self._stepper.step()
-        self.taken.append(self._next)
-        self._next = (self._next + 1) % self._count
+        self.taken.append(at)
+
+    def warm_up(self) -> None:
+        """Take each step once, one at least, until they have taken a second; beside the calls."""
+        begin = time.perf_counter()
+        for at in self._order:
+            for batch in self._steps[at]:
+                self._backward(batch, self._bags.batch(batch))
+            self._stepper.step()
+            if self._bags.device.type == "cuda":
+                torch.cuda.synchronize(self._bags.device)
+            if time.perf_counter() - begin >= _WARM_SECONDS:
+                break
+
+    def _backward(self, batch: list[int], bags: Bags) -> None:
+        self._stepper.backward(bags, labels_of(self._targets, batch), self._accumulate)
+
+    def _endless(self) -> Iterator[Bags]:
+        # Many rounds in one stream: a stream that reads ahead begins with nothing read.
+        batches = [batch for at in self._order for batch in self._steps[at]] * 50
+        while True:
+            yield from self._bags.stream(batches)
 
 
-def _endless(bags: BagSet, batches: list[list[int]]) -> Iterator[tuple[list[int], Bags]]:
-    while True:
-        yield from zip(batches, bags.stream(batches), strict=True)
-
-
-def _spread(bags: BagSet, count: int) -> Sequence[Bags]:
-    """Return up to `count` single bags, shortest to longest, evenly spaced in rank."""
-    return [bags.batch([at]) for at in _ranks(bags.lengths, count)]
+def _sample(task: CostTask, cache: FeatureCache, device: torch.device) -> list[Bags]:
+    """Return up to `SAMPLE` single test bags, shortest to longest, from as many equal parts of their ranks."""
+    ids = [task.test[at] for at in _ranks(cache.lengths(task.test), SAMPLE)]
+    bags = BagSet(cache, ids, device, as_if=task.test)
+    return [bags.batch([at]) for at in range(len(ids))]
 
 
 def _ranks(lengths: Sequence[int], count: int) -> list[int]:
-    """Return up to `count` positions, shortest to longest, evenly spaced in rank."""
+    """Return up to `count` positions, shortest to longest: the middle of each of as many equal parts of the ranks."""
     order = sorted(range(len(lengths)), key=lambda i: (lengths[i], i))
-    ranks = np.unique(np.linspace(0, len(order) - 1, min(count, len(order))).round().astype(int))
-    return [order[rank] for rank in ranks]
+    count = min(count, len(order))
+    return [order[int((i + 0.5) * len(order) / count)] for i in range(count)]

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import Any
 
-from .cost import TURNS, CostTask, Kind, pooled
+from .cost import COST_VERSION, TURNS, CostTask, Kind, pooled, unpooled
 from .launch.local import Result, run_all
 from .measure.environment import environment, fingerprint, now, this_machine
 from .plan import Overwrite, Plan
@@ -21,12 +21,12 @@ from .worker import work
 
 @dataclass(frozen=True)
 class Cost:
-    """One measurement to be made: its id, what identifies it, and whether the store has one by that id."""
+    """One measurement to be made, or to be completed: its id, what identifies it, and what the store has by that id."""
 
     cost_id: str
     record: dict[str, Any]
     task: CostTask
-    exists: bool
+    kept: dict[str, Any] | None
 
 
 def costs_of(plan: Plan, overwrite: Overwrite) -> Iterator[Cost]:
@@ -48,45 +48,55 @@ def costs_of(plan: Plan, overwrite: Overwrite) -> Iterator[Cost]:
             "recipe": spec.recipe.model_dump(mode="json"),
             "threads": spec.threads,
             "device_type": spec.device_type,
+            "cost_version": COST_VERSION,
         }
         cost_id = digest(record | {"environment": fingerprint(here), "protocol_version": PROTOCOL_VERSION})
         if cost_id in seen:
             continue
         seen.add(cost_id)
-        outcome = plan.store.has_cost(cost_id)
-        if outcome is None or overwrite == "all" or (overwrite == "failed" and outcome != "ok"):
-            cost = CostTask("time", task.method, spec.recipe, task.cache_path, task.n_classes, task.train, task.test,
-                            spec.threads, spec.device_type)  # fmt: skip
-            yield Cost(cost_id, record, cost, outcome is not None)
+        kept = plan.store.cost(cost_id)
+        if kept is not None:
+            failed, whole = kept["outcome"] != "ok", len(kept.get("turns", ())) >= TURNS
+            if (overwrite == "missing" and (failed or whole)) or (overwrite == "failed" and whole and not failed):
+                continue
+        cost = CostTask("time", task.method, spec.recipe, task.cache_path, task.n_classes, task.train, task.test,
+                        spec.threads, spec.device_type)  # fmt: skip
+        yield Cost(cost_id, record, cost, kept)
 
 
-def measure_costs(store: Store, costs: Sequence[Cost], timeout_s: float | None) -> Iterator[tuple[Cost, str, str]]:
-    """Measure and publish; yield each measurement with its outcome and reason as it is published.
+@dataclass(frozen=True)
+class Told:
+    """How one turn of a measurement ended, and whether it was the last."""
+
+    cost: Cost
+    turn: int
+    outcome: str
+    reason: str
+    last: bool
+
+
+def measure_costs(store: Store, costs: Sequence[Cost], timeout_s: float | None, anew: bool = False) -> Iterator[Told]:
+    """Measure, and publish after every turn what is known by then; who is interrupted loses the turn under way.
 
     Args:
         store: where to.
         costs: from `costs_of`.
         timeout_s: wall seconds that one process may take.
+        anew: begin again what is there already.
     """
 
     def cohort(cost: Cost) -> tuple[str, str]:
         return cost.record["data"], cost.record["fingerprint"]
 
     for _, group in groupby(sorted(costs, key=cohort), key=cohort):
-        measured = [_Measured(cost) for cost in group]
-        for one in measured:
-            one.memory(timeout_s)
-            if one.outcome != "ok":
-                yield one.published(store)
+        measured = [_Measured.of(cost, anew) for cost in group]
         for turn in range(TURNS):
-            for one in measured:
-                if one.outcome == "ok":
-                    one.time(turn, timeout_s)
-                    if one.outcome != "ok":
-                        yield one.published(store)
-        for one in measured:
-            if one.outcome == "ok":
-                yield one.published(store)
+            # There and back, so that what gets slower or quicker steadily does so to all of them.
+            for one in measured if turn % 2 == 0 else reversed(measured):
+                if one.outcome == "ok" and len(one.turns) == turn:
+                    one.take_turn(timeout_s)
+                    one.publish(store)
+                    yield Told(one.cost, turn, one.outcome, one.reason, one.outcome != "ok" or turn == TURNS - 1)
 
 
 @dataclass
@@ -98,22 +108,27 @@ class _Measured:
     reason: str = ""
     record: dict[str, Any] = field(default_factory=dict)
     turns: list[dict[str, Any]] = field(default_factory=list)
+    exists: bool = False
 
-    def memory(self, timeout_s: float | None) -> None:
-        kinds: tuple[Kind, Kind] = ("infer_memory", "train_memory")
-        # A process's own peak does not depend on its neighbours: the two go side by side.
-        jobs = 1 if self.cost.task.device_type == "cuda" else len(kinds)
-        tasks = [(kind, replace(self.cost.task, kind=kind)) for kind in kinds]
-        results = dict(run_all(work, tasks, jobs, timeout_s))
-        for kind in kinds:
-            self.record |= self._value(kind, results[kind])
+    @classmethod
+    def of(cls, cost: Cost, anew: bool) -> _Measured:
+        kept = cost.kept
+        if kept is None or anew or kept["outcome"] != "ok":
+            return cls(cost, exists=kept is not None)
+        return cls(cost, record=kept, turns=unpooled(kept), exists=True)
 
-    def time(self, turn: int, timeout_s: float | None) -> None:
-        ((_, result),) = run_all(work, [(None, replace(self.cost.task, turn=turn))], 1, timeout_s)
-        self.turns.append(self._value("time", result))
+    def take_turn(self, timeout_s: float | None) -> None:
+        if not self.turns:
+            self._memory(timeout_s)
+        if self.outcome == "ok":
+            task = replace(self.cost.task, turn=len(self.turns))
+            ((_, result),) = run_all(work, [(None, task)], 1, timeout_s)
+            if (value := self._value("time", result)) is not None:
+                self.record.setdefault("environment", value.pop("environment"))
+                self.turns.append(value)
 
-    def published(self, store: Store) -> tuple[Cost, str, str]:
-        record = self.cost.record | self.record
+    def publish(self, store: Store) -> None:
+        record = self.record | self.cost.record
         if self.outcome == "ok":
             record |= pooled(self.turns)
             record["memory"] = {
@@ -122,14 +137,22 @@ class _Measured:
             }
         record.setdefault("environment", this_machine())
         record |= {"finished": now(), "outcome": self.outcome, "reason": self.reason}
-        store.publish_cost(self.cost.cost_id, record, overwrite=self.cost.exists)
-        return self.cost, self.outcome, self.reason
+        store.publish_cost(self.cost.cost_id, record, overwrite=self.exists)
+        self.exists = True
 
-    def _value(self, kind: Kind, result: Result) -> dict[str, Any]:
+    def _memory(self, timeout_s: float | None) -> None:
+        kinds: tuple[Kind, Kind] = ("infer_memory", "train_memory")
+        # A process's own peak does not depend on its neighbours: the two go side by side.
+        jobs = 1 if self.cost.task.device_type == "cuda" else len(kinds)
+        tasks = [(kind, replace(self.cost.task, kind=kind)) for kind in kinds]
+        results = dict(run_all(work, tasks, jobs, timeout_s))
+        for kind in kinds:
+            self.record |= self._value(kind, results[kind]) or {}
+
+    def _value(self, kind: Kind, result: Result) -> dict[str, Any] | None:
         if result.outcome == "ok":
-            value: dict[str, Any] = result.value
-            return value
-        if self.outcome != "ok":
-            return {}
-        self.outcome, self.reason = result.outcome, f"{kind}: {result.reason}"
-        return dict((result.value or {}).get("record", {}))
+            return dict(result.value)
+        if self.outcome == "ok":
+            self.outcome, self.reason = result.outcome, f"{kind}: {result.reason}"
+            self.record |= (result.value or {}).get("record", {})
+        return None

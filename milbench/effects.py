@@ -33,7 +33,7 @@ Every method against the suite's reference: the paired difference in AUC on the 
 interval, and a p-value corrected for all differences of that cohort (Holm). An effect whose interval contains 0 was not
 seen with these bags and seeds, which is not the same as none: the column Detectable tells about the smallest true
 difference that such an interval, which is not corrected, would have shown in four cases of five. Costs are ratios to
-the reference; training time is that of a bag, measured apart, one method at a time. All of it is for the recipe, sizes
+the reference; training time is that of a bag, measured apart, methods in turns. All of it is for the recipe, sizes
 and data above, and for another draw of test bags and of seeds, not of training bags."""
 
 #: half widths of a 95 % interval between no difference and one that it leaves out with probability 0.8

@@ -54,20 +54,29 @@ class BagSet:
 
     def __init__(
         self, cache: FeatureCache, ids: Sequence[str], device: torch.device, scaling: Scaling | None = None,
-        limit_bytes: int | None = None,
+        limit_bytes: int | None = None, as_if: Sequence[str] | None = None,
     ) -> None:  # fmt: skip
-        """Open some slides; ``limit_bytes`` is the memory this run may have, where it is less than what is free."""
+        """Open some slides.
+
+        Args:
+            cache: where they are.
+            ids: which.
+            device: where batches go.
+            scaling: what standardises them.
+            limit_bytes: the memory this run may have, where it is less than what is free.
+            as_if: slides whose size decides whether features are brought to the device, instead of these.
+        """
         self.cache = cache
         self.ids = list(ids)
         self.device = device
         self.scaling = scaling
-        rows = cache.slides.set_index("slide_id").loc[self.ids, "rows"]
-        self.lengths = [int(n) for n in rows]
+        self.lengths = cache.lengths(self.ids)
         self._starts = np.concatenate([[0], np.cumsum(self.lengths)]).tolist()
         self._single: dict[int, Bags] = {}
         self._resident: Bags | None = None
         width = self._resident_dtype.itemsize
-        if self.ids and self._starts[-1] * cache.dim * width <= _share(device) * _free_bytes(device, limit_bytes):
+        total = self._starts[-1] if as_if is None else sum(cache.lengths(as_if))
+        if self.ids and total * cache.dim * width <= _share(device) * _free_bytes(device, limit_bytes):
             self._resident = self._bring_all()
 
     def __len__(self) -> int:

@@ -406,9 +406,16 @@ def _one_environment(
     every = [(c.key, cost) for c in cohorts for costs in c.costs.values() for cost in costs]
     if not every:
         return {}, {}, []
+    notes = []
+    newest = max(cost.version for _, cost in every)
+    if others := sum(cost.version != newest for _, cost in every):
+        notes.append(
+            f"{others} of the measurements of cost were made in the way of an older milbench and are left out; run the "
+            "suite again to have them made anew."
+        )
+        every = [(key, cost) for key, cost in every if cost.version == newest]
     counts = Counter(cost.environment for _, cost in every if cost.outcome == "ok")
     chosen = min(counts, key=lambda e: (-counts[e], e), default="")
-    notes = []
     if len(counts) > 1:
         left = sum(counts.values()) - counts[chosen]
         notes.append(

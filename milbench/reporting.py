@@ -40,9 +40,11 @@ and the column Runs says what happened. Accuracy is followed by its standard dev
 k-fold, else over seeds. Differences are not corrected for the number of methods compared."""
 
 _COSTS = """\
-Throughput and memory come from passes of their own, one method at a time, all in one environment; an empty cell was
-not measured there. Peak memory is what the pass takes beyond the loaded libraries and features, in MiB (1,048,576
-bytes); a method below 0.1 MiB is shown as <0.1, because memory is handed out in pages."""
+Throughput and memory come from passes of their own, one process at a time, all in one environment; methods of a cohort
+that are measured in one go take turns. An empty cell was not measured there. Bags and patches a second are those of up
+to 16 test bags, and of up to six training steps, taken from as many equal parts of all of them by length, one after the
+other. Peak memory is what the pass takes beyond the loaded libraries and features, in MiB (1,048,576 bytes); a method
+below 0.1 MiB is shown as <0.1, because memory is handed out in pages."""
 
 
 def to_markdown(df: pd.DataFrame) -> str:

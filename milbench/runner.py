@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from . import __version__
+from .cost import TURNS
 from .cost_pass import costs_of, measure_costs
 from .data.cohort import write_cohort
 from .errors import MilbenchError
@@ -78,9 +79,9 @@ def execute(
     seeds = len({p.spec.seed for p in plan.runs})
     total, done = trials + len(todo) + len(plan.searches) * seeds + len(costs), 0
 
-    def report(what: str, outcome: str, reason: str) -> None:
+    def report(what: str, outcome: str, reason: str, last: bool = True) -> None:
         nonlocal done
-        done += 1
+        done += last
         if on_progress is not None:
             on_progress(Progress(done, total, what, outcome, reason))
 
@@ -99,8 +100,9 @@ def execute(
             _publish(store, planned, result, replace_old=planned.outcome is not None)
             report(str(planned), result.outcome, result.reason)
     # Cost is measured when nothing of ours is running.
-    for cost, outcome, reason in measure_costs(store, costs, timeout):
-        report(f"{cost.record['data']} {cost.record['method_canonical']} cost", outcome, reason)
+    for told in measure_costs(store, costs, timeout, anew=overwrite == "all"):
+        record, turn = told.cost.record, f"cost, turn {told.turn + 1} of {TURNS}"
+        report(f"{record['data']} {record['method_canonical']} {turn}", told.outcome, told.reason, told.last)
     ids = {planned.spec.run_id for planned in [*plan.runs, *tuned.runs, *(p for p, _ in tuned.impossible)]}
     return [record for record in read_runs(store.root) if record.spec.run_id in ids]
 

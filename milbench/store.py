@@ -116,6 +116,11 @@ class CostRecord:
         """Return the fingerprint of the environment it was measured in; empty where none was recorded."""
         return str((self.record.get("environment") or {}).get("fingerprint") or "")
 
+    @property
+    def version(self) -> int:
+        """Return in which way it was measured, `milbench.cost.COST_VERSION` of then."""
+        return int(self.record.get("cost_version", 1))
+
 
 class Store:
     """The folder of one suite and version below a results root.
@@ -162,9 +167,10 @@ class Store:
         """Return the outcome of a published run, or None where there is none."""
         return _outcome(self.runs / run_id / "run.json")
 
-    def has_cost(self, cost_id: str) -> str | None:
-        """Return the outcome of a published cost measurement, or None where there is none."""
-        return _outcome(self.costs / cost_id / "cost.json")
+    def cost(self, cost_id: str) -> dict[str, Any] | None:
+        """Return the record of a published cost measurement, or None where there is none."""
+        file = self.costs / cost_id / "cost.json"
+        return _load(file) if file.exists() else None
 
     def publish_run(
         self,

@@ -120,7 +120,7 @@ def train(task: Task, cache: FeatureCache, device: torch.device, on_evaluation: 
 
     scaling = Scaling.fit(cache, [s for s, _ in task.train]) if protocol.standardize else None
     limit = spec.budget.memory_bytes
-    with fits(_rows(cache, [s for s, _ in task.train]), "loading"):
+    with fits(cache.lengths([s for s, _ in task.train]), "loading"):
         bags = BagSet(cache, [s for s, _ in task.train], device, scaling, limit)
     targets = torch.tensor([y for _, y in task.train], device=device)
     lengths = [n if task.max_instances is None else min(n, task.max_instances) for n in bags.lengths]
@@ -222,10 +222,6 @@ class _Losses:
             self._bags += sum(self._sizes)
             self._kept.clear()
             self._sizes.clear()
-
-
-def _rows(cache: FeatureCache, ids: Sequence[str]) -> list[int]:
-    return [int(n) for n in cache.slides.set_index("slide_id").loc[list(ids), "rows"]]
 
 
 def flops_of(task: Task, cache: FeatureCache) -> StepFlops:

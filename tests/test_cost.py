@@ -1,15 +1,17 @@
 """The cost pass against closed forms, and against itself where only an order is known."""
 
+import json
 from dataclasses import replace
-from itertools import pairwise
+from itertools import product
 
 import numpy as np
 import pytest
 import torch
 from support.small import ODD, opened, task, write_cohort
 
-from milbench.cost import STEPS, TURNS, CostTask, measure, pooled
+from milbench.cost import COUNTED, STEPS, TURNS, CostTask, measure, pooled, unpooled
 from milbench.spec import Recipe
+from milbench.train import Stepper
 
 CPU = torch.device("cpu")
 SGD = Recipe(optimizer="sgd", batch_size=3, accumulate=2)
@@ -54,26 +56,52 @@ def test_time_has_the_documented_keys_and_consistent_values(cohort):
     assert training["patches_per_s"] == pytest.approx(
         np.mean(training["step_patches"]) / training["seconds_per_step"], rel=1e-12
     )
-    assert all(s > 0 for part in (infer, training) for s in part["seconds_samples"])
-    assert sorted(infer["seconds_samples"])[0] <= infer["seconds_per_bag"] * 6
-    assert found["turns"] == 2
+    assert len(found["turns"]) == 2
+    samples = [turn["infer_seconds_samples"] for turn in found["turns"]]
+    assert min(map(min, samples)) > 0
+    assert min(map(min, samples)) <= infer["seconds_per_bag"] * 6 <= max(map(max, samples))
     assert found["parameters"] == 4 * 128 + 128 + 128 + 1 + 4 + 1
 
 
-def test_steps_go_round_and_every_turn_begins_elsewhere(cohort):
-    """8 training bags, one a step: six of them are timed, the shortest and the longest among them."""
-    recipe = SGD.model_copy(update={"batch_size": 1, "accumulate": 1})
-    one_by_one = sorted(lengths(cohort, "train"))
-    begins = set()
-    for turn in range(TURNS):
+ONE_BY_ONE = SGD.model_copy(update={"batch_size": 1, "accumulate": 1})
+
+
+def test_a_timed_step_is_the_one_it_says(cohort, monkeypatch):
+    seen = []
+
+    class Spy(Stepper):
+        def backward(self, batch, targets, group):
+            seen.append(sum(batch.lengths))
+            return super().backward(batch, targets, group)
+
+    monkeypatch.setattr("milbench.cost.Stepper", Spy)
+    for turn, recipe in product(range(TURNS), (ONE_BY_ONE, SGD)):
+        seen.clear()
         found = measured(cohort, "mean", recipe=recipe, turn=turn)["train"]
-        assert found["step_patches"] == sorted(found["step_patches"])
-        assert (found["step_patches"][0], found["step_patches"][-1]) == (one_by_one[0], one_by_one[-1])
-        assert len(found["step_patches"]) == STEPS
-        taken = found["step_samples"]
-        assert [b - a for a, b in pairwise(taken)] == [1 if b else 1 - STEPS for b in taken[1:]]
-        begins.add((taken[0] - 2) % STEPS)  # two steps of warm-up
-    assert len(begins) == TURNS
+        taken, steps = found["step_samples"], len(found["step_patches"])
+        assert sorted(taken[:steps]) == list(range(steps))
+        assert taken[steps : 2 * steps] == taken[:steps]
+        batches = np.array(seen).reshape(-1, recipe.accumulate).sum(axis=1)
+        # The first ones warm up, each step once; those of counting operations are no steps.
+        assert batches[steps:].tolist() == [found["step_patches"][at] for at in taken]
+        assert sorted(batches[:steps]) == sorted(found["step_patches"])
+
+
+def test_steps_are_the_middles_of_equal_parts_of_an_epoch(cohort):
+    """8 training bags, one a step, in 6 parts of their ranks."""
+    found = measured(cohort, "mean", recipe=ONE_BY_ONE)["train"]
+    ranked = sorted(lengths(cohort, "train"))
+    assert STEPS == 6
+    assert found["step_patches"] == [ranked[at] for at in (0, 2, 3, 4, 6, 7)]
+
+
+def test_all_turns_together_time_every_step_of_the_slowest_method(cohort, monkeypatch):
+    monkeypatch.setattr("milbench.cost.MAX_SECONDS", 1e-9)
+    monkeypatch.setattr("milbench.cost._WARM_SECONDS", 1e-9)
+    turns = [measured(cohort, "mean", recipe=ONE_BY_ONE, turn=turn) for turn in range(TURNS)]
+    assert [turn["train"]["step_samples"] for turn in turns] == [[0, 3], [1, 4], [2, 5]]
+    found = pooled(turns)["train"]
+    assert found["patches_per_s"] == pytest.approx(np.mean(found["step_patches"]) / found["seconds_per_step"])
 
 
 def test_only_the_first_turn_counts_operations(cohort):
@@ -81,29 +109,32 @@ def test_only_the_first_turn_counts_operations(cohort):
     assert set(first) - set(second) == {"parameters", "flops_bag_length", "flops_per_bag_infer", "flops_per_bag_train"}
 
 
+def turn_of(passes, steps, seconds):
+    return {
+        "infer": {"bags": 2, "patches": 8, "seconds_samples": passes},
+        "train": {"bags_per_step": 4, "step_patches": [10, 30], "step_samples": steps, "seconds_samples": seconds},
+        **dict.fromkeys(COUNTED, 7),
+    }
+
+
 def test_turns_are_pooled_by_the_median_of_each_step():
-    """Steps of 10 and 30 rows take 1 and 3 s but for one disturbed sample each; the second turn saw one alone."""
-    infer = {"bags": 2, "patches": 8}
-    train = {"bags_per_step": 4, "step_patches": [10, 30]}
+    """Steps of 10 and 30 rows take 1 and 3 s, a pass 1 s; one turn of many samples was three times as slow."""
     turns = [
-        {"infer": infer | {"seconds_samples": [1.0, 9.0]},
-         "train": train | {"step_samples": [0, 1, 0, 1, 0], "seconds_samples": [1.0, 3.0, 8.0, 3.0, 1.0]},
-         "parameters": 7, "environment": {}},
-        {"infer": infer | {"seconds_samples": [1.0]},
-         "train": train | {"step_samples": [1, 1], "seconds_samples": [3.0, 9.0]}},
-    ]  # fmt: skip
+        turn_of([1.0, 9.0, 1.0], [0, 1, 0, 1, 0], [1.0, 3.0, 8.0, 3.0, 1.0]),
+        turn_of([3.0] * 50, [1, 0] * 40, [9.0, 3.0] * 40),
+        turn_of([1.0], [0, 1], [1.0, 3.0]),
+    ]
     found = pooled(turns)
     assert found["infer"]["bags_per_s"] == 2
     assert found["infer"]["patches_per_s"] == 8
     assert found["train"]["seconds_per_step"] == 2
     assert found["train"]["bags_per_s"] == 2
     assert found["train"]["patches_per_s"] == 10
-    assert found["parameters"] == 7
-    assert "environment" not in found
+    assert unpooled(json.loads(json.dumps(found))) == turns
     # What was never timed is not in the patches either.
-    turns[0]["train"] = train | {"step_samples": [1], "seconds_samples": [3.0]}
-    assert pooled(turns)["train"]["patches_per_s"] == 10
-    assert pooled(turns)["train"]["bags_per_s"] == pytest.approx(4 / 3)
+    few = pooled([turn_of([1.0], [1], [3.0])])["train"]
+    assert few["patches_per_s"] == 10
+    assert few["bags_per_s"] == pytest.approx(4 / 3)
 
 
 def test_flops_are_the_closed_forms(cohort):

@@ -120,6 +120,17 @@ def test_costs_have_units_and_one_environment(root, table):
     assert (found.parameters, found.flops_per_bag_train, found.cost_outcome) == (12345, 3e9, "ok")
 
 
+def test_costs_measured_in_the_old_way_never_share_a_table_with_new_ones(tmp_path):
+    store = made.fill(tmp_path, methods=SOME)
+    assert leaderboard(tmp_path, resamples=200).infer_patches_per_s.notna().all()
+    newer = made.cost_record(store.suite, "easy", "abmil", factor=100) | {"cost_version": 2}
+    store.publish_cost("newer", newer)
+    board = leaderboard(tmp_path, resamples=200)
+    assert row(board, "easy", "abmil").infer_patches_per_s == pytest.approx(630e6)
+    assert board.infer_patches_per_s.notna().sum() == 1
+    assert any("older milbench" in note for note in board.attrs["notes"])
+
+
 def test_timings_of_two_environments_never_share_a_table(tmp_path):
     store = made.fill(tmp_path, methods=SOME)
     faster = made.cost_record(store.suite, "easy", "abmil", "other machine", factor=100)

@@ -1,5 +1,6 @@
 """Kill the command at bad moments and give it again: finished runs stay, the others come, nothing else is left."""
 
+import json
 import os
 import random
 import signal
@@ -11,6 +12,7 @@ import psutil
 import pytest
 
 from milbench.cli import main
+from milbench.cost import TURNS
 from milbench.runner import run
 from milbench.store import read_costs, read_runs
 
@@ -42,8 +44,10 @@ def command(toml, results):
 
 
 def published(results):
+    """What is there for good: runs, and costs that have taken all of their turns."""
     return {p.parent.name: (p.stat().st_ino, p.stat().st_mtime_ns) for p in results.glob("*/[rc]*s/[!.]*/*.json")
-            if p.name in ("run.json", "cost.json")}  # fmt: skip
+            if p.name == "run.json" or (p.name == "cost.json" and len(json.loads(p.read_text())["turns"]) == TURNS)
+            }  # fmt: skip
 
 
 def alive(process):

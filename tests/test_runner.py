@@ -11,6 +11,7 @@ from support.small import ODD, suite, write_cohort, write_labels
 
 import milbench
 from milbench import runner
+from milbench.cost import COUNTED
 from milbench.cost_pass import costs_of, measure_costs
 from milbench.errors import MilbenchError
 from milbench.launch.local import Result
@@ -269,7 +270,8 @@ def test_the_cost_pass(folder, tmp_path, monkeypatch):
     costly = suite(folder, ("mean", ODD + "Lost", ODD + "BigParameter"), cost=True, seeds=2)
     steps = []
     run(costly, tmp_path, on_progress=steps.append)
-    assert len(steps) == 6 + 3
+    assert len(steps) == 6 + 3 + 1 + 3
+    assert steps[-1].done == steps[-1].total == 6 + 3
     costs = {record.method: record for record in read_costs(tmp_path)}
     mean, lost, big = costs["mean"].record, costs[ODD + "Lost"].record, costs[ODD + "BigParameter"].record
     assert lost["outcome"] == "failed"
@@ -293,38 +295,77 @@ def test_the_cost_pass(folder, tmp_path, monkeypatch):
     assert [step.outcome for step in again] == ["failed"] * 3
 
 
-def test_methods_take_turns_and_what_fails_takes_no_more(folder, tmp_path, monkeypatch):
+@pytest.fixture
+def asked(monkeypatch):
+    """What the cost pass asks of processes; of max the second turn of time does not fit into memory."""
     asked = []
 
     def fake(work, tasks, jobs, timeout_s):
         for key, task in tasks:
             asked.append((task.kind, task.method, task.turn))
-            fails = task.method == "max" and task.turn == 1
-            yield key, Result("oom", "of all") if fails else Result("ok", "", _made_up(task.kind))
+            fails = task.kind == "time" and task.method == "max" and task.turn == 1
+            yield key, Result("oom", "of all", {"record": {"oom": 1}}) if fails else Result("ok", "", _made_up(task))
 
     monkeypatch.setattr("milbench.cost_pass.run_all", fake)
+    return asked
+
+
+@pytest.fixture
+def three(folder, tmp_path):
     plan = make_plan(suite(folder, ("mean", "max", "abmil"), cost=True), tmp_path)
     plan.store.prepare()
-    outcomes = [(cost.task.method, *told) for cost, *told in measure_costs(plan.store, list(costs_of(plan, "all")), 9)]
-    timed = [(method, turn) for kind, method, turn in asked if kind == "time"]
-    order = [method for method, _ in timed[:3]]
+    return plan
+
+
+def timed(asked):
+    return [(method, turn) for kind, method, turn in asked if kind == "time"]
+
+
+def test_methods_take_turns_and_what_fails_takes_no_more(three, tmp_path, asked):
+    told = [(t.cost.task.method, t.turn, t.outcome, t.reason, t.last)
+            for t in measure_costs(three.store, list(costs_of(three, "missing")), 9)]  # fmt: skip
+    order = [method for method, _ in timed(asked)[:3]]
     assert sorted(order) == ["abmil", "max", "mean"]
-    later = [(method, 2) for method in order if method != "max"]
-    assert timed == [(method, turn) for turn in (0, 1) for method in order] + later
-    assert outcomes == [("max", "oom", "time: of all"), *((method, "ok", "") for method, _ in later)]
-    kept = {cost.method: cost for cost in read_costs(tmp_path)}
-    assert kept["mean"].record["turns"] == 3
-    assert kept["mean"].record["infer"]["seconds_samples"] == [0.5] * 3
-    assert "turns" not in kept["max"].record
+    there, back = [(m, 0) for m in order], [(m, 1) for m in reversed(order)]
+    assert timed(asked) == [*there, *back, *((m, 2) for m in order if m != "max")]
+    assert told == [
+        (m, t, *(("oom", "time: of all", True) if (m, t) == ("max", 1) else ("ok", "", t == 2)))
+        for m, t in timed(asked)
+    ]
+    kept = {cost.method: cost.record for cost in read_costs(tmp_path)}
+    assert [turn["infer_seconds_samples"] for turn in kept["mean"]["turns"]] == [[1.0], [2.0], [3.0]]
+    assert kept["mean"]["infer"]["seconds_per_bag"] == 2
+    assert (kept["max"]["outcome"], kept["max"]["oom"]) == ("oom", 1)
+    assert not list(costs_of(three, "missing"))
+    assert [cost.task.method for cost in costs_of(three, "failed")] == ["max"]
+    assert len(list(costs_of(three, "all"))) == 3
 
 
-def _made_up(kind):
+def test_an_interrupted_cost_pass_goes_on_with_its_next_turn(three, tmp_path, asked):
+    first = measure_costs(three.store, list(costs_of(three, "missing")), 9)
+    order = [next(first).cost.task.method for _ in range(3)]
+    first.close()
+    assert [len(cost.record["turns"]) for cost in read_costs(tmp_path)] == [1, 1, 1]
+    asked.clear()
+    list(measure_costs(three.store, list(costs_of(three, "missing")), 9))
+    assert not [kind for kind, _, _ in asked if kind != "time"]
+    done = {cost.method: cost.record for cost in read_costs(tmp_path)}
+    assert [turn["infer_seconds_samples"] for turn in done["abmil"]["turns"]] == [[1.0], [2.0], [3.0]]
+    assert done["abmil"]["memory"] == {"infer_peak_bytes": 1, "train_peak_bytes": 1}
+    # Begun anew where that is asked for.
+    asked.clear()
+    list(measure_costs(three.store, list(costs_of(three, "all")), 9, anew=True))
+    assert timed(asked)[:3] == [(method, 0) for method in order]
+
+
+def _made_up(task):
     """Return what a process of the cost pass says."""
-    if kind != "time":
-        return {kind: {"peak_bytes": 1}}
-    infer = {"bags": 1, "patches": 1, "seconds_samples": [0.5]}
+    if task.kind != "time":
+        return {task.kind: {"peak_bytes": 1}}
+    infer = {"bags": 1, "patches": 1, "seconds_samples": [1.0 + task.turn]}
     train = {"bags_per_step": 1, "step_patches": [1], "step_samples": [0], "seconds_samples": [0.5]}
-    return {"infer": infer, "train": train, "environment": environment()}
+    counted = {} if task.turn else dict.fromkeys(COUNTED, 1)
+    return {"infer": infer, "train": train, "environment": environment(), **counted}
 
 
 def _with_threads(record, threads):

@@ -93,6 +93,10 @@ class FeatureCache:
         shard, first, rows = self._find(slide)
         return self._shard(shard)[0][first : first + rows]
 
+    def lengths(self, ids: Sequence[str]) -> list[int]:
+        """Return the numbers of rows of some slides of this cache; nothing else is read."""
+        return [int(n) for n in self.slides.set_index("slide_id").loc[list(ids), "rows"]]
+
     def coords(self, slide: str) -> Tensor | None:
         """Return the ``(n, 2)`` positions (x, y) of a slide's rows, int64 or float32; None where the cache has none."""
         shard, first, rows = self._find(slide)

@@ -67,6 +67,7 @@ def time_calls(
     min_iterations: int = 10,
     min_seconds: float = 0.2,
     max_seconds: float = 30.0,
+    at_least: int = 1,
     device: str | torch.device = "cpu",
     clock: _Clock = time.perf_counter_ns,
 ) -> Samples:
@@ -80,16 +81,18 @@ def time_calls(
         warmup: calls before the timed ones.
         min_iterations: timed calls, at least.
         min_seconds: sum of the timed calls, at least.
-        max_seconds: when warm-up and timed calls together have taken so long no further call starts, but one call is
-            timed in any case.
+        max_seconds: when warm-up and timed calls together have taken so long no further call starts.
+        at_least: calls that are timed in any case.
         device: where the work runs.
         clock: nanoseconds; replaced in tests.
 
     Raises:
         ValueError: a limit that lets no call happen.
     """
-    if warmup < 0 or min_iterations < 1 or min_seconds < 0 or max_seconds <= 0:
-        raise ValueError("warmup and min_seconds must not be negative, min_iterations and max_seconds must be positive")
+    if warmup < 0 or min_seconds < 0 or min(min_iterations, at_least) < 1 or max_seconds <= 0:
+        raise ValueError(
+            "warmup and min_seconds must not be negative; min_iterations, at_least and max_seconds must be positive"
+        )
     synchronize = _synchronizer(device)
     samples: list[int] = []
     with _no_garbage_collection():
@@ -110,7 +113,7 @@ def time_calls(
             synchronize()
             samples.append(clock() - start)
             enough = len(samples) >= min_iterations and sum(samples) / 1e9 >= min_seconds
-            if enough or spent() >= max_seconds:
+            if enough or (len(samples) >= at_least and spent() >= max_seconds):
                 break
     return Samples(tuple(ns / 1e9 for ns in samples), complete=len(samples) >= min_iterations)
 
