@@ -36,13 +36,14 @@ def auc_interval(
 ) -> Interval:
     """Return an AUC with its interval over patients.
 
-    ``logit``, the default, covers 94.5 to 96.5 % at nominal 95 % for normal scores at 50, 130 and 500 slides and AUCs
+    ``logit``, the default, covers 94.1 to 97.0 % at nominal 95 % for normal scores at 50, 130 and 500 slides and AUCs
     of .6, .9 and .98, but for 98 % at 50 slides and .98: there 6 % of all samples are perfectly ordered, and an
     interval with even tails covers 97.5 % or more if it has .98 for those, and 91 % if not. With several slides a
-    patient it covers 92 to 96 %. Where some positives look like negatives altogether (a missed tumour) and the AUC is
-    near 1, a sample with few positives may show none of those; nothing that looks at the sample alone can know, and
-    coverage falls to 78 % at 39 positives and .98. ``guarded`` allows for it and covers 94 to 98.5 % everywhere, with
-    an end toward chance that is farther off than normal scores need.
+    patient it covers 92 to 99 %. Scores that are not normal near 1 with few positives it does not cover: at .98 with 39
+    positives 84 to 86 % where they are exponential or those of positives wide, and 77 % where some positives look like
+    negatives altogether (a missed tumour), as a sample may show none of those and nothing that looks at the sample
+    alone can know; with 150 positives 92 to 93 %. ``guarded`` allows for it and covers 94 to 99 % everywhere, with an
+    end toward chance that is farther off than normal scores need.
 
     Methods:
 
@@ -54,8 +55,8 @@ def auc_interval(
     - ``wald``: estimate -+ z error, as DeLong's interval is usually printed. It covers 78 % at 50 slides and .98,
       and may end beyond 1.
     - ``percentile``, ``bca``, ``bootstrap-logit``: bootstrap over patients within each label, see `cluster_weights`;
-      `interval`, `bca_interval`, `logit_interval`. At an AUC of .98 the percentile interval covers 83 % of 50 slides
-      and 91 % of 130, and 74 % where the 50 are of 17 patients; BCa 91 and 95 %; ``bootstrap-logit`` nearly as
+      `interval`, `bca_interval`, `logit_interval`. At an AUC of .98 the percentile interval covers 82 % of 50 slides
+      and 90 % of 130, and 74 % where the 50 are of 17 patients; BCa 90 and 94 %; ``bootstrap-logit`` nearly as
       ``logit``, but 91 % with 17 patients. At an AUC of 1 the first two have no width.
 
     Args:
