@@ -75,7 +75,8 @@ def test_memory_is_what_was_taken_and_grows_as_it_does(climbed):
         assert cell(climbed, TAKES, n)["peak_memory_bytes"] == pytest.approx(n * MIB, abs=2 * MIB)
         assert cell(climbed, PLAIN, n)["peak_memory_bytes"] < MIB
     assert cell(climbed, TAKES, 8)["memory_growth_exponent"] == pytest.approx(1.0, abs=0.15)
-    assert torch.isnan(torch.tensor(cell(climbed, PLAIN, 8)["memory_growth_exponent"]))
+    grows = cell(climbed, PLAIN, 8)["memory_growth_exponent"]
+    assert torch.isnan(torch.tensor(grows)) or grows == 0  # no page was taken, or the same few at both lengths
 
 
 def test_the_machine_is_recorded_as_the_processes_saw_it(climbed):

@@ -178,4 +178,4 @@ def test_built_in_figures_are_marked(name):
     assert given.published
     assert given.protocol.checkpoint == "last"
     assert given.protocol.standardize
-    assert {f.status for f in given.published} == {"memory"}
+    assert {f.status for f in given.published} == {"memory"} | ({"read"} if name == "colon-cancer" else set())
