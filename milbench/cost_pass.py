@@ -136,6 +136,7 @@ class _Measured:
                 "train_peak_bytes": record["train_memory"]["peak_bytes"],
             }
         record.setdefault("environment", this_machine())
+        record["unfinished"] = self.outcome == "ok" and len(self.turns) < TURNS
         record |= {"finished": now(), "outcome": self.outcome, "reason": self.reason}
         store.publish_cost(self.cost.cost_id, record, overwrite=self.exists)
         self.exists = True

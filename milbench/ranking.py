@@ -229,7 +229,10 @@ def _known_method(text: str, known: list[str], results: str | Path) -> str:
     """Return the method as the results name it; the order of its parameters, blanks and capitals do not matter."""
     found = {spelling(method): method for method in known}.get(spelling(text))
     if found is None:
-        raise MilbenchError(f"no run of {text!r} in {results}.{did_you_mean(text, known)}")
+        named = text.partition("[")[0].strip().lower()
+        same = [method for method in known if method.partition("[")[0] == named]
+        hint = f" There are runs of {', '.join(map(repr, same))}." if same else did_you_mean(text, known)
+        raise MilbenchError(f"no run of {text!r} in {results}.{hint}")
     return found
 
 
@@ -414,6 +417,10 @@ def _one_environment(
             "suite again to have them made anew."
         )
         every = [(key, cost) for key, cost in every if cost.version == newest]
+    if part := sum(cost.outcome == "ok" and cost.part for _, cost in every):
+        notes.append(
+            f"{part} of the measurements of cost have not taken all of their turns; run the suite again for the rest."
+        )
     counts = Counter(cost.environment for _, cost in every if cost.outcome == "ok")
     chosen = min(counts, key=lambda e: (-counts[e], e), default="")
     if len(counts) > 1:

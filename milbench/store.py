@@ -117,6 +117,11 @@ class CostRecord:
         return str((self.record.get("environment") or {}).get("fingerprint") or "")
 
     @property
+    def part(self) -> bool:
+        """Whether it was interrupted before it took all of its turns."""
+        return bool(self.record.get("unfinished", False))
+
+    @property
     def version(self) -> int:
         """Return in which way it was measured, `milbench.cost.COST_VERSION` of then."""
         return int(self.record.get("cost_version", 1))

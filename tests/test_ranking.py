@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 import milbench
 from milbench.errors import MilbenchError
-from milbench.ranking import COLUMNS, leaderboard, run_scores, to_markdown, to_rich, write_report
+from milbench.ranking import COLUMNS, compare, leaderboard, run_scores, to_markdown, to_rich, write_report
 from milbench.store import read_runs
 
 _spec = importlib.util.spec_from_file_location("synthetic", Path(__file__).parent / "synthetic.py")
@@ -129,6 +129,21 @@ def test_costs_measured_in_the_old_way_never_share_a_table_with_new_ones(tmp_pat
     assert row(board, "easy", "abmil").infer_patches_per_s == pytest.approx(630e6)
     assert board.infer_patches_per_s.notna().sum() == 1
     assert any("older milbench" in note for note in board.attrs["notes"])
+
+
+def test_costs_of_some_turns_only_are_told(tmp_path):
+    store = made.fill(tmp_path, methods=SOME)
+    assert not [note for note in leaderboard(tmp_path, resamples=200).attrs["notes"] if "turns" in note]
+    part = made.cost_record(store.suite, "easy", "abmil") | {"unfinished": True, "finished": "2030"}
+    store.publish_cost("part", part)
+    notes = leaderboard(tmp_path, resamples=200).attrs["notes"]
+    assert [note for note in notes if note.startswith("1 of the measurements of cost have not taken all")]
+
+
+def test_a_method_of_other_options_is_offered_by_its_name(tmp_path):
+    made.fill(tmp_path, methods=("abmil[gated=true]", "max"))
+    with pytest.raises(MilbenchError, match=r"no run of 'abmil' in .*There are runs of 'abmil\[gated=true\]'\."):
+        compare("abmil", "max", tmp_path)
 
 
 def test_timings_of_two_environments_never_share_a_table(tmp_path):

@@ -345,12 +345,13 @@ def test_an_interrupted_cost_pass_goes_on_with_its_next_turn(three, tmp_path, as
     first = measure_costs(three.store, list(costs_of(three, "missing")), 9)
     order = [next(first).cost.task.method for _ in range(3)]
     first.close()
-    assert [len(cost.record["turns"]) for cost in read_costs(tmp_path)] == [1, 1, 1]
+    assert [(len(cost.record["turns"]), cost.part) for cost in read_costs(tmp_path)] == [(1, True)] * 3
     asked.clear()
     list(measure_costs(three.store, list(costs_of(three, "missing")), 9))
     assert not [kind for kind, _, _ in asked if kind != "time"]
     done = {cost.method: cost.record for cost in read_costs(tmp_path)}
     assert [turn["infer_seconds_samples"] for turn in done["abmil"]["turns"]] == [[1.0], [2.0], [3.0]]
+    assert not [cost.method for cost in read_costs(tmp_path) if cost.part]
     assert done["abmil"]["memory"] == {"infer_peak_bytes": 1, "train_peak_bytes": 1}
     # Begun anew where that is asked for.
     asked.clear()

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from ..wording import count
+
 if TYPE_CHECKING:
     from ..plan import Plan
 
@@ -61,7 +63,6 @@ def run_command(
 
     if not dry_run:
         warm_up()
-    from ..data.tables import count
     from ..plan import make_plan
     from ..quantities import parse_budget
     from ..runner import costs_left, execute, trials_left
@@ -75,7 +76,7 @@ def run_command(
                          progress=progress)  # fmt: skip
     todo = plan.todo(overwrite.value)
     if dry_run:
-        _list(plan, len(todo), sum(trials_left(plan).values()))
+        _list(plan, len(todo), sum(trials_left(plan).values()), costs_left(plan, overwrite.value))
         return
     beside = results.parent / plan.suite.name
     # A part of the suite, or another budget, must not take the place of the suite's report.
@@ -120,12 +121,13 @@ def run_command(
         raise typer.Exit(2)
 
 
-def _list(plan: Plan, todo: int, trials: int) -> None:
+def _list(plan: Plan, todo: int, trials: int, costs: int) -> None:
     typer.echo(f"Budget of every run: {plan.suite.budget}.")
     for planned in plan.runs:
         typer.echo(f"{planned.spec.run_id}  {planned.outcome or 'to do':<8} {planned}")
     tuned = f", {trials} tuning trials to do and then as many runs again" if plan.searches else ""
-    typer.echo(f"{len(plan.runs)} runs, {todo} to do{tuned}; nothing was run.")
+    measured = f", {count(costs, 'measurement')} of cost to make" if costs else ""
+    typer.echo(f"{len(plan.runs)} runs, {todo} to do{tuned}{measured}; nothing was run.")
 
 
 def _audited(plan: Plan, suite: str) -> list[str]:

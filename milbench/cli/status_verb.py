@@ -21,7 +21,8 @@ def status_command(
 
     from ..plan import make_plan
     from ..quantities import parse_budget
-    from ..runner import trials_left, tuned_runs
+    from ..runner import costs_left, trials_left, tuned_runs
+    from ..wording import count
 
     plan = make_plan(suite, results, budget=parse_budget(budget or ()), storage=storage)
     runs = [*plan.runs, *(tuned_runs(plan) if plan.searches else ())]
@@ -33,6 +34,8 @@ def status_command(
         left = trials_left(plan)
         done = sum(search.trials - left[search.name] for search in plan.searches)
         typer.echo(f"  {done:5d} of {sum(s.trials for s in plan.searches)} tuning trials, in {plan.storage}")
+    if costs := costs_left(plan, "missing"):
+        typer.echo(f"  {count(costs, 'measurement')} of cost not done")
     for planned in runs:
         if planned.outcome not in (None, "ok"):
             typer.echo(f"  {planned.outcome}: {planned} ({planned.spec.run_id})")
