@@ -182,6 +182,15 @@ def test_cache_info_and_verify(cli, tmp_path):
 # --- run, status -----------------------------------------------------------------------------------------------------
 
 
+def test_costs_that_are_left_are_told_before_and_after_the_runs(cli, tmp_path):
+    (tmp_path / "small.toml").write_text(SUITE.replace("cost = false", "cost = true"))
+    planned = cli("run", "small.toml", "--dry-run")
+    assert re.fullmatch(
+        r"4 runs, 4 to do, \d+ measurements of cost to make; nothing was run\.", planned.out.splitlines()[-1]
+    )
+    assert re.search(r"\d+ measurements of cost not done", cli("status", "small.toml").out)
+
+
 def test_run_status_and_report(cli, tmp_path):
     (tmp_path / "small.toml").write_text(SUITE)
     planned = cli("run", "small.toml", "--dry-run")
