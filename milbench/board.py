@@ -48,7 +48,7 @@ class Board:
             yield Text(report_budget.words(block), style="dim")
             if lost:
                 names = ", ".join("difference to the best" if h == "To best" else h for h in lost)
-                yield Text(f"Too narrow for: {names}. All of it: --format markdown.", style="dim")
+                yield Text(f"Too narrow for: {names} (--format markdown has all of it).", style="dim")
             yield Text()
         for name, rows in published_of(self.df):
             cells = published.table_of(rows).drop(columns="Source")

@@ -47,6 +47,7 @@ CODES = {
     # What may be right, and should be looked at.
     "identical-features": Code("warning", "slides with identical features"),
     "similar-features": Code("warning", "slides with nearly identical features"),
+    "no-patches": Code("warning", "slides without patches, which take no part"),
     "unused-slide": Code("warning", "slides that no fold uses"),
     "almost-label-column": Code("warning", "a feature that almost is the label"),
     "shortcut-length": Code("warning", "the number of patches predicts the label"),

@@ -107,7 +107,6 @@ def make_plan(
     # The report, which knows no method, finds a figure's row by the method's one spelling.
     suite = suite.model_copy(update={"published": tuple(_of_one_spelling(f, suite.name) for f in suite.published)})
     store = Store(Path(results), suite)
-    _refuse_changed(store)
     resolved = _methods(methods or suite.methods)
     known = {m.name for m in [*resolved, *_methods(suite.methods)]}
     for where, named in (("", suite.recipes), *((f" of cohort {d.name}", d.recipes) for d in suite.data)):
@@ -120,6 +119,7 @@ def make_plan(
         hint = did_you_mean(suite.reference, suite.methods)
         raise MilbenchError(f"suite {suite.name}: reference {suite.reference!r} is none of its methods.{hint}")
     recipes = {(d.name, m.canonical): _recipe(suite, m, d.recipes) for d in suite.data for m in resolved}
+    _refuse_changed(store)  # what is wrong in itself has been told by now: a slip is no change of the suite
     device = _device(suite)
     cohorts = tuple(load_cohort(data, suite.base, progress) for data in suite.data)
     runs: list[Planned] = []

@@ -93,6 +93,7 @@ def execute(
         _publish(store, planned, result, replace_old=True)
         report(str(planned), result.outcome, result.reason)
     again = Plan(plan.suite, store, (), tuple(tuned.runs)).todo(overwrite)
+    store.renew({p.spec.run_id for p in (*plan.runs, *tuned.runs) if p.outcome is not None}, now())
     total -= len(plan.searches) * seeds - len(again) - len(tuned.impossible)
     # Closed, not only left: after an error or Ctrl-C here the runs that still go on are ended.
     with closing(_carried_out([*todo, *again], jobs, timeout, plan.suite.stacked)) as results:

@@ -18,6 +18,7 @@ from . import metrics, stats
 from .errors import MilbenchError, did_you_mean
 from .spec import Tuned, digest
 from .store import CostRecord, RunRecord, Store, read_costs, read_runs, read_suite, suite_folders
+from .wording import count
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -302,7 +303,7 @@ def _tables(folder: Path, suite: Suite, data: str, records: list[RunRecord]) -> 
         else:
             groups.setdefault(digest(conditions_of(record.spec)), []).append(record)
     notes = [
-        f"{where}: {n} runs made with another {what} than the latest are left out."
+        f"{where}: left out {count(n, 'run')} made with another {what} than those asked for last."
         for what, n in sorted(Counter(notes).items())
     ]
     specs = [group[0].spec for group in groups.values()]
@@ -390,7 +391,7 @@ def _table(
 
 
 def _age(record: RunRecord) -> tuple[str, str]:
-    return str(record.record.get("finished") or ""), record.path.name
+    return record.asked, record.path.name
 
 
 def _aligned(record: RunRecord, labels: pd.DataFrame, classes: int, kept: Kept | None) -> tuple[np.ndarray, np.ndarray]:

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from . import metrics
 from .aggregator import Aggregator, explain_nonfinite
-from .bags import Bags
+from .bags import BagOutput, Bags
 from .budget import Meter, StepFlops, step_flops
 from .data.cache import FeatureCache
 from .errors import Diverged, MilbenchError, OutOfMemory
@@ -331,6 +331,8 @@ class Stepper:
         """Add the gradient of the batch's mean loss over `group` batches; return the loss, not synchronised."""
         with self._cast:
             out = self.model(batch)
+        if isinstance(self.model, Aggregator):
+            _fitting(self.model, out, batch)
         loss = self.model.loss(out, targets)
         part = loss / group if group > 1 else loss
         (part if self.scaler is None else self.scaler.scale(part)).backward()
@@ -373,6 +375,7 @@ def predict(model: Aggregator, bags: BagSet, recipe: Recipe) -> np.ndarray:
         for batch in bags.batches():
             with autocast(batch.device.type, recipe):
                 out = model(batch)
+            _fitting(model, out, batch)
             probabilities = model.probabilities(out)
             if not torch.isfinite(probabilities).all():
                 explain_nonfinite(batch)
@@ -381,6 +384,18 @@ def predict(model: Aggregator, bags: BagSet, recipe: Recipe) -> np.ndarray:
     model.train(training)
     p = torch.cat(rows).numpy()
     return p / p.sum(axis=1, keepdims=True)
+
+
+def _fitting(model: Aggregator, out: Any, batch: Bags) -> None:
+    """Refuse what a stranger's method returns where a loss would fail in our code, or would not fail at all."""
+    returned = out.logits.shape if isinstance(out, BagOutput) else None
+    due = (len(batch), model.n_classes)
+    if returned != due and (returned != (len(batch), 1) or model.n_classes != 2):
+        told = type(out).__name__ if returned is None else f"logits of shape {tuple(returned)}"
+        raise MilbenchError(
+            f"{type(model).__name__} returned {told} for {len(batch)} bags and {model.n_classes} classes, instead of a "
+            f"BagOutput with logits of shape {due}; milbench check holds a method to all that is asked of it."
+        )
 
 
 def validation(labels: np.ndarray, probabilities: np.ndarray, n_classes: int) -> dict[str, float]:

@@ -224,6 +224,29 @@ def test_ctrl_c_ends_everything_without_a_word_from_the_runs(tmp_path):
     assert gone(everything)
 
 
+def test_ctrl_c_while_the_fork_server_imports_is_ours_alone(tmp_path):
+    """It takes the signal for its own until it has imported what runs share, and a traceback would be its last word."""
+    mark = tmp_path / "mark"
+    told = f"open({str(mark)!r}, 'w').write(str(os.getpid()))"
+    (tmp_path / "slow_import.py").write_text(f"import os, time\n{told}\ntime.sleep(60)\n")
+    text = textwrap.dedent(SCRIPT).format(tests=str(HERE), mark=str(mark), task=("sleep", 60))
+    file = tmp_path / "script.py"
+    file.write_text(text.replace("local.PRELOAD[:] = []", "local.PRELOAD[:] = ['slow_import']"))
+    process = subprocess.Popen(
+        [sys.executable, str(file)], text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)}, start_new_session=True,
+    )  # fmt: skip
+    wait_for(mark, 1)
+    everything = psutil.Process(process.pid).children(recursive=True)
+    os.killpg(process.pid, signal.SIGINT)
+    out, err = process.communicate(timeout=10)
+    assert (process.returncode != 0, out) == (True, "")
+    assert err.count("Traceback") == err.count("KeyboardInterrupt") == 1
+    assert "forkserver.py" not in err.replace("multiprocessing/popen_forkserver.py", "")
+    for one in everything:
+        one.kill()
+
+
 def test_a_group_that_is_ended_leaves_no_failed_run(tmp_path):
     """A scheduler ends runs and parent alike, in whatever order: the runs are missing then, not failed."""
     mark = tmp_path / "mark"

@@ -5,6 +5,7 @@ import pickle
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from support.small import ODD, suite, write_cohort, write_labels
@@ -15,7 +16,7 @@ from milbench.cost import COUNTED
 from milbench.cost_pass import costs_of, measure_costs
 from milbench.errors import MilbenchError
 from milbench.launch.local import Result
-from milbench.measure.environment import environment
+from milbench.measure.environment import environment, now
 from milbench.plan import make_plan
 from milbench.runner import execute, run
 from milbench.spec import Budget, DataSpec, Protocol, SplitSpec
@@ -140,6 +141,50 @@ def test_test_labels_reach_neither_a_task_nor_a_prediction(tmp_path):
         assert all(isinstance(slide, str) for slide in cost.task.test)
 
 
+def test_tables_show_what_was_asked_for_last(tmp_path):
+    """Labels are changed, run, and changed back: no run is left to do, and the table is the first one again."""
+    parts = write_cohort(tmp_path)
+    small, results = suite(tmp_path, ("mean", "abmil"), seeds=2), tmp_path / "r"
+
+    def table():
+        run(small, results)
+        return milbench.leaderboard(results, resamples=20)
+
+    first = table()
+    flipped = {part: [(slide, 1 - label if i < 2 else label) for i, (slide, label) in enumerate(of)]
+               for part, of in parts.items()}  # fmt: skip
+    write_labels(tmp_path, flipped)
+    second = table()
+    assert not second["auc"].equals(first["auc"])
+    write_labels(tmp_path, parts)
+    assert not make_plan(small, results).todo()
+    third = table()
+    pd.testing.assert_frame_equal(third, first)
+    (note,) = (note for note in third.attrs["notes"] if "fingerprint" in note)
+    assert note == "small-v1 / d: left out 4 runs made with another fingerprint than those asked for last."
+    before = files(results)
+    run(small, results)
+    assert files(results) == before  # asked for last already: nothing is written
+    write_labels(tmp_path, flipped)
+    pd.testing.assert_frame_equal(table(), second)
+    assert not list(results.rglob(".*"))
+
+
+def test_code_changed_and_changed_back(tmp_path):
+    """The table is of the code as it is, not of the code that was run last."""
+    write_cohort(tmp_path)
+    small, results = suite(tmp_path, ("mean",)), tmp_path / "r"
+    run(small, results)
+    first = milbench.leaderboard(results, resamples=20)
+    (record,) = read_runs(results)
+    spec = record.spec.model_copy(update={"code": "edited"})
+    edited = record.record | {"spec": spec.model_dump(mode="json"), "run_id": spec.run_id, "finished": now()}
+    make_plan(small, results).store.publish_run(spec.run_id, edited, record.predictions().assign(p0=0.5, p1=0.5))
+    assert milbench.leaderboard(results, resamples=20)["auc"].tolist() == [0.5]
+    run(small, results)
+    pd.testing.assert_frame_equal(milbench.leaderboard(results, resamples=20), first)
+
+
 def test_recipes_are_laid_one_over_the_other(folder):
     small = suite(folder, ("mean", "abmil", "abmil[gated=true]"), recipe={"lr": 0.5, "patience": 3},
                   recipes={"abmil": {"lr": 0.25}})  # fmt: skip
@@ -245,6 +290,14 @@ def test_a_suite_changed_under_its_version_is_refused(done, changes, field):
     assert files(results) == before
     assert json.loads((results / "small-v1" / "suite.json").read_text()) == small.model_dump(mode="json")
     assert len(make_plan(changed.model_copy(update={"version": 2}), results).todo()) == 4
+
+
+def test_a_slip_is_no_change_of_the_suite(done):
+    small, results, _ = done
+    for changes, said in (({"recipe": {"epoch": 3}}, "epoch"), ({"recipes": {"meen": {"lr": 1.0}}}, r"recipes.meen")):
+        with pytest.raises(MilbenchError, match=said) as told:
+            run(small.model_copy(update=changes), results)
+        assert "raise its version" not in str(told.value)
 
 
 def test_what_does_not_change_the_meaning_of_a_run_may_be_changed(done):

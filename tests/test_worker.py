@@ -32,6 +32,7 @@ ENDS = {
     "SupportsNothing": ("unsupported", "it needs coordinates and the cohort has none"),
     "Lost": ("failed", "KeyError: 'lost' (odd_methods.py:"),
     "WrongShape": ("failed", "(odd_methods.py:"),
+    "OneLogitTooMany": ("failed", "OneLogitTooMany returned logits of shape (1, 3) for 1 bags and 2 classes, instead"),
     "Faults": ("failed", "SIGSEGV"),
     "Leaves": ("failed", "exit code 3"),
     "Exits": ("failed", "exit code"),

@@ -140,6 +140,8 @@ def _audited(plan: Plan, suite: str) -> list[str]:
         said += [f"waived {', '.join(waived)}"] if waived else []
         if said:
             lines.append(f"Audit of {cohort.name}: {'; '.join(said)} (milbench audit {shlex.quote(suite)} tells more).")
+        # What a run leaves out, it names itself.
+        lines += [f"{f.sentence[:1].upper()}{f.sentence[1:]}" for f in cohort.findings if f.code == "no-patches"]
     return lines
 
 

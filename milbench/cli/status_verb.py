@@ -10,6 +10,8 @@ import typer
 def status_command(
     suite: str = typer.Argument(metavar="SUITE", help="A built-in suite or a TOML file."),
     results: Path = typer.Option(Path("results/runs"), "--results", help="Results root."),
+    method: list[str] = typer.Option(None, "-m", "--method", help="These methods instead of the suite's."),
+    seeds: int = typer.Option(None, "--seeds", min=1, help="This many seeds instead of the suite's."),
     budget: list[str] = typer.Option(None, "--budget", help="As it was given to run."),
     storage: str = typer.Option(None, "--storage", help="As it was given to run."),
 ) -> None:
@@ -24,7 +26,7 @@ def status_command(
     from ..runner import costs_left, trials_left, tuned_runs
     from ..wording import count
 
-    plan = make_plan(suite, results, budget=parse_budget(budget or ()), storage=storage)
+    plan = make_plan(suite, results, methods=method, seeds=seeds, budget=parse_budget(budget or ()), storage=storage)
     runs = [*plan.runs, *(tuned_runs(plan) if plan.searches else ())]
     counts = Counter(planned.outcome or "missing" for planned in runs)
     typer.echo(f"{plan.suite.name} version {plan.suite.version}: {len(runs)} runs in {plan.store.folder}")

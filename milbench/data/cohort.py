@@ -130,14 +130,15 @@ def read_subject(spec: DataSpec, base: Path, progress: Progress | None = None) -
     labels, where = _labels(spec, base, cache, table)
     if spec.patient_rule is not None:
         labels = apply_rule(labels, spec.patient_rule)
-    labels = labels.without(frozenset(cache.meta.get("left_out", ())))
+    empty = tuple(slide for slide in cache.meta.get("left_out", ()) if slide in labels.labels)
+    labels = labels.without(frozenset(empty))
     folds: list[Fold] = []
     published, trouble = False, None
     try:
         folds, published = _folds(spec, base, labels, table)
     except MilbenchError as error:
         trouble = str(error)
-    return Subject(spec, base, cache, labels, tuple(folds), published, str(where), trouble)
+    return Subject(spec, base, cache, labels, tuple(folds), published, str(where), trouble, empty)
 
 
 def write_cohort(cohort: Cohort, folder: str | Path) -> None:

@@ -66,7 +66,7 @@ def warm_up() -> None:
         from multiprocessing import forkserver
 
         mp.get_context(METHOD).set_forkserver_preload(PRELOAD)
-        with _main_module_hidden():
+        with _main_module_hidden(), _interrupts_held():
             forkserver.ensure_running()
 
 
@@ -113,7 +113,7 @@ def _start(context: Any, work: Callable[[Any], Result], key: Any, task: Any, tim
     ours, theirs = context.Pipe()
     process = context.Process(target=_child, args=(work, task, theirs), daemon=True)
     try:
-        with _main_module_hidden():
+        with _main_module_hidden(), _interrupts_held():
             process.start()
     except BaseException:
         ours.close()  # a process that did start ends itself
@@ -193,6 +193,25 @@ def _kill(one: _Running) -> None:
         one.process.join()
     one.process.close()
     one.pipe.close()
+
+
+@contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Keep Ctrl-C for us until this is over, and from processes that are started meanwhile for good.
+
+    The fork server ignores it once its imports are done; before, it would die of it with a traceback of its own.
+    """
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    from multiprocessing import resource_tracker
+
+    resource_tracker.ensure_running()  # the fork server's start would begin with it, and it lets signals through again
+    held = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, held)
 
 
 @contextmanager

@@ -37,7 +37,7 @@ def environment() -> dict[str, Any]:
     }
     memory = {"total_bytes": psutil.virtual_memory().total, "limit_bytes": memory_limit()}
     software = {
-        "os": f"{platform.system()} {platform.release()}",
+        "os": f"{platform.system()} {'.'.join(platform.release().split('.')[:2])}",  # not its build's name
         "python": platform.python_version(),
         "torch": torch.__version__,
         "numpy": numpy.__version__,
@@ -62,8 +62,8 @@ def this_machine() -> dict[str, Any]:
 
 
 def now() -> str:
-    """Return the time in UTC, ISO 8601, to the second."""
-    return datetime.now(UTC).isoformat(timespec="seconds")
+    """Return the time in UTC, ISO 8601, to the millisecond: which of two short runs came last must be told."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
 def fingerprint(record: dict[str, Any]) -> str:

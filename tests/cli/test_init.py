@@ -323,7 +323,7 @@ def test_what_is_missing_on_either_side_is_counted_named_and_listed(clam, slides
     assert cli("audit", "my.toml").code == 0
 
 
-def test_empty_slides_are_named(clam, slides, init):
+def test_empty_slides_are_named(clam, slides, init, cli):
     for slide in slides[:7]:
         with h5py.File(clam / "clam" / "features" / "h5_files" / f"{slide.name}.h5", "w") as file:
             file["features"], file["coords"] = np.zeros((0, 64), np.float32), np.zeros((0, 2), np.int32)
@@ -334,6 +334,10 @@ def test_empty_slides_are_named(clam, slides, init):
     text = (clam / "my.toml").read_text()
     assert all(repr(slide.name) in text for slide in slides[:7])
     agrees(cohort_of(clam / "my.toml"), slides[7:])
+    named = "7 slides have no patches and take no part: '"
+    assert named in cli("audit", "my.toml").out
+    ran = cli("run", "my.toml", "-m", "mean", "--seeds", 1, "--report", "none")
+    assert f"Cohort my: {named}" in ran.out
     assert not (clam / "my.labels.csv").exists()
 
 

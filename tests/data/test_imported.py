@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+from dataclasses import replace
 
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -44,14 +48,57 @@ def test_features_are_imported_once(base, slides):
     assert load_cohort(spec(dtype="float32"), base, lambda *step: pytest.fail("read again")) == cohort
 
 
+def test_a_cache_of_other_features_is_refused(base, slides):
+    """The folder that a suite names need not be the one that its cache was made of."""
+    load_cohort(spec(), base)
+    others = [replace(slide, x=slide.x + 1) for slide in slides]
+    write_clam(base / "other" / "features", others, kinds=("h5_files",))
+    told = r"cohort mine: the cache .*mine.cache holds the features of .*clam/features, not those of .*other/features; "
+    with pytest.raises(MilbenchError, match=told + "remove the cache"):
+        load_cohort(spec(features="other/features"), base)
+    with pytest.raises(MilbenchError, match=r"not those of .*; there is no .*/gone"):
+        load_cohort(spec(features="gone"), base)
+    for changes, said in (({"dtype": "float32"}, "dtype float16, and the suite asks for float32"),
+                          ({"order": "raster"}, "order source, and the suite asks for raster")):  # fmt: skip
+        with pytest.raises(MilbenchError, match=said):
+            load_cohort(spec(**changes), base)
+
+
+def test_a_cache_may_move_with_its_features_and_outlive_them(tmp_path, base, slides):
+    first = load_cohort(spec(), base)
+    moved = tmp_path.parent / f"{tmp_path.name}-moved"
+    base.rename(moved)
+    assert load_cohort(spec(), moved).fingerprint == first.fingerprint
+    write_clam(base / "clam" / "features", slides, kinds=("h5_files",))  # newer, and the same
+    assert load_cohort(spec(features=str(base / "clam/features")), moved).fingerprint == first.fingerprint
+    shutil.rmtree(base)
+    moved.rename(base)
+    shutil.rmtree(base / "clam")
+    assert load_cohort(spec(), base).fingerprint == first.fingerprint
+
+
+def test_features_that_were_extracted_again_are_told(base, slides):
+    load_cohort(spec(), base)
+    (path,) = (base / "clam" / "features" / "h5_files").glob(f"{slides[5].name}.h5")
+    times = path.stat().st_atime, (base / "mine.cache" / "cache.toml").stat().st_mtime + 60
+    os.utime(path, times)
+    load_cohort(spec(), base)  # touched, no more
+    with h5py.File(path, "a") as file:
+        file["features"][0, 0] += 1
+    os.utime(path, times)
+    with pytest.raises(MilbenchError, match=rf"holds other features of slide '{slides[5].name}' than .*{path.name}"):
+        load_cohort(spec(), base)
+    write_clam(base / "clam" / "features", [*slides, replace(slides[0], name="new")], kinds=("h5_files",))
+    with pytest.raises(MilbenchError, match=r"holds 16 slides and lacks 'new' of .*features; remove the cache"):
+        load_cohort(spec(), base)
+
+
 def test_the_cache_may_be_named(base):
     assert load_cohort(spec(cache="caches/lung", order="raster"), base).cache_path == base / "caches" / "lung"
     assert FeatureCache.open(base / "caches" / "lung").meta["order"] == "raster"
 
 
 def test_a_slide_without_patches_takes_no_part(base, slides):
-    import h5py
-
     empty = slides[3].name
     with h5py.File(base / "clam" / "features" / "h5_files" / f"{empty}.h5", "w") as file:
         file["features"], file["coords"] = np.zeros((0, 64), np.float32), np.zeros((0, 2), np.int32)
@@ -62,6 +109,9 @@ def test_a_slide_without_patches_takes_no_part(base, slides):
     assert len(cohort.slides) == 15
     assert cohort.cache().meta["left_out"] == [empty]
     assert all(empty not in part for fold in cohort.folds for part in fold.parts.values())
+    (told,) = (finding for finding in cohort.findings if finding.code == "no-patches")
+    assert told.ids == (empty,)
+    assert told.sentence == f"cohort mine: 1 slide has no patches and takes no part: {empty!r}."
 
 
 def written(folder, table):

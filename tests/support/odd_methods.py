@@ -150,6 +150,14 @@ class Weightless(Plain):
         return BagOutput(self.head[0].expand(len(bags), -1))
 
 
+class OneLogitTooMany(Plain):
+    """Cross-entropy takes it, and no bag is ever of the last class."""
+
+    def __init__(self, in_dim: int, n_classes: int) -> None:
+        super().__init__(in_dim, n_classes + 1)
+        self.n_classes = n_classes
+
+
 class Drops(Plain):
     """Features dropped in training: a method with chance of its own."""
 

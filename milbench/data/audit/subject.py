@@ -26,6 +26,7 @@ class Subject:
         published: whether the folds came with the dataset or the features.
         where: the table that the labels are from, for messages.
         trouble: why there are no folds.
+        empty: slides with a label but no patches, which take no part and are not among the labels.
     """
 
     spec: DataSpec
@@ -36,6 +37,7 @@ class Subject:
     published: bool
     where: str
     trouble: str | None = None
+    empty: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:

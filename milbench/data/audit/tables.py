@@ -20,9 +20,14 @@ _CODES = {"label": "label-without-features", "features": "features-without-label
 
 
 def missing_findings(subject: Subject) -> list[Finding]:
-    """List slides with a label and no features, and the reverse."""
+    """List slides with a label and no features, the reverse, and slides with a label whose features are no patches."""
     lacking = unmatched(subject.labels, subject.cache.ids, subject.where, str(subject.cache.path))
-    return [Finding.of(_CODES[kind], subject.name, message, ids) for kind, (ids, message) in lacking.items()]
+    found = [Finding.of(_CODES[kind], subject.name, message, ids) for kind, (ids, message) in lacking.items()]
+    if subject.empty:
+        have = "has no patches and takes" if len(subject.empty) == 1 else "have no patches and take"
+        message = f"{count(len(subject.empty), 'slide')} {have} no part: {some(list(subject.empty))}"
+        found.append(Finding.of("no-patches", subject.name, message, subject.empty))
+    return found
 
 
 def row_findings(spec: DataSpec, base: Path) -> list[Finding]:
