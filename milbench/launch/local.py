@@ -63,9 +63,10 @@ class _Running:
 def warm_up() -> None:
     """Start the fork server now, so that it imports torch while the caller does, on another core."""
     if METHOD == "forkserver":
-        from multiprocessing import forkserver
+        from multiprocessing import forkserver, resource_tracker
 
         mp.get_context(METHOD).set_forkserver_preload(PRELOAD)
+        resource_tracker.ensure_running()  # the server's start would begin with it, and it lets all signals through
         with _main_module_hidden(), _interrupts_held():
             forkserver.ensure_running()
 
@@ -82,8 +83,7 @@ def run_all(
         timeout_s: wall seconds after which a process is killed; its outcome is ``timeout``.
     """
     context: Any = mp.get_context(METHOD)
-    if METHOD == "forkserver":
-        context.set_forkserver_preload(PRELOAD)
+    warm_up()
     pending = iter(tasks)
     running: list[_Running] = []
     exhausted = False
@@ -113,7 +113,7 @@ def _start(context: Any, work: Callable[[Any], Result], key: Any, task: Any, tim
     ours, theirs = context.Pipe()
     process = context.Process(target=_child, args=(work, task, theirs), daemon=True)
     try:
-        with _main_module_hidden(), _interrupts_held():
+        with _main_module_hidden():
             process.start()
     except BaseException:
         ours.close()  # a process that did start ends itself
@@ -197,16 +197,13 @@ def _kill(one: _Running) -> None:
 
 @contextmanager
 def _interrupts_held() -> Iterator[None]:
-    """Keep Ctrl-C for us until this is over, and from processes that are started meanwhile for good.
+    """Keep Ctrl-C for us until this is over, and for good from what is started meanwhile.
 
     The fork server ignores it once its imports are done; before, it would die of it with a traceback of its own.
     """
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
         return
-    from multiprocessing import resource_tracker
-
-    resource_tracker.ensure_running()  # the fork server's start would begin with it, and it lets signals through again
     held = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
