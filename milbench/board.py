@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import pandas as pd
+
 from . import published, report_budget
 from .table_text import SHORT, TEXT, cells_of, cohorts_of, published_of, units, units_of
 
 if TYPE_CHECKING:
-    import pandas as pd
     from rich.console import Console, ConsoleOptions, RenderResult
     from rich.table import Table
 
@@ -53,6 +54,10 @@ class Board:
         for name, rows in published_of(self.df):
             cells = published.table_of(rows).drop(columns="Source")
             yield _rich_table(f"{name}: beside published figures", rows.assign(rank=0.0), cells)
+        for one in self.df.attrs.get("across", []):
+            yield _rich_table(f"{one.name}: over cohorts", pd.DataFrame(one.rows).assign(rank=0.0), one.table())
+            yield Text(one.sentence(), style="dim")
+            yield Text()
         for note in self.df.attrs.get("notes", []):
             yield Text(f"note: {note}", style="yellow")
         yield Text(

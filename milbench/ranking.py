@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from . import stats, verdicts
+from .across import across
 from .board import to_rich
 from .codes import CODES
 from .effects import effects
@@ -55,6 +56,7 @@ def leaderboard(
     resamples: int = 2000,
     target_auc: float | None = None,
     price_per_hour: float | None = None,
+    over_cohorts: bool = False,
 ) -> pd.DataFrame:
     """Return the leaderboard of everything below a results root.
 
@@ -65,6 +67,8 @@ def leaderboard(
         resamples: bootstrap replicates of the intervals.
         target_auc: fill ``time_to_target_s`` with the device-seconds to this validation AUC.
         price_per_hour: of a device, in any currency; fills ``price``, what one training costs.
+        over_cohorts: also compare methods over the cohorts of every suite with three or more of them; without it of
+            suites that say so (``across = true``).
 
     Returns:
         one row a method, cohort and set of conditions, columns `COLUMNS`; sorted by rank, then AUC. In particular:
@@ -95,7 +99,7 @@ def leaderboard(
         ``attrs``: ``notes`` (sentences for the reader), ``suites`` (resolved), ``cohorts`` (sizes), ``environments``
         of the runs, ``cost_environment``, ``curves`` (axis -> rows of `milbench.spending.curves`), ``effects`` (rows of
         `milbench.effects.effects`, of suites with a reference), ``known`` (`milbench.verdicts.known_answers`),
-        ``published`` (rows of `milbench.published.beside`), ``resamples``.
+        ``published`` (rows of `milbench.published.beside`), ``across`` (`milbench.across.Across`), ``resamples``.
 
     Raises:
         MilbenchError: nothing to show, methods tested on different bags, or damaged results.
@@ -112,6 +116,7 @@ def leaderboard(
     attrs: dict[str, Any] = {"suites": {}, "cohorts": [], "environments": [], "cost_environment": environment}
     changes: list[dict[str, Any]] = []
     printed: list[dict[str, Any]] = []
+    together: list[tuple[CohortRuns, list[Scores]]] = []
     for cohort in cohorts:
         scored = score(cohort, resamples)
         block = _block(cohort, scored)
@@ -131,6 +136,8 @@ def leaderboard(
         if (reference := _reference(cohort)) is not None:
             changes += effects(cohort, scored, reference)
         printed += beside(cohort, block)
+        if over_cohorts or cohort.suite.across:
+            together.append((cohort, scored))
         notes += cohort.notes + _notes(cohort, scored)
         attrs["suites"][f"{cohort.suite.name}-v{cohort.suite.version}"] = cohort.suite.model_dump(mode="json")
         attrs["cohorts"].append(_describe(cohort))
@@ -144,7 +151,7 @@ def leaderboard(
         notes.append(f"The runs were made in {n} environments; scores are shown together, timings never are.")
     table = pd.DataFrame(rows, columns=list(COLUMNS))
     found = {axis: curves(cohorts, axis) for axis in AXES}
-    attrs["published"] = printed
+    attrs["published"], attrs["across"] = printed, across(together, resamples)
     attrs["effects"], attrs["known"] = changes, verdicts.known_answers(cohorts, resamples)
     attrs["curves"] = {axis: table.to_dict("records") for axis, table in found.items()}
     table.attrs.update(attrs, notes=list(dict.fromkeys(notes)), resamples=resamples)

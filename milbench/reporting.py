@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from . import effects, published, report_budget, verdicts
+from . import across, effects, published, report_budget, verdicts
 from .errors import MilbenchError
 from .table_text import (
     COST,
@@ -69,7 +69,7 @@ def to_markdown(df: pd.DataFrame) -> str:
 _FIGURES = {
     "auc.png", "effects.png", "effects_vs_time.png", "auc_vs_throughput.png", "auc_vs_memory.png",
     "auc_vs_device_seconds.png", "auc_vs_flops.png", "auc_vs_run_memory.png", "anytime_steps.png", "anytime_flops.png",
-    "anytime_device_seconds.png",
+    "anytime_device_seconds.png", "ranks.png", "profiles.png",
 }  # fmt: skip
 
 
@@ -88,7 +88,7 @@ def write_report(df: pd.DataFrame, out_dir: str | Path, title: str, provenance: 
     Raises:
         MilbenchError: the folder cannot be written.
     """
-    from . import effects_plot, plots
+    from . import effects_plot, plots, stats_plots
     from .anytime_plot import anytime_figure
 
     folder = Path(out_dir)
@@ -116,11 +116,21 @@ def write_report(df: pd.DataFrame, out_dir: str | Path, title: str, provenance: 
              anytime_figure(pd.DataFrame(df.attrs.get("curves", {}).get(axis, []))))
             for axis, what in (("steps", "steps"), ("flops", "FLOPs"), ("device_seconds", "device-seconds"))
         ]  # fmt: skip
+    for one in df.attrs.get("across", [])[:1]:  # of a suite's report, which has one
+        ranks = one.friedman and stats_plots.critical_difference_figure(one.friedman, across.short(one.methods))
+        figures += [
+            ("ranks.png", "Mean ranks over cohorts", ranks),
+            ("profiles.png", "Share of runs above an AUC", stats_plots.profile_figure(across.profiles(one), "AUC")),
+        ]
     try:
         folder.mkdir(parents=True, exist_ok=True)
         df.to_csv(folder / "leaderboard.csv", index=False, lineterminator="\n")
         if changes is not None:
             changes.to_csv(folder / "effects.csv", index=False, lineterminator="\n")
+        (folder / "across.csv").unlink(missing_ok=True)  # of an earlier report
+        if df.attrs.get("across"):
+            frames = [pd.DataFrame(one.rows).assign(suite=one.name) for one in df.attrs["across"]]
+            pd.concat(frames).to_csv(folder / "across.csv", index=False, lineterminator="\n")
         drawn = [(file, what) for file, what, figure in figures if figure is not None]
         for file in _FIGURES.difference(file for file, _ in drawn):
             (folder / file).unlink(missing_ok=True)  # of an earlier report
@@ -148,6 +158,10 @@ def _readme(df: pd.DataFrame, title: str, provenance: str, drawn: list[tuple[str
         parts += ["## Beside published figures", "", published.WORDS, ""]
         for name, rows in published_of(df):
             parts += [f"{name}:", "", markdown_table(published.table_of(rows)), ""]
+    if df.attrs.get("across"):
+        parts += ["## Over cohorts", "", across.WORDS, ""]
+        for one in df.attrs["across"]:
+            parts += [f"**{one.name}.** {one.sentence()}", "", markdown_table(one.table()), ""]
     for section in verdicts.sections(df.attrs.get("known")):
         parts += [f"## {section.heading}", "", section.words, ""]
         parts += [line for caption, table in section.tables for line in (caption, "", markdown_table(table), "")]

@@ -473,6 +473,7 @@ class Suite(Frozen):
         unit: what the interval resamples, ``patient`` (the default; a slide without patient is its own) or ``bag``.
         tuning: how hyperparameters are searched; None: `budget.trials` is None too, and nothing is.
         reference: the method that the others are a change of, in an ablation: the report then tells their effects.
+        across: the report also tells of methods over all cohorts, of which there are three or more.
         published: figures from the literature that the report puts beside ours.
     """
 
@@ -493,6 +494,7 @@ class Suite(Frozen):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     cost: bool = True
     unit: Literal["patient", "bag"] = "patient"
+    across: bool = False
     published: tuple[Published, ...] = ()
     #: folder relative paths of the suite start at; not part of its identity.
     base: Path = Field(Path(), exclude=True)

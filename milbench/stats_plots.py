@@ -20,6 +20,8 @@ _DARK, _GREY = "0.15", "#737373"
 _STROKES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1.5, 1.2)), (0, (5, 1.5, 1, 1.5)))
 #: inches: from the axis to the first bar, from bar to bar, from name to name
 _HEAD, _BAR, _ROW = 0.22, 0.13, 0.24
+#: inches: of the axis, and of a letter of a name
+_AXIS, _LETTER = 3.2, 0.09
 
 
 def critical_difference_figure(result: Friedman, names: Sequence[str]) -> Figure:
@@ -37,11 +39,13 @@ def critical_difference_figure(result: Friedman, names: Sequence[str]) -> Figure
     half = (k + 1) // 2
     below = _HEAD + _BAR * len(result.groups)
     height = below + _ROW * (half + 1)
+    beside = [max(1.3, _LETTER * (max(len(names[i]) for i in side) + 7)) for side in (order[:half], order[half:])]
+    width = sum(beside) + _AXIS
     with look():
-        figure = Figure(figsize=(7.2, height + 0.95))
+        figure = Figure(figsize=(width, height + 0.95))
         FigureCanvasAgg(figure)
         # One unit of height is an inch: bars and names keep their distance however many there are.
-        ax = figure.add_axes((0.28, 0.02, 0.44, (height + 0.35) / (height + 0.95)))
+        ax = figure.add_axes((beside[0] / width, 0.02, _AXIS / width, (height + 0.35) / (height + 0.95)))
         ax.set(xlim=(1, k), ylim=(height, -0.35))
         ax.xaxis.tick_top()
         ax.set_xticks(range(1, k + 1))
@@ -92,6 +96,7 @@ def profile_figure(profiles: Mapping[str, Profile], label: str = "Score") -> Fig
             ax.plot(p.thresholds, p.share, color=colour, ls=stroke, label=name)
             ax.fill_between(p.thresholds, p.low, p.high, color=colour, alpha=0.15, lw=0)
         ax.set(xlabel=f"{label} τ", ylabel="Share of runs above τ, 95 % interval", ylim=(-0.02, 1.02))
-        figure.legend(loc="outside lower center", ncols=4, frameon=False)
+        fit = int(figure.get_figwidth() / (_LETTER * (max(map(len, profiles)) + 7)))
+        figure.legend(loc="outside lower center", ncols=min(4, max(1, fit)), frameon=False)
         figure.canvas.draw()
     return figure

@@ -34,18 +34,27 @@ def leaderboard_command(
     price: float | None = typer.Option(
         None, "--price", help="Of a device-hour, in any currency: also tell what a training costs."
     ),
+    across: bool = typer.Option(
+        False, "--across", help="Also compare methods over the cohorts of a suite: ranks, IQM of AUC, Elo."
+    ),
 ) -> None:
     """Show which method is better, by how much, how sure that is, and what it costs.
 
     Example: milbench leaderboard results/runs --suite quickstart --out results/quickstart
     """
     from .. import __version__
+    from ..errors import MilbenchError
     from ..ranking import leaderboard, to_markdown, write_report
     from ._terminal import check_folder, command_line, portable, print_leaderboard
 
     if out is not None:
         check_folder(out, "--out")
-    df = leaderboard(results, suite, data, resamples, target_auc, price)
+    df = leaderboard(results, suite, data, resamples, target_auc, price, across)
+    if across and not df.attrs["across"]:
+        raise MilbenchError(
+            f"{results} has no suite with three or more cohorts on which two or more methods were run to their end; "
+            "leave out --across."
+        )
     if form is Format.table:
         print_leaderboard(df)
     elif form is Format.markdown:

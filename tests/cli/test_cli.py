@@ -330,6 +330,9 @@ def test_leaderboard_formats_agree(results, cli):
         assert f"{auc:.3f}" in table
     assert "1 oom" in table
     assert cli(*words).err == ""
+    few = cli("leaderboard", results, "--across")
+    assert few.code == 1
+    assert few.err.startswith(f"milbench: {results} has no suite with three or more cohorts on which ")
     assert "note: " in cli(*words, "--format", "csv").err
 
 

@@ -1,0 +1,167 @@
+"""Methods over cohorts: against the leaderboard, scipy, and sums written out."""
+
+import importlib.util
+import itertools
+import re
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats as scipy_stats
+
+from milbench.across import Across, profiles, short
+from milbench.ranking import leaderboard, run_scores, write_report
+
+_spec = importlib.util.spec_from_file_location("synthetic", Path(__file__).parent / "synthetic.py")
+made = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(made)
+
+DATA = ("a", "b", "c", "d")
+METHODS = ("transmil", "abmil", "abmil[gated=true]", "mean", "max")
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    root = tmp_path_factory.mktemp("results")
+    made.fill(root, made.suite(data=DATA, across=True), METHODS, folds=("r0-f0", "r0-f1", "r1-f0", "r1-f1"),
+              costs=False, fail=(("c", "max", "r0-f1", 1, "oom"),))  # fmt: skip
+    return root
+
+
+@pytest.fixture(scope="module")
+def board(root):
+    return leaderboard(root, resamples=400)
+
+
+@pytest.fixture(scope="module")
+def found(board) -> Across:
+    (one,) = board.attrs["across"]
+    return one
+
+
+@pytest.fixture(scope="module")
+def runs(root):
+    """Method -> (repetitions and seeds, cohorts): mean AUC over folds, by pandas."""
+    table = run_scores(root)
+    table["repetition"] = table["fold"].str[:2]
+    mean = table.groupby(["method", "data", "repetition", "seed"])["auc"].mean()
+    return {m: mean[m].unstack("data")[list(DATA)].to_numpy() for m in METHODS if m != "max"}
+
+
+def test_who_takes_part(found):
+    assert found.cohorts == DATA
+    assert found.left_out == ("max",)
+    assert set(found.methods) == set(METHODS) - {"max"}
+    assert "Left out, as not all their runs ended well: max." in found.sentence()
+
+
+def test_ranks_are_those_of_the_leaderboard(found, board):
+    auc = board[board["method"] != "max"].pivot_table(index="data", columns="method", values="auc")
+    ranks = pd.Series(scipy_stats.rankdata(-auc.to_numpy(), axis=1).mean(axis=0), auc.columns)
+    assert [row["mean_rank"] for row in found.rows] == pytest.approx(sorted(ranks))
+    assert {row["method"]: row["mean_rank"] for row in found.rows} == pytest.approx(ranks.to_dict())
+    chi, p = scipy_stats.friedmanchisquare(*auc.to_numpy().T)
+    assert (found.friedman.statistic, found.friedman.p) == pytest.approx((chi, p))
+    assert found.friedman.ranks == pytest.approx([row["mean_rank"] for row in found.rows])
+
+
+def test_one_score_of_all_runs(found, runs):
+    for row in found.rows:
+        assert found.runs[row["method"]] == pytest.approx(runs[row["method"]])
+        assert row["iqm"] == pytest.approx(scipy_stats.trim_mean(runs[row["method"]].ravel(), 0.25))
+        assert row["iqm_low"] <= row["iqm"] <= row["iqm_high"]
+
+
+def test_who_beats_the_first(found, runs):
+    best = runs[found.methods[0]]
+    assert np.isnan(found.rows[0]["beats"])
+    for row in found.rows[1:]:
+        pairs = [
+            (x > y) + 0.5 * (x == y)
+            for task in range(len(DATA))
+            for x, y in itertools.product(runs[row["method"]][:, task], best[:, task])
+        ]
+        assert row["beats"] == pytest.approx(np.mean(pairs))
+        assert 0 <= row["beats_low"] <= row["beats"] <= row["beats_high"] <= 1
+
+
+def test_ratings_are_of_wins_within_cohorts(found, board):
+    """A method that wins everywhere: its rating by the model's own condition, expected wins are those there were."""
+    auc = board.pivot_table(index="data", columns="method", values="auc")[list(found.methods)].to_numpy()
+    rating = np.array([row["elo"] for row in found.rows])
+    assert rating.mean() == pytest.approx(1000)
+    strength = (rating - 1000) * np.log(10) / 400
+    gap = auc[:, :, None] - auc[:, None, :]
+    won = ((gap > 0) + 0.5 * (gap == 0)).sum(axis=0)
+    expected = len(DATA) / (1 + np.exp(strength[None] - strength[:, None]))
+    for i in range(len(rating)):
+        others = np.arange(len(rating)) != i
+        # One drawn game against the mean, the prior, on either side.
+        assert won[i, others].sum() + 0.5 == pytest.approx(
+            expected[i, others].sum() + 1 / (1 + np.exp(-(strength[i] + _shift(strength, won)))), abs=1e-6
+        )
+
+
+def _shift(strength, won):
+    """The model's strengths are centred after the prior has pulled them: find by how much they were off."""
+    from scipy.optimize import brentq
+
+    games = won + won.T
+
+    def off(shift):
+        p = 1 / (1 + np.exp(strength[None] - strength[:, None]))
+        np.fill_diagonal(p, 0)
+        wins = won.copy()
+        np.fill_diagonal(wins, 0)
+        return float((wins.sum(axis=1) + 0.5 - (games * p).sum(axis=1) - 1 / (1 + np.exp(-(strength + shift)))).sum())
+
+    return brentq(off, -20, 20)
+
+
+def test_the_sentence_names_who_is_told_apart(found):
+    pairs = [
+        f"{a} from {b}"
+        for (i, a), (j, b) in itertools.combinations(enumerate(found.methods), 2)
+        if found.friedman.ranks[j] - found.friedman.ranks[i] > found.friedman.critical_difference
+    ]
+    assert pairs == [pair for pair in re.findall(r"(\S+ from [\w\[\]=]+)", found.sentence()) if pair in pairs]
+    assert pairs or "and so none of these are" in found.sentence()
+
+
+def test_only_where_it_is_asked_for(root, tmp_path):
+    assert len(leaderboard(root, data="a", resamples=10).attrs["across"]) == 0  # one cohort
+    made.fill(tmp_path / "r", made.suite(data=DATA), METHODS, costs=False)
+    assert leaderboard(tmp_path / "r", resamples=10).attrs["across"] == []
+    (one,) = leaderboard(tmp_path / "r", resamples=10, over_cohorts=True).attrs["across"]
+    assert one.left_out == ()
+    assert one.runs["max"].shape == (2, 4)
+
+
+def test_the_report(board, tmp_path):
+    text = write_report(board, tmp_path, "T", "P").read_text()
+    section = text[text.index("## Over cohorts") : text.index("## How to read it")]
+    (one,) = board.attrs["across"]
+    for row in one.rows:
+        assert f"| {row['method']} | {row['mean_rank']:.2f} | {row['iqm']:.3f} [" in section
+    assert one.sentence() in section
+    table = pd.read_csv(tmp_path / "across.csv")
+    assert list(table["method"]) == list(one.methods)
+    assert table["elo"].to_numpy() == pytest.approx([row["elo"] for row in one.rows])
+    assert {"ranks.png", "profiles.png"} <= {path.name for path in tmp_path.iterdir()}
+    board = board.copy()
+    board.attrs["across"] = []
+    write_report(board, tmp_path, "T", "P")
+    assert not {"ranks.png", "profiles.png", "across.csv"} & {path.name for path in tmp_path.iterdir()}
+
+
+def test_profiles_are_shares_of_runs(found, runs):
+    drawn = profiles(found, resamples=50)
+    assert set(drawn) == {"transmil", "abmil", "abmil[gated=true]", "mean"}
+    for name, profile in drawn.items():
+        for at in (0, 40, 80):
+            assert profile.share[at] == pytest.approx((runs[name] > profile.thresholds[at]).mean())
+
+
+def test_short_names():
+    assert short(["transmil[dim=64]", "abmil", "abmil[gated=true]"]) == ["transmil", "abmil", "abmil[gated=true]"]
