@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from . import stats
+from .asked import CONDITIONS
 from .spec import digest
 from .wording import fixed, listed, with_interval
 
@@ -103,13 +104,10 @@ def across(scored: Sequence[tuple[CohortRuns, Sequence[Scores]]], resamples: int
     for cohort, scores in scored:
         if not cohort.oracle:
             suite = f"{cohort.suite.name}-v{cohort.suite.version}"
-            conditions = digest(cohort.spec.model_dump(mode="json", include=set(_CONDITIONS)))
+            conditions = digest(cohort.spec.model_dump(mode="json", include=set(CONDITIONS)))
             groups.setdefault((suite, conditions), []).append((cohort, scores))
     found = [_over(group, resamples) for group in groups.values() if len(group) >= FEWEST]
     return [one for one in found if one is not None]
-
-
-_CONDITIONS = ("budget", "tuning", "protocol", "threads", "device_type")
 
 
 def _over(group: Sequence[tuple[CohortRuns, Sequence[Scores]]], resamples: int) -> Across | None:

@@ -94,9 +94,7 @@ def _lengths(found: Survey) -> list[str]:
     low, quarter, median, three, high = (
         int(np.quantile(n, q, method="nearest")) for q in (0.05, 0.25, 0.5, 0.75, 0.95)
     )
-    whose = (
-        "" if found.complete else f" (of {len(found.rows)} slides that were looked at; the others may also be empty)"
-    )
+    whose = "" if found.complete else f" (of {len(found.rows)} slides that were looked at; others may have none)"
     return [
         f"patches a slide: {n[0]:,} to {n[-1]:,}, median {median:,}, half of them {quarter:,} to {three:,}, "
         f"nine in ten {low:,} to {high:,}{whose}",

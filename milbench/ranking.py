@@ -12,13 +12,14 @@ import pandas as pd
 
 from . import stats, verdicts
 from .across import across
+from .asked import CONDITIONS
 from .board import to_rich
 from .codes import CODES
 from .effects import effects
 from .errors import MilbenchError, did_you_mean
 from .published import beside
 from .reporting import comparison_lines, to_markdown, write_report
-from .scoring import CONDITIONS, METRICS, CohortRuns, Scores, conditions_of, read_cohorts, run_scores, score
+from .scoring import METRICS, CohortRuns, Scores, conditions_of, read_cohorts, run_scores, score
 from .spec import digest
 from .spelling import spelling
 from .spending import AXES, FRONTS, SPENT, curves, mark_fronts, price_of, spent

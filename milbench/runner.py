@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import tempfile
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from . import __version__
+from . import __version__, asked
 from .cost import TURNS
 from .cost_pass import costs_of, measure_costs
 from .data.cohort import write_cohort
@@ -73,6 +73,8 @@ def execute(
         raise MilbenchError(f"jobs is {jobs}; at least one run must go at a time.")
     store, todo = plan.store, plan.todo(overwrite)
     prepare(plan)
+    when = asked.stamp(store)
+    asked.renew(store, _ids(plan.runs), when)
     jobs = jobs or usable_jobs(plan.suite)
     costs = list(costs_of(plan, overwrite)) if plan.suite.cost else []
     trials = sum(trials_left(plan).values())
@@ -90,22 +92,26 @@ def execute(
     for planned, result in tuned.impossible:
         if planned.outcome is not None and overwrite == "missing":
             continue
-        _publish(store, planned, result, replace_old=True)
+        _publish(store, planned, result, when, replace_old=True)
         report(str(planned), result.outcome, result.reason)
     again = Plan(plan.suite, store, (), tuple(tuned.runs)).todo(overwrite)
-    store.renew({p.spec.run_id for p in (*plan.runs, *tuned.runs) if p.outcome is not None}, now())
+    asked.renew(store, _ids(tuned.runs) | _ids(p for p, _ in tuned.impossible), when)
     total -= len(plan.searches) * seeds - len(again) - len(tuned.impossible)
     # Closed, not only left: after an error or Ctrl-C here the runs that still go on are ended.
     with closing(_carried_out([*todo, *again], jobs, timeout, plan.suite.stacked)) as results:
         for planned, result in results:
-            _publish(store, planned, result, replace_old=planned.outcome is not None)
+            _publish(store, planned, result, when, replace_old=planned.outcome is not None)
             report(str(planned), result.outcome, result.reason)
     # Cost is measured when nothing of ours is running.
     for told in measure_costs(store, costs, timeout, anew=overwrite == "all"):
         record, turn = told.cost.record, f"cost, turn {told.turn + 1} of {TURNS}"
         report(f"{record['data']} {record['method_canonical']} {turn}", told.outcome, told.reason, told.last)
-    ids = {planned.spec.run_id for planned in [*plan.runs, *tuned.runs, *(p for p, _ in tuned.impossible)]}
+    ids = _ids(plan.runs) | _ids(tuned.runs) | _ids(p for p, _ in tuned.impossible)
     return [record for record in read_runs(store.root) if record.spec.run_id in ids]
+
+
+def _ids(runs: Iterable[Planned]) -> set[str]:
+    return {planned.spec.run_id for planned in runs}
 
 
 def prepare(plan: Plan) -> None:
@@ -258,7 +264,7 @@ def _alone(storage: str) -> Iterator[None]:
         yield
 
 
-def _publish(store: Store, planned: Planned, result: Result, replace_old: bool) -> None:
+def _publish(store: Store, planned: Planned, result: Result, when: str, replace_old: bool) -> None:
     card = planned.method.cls.card
     value: dict[str, Any] = result.value or {}
     record = {
@@ -270,6 +276,7 @@ def _publish(store: Store, planned: Planned, result: Result, replace_old: bool) 
         "reason": result.reason,
         "tuned": planned.tuned,
         "milbench_version": __version__,
+        "asked": when,
         "finished": now(),
         **value.get("record", {}),
     }

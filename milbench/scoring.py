@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from . import metrics, stats
+from .asked import CONDITIONS, SUPERSEDED, age
 from .errors import MilbenchError, did_you_mean
 from .spec import Tuned, digest
 from .store import CostRecord, RunRecord, Store, read_costs, read_runs, read_suite, suite_folders
@@ -25,11 +26,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from .spec import RunSpec, Suite
-
-#: Fields of a run that must agree between all runs of one table: those that differ stand in tables of their own.
-CONDITIONS = ("budget", "tuning", "protocol", "threads", "device_type")
-#: Fields in which older runs are superseded by the latest ones.
-_SUPERSEDED = ("fingerprint", "protocol_version")
 
 #: Seed of the bootstrap: the same results give the same table.
 SEED = 0
@@ -293,11 +289,11 @@ def _scores(
 def _tables(folder: Path, suite: Suite, data: str, records: list[RunRecord]) -> list[CohortRuns]:
     """Part a cohort's runs into tables of equal conditions; superseded runs are left out with a word."""
     where = f"{suite.name}-v{suite.version} / {data}"
-    latest = max(records, key=_age).spec
+    latest = max(records, key=age).spec
     notes: list[str] = []
     groups: dict[str, list[RunRecord]] = {}
-    for record in sorted(records, key=_age):
-        old = [name for name in _SUPERSEDED if getattr(record.spec, name) != getattr(latest, name)]
+    for record in sorted(records, key=age):
+        old = [name for name in SUPERSEDED if getattr(record.spec, name) != getattr(latest, name)]
         if old:
             notes.append(", ".join(old))
         else:
@@ -378,20 +374,16 @@ def _table(
     costs = {method: [c for c in found if c.code == code.get(method, c.code)] for method, found in costs.items()}
     table = CohortRuns(folder, suite, data, spec.fingerprint, spec, label, every, dict(sorted(runs.items())), costs)
     table.notes.extend(
-        f"{table.name}: {method} has {n} runs of an earlier form of its code; they are left out."
+        f"{table.name}: left out {count(n, 'run')} of {method} by another form of its code than the one asked for last."
         for method, n in sorted(edited.items())
     )
     table.notes.extend(
-        f"{table.name}: {method} has {n} older runs of the same folds and seeds with another recipe, or not "
-        "stacked as these; the latest are shown."
+        f"{table.name}: left out {count(n, 'run')} of {method} on the same folds and seeds with another recipe, or not "
+        "stacked as these, than those asked for last."
         for method, n in sorted(replaced.items())
         if n
     )
     return table
-
-
-def _age(record: RunRecord) -> tuple[str, str]:
-    return record.asked, record.path.name
 
 
 def _aligned(record: RunRecord, labels: pd.DataFrame, classes: int, kept: Kept | None) -> tuple[np.ndarray, np.ndarray]:

@@ -18,7 +18,8 @@ import os
 import re
 import shutil
 import socket
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -27,7 +28,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ValidationError
 
 from .errors import MilbenchError
-from .spec import RunSpec, Suite, digest
+from .spec import RunSpec, Suite
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -37,9 +38,6 @@ SCHEMA = 1
 
 #: Everything a run can end as.
 OUTCOMES = ("ok", "oom", "timeout", "diverged", "unsupported", "failed")
-
-#: Fields of a run's spec that tell which place of a suite it fills; with the method's canonical name.
-_PLACE = ("data", "fold", "seed", "budget", "tuning", "protocol", "threads", "device_type")
 
 _HOST = re.sub(r"\W", "_", socket.gethostname()) or "host"
 _UNFINISHED = re.compile(r"\.(tmp|old)-(\d+)-(\w+)-(\d+)-(.+)")
@@ -68,21 +66,6 @@ class RunRecord:
     def method(self) -> str:
         """Return the method's canonical name, parameters included."""
         return str(self.record.get("method_canonical") or self.spec.method)
-
-    @property
-    def asked(self) -> str:
-        """Return when a suite last asked for just this run: when it was finished or, see `Store.renew`, since then."""
-        return max(str(self.record.get(key) or "") for key in ("finished", "renewed"))
-
-    @property
-    def same_bags(self) -> str:
-        """Return what runs of one table have in common: the cohort's content and the protocol's version."""
-        return f"{self.spec.fingerprint} {self.spec.protocol_version}"
-
-    @property
-    def place(self) -> str:
-        """Return what run it is, whatever labels, recipe and code it was made with: of such, tables show the latest."""
-        return digest(self.spec.model_dump(mode="json", include=set(_PLACE)) | {"method": self.method})
 
     def predictions(self) -> pd.DataFrame:
         """Read the predictions: ``slide_id``, ``split`` (``val`` or ``test``), ``p0`` ... ``p{C-1}``, one row a bag.
@@ -266,29 +249,25 @@ class Store:
                 else:
                     left.unlink(missing_ok=True)
 
-    def renew(self, run_ids: Collection[str], when: str) -> None:
-        """Mark runs that a suite asks for, and that are there already, as the latest where others have come since.
+    def mark(self, run_id: str, when: str) -> None:
+        """Note in a published run when its suite was asked for again; see `milbench.asked`.
 
-        Labels, a recipe or code may have been changed, run, and changed back: what tables show is what was asked for
-        last, not what was finished last.
-
-        Args:
-            run_ids: what is asked for; ids that are not there yet are passed over.
-            when: the time, as in ``finished`` of a run.
+        Raises:
+            MilbenchError: its file is damaged or cannot be written.
         """
-        records = self.records()
-        bags: dict[str, tuple[str, str]] = {}  # cohort -> (when last asked for, fingerprint and protocol then)
-        last: dict[str, str] = {}  # place -> when last asked for
-        for record in records:
-            bags[record.spec.data] = max(bags.get(record.spec.data, ("", "")), (record.asked, record.same_bags))
-            last[record.place] = max(last.get(record.place, ""), record.asked)
-        for record in records:
-            overtaken = record.same_bags != bags[record.spec.data][1] or record.asked < last[record.place]
-            if record.spec.run_id in run_ids and overtaken:
-                file = record.path / "run.json"
-                temporary = self.runs / f".tmp-{os.getpid()}-{_HOST}-{next(_serial)}-run"
-                _write(temporary, json.dumps(record.record | {"renewed": when}, indent=2, allow_nan=False) + "\n")
-                temporary.replace(file)
+        file = self.runs / run_id / "run.json"
+        temporary = self.runs / f".tmp-{os.getpid()}-{_HOST}-{next(_serial)}-{run_id}"
+        content = _load(file) | {"asked": when}
+        try:
+            _write(temporary, json.dumps(content, indent=2, allow_nan=False) + "\n")
+            temporary.replace(file)
+        except OSError as error:
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
+            raise MilbenchError(
+                f"cannot write {file} ({error.strerror or error}), which has to say that it is asked for again; make "
+                "it writable, or give another --results."
+            ) from error
 
     def records(self) -> list[RunRecord]:
         """Read every published run of this suite, in the order of their ids."""
@@ -354,8 +333,8 @@ def read_suite(folder: Path) -> Suite:
 def suite_folders(root: Path) -> list[Path]:
     """Return the folders of suites below a results root, sorted; the root itself where it is one."""
     root = Path(root)
-    if root.suffix == ".toml":
-        raise MilbenchError(f"{root} is a suite, not its results; give the results root, with --suite {root.stem}.")
+    if root.suffix == ".toml" and root.is_file():
+        raise MilbenchError(f"{root} is a suite, not its results; give the results root, and --suite with its name.")
     if not root.is_dir():
         raise MilbenchError(f"there is no results folder {root}; run a suite first: milbench run quickstart.")
     if (root / "suite.json").exists():

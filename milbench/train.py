@@ -34,6 +34,7 @@ from .nn.stacked import Stack
 from .optim import build_optimizer, learning_rate
 from .registry import resolve
 from .spec import Recipe, RunSpec
+from .wording import count
 
 #: Called with the share of a training that is done and the newest row of its history.
 OnEvaluation = Callable[[float, dict[str, Any]], None]
@@ -393,8 +394,8 @@ def _fitting(model: Aggregator, out: Any, batch: Bags) -> None:
     if returned != due and (returned != (len(batch), 1) or model.n_classes != 2):
         told = type(out).__name__ if returned is None else f"logits of shape {tuple(returned)}"
         raise MilbenchError(
-            f"{type(model).__name__} returned {told} for {len(batch)} bags and {model.n_classes} classes, instead of a "
-            f"BagOutput with logits of shape {due}; milbench check holds a method to all that is asked of it."
+            f"{type(model).__name__} returned {told} for {count(len(batch), 'bag')} and {model.n_classes} classes, "
+            f"instead of a BagOutput with logits of shape {due}; milbench check tells what is asked of a method."
         )
 
 

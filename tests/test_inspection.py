@@ -260,7 +260,7 @@ def test_lines(tmp_path):
     assert "a cache of them: 375 kB as float32, 250 kB as float16" in text
     part = surveyed(IDS, dict.fromkeys(IDS[:3], 100))
     text = "\n".join(lines(inspect(part, table_of(tmp_path / "t.csv"))))
-    assert "nine in ten 100 to 100 (of 3 slides that were looked at; the others may also be empty)" in text
+    assert "nine in ten 100 to 100 (of 3 slides that were looked at; others may have none)" in text
     assert "a cache of them: about 58 kB as float32" in text
 
 

@@ -232,10 +232,11 @@ def test_ctrl_c_while_the_fork_server_imports_is_ours_alone(tmp_path):
     text = textwrap.dedent(SCRIPT).format(tests=str(HERE), mark=str(mark), task=("sleep", 60))
     file = tmp_path / "script.py"
     file.write_text(text.replace("local.PRELOAD[:] = []", "local.PRELOAD[:] = ['slow_import']"))
+    paths = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
     said = tmp_path / "said"
     with said.open("w") as out:  # not a pipe, which the server holds open until its imports are done
         process = subprocess.Popen(
-            [sys.executable, str(file)], stdout=out, stderr=out, env={**os.environ, "PYTHONPATH": str(tmp_path)},
+            [sys.executable, str(file)], stdout=out, stderr=out, env={**os.environ, "PYTHONPATH": paths},
             start_new_session=True,
         )  # fmt: skip
         (server,) = wait_for(mark, 1)

@@ -263,7 +263,7 @@ def test_budgets_are_not_mixed(tmp_path):
     store.publish_run(spec.run_id, new)
     table = leaderboard(tmp_path, resamples=10)
     assert row(table[table["conditions"] == "1 threads"], "easy", "abmil").outcome == "1 diverged"
-    assert any("abmil has 1 older runs" in note for note in table.attrs["notes"])
+    assert any("left out 1 run of abmil on the same folds" in note for note in table.attrs["notes"])
 
 
 def test_runs_before_and_after_an_edit_of_a_method_are_not_mixed(tmp_path):
@@ -280,7 +280,7 @@ def test_runs_before_and_after_an_edit_of_a_method_are_not_mixed(tmp_path):
     after = row(table, "easy", "abmil")
     assert after.outcome == "5 missing"
     assert np.isnan(after.infer_patches_per_s)
-    assert any("abmil has 6 runs of an earlier form of its code" in note for note in table.attrs["notes"])
+    assert any("left out 6 runs of abmil by another form of its code" in note for note in table.attrs["notes"])
     assert row(table, "easy", "mean").outcome == "ok"
 
 

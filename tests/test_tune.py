@@ -18,6 +18,7 @@ from milbench.errors import MilbenchError
 from milbench.launch.local import WAIT, Result, run_all
 from milbench.plan import make_plan
 from milbench.runner import execute, trials_left, tune
+from milbench.scoring import read_cohorts
 from milbench.spec import Budget, Choice, Float, Int, Protocol, Suite, Tuning
 from milbench.tune import Search
 
@@ -187,6 +188,32 @@ def test_failed_trials_count_and_a_study_without_any_success_is_a_result(folder)
     assert outcomes[True].outcome == "diverged"
     assert "no tuning trial ended ok (3 diverged)" in outcomes[True].reason
     assert sum(trials_left(make_plan(given, folder / "runs")).values()) == 0
+
+
+@pytest.mark.parametrize("low", [1e-4, 1e37], ids=["ok", "diverged"])
+def test_tuned_runs_that_are_asked_for_again_are_the_ones_shown(tmp_path, low):
+    """Whether a study found something or nothing: another form of the code was tuned since, and is gone again."""
+    write_cohort(tmp_path)
+    tuning = Tuning(space={"lr": Float(low=low, high=10 * low)}, startup_trials=1)
+    given = tuned(tmp_path, ("mean",), trials=2, tuning=tuning, recipe={"optimizer": "sgd"}, budget={"steps": 40})
+    (record,) = (r for r in milbench.run(given, tmp_path / "runs") if r.spec.tuning is not None)
+    assert (record.outcome == "ok") == (low < 1)
+    spec = record.spec.model_copy(update={"code": "edited"})
+    edited = record.record | {
+        "spec": spec.model_dump(mode="json"),
+        "run_id": spec.run_id,
+        "asked": "2199-01-01T00:00:00Z",
+    }
+    store = make_plan(given, tmp_path / "runs").store
+    store.publish_run(spec.run_id, edited, record.predictions() if low < 1 else None)
+
+    def shown():
+        runs = (run for table in read_cohorts(store.root) for of in table.runs.values() for run in of.values())
+        return [run.spec.run_id for run in runs if run.spec.tuning is not None]
+
+    assert shown() == [spec.run_id]
+    milbench.run(given, tmp_path / "runs")
+    assert shown() == [record.spec.run_id]
 
 
 def test_pruned_trials_count(folder):

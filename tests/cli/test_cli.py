@@ -221,7 +221,7 @@ def test_run_status_and_report(cli, tmp_path):
     assert "1 missing" in part
     mistaken = cli("leaderboard", "small.toml")
     assert mistaken.err == (
-        "milbench: small.toml is a suite, not its results; give the results root, with --suite small.\n"
+        "milbench: small.toml is a suite, not its results; give the results root, and --suite with its name.\n"
     )
     more = cli("run", "small.toml", "-m", "mean", "--seeds", "3", "--report", "none")
     assert "3 runs, 2 done already, 1 to do" in more.out

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import h5py
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from support.features import digit_slides, write_clam, write_labels
@@ -51,17 +52,35 @@ def test_features_are_imported_once(base, slides):
 def test_a_cache_of_other_features_is_refused(base, slides):
     """The folder that a suite names need not be the one that its cache was made of."""
     load_cohort(spec(), base)
-    others = [replace(slide, x=slide.x + 1) for slide in slides]
-    write_clam(base / "other" / "features", others, kinds=("h5_files",))
-    told = r"cohort mine: the cache .*mine.cache holds the features of .*clam/features, not those of .*other/features; "
-    with pytest.raises(MilbenchError, match=told + "remove the cache"):
-        load_cohort(spec(features="other/features"), base)
-    with pytest.raises(MilbenchError, match=r"not those of .*; there is no .*/gone"):
-        load_cohort(spec(features="gone"), base)
-    for changes, said in (({"dtype": "float32"}, "dtype float16, and the suite asks for float32"),
-                          ({"order": "raster"}, "order source, and the suite asks for raster")):  # fmt: skip
+    told = r"cohort mine: the cache .*mine.cache holds the features of .*clam/features, not those of .*/features"
+    for name, others in (
+        ("all", [replace(slide, x=slide.x + 1) for slide in slides]),
+        ("one", [replace(slide, x=slide.x + (i == 9)) for i, slide in enumerate(slides)]),
+        ("fewer", slides[:-1]),
+        ("more", [*slides, replace(slides[0], name="new")]),
+    ):
+        write_clam(base / name / "features", others, kinds=("h5_files",))
+        with pytest.raises(MilbenchError, match=told) as refused:
+            load_cohort(spec(features=f"{name}/features"), base)
+        assert str(refused.value).endswith("; name another cache, or remove this one so that it is made again.")
+
+
+def test_a_cache_of_another_form_is_refused(base):
+    load_cohort(spec(), base)
+    for changes, said in (
+        ({"dtype": "float32"}, "holds dtype float16, and the suite asks for float32"),
+        ({"order": "raster"}, "holds order source, and the suite asks for raster"),
+        ({"coords": False}, "holds coordinates, and the suite asks for none"),
+    ):
         with pytest.raises(MilbenchError, match=said):
             load_cohort(spec(**changes), base)
+    (base / "mine.cache").rename(base / "other.cache")
+    load_cohort(spec(order="raster", dtype="float32"), base)
+    load_cohort(spec(), base)  # what the suite does not ask for may be as it is
+    with CacheWriter(base / "by-hand") as writer:
+        writer.add("s", torch.ones(2, 3))
+    with pytest.raises(MilbenchError, match=r"does not say where they are from; leave features out of the suite"):
+        load_cohort(spec(cache="by-hand"), base)
 
 
 def test_a_cache_may_move_with_its_features_and_outlive_them(tmp_path, base, slides):
@@ -69,28 +88,65 @@ def test_a_cache_may_move_with_its_features_and_outlive_them(tmp_path, base, sli
     moved = tmp_path.parent / f"{tmp_path.name}-moved"
     base.rename(moved)
     assert load_cohort(spec(), moved).fingerprint == first.fingerprint
-    write_clam(base / "clam" / "features", slides, kinds=("h5_files",))  # newer, and the same
-    assert load_cohort(spec(features=str(base / "clam/features")), moved).fingerprint == first.fingerprint
-    shutil.rmtree(base)
+    assert load_cohort(spec(features="./clam/../clam/features"), moved).fingerprint == first.fingerprint
+    for gone in (
+        lambda: shutil.rmtree(moved / "clam" / "features" / "h5_files"),
+        lambda: shutil.rmtree(moved / "clam"),
+    ):
+        gone()  # an empty folder, as where nothing is mounted; then none
+        assert load_cohort(spec(), moved).fingerprint == first.fingerprint
+    with pytest.raises(MilbenchError, match=r"not those of .*/clem, which cannot be read; correct the path, or leave"):
+        load_cohort(spec(features="clem"), moved)
     moved.rename(base)
-    shutil.rmtree(base / "clam")
     assert load_cohort(spec(), base).fingerprint == first.fingerprint
 
 
-def test_features_that_were_extracted_again_are_told(base, slides):
+def test_features_that_were_extracted_again_are_told(base, slides, monkeypatch):
     load_cohort(spec(), base)
-    (path,) = (base / "clam" / "features" / "h5_files").glob(f"{slides[5].name}.h5")
-    times = path.stat().st_atime, (base / "mine.cache" / "cache.toml").stat().st_mtime + 60
-    os.utime(path, times)
+    files = [base / "clam" / "features" / "h5_files" / f"{slide.name}.h5" for slide in slides]
+    for path in files:
+        os.utime(path)
     load_cohort(spec(), base)  # touched, no more
-    with h5py.File(path, "a") as file:
+    with monkeypatch.context() as patch:
+        patch.setattr("milbench.data.origin.convert", lambda *_: pytest.fail("compared again"))
+        load_cohort(spec(), base)
+    old = files[5].stat().st_mtime_ns
+    with h5py.File(files[5], "a") as file:
         file["features"][0, 0] += 1
-    os.utime(path, times)
-    with pytest.raises(MilbenchError, match=rf"holds other features of slide '{slides[5].name}' than .*{path.name}"):
+    os.utime(files[5], ns=(old, old))  # as cp -p and rsync -a leave it
+    with pytest.raises(
+        MilbenchError, match=rf"holds other features of slide '{slides[5].name}' than .*{files[5].name}"
+    ):
         load_cohort(spec(), base)
-    write_clam(base / "clam" / "features", [*slides, replace(slides[0], name="new")], kinds=("h5_files",))
-    with pytest.raises(MilbenchError, match=r"holds 16 slides and lacks 'new' of .*features; remove the cache"):
+    write_clam(base / "clam" / "features", slides, kinds=("h5_files",))
+    load_cohort(spec(), base)
+    files[5].rename(base / "away.h5")
+    with pytest.raises(MilbenchError, match=rf"other slides than .*: it has besides them '{slides[5].name}'; name"):
         load_cohort(spec(), base)
+    (base / "away.h5").rename(files[5].with_name("new.h5"))
+    with pytest.raises(MilbenchError, match=r"holds other slides than .*: it lacks 'new'; name another cache"):
+        load_cohort(spec(), base)
+
+
+def test_labels_that_came_along_are_compared(tmp_path):
+    frame = pd.DataFrame(
+        {
+            "slide_id": np.repeat([f"s{i}" for i in range(8)], 3),
+            "label": np.repeat(list("abababab"), 3),
+            "patient_id": np.repeat([f"p{i}" for i in range(8)], 3),
+            "f0": np.arange(24.0),
+            "f1": 1.0,
+        }
+    )
+    frame.to_parquet(tmp_path / "long.parquet")
+    own = DataSpec(name="own", features="long.parquet", split=SplitSpec(folds=2))
+    first = load_cohort(own, tmp_path)
+    frame["label"] = frame["label"].mask(frame["slide_id"] == "s0", "b").mask(frame["slide_id"] == "s1", "a")
+    frame.to_parquet(tmp_path / "long.parquet")
+    with pytest.raises(MilbenchError, match=r"holds other labels or splits than .*long.parquet brings along now; name"):
+        load_cohort(own, tmp_path)
+    shutil.rmtree(tmp_path / "own.cache")
+    assert load_cohort(own, tmp_path).labels != first.labels
 
 
 def test_the_cache_may_be_named(base):
