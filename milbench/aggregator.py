@@ -75,6 +75,8 @@ class Aggregator(nn.Module, ABC):
             # A cache may hold half precision; without autocast the model computes in the precision of its parameters.
             bags = bags.to(dtype=next((p.dtype for p in self.parameters()), bags.x.dtype))
         out = self.pool(bags, attention)
+        if not isinstance(out, BagOutput):
+            raise MilbenchError(f"{type(self).__name__}.pool returns {type(out).__name__} instead of a BagOutput.")
         # A bad feature makes a bad logit. Looking at B x k logits is free; looking at N x d features would cost as
         # much as mean pooling itself, so they are read only to explain a bad logit. On CUDA even that would stall the
         # stream: there the training loop and the evaluation look at values that they fetch anyway, and call

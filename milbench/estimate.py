@@ -103,7 +103,7 @@ def estimate(methods: Sequence[str], work: Work, seconds: float = 10.0, threads:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     made: dict[str, Estimate] = {}
     # The cheap ones first: what they leave of their shares is for those that need it.
-    order = sorted(found, key=lambda method: method.cls.card.family != "iid")
+    order = sorted(found, key=lambda method: method.card.family != "iid")
     with _quiet(threads):
         began = time.monotonic()
         for i, method in enumerate(order):
@@ -124,7 +124,7 @@ def lines(estimates: Sequence[Estimate], work: Work, threads: int = 1) -> list[s
         for row in rows
     ]
     capped = min((one.measured for one in estimates if not one.why), default=0)
-    how = f"measured here on random features, at least up to {capped:,} patches"
+    how = f"measured here within seconds, beside what else runs, on random features, at least up to {capped:,} patches"
     if capped < longest:
         how += f" (nine in ten slides have {typical:,} or fewer), and scaled"
     whole = sum(one.run_s for one in estimates if not one.why) * work.runs
@@ -257,7 +257,7 @@ def _line(points: Sequence[_Point], kind: str) -> Callable[[int], float]:
 def _scaled(method: Method, model: Aggregator, points: Sequence[_Point], kind: str) -> Callable[[int], float]:
     """Return a time by the number of patches, see the module."""
     line, last = _line(points, kind), points[-1]
-    if method.cls.card.family == "iid" or len(points) < 2:
+    if method.card.family == "iid" or len(points) < 2:
         return line
     before, longest = points[-2], float(getattr(last, kind))
     power = max(1.0, math.log(longest / getattr(before, kind)) / math.log(last.n / before.n))

@@ -17,6 +17,7 @@ from .errors import MilbenchError, did_you_mean
 from .registry import Method, resolve
 from .spec import TRACKS, Budget, Published, Recipe, RunSpec, Suite, digest
 from .store import Store, read_suite
+from .studies import import_optuna
 from .suites import load_suite
 from .train import Task
 from .train_stacked import StackTask, may_share, stacks
@@ -108,10 +109,14 @@ def make_plan(
     suite = suite.model_copy(update={"published": tuple(_of_one_spelling(f, suite.name) for f in suite.published)})
     store = Store(Path(results), suite)
     resolved = _methods(methods or suite.methods)
+    for method in resolved:
+        method.card  # noqa: B018 - told now, not when a run is to be published
+    if suite.tuning is not None:
+        import_optuna()
     known = {m.name for m in [*resolved, *_methods(suite.methods)]}
     for where, named in (("", suite.recipes), *((f" of cohort {d.name}", d.recipes) for d in suite.data)):
         if unused := set(named) - known:
-            hint = did_you_mean(min(unused), {m.name for m in resolved})
+            hint = did_you_mean(min(unused), known)
             raise MilbenchError(
                 f"suite {suite.name}: [recipes.{min(unused)}]{where} names no method of the suite.{hint}"
             )

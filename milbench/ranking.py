@@ -23,7 +23,8 @@ from .scoring import METRICS, CohortRuns, Scores, conditions_of, read_cohorts, r
 from .spec import digest
 from .spelling import spelling
 from .spending import AXES, FRONTS, SPENT, curves, mark_fronts, price_of, spent
-from .store import OUTCOMES, CostRecord
+from .store import OUTCOMES, CostRecord, RunRecord
+from .wording import count
 
 __all__ = [
     "COLUMNS", "COMPARISON", "compare", "comparison_lines", "leaderboard", "run_scores", "to_markdown", "to_rich",
@@ -328,10 +329,18 @@ def _mark_inflation(cohort: CohortRuns, block: list[dict[str, Any]], scored: lis
     honest = {s.method: s for s in score(cohort, resamples, "best-val")}
     for row, found in zip(block, scored, strict=True):
         other = honest[row["method"]]
-        row.update(auc_last=last[row["method"]].auc, auc_best_val=other.auc)
+        monitored = _monitored(list(cohort.runs[row["method"]].values()))
+        row.update(auc_last=last[row["method"]].auc, auc_best_val=other.auc if monitored else nan)
         if found.complete:
             gain = stats.paired_difference(found.auc, found.replicates, other.auc, other.replicates)
             row.update(inflation=gain.estimate, inflation_low=gain.low, inflation_high=gain.high)
+
+
+def _monitored(runs: list[RunRecord]) -> bool:
+    """Return whether there were validation slides: without them nothing was best on them."""
+    done = next((run for run in runs if run.outcome == "ok"), None)
+    history = None if done is None else done.history()
+    return done is not None and history is not None and done.spec.protocol.monitor in history
 
 
 def _place(row: dict[str, Any]) -> tuple[float, float, str]:
@@ -359,6 +368,11 @@ def _notes(cohort: CohortRuns, scored: list[Scores]) -> list[str]:
         f"{cohort.name}: run in spite of {CODES[code].means} ({code}, waived): {told}"
         for code, told in cohort.waived().items()
     ]
+    if lacking := cohort.lacking():
+        out.append(
+            f"{cohort.name}: {count(lacking, 'run')} of the suite are still to be made (see milbench status); "
+            "the table is of what is there."
+        )
     if cohort.oracle:
         out.append(
             f"{cohort.name}: the evaluation with the best test AUC was taken, so these figures are inflated; they are "

@@ -28,6 +28,7 @@ from .errors import MilbenchError, Unsupported, did_you_mean
 
 if TYPE_CHECKING:
     from .aggregator import Aggregator
+    from .spec import Card
 
 GROUP = "milbench.aggregators"
 
@@ -120,7 +121,9 @@ class Registry:
 
     def __getitem__(self, name: str) -> Entry:
         if name not in self._entries:
-            raise MilbenchError(f"unknown aggregator {name!r}.{did_you_mean(name, self._entries)}")
+            raise MilbenchError(
+                f"unknown aggregator {name!r}.{did_you_mean(name, self._entries)} A class of your own is module:Class."
+            )
         return self._entries[name]
 
 
@@ -155,6 +158,21 @@ class Method:
         if not self.params:
             return self.name
         return f"{self.name}[{','.join(f'{k}={_spell(v)}' for k, v in sorted(self.params.items()))}]"
+
+    @property
+    def card(self) -> Card:
+        """What the method says of itself.
+
+        Raises:
+            MilbenchError: a stranger's class has none.
+        """
+        card = getattr(self.cls, "card", None)
+        if card is None:
+            raise MilbenchError(
+                f"{self.name} has no card; give the class one (card = milbench.Card(title=..., family=..., "
+                "citation=...)), by which tables and citations name it."
+            )
+        return card
 
     @property
     def options(self) -> dict[str, Any]:

@@ -16,7 +16,9 @@ are those of one training, mean over runs: forward, backward and optimizer, with
 largest of any run, evaluation included. Trials counts every tuning trial of a study, whatever became of it; what tuning
 used is that of its trials that ended or were pruned (one that failed does not tell), mean over studies. On the front
 are methods that no other ranked method of the table beats in AUC at that cost or less: t device-seconds, f FLOPs, m
-memory; the others are dominated in all three. On the axis that the budget sets, all methods cost the same."""
+memory; the others are dominated in all three. On the axis that the budget sets, all methods cost the same. Of runs that
+were chosen on test, a look is at the test bags, and their accuracy is at the threshold that is best on them, as some
+published scripts report it; balanced accuracy and F1 go by the most probable class, as everywhere."""
 
 
 def is_budgeted(df: pd.DataFrame, axis: str) -> bool:

@@ -265,7 +265,7 @@ def _alone(storage: str) -> Iterator[None]:
 
 
 def _publish(store: Store, planned: Planned, result: Result, when: str, replace_old: bool) -> None:
-    card = planned.method.cls.card
+    card = planned.method.card
     value: dict[str, Any] = result.value or {}
     record = {
         "spec": planned.spec.model_dump(mode="json"),

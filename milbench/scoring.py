@@ -27,6 +27,10 @@ if TYPE_CHECKING:
 
     from .spec import RunSpec, Suite
 
+_OTHER = {
+    "fingerprint": "other features, labels or folds", "protocol_version": "another version of the protocol",
+}  # fmt: skip
+
 #: Seed of the bootstrap: the same results give the same table.
 SEED = 0
 
@@ -118,6 +122,18 @@ class CohortRuns:
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise MilbenchError(f"{file} is missing or damaged; run the suite again to write it.") from error
         return {code: texts[0] + (f" And {len(texts) - 1} more." if texts[1:] else "") for code, texts in found.items()}
+
+    def lacking(self) -> int:
+        """Return how many of the runs that the suite asks for here, methods x folds x seeds, are not there at all.
+
+        Methods are counted by their names without parameters, whose spelling the suite is free in.
+        """
+        folds = len(list((self._cohort / "folds").glob("*.csv")))
+        use = next((data.split.use for data in self.suite.data if data.name == self.data), None)
+        cells = self.suite.seeds * (folds if use is None else min(folds, use))
+        there = sum(cells - sum(seed < self.suite.seeds for _, seed in runs) for runs in self.runs.values())
+        named = [Counter(m.partition("[")[0].strip() for m in methods) for methods in (self.suite.methods, self.runs)]
+        return max(0, there) + cells * (named[0] - named[1]).total()
 
     @property
     def _cohort(self) -> Path:
@@ -295,11 +311,11 @@ def _tables(folder: Path, suite: Suite, data: str, records: list[RunRecord]) -> 
     for record in sorted(records, key=age):
         old = [name for name in SUPERSEDED if getattr(record.spec, name) != getattr(latest, name)]
         if old:
-            notes.append(", ".join(old))
+            notes.append(" and ".join(_OTHER[name] for name in old))
         else:
             groups.setdefault(digest(conditions_of(record.spec)), []).append(record)
     notes = [
-        f"{where}: left out {count(n, 'run')} made with another {what} than those asked for last."
+        f"{where}: left out {count(n, 'run')} made with {what} than those asked for last."
         for what, n in sorted(Counter(notes).items())
     ]
     specs = [group[0].spec for group in groups.values()]

@@ -173,6 +173,10 @@ class Store:
         """Return the outcome of a published run, or None where there is none."""
         return _outcome(self.runs / run_id / "run.json")
 
+    def reason(self, run_id: str) -> str:
+        """Return why a published run did not end ``ok``; empty where it did."""
+        return str(_load(self.runs / run_id / "run.json").get("reason") or "")
+
     def cost(self, cost_id: str) -> dict[str, Any] | None:
         """Return the record of a published cost measurement, or None where there is none."""
         file = self.costs / cost_id / "cost.json"

@@ -256,7 +256,7 @@ def test_budgets_are_not_mixed(tmp_path):
         stale.run_id, made.record(stale, "abmil") | {"finished": "2025-01-01T00:00:00"}, run.predictions()
     )
     table = leaderboard(tmp_path, resamples=10)
-    assert any("left out 1 run made with another fingerprint" in note for note in table.attrs["notes"])
+    assert any("left out 1 run made with other features, labels or folds than" in note for note in table.attrs["notes"])
     recipe = run.spec.recipe.model_copy(update={"lr": 0.5})
     spec = run.spec.model_copy(update={"recipe": recipe})
     new = made.record(spec, "abmil", "diverged") | {"finished": "2027-01-01T00:00:00"}

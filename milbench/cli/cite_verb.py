@@ -15,7 +15,7 @@ def cite_command(
     from .. import __version__
     from ..registry import resolve
 
-    cards = [resolve(method).cls.card for method in methods or []]  # all of them, before anything is printed
+    cards = [resolve(method).card for method in methods or []]  # all of them, before anything is printed
     typer.echo(
         f"The milbench authors. milbench: benchmarking multiple-instance-learning aggregators, version {__version__}."
     )

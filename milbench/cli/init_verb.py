@@ -82,7 +82,11 @@ def init_command(
     made = draft(found, out, chosen, seeds, estimates)
     out.parent.mkdir(parents=True, exist_ok=True)
     made.write(force)
-    also = f" and {made.labels}, which lists what is left out" if made.labels is not None else ""
+    also = (
+        f" and {made.labels}, which lists what is left out, and which the suite reads instead of {labels}"
+        if made.labels is not None
+        else ""
+    )
     suite = shlex.quote(str(out))
     typer.echo(f"Written: {out}{also}. Next: milbench audit {suite}, then milbench run {suite}")
 

@@ -92,7 +92,7 @@ def _show_card(method: str) -> None:
     from ..spec import Tuning
 
     found = resolve(method)
-    card = found.cls.card
+    card = found.card
     models = {d: create(method, d, 2) for d in (512, 1024)}
     sizes = {d: sum(p.numel() for p in model.parameters()) for d, model in models.items()}
     typer.echo(f"{found.canonical}: {card.title} ({card.family} pooling)")

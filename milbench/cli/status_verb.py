@@ -40,4 +40,5 @@ def status_command(
         typer.echo(f"  {count(costs, 'measurement')} of cost not done")
     for planned in runs:
         if planned.outcome not in (None, "ok"):
-            typer.echo(f"  {planned.outcome}: {planned} ({planned.spec.run_id})")
+            run_id = planned.spec.run_id
+            typer.echo(f"  {planned.outcome}: {planned} ({run_id}): {plan.store.reason(run_id)}")

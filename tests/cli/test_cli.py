@@ -191,6 +191,10 @@ def test_costs_that_are_left_are_told_before_and_after_the_runs(cli, tmp_path):
     assert re.search(r"\d+ measurements of cost not done", cli("status", "small.toml").out)
 
 
+def plain_text(out: str) -> str:
+    return " ".join(out.split())
+
+
 def test_run_status_and_report(cli, tmp_path):
     (tmp_path / "small.toml").write_text(SUITE)
     planned = cli("run", "small.toml", "--dry-run")
@@ -236,6 +240,10 @@ def test_run_status_and_report(cli, tmp_path):
         assert last.startswith("No report was written, ")
         assert last.endswith("; --report results/small writes one.")
         assert {p: p.read_bytes() for p in (tmp_path / "results" / "small").iterdir()} == whole
+    assert "still to be made" not in again.out
+    begun = cli("run", "small.toml", "-m", "mean", "--seeds", "1", "--results", "begun/runs")
+    assert "small-v1 / digits: 3 runs of the suite are still to be made (see milbench status)" in plain_text(begun.out)
+    assert not (tmp_path / "begun" / "small").exists()
     asked = cli("run", "small.toml", "-m", "mean", "--report", "elsewhere")
     assert asked.out.splitlines()[-1] == "Report: elsewhere/README.md"
     assert {p: p.read_bytes() for p in (tmp_path / "results" / "small").iterdir()} == whole
@@ -263,6 +271,22 @@ def test_run_status_and_report(cli, tmp_path):
     assert not re.search(r"(?<![\w.`/])/(home|root|tmp|work|var)/", report)
 
 
+def test_a_class_without_a_card_is_told_before_anything_runs(cli, tmp_path):
+    (tmp_path / "small.toml").write_text(SUITE)
+    (tmp_path / "nocard.py").write_text(
+        "from milbench import Aggregator\nclass Bare(Aggregator):\n    def pool(self, bags, attention): ...\n"
+    )
+    for words in (
+        ("run", "small.toml", "-m", "nocard:Bare", "-m", "mean"),
+        ("show", "nocard:Bare"),
+        ("cite", "nocard:Bare"),
+    ):
+        said = cli(*words)
+        assert said.code == 1
+        assert said.err.startswith("milbench: nocard:Bare has no card; give the class one (card = milbench.Card(title=")
+    assert not (tmp_path / "results").exists()
+
+
 def test_runs_that_do_not_end_ok_are_exit_code_2(cli, tmp_path):
     (tmp_path / "small.toml").write_text(SUITE.replace("[recipe]\nepochs = 1", "[recipe]\nlr = 1e30\nepochs = 5"))
     said = cli("run", "small.toml", "--seeds", "1", "-m", "abmil")
@@ -270,6 +294,10 @@ def test_runs_that_do_not_end_ok_are_exit_code_2(cli, tmp_path):
     assert "diverged: digits abmil fold fold0 seed 0" in said.err
     assert "1 diverged" in said.out
     assert not (tmp_path / "results" / "small").exists()
+    told = cli("status", "small.toml", "--seeds", "1", "-m", "abmil").out.splitlines()[-1]
+    assert re.fullmatch(
+        r"  diverged: digits abmil fold fold0 seed 0 \([0-9a-f]{16}\): .*(NaN|loss|infinite|finite).*", told
+    )
 
 
 def test_only_the_local_launcher_exists(cli, tmp_path):

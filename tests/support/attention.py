@@ -14,7 +14,9 @@ import torch
 
 import milbench
 from milbench.interpret import relevance
+from milbench.measure.environment import environment
 from milbench.measure.memory import PeakMemory, settle_heap
+from milbench.table_text import machine_text
 
 DIM = 1024
 
@@ -50,6 +52,8 @@ if __name__ == "__main__":
             export(int(n), method)
         case [*rest]:
             length = int(rest[0].replace(",", "")) if rest else 100_000
+            print(f"One bag of {DIM}-d features, fp32. Export: the attention and a score of every instance.")
+            print(f"Measured in {machine_text(environment())}.")
             for name in rest[1:] or milbench.list_aggregators():
                 own, whole = measured(length, name)
                 print(
