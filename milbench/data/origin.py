@@ -8,8 +8,10 @@ or lies elsewhere. What has been found in order is remembered in the user's cach
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -26,6 +28,7 @@ from .tables import some
 #: slides whose bytes are compared, at most
 _COMPARED = 16
 _VERSION = 1  # raised when other things are compared
+_Stamps: TypeAlias = list[tuple[str, int, int]]
 
 
 def check_origin(cache: FeatureCache, source: Path, spec: DataSpec) -> None:
@@ -55,6 +58,10 @@ def check_origin(cache: FeatureCache, source: Path, spec: DataSpec) -> None:
         )
     origin = Path(str(cache.meta["source"]))
     moved = os.path.realpath(origin) != os.path.realpath(source)
+    of = [cache.fingerprint, cache.meta.get("left_out", []), str(source.absolute())]
+    whole = _remembered([*of, _stamps([source])]) if source.is_file() else None
+    if whole is not None and whole.exists():  # opening one large file may take as long as reading it
+        return
     slides = _opened(cache, source)
     if slides is None:
         if moved and origin.name != source.name:
@@ -63,31 +70,39 @@ def check_origin(cache: FeatureCache, source: Path, spec: DataSpec) -> None:
                 "leave features out of the suite to run on the cache as it is."
             )
         return
-    times = [_times(slides, i) for i in range(len(slides))]
-    key = digest([_VERSION, cache.fingerprint, cache.meta.get("left_out", []), str(source.absolute()), slides.ids,
-                  times])  # fmt: skip
-    known = cache_home() / "origins" / key
+    stamps = [_stamps(slides.files(i)) for i in range(len(slides))]
+    known = whole or _remembered([*of, slides.ids, stamps])
     if known.exists():
         return
-    whose = f"{holds} the features of {origin}, not those of {source}" if moved else ""
-    there = {*cache.ids, *cache.meta.get("left_out", ())}
-    for more, word in ((set(slides.ids) - there, "lacks"), (there - set(slides.ids), "has besides them")):
-        if more:
-            raise MilbenchError(
-                f"{whose or f'{holds} other slides than {source}'}: it {word} {some(sorted(more))}; {mend}."
-            )
-    if (slides.table() or SourceTable()) != (cache.table or SourceTable()):
-        raise MilbenchError(f"{whose or f'{holds} other labels or splits than {source} brings along now'}; {mend}.")
-    order = str(cache.meta.get("order", "source"))
-    how = Reading(str(cache.meta["format"]), source, cache.meta["dtype"], order, cache.has_coords)
-    for i in _suspects(times, (cache.path / TOML).stat().st_mtime_ns, moved):
-        read = convert(slides.load(i), how)
-        if cache.checksums.get(read.slide_id) != (None if read.prepared is None else read.prepared.checksum):
-            what = f"{holds} other features of slide {read.slide_id!r} than {read.path or source}"
-            raise MilbenchError(f"{whose or what}; {mend}.")
+    if (difference := _difference(cache, source, slides, stamps, moved)) is not None:
+        other = f"the features of {origin}, not those of {source}" if moved else difference
+        raise MilbenchError(f"{holds} {other}; {mend}.")
     with suppress(OSError):  # a folder that cannot be written costs time, not the run
         known.parent.mkdir(parents=True, exist_ok=True)
         known.touch()
+
+
+def _difference(cache: FeatureCache, source: Path, slides: Slides, stamps: list[_Stamps], moved: bool) -> str | None:
+    """Say what the cache holds that its source does not; None where nothing was found."""
+    there, here = {*cache.ids, *cache.meta.get("left_out", ())}, set(slides.ids)
+    if more := here - there:
+        return f"other slides than {source}: it lacks {some(sorted(more))}"
+    if more := there - here:
+        return f"other slides than {source}: {some(sorted(more))} besides"
+    if (slides.table() or SourceTable()) != (cache.table or SourceTable()):
+        return f"other labels or splits than {source} brings along now"
+    order = str(cache.meta.get("order", "source"))
+    how = Reading(str(cache.meta["format"]), source, cache.meta["dtype"], order, cache.has_coords)
+    for i in _suspects(stamps, (cache.path / TOML).stat().st_mtime_ns, moved):
+        read = convert(slides.load(i), how)
+        if cache.checksums.get(read.slide_id) != (None if read.prepared is None else read.prepared.checksum):
+            return f"other features of slide {read.slide_id!r} than {read.path or source}"
+    return None
+
+
+def _remembered(of: list[Any]) -> Path:
+    """Return the file that is there once a cache and what its source is like now have been found in order."""
+    return cache_home() / "origins" / digest([_VERSION, *of])
 
 
 def _opened(cache: FeatureCache, source: Path) -> Slides | None:
@@ -102,10 +117,10 @@ def _opened(cache: FeatureCache, source: Path) -> Slides | None:
         return None
 
 
-def _times(slides: Slides, i: int) -> list[tuple[str, int, int]]:
-    """Return name, size and last change of a slide's files; a copy that keeps its old time has a new one of change."""
+def _stamps(files: Sequence[Path]) -> _Stamps:
+    """Return name, size and last change of files; a copy that keeps its old time has a new one of change."""
     found = []
-    for path in slides.files(i):
+    for path in files:
         try:
             stat = path.stat()
         except OSError:
@@ -114,10 +129,10 @@ def _times(slides: Slides, i: int) -> list[tuple[str, int, int]]:
     return found
 
 
-def _suspects(times: list[list[tuple[str, int, int]]], made: int, moved: bool) -> list[int]:
+def _suspects(stamps: list[_Stamps], made: int, moved: bool) -> list[int]:
     """Return slides that may be others than when the cache was made: the newest, or of another folder some."""
-    last = [max((changed for _, _, changed in files), default=0) for files in times]
     if moved:
-        return sorted({int(i) for i in np.linspace(0, len(times) - 1, min(_COMPARED, len(times)))})
-    newest = sorted(range(len(times)), key=lambda i: -last[i])[:_COMPARED]
+        return sorted({int(i) for i in np.linspace(0, len(stamps) - 1, min(_COMPARED, len(stamps)))})
+    last = [max((changed for _, _, changed in files), default=0) for files in stamps]
+    newest = sorted(range(len(stamps)), key=lambda i: -last[i])[:_COMPARED]
     return [i for i in newest if last[i] > made]

@@ -121,7 +121,7 @@ def test_features_that_were_extracted_again_are_told(base, slides, monkeypatch):
     write_clam(base / "clam" / "features", slides, kinds=("h5_files",))
     load_cohort(spec(), base)
     files[5].rename(base / "away.h5")
-    with pytest.raises(MilbenchError, match=rf"other slides than .*: it has besides them '{slides[5].name}'; name"):
+    with pytest.raises(MilbenchError, match=rf"other slides than .*: '{slides[5].name}' besides; name"):
         load_cohort(spec(), base)
     (base / "away.h5").rename(files[5].with_name("new.h5"))
     with pytest.raises(MilbenchError, match=r"holds other slides than .*: it lacks 'new'; name another cache"):
