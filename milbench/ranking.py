@@ -145,9 +145,7 @@ def leaderboard(
         attrs["cohorts"].append(_describe(cohort))
         # A run that failed may have been recorded by the process that started it, whose environment is another.
         for record in (r for runs in cohort.runs.values() for r in runs.values() if r.outcome == "ok"):
-            seen = record.record.get("environment")
-            if seen and seen.get("fingerprint") not in [e.get("fingerprint") for e in attrs["environments"]]:
-                attrs["environments"].append(seen)
+            _add_environment(attrs["environments"], record.record.get("environment"))
     if len(attrs["environments"]) > 1:
         n = len(attrs["environments"])
         notes.append(f"The runs were made in {n} environments; scores are shown together, timings never are.")
@@ -159,6 +157,18 @@ def leaderboard(
     table.attrs.update(attrs, notes=list(dict.fromkeys(notes)), resamples=resamples)
     table.attrs.update({key: _shared(value) for key, value in table.attrs.items()})
     return table
+
+
+def _add_environment(known: list[dict[str, Any]], seen: dict[str, Any] | None) -> None:
+    """Add a run's environment to those there are; where it differs in its commit alone, the commit is added."""
+    if not seen:
+        return
+    same = next((e for e in known if e.get("fingerprint") == seen.get("fingerprint")), None)
+    commit = (seen.get("software") or {}).get("commit")
+    if same is None:
+        known.append(seen | {"software": dict(seen.get("software") or {})})
+    elif commit and commit not in (commits := str(same["software"].get("commit") or "")).split(", "):
+        same["software"]["commit"] = f"{commits}, {commit}".removeprefix(", ")
 
 
 class _List(list[Any]):

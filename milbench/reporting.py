@@ -240,7 +240,10 @@ def _environments(df: pd.DataFrame) -> list[str]:
     if cost and all(what == "Runs" for what, _ in named):
         named.append(("Costs", cost))
     for what, environment in named:
-        out.append(f"- {what}: {machine_text(environment)}.")
+        own = str((environment.get("software") or {}).get("commit") or "")
+        costs = str((cost.get("software") or {}).get("commit") or "") if what == "Runs and costs" else ""
+        also = f" Costs by commit {costs}." if costs not in own else ""
+        out.append(f"- {what}: {machine_text(environment)}.{also}")
     return out or ["- Not recorded."]
 
 

@@ -334,3 +334,19 @@ def test_command_line(root, tmp_path):
     assert result.exit_code == 0
     assert (tmp_path / "report" / "README.md").exists()
     assert "Example: milbench leaderboard" in runner.invoke(app, ["leaderboard", "--help"]).stdout
+
+
+def test_all_commits_that_made_a_table_are_told(tmp_path):
+    """Runs of one environment may be of several commits, and costs of another."""
+    store = made.fill(tmp_path / "r", made.suite(data=("easy",)), SOME)
+    for number, run in enumerate(read_runs(tmp_path / "r")):
+        environment = run.record["environment"] | {"software": {"commit": ("aaa", "bbb", "aaa-dirty")[number % 3]}}
+        store.publish_run(run.spec.run_id, run.record | {"environment": environment}, run.predictions(), overwrite=True)
+    board = leaderboard(tmp_path / "r", resamples=10)
+    (environment,) = board.attrs["environments"]
+    assert sorted(environment["software"]["commit"].split(", ")) == ["aaa", "aaa-dirty", "bbb"]
+    board.attrs["cost_environment"]["software"] = {"commit": "ccc"}
+    text = write_report(board, tmp_path / "out", "T", "P").read_text()
+    assert re.search(r"- Runs and costs: .*commit (aaa|bbb)[^;]*\. Costs by commit ccc\.\n", text)
+    board.attrs["cost_environment"]["software"] = {"commit": "bbb"}
+    assert "Costs by commit" not in write_report(board, tmp_path / "out", "T", "P").read_text()
