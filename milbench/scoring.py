@@ -131,9 +131,9 @@ class CohortRuns:
         folds = len(list((self._cohort / "folds").glob("*.csv")))
         use = next((data.split.use for data in self.suite.data if data.name == self.data), None)
         cells = self.suite.seeds * (folds if use is None else min(folds, use))
-        there = sum(cells - sum(seed < self.suite.seeds for _, seed in runs) for runs in self.runs.values())
+        gaps = sum(max(0, cells - sum(s < self.suite.seeds for _, s in runs)) for runs in self.runs.values())
         named = [Counter(m.partition("[")[0].strip() for m in methods) for methods in (self.suite.methods, self.runs)]
-        return max(0, there) + cells * (named[0] - named[1]).total()
+        return gaps + cells * (named[0] - named[1]).total()
 
     @property
     def _cohort(self) -> Path:

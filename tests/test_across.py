@@ -2,7 +2,7 @@
 
 import importlib.util
 import itertools
-import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +10,9 @@ import pandas as pd
 import pytest
 from scipy import stats as scipy_stats
 
-from milbench.across import Across, profiles, short
+from milbench.across import Across, _permuted, profiles, short
 from milbench.ranking import leaderboard, run_scores, write_report
+from milbench.stats import friedman
 
 _spec = importlib.util.spec_from_file_location("synthetic", Path(__file__).parent / "synthetic.py")
 made = importlib.util.module_from_spec(_spec)
@@ -75,7 +76,7 @@ def test_one_score_of_all_runs(found, runs):
 
 def test_who_beats_the_first(found, runs):
     best = runs[found.methods[0]]
-    assert np.isnan(found.rows[0]["beats"])
+    assert np.isnan([found.rows[0][key] for key in ("beats", "beats_low", "beats_high")]).all()
     for row in found.rows[1:]:
         pairs = [
             (x > y) + 0.5 * (x == y)
@@ -119,14 +120,49 @@ def _shift(strength, won):
     return brentq(off, -20, 20)
 
 
-def test_the_sentence_names_who_is_told_apart(found):
-    pairs = [
-        f"{a} from {b}"
-        for (i, a), (j, b) in itertools.combinations(enumerate(found.methods), 2)
-        if found.friedman.ranks[j] - found.friedman.ranks[i] > found.friedman.critical_difference
+@pytest.mark.parametrize(("tasks", "methods"), [(3, 3), (4, 3), (3, 4)])
+def test_p_is_that_of_all_permutations(tasks, methods):
+    """Cohorts that agree wholly: as rare as one order in k! for each but the first; and one with ties, counted out."""
+    agreed = np.tile(np.arange(methods, dtype=float), (tasks, 1))
+    exact = 1 / np.prod(np.arange(1, methods + 1)) ** (tasks - 1)
+    assert _permuted(agreed) == pytest.approx(exact, abs=4 * np.sqrt(exact / 9999) + 1e-4)
+    mixed = np.array([[0.1, 0.1, 0.3], [0.3, 0.2, 0.1], [0.1, 0.2, 0.3]])
+    ranks = scipy_stats.rankdata(-mixed, axis=1)
+    spread = [
+        np.mean(rows, axis=0).var() for rows in itertools.product(*(list(itertools.permutations(r)) for r in ranks))
     ]
-    assert pairs == [pair for pair in re.findall(r"(\S+ from [\w\[\]=]+)", found.sentence()) if pair in pairs]
-    assert pairs or "and so none of these are" in found.sentence()
+    exact = np.mean(np.array(spread) >= ranks.mean(axis=0).var() - 1e-12)
+    assert _permuted(mixed) == pytest.approx(exact, abs=4 * np.sqrt(exact * (1 - exact) / 9999) + 1e-4)
+
+
+def test_the_sentence_names_who_is_told_apart(found):
+    """Of methods at ranks 1, 2 and 3 on every one of 20 cohorts (critical difference 0.74), and of made-up ones."""
+    assert found.sentence().endswith("over all pairs), which tells apart transmil from mean.")
+    alike = replace(found, friedman=friedman([[0.1, 0.2, 0.3, 0.4], [0.4, 0.3, 0.2, 0.1]]))
+    assert alike.sentence().endswith("over all pairs), and so none of these are.")
+    names = ("one", "two", "three")
+    scores = np.tile([0.9, 0.8, 0.7], (20, 1))
+    clear = replace(found, methods=names, friedman=friedman(scores), p=0.0001)
+    assert clear.sentence().endswith("which tells apart one from two, one from three and two from three.")
+    assert (
+        "p below 0.001 (ranks permuted within cohorts). Mean ranks that differ by less than 0.74 " in clear.sentence()
+    )
+    half = np.vstack([scores[:8], [[0.8, 0.9, 0.7]] * 8])
+    assert (
+        replace(clear, friedman=friedman(half))
+        .sentence()
+        .endswith("which tells apart one from three and two from three.")
+    )
+
+
+def test_one_run_has_no_spread(tmp_path):
+    made.fill(tmp_path / "r", made.suite(data=DATA, across=True), METHODS, seeds=1, costs=False)
+    (one,) = leaderboard(tmp_path / "r", resamples=50).attrs["across"]
+    assert "nothing is known of another draw" in one.sentence()
+    for row in one.rows:
+        assert np.isnan([row["iqm_low"], row["iqm_high"], row["beats_low"], row["beats_high"]]).all()
+        assert row["elo_low"] < row["elo"] < row["elo_high"]
+    assert "nan" not in one.table().to_string()
 
 
 def test_only_where_it_is_asked_for(root, tmp_path):

@@ -58,16 +58,18 @@ def check_origin(cache: FeatureCache, source: Path, spec: DataSpec) -> None:
         )
     origin = Path(str(cache.meta["source"]))
     moved = os.path.realpath(origin) != os.path.realpath(source)
-    of = [cache.fingerprint, cache.meta.get("left_out", []), str(source.absolute())]
+    of = [cache.fingerprint, cache.meta.get("table_checksum"), cache.meta.get("left_out", []), str(source.absolute())]
     whole = _remembered([*of, _stamps([source])]) if source.is_file() else None
     if whole is not None and whole.exists():  # opening one large file may take as long as reading it
         return
     slides = _opened(cache, source)
     if slides is None:
-        if moved and origin.name != source.name:
+        parts = [part for part in Path(str(spec.features)).expanduser().parts if part != ".."]
+        named = parts[-2:] if Path(str(spec.features)).expanduser().is_absolute() else parts
+        if _something(source) or (moved and list(origin.parts[-len(named) :]) != named):
             raise MilbenchError(
-                f"{holds} the features of {origin}, not those of {source}, which cannot be read; correct the path, or "
-                "leave features out of the suite to run on the cache as it is."
+                f"cohort {spec.name}: {source} cannot be read as the features that the cache {cache.path} was made of "
+                f"({origin}); correct the path, or leave features out of the suite to run on the cache as it is."
             )
         return
     stamps = [_stamps(slides.files(i)) for i in range(len(slides))]
@@ -103,6 +105,14 @@ def _difference(cache: FeatureCache, source: Path, slides: Slides, stamps: list[
 def _remembered(of: list[Any]) -> Path:
     """Return the file that is there once a cache and what its source is like now have been found in order."""
     return cache_home() / "origins" / digest([_VERSION, *of])
+
+
+def _something(source: Path) -> bool:
+    """Whether there is anything: a folder where nothing is mounted, or that was emptied, holds nothing."""
+    try:
+        return source.is_file() or any(source.iterdir())
+    except OSError:
+        return False
 
 
 def _opened(cache: FeatureCache, source: Path) -> Slides | None:

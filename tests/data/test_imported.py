@@ -95,8 +95,17 @@ def test_a_cache_may_move_with_its_features_and_outlive_them(tmp_path, base, sli
     ):
         gone()  # an empty folder, as where nothing is mounted; then none
         assert load_cohort(spec(), moved).fingerprint == first.fingerprint
-    with pytest.raises(MilbenchError, match=r"not those of .*/clem, which cannot be read; correct the path, or leave"):
-        load_cohort(spec(features="clem"), moved)
+    for wrong in ("clem", "clem/features", str(moved / "clem" / "features")):  # another encoder's, say
+        with pytest.raises(MilbenchError, match=r"cohort mine: .*clem.* cannot be read as the features that the cache"):
+            load_cohort(spec(features=wrong), moved)
+    (moved / "clam" / "features").mkdir(parents=True)
+    (moved / "clam" / "features" / "notes.txt").write_text("not features")
+    with pytest.raises(
+        MilbenchError, match=r"correct the path, or leave features out of the suite to run on the cache"
+    ):
+        load_cohort(spec(), moved)
+    assert load_cohort(DataSpec(name="mine", cache="mine.cache", labels="labels.csv", split=SplitSpec(folds=2)), moved)
+    shutil.rmtree(moved / "clam")
     moved.rename(base)
     assert load_cohort(spec(), base).fingerprint == first.fingerprint
 

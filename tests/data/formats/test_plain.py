@@ -49,7 +49,10 @@ def _npz_only(path: Path, slide: Slide) -> None:
 
 
 def _pt(path: Path, slide: Slide) -> None:
-    torch.save({"feats": torch.from_numpy(slide.x), "coords": torch.from_numpy(slide.xy), "slide": slide.name}, path)
+    with path.open("wb") as file:  # of some names, "\\.pt" for one, torch's own writer makes none
+        torch.save(
+            {"feats": torch.from_numpy(slide.x), "coords": torch.from_numpy(slide.xy), "slide": slide.name}, file
+        )
 
 
 def _safetensors(path: Path, slide: Slide) -> None:
