@@ -33,6 +33,8 @@ _NO_MEMORY = (
     "cublas_status_alloc_failed",
 )  # fmt: skip
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # mallopt's
+#: What oneDNN says when the code of a primitive finds no memory; one that it does not have lacks a descriptor.
+_NO_PRIMITIVE = re.compile("could not create a primitive(?! descriptor)")
 
 
 @dataclass(frozen=True)
@@ -212,7 +214,8 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Return whether an exception is how torch, one of its libraries or the system says that memory ran out."""
     text = str(error).lower()
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
-        isinstance(error, RuntimeError | OSError) and any(words in text for words in _NO_MEMORY)
+        isinstance(error, RuntimeError | OSError)
+        and (any(words in text for words in _NO_MEMORY) or _NO_PRIMITIVE.search(text) is not None)
     )
 
 
