@@ -15,6 +15,7 @@ import pandas as pd
 
 from . import stats
 from .asked import CONDITIONS
+from .scoring import repetitions
 from .spec import digest
 from .wording import fixed, listed, with_interval
 
@@ -179,7 +180,7 @@ def _runs(scores: Sequence[Scores]) -> stats.Array:
     """Return (S, N): of each cohort the mean AUC, over folds, of every seed and repetition."""
     columns = []
     for one in scores:
-        repetition = one.runs["fold"].astype(str).str.extract(r"^r(\d+)-f\d+$")[0].fillna("")
+        repetition = repetitions(one.runs["fold"]).fillna("")
         columns.append(one.runs["auc"].groupby([repetition, one.runs["seed"]]).mean().to_numpy())
     if len({len(column) for column in columns}) > 1 or any(np.isnan(column).any() for column in columns):
         columns = [np.array([one.auc]) for one in scores]

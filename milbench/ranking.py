@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from .effects import effects
 from .errors import MilbenchError, did_you_mean
 from .published import beside
 from .reporting import comparison_lines, to_markdown, write_report
-from .scoring import METRICS, CohortRuns, Scores, conditions_of, read_cohorts, run_scores, score
+from .scoring import METRICS, CohortRuns, Scores, conditions_of, read_cohorts, repetitions, run_scores, score
 from .spec import digest
 from .spelling import spelling
 from .spending import AXES, FRONTS, SPENT, curves, mark_fronts, price_of, spent
@@ -47,8 +46,6 @@ COMPARISON = (
     "suite", "version", "data", "unit", "a", "b", "auc_a", "auc_b", "difference", "low", "high", "p", "told_apart",
     "seeds", "folds", "reason", "conditions", "waived",
 )  # fmt: skip
-
-_REPEATED = re.compile(r"r(\d+)-f(\d+)")
 
 
 def leaderboard(
@@ -368,7 +365,7 @@ def _spread(runs: pd.DataFrame) -> float:
     """Standard deviation of the accuracy over repetitions of the k-fold, or over seeds; NaN where there is one."""
     if not len(runs):
         return float("nan")
-    repetition = runs["fold"].astype(str).str.extract(_REPEATED)[0]
+    repetition = repetitions(runs["fold"])
     groups = repetition if repetition.notna().all() and repetition.nunique() > 1 else runs["seed"]
     return float(runs["accuracy"].groupby(groups).mean().std(ddof=1))
 

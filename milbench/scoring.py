@@ -370,6 +370,11 @@ def _labels(specs: list[RunSpec], differ: list[str]) -> list[str]:
     ]
 
 
+def repetitions(folds: pd.Series[str]) -> pd.Series[str]:
+    """Return which repetition of a k-fold each fold is of, ``3`` of ``r3-f0``; NaN where folds are not so named."""
+    return folds.astype(str).str.extract(r"r(\d+)-f\d+")[0]
+
+
 def _table(
     folder: Path, suite: Suite, data: str, records: list[RunRecord], label: str, costs: dict[str, list[CostRecord]]
 ) -> CohortRuns:
