@@ -29,6 +29,8 @@ DEVIATIONS = (
 class CLAMBase(Aggregator):
     """Features -> h = ReLU(W x) -> gated attention -> one or C bag vectors -> logits, and the instance loss."""
 
+    #: Since 2 products with the vector of the own bag are added up in another order, in the backward pass.
+    revision = 2
     authors_names = {  # noqa: RUF012
         "attention_net.0.": "embed.0.",
         "attention_net.3.attention_a.0.": "score.v.",

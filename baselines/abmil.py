@@ -47,6 +47,8 @@ class ABMIL(Aggregator):
         "dropout": Float(low=0.0, high=0.5),
     }
     stackable = True
+    #: Since 2 products with the vector of the own bag are added up in another order, in the backward pass.
+    revision = 2
     authors_names = {  # noqa: RUF012
         "attention.0.": "score.v.",
         "attention.2.": "score.w.",

@@ -10,7 +10,17 @@ from torch import Tensor, nn
 
 from milbench.aggregator import Aggregator
 from milbench.bags import BagOutput, Bags
-from milbench.nn import Linear, activates, linear, linear_then, segment_argmax, segment_softmax, tanh, weighted_sum
+from milbench.nn import (
+    Linear,
+    activates,
+    linear,
+    linear_then,
+    segment_argmax,
+    segment_dot,
+    segment_softmax,
+    tanh,
+    weighted_sum,
+)
 from milbench.spec import Card, Float, Recipe
 
 Q = 128  # width of the queries in the authors' code
@@ -48,6 +58,9 @@ class DSMIL(Aggregator):
     search_space = {"weight_decay": Float(low=1e-5, high=1e-2, log=True)}  # noqa: RUF012
     attention_by_class = True
     stackable = True
+    #: Since 2 products with the vector of the own bag are added up in another order, the likeness among
+    #: them.
+    revision = 2
     authors_names = {"b_classifier.": "", "i_classifier.fc.0.": "instance.", "i_classifier.fc.": "instance."}  # noqa: RUF012
 
     def __init__(self, in_dim: int, n_classes: int) -> None:
@@ -67,7 +80,7 @@ class DSMIL(Aggregator):
             likeness = torch.cat([part @ q_m.T if len(q_m) > 1 else torch.mv(part, q_m[0])[:, None] for part in q])
         else:
             every = torch.cat(q) if len(q) > 1 else q[0]
-            likeness = torch.einsum("nq,ncq->nc", every, every[critical][bags.index])
+            likeness = segment_dot(every, every[critical], bags)
         u = segment_softmax(likeness * Q**-0.5, bags)
         b = weighted_sum(u, bags.x, bags)
         logits = self._classify(b.to(scores.dtype))

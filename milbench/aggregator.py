@@ -37,9 +37,9 @@ class Aggregator(nn.Module, ABC):
     #: parameters counted from the last, no buffers, no chance in training but ``nn.Dropout``, a loss that is a mean
     #: over the bags of logits and of every `aux`.
     stackable: ClassVar[bool] = False
-    #: of a built-in method's arithmetic; raised when the same parameters would give other predictions, if only by
-    #: rounding: a suite that is run again makes its runs again, and no other method's. A stranger's method is told
-    #: apart by its source.
+    #: of a built-in method's arithmetic; raised when the same parameters would give other predictions or gradients, if
+    #: only by rounding: a suite that is run again makes its runs again, and no other method's. A stranger's method is
+    #: told apart by its source.
     revision: ClassVar[int] = 1
     #: prefix of a parameter's name in the authors' code -> prefix here; longest match wins.
     authors_names: ClassVar[dict[str, str]] = {}

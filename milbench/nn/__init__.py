@@ -8,7 +8,16 @@ from .nystrom import NystromAttention
 from .ppeg import PPEG
 from .precision import product_dtype
 from .product import Linear, activates, linear, linear_then
-from .segment import segment_argmax, segment_max, segment_mean, segment_softmax, segment_sum, segment_topk, weighted_sum
+from .segment import (
+    segment_argmax,
+    segment_dot,
+    segment_max,
+    segment_mean,
+    segment_softmax,
+    segment_sum,
+    segment_topk,
+    weighted_sum,
+)
 from .tokens import SquareTokens
 
 __all__ = [
@@ -22,6 +31,7 @@ __all__ = [
     "linear_then",
     "product_dtype",
     "segment_argmax",
+    "segment_dot",
     "segment_max",
     "segment_mean",
     "segment_softmax",

@@ -18,6 +18,7 @@ from ..bags import Bags
 from .precision import without_autocast
 
 PART = 1024  # rows of one part of a long bag on CPU
+LINE = 64  # bytes of a cache line
 
 
 def _wide(values: Tensor) -> Tensor:
@@ -42,6 +43,65 @@ def _sum_of_bags(values: Tensor, starts: Tensor, weights: Tensor) -> Tensor:
     """
     rows = torch.arange(len(values), device=values.device)
     return F.embedding_bag(rows, values, starts, mode="sum", per_sample_weights=weights)
+
+
+def _weighted(weights: Tensor, values: Tensor, bags: Bags) -> Tensor:
+    """Sum the rows of each bag with h sets of weights: ``(N, h), (N, e) -> (B, h, e)``, of one dtype."""
+    cpu = values.device.type == "cpu"
+    if len(bags) == 1 and (not cpu or weights.shape[1] > 2):
+        return (weights.T @ values)[None]
+    if not cpu:  # embedding_bag walks a bag row by row there
+        start = values.new_zeros(len(bags), values.shape[1])
+        columns = weights.unbind(dim=1)
+        return torch.stack([start.index_add(0, bags.index, column[:, None] * values) for column in columns], dim=1)
+    alone = [column.contiguous() for column in weights.unbind(dim=1)]
+    if len(bags) == 1 and len(values) >= 2 * PART:  # one bag alone would be the work of one core
+        parts = torch.arange(0, len(values), PART)
+        return torch.stack([_sum_of_bags(values, parts, column).sum(dim=0) for column in alone])[None]
+    return torch.stack([_sum_of_bags(values, bags.ptr[:-1], column) for column in alone], dim=1)
+
+
+def _spread(weights: Tensor, vectors: Tensor, bags: Bags) -> Tensor:
+    """Row i is the weighted sum of its bag's h vectors: ``(N, h), (B, h, e) -> (N, e)``.
+
+    The vectors of its bag are a row's bag of embeddings: gathered, weighed and added in one pass over the result.
+    """
+    n, h = weights.shape
+    if len(bags) == 1:
+        return weights @ vectors[0]
+    first = torch.arange(0, n * h, h, device=weights.device)
+    return F.embedding_bag(
+        _of_own_bag(bags, h), vectors.flatten(0, 1), first, mode="sum", per_sample_weights=weights.flatten()
+    )
+
+
+def _dots(values: Tensor, vectors: Tensor, bags: Bags) -> Tensor:
+    """Each row times the h vectors of its bag: ``(N, e), (B, h, e) -> (N, h)``.
+
+    The gradient of a weighted sum of embeddings at its weights is this product. Its kernel reads each row once, where
+    gathered vectors would be as large as the rows, and on CPU it is faster than a matrix-vector product, too. How it
+    rounds depends on where a row lies in a cache line, so that rows must begin where lines do: else a bag's gradient
+    would depend on its company.
+    """
+    (n, width), h = values.shape, vectors.shape[1]
+    if len(bags) == 1 and (values.device.type != "cpu" or h > 1 or n < PART):
+        return values @ vectors[0].T
+    if values.device.type == "cpu" and width * values.element_size() % LINE:
+        return torch.stack([(values * vectors[:, c][bags.index]).sum(dim=1) for c in range(h)], dim=1)
+    rows = torch.arange(n, device=values.device)
+    if h > 1:
+        rows = rows.repeat_interleave(h)
+    out: Tensor = torch.ops.aten._embedding_bag_per_sample_weights_backward(
+        vectors.flatten(0, 1), values, rows, rows[:0], _of_own_bag(bags, h), 0
+    )
+    return out.view(n, h)
+
+
+def _of_own_bag(bags: Bags, h: int) -> Tensor:
+    """Rows of ``(B h, e)`` vectors that belong to each instance's bag, ``(N h,)``."""
+    if h == 1:
+        return bags.index
+    return (bags.index[:, None] * h + torch.arange(h, device=bags.device)).flatten()
 
 
 def segment_sum(values: Tensor, bags: Bags) -> Tensor:
@@ -113,42 +173,51 @@ class _WeightedSum(torch.autograd.Function):
         ctx.save_for_backward(weights, values)
         ctx.bags = bags
         values = _wide(values)
-        weights = weights.to(values.dtype)
-        cpu = values.device.type == "cpu"
-        if len(bags) == 1 and (not cpu or weights.shape[1] > 2):
-            return (weights.T @ values)[None]
-        if not cpu:  # embedding_bag walks a bag row by row there
-            start = values.new_zeros(len(bags), values.shape[1])
-            columns = weights.unbind(dim=1)
-            return torch.stack([start.index_add(0, bags.index, column[:, None] * values) for column in columns], dim=1)
-        alone = [column.contiguous() for column in weights.unbind(dim=1)]
-        if len(bags) == 1 and len(values) >= 2 * PART:  # one bag alone would be the work of one core
-            parts = torch.arange(0, len(values), PART)
-            return torch.stack([_sum_of_bags(values, parts, column).sum(dim=0) for column in alone])[None]
-        return torch.stack([_sum_of_bags(values, bags.ptr[:-1], column) for column in alone], dim=1)
+        return _weighted(weights.to(values.dtype), values, bags)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         """Return the gradients at weights and values, each where it is wanted."""
         weights, values = ctx.saved_tensors
-        wide, bags, one = _wide(values), ctx.bags, len(ctx.bags) == 1
+        wide, bags = _wide(values), ctx.bags
         d_weights = d_values = None
         if ctx.needs_input_grad[0]:
-            columns = [
-                wide @ grad[0, c] if one else (wide * grad[:, c][bags.index]).sum(dim=1) for c in range(grad.shape[1])
-            ]
-            d_weights = torch.stack(columns, dim=1).to(weights.dtype)
+            d_weights = _dots(wide, grad, bags).to(weights.dtype)
         if ctx.needs_input_grad[1]:
-            w = weights.to(wide.dtype)
-            if one:
-                d_values = w @ grad[0]
-            else:
-                d_values = torch.zeros_like(wide)
-                for c in range(grad.shape[1]):
-                    d_values.addcmul_(w[:, c, None], grad[:, c][bags.index])
-            d_values = d_values.to(values.dtype)
+            d_values = _spread(weights.to(wide.dtype), grad, bags).to(values.dtype)
         return d_weights, d_values, None
+
+
+def segment_dot(values: Tensor, vectors: Tensor, bags: Bags) -> Tensor:
+    """Scalar products of the rows of each bag with its own h vectors: ``(N, e), (B, h, e) -> (N, h)``, in fp32."""
+    with without_autocast(values):
+        out: Tensor = _Dot.apply(values, vectors, bags)
+        return out
+
+
+class _Dot(torch.autograd.Function):
+    """The weighted sum's adjoint: nothing of size (N, h, e) either way."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, vectors: Tensor, bags: Bags) -> Tensor:
+        """Return ``(N, h)``."""
+        ctx.save_for_backward(values, vectors)
+        ctx.bags = bags
+        values = _wide(values)
+        return _dots(values, vectors.to(values.dtype).contiguous(), bags)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        """Return the gradients at values and vectors, each where it is wanted."""
+        values, vectors = ctx.saved_tensors
+        d_values = d_vectors = None
+        if ctx.needs_input_grad[0]:
+            d_values = _spread(grad, vectors.to(grad.dtype), ctx.bags).to(values.dtype)
+        if ctx.needs_input_grad[1]:
+            d_vectors = _weighted(grad, _wide(values), ctx.bags).to(vectors.dtype)
+        return d_values, d_vectors, None
 
 
 def segment_topk(scores: Tensor, k: int, bags: Bags) -> tuple[Tensor, Tensor]:
@@ -166,8 +235,22 @@ def segment_topk(scores: Tensor, k: int, bags: Bags) -> tuple[Tensor, Tensor]:
     rank = torch.arange(k, device=scores.device)
     lengths = bags.ptr[1:] - bags.ptr[:-1]
     valid = rank[None] < lengths[:, None]
-    order = torch.argsort(scores.detach(), descending=True, stable=True)
+    scores = scores.detach()
+    few = len(bags) == 1 and len(scores) > 4 * k
+    if few and scores.device.type == "cpu" and not torch.compiler.is_compiling():  # how many tie is known to no graph
+        return _largest(scores, k)[None], valid
+    order = torch.argsort(scores, descending=True, stable=True)
     if len(bags) > 1:
         order = order[torch.argsort(bags.index[order], stable=True)]
     position = bags.ptr[:-1, None] + torch.where(valid, rank[None], 0)
     return order[position], valid
+
+
+def _largest(scores: Tensor, k: int) -> Tensor:
+    """Rows of the k largest of ``(N,)`` scores, largest first, the first of equals, NaN before all.
+
+    Sorting them all costs ten times as much as finding the k-th, with which only few others tie.
+    """
+    least = scores.topk(k).values[-1]
+    rows = ((scores >= least) | scores.isnan()).nonzero()[:, 0]
+    return rows[torch.argsort(scores[rows], descending=True, stable=True)[:k]]

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from milbench import Bags
 from milbench.nn import (
     segment_argmax,
+    segment_dot,
     segment_max,
     segment_mean,
     segment_softmax,
@@ -46,6 +47,9 @@ def test_reductions(lengths, width, seed):
     np.testing.assert_allclose(
         weighted_sum(x, v, bags), [p.T @ q for p, q in zip(parts, pieces, strict=True)], atol=1e-12
     )
+    u = torch.from_numpy(np.random.default_rng(seed + 2).normal(size=(len(bags), 2, 3)))
+    products = [p @ w.T for p, w in zip(pieces, u.numpy(), strict=True)]
+    np.testing.assert_allclose(segment_dot(v, u, bags), np.concatenate(products), atol=1e-12)
 
 
 @settings(max_examples=60, deadline=None)
@@ -59,6 +63,19 @@ def test_topk(lengths, k, seed):
         assert valid[i].tolist() == [True] * n + [False] * (k - n)
         assert (rows[i, :n] - start).tolist() == np.argsort(-part[:, 0], kind="stable")[:n].tolist()
         start += len(part)
+
+
+@pytest.mark.parametrize("equal", [False, True])
+def test_topk_of_one_long_bag(equal):
+    """Where few are sorted: ties at the k-th place, NaN before all, as the sort of all does it."""
+    x = torch.from_numpy(np.random.default_rng(0).integers(0, 1 if equal else 40, 2000).astype(np.float32))
+    for spoiled in ([], [7, 1999], list(range(100, 120))):
+        x[spoiled] = torch.nan
+        for k in (1, 8, 300):
+            rows, valid = segment_topk(x, k, Bags(torch.zeros(2000, 1), [2000]))
+            wanted = np.lexsort((np.arange(2000), -np.nan_to_num(x.numpy(), nan=np.inf)))[:k]
+            assert rows[0].tolist() == wanted.tolist()
+            assert bool(valid.all())
 
 
 @pytest.mark.parametrize("lengths", [[4], [1, 3, 2]])
@@ -123,6 +140,30 @@ def test_weighted_sum_gradients(lengths, heads):
     n, bags = sum(lengths), Bags(torch.zeros(sum(lengths), 1), lengths)
     a, v = (torch.randn(n, w, dtype=torch.float64, requires_grad=True) for w in (heads, 2))
     assert torch.autograd.gradcheck(lambda a, v: weighted_sum(a, v, bags), (a, v))
+    u = torch.randn(len(lengths), heads, 2, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda v, u: segment_dot(v, u, bags), (v, u))
+
+
+@pytest.mark.parametrize("lengths", [[3000], [1500, 1400, 100]])
+@pytest.mark.parametrize("heads", [1, 2])
+def test_products_of_long_bags_and_their_gradients(lengths, heads):
+    """In fp32, against float64 and einsum: the kernels for long bags are others."""
+    generator = torch.Generator().manual_seed(0)
+    n, bags = sum(lengths), Bags(torch.zeros(sum(lengths), 1), lengths)
+    a, v = (torch.randn(n, w, generator=generator).requires_grad_() for w in (heads, 65))
+    u = torch.randn(len(lengths), heads, 65, generator=generator).requires_grad_()
+    wide = [t.detach().double().requires_grad_() for t in (a, v, u)]
+    own = torch.nn.functional.one_hot(torch.repeat_interleave(torch.tensor(lengths))).double()
+    sums, dots = weighted_sum(a, v, bags), segment_dot(v, u, bags)
+    exact_sums = torch.einsum("nb,nh,ne->bhe", own, *wide[:2])
+    exact_dots = torch.einsum("nb,ne,bhe->nh", own, *wide[1:])
+    torch.testing.assert_close(sums.double(), exact_sums, atol=1e-4, rtol=1e-5)  # of 3000 terms of size 1
+    torch.testing.assert_close(dots.double(), exact_dots, atol=2e-5, rtol=1e-5)
+    into = [torch.randn(t.shape, generator=generator) for t in (sums, dots)]
+    found = torch.autograd.grad((sums, dots), (a, v, u), into)
+    wanted = torch.autograd.grad((exact_sums, exact_dots), wide, [t.double() for t in into])
+    for one, exact in zip(found, wanted, strict=True):
+        torch.testing.assert_close(one.double(), exact, atol=1e-4, rtol=1e-5)
 
 
 def test_tanh_by_a_sigmoid():

@@ -10,7 +10,7 @@ from support.transmil import AuthorsTransMIL
 
 import milbench
 from milbench.measure.memory import PeakMemory
-from milbench.nn import linear
+from milbench.nn import linear, segment_dot
 
 pytestmark = pytest.mark.perf
 
@@ -137,3 +137,15 @@ def test_abmil_batched_against_one_by_one(benchmark):
             model.loss(model(bags), y[i : i + 1]).backward()
 
     assert compare(benchmark, lambda: model.loss(model(together), y).backward(), one_by_one, again=1) >= 5
+
+
+def test_products_with_the_own_bags_vector(benchmark):
+    """What DSMIL's likeness and the gradient of every weighted sum are, against gathering a vector for each row."""
+    bags = milbench.Bags(torch.zeros(8000, 1), [500] * 16)
+    values, vectors = torch.randn(8000, 512), torch.randn(16, 1, 512)
+
+    def gathered():
+        return torch.einsum("ne,nhe->nh", values, vectors[bags.index])
+
+    with torch.inference_mode():
+        assert compare(benchmark, lambda: segment_dot(values, vectors, bags), gathered, rounds=11) >= 2
