@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from milbench.bags import Bags
+from milbench.bags import Bags, offsets_on
 from milbench.errors import Unsupported
 from milbench.nn import NystromAttention
 from milbench.nn.stream import CHUNK, wide
@@ -47,9 +47,9 @@ class Grids:
 
     def __init__(self, lengths: list[int], device: torch.device, zeros: bool) -> None:
         starts = [0, *accumulate(lengths)][:-1]
-        self.lengths = n = torch.tensor(lengths, device=device)
+        self.lengths = n = offsets_on(torch.tensor(lengths), device)
         sides = [math.isqrt(length - 1) + 1 for length in lengths]
-        side = torch.tensor(sides, device=device)
+        side = offsets_on(torch.tensor(sides), device)
         self.cells = side * side
         self.same = len(set(sides)) == 1
         self.side = max(sides)
@@ -59,7 +59,7 @@ class Grids:
         self.full = self.patch if zeros else self.valid
         row = torch.where(self.patch, t, t - n[:, None])
         # Padding is made of the bag's own first row: one of another bag would take that bag's NaN or overflow along.
-        self.row = torch.where(self.valid, row, 0) + torch.tensor(starts, device=device)[:, None]
+        self.row = torch.where(self.valid, row, 0) + offsets_on(torch.tensor(starts), device)[:, None]
         across, down = t % side[:, None], t // side[:, None]
         self.cell = torch.where(self.valid, down * self.side + across, 0)
         x, y = t % self.side, t // self.side

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from torch import nn
 
 from milbench.aggregator import Aggregator
 from milbench.bags import BagOutput, Bags
-from milbench.nn import segment_argmax
+from milbench.nn import Linear, segment_argmax
 from milbench.spec import Card, Recipe
 
 
@@ -36,16 +35,25 @@ class MaxInstance(Aggregator):
     recipe = Recipe(optimizer="adam", lr=2e-4, weight_decay=1e-5, epochs=50, patience=10)
     attention_by_class = True
     stackable = True
+    #: Since 2 only the instances that decide are scored with a gradient.
+    revision = 2
 
     def __init__(self, in_dim: int, n_classes: int) -> None:
         super().__init__(in_dim, n_classes)
-        self.score = nn.Linear(in_dim, 1 if n_classes == 2 else n_classes)
+        self.score = Linear(in_dim, 1 if n_classes == 2 else n_classes)
 
     def pool(self, bags: Bags, attention: bool) -> BagOutput:
-        """Score every instance and keep each score's largest."""
-        scores = self.score(bags.x)
+        """Score every instance and keep each score's largest.
+
+        Only the largest have a gradient: they are scored once more, for that alone.
+        """
+        with torch.no_grad():
+            scores = self.score(bags.x)
         rows = segment_argmax(scores, bags)
-        logits = scores.gather(0, rows)
+        if torch.is_grad_enabled():
+            logits = torch.stack([self.score(bags.x[of])[:, c] for c, of in enumerate(rows.unbind(dim=1))], dim=1)
+        else:
+            logits = scores.gather(0, rows)
         if self.n_classes == 2:
             logits = F.pad(logits, (1, 0))
         weights = torch.zeros_like(scores, dtype=torch.float32).scatter(0, rows, 1.0) if attention else None

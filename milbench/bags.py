@@ -41,7 +41,7 @@ class Bags:
         self.x = x
         self.coords = coords
         self.lengths = tuple(int(n) for n in lengths)
-        self.ptr = _on(torch.tensor([0, *accumulate(self.lengths)], dtype=torch.int64), x.device)
+        self.ptr = offsets_on(torch.tensor([0, *accumulate(self.lengths)], dtype=torch.int64), x.device)
         self._index: Tensor | None = None
 
     @classmethod
@@ -94,8 +94,7 @@ class Bags:
     def index(self) -> Tensor:
         """``(N,)`` int64: the bag each row belongs to; made once, on first use."""
         if self._index is None:
-            sizes = torch.tensor(self.lengths, device=self.x.device)
-            self._index = torch.repeat_interleave(sizes, output_size=self.x.shape[0])
+            self._index = torch.repeat_interleave(self.ptr.diff(), output_size=self.x.shape[0])
         return self._index
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None,
@@ -107,7 +106,7 @@ class Bags:
             return self
         other = self.with_features(x)
         if x.device != self.x.device:
-            other.ptr, other._index = _on(self.ptr, x.device), None
+            other.ptr, other._index = offsets_on(self.ptr, x.device), None
         other.coords = coords
         return other
 
@@ -124,8 +123,8 @@ class Bags:
         return other
 
 
-def _on(offsets: Tensor, device: torch.device) -> Tensor:
-    """Bring a few offsets to a device, without waiting for what the device is doing."""
+def offsets_on(offsets: Tensor, device: torch.device) -> Tensor:
+    """Bring offsets, lengths or the like to a device, without waiting for what the device is doing."""
     if device.type == "cuda" and offsets.device.type == "cpu":
         return offsets.pin_memory().to(device, non_blocking=True)
     return offsets.to(device)

@@ -17,6 +17,7 @@ import torch
 
 from .aggregator import Aggregator
 from .bags import Bags
+from .errors import MilbenchError
 from .measure.ceiling import Dtype, available_bytes, measure_ceiling, probe, tf32
 from .measure.environment import environment, memory_limit
 from .measure.flops import count_flops
@@ -29,6 +30,7 @@ Mode = Literal["infer", "train"]
 CellKind = Literal["time", "memory"]
 
 _CHUNK = 8192  # rows of features made at a time, so that they are never there twice
+_SCALES = 40  # halvings of a scale, 2^16 at first
 _WARM_ROWS = 300  # of a first call on the path that long bags take, for what libraries keep from then on
 
 
@@ -109,6 +111,8 @@ def bytes_mandatory(mode: Mode, features: int, parameters: int) -> int:
 
 def _time(task: CellTask, device: torch.device) -> dict[str, Any]:
     work = _work(task, _model(task, device), _bag(task, device))
+    if isinstance(work, _Step):
+        work.settle()
     gemm, operations = probe(device, task.dtype)
     before = _flush(device) if device.type == "cuda" else None
     timed, beside = time_turns([work, gemm], turns=task.iterations, device=device, before=before)
@@ -124,9 +128,9 @@ def _memory(task: CellTask, device: torch.device) -> dict[str, Any]:
     model = _model(task, device)
     with PeakMemory(device) as peak:
         work = _work(task, model, bag)
-        # The second step has the optimizer's state beside its gradients.
-        for _ in range(2 if task.mode == "train" else 1):
-            work()
+        if isinstance(work, _Step):
+            work.settle()  # the next step has the optimizer's state beside its gradients
+        work()
     parameters = list(model.parameters())
     held = sum(p.numel() * p.element_size() for p in parameters)
     counted = count_flops(work)
@@ -142,8 +146,9 @@ def _memory(task: CellTask, device: torch.device) -> dict[str, Any]:
 def _flops_mandatory(mode: Mode, model: Aggregator, n: int, counted: int) -> int:
     """Return the operations no implementation avoids: by the method's own closed form, or what it did.
 
-    Training takes twice those of a forward pass, at least: of every product a gradient at one factor is wanted, and
-    takes a product as large. A gradient at both, and what is computed again to save memory, are not in it.
+    Training is taken for twice a forward pass: of every product a gradient at one factor is wanted, and takes a product
+    as large. A gradient at both, and what is computed again to save memory, are not in it. Where few instances have a
+    gradient (`max_instance`) even that is more than must be.
     """
     value = model.matrix_flops(n)
     return counted if value is None else int(value) * (1 if mode == "infer" else 2)
@@ -178,14 +183,33 @@ def _work(task: CellTask, model: Aggregator, bag: Bags) -> Callable[[], Any]:
 
         return infer
 
-    stepper = Stepper(model, recipe, planned_steps=10**9)  # so many that a schedule stands still
-    target = torch.zeros(1, dtype=torch.int64, device=bag.device)
+    return _Step(Stepper(model, recipe, planned_steps=10**9), bag)  # so many that a schedule stands still
 
-    def step() -> None:
-        stepper.backward(bag, target, 1)
-        stepper.step()
 
-    return step
+class _Step:
+    """One training step on one bag."""
+
+    def __init__(self, stepper: Stepper, bag: Bags) -> None:
+        self.stepper, self.bag = stepper, bag
+        self.target = torch.zeros(1, dtype=torch.int64, device=bag.device)
+
+    def __call__(self) -> None:
+        self.stepper.backward(self.bag, self.target, 1)
+        self.stepper.step()
+
+    def settle(self) -> None:
+        """Step until the optimizer has: in fp16 first steps are left out, until the loss is scaled by little enough.
+
+        Raises:
+            MilbenchError: it never has.
+        """
+        scaler = self.stepper.scaler
+        for _ in range(_SCALES):
+            before = 0.0 if scaler is None else scaler.get_scale()
+            self()
+            if scaler is None or scaler.get_scale() >= before:
+                return
+        raise MilbenchError("in fp16 a gradient overflows however little the loss is scaled by.")
 
 
 def _flush(device: torch.device) -> Callable[[], Any]:

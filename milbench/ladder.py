@@ -23,7 +23,7 @@ from .errors import MilbenchError, did_you_mean
 from .ladder_table import Cells, tidy
 from .launch.local import Progress, Result, run_all
 from .measure.ceiling import Dtype, check_dtype
-from .measure.environment import environment, fingerprint
+from .measure.environment import environment, fingerprint, source_digest
 from .registry import registry, resolve
 from .spec import digest
 from .worker import work
@@ -140,6 +140,8 @@ def plan_ladder(
                         ("memory", memory_bytes), *(("a bag length", n) for n in lengths)):  # fmt: skip
         if value is not None and value < 1:
             raise MilbenchError(f"{name} is {value}; it must be at least 1.")
+    if threads is not None and threads > _cores():
+        raise MilbenchError(f"threads is {threads}, and this process may use {_cores()} cores; give at most as many.")
     if not lengths:
         raise MilbenchError("the ladder is empty; give bag lengths such as 1k,4k,16k.")
     if unknown := [mode for mode in modes if mode not in MODES]:
@@ -187,9 +189,7 @@ def run_ladder(
         with closing(run_all(work, [(None, MachineTask(plan.dtype, plan.threads, plan.device_type))], 1)) as results:
             ((_, machine),) = results
         if machine.outcome != "ok":
-            raise MilbenchError(
-                f"this machine's own rates could not be measured: {machine.reason}; give another dtype."
-            )
+            raise MilbenchError(f"this machine's own rates in {plan.dtype} could not be measured: {machine.reason}.")
         done.add(_MACHINE, machine)
     report(1, f"this machine, {plan.dtype}", machine)
     cap = plan.memory_bytes or int(MEMORY_SHARE * machine.value["available_bytes"])
@@ -222,7 +222,8 @@ def journal_of(plan: LadderPlan, folder: Path) -> Path:
     here = environment()
     here["numerics"]["threads"] = plan.threads  # as the measuring processes see themselves
     code = {method: resolve(method).code for method in plan.methods}
-    key = digest({"plan": asdict(plan), "environment": fingerprint(here), "software": here["software"], "code": code})
+    key = digest({"plan": asdict(plan), "environment": fingerprint(here), "software": here["software"], "code": code,
+                  "source": source_digest()})  # fmt: skip
     return folder / f".measure-{key}.jsonl"
 
 
@@ -316,7 +317,10 @@ def _pairs(names: Sequence[str], against: str | None) -> dict[str, str]:
         return {}
     if against != "authors":
         other = resolve(against).canonical
-        return {name: other for name in names if name != other}
+        pairs = {name: other for name in names if name != other}
+        if not pairs:
+            raise MilbenchError(f"--against {against}: there is no other method to compare with it; add one with -m.")
+        return pairs
     pairs = {}
     for name in names:
         plain, bracket, parameters = name.partition("[")

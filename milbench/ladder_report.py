@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 #: of the JSON beside a table; raised when its keys change meaning.
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 _MODES = {"infer": "Inference", "train": "Training step"}
 
 _READING = """\
@@ -32,8 +32,8 @@ _READING = """\
 - Peak memory is measured in a process of its own, over a baseline of libraries, features and model. A process may take
   {cap} beyond its libraries; what does not fit is `oom`.
 - Of ceiling: the time that the operations would take at the measured multiply rate, or the bytes at the measured read
-  bandwidth, whichever is longer, over the time it took. In inference the operations are those no forward pass avoids
-  (the method's own closed form; where it has none, those it did), in training those it did. The bytes are features and
+  bandwidth, whichever is longer, over the time it took. The operations are those no forward pass avoids
+  (the method's own closed form; where it has none, those it did), in training twice as many. The bytes are features and
   parameters once, in training gradients and new parameters as well. It can exceed 1 where a small bag is read from the
   caches, not from memory, or where small matrices multiply faster than large ones (fp16 on a CPU without it).
 - Over GEMM: time over what those operations take at the rate of this machine's matrix multiply, timed between the

@@ -11,6 +11,7 @@ from support.small import ODD
 
 from milbench import cell
 from milbench.cell import CellTask, measure_cell
+from milbench.errors import MilbenchError
 from milbench.ladder_table import growth_exponent
 
 CPU = torch.device("cpu")
@@ -126,6 +127,39 @@ def test_training_trains(seen, monkeypatch):
     assert all(training and not inference for _, training, inference, _ in seen)
     assert len(steps) == len(seen) >= 3, "one bag a step"
     assert steps[0].recipe == Plain.recipe
+
+
+@pytest.mark.parametrize("method", ["max", "max_instance"])
+def test_steps_in_half_precision_are_measured_once_they_are_taken(method):
+    """The loss is scaled by 2^16 at first, and steps whose gradients overflow are left out."""
+    step = half_step(method, n=600, in_dim=256)
+
+    def taken():
+        return max((float(state["step"]) for state in step.stepper.optimizer.state.values()), default=0)
+
+    step()
+    assert taken() == 0, "else there is nothing to settle"
+    step.settle()
+    assert taken() == 1
+
+
+def test_a_loss_that_no_scale_helps_is_told():
+    step = half_step("max", n=10, in_dim=4)
+    true = step.stepper.backward
+
+    def overflowing(*given):
+        true(*given)
+        for p in step.stepper.model.parameters():
+            p.grad.fill_(torch.inf)
+
+    step.stepper.backward = overflowing
+    with pytest.raises(MilbenchError, match="overflows"):
+        step.settle()
+
+
+def half_step(method, **sizes):
+    half = task(method, "train", dtype="fp16", n_classes=2, **sizes)
+    return cell._work(half, cell._model(half, CPU), cell._bag(half, CPU))
 
 
 def test_features_depend_on_the_seed_alone():

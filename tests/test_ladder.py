@@ -164,6 +164,8 @@ def test_a_plan_spells_methods_and_lengths_once():
         ({"rounds": 0}, "rounds is 0"),
         ({"iterations": 0}, "iterations is 0"),
         ({"threads": 0}, "threads is 0"),
+        ({"threads": 100_000}, "threads is 100000, and this process may use"),
+        ({"against": "mean"}, "there is no other method"),
         ({"in_dim": 0}, "dim is 0"),
         ({"n_classes": 1}, "at least 2"),
         ({"memory_bytes": 0}, "memory is 0"),

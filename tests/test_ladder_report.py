@@ -43,7 +43,7 @@ def test_the_csv_is_the_table(df, written):
 def test_the_json_is_the_record_and_readable(written):
     text = written["json"].read_text()
     found = json.loads(text)
-    assert found["schema"] == 1
+    assert found["schema"] == 2
     assert found["command"] == "milbench measure -m transmil"
     assert found["samples"] == [{"method": "a", "seconds": [[0.1, 0.2], [0.3]]}]
     assert found["ceiling"]["gemm_shape"] == [2048, 1024, 512]

@@ -66,7 +66,7 @@ def transmil(n, layers=2, ppeg="pyramid", dim=512, heads=8, m=256, steps=6):
     [
         ("mean", lambda n: dense(1, IN, 2, of_features=True)),
         ("max", lambda n: dense(1, IN, 2, of_features=True)),
-        ("max_instance", lambda n: dense(n, IN, 1, of_features=True)),
+        ("max_instance", lambda n: 2 * (n + 2) * IN),  # one instance has a gradient
         ("abmil", abmil),
         ("abmil[gated=true]", lambda n: abmil(n, gated=True)),
         ("abmil[embed_dim=64]", lambda n: abmil(n, embed=64)),

@@ -67,7 +67,7 @@ def measure_command(
         )
         for kind in _words(dtype)
     ]  # fmt: skip
-    if name is not None and Path(name).name != name:
+    if name is not None and (Path(name).name != name or name.startswith(".")):
         raise MilbenchError(f"--name {name} is no plain file name; give the folder with --out.")
     check_folder(out, "--out")
     bad = [line for plan in plans for line in _measure(plan, out, _stem(name, plan, len(plans)))]

@@ -103,6 +103,7 @@ def _cpu_model() -> str:
 def _commit() -> str | None:
     """Return the commit milbench's source stands at, ``-dirty`` with uncommitted changes; None when it is installed."""
     home = Path(__file__).parent.parent
+    beside = ["../baselines"] if (home.parent / "baselines").is_dir() else []
 
     def git(*words: str) -> str:
         run = subprocess.run(["git", *words], cwd=home, capture_output=True, text=True, timeout=10, check=True)
@@ -112,9 +113,20 @@ def _commit() -> str | None:
         git(
             "ls-files", "--error-unmatch", "__init__.py"
         )  # else a site-packages inside somebody's repository would answer
-        return git("rev-parse", "HEAD") + ("-dirty" if git("status", "--porcelain", "--", ".") else "")
+        # The methods' package lies beside this one in a checkout.
+        return git("rev-parse", "HEAD") + ("-dirty" if git("status", "--porcelain", "--", ".", *beside) else "")
     except (OSError, subprocess.SubprocessError):
         return None
+
+
+@cache
+def source_digest() -> str:
+    """Return 16 hexadecimal digits of the source of milbench and its methods, committed or not."""
+    home = Path(__file__).parent.parent
+    found = hashlib.sha256()
+    for path in sorted([*home.rglob("*.py"), *(home.parent / "baselines").glob("*.py")]):
+        found.update(path.name.encode() + b"\0" + path.read_bytes())
+    return found.hexdigest()[:16]
 
 
 def _gpus() -> list[dict[str, Any]]:

@@ -79,6 +79,11 @@ def _embedding_bag(
     return 0 if per_sample_weights is None else 2 * prod(indices) * weight[-1]
 
 
+def _own_products(_vectors: _Shape, weight: _Shape, indices: _Shape, *_: Any, **__: Any) -> int:
+    """A row times a vector, for each index: the gradient of `_embedding_bag` at its weights."""
+    return 2 * prod(indices) * weight[-1]
+
+
 def _linear(x: _Shape, weight: _Shape, *_: Any, **__: Any) -> int:
     """oneDNN's product without gradient: x W'."""
     return 2 * prod(x) * weight[0]
@@ -99,6 +104,7 @@ _FORMULAS: dict[Any, Callable[..., int]] = {
     aten.baddbmm_: _added_batch,
     aten._embedding_bag: _embedding_bag,
     aten._embedding_bag_forward_only: _embedding_bag,
+    aten._embedding_bag_per_sample_weights_backward: _own_products,
     aten.addr: lambda _self, a, b, *_, **__: 2 * prod(a) * prod(b),
 }
 if hasattr(torch.ops.mkldnn, "_linear_pointwise"):

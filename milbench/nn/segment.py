@@ -80,8 +80,8 @@ def _dots(values: Tensor, vectors: Tensor, bags: Bags) -> Tensor:
 
     The gradient of a weighted sum of embeddings at its weights is this product. Its kernel reads each row once, where
     gathered vectors would be as large as the rows, and on CPU it is faster than a matrix-vector product, too. How it
-    rounds depends on where a row lies in a cache line, so that rows must begin where lines do: else a bag's gradient
-    would depend on its company.
+    rounds depends on where a row lies in a cache line: it takes rows that begin where lines do, so that a bag's place
+    in a batch changes nothing.
     """
     (n, width), h = values.shape, vectors.shape[1]
     if len(bags) == 1 and (values.device.type != "cpu" or h > 1 or n < PART):
@@ -119,7 +119,7 @@ def segment_sum(values: Tensor, bags: Bags) -> Tensor:
 def segment_mean(values: Tensor, bags: Bags) -> Tensor:
     """Average the rows of each bag: ``(N, e) -> (B, e)``."""
     total = segment_sum(values, bags)
-    return total / torch.tensor(bags.lengths, dtype=total.dtype, device=total.device)[:, None]
+    return total / bags.ptr.diff().to(total.dtype)[:, None]
 
 
 def segment_max(values: Tensor, bags: Bags) -> Tensor:
@@ -165,7 +165,10 @@ def weighted_sum(weights: Tensor, values: Tensor, bags: Bags) -> Tensor:
 
 
 class _WeightedSum(torch.autograd.Function):
-    """One pass over the values for each set of weights, whatever the number of bags; nothing of size (N, h, e)."""
+    """One pass over the values for each set of weights, whatever the number of bags; nothing of size (N, h, e).
+
+    On CUDA several bags go set by set through a product of size (N, e).
+    """
 
     @staticmethod
     def forward(ctx: Any, weights: Tensor, values: Tensor, bags: Bags) -> Tensor:

@@ -5,8 +5,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from milbench import Bags
 from milbench.measure.flops import count_flops
-from milbench.nn import linear
+from milbench.nn import linear, segment_dot, weighted_sum
 
 
 def both(forward):
@@ -106,3 +107,14 @@ def test_products_without_gradient_are_counted_as_those_with():
     with torch.no_grad():
         without = count_flops(lambda: linear(x, w))
     assert without == count_flops(lambda: linear(x, w)) == 2 * 300 * 64 * 48
+
+
+@pytest.mark.parametrize("lengths", [[1000], [2000], [1500, 500], [7, 9]])
+@pytest.mark.parametrize("h", [1, 2])
+def test_weighted_sums_of_bags_and_products_with_their_vectors(lengths, h):
+    """A multiplication and an addition for each number of each row and vector, forward, and for either gradient."""
+    n, e, bags = sum(lengths), 16, Bags(torch.zeros(sum(lengths), 1), lengths)
+    w, x = torch.randn(n, h, requires_grad=True), torch.randn(n, e, requires_grad=True)
+    u = torch.randn(len(lengths), h, e, requires_grad=True)
+    for forward in (lambda: weighted_sum(w, x, bags), lambda: segment_dot(x, u, bags)):
+        assert both(forward) == (2 * n * h * e, 3 * 2 * n * h * e)

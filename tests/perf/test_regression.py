@@ -47,7 +47,7 @@ def test_method(benchmark, full, planted, name, mode, length):
     work = bench.method(name, mode, length, calls)
     if planted("slow", case):
         work = half_as_much_again(work, bench.method(name, mode, length // 2, calls))
-    beside = {"gemm": bench.gemm(), "copy": bench.copy()}
+    beside = {"gemm": bench.gemm(bench.DEVICE), "copy": bench.copy(bench.DEVICE)}
     if name == "transmil" and length in AUTHORS_AT:
         beside["authors"] = bench.authors(mode, length)
     bench.record(benchmark, work, beside, full)

@@ -31,6 +31,9 @@ ROUNDS, WARMUP_ROUNDS = 12, 2
 #: Readings of peak memory: with 10 against 10 one stray reading leaves p < .002, with 8 it would not.
 READINGS = 10
 DIM = 1024
+CPU = torch.device("cpu")
+#: Of the methods: the GPU where there is one, by whose name the reference goes then.
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 @contextmanager
@@ -50,17 +53,30 @@ def machine() -> dict[str, Any]:
     return record | {"fingerprint": fingerprint(record)}
 
 
-def gemm(size: int = 768) -> Work:
-    """One fp32 matrix product, several milliseconds on a core: what compute-bound work is compared with."""
-    a, b, out = (torch.randn(size, size) for _ in range(3))
-    return lambda: torch.mm(a, b, out=out)
+def gemm(device: torch.device = CPU) -> Work:
+    """One fp32 matrix product of milliseconds: what compute-bound work is compared with."""
+    size = 768 if device == CPU else 8192
+    a, b, out = (torch.randn(size, size, device=device) for _ in range(3))
+    return _awaited(lambda: torch.mm(a, b, out=out), device)
 
 
-def copy(mebibytes: int = 128) -> Work:
+def copy(device: torch.device = CPU) -> Work:
     """One copy in memory, larger than caches: what bandwidth-bound work is compared with."""
-    source = torch.ones(mebibytes << 18)
+    source = torch.ones((128 if device == CPU else 4096) << 18, device=device)
     out = torch.empty_like(source)
-    return lambda: out.copy_(source)
+    return _awaited(lambda: out.copy_(source), device)
+
+
+def _awaited(work: Work, device: torch.device) -> Work:
+    """The work and the end of what it has a device do."""
+    if device == CPU:
+        return work
+
+    def whole() -> None:
+        work()
+        torch.cuda.synchronize()
+
+    return whole
 
 
 def method(name: str, mode: str, length: int, calls: int = 1) -> Work:
@@ -88,9 +104,9 @@ def authors(mode: str, length: int) -> Work:
 
 
 def _calls(model: Any, mode: str, length: int, calls: int) -> Work:
-    bags = milbench.Bags.pack([torch.randn(length, DIM)])
-    target = torch.ones(1, dtype=torch.int64)
-    model.train(mode == "train")
+    bags = milbench.Bags.pack([torch.randn(length, DIM)]).to(DEVICE)
+    target = torch.ones(1, dtype=torch.int64, device=DEVICE)
+    model.to(DEVICE).train(mode == "train")
 
     def infer() -> None:
         with torch.inference_mode():
@@ -102,7 +118,7 @@ def _calls(model: Any, mode: str, length: int, calls: int) -> Work:
             model.loss(model(bags), target).backward()
             model.zero_grad()  # gradients belong to the peak of the call, not to the baseline of the next
 
-    return {"infer": infer, "train": train}[mode]
+    return _awaited({"infer": infer, "train": train}[mode], DEVICE)
 
 
 def record(
@@ -163,7 +179,7 @@ def holding_as_much_again(work: Work) -> Work:
     size = _peak(work)
 
     def twice() -> None:
-        block = torch.ones(size, dtype=torch.uint8)
+        block = torch.ones(size, dtype=torch.uint8, device=DEVICE)
         work()
         del block
 
@@ -171,6 +187,6 @@ def holding_as_much_again(work: Work) -> Work:
 
 
 def _peak(work: Work) -> int:
-    with PeakMemory("cpu") as peak:
+    with PeakMemory(DEVICE) as peak:
         work()
     return peak.reading.peak_bytes
