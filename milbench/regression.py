@@ -175,6 +175,8 @@ def judge_file(new: str | Path, reference: str | Path = REFERENCES) -> Report:
         lines.append(f"what has no reference needs one, once this run is what it should be: {remake}")
     if kinds["too few samples"]:
         lines.append(f"too few samples to reach p < {ALPHA}; measure again with {RECORD}")
+    if kinds["slow machine"]:
+        lines.append(f"where the machine was slow a slowdown can hide: measure again, on a quiet one, with {RECORD}")
     if kinds["better"]:
         lines.append(f"{kinds['better']} quantities are better by more than the limit; to hold that: {remake}")
     lines.append(f"{len(rows)} quantities of {len(file.benchmarks)} benchmarks, {len(failed)} failures")
