@@ -53,11 +53,15 @@ class Grids:
         self.cells = side * side
         self.same = len(set(sides)) == 1
         self.side = max(sides)
+        self.zeros = zeros
+        self.alone = len(lengths) == 1  # nothing has to be looked up then
+        if self.alone:
+            return
         t = torch.arange(self.side**2, device=device).expand(len(lengths), -1)
         self.valid = t < self.cells[:, None]
-        self.patch = t < n[:, None]
-        self.full = self.patch if zeros else self.valid
-        row = torch.where(self.patch, t, t - n[:, None])
+        patch = t < n[:, None]
+        self.full = patch if zeros else self.valid
+        row = torch.where(patch, t, t - n[:, None])
         # Padding is made of the bag's own first row: one of another bag would take that bag's NaN or overflow along.
         self.row = torch.where(self.valid, row, 0) + offsets_on(torch.tensor(starts), device)[:, None]
         across, down = t % side[:, None], t // side[:, None]
@@ -68,6 +72,9 @@ class Grids:
 
     def tokens(self, h: Tensor) -> Tensor:
         """(N, dim) rows -> (B, side^2, dim) tokens, zero where a token is no row's."""
+        if self.alone:
+            more = self.side**2 - len(h)
+            return torch.cat([h, h.new_zeros(more, h.shape[1]) if self.zeros else h[:more]])[None] if more else h[None]
         return h[self.row] * self.full[..., None]
 
     def square(self, tokens: Tensor) -> Tensor:
@@ -83,7 +90,8 @@ class Grids:
 
     def mean(self, tokens: Tensor) -> Tensor:
         """(B, side^2, dim) tokens -> (B, dim), over the n patches of each bag, summed in fp32 at least."""
-        total = (wide(tokens) * self.patch[..., None]).sum(dim=1)
+        patch = torch.arange(tokens.shape[1], device=tokens.device) < self.lengths[:, None]
+        total = (wide(tokens) * patch[..., None]).sum(dim=1)
         return (total / self.lengths[:, None]).to(tokens.dtype)
 
 

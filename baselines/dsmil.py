@@ -74,10 +74,10 @@ class DSMIL(Aggregator):
         """Find the critical instances, attend to what resembles them, and classify both streams."""
         q, scores = self._instances(bags.x)
         critical = segment_argmax(scores, bags)
-        if len(bags) == 1:
-            at = [divmod(row, CHUNK) for row in critical[0].tolist()] if len(q) > 1 else []
-            q_m = torch.stack([q[part][row] for part, row in at]) if at else q[0][critical[0]]  # (C, 128)
-            likeness = torch.cat([part @ q_m.T if len(q_m) > 1 else torch.mv(part, q_m[0])[:, None] for part in q])
+        if len(q) > 1 and len(bags) == 1:
+            at = [divmod(row, CHUNK) for row in critical[0].tolist()]
+            q_m = torch.stack([q[part][row] for part, row in at])[None]  # (1, C, 128)
+            likeness = torch.cat([segment_dot(part, q_m, Bags(part, [len(part)])) for part in q])
         else:
             every = torch.cat(q) if len(q) > 1 else q[0]
             likeness = segment_dot(every, every[critical], bags)

@@ -237,20 +237,25 @@ class NystromAttention(nn.Module):
             mixed = mixed + band(conv, 1, v.shape[2]) @ v
         return self.to_out(_merge(mixed))[:, 0], row[:, :, 0].transpose(1, 2)
 
-    def _heads_of_short(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Return q, k, v as (B, h, T, d), v zero beyond a bag's end, and which rows are real, (B, T)."""
-        valid = torch.arange(x.shape[1], device=x.device) < lengths[:, None]
+    def _heads_of_short(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        """Return q, k, v as (B, h, T, d), v zero beyond a bag's end, and which rows are real, (B, T).
+
+        All rows of one bag alone are, and nothing is said of them.
+        """
         qkv = linear(x.flatten(0, 1), self.to_qkv.weight).view(*x.shape[:2], -1)
         q, k, v = (_split(t, self.heads) for t in qkv.chunk(3, dim=-1))
+        if len(lengths) == 1:
+            return q, k, v, None
+        valid = torch.arange(x.shape[1], device=x.device) < lengths[:, None]
         return q, k, v * valid[:, None, :, None], valid
 
-    def _quotient(self, q: Tensor, k: Tensor, valid: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+    def _quotient(self, q: Tensor, k: Tensor, valid: Tensor | None, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Return softmax(q k') over the zero and the real rows in the quotient basis, and the pseudo-inverse's start.
 
         With P zero rows, u_i the weight row i gives one zero key and B the weights among real rows, the matrix is
         ``[[P/m, sqrt(P)/m 1'], [sqrt(P) u, B]]``: (B, h, T + 1, T + 1), zero where a bag has no row.
         """
-        if len(lengths) == 1:
+        if valid is None:
             return self._quotient_of_one(q, k)
         with without_autocast(q):
             zeros = (self.landmarks - lengths).to(torch.promote_types(q.dtype, torch.float32))[:, None, None, None]
