@@ -33,6 +33,7 @@ def _is_long(values: Tensor) -> bool:
         and not values.requires_grad
         and len(values) >= 2 * PART
         and values.dtype in (torch.float32, torch.float64)
+        and not torch.compiler.is_compiling()  # a compiled reduction is in parts already
     )
 
 
@@ -110,7 +111,8 @@ def segment_sum(values: Tensor, bags: Bags) -> Tensor:
         wide = _wide(values[:0]).dtype
         if _is_long(values):
             part = torch.arange(len(values)) // PART
-            return values.new_zeros(int(part[-1]) + 1, values.shape[1]).index_add(0, part, values).sum(0, keepdim=True)
+            sums = values.new_zeros(-(-len(values) // PART), values.shape[1]).index_add(0, part, values)
+            return sums.sum(0, keepdim=True)
         return values.sum(dim=0, keepdim=True, dtype=wide)
     values = _wide(values)
     return values.new_zeros(len(bags), values.shape[1]).index_add(0, bags.index, values)
