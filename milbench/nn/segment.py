@@ -254,7 +254,7 @@ def segment_topk(scores: Tensor, k: int, bags: Bags) -> tuple[Tensor, Tensor]:
 def _largest(scores: Tensor, k: int) -> Tensor:
     """Rows of the k largest of ``(N,)`` scores, largest first, the first of equals, NaN before all.
 
-    Sorting them all costs ten times as much as finding the k-th, with which only few others tie.
+    Sorting them all costs more than finding the k-th, with which only few others tie.
     """
     least = scores.topk(k).values[-1]
     rows = ((scores >= least) | scores.isnan()).nonzero()[:, 0]

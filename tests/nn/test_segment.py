@@ -146,12 +146,13 @@ def test_weighted_sum_gradients(lengths, heads):
 
 @pytest.mark.parametrize("lengths", [[3000], [1500, 1400, 100]])
 @pytest.mark.parametrize("heads", [1, 2])
-def test_products_of_long_bags_and_their_gradients(lengths, heads):
-    """In fp32, against float64 and einsum: the kernels for long bags are others."""
+@pytest.mark.parametrize("width", [64, 65])
+def test_products_of_long_bags_and_their_gradients(lengths, heads, width):
+    """In fp32, against float64 and einsum: the kernels for long bags, and for rows that begin cache lines, are others."""
     generator = torch.Generator().manual_seed(0)
     n, bags = sum(lengths), Bags(torch.zeros(sum(lengths), 1), lengths)
-    a, v = (torch.randn(n, w, generator=generator).requires_grad_() for w in (heads, 65))
-    u = torch.randn(len(lengths), heads, 65, generator=generator).requires_grad_()
+    a, v = (torch.randn(n, w, generator=generator).requires_grad_() for w in (heads, width))
+    u = torch.randn(len(lengths), heads, width, generator=generator).requires_grad_()
     wide = [t.detach().double().requires_grad_() for t in (a, v, u)]
     own = torch.nn.functional.one_hot(torch.repeat_interleave(torch.tensor(lengths))).double()
     sums, dots = weighted_sum(a, v, bags), segment_dot(v, u, bags)
