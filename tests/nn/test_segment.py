@@ -148,7 +148,7 @@ def test_weighted_sum_gradients(lengths, heads):
 @pytest.mark.parametrize("heads", [1, 2])
 @pytest.mark.parametrize("width", [64, 65])
 def test_products_of_long_bags_and_their_gradients(lengths, heads, width):
-    """In fp32, against float64 and einsum: the kernels for long bags, and for rows that begin cache lines, are others."""
+    """In fp32, against float64 and einsum: long bags, and rows that begin cache lines, have kernels of their own."""
     generator = torch.Generator().manual_seed(0)
     n, bags = sum(lengths), Bags(torch.zeros(sum(lengths), 1), lengths)
     a, v = (torch.randn(n, w, generator=generator).requires_grad_() for w in (heads, width))
