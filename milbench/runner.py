@@ -15,7 +15,7 @@ from .cost import TURNS
 from .cost_pass import costs_of, measure_costs
 from .data.cohort import write_cohort
 from .errors import MilbenchError
-from .launch.local import WAIT, Progress, Result, run_all
+from .launch.local import REPEATS, WAIT, Progress, Result, run_all
 from .measure.environment import now, this_machine
 from .plan import Overwrite, Plan, Planned, make_plan, task_of, together, usable_jobs
 from .spec import Suite, digest
@@ -205,10 +205,15 @@ def _carried_out(
             item = queue.popleft()
             yield item, _spared(item[1], counts)
 
-    with closing(run_all(work, tasks(), jobs, timeout_s)) as results:
+    def repeats(task: Task | StackTask) -> int:
+        # Of several runs in one process each goes on by itself: their memory together may have been the reason.
+        return 0 if isinstance(task, StackTask) and len(task.tasks) > 1 else REPEATS
+
+    with closing(run_all(work, tasks(), jobs, timeout_s, repeats)) as results:
         for (group, task), result in results:
             under_way -= 1
             each = result.value if isinstance(task, StackTask) and result.outcome == "ok" else [result] * len(group)
+            each = [replace(own, lost=result.lost) for own in each] if result.lost else each
             for planned, own in zip(group, each, strict=True):
                 if own.outcome == "ok":
                     counts.setdefault(_counted_as(planned.task), {}).update(own.value.pop("counted"))
@@ -280,6 +285,8 @@ def _publish(store: Store, planned: Planned, result: Result, when: str, replace_
         "finished": now(),
         **value.get("record", {}),
     }
+    if result.lost:
+        record["killed_attempts"] = list(result.lost)  # by signals of others; the run was repeated from its start
     record.setdefault("environment", this_machine())
     store.publish_run(
         planned.spec.run_id, record, value.get("predictions"), value.get("history"), overwrite=replace_old,

@@ -93,11 +93,17 @@ def reporter(trial: TrialTask) -> OnEvaluation | None:
     asked = optuna.trial.Trial(study, trial.trial_id)
     protocol, fixed = trial.task.spec.protocol, trial.task.spec.budget.track is not None
     monitor = protocol.monitor
+    # An attempt that was killed may have reported already. The pruner compares the last report of all: until this
+    # attempt has come as far, it would decide on values that lie ahead.
+    before = study._storage.get_trial(trial.trial_id).intermediate_values
+    furthest = max(before, default=-1)
 
     def report(progress: float, row: dict[str, Any]) -> None:
         # By share of the budget where there is one, for a large bag may have passed two evaluations in one step.
-        asked.report(float(row[monitor]), step=int(progress * protocol.evaluations) if fixed else int(row["epoch"]))
-        if asked.should_prune():
+        step = int(progress * protocol.evaluations) if fixed else int(row["epoch"])
+        if step not in before:
+            asked.report(float(row[monitor]), step=step)
+        if step >= furthest and asked.should_prune():
             raise Pruned
 
     return report

@@ -1,10 +1,12 @@
 """Fresh processes: every way one can end, and that none is left behind."""
 
+import errno
 import os
 import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from pathlib import Path
 
@@ -12,6 +14,7 @@ import psutil
 import pytest
 from support import odd_work
 
+from milbench.errors import MilbenchError
 from milbench.launch import local
 from milbench.launch.local import Result, run_all
 
@@ -36,6 +39,10 @@ def alive(process):
         return process.status() != psutil.STATUS_ZOMBIE  # in a container nobody may collect what is left of an orphan
     except psutil.NoSuchProcess:
         return False
+
+
+def alive_id(pid):
+    return psutil.pid_exists(pid) and alive(psutil.Process(pid))
 
 
 def gone(processes, within=5.0):
@@ -96,9 +103,9 @@ def test_a_timeout_ends_one_run_and_not_its_neighbour(tmp_path):
 @pytest.mark.parametrize(
     ("task", "outcome", "reason"),
     [
-        (("end_by", signal.SIGKILL), "oom", "ended by SIGKILL; the system does that when memory runs out"),
-        (("end_by", signal.SIGSEGV), "failed", "the process was ended by SIGSEGV"),
-        (("end_by", signal.SIGRTMIN + 3), "failed", f"the process was ended by signal {signal.SIGRTMIN + 3}"),
+        (("end_by", signal.SIGKILL), "failed", "ended by SIGKILL in each of 3 attempts; the system sends SIGKILL when"),
+        (("end_by", signal.SIGSEGV), "failed", "the process was ended by SIGSEGV in each of 3 attempts"),
+        (("end_by", signal.SIGRTMIN + 3), "failed", f"the process was ended by signal {signal.SIGRTMIN + 3} in each"),
         (("leave", 3), "failed", "the process ended with exit code 3 and no result"),
         (("leave", 0), "failed", "the process ended with exit code 0 and no result"),
         (("raise_",), "failed", "exit code 1 and no result"),
@@ -106,10 +113,65 @@ def test_a_timeout_ends_one_run_and_not_its_neighbour(tmp_path):
     ],
 )
 def test_what_dies_has_a_reason(task, outcome, reason, monkeypatch):
-    monkeypatch.setattr(local, "GRACE_S", 0.3)
+    monkeypatch.setattr(local, "GRACE_S", 0.1)
     result = one(*task)
     assert (result.outcome, result.value) == (outcome, None)
     assert reason in result.reason
+
+
+@pytest.mark.parametrize(("number", "times"), [(signal.SIGKILL, 1), (signal.SIGBUS, 2)])
+def test_a_run_that_others_end_is_repeated_at_most_twice(tmp_path, monkeypatch, number, times):
+    monkeypatch.setattr(local, "GRACE_S", 0.1)
+    result = one("end_at_first", number, times, str(tmp_path / "mark"))
+    assert result == Result("ok", "", times + 1, (signal.Signals(number).name,) * times)
+
+
+def test_three_ends_are_final_and_a_timeout_is_not_repeated(tmp_path, monkeypatch):
+    monkeypatch.setattr(local, "GRACE_S", 0.1)
+    mark = tmp_path / "mark"
+    ended = one("end_at_first", signal.SIGKILL, 9, str(mark))
+    assert (ended.outcome, ended.lost) == ("failed", ("SIGKILL",) * 3)
+    assert len(mark.read_text().split()) == 3
+    mark.unlink()
+    assert one("sleep", 60, str(mark), timeout_s=0.3).outcome == "timeout"
+    assert len(mark.read_text().split()) == 1
+
+
+def test_a_killed_fork_server_is_started_again_and_its_runs_repeated(tmp_path, monkeypatch):
+    """One run is under way, one comes after it; the run that the server leaves behind ends."""
+    monkeypatch.setattr(local, "GRACE_S", 0.3)
+    mark, killed = tmp_path / "mark", []
+
+    def kill_server():
+        while not (mark.exists() and mark.read_text().endswith("\n")):
+            time.sleep(0.01)
+        killed.append(local._server())
+        os.kill(killed[0], signal.SIGKILL)
+
+    killer = threading.Thread(target=kill_server)
+    killer.start()
+    results = dict(run_all(odd_work.do, [(0, ("sleep", 1.0, str(mark))), (1, ("echo", 1))], 1))
+    killer.join()
+    assert results == {0: Result("ok", "", "slept", ("the end of its fork server",)), 1: Result("ok", "", 1)}
+    assert local._server() not in (None, killed[0])
+    first, _ = mark.read_text().split()
+    assert not alive_id(int(first))
+    os.kill(local._server(), signal.SIGKILL)  # while nothing runs
+    assert one("echo", 2) == Result("ok", "", 2)
+
+
+def test_a_run_that_leaves_with_the_code_of_a_lost_server_has_failed(monkeypatch):
+    monkeypatch.setattr(local, "GRACE_S", 0.1)
+    assert one("leave", 255) == Result("failed", "the process ended with exit code 255 and no result")
+
+
+def test_a_system_that_starts_no_process_is_a_sentence(monkeypatch):
+    def no_process(*_):
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(local, "_forked", no_process)
+    with pytest.raises(MilbenchError, match="open files"):
+        one("echo", 1)
 
 
 def test_a_process_that_does_not_leave_is_ended_and_its_result_kept():

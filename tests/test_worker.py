@@ -27,7 +27,7 @@ ENDS = {
     "Allocates": ("oom", "can't allocate memory"),
     "AllocatesInNumpy": ("oom", "Unable to allocate"),
     "RunsOutOfDeviceMemory": ("oom", "CUDA out of memory. Tried to allocate 80.00 GiB."),
-    "Killed": ("oom", "ended by SIGKILL"),
+    "Killed": ("failed", "ended by SIGKILL in each of 3 attempts"),
     "Sleeps": ("timeout", "stopped after 3 s"),
     "SupportsNothing": ("unsupported", "it needs coordinates and the cohort has none"),
     "Lost": ("failed", "KeyError: 'lost' (odd_methods.py:"),

@@ -2,10 +2,15 @@
 
 A fork server imports torch once; every run is forked from it, in milliseconds, with nothing of an earlier run in its
 memory. A run that dies, hangs or is killed takes no other with it, and no run outlives the process that asked for it.
+
+A run whose process ends by a signal that was not sent from here (the system's out-of-memory killer, an operator, a
+fault of the hardware) is carried out again from its start, at most `REPEATS` times; so is a run whose fork server was
+killed, with a new fork server.
 """
 
 from __future__ import annotations
 
+import errno
 import gc
 import multiprocessing as mp
 import os
@@ -16,9 +21,11 @@ import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection, wait
 from typing import Any
+
+from ..errors import MilbenchError
 
 #: What the fork server imports once. The compilers of torch are not used, but optimizers and the switch to
 #: deterministic algorithms import them: seconds that every process would spend anew.
@@ -30,15 +37,24 @@ METHOD = "forkserver" if "forkserver" in mp.get_all_start_methods() else "spawn"
 #: What an iterator of tasks yields when its next task cannot be told before one that is running has ended.
 WAIT = object()
 GRACE_S = 1.0  # for a process to leave once its result is here, and for a signal to reach us too
+#: How often a run is repeated whose process was ended by a signal from elsewhere.
+REPEATS = 2
+#: Exit code that multiprocessing reports for a process whose fork server has ended before it.
+_ORPHANED = 255
 
 
 @dataclass(frozen=True)
 class Result:
-    """How a run ended: the outcome, the reason when it is not ``ok``, and what the work returned."""
+    """How a run ended: the outcome, the reason when it is not ``ok``, and what the work returned.
+
+    Attributes:
+        lost: signals that ended earlier attempts, by name, in their order.
+    """
 
     outcome: str
     reason: str = ""
     value: Any = None
+    lost: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -55,9 +71,19 @@ class Progress:
 @dataclass
 class _Running:
     key: Any
+    task: Any
     process: Any
     pipe: Connection
+    server: int | None  # process id of the fork server
     deadline: float | None = field(default=None)
+    lost: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Lost:
+    """The end of a process by a signal that was not sent from here."""
+
+    signal: str
 
 
 def warm_up() -> None:
@@ -72,7 +98,11 @@ def warm_up() -> None:
 
 
 def run_all(
-    work: Callable[[Any], Result], tasks: Iterable[Any], jobs: int, timeout_s: float | None = None
+    work: Callable[[Any], Result],
+    tasks: Iterable[Any],
+    jobs: int,
+    timeout_s: float | None = None,
+    repeats: Callable[[Any], int] = lambda _: REPEATS,
 ) -> Generator[tuple[Any, Result]]:
     """Run ``work(task)`` for every ``(key, task)``, each in a fresh process, and yield ``(key, result)`` as they end.
 
@@ -81,9 +111,12 @@ def run_all(
         tasks: read one by one, as processes become free; `WAIT` where the next one depends on one that is running.
         jobs: processes side by side.
         timeout_s: wall seconds after which a process is killed; its outcome is ``timeout``.
+        repeats: how often a task is repeated whose process was ended by a signal from elsewhere.
+
+    Raises:
+        MilbenchError: the system starts no process (too many open files, no memory).
     """
     context: Any = mp.get_context(METHOD)
-    warm_up()
     pending = iter(tasks)
     running: list[_Running] = []
     exhausted = False
@@ -103,13 +136,56 @@ def run_all(
                 return
             for one in _ended(running):
                 running.remove(one)
-                yield one.key, _collect(one, timeout_s)
+                ended = _collect(one, timeout_s)
+                if isinstance(ended, Result):
+                    yield one.key, replace(ended, lost=one.lost) if one.lost else ended
+                    continue
+                lost = (*one.lost, ended.signal)
+                if len(lost) <= repeats(one.task):
+                    again = _start(context, work, one.key, one.task, timeout_s)
+                    again.lost = lost
+                    running.append(again)
+                    continue
+                yield one.key, Result("failed", _killed(lost), lost=lost)
     finally:
         for one in running:
             _kill(one)
 
 
 def _start(context: Any, work: Callable[[Any], Result], key: Any, task: Any, timeout_s: float | None) -> _Running:
+    for attempt in range(REPEATS + 1):
+        try:
+            warm_up()  # a new fork server, where the last one has ended
+            process, ours = _forked(context, work, task)
+            break
+        # The fork server was killed between two runs, or in the middle of a start: the next start makes a new one.
+        except (EOFError, ConnectionError):
+            if attempt == REPEATS:
+                raise MilbenchError(
+                    f"the process that starts the runs was ended {attempt + 1} times by something other than milbench; "
+                    "free memory or find out what ends it, then give the same command again."
+                ) from None
+        except OSError as error:
+            if error.errno not in _NO_MORE:
+                raise
+            raise MilbenchError(
+                f"the system starts no process for a run ({error.strerror}); {_NO_MORE[error.errno]}, then give the "
+                "same command again."
+            ) from None
+    deadline = None if timeout_s is None else time.monotonic() + timeout_s
+    return _Running(key, task, process, ours, _server(), deadline)
+
+
+#: What helps where the system refuses another process.
+_NO_MORE = {
+    errno.EMFILE: "allow more open files (ulimit -n 256)",
+    errno.ENFILE: "close programs that hold files open",
+    errno.EAGAIN: "allow more processes (ulimit -u)",
+    errno.ENOMEM: "free memory or allow more of it (ulimit -v)",
+}
+
+
+def _forked(context: Any, work: Callable[[Any], Result], task: Any) -> tuple[Any, Connection]:
     ours, theirs = context.Pipe()
     process = context.Process(target=_child, args=(work, task, theirs), daemon=True)
     try:
@@ -120,7 +196,28 @@ def _start(context: Any, work: Callable[[Any], Result], key: Any, task: Any, tim
         raise
     finally:
         theirs.close()
-    return _Running(key, process, ours, None if timeout_s is None else time.monotonic() + timeout_s)
+    return process, ours
+
+
+def _server() -> int | None:
+    """Return the process id of the fork server; None where there is none."""
+    if METHOD != "forkserver":
+        return None
+    from multiprocessing import forkserver
+
+    return getattr(forkserver._forkserver, "_forkserver_pid", None)
+
+
+def _ended_with_server(one: _Running, code: int | None) -> bool:
+    """Return whether a run's process was lost because its fork server has ended, not by an exit code of its own."""
+    if code != _ORPHANED or one.server is None:
+        return False
+    if _server() != one.server:  # a later start has noticed the end and has made another
+        return True
+    try:
+        return os.waitid(os.P_PID, one.server, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+    except ChildProcessError:
+        return True
 
 
 def _child(work: Callable[[Any], Result], task: Any, pipe: Connection) -> None:
@@ -155,7 +252,7 @@ def _ended(running: list[_Running]) -> list[_Running]:
     ]
 
 
-def _collect(one: _Running, timeout_s: float | None) -> Result:
+def _collect(one: _Running, timeout_s: float | None) -> Result | _Lost:
     result = None
     try:
         if one.pipe.poll():
@@ -167,12 +264,20 @@ def _collect(one: _Running, timeout_s: float | None) -> Result:
         pass  # it ended before it could send a result, or in the middle of sending
     # With the result here, whatever the process still does on its way out must not hold up the others.
     one.process.join(GRACE_S)
-    code = one.process.exitcode
+    code, pid = one.process.exitcode, one.process.pid
     _kill(one)
-    return result or _died(code)
+    if result is not None:
+        return result
+    if code == _ORPHANED:
+        time.sleep(min(GRACE_S, 0.2))  # the fork server closes its pipes before its end can be seen
+        if _ended_with_server(one, code):
+            _end_orphan(pid)
+            time.sleep(GRACE_S)  # who ends a whole group may reach us a moment later
+            return _Lost("the end of its fork server")
+    return _died(code)
 
 
-def _died(code: int | None) -> Result:
+def _died(code: int | None) -> Result | _Lost:
     if code is None:
         return Result("failed", "the process closed its connection without a result")
     if code >= 0:
@@ -181,10 +286,31 @@ def _died(code: int | None) -> Result:
     # not ended by itself: it must be found missing, not failed, when the command is given again.
     time.sleep(GRACE_S)
     known = -code in set(signal.Signals)
-    name = signal.Signals(-code).name if known else f"signal {-code}"
-    if name == "SIGKILL":
-        return Result("oom", "the process was ended by SIGKILL; the system does that when memory runs out")
-    return Result("failed", f"the process was ended by {name}")
+    return _Lost(signal.Signals(-code).name if known else f"signal {-code}")
+
+
+def _killed(lost: tuple[str, ...]) -> str:
+    """Return the reason of a run all of whose attempts were ended by signals."""
+    names = list(dict.fromkeys(lost))
+    memory = "; the system sends SIGKILL when memory runs out" if "SIGKILL" in names else ""
+    attempts = f" in each of {len(lost)} attempts" if len(lost) > 1 else ""
+    return f"the process was ended by {' and '.join(names)}{attempts}{memory}"
+
+
+def _end_orphan(pid: int | None) -> None:
+    """End a run that its fork server has left behind, which a thread of its own does unless something blocks it."""
+    import psutil
+
+    try:
+        orphan = psutil.Process(pid)
+        # An id comes round again: only what is still a process of a fork server, and no one else's child.
+        if "multiprocessing" in " ".join(orphan.cmdline()) and orphan.ppid() != os.getpid():
+            orphan.wait(GRACE_S)
+    except psutil.TimeoutExpired:
+        with suppress(psutil.Error):
+            orphan.kill()
+    except (psutil.Error, ValueError):
+        pass
 
 
 def _kill(one: _Running) -> None:

@@ -41,6 +41,15 @@ def end_by(number):
     time.sleep(60)
 
 
+def end_at_first(number, times, mark):
+    """End by a signal in the first attempts, as often as asked; then return the number of attempts."""
+    with open(mark, "a") as file:
+        file.write(f"{os.getpid()}\n")
+    with open(mark) as file:
+        attempts = len(file.readlines())
+    return end_by(number) if attempts <= times else Result("ok", "", attempts)
+
+
 def leave(code):
     os._exit(code)
 
