@@ -21,7 +21,7 @@ Coverage of every interval and level of every test, simulated, are tables of `re
 say about either is read there.
 """
 
-from .areas import Placements, bootstrap_auc, placements, weighted_auc
+from .areas import Placements, bootstrap_auc, class_aucs, placements, weighted_auc
 from .base import LEVEL, Array, Interval, nanmean
 from .delong import AucEstimates, delong
 from .elo import Ratings, bradley_terry, elo_ratings, pairwise_wins
@@ -51,7 +51,7 @@ from .runs import (
 __all__ = [
     "LEVEL", "Array", "AucEstimates", "Difference", "Friedman", "Interval", "Placements", "Profile", "Ratings",
     "SignFlips", "TTest", "auc_difference", "auc_interval", "auc_permutation_test", "bca_interval", "bca_p_value",
-    "bootstrap_auc", "bradley_terry", "certain_bound", "cluster_weights", "combine", "combined_interval",
+    "bootstrap_auc", "bradley_terry", "certain_bound", "class_aucs", "cluster_weights", "combine", "combined_interval",
     "corrected_t_test", "critical_difference", "delong", "detectable_difference", "elo_ratings", "estimate_interval",
     "friedman", "holm", "interquartile_mean", "interval", "logit_interval", "nanmean", "paired_difference",
     "pairwise_wins",

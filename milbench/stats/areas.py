@@ -10,12 +10,15 @@ from scipy.stats import rankdata
 
 from ..errors import MilbenchError
 from .base import Array, nanmean
+from .checks import binary_labels, class_labels, finite_scores, non_negative_weights
 
 
 def weighted_auc(labels: ArrayLike, scores: ArrayLike, weights: ArrayLike | None = None) -> float:
     """Return the AUC of weighted bags, ties counted one half; see `bootstrap_auc`. NaN where a class has no weight."""
     n = len(np.asarray(labels))
     row = np.ones(n) if weights is None else np.asarray(weights, dtype=np.float64)
+    if row.shape != (n,):
+        raise MilbenchError(f"{n} labels have weights {row.shape}; each bag needs one.")
     return float(bootstrap_auc(labels, scores, row.reshape(1, n))[0])
 
 
@@ -28,22 +31,44 @@ def bootstrap_auc(labels: ArrayLike, scores: ArrayLike, weights: ArrayLike) -> A
 
     Args:
         labels: (n,) class indices; for (n,) scores, anything above 0 is positive.
-        scores: (n,) scores of the positive class, or (n, C) probabilities: C = 2 scores the second column, C > 2 gives
+        scores: (n,) scores of the positive class, or (n, C) of every class: C = 2 scores the second column, C > 2 gives
             the mean one-vs-rest AUC over the classes that occur.
         weights: (R, n) non-negative weights, e.g. from `cluster_weights`.
 
     Returns:
         (R,); NaN where positives or negatives have no weight.
+
+    Raises:
+        MilbenchError: scores or weights that are not finite, negative weights, labels that are no class indices (of one
+            column: of two classes), or shapes that differ.
     """
-    y, s = np.asarray(labels), np.asarray(scores, dtype=np.float64)
+    return nanmean(class_aucs(labels, scores, weights)[1])
+
+
+def class_aucs(labels: ArrayLike, scores: ArrayLike, weights: ArrayLike) -> tuple[NDArray[np.int64], Array]:
+    """Return the one-vs-rest AUC of every class that occurs, under each row of weights.
+
+    Args:
+        labels, scores, weights: see `bootstrap_auc`.
+
+    Returns:
+        (K,) classes, and (K, R) AUCs; K is 1 with two classes, whose only area is that of class 1.
+
+    Raises:
+        MilbenchError: see `bootstrap_auc`.
+    """
+    s = finite_scores(scores)
+    if s.ndim not in (1, 2) or len(s) != len(np.asarray(labels)) or (s.ndim == 2 and s.shape[1] < 2):
+        raise MilbenchError(
+            f"an AUC needs labels (n,) and scores (n,) or (n, C >= 2), not {np.shape(labels)} and {s.shape}."
+        )
+    y = binary_labels(labels).astype(np.int64) if s.ndim == 1 else class_labels(labels, s.shape[1])
     # Bags along the first axis: picking and adding rows then moves whole cache lines.
-    w = np.ascontiguousarray(np.asarray(weights, dtype=np.float64).T)
-    if s.ndim == 1:
-        return _auc(y > 0, s, w)
-    if s.shape[1] == 2:
-        return _auc(y == 1, s[:, 1], w)
+    w = np.ascontiguousarray(non_negative_weights(weights, len(y)).T)
+    if s.ndim == 1 or s.shape[1] == 2:
+        return np.array([1]), _auc(y == 1, s if s.ndim == 1 else s[:, 1], w)[None]
     present = np.unique(y)
-    return nanmean(np.stack([_auc(y == c, s[:, c], w) for c in present]))
+    return present, np.stack([_auc(y == c, s[:, c], w) for c in present])
 
 
 def _auc(positive: NDArray[np.bool_], scores: Array, w: Array) -> Array:
@@ -85,16 +110,15 @@ def placements(labels: ArrayLike, scores: ArrayLike) -> Placements:
         scores: (n,) or (k, n), k methods on the same bags.
 
     Raises:
-        MilbenchError: shapes do not fit, scores are not finite, or a class is missing.
+        MilbenchError: shapes do not fit, scores are not finite, labels are not of two classes, or a class is missing.
     """
-    y = np.asarray(labels) > 0
     s = np.atleast_2d(np.asarray(scores, dtype=np.float64))
-    if y.ndim != 1 or s.ndim != 2 or s.shape[1] != len(y):
+    if np.ndim(labels) != 1 or s.ndim != 2 or s.shape[1] != np.shape(labels)[0]:
         raise MilbenchError(
-            f"an AUC needs labels (n,) and scores (n,) or (k, n), not {y.shape} and {np.shape(scores)}."
+            f"an AUC needs labels (n,) and scores (n,) or (k, n), not {np.shape(labels)} and {np.shape(scores)}."
         )
-    if not np.isfinite(s).all():
-        raise MilbenchError("scores are not finite; such a run has diverged and has no AUC.")
+    finite_scores(s)
+    y = binary_labels(labels)
     positives = int(y.sum())
     negatives = len(y) - positives
     if not positives or not negatives:

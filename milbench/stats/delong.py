@@ -7,10 +7,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import stdtr, stdtrit
+from scipy.stats import rankdata
 
 from ..errors import MilbenchError
 from .areas import placements
 from .base import LEVEL, Array
+from .checks import owners, share_of
+from .permutation import swapped_p
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,9 @@ class AucEstimates:
         patients: patients with positive slides, patients with negative slides, all patients.
         student: degrees of freedom of differences: infinite for slides of their own, as DeLong's test is known, and
             patients - 2 where patients were given, without which it rejects 8 % at nominal 5 % with 17 patients.
+        positive: (n,) of bool.
+        ranks: (k, n) midranks of each method's scores.
+        owner: (n,) number of each slide's patient.
     """
 
     auc: Array
@@ -34,6 +40,9 @@ class AucEstimates:
     influence: Array
     patients: tuple[int, int, int]
     student: float
+    positive: np.ndarray
+    ranks: Array
+    owner: np.ndarray
 
     @property
     def errors(self) -> Array:
@@ -53,17 +62,40 @@ class AucEstimates:
 
         Under the null it rejects less often than its nominal 5 % where few pairs are out of order (at AUC .98 0.1 % of
         50 slides, 1 to 4 % of 130), and 3 to 6 % elsewhere; the two methods need not be exchangeable.
+
+        Where the difference has no variance although the AUCs differ (perfect order against a constant, say), there is
+        no such test, and the p-value is that of `milbench.stats.auc_permutation_test`.
         """
         gap, error = self.difference(first, second)
         if not error:
-            return 1.0 if abs(gap) < 1e-12 else 0.0
+            if abs(gap) < 1e-12:
+                return 1.0
+            return swapped_p(self.positive, self.ranks[[first, second]], self.owner)
         return float(2 * stdtr(self.student, -abs(gap) / error))
 
     def contrast(self, first: int = 0, second: int = 1, level: float = LEVEL) -> tuple[float, float]:
-        """Return DeLong's interval of the difference of two AUCs."""
+        """Return DeLong's interval of the difference of two AUCs.
+
+        An AUC of 1 or 0 has no variance, and its part of the interval is `certain_bound` instead, combined with the
+        error of the other AUC as MOVER combines limits (Zou and Donner, Stat. Med. 27, 2008); where both are 1 or 0 the
+        interval is what their bounds leave. Two methods that order all slides alike have a difference of exactly 0.
+        """
         gap, error = self.difference(first, second)
-        half = float(stdtrit(self.student, (1 + level) / 2)) * error
-        return gap - half, gap + half
+        half = float(stdtrit(self.student, (1 + share_of(level)) / 2)) * error
+        certain = np.isin(self.auc[[first, second]], (0.0, 1.0))
+        if not certain.any() or np.array_equal(self.ranks[first], self.ranks[second]):
+            low, high = np.clip([gap - half, gap + half], -1, 1).tolist()
+            return low, high
+        a, b = float(self.auc[first]), float(self.auc[second])
+        (low_a, high_a), (low_b, high_b) = (
+            certain_ends(self.patients, auc, level) if known else (auc, auc)
+            for auc, known in zip((a, b), certain, strict=True)
+        )
+        if certain.all():
+            return low_a - high_b, high_a - low_b
+        down, up = a - low_a + high_b - b, high_a - a + b - low_b
+        low, high = np.clip([gap - np.hypot(down, half), gap + np.hypot(up, half)], -1, 1).tolist()
+        return low, high
 
 
 def delong(labels: ArrayLike, scores: ArrayLike, patients: ArrayLike | None = None) -> AucEstimates:
@@ -83,7 +115,7 @@ def delong(labels: ArrayLike, scores: ArrayLike, patients: ArrayLike | None = No
     Args:
         labels: (n,); anything above 0 is positive.
         scores: (n,) or (k, n), k methods on the same slides.
-        patients: (n,) of each slide; None: each slide is its own.
+        patients: (n,) of each slide; None: each slide is its own, as is a slide whose patient is NaN, None or empty.
 
     Raises:
         MilbenchError: see `placements`, or `patients` has another length.
@@ -91,12 +123,8 @@ def delong(labels: ArrayLike, scores: ArrayLike, patients: ArrayLike | None = No
     found = placements(labels, scores)
     y, away = found.positive, found.values - found.auc[:, None]
     student = np.inf
-    if patients is None:
-        owner = np.arange(len(y))
-    else:
-        _, owner = np.unique(np.asarray(patients), return_inverse=True)
-        if owner.shape != y.shape:
-            raise MilbenchError(f"{len(y)} slides have {owner.size} patients; each slide needs one.")
+    owner = owners(patients, len(y))
+    if patients is not None:
         student = float(max(owner.max() - 1, 1))
     number = int(owner.max()) + 1
     positive, negative = (_per_patient(away, owner, number, part) for part in (y, ~y))
@@ -114,7 +142,8 @@ def delong(labels: ArrayLike, scores: ArrayLike, patients: ArrayLike | None = No
     spread = of_class[0] ** 2 / max(counts[0] - 1, 1) + of_class[1] ** 2 / max(counts[1] - 1, 1)
     variance = np.diag(covariance)
     degrees = np.divide(variance**2, spread, out=np.full(len(variance), np.inf), where=spread > 0)
-    return AucEstimates(found.auc, covariance, degrees, positive + negative, counts, student)
+    ranks = rankdata(np.atleast_2d(np.asarray(scores, dtype=np.float64)), axis=1)
+    return AucEstimates(found.auc, covariance, degrees, positive + negative, counts, student, y, ranks, owner)
 
 
 def count_patients(owner: np.ndarray, positive: np.ndarray) -> tuple[int, int, int]:
@@ -130,3 +159,29 @@ def _per_patient(away: Array, owner: np.ndarray, number: int, part: np.ndarray) 
 
 def _unbias(count: int) -> float:
     return count / (count - 1) if count > 1 else float("nan")
+
+
+def certain_bound(patients: tuple[int, int, int], level: float = LEVEL) -> float:
+    """Return the lower end of the interval of an AUC of 1: exact, whatever the scores are distributed like.
+
+    Pair k positive with k negative slides, each patient used once: the pairs are independent, and all are in order with
+    probability AUC^k. Perfect order is rarer still, so an AUC below ((1 - level) / 2)^(1 / k) is refuted: Clopper and
+    Pearson's bound of k successes in k trials. With several slides a patient it takes the number of a patient's slides
+    to tell nothing of its scores.
+
+    Args:
+        patients: with positive slides, with negative slides, and all, as in `AucEstimates`.
+        level: coverage, two-sided.
+    """
+    if min(patients) < 0:
+        raise MilbenchError(f"numbers of patients cannot be negative: {patients}.")
+    pairs = min(patients[0], patients[1], patients[2] // 2)
+    if not pairs:
+        return 0.0
+    return float(((1 - share_of(level)) / 2) ** (1 / pairs))
+
+
+def certain_ends(patients: tuple[int, int, int], auc: float, level: float = LEVEL) -> tuple[float, float]:
+    """Return the interval of an AUC of exactly 1 or 0, see `certain_bound`."""
+    bound = certain_bound(patients, level)
+    return (bound, 1.0) if auc == 1 else (0.0, 1 - bound)

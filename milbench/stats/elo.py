@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike
 
 from ..errors import MilbenchError
 from .base import LEVEL, Array
+from .checks import positive_count, share_of
 from .resampling import student_factor
 
 #: Elo points of a factor of ten in the odds of winning.
@@ -33,8 +34,11 @@ def pairwise_wins(scores: ArrayLike, margin: float = 0.0) -> Array:
         margin: differences up to it are ties.
     """
     s = np.asarray(scores, dtype=np.float64)
-    if s.ndim != 2:
-        raise MilbenchError(f"wins are counted from scores (tasks, methods), not from an array {s.shape}.")
+    if s.ndim != 2 or np.isinf(s).any() or not margin >= 0:
+        raise MilbenchError(
+            f"wins are counted from scores (tasks, methods), finite or NaN, and a margin from 0 on, not "
+            f"from an array {s.shape} and {margin}."
+        )
     gap = s[:, :, None] - s[:, None, :]
     wins = np.where(np.isnan(gap), 0.0, (gap > margin) + 0.5 * (np.abs(gap) <= margin))
     wins[:, np.arange(s.shape[1]), np.arange(s.shape[1])] = 0.0
@@ -108,8 +112,12 @@ def elo_ratings(
         seed: of the resamples.
     """
     w = np.asarray(wins, dtype=np.float64)
-    if w.ndim != 3:
+    share_of(level)
+    positive_count(resamples)
+    if w.ndim != 3 or not len(w):
         raise MilbenchError(f"ratings need the wins of every task, (T, M, M), not an array {w.shape}.")
+    if anchor is not None and not (0 <= anchor[0] < w.shape[-1] and np.isfinite(anchor[1])):
+        raise MilbenchError(f"the anchor {anchor} is not the index of one of {w.shape[-1]} methods and its rating.")
     tasks = len(w)
     drawn = np.random.default_rng(seed).multinomial(tasks, np.full(tasks, 1 / tasks), size=resamples)
     counts = np.concatenate([np.ones((1, tasks)), drawn])

@@ -11,6 +11,7 @@ from scipy import stats
 
 from ..errors import MilbenchError
 from .base import Array
+from .checks import share_of
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,7 @@ def friedman(scores: ArrayLike, alpha: float = 0.05) -> Friedman:
         raise MilbenchError(
             f"Friedman's test needs finite scores of 2 or more tasks and 3 or more methods, not {s.shape}."
         )
+    share_of(alpha, "alpha")
     tasks, k = s.shape
     ranks = stats.rankdata(-s, axis=1).mean(axis=0)
     if (s == s[:, :1]).all():  # all tied everywhere: scipy divides 0 by 0
@@ -86,7 +88,14 @@ def friedman(scores: ArrayLike, alpha: float = 0.05) -> Friedman:
 
 
 def critical_difference(methods: int, tasks: int, alpha: float = 0.05) -> float:
-    """Return Nemenyi's critical difference of mean ranks: q sqrt(k (k + 1) / (6 N)), sqrt(2) q a studentized range."""
+    """Return Nemenyi's critical difference of mean ranks: q sqrt(k (k + 1) / (6 N)), sqrt(2) q a studentized range.
+
+    Raises:
+        MilbenchError: fewer than 2 methods, no task, or a level outside (0, 1).
+    """
+    if not methods >= 2 or not tasks >= 1:
+        raise MilbenchError(f"a critical difference is of 2 or more methods over tasks, not of {methods} over {tasks}.")
+    share_of(alpha, "alpha")
     return _nemenyi(methods, alpha) * float(np.sqrt(methods * (methods + 1) / (6 * tasks)))
 
 

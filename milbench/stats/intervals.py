@@ -11,7 +11,8 @@ from scipy.special import expit, logit, ndtri, stdtrit
 from ..errors import MilbenchError, did_you_mean
 from .areas import bootstrap_auc, weighted_auc
 from .base import LEVEL, Array, Interval
-from .delong import AucEstimates, count_patients, delong
+from .checks import binary_labels, class_labels, finite_scores, numeric_labels, owners, positive_count, share_of
+from .delong import AucEstimates, certain_bound, certain_ends, count_patients, delong
 from .paired import Difference, paired_difference
 from .resampling import bca_interval, bca_p_value, cluster_weights, interval, logit_interval
 
@@ -74,9 +75,15 @@ def auc_interval(
     """
     if method not in get_args(Method):
         raise MilbenchError(f"no interval {method!r} of an AUC.{did_you_mean(method, get_args(Method))}")
-    y, s = np.asarray(labels), np.asarray(scores, dtype=np.float64)
+    share_of(level)
+    positive_count(resamples)
+    s = finite_scores(scores)
+    if s.ndim == 2 and len(s) == np.size(labels):
+        y = class_labels(labels, s.shape[1])
+    else:
+        y = binary_labels(labels).astype(np.int64)
     if s.ndim == 2 and s.shape[1] == 2:
-        y, s = y == 1, s[:, 1]
+        s = s[:, 1]
     if s.ndim == 2:
         if method not in ("percentile", "bootstrap-logit"):
             raise MilbenchError(
@@ -84,7 +91,7 @@ def auc_interval(
             )
         replicates, auc = _replicates(y, [s], patients, resamples, seed)[0], weighted_auc(y, s)
         if auc == 1 and method == "bootstrap-logit":
-            owner = np.arange(len(y)) if patients is None else np.asarray(patients)
+            owner = owners(patients, len(y))
             return Interval(auc, *combined_interval(auc, replicates, y, owner, level), method)
         return Interval(auc, *_ends(auc, replicates, method, level), method)
     found = delong(y, s, patients)
@@ -95,7 +102,7 @@ def auc_interval(
             return Interval(auc, *bca_interval(auc, replicates, found.influence[0], level), method)
         if method == "percentile" or 0 < auc < 1:
             return Interval(auc, *_ends(auc, replicates, method, level), method)
-        return Interval(auc, *_certain_ends(found, auc, level), method)
+        return Interval(auc, *certain_ends(found.patients, auc, level), method)
     return estimate_interval(found, 0, method, level)
 
 
@@ -103,12 +110,13 @@ def estimate_interval(
     found: AucEstimates, index: int = 0, method: ClosedMethod = "logit", level: float = LEVEL
 ) -> Interval:
     """Return the interval of one of the AUCs that `delong` estimated together; see `auc_interval`."""
+    share_of(level)
     auc, error = float(found.auc[index]), float(found.errors[index])
     if method == "wald":
         half = float(ndtri((1 + level) / 2)) * error
         return Interval(auc, auc - half, auc + half, method)
     if not 0 < auc < 1:
-        return Interval(auc, *_certain_ends(found, auc, level), method)
+        return Interval(auc, *certain_ends(found.patients, auc, level), method)
     quantile = float(stdtrit(found.degrees[index], (1 + level) / 2))
     low, high = _on_logit(auc, quantile * error)
     if method == "guarded":
@@ -117,24 +125,6 @@ def estimate_interval(
         farther = _guarded_low(side, error, quantile, found.patients[:2])
         low, high = (min(low, farther), high) if auc >= 0.5 else (low, max(high, 1 - farther))
     return Interval(auc, low, high, method)
-
-
-def certain_bound(patients: tuple[int, int, int], level: float = LEVEL) -> float:
-    """Return the lower end of the interval of an AUC of 1: exact, whatever the scores are distributed like.
-
-    Pair k positive with k negative slides, each patient used once: the pairs are independent, and all are in order with
-    probability AUC^k. Perfect order is rarer still, so an AUC below ((1 - level) / 2)^(1 / k) is refuted: Clopper and
-    Pearson's bound of k successes in k trials. With several slides a patient it takes the number of a patient's slides
-    to tell nothing of its scores.
-
-    Args:
-        patients: with positive slides, with negative slides, and all, as in `AucEstimates`.
-        level: coverage, two-sided.
-    """
-    pairs = min(patients[0], patients[1], patients[2] // 2)
-    if not pairs:
-        return 0.0
-    return float(((1 - level) / 2) ** (1 / pairs))
 
 
 def combined_interval(
@@ -159,9 +149,11 @@ def combined_interval(
     """
     values = np.asarray(replicates, dtype=np.float64)
     values = values[np.isfinite(values)]
+    share_of(level)
+    y = numeric_labels(labels)
+    owner = owners(patients, len(y))
     if len(values) < 2 or not np.isfinite(auc):
         return float("nan"), float("nan")
-    y, owner = np.asarray(labels), np.asarray(patients)
     counts = [count_patients(owner, y == c) for c in np.unique(y)]
     # Perfect order of all classes is no more likely than that of the one with the least AUC.
     bound = min(certain_bound(own, level) for own in counts)
@@ -191,8 +183,8 @@ def auc_difference(
 
     Methods:
 
-    - ``delong``: see `AucEstimates.test`, Obuchowski's with `patients`. Where both AUCs are 1 (or 0) there is no
-      error to estimate, and the interval is what their bounds leave, see `certain_bound`.
+    - ``delong``: see `AucEstimates.test` and `AucEstimates.contrast`, Obuchowski's with `patients`. An AUC of 1 or 0
+      has no error to estimate; the interval allows for its `certain_bound`.
     - ``percentile``, ``bca``: bootstrap over patients within each label, both methods on the same patients. As a test
       the percentile interval rejects 3 to 7.5 % under the null at nominal 5 % where the methods are alike, up to 12 %
       where one is more uneven and AUCs are near 1, and 2.5 to 10.5 % with 17 to 43 patients of several slides; BCa up
@@ -212,25 +204,22 @@ def auc_difference(
     """
     if method not in get_args(PairedMethod):
         raise MilbenchError(f"no interval {method!r} of a difference.{did_you_mean(method, get_args(PairedMethod))}")
-    s = [np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)]
+    share_of(level)
+    s = [finite_scores(a), finite_scores(b)]
+    if s[0].shape != s[1].shape or s[0].ndim != 1:
+        raise MilbenchError(
+            f"a difference is of two methods' scores (n,) of one length, not {s[0].shape}, {s[1].shape}."
+        )
     found = delong(labels, np.stack(s), patients)
     gap, _ = found.difference()
     if method == "delong":
         low, high = found.contrast(level=level)
-        if np.isin(found.auc, (0, 1)).all() and not np.array_equal(s[0], s[1]):
-            of_a, of_b = (_certain_ends(found, float(auc), level) for auc in found.auc)
-            low, high = of_a[0] - of_b[1], of_a[1] - of_b[0]
         return Difference(gap, low, high, found.test())
     replicates = _replicates(np.asarray(labels) > 0, s, patients, resamples, seed)
     if method == "percentile":
         return paired_difference(float(found.auc[0]), replicates[0], float(found.auc[1]), replicates[1], level)
     influence, d = found.influence[0] - found.influence[1], replicates[0] - replicates[1]
     return Difference(gap, *bca_interval(gap, d, influence, level), bca_p_value(gap, d, influence))
-
-
-def _certain_ends(found: AucEstimates, auc: float, level: float) -> tuple[float, float]:
-    bound = certain_bound(found.patients, level)
-    return (bound, 1.0) if auc == 1 else (0.0, 1 - bound)
 
 
 def _guarded_low(auc: float, error: float, quantile: float, patients: tuple[int, ...]) -> float:
@@ -256,6 +245,6 @@ def _replicates(
     labels: np.ndarray, scores: list[Array], patients: ArrayLike | None, resamples: int, seed: int
 ) -> list[Array]:
     """Return (resamples,) AUCs of each method, all under the same draws of patients."""
-    owner = np.arange(len(labels)) if patients is None else np.asarray(patients)
+    owner = owners(patients, len(labels))
     weights = cluster_weights(owner, labels, resamples, np.random.default_rng(seed))
     return [bootstrap_auc(labels, s, weights) for s in scores]

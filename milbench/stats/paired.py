@@ -12,6 +12,7 @@ from scipy import stats
 
 from ..errors import MilbenchError
 from .base import LEVEL, Array
+from .checks import share_of
 from .resampling import interval
 
 
@@ -44,7 +45,11 @@ def paired_difference(a: float, a_replicates: Array, b: float, b_replicates: Arr
         replicates on one side of 0, (k + 1) / (R + 1), at most 1. It agrees with the interval: p < 1 - level where 0 is
         outside. Differences between many pairs are not corrected for their number: see `holm`.
     """
-    d = np.asarray(a_replicates, dtype=np.float64) - np.asarray(b_replicates, dtype=np.float64)
+    of_a, of_b = np.asarray(a_replicates, dtype=np.float64), np.asarray(b_replicates, dtype=np.float64)
+    share_of(level)
+    if of_a.shape != of_b.shape or of_a.ndim != 1:
+        raise MilbenchError(f"paired replicates are two arrays (R,) of one length, not {of_a.shape} and {of_b.shape}.")
+    d = of_a - of_b
     d = d[np.isfinite(d)]
     low, high = np.clip(interval(d, level), -1, 1).tolist()  # few seeds have longer tails than an AUC
     # Sums of equal numbers in another order differ in the last bits; that is no difference.
@@ -120,9 +125,11 @@ def corrected_t_test(differences: ArrayLike, test_train_ratio: float, level: flo
         MilbenchError: fewer than two differences, or a ratio that is not positive.
     """
     d = np.asarray(differences, dtype=np.float64)
-    if d.ndim != 1 or len(d) < 2 or not test_train_ratio > 0:
+    share_of(level)
+    if d.ndim != 1 or len(d) < 2 or not np.isfinite(d).all() or not 0 < test_train_ratio < math.inf:
         raise MilbenchError(
-            f"the corrected t-test needs 2 or more differences and a positive ratio, not {d.shape}, {test_train_ratio}."
+            f"the corrected t-test needs 2 or more finite differences and a positive ratio, not {d.shape} and "
+            f"{test_train_ratio}."
         )
     j, mean = len(d), float(d.mean())
     error = math.sqrt((1 / j + test_train_ratio) * float(d.var(ddof=1)))
@@ -145,7 +152,7 @@ def holm(p_values: ArrayLike) -> Array:
         MilbenchError: a value outside [0, 1].
     """
     p = np.asarray(p_values, dtype=np.float64)
-    known = np.isfinite(p)
+    known = ~np.isnan(p)
     if p.ndim != 1 or (p[known] < 0).any() or (p[known] > 1).any():
         raise MilbenchError("p-values must be a list of numbers from 0 to 1.")
     order = np.argsort(p[known], kind="stable")

@@ -11,6 +11,7 @@ from scipy.stats import rankdata
 from ..errors import MilbenchError
 from .areas import placements
 from .base import Array
+from .checks import owners, positive_count
 
 #: Up to so many differences that are not 0 every flip is counted: 2^19 sums, 4 MB.
 COUNTED = 20
@@ -48,6 +49,7 @@ def sign_flip_test(differences: ArrayLike, resamples: int = 10_000, seed: int = 
     d = np.asarray(differences, dtype=np.float64)
     if d.ndim != 1 or not len(d) or not np.isfinite(d).all():
         raise MilbenchError(f"a paired permutation test needs finite differences (n,), not an array {d.shape}.")
+    positive_count(resamples)
     total, parts = float(d.sum()), d[d != 0]
     # Sums of equal numbers in another order differ in the last bits; they count as equal.
     threshold = abs(total) - 1e-9 * float(np.abs(parts).sum())
@@ -86,7 +88,7 @@ def auc_permutation_test(
     Args:
         labels: (n,); anything above 0 is positive.
         a, b: (n,) scores of two methods on the same slides.
-        patients: (n,) of each slide, swapped as a whole; None: each slide is its own.
+        patients: (n,) of each slide, swapped as a whole; None: each slide is its own, as is one without patient.
         resamples: flips sampled where more than `COUNTED` patients matter.
         seed: of the samples.
 
@@ -98,12 +100,24 @@ def auc_permutation_test(
     """
     s = np.stack([np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)])
     found = placements(labels, s)
-    parts = swap_terms(found.positive, rankdata(s, axis=1))
-    if patients is not None:
-        owner = np.unique(np.asarray(patients), return_inverse=True)[1]
-        parts = np.bincount(owner, weights=parts).astype(np.float64)
-    tested = sign_flip_test(parts, resamples, seed)
+    tested = _swapped(found.positive, rankdata(s, axis=1), owners(patients, len(found.positive)), resamples, seed)
     return SignFlips(float(found.auc[0] - found.auc[1]), tested.p, tested.exact, tested.flips)
+
+
+def swapped_p(positive: np.ndarray, ranks: Array, owner: np.ndarray) -> float:
+    """Return the p-value of `auc_permutation_test` from what `milbench.stats.delong` keeps.
+
+    Args:
+        positive: (n,) of bool.
+        ranks: (2, n) of the two methods.
+        owner: (n,) patient numbers from 0 on.
+    """
+    return _swapped(positive, ranks, owner, 10_000, 0).p
+
+
+def _swapped(positive: np.ndarray, ranks: Array, owner: np.ndarray, resamples: int, seed: int) -> SignFlips:
+    parts = np.bincount(owner, weights=swap_terms(positive, ranks)).astype(np.float64)
+    return sign_flip_test(parts, resamples, seed)
 
 
 def swap_terms(positive: np.ndarray, ranks: Array) -> Array:

@@ -10,6 +10,7 @@ from scipy.stats import norm
 
 from ..errors import MilbenchError
 from .base import LEVEL
+from .checks import share_of
 from .delong import delong
 
 
@@ -67,8 +68,14 @@ def planned_difference(
     Raises:
         MilbenchError: an argument out of its range.
     """
+    planned_error(positives, negatives, auc, auc, correlation)  # refuses what is out of range
     design = 1 + (slides_per_patient - 1) * within_patient
     factor = _sum_of_quantiles(power, level) * float(np.sqrt(design))
+
+    if not slides_per_patient >= 1 or not 0 <= within_patient <= 1:
+        raise MilbenchError(
+            f"a patient has 1 slide or more, correlated from 0 to 1, not {slides_per_patient} and {within_patient}."
+        )
 
     def short(d: float) -> float:
         return factor * planned_error(positives, negatives, auc, auc + d, correlation) - d
@@ -83,6 +90,9 @@ def planned_power(
     positives: int, negatives: int, auc: float, difference: float, correlation: float, level: float = LEVEL
 ) -> float:
     """Return the probability that DeLong's paired test tells auc + difference from auc on so many slides."""
+    share_of(level)
+    if not np.isfinite(difference):
+        raise MilbenchError(f"a difference in AUC is a number, not {difference}.")
     error = planned_error(positives, negatives, auc, auc + difference, correlation)
     if not error:
         return float(difference != 0)
@@ -106,7 +116,7 @@ def planned_error(positives: int, negatives: int, auc_a: float, auc_b: float, co
     Raises:
         MilbenchError: no slides of a class, an AUC outside (0, 1), or a correlation outside [0, 1].
     """
-    if positives < 1 or negatives < 1 or not 0 < auc_a < 1 or not 0 < auc_b < 1 or not 0 <= correlation <= 1:
+    if not positives >= 1 or not negatives >= 1 or not 0 < auc_a < 1 or not 0 < auc_b < 1 or not 0 <= correlation <= 1:
         raise MilbenchError(
             "planning needs slides of both classes, AUCs between 0 and 1 and a correlation from 0 to 1, not "
             f"{positives}, {negatives}, {auc_a}, {auc_b}, {correlation}."

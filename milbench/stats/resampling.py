@@ -6,7 +6,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import expit, logit, ndtr, ndtri, stdtrit
 
+from ..errors import MilbenchError
 from .base import LEVEL, Array
+from .checks import class_labels, numeric_labels, owners, positive_count, share_of
 
 
 def cluster_weights(patients: ArrayLike, labels: ArrayLike, resamples: int, rng: np.random.Generator) -> Array:
@@ -16,16 +18,21 @@ def cluster_weights(patients: ArrayLike, labels: ArrayLike, resamples: int, rng:
     in the design of a case-control cohort; a label with one patient has no spread.
 
     Args:
-        patients: (n,) patient of each bag; each bag its own gives the usual bootstrap over bags.
+        patients: (n,) patient of each bag; each bag its own gives the usual bootstrap over bags. A bag without patient
+            (NaN, None, empty) is a patient of its own.
         labels: (n,) class indices.
         resamples: R.
         rng: the source of chance; the same state gives the same weights.
 
     Returns:
         (R, n): how often each bag's patient was drawn.
+
+    Raises:
+        MilbenchError: labels that are no class indices, or patients of another number of bags.
     """
-    _, patient = np.unique(np.asarray(patients), return_inverse=True)
-    y = np.asarray(labels, dtype=np.int64)
+    y = class_labels(labels, int(np.max(numeric_labels(labels))) + 1)
+    patient = owners(patients, len(y))
+    positive_count(resamples)
     label = np.full(patient.max() + 1, y.min())
     np.maximum.at(label, patient, y)
     drawn = np.zeros((len(label), resamples))
@@ -50,7 +57,7 @@ def seed_weights(seeds: int, resamples: int, rng: np.random.Generator) -> Array:
     Returns:
         rows of mean 1, some weights below 0; all 1 for one seed, which has no spread.
     """
-    if seeds == 1:
+    if positive_count(seeds, "seeds") == 1:
         return np.ones((resamples, 1))
     free = seeds - 1
     normal = rng.normal(size=(resamples, seeds))
@@ -73,6 +80,10 @@ def combine(cells: Array, seeds: Array) -> Array:
     Returns:
         (R,); NaN where nothing is defined. With few seeds some lie far outside the metric's range.
     """
+    if cells.ndim != 3 or seeds.ndim != 2 or seeds.shape[1] != cells.shape[1] or not np.isfinite(seeds).all():
+        raise MilbenchError(
+            f"cells (F, S, R) need finite weights (R, S) of their seeds, not {cells.shape}, {seeds.shape}."
+        )
     defined = np.isfinite(cells)
     even = _mean(cells, defined, (0, 1))
     of_cell = _mean(cells, defined, 2)
@@ -94,6 +105,7 @@ def interval(replicates: ArrayLike, level: float = LEVEL) -> tuple[float, float]
     Of an AUC it is too short on the side of chance: see `milbench.stats.auc_interval`.
     """
     values = _finite(replicates)
+    share_of(level)
     if not len(values):
         return float("nan"), float("nan")
     low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
@@ -117,8 +129,11 @@ def logit_interval(estimate: float, replicates: ArrayLike, level: float = LEVEL)
         the replicates know nothing beyond: see `certain_bound`.
     """
     values = _finite(replicates)
+    share_of(level)
     if len(values) < 2 or not np.isfinite(estimate):
         return float("nan"), float("nan")
+    if not 0 <= estimate <= 1:
+        raise MilbenchError(f"an interval on the logit scale is of a share from 0 to 1, not of {estimate}.")
     if not 0 < estimate < 1:
         return float(estimate), float(estimate)
     half = ndtri((1 + level) / 2) * values.std(ddof=1) / (estimate * (1 - estimate))
@@ -142,7 +157,8 @@ def bca_interval(
         low and high; (NaN, NaN) where no replicate is left.
     """
     values = np.sort(_finite(replicates))
-    if not len(values):
+    share_of(level)
+    if not len(values) or not np.isfinite(estimate):
         return float("nan"), float("nan")
     z0, a = _bias(values, estimate), _acceleration(influence)
     z = z0 + ndtri([(1 - level) / 2, (1 + level) / 2])
@@ -153,7 +169,7 @@ def bca_interval(
 def bca_p_value(estimate: float, replicates: ArrayLike, influence: ArrayLike, null: float = 0.0) -> float:
     """Return the two-sided p-value of `null` that agrees with `bca_interval`: 1 - level where null is an end of it."""
     values = np.sort(_finite(replicates))
-    if not len(values):
+    if not len(values) or not np.isfinite(estimate):
         return float("nan")
     z0, a = _bias(values, estimate), _acceleration(influence)
     w = float(ndtri(_share_below(values, null))) - z0
@@ -190,5 +206,7 @@ def _bias(values: Array, estimate: float) -> float:
 
 def _acceleration(influence: ArrayLike) -> float:
     parts = np.asarray(influence, dtype=np.float64)
+    if not np.isfinite(parts).all():
+        raise MilbenchError("influence values must be finite.")
     square = float((parts**2).sum())
     return float((parts**3).sum()) / (6 * square**1.5) if square else 0.0

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -16,6 +16,7 @@ from scipy.stats import trim_mean
 
 from ..errors import MilbenchError
 from .base import LEVEL, Array, Interval
+from .checks import positive_count, share_of
 from .resampling import interval, student_factor
 
 Drawn = Literal["runs", "tasks"]
@@ -27,7 +28,7 @@ def interquartile_mean(scores: ArrayLike) -> Array:
     Args:
         scores: (..., S, T).
     """
-    s = np.asarray(scores, dtype=np.float64)
+    s = _finite_runs(scores)
     return np.asarray(trim_mean(s.reshape(*s.shape[:-2], -1), 0.25, axis=-1))
 
 
@@ -37,7 +38,7 @@ def probability_of_improvement(a: ArrayLike, b: ArrayLike) -> Array:
     Args:
         a: (..., S_a, T); b: (..., S_b, T).
     """
-    x, y = np.asarray(a, dtype=np.float64)[..., :, None, :], np.asarray(b, dtype=np.float64)[..., None, :, :]
+    x, y = _finite_runs(a)[..., :, None, :], _finite_runs(b)[..., None, :, :]
     return np.asarray(((x > y) + 0.5 * (x == y)).mean(axis=(-3, -2, -1)))
 
 
@@ -70,6 +71,9 @@ def performance_profile(
         resamples, seed, draw: see `run_replicates`.
     """
     tau = np.asarray(thresholds, dtype=np.float64)
+    share_of(level)
+    if tau.ndim != 1 or not np.isfinite(tau).all():
+        raise MilbenchError(f"thresholds must be finite numbers (K,), not an array {tau.shape}.")
 
     def above(s: Array) -> Array:
         return np.stack([(s > one).mean(axis=(-2, -1)) for one in tau], axis=-1)
@@ -103,6 +107,7 @@ def run_interval(
         level: coverage.
         resamples, seed, draw: see `run_replicates`.
     """
+    share_of(level)
     replicates = run_replicates(statistic, *scores, resamples=resamples, seed=seed, draw=draw)
     estimate = float(statistic(*(_checked(s) for s in scores)))
     if draw == "tasks":
@@ -138,6 +143,9 @@ def run_replicates(
     Raises:
         MilbenchError: scores are not (S, T), not finite, or of different tasks.
     """
+    positive_count(resamples)
+    if draw not in get_args(Drawn) or not scores:
+        raise MilbenchError(f"runs or tasks of one or more methods are drawn, not {draw!r} of {len(scores)}.")
     arrays = [_checked(s) for s in scores]
     tasks = arrays[0].shape[1]
     if any(s.shape[1] != tasks for s in arrays):
@@ -161,4 +169,11 @@ def _checked(scores: ArrayLike) -> Array:
         raise MilbenchError(
             f"scores must be finite and (runs, tasks), not an array {s.shape}; leave out tasks that lack runs."
         )
+    return s
+
+
+def _finite_runs(scores: ArrayLike) -> Array:
+    s = np.asarray(scores, dtype=np.float64)
+    if s.ndim < 2 or not s.size or not np.isfinite(s).all():
+        raise MilbenchError(f"scores must be finite and (..., runs, tasks), not an array {s.shape}.")
     return s

@@ -1,0 +1,209 @@
+"""Every public function of `milbench.stats` refuses what has no meaning, or gives NaN where its docstring says so."""
+
+import inspect
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import rankdata
+
+from milbench import stats
+from milbench.errors import MilbenchError
+
+RNG = np.random.default_rng(0)
+Y = np.array([0, 1] * 10)
+S = RNG.normal(size=20) + Y
+T = S + RNG.normal(size=20)
+P = np.stack([-S, S], axis=1)
+W = RNG.integers(0, 3, size=(5, 20)).astype(float)
+DRAWS, OTHER = RNG.normal(0.8, 0.05, 200), RNG.normal(0.7, 0.05, 200)
+RUNS, TASKS = RNG.random((4, 6)), RNG.random((8, 4))
+WINS = stats.pairwise_wins(TASKS)
+PAIR = {"labels": Y, "a": S, "b": T}
+
+#: function -> (arguments that work, arguments in which NaN is refused, arguments in which NaN gives NaN)
+CALLS = {
+    "weighted_auc": ({"labels": Y, "scores": S, "weights": W[0]}, "labels scores weights", ""),
+    "bootstrap_auc": ({"labels": Y, "scores": P, "weights": W}, "labels scores weights", ""),
+    "class_aucs": ({"labels": Y, "scores": P, "weights": W}, "labels scores weights", ""),
+    "placements": ({"labels": Y, "scores": S}, "labels scores", ""),
+    "delong": ({"labels": Y, "scores": S}, "labels scores", ""),
+    "auc_interval": ({"labels": Y, "scores": S, "level": 0.9}, "labels scores level", ""),
+    "auc_difference": ({**PAIR, "level": 0.9}, "labels a b level", ""),
+    "auc_permutation_test": (PAIR, "labels a b", ""),
+    "detectable_difference": ({**PAIR, "power": 0.8, "level": 0.9}, "labels a b power level", ""),
+    "estimate_interval": ({"found": stats.delong(Y, S), "level": 0.9}, "level", ""),
+    "certain_bound": ({"patients": (5, 5, 10), "level": 0.9}, "level", ""),
+    "combined_interval": (
+        {"auc": 0.8, "replicates": DRAWS, "labels": Y, "patients": np.arange(20), "level": 0.9}, "labels level", "auc",
+    ),
+    "cluster_weights": (
+        {"patients": np.arange(20), "labels": Y, "resamples": 3, "rng": np.random.default_rng(0)},
+        "labels resamples", "",
+    ),
+    "seed_weights": ({"seeds": 3, "resamples": 4, "rng": np.random.default_rng(0)}, "seeds", ""),
+    "combine": ({"cells": RNG.random((2, 3, 5)), "seeds": np.ones((5, 3))}, "seeds", ""),
+    "interval": ({"replicates": DRAWS, "level": 0.9}, "level", ""),
+    "logit_interval": ({"estimate": 0.8, "replicates": DRAWS, "level": 0.9}, "level", "estimate"),
+    "bca_interval": (
+        {"estimate": 0.8, "replicates": DRAWS, "influence": S, "level": 0.9}, "influence level", "estimate",
+    ),
+    "bca_p_value": ({"estimate": 0.1, "replicates": DRAWS - OTHER, "influence": S}, "influence", "estimate"),
+    "paired_difference": (
+        {"a": 0.8, "a_replicates": DRAWS, "b": 0.7, "b_replicates": OTHER, "level": 0.9}, "level", "a b",
+    ),
+    "tie_ranks": ({"scores": np.array([0.8, 0.7]), "replicates": [DRAWS, OTHER], "level": 0.9}, "level", "scores"),
+    "corrected_t_test": (
+        {"differences": S, "test_train_ratio": 0.25, "level": 0.9}, "differences test_train_ratio level", "",
+    ),
+    "holm": ({"p_values": np.array([0.1, 0.2])}, "", "p_values"),
+    "sign_flip_test": ({"differences": S}, "differences", ""),
+    "interquartile_mean": ({"scores": RUNS}, "scores", ""),
+    "probability_of_improvement": ({"a": RUNS, "b": RUNS}, "a b", ""),
+    "performance_profile": (
+        {"scores": RUNS, "thresholds": np.array([0.1, 0.5]), "level": 0.9}, "scores thresholds level", "",
+    ),
+    "run_replicates": ({"statistic": stats.interquartile_mean, "scores": RUNS}, "scores", ""),
+    "run_interval": ({"statistic": stats.interquartile_mean, "scores": RUNS, "level": 0.9}, "scores level", ""),
+    "pairwise_wins": ({"scores": TASKS, "margin": 0.0}, "margin", ""),
+    "bradley_terry": ({"wins": WINS.sum(axis=0), "prior": 1.0}, "wins prior", ""),
+    "elo_ratings": ({"wins": WINS, "prior": 1.0, "level": 0.9}, "wins prior level", ""),
+    "friedman": ({"scores": TASKS, "alpha": 0.05}, "scores alpha", ""),
+    "critical_difference": ({"methods": 4, "tasks": 8, "alpha": 0.05}, "methods tasks alpha", ""),
+    "planned_error": (
+        {"positives": 20, "negatives": 30, "auc_a": 0.8, "auc_b": 0.7, "correlation": 0.5},
+        "positives negatives auc_a auc_b correlation", "",
+    ),
+    "planned_difference": (
+        {"positives": 20, "negatives": 30, "auc": 0.8, "correlation": 0.5, "power": 0.8, "within_patient": 0.1},
+        "positives auc correlation power within_patient", "",
+    ),
+    "planned_power": (
+        {"positives": 20, "negatives": 30, "auc": 0.7, "difference": 0.1, "correlation": 0.5, "level": 0.9},
+        "positives auc difference correlation level", "",
+    ),
+    "nanmean": ({"values": RUNS}, "", ""),
+}  # fmt: skip
+FUNCTIONS = [name for name in stats.__all__ if inspect.isfunction(getattr(stats, name))]
+
+
+def call(name, arguments):
+    given_ = dict(arguments)
+    if name.startswith("run_"):
+        return getattr(stats, name)(given_.pop("statistic"), given_.pop("scores"), **given_)
+    return getattr(stats, name)(**given_)
+
+
+def spoiled(value):
+    """The same argument with one NaN in it."""
+    if isinstance(value, list):
+        return [spoiled(value[0]), *value[1:]]
+    if np.ndim(value) == 0:
+        return float("nan")
+    out = np.array(value, dtype=float)
+    out.flat[1] = np.nan
+    return out
+
+
+def numbers(found):
+    fields = vars(found).values() if hasattr(found, "__dict__") else [found]
+    return np.concatenate([np.ravel(np.asarray(f, dtype=float)) for f in fields if not isinstance(f, str)])
+
+
+def test_every_public_function_has_its_row():
+    assert set(CALLS) == set(FUNCTIONS)
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_nan_is_refused_or_gives_nan(name):
+    arguments, refused, passed_on = CALLS[name]
+    call(name, arguments)
+    for argument in refused.split():
+        with pytest.raises(MilbenchError):
+            call(name, arguments | {argument: spoiled(arguments[argument])})
+    for argument in passed_on.split():
+        found = call(name, arguments | {argument: spoiled(arguments[argument])})
+        assert np.isnan(numbers(found)).any(), argument
+
+
+WITH_LABELS = [name for name, (arguments, _, _) in CALLS.items() if "labels" in arguments]
+
+
+@pytest.mark.parametrize("name", WITH_LABELS)
+@pytest.mark.parametrize("labels", [Y + 1, np.where(Y > 0, 2, -3) + 0.5, Y.astype(float) + np.arange(20) % 3, Y[:-1]])
+def test_labels_outside_the_classes_are_refused_or_mean_the_same(name, labels):
+    """Two values of which one is above 0 are classes; 1 and 2, or three values of a binary score, are not."""
+    arguments, _, _ = CALLS[name]
+    if name in ("cluster_weights", "combined_interval") and len(labels) == len(Y) and (labels == labels // 1).all():
+        return  # no score is read: any classes will do
+    try:
+        found = call(name, arguments | {"labels": labels})
+    except MilbenchError:
+        return
+    assert len(labels) == len(Y), name
+    assert np.array_equal(labels > 0, Y > 0), name
+    np.testing.assert_array_equal(numbers(found), numbers(call(name, arguments)))
+
+
+WITH_PATIENTS = ["delong", "auc_interval", "auc_difference", "auc_permutation_test", "detectable_difference"]
+
+
+@pytest.mark.parametrize("missing", [float("nan"), None, ""])
+@pytest.mark.parametrize("name", [*WITH_PATIENTS, "cluster_weights", "combined_interval"])
+def test_slides_without_patient_are_patients_of_their_own(name, missing):
+    arguments, _, _ = CALLS[name]
+    known = np.repeat(np.arange(10), 2).astype(object)
+    known[[3, 4, 9]] = missing
+    own = np.repeat(np.arange(10), 2)
+    own[[3, 4, 9]] = [20, 21, 22]
+
+    def found(patients):
+        extra = {"rng": np.random.default_rng(1)} if "rng" in arguments else {}
+        return call(name, arguments | {"patients": patients} | extra)
+
+    a, b = found(list(known)), found(own)
+    if name == "cluster_weights":
+        assert a.shape == b.shape
+        assert (a[:, 3] != a[:, 4]).any()
+        return
+    a, b = (vars(x) if hasattr(x, "__dict__") else {"": x} for x in (a, b))
+    for key in a.keys() - {"influence", "owner", "method"}:  # patients stand in another order there
+        np.testing.assert_allclose(a[key], b[key], atol=1e-12, err_msg=key)
+
+
+@given(st.integers(1, 6), st.integers(1, 6), st.integers(0, 10_000), st.integers(1, 4))
+@settings(max_examples=60, deadline=None)
+def test_a_difference_without_variance_has_the_exact_p_value(positives, negatives, seed, values):
+    """Small cohorts of few score values, where placements often do not vary at all."""
+    rng = np.random.default_rng(seed)
+    y = np.repeat([1, 0], [positives, negatives])
+    a, b = rng.integers(0, values, (2, len(y))).astype(float)
+    found = stats.delong(y, np.stack([a, b]))
+    gap, error = found.difference()
+    p = found.test()
+    exact = stats.auc_permutation_test(y, a, b)
+    assert np.isnan(p) or 0 < p <= 1
+    if error == 0:
+        assert p == (exact.p if abs(gap) > 1e-12 else 1.0)
+    low, high = found.contrast()
+    if np.isfinite(low):
+        assert -1 <= low <= gap + 1e-12
+        assert gap - 1e-12 <= high <= 1
+    if error == 0 and abs(gap) > 1e-12:  # four slides and fewer prove nothing
+        assert (p < 0.05) or low <= 0 <= high
+
+
+@given(st.integers(0, 10_000), st.integers(2, 12))
+@settings(max_examples=40, deadline=None)
+def test_perfect_order_against_anything_is_allowed_its_bound(seed, n):
+    """The interval of a difference to a perfect AUC is never shorter than the bound of the perfect AUC alone."""
+    rng = np.random.default_rng(seed)
+    y = np.repeat([0, 1], n)
+    other = rng.normal(size=2 * n)
+    found = stats.auc_difference(y, y + 0.0, other)
+    auc = stats.weighted_auc(y, other)
+    if np.array_equal(rankdata(other), rankdata(y)):
+        return
+    assert found.low <= max(stats.certain_bound((n, n, 2 * n)) - auc, -1) + 1e-9
+    assert found.estimate == pytest.approx(1 - auc)
