@@ -23,6 +23,8 @@ DEVIATIONS = (
     "a bag of n < k_sample patches uses all n at either end of the instance loss; the authors' code fails there",
     "early stopping may begin at once; the authors' waits for a minimum number of epochs",
     "the instance loss is cross-entropy; the authors offer the smooth SVM loss as another option",
+    "every bag is seen once an epoch; the command that the authors recommend draws bags by class (--weighted_sample), "
+    'which is sampler = "balanced" of a recipe here',
 )
 
 

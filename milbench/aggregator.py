@@ -3,17 +3,33 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from typing import ClassVar
+from collections.abc import Callable, Mapping
+from functools import wraps
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .authors_state import load_authors_state
 from .bags import BagOutput, Bags
 from .errors import MilbenchError
 from .nn.precision import autocasts
 from .spec import Card, Dimension, Recipe
+
+_Loss = Callable[["Aggregator", BagOutput, Tensor], Tensor]
+
+
+def _with_checked_targets(loss: _Loss) -> _Loss:
+    """Return a loss that refuses wrong targets before it is computed."""
+
+    @wraps(loss)
+    def checked(self: Aggregator, out: BagOutput, targets: Tensor) -> Tensor:
+        if not self.targets_are_valid:
+            check_targets(targets, len(out.logits), self.n_classes)
+        return loss(self, out, targets)
+
+    return checked
 
 
 class Aggregator(nn.Module, ABC):
@@ -43,6 +59,14 @@ class Aggregator(nn.Module, ABC):
     revision: ClassVar[int] = 1
     #: prefix of a parameter's name in the authors' code -> prefix here; longest match wins.
     authors_names: ClassVar[dict[str, str]] = {}
+    #: set by the training loop, which checks all labels beforehand: `loss` then does not check them at every step.
+    targets_are_valid: bool = False
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Let every loss that a subclass defines check its targets first."""
+        super().__init_subclass__(**options)
+        if "loss" in vars(cls):
+            cls.loss = _with_checked_targets(cls.loss)  # type: ignore[method-assign]
 
     def __init__(self, in_dim: int, n_classes: int) -> None:
         super().__init__()
@@ -65,8 +89,14 @@ class Aggregator(nn.Module, ABC):
             attention: also return the ``(N, h)`` attention weights, for methods that have them.
 
         Raises:
-            MilbenchError: features of another width, or (on CPU) NaN or infinite features that reach the logits.
+            MilbenchError: something else than Bags, features of another width, or (on CPU) NaN or infinite features
+                that reach the logits.
         """
+        if not isinstance(bags, Bags):
+            raise MilbenchError(
+                f"{type(self).__name__} takes Bags, not a {type(bags).__name__}; make them with Bags.pack([x]), x the "
+                "(n, d) features of one bag."
+            )
         if bags.dim != self.in_dim:
             raise MilbenchError(
                 f"{type(self).__name__} was made for {self.in_dim}-d features but the bags hold {bags.dim}-d ones."
@@ -85,6 +115,7 @@ class Aggregator(nn.Module, ABC):
             explain_nonfinite(bags)
         return out
 
+    @_with_checked_targets
     def loss(self, out: BagOutput, targets: Tensor) -> Tensor:
         """Return the mean training loss of a batch, a scalar in fp32.
 
@@ -93,6 +124,10 @@ class Aggregator(nn.Module, ABC):
         Args:
             out: what `forward` returned for B bags.
             targets: ``(B,)`` int64 class indices.
+
+        Raises:
+            MilbenchError: targets of another shape or type, or outside 0 .. n_classes - 1; also of a loss that a
+                subclass defines.
         """
         return head_loss(out.logits, targets)
 
@@ -108,34 +143,24 @@ class Aggregator(nn.Module, ABC):
         """
         return None
 
-    def load_authors_state(self, state: Mapping[str, Tensor]) -> None:
-        """Load parameters named as in the authors' code.
+    def load_authors_state(self, state: Mapping[str, Any]) -> tuple[str, ...]:
+        """Load parameters named as in the authors' code, from whatever their programs save them in.
+
+        Taken off: a table around the parameters (``state_dict``, ``model_state_dict``, ``model`` ...) with what stands
+        beside them (epoch, optimizer), and what a wrapper puts before a name (``module.`` of DataParallel, ``model.``
+        of Lightning, ``_orig_mod.`` of torch.compile, or any one prefix of every name). Left out: buffers of a loss
+        (CLAM's ``instance_loss_fn.labels``), which are no part of the model.
+
+        Args:
+            state: what ``torch.load`` returns: a state_dict or a checkpoint that holds one.
+
+        Returns:
+            what was taken off or left out, one clause each; empty where the names were those of the authors.
 
         Raises:
             MilbenchError: a name that is unknown or missing, or a tensor of another shape; nothing is loaded then.
         """
-        prefixes = sorted(self.authors_names.items(), key=lambda item: -len(item[0]))
-
-        def ours(name: str) -> str:
-            for theirs, here in prefixes:
-                if name.startswith(theirs):
-                    return here + name[len(theirs) :]
-            return name
-
-        renamed = {ours(name): (name, value) for name, value in state.items()}
-        own = self.state_dict()
-        unknown = [name for here, (name, _) in renamed.items() if here not in own]
-        missing = [here for here in own if here not in renamed]
-        shapes = [
-            f"{name}: {tuple(value.shape)} instead of {tuple(own[here].shape)}"
-            for here, (name, value) in renamed.items()
-            if here in own and own[here].shape != value.shape
-        ]
-        what = [f"{title} {', '.join(names)}" for title, names in
-                (("unknown", unknown), ("missing", missing), ("wrong shape", shapes)) if names]  # fmt: skip
-        if what:
-            raise MilbenchError(f"the state does not fit {type(self).__name__}: {'; '.join(what)}.")
-        self.load_state_dict({here: value for here, (_, value) in renamed.items()})
+        return load_authors_state(self, state)
 
 
 def explain_nonfinite(bags: Bags) -> None:
@@ -148,6 +173,29 @@ def explain_nonfinite(bags: Bags) -> None:
             f"features hold NaN or infinite values ({int(bad.sum())} rows, the first in bag {bag} of the batch); "
             "drop those rows or extract the features again."
         )
+
+
+def check_targets(targets: Tensor, bags: int, n_classes: int) -> None:
+    """Raise MilbenchError unless targets are ``(bags,)`` int64 class indices in 0 .. n_classes - 1.
+
+    Their values are fetched from the device, so a CUDA stream waits; they are not looked at while a graph is captured
+    or compiled.
+    """
+    if not isinstance(targets, Tensor) or targets.dtype != torch.int64 or tuple(targets.shape) != (bags,):
+        given = (
+            f"{targets.dtype} of shape {tuple(targets.shape)}"
+            if isinstance(targets, Tensor)
+            else type(targets).__name__
+        )
+        raise MilbenchError(f"targets must be int64 class indices of shape ({bags},), one a bag, got {given}.")
+    if targets.is_meta or bags == 0 or torch.compiler.is_compiling():
+        return
+    if targets.is_cuda and torch.cuda.is_current_stream_capturing():
+        return
+    low, high = (int(v) for v in torch.aminmax(targets))
+    if low < 0 or high >= n_classes:
+        wrong = low if low < 0 else high
+        raise MilbenchError(f"targets hold class {wrong}, but with {n_classes} classes they are 0 to {n_classes - 1}.")
 
 
 def head_loss(logits: Tensor, targets: Tensor) -> Tensor:

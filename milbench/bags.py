@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -45,12 +46,15 @@ class Bags:
         self._index: Tensor | None = None
 
     @classmethod
-    def pack(cls, xs: Sequence[Tensor], coords: Sequence[Tensor] | None = None) -> Bags:
-        """Pack a list of ``(n_i, d)`` tensors; one bag alone is taken as it is, without a copy.
+    def pack(cls, xs: Sequence[Tensor | np.ndarray], coords: Sequence[Tensor | np.ndarray] | None = None) -> Bags:
+        """Pack a list of ``(n_i, d)`` tensors or numpy arrays; one tensor alone is taken as it is, without a copy.
 
         Raises:
-            MilbenchError: no bag, an empty bag, bags of different width, or coordinates that do not fit.
+            MilbenchError: no bag, an empty bag, bags of different width, something that is neither tensor nor array, or
+                coordinates that do not fit.
         """
+        xs = _tensors(xs, "features")
+        coords = None if coords is None else _tensors(coords, "coords")
         if len(xs) == 0:
             raise MilbenchError("a batch needs at least one bag, got none.")
         for i, x in enumerate(xs):
@@ -123,6 +127,27 @@ class Bags:
         return other
 
 
+def _tensors(values: Sequence[Tensor | np.ndarray], what: str) -> list[Tensor]:
+    """Return one tensor a bag of what `Bags.pack` was given."""
+    kinds = (Tensor, np.ndarray)
+    if isinstance(values, kinds) and values.ndim == 2:
+        raise MilbenchError(f"Bags.pack takes a list with the {what} of every bag; for one bag write Bags.pack([x]).")
+    if isinstance(values, str | bytes | Mapping) or not isinstance(values, Iterable):
+        raise MilbenchError(f"Bags.pack takes a list of (n_i, d) tensors or arrays, not a {type(values).__name__}.")
+    found = []
+    for i, value in enumerate(values):
+        if isinstance(value, np.ndarray) and value.dtype.kind in "fiub":
+            # A view where torch can write to it and knows its byte order and precision, else a copy.
+            native = value.astype("f8" if value.dtype.itemsize > 8 else value.dtype.newbyteorder("="), copy=False)
+            usable = native.flags.writeable and min(native.strides, default=0) >= 0
+            value = torch.from_numpy(native if usable else native.copy())
+        if not isinstance(value, Tensor):
+            kind = f"{value.dtype} array" if isinstance(value, np.ndarray) else type(value).__name__
+            raise MilbenchError(f"{what} of bag {i} are a {kind}; Bags.pack takes (n_i, d) tensors or numpy arrays.")
+        found.append(value)
+    return found
+
+
 def offsets_on(offsets: Tensor, device: torch.device) -> Tensor:
     """Bring offsets, lengths or the like to a device, without waiting for what the device is doing."""
     if device.type == "cuda" and offsets.device.type == "cpu":
@@ -145,3 +170,22 @@ class BagOutput:
     attention: Tensor | None = None
     embedding: Tensor | None = None
     aux: dict[str, Tensor] = field(default_factory=dict)
+
+    def bag(self, i: int) -> BagOutput:
+        """Return what the loss of bag i needs: its logits, and its rows of the embedding and of every `aux`.
+
+        Raises:
+            MilbenchError: an entry of `aux` does not have one row a bag.
+        """
+        bags = len(self.logits)
+        if bags == 1:
+            return self
+        for name, value in self.aux.items():
+            if value.ndim == 0 or len(value) != bags:
+                raise MilbenchError(
+                    f"aux[{name!r}] has shape {tuple(value.shape)} for {bags} bags; class weights need one row a bag: "
+                    'set batch_size = 1, or class_weights = "none".'
+                )
+        rows = slice(i, i + 1)
+        embedding = None if self.embedding is None else self.embedding[rows]
+        return BagOutput(self.logits[rows], None, embedding, {name: value[rows] for name, value in self.aux.items()})

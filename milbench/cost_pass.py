@@ -50,7 +50,8 @@ def costs_of(plan: Plan, overwrite: Overwrite) -> Iterator[Cost]:
             "device_type": spec.device_type,
             "cost_version": COST_VERSION,
         }
-        cost_id = digest(record | {"environment": fingerprint(here), "protocol_version": PROTOCOL_VERSION})
+        hashed = record | {"recipe": spec.recipe.identity()}
+        cost_id = digest(hashed | {"environment": fingerprint(here), "protocol_version": PROTOCOL_VERSION})
         if cost_id in seen:
             continue
         seen.add(cost_id)

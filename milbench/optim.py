@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -80,7 +81,21 @@ def learning_rate(recipe: Recipe, progress: float) -> float:
     """
     if progress < recipe.warmup:
         return recipe.lr * min(1.0, progress / recipe.warmup + 0.01)
-    if recipe.schedule == "cosine":
-        left = (min(1.0, progress) - recipe.warmup) / (1 - recipe.warmup)
-        return recipe.lr * 0.5 * (1 + math.cos(math.pi * left))
-    return recipe.lr
+    if recipe.schedule == "constant":
+        return recipe.lr
+    done = (min(1.0, progress) - recipe.warmup) / (1 - recipe.warmup)
+    lowest = min(recipe.min_lr, recipe.lr)
+    if recipe.schedule == "step":
+        factor = 1.0 if done < 0.5 else 0.1 if done < 0.75 else 0.01
+        return max(lowest, recipe.lr * factor)
+    share = 0.5 * (1 + math.cos(math.pi * done)) if recipe.schedule == "cosine" else 1 - done
+    return lowest + (recipe.lr - lowest) * share
+
+
+def balanced_weights(labels: Sequence[int], n_classes: int) -> list[float]:
+    """Return the weight N / (K n_c) of every class for N labels of K classes that occur; 0 for one that does not.
+
+    The mean weight over the labels is 1.
+    """
+    counts = Counter(labels)
+    return [len(labels) / (len(counts) * counts[c]) if counts[c] else 0.0 for c in range(n_classes)]

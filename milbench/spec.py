@@ -27,6 +27,33 @@ class Frozen(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    def identity(self) -> dict[str, Any]:
+        """Return the JSON value that ids are hashed of: all fields but those added later that have their default.
+
+        A field of `added` counts only where it is used, at any depth, so that what was stored before it existed keeps
+        its id.
+        """
+        fields = self.model_dump(mode="json")
+        for name, info in type(self).model_fields.items():
+            value = getattr(self, name)
+            extra = info.json_schema_extra
+            if isinstance(extra, dict) and "since" in extra and value == info.get_default(call_default_factory=True):
+                del fields[name]
+            elif isinstance(value, Frozen):
+                fields[name] = value.identity()
+        return fields
+
+
+def added(default: Any, since: str, **constraints: Any) -> Any:
+    """Declare a field of a hashed value that earlier versions did not have.
+
+    Args:
+        default: what every value had before the field existed; with it, the field is not hashed (`Frozen.identity`).
+        since: the version of milbench that first had the field.
+        constraints: of pydantic's ``Field``.
+    """
+    return Field(default, json_schema_extra={"since": since}, **constraints)
+
 
 class Float(Frozen):
     """A real-valued dimension of a search space, searched on a log scale when `log`."""
@@ -109,8 +136,10 @@ class Recipe(Frozen):
         weight_decay: L2 penalty, decoupled for ``adamw``.
         betas: Adam-type moment decay rates.
         momentum: of ``sgd``.
-        schedule: ``constant``, or ``cosine`` to zero over the whole training: the budget, where it sets a length, else
-            the steps of all epochs.
+        schedule: what the learning rate does over the whole training, which is the budget, where that sets a length,
+            else the steps of all epochs: ``constant``; ``cosine`` or ``linear``, from `lr` to `min_lr`; ``step``, a
+            tenth of `lr` after half of the training and a hundredth after three quarters, at least `min_lr`.
+        min_lr: lowest learning rate of ``cosine``, ``linear`` and ``step``, at most `lr`; ``constant`` has none.
         warmup: share of the training over which the rate rises linearly to `lr` before the schedule begins.
         epochs: passes over the training bags, at most; a budget that sets a length takes their place.
         batch_size: bags in one forward pass; 1 in most of the literature.
@@ -119,6 +148,14 @@ class Recipe(Frozen):
             Not used under a budget that sets a length: every method then uses the whole of it.
         grad_clip: largest gradient norm; None: no limit.
         precision: ``fp32``, or autocast in ``bf16`` or ``fp16``; losses and softmax sums stay in fp32.
+        class_weights: ``none``, or ``balanced``: the whole loss of a bag of class c (auxiliary terms of the method
+            included) is multiplied by N / (K n_c), where n_c of the fold's N training bags are of class c and K classes
+            occur. The mean weight over the training bags is 1, at every batch size.
+        sampler: ``shuffle``, every training bag once an epoch; or ``balanced``, as many bags an epoch, drawn with
+            replacement, every class with the same probability (CLAM's ``--weighted_sample``).
+        label_smoothing: share e of the label that is spread evenly over all C classes: a bag's loss is (1 - e) times
+            that of its label plus e / C times the sum of the losses of every label. Of a cross-entropy that is torch's
+            ``label_smoothing``; a method's auxiliary terms are averaged in the same way.
     """
 
     optimizer: Literal["adam", "adamw", "sgd", "radam", "lookahead-radam"] = "adamw"
@@ -126,7 +163,7 @@ class Recipe(Frozen):
     weight_decay: float = Field(1e-5, ge=0)
     betas: tuple[float, float] = (0.9, 0.999)
     momentum: float = Field(0.9, ge=0, lt=1)
-    schedule: Literal["constant", "cosine"] = "constant"
+    schedule: Literal["constant", "cosine", "linear", "step"] = "constant"
     warmup: float = Field(0.0, ge=0, lt=1)
     epochs: int = Field(50, ge=1)
     batch_size: int = Field(1, ge=1)
@@ -134,6 +171,10 @@ class Recipe(Frozen):
     patience: int | None = Field(None, ge=1)
     grad_clip: float | None = Field(None, gt=0)
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    min_lr: float = added(0.0, since="0.2.0", ge=0)
+    class_weights: Literal["none", "balanced"] = added("none", since="0.2.0")
+    sampler: Literal["shuffle", "balanced"] = added("shuffle", since="0.2.0")
+    label_smoothing: float = added(0.0, since="0.2.0", ge=0, lt=1)
 
 
 #: Budgets that set the length of a training; at most one of them is given.
@@ -569,15 +610,14 @@ class RunSpec(Frozen):
     fold: str
     seed: int
     threads: int
-    stacked: bool = False
+    stacked: bool = added(False, since="0.1.0")
     device_type: Literal["cpu", "cuda"]
     protocol_version: int = PROTOCOL_VERSION
 
     @property
     def run_id(self) -> str:
         """Return 16 hexadecimal digits of the SHA-256 of the canonical JSON of this spec."""
-        # What has been added since the first runs counts where it is used: their ids stay.
-        return digest(self.model_dump(mode="json", exclude=None if self.stacked else {"stacked"}))
+        return digest(self.identity())
 
 
 def digest(value: Any) -> str:

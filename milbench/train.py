@@ -31,7 +31,7 @@ from .feed import BagSet, Scaling
 from .measure.memory import bytes_asked_for, is_out_of_memory
 from .measure.timing import DeviceTimer
 from .nn.stacked import Stack
-from .optim import build_optimizer, learning_rate
+from .optim import balanced_weights, build_optimizer, learning_rate
 from .registry import resolve
 from .spec import Recipe, RunSpec
 from .wording import count
@@ -126,9 +126,15 @@ def train(task: Task, cache: FeatureCache, device: torch.device, on_evaluation: 
     targets = torch.tensor([y for _, y in task.train], device=device)
     lengths = [n if task.max_instances is None else min(n, task.max_instances) for n in bags.lengths]
 
+    labels = [y for _, y in task.train]
+    check_labels(labels, task.n_classes)
+    model.targets_are_valid = True  # checked above, once; at every step it would make a CUDA stream wait
+    weights = balanced_weights(labels, task.n_classes)  # of the fold's training bags, by their class
+    drawn = np.array([weights[y] for y in labels]) / len(labels) if recipe.sampler == "balanced" else None
     stepper = Stepper(
-        model, recipe, math.ceil(math.ceil(len(bags) / recipe.batch_size) / recipe.accumulate) * recipe.epochs
-    )
+        model, recipe, math.ceil(math.ceil(len(bags) / recipe.batch_size) / recipe.accumulate) * recipe.epochs,
+        class_weights=weights if recipe.class_weights == "balanced" else None,
+    )  # fmt: skip
     timer = DeviceTimer(device)
     flops = flops_of(task, cache)
     meter = Meter(spec.budget, stepper.planned, timer, flops.of)
@@ -154,7 +160,10 @@ def train(task: Task, cache: FeatureCache, device: torch.device, on_evaluation: 
     while not meter.spent and (fixed or epoch < recipe.epochs):
         epoch += 1
         model.train()
-        positions = order.permutation(len(bags)).tolist()
+        if drawn is None:
+            positions = order.permutation(len(bags)).tolist()
+        else:
+            positions = order.choice(len(bags), len(bags), p=drawn).tolist()
         batches = [positions[i : i + recipe.batch_size] for i in range(0, len(positions), recipe.batch_size)]
         # Looked up beforehand: between the steps of a small method, whose data fill the caches, each costs far more.
         answers, rows = [labels_of(targets, at) for at in batches], [[lengths[j] for j in at] for at in batches]
@@ -185,6 +194,7 @@ def train(task: Task, cache: FeatureCache, device: torch.device, on_evaluation: 
         if patience is not None and len(judge.history) - judge.best_row >= patience:
             break
     selected = judge.select(model)
+    model.targets_are_valid = False
     seconds = time.perf_counter() - started
     return Trained(model, judge.history, selected, meter.steps, seen, patches, seconds, timer.seconds, judge.seconds,
                    meter.record(), scaling, seeds, judge.trajectory)  # fmt: skip
@@ -306,6 +316,16 @@ def fits(lengths: Sequence[int], during: str) -> Iterator[None]:
         raise OutOfMemory(max(lengths, default=0), during, bytes_asked_for(error)) from error
 
 
+def check_labels(labels: Sequence[int], n_classes: int) -> None:
+    """Raise MilbenchError where a training label is none of the classes 0 .. n_classes - 1."""
+    wrong = sorted({y for y in labels if not 0 <= y < n_classes})
+    if wrong:
+        raise MilbenchError(
+            f"training labels hold {', '.join(map(str, wrong[:5]))}, but with {n_classes} classes they are "
+            f"0 to {n_classes - 1}; correct the labels."
+        )
+
+
 def labels_of(targets: Tensor, at: Sequence[int]) -> Tensor:
     """Return the labels of the bags at some positions; of one bag, a view."""
     if len(at) == 1:
@@ -314,16 +334,26 @@ def labels_of(targets: Tensor, at: Sequence[int]) -> Tensor:
 
 
 class Stepper:
-    """Forward, backward and step of one recipe: precision, accumulation, clipping, schedule."""
+    """Forward, backward and step of one recipe: precision, accumulation, clipping, schedule, weights of classes.
 
-    def __init__(self, model: Aggregator | Stack, recipe: Recipe, planned_steps: int) -> None:
+    Args:
+        model: what is trained; a stack takes neither weights nor smoothed labels.
+        recipe: how.
+        planned_steps: of the whole training.
+        class_weights: factor of the loss of a bag of each class; None: 1.
+    """
+
+    def __init__(self, model: Aggregator | Stack, recipe: Recipe, planned_steps: int,
+                 class_weights: Sequence[float] | None = None) -> None:  # fmt: skip
         self.model = model
         self.recipe = recipe
+        device = next(model.parameters()).device
+        self.class_weights = None if class_weights is None else torch.tensor(class_weights, device=device)
         self.planned = planned_steps
         self.steps = 0
         self.lr = recipe.lr
         self.optimizer = build_optimizer(model.groups() if isinstance(model, Stack) else model.parameters(), recipe)
-        self.device_type = next(model.parameters()).device.type
+        self.device_type = device.type
         self._cast = autocast(self.device_type, recipe) if recipe.precision != "fp32" else nullcontext()
         self.scaler = torch.amp.GradScaler(self.device_type) if recipe.precision == "fp16" else None
         self.optimizer.zero_grad()
@@ -334,10 +364,31 @@ class Stepper:
             out = self.model(batch)
         if isinstance(self.model, Aggregator):
             _fitting(self.model, out, batch)
-        loss = self.model.loss(out, targets)
+        loss = self._loss(out, targets)
         part = loss / group if group > 1 else loss
         (part if self.scaler is None else self.scaler.scale(part)).backward()
         return loss.detach()
+
+    def _loss(self, out: BagOutput, targets: Tensor) -> Tensor:
+        """Return the mean loss of a batch under the recipe's class weights and label smoothing.
+
+        A bag's weight multiplies the whole of its loss, so the loss of each bag is taken by itself: a loss of the batch
+        is only known as the mean over its bags.
+        """
+        if self.class_weights is None:
+            return self._smoothed(out, targets)
+        each = [self._smoothed(out.bag(i), targets[i : i + 1]) for i in range(len(targets))]
+        return (torch.stack(each) * self.class_weights[targets]).mean()
+
+    def _smoothed(self, out: BagOutput, targets: Tensor) -> Tensor:
+        loss: Tensor = self.model.loss(out, targets)
+        share = self.recipe.label_smoothing
+        if share == 0:
+            return loss
+        assert isinstance(self.model, Aggregator)
+        classes = self.model.n_classes
+        every = [self.model.loss(out, torch.full_like(targets, c)) for c in range(classes)]
+        return (1 - share) * loss + share / classes * torch.stack(every).sum()
 
     def step(self, progress: float | None = None) -> None:
         """Apply the gathered gradients at the schedule's rate after a share of the training; None: by steps planned."""

@@ -26,7 +26,7 @@ from .measure.timing import DeviceTimer
 from .nn.stacked import Stack
 from .registry import resolve
 from .spec import Budget, Recipe
-from .train import Judge, Stepper, Task, Trained, derive_seed, fits, flops_of, seed_everything
+from .train import Judge, Stepper, Task, Trained, check_labels, derive_seed, fits, flops_of, seed_everything
 
 
 @dataclass(frozen=True)
@@ -39,9 +39,11 @@ class StackTask:
 def stacks(recipe: Recipe, budget: Budget) -> bool:
     """Whether runs of this kind can be stacked: all of them take the same steps, and nothing looks across a model.
 
-    Not those that stop early or that a budget limits, nor clipped gradients or autocast.
+    Not those that stop early or that a budget limits, nor clipped gradients or autocast, nor a recipe that weights
+    classes, draws bags by class or smooths labels, all of which are defined for the loss and bags of one model.
     """
-    alike = recipe.patience is None and recipe.grad_clip is None and recipe.precision == "fp32"
+    plain = recipe.class_weights == "none" and recipe.sampler == "shuffle" and recipe.label_smoothing == 0
+    alike = plain and recipe.patience is None and recipe.grad_clip is None and recipe.precision == "fp32"
     return alike and budget.track is None and may_share(budget)
 
 
@@ -88,8 +90,11 @@ def train_stacked(tasks: Sequence[Task], cache: FeatureCache, device: torch.devi
     scalings = [Scaling.fit(cache, own) if protocol.standardize else None for own in ids]
     with fits([len(cache[s]) for s in ids[0]], "loading"):
         sets = [BagSet(cache, own, device, scaling) for own, scaling in zip(ids, scalings, strict=True)]
+    for task in tasks:
+        check_labels([y for _, y in task.train], first.n_classes)
     targets = torch.tensor([[y for _, y in t.train] for t in tasks], device=device)
     stack = Stack(models, chances).train()
+    stack.joint.targets_are_valid = True  # checked above, once
     bags = len(ids[0])
     stepper = Stepper(stack, recipe, math.ceil(math.ceil(bags / recipe.batch_size) / recipe.accumulate) * recipe.epochs)
     timer = DeviceTimer(device)

@@ -63,9 +63,13 @@ class Search:
     def name(self) -> str:
         """Return the study's name: readable, and different for everything that decides what a trial finds."""
         spec = self.task.spec
-        identity = spec.model_dump(mode="json", exclude={"seed": True, "stacked": True, "budget": {"timeout_s"}}) | {
-            "tuning": self.tuning.model_dump(mode="json"),
-            "space": {name: [type(d).__name__, d.model_dump(mode="json")] for name, d in self.space.items()},
+        of_spec = spec.identity()
+        for name in ("seed", "stacked"):
+            of_spec.pop(name, None)
+        of_spec["budget"].pop("timeout_s")
+        identity = of_spec | {
+            "tuning": self.tuning.identity(),
+            "space": {name: [type(d).__name__, d.identity()] for name, d in self.space.items()},
         }
         return f"{spec.data}/{self.method.canonical}/{spec.fold}/{digest(identity)}"
 
