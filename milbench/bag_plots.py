@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
+import matplotlib
 import numpy as np
-from matplotlib.colors import Normalize, PowerNorm
+from matplotlib.colors import AsinhNorm, LinearSegmentedColormap, Normalize, PowerNorm
 from scipy.spatial import cKDTree
+from scipy.stats import rankdata
 
+from .figure_layout import set_title, set_xlabel, wrapped
 from .plots import grid_of_panels, look
 
 if TYPE_CHECKING:
@@ -25,6 +28,14 @@ _EMPTY = "0.92"  # where there is no instance
 _IN, _OUT = "#08306b", "#cb181d"
 _DASHED: dict[str, Any] = {"lw": 1.1, "ls": (0, (4, 3)), "alpha": 0.7}
 _LONGEST = 6.4  # side of a heatmap, inches
+#: Share of the range of scores that its 99th percentile must reach for the linear scale to show more than one patch.
+_SPREAD = 1 / 3
+
+#: How scores become colours. ``linear``: from the smallest to the largest. ``asinh``: likewise, but compressed, linear
+#: around 0 and logarithmic far from it. ``robust``: from the 1st to the 99th percentile, and what lies beyond has the
+#: colour of the end. ``rank``: evenly by rank. ``auto``: ``linear``, or ``asinh`` where a few patches would leave the
+#: rest without a difference. The figure names the scale and the largest score.
+Scale = Literal["auto", "linear", "asinh", "robust", "rank"]
 
 
 def matrix_figure(matrix: np.ndarray, method: str, off_diagonal: float, note: str = "") -> Figure:
@@ -44,7 +55,7 @@ def matrix_figure(matrix: np.ndarray, method: str, off_diagonal: float, note: st
         norm = PowerNorm(0.5, 0.0, top)
         image = ax.imshow(matrix, cmap=_COLOURS, norm=norm, interpolation="nearest", origin="upper")
         ax.grid(visible=False)
-        ax.set_title(f"{method}: {100 * off_diagonal:.1f} % of the mass off the diagonal", loc="left")
+        set_title(ax, f"{method}: {100 * off_diagonal:.1f} % of the mass off the diagonal", 3.8)
         ax.set_xlabel(_wrapped("instance j: where it stems from", note))
         ax.set_ylabel("instance i: whose row is read")
         shown = np.unique(np.linspace(0, n - 1, min(n, 5)).round().astype(int))
@@ -59,11 +70,8 @@ def matrix_figure(matrix: np.ndarray, method: str, off_diagonal: float, note: st
 
 
 def heatmap_figure(coords: np.ndarray, scores: np.ndarray, source: str, step: float | None = None,
-                   labels: np.ndarray | None = None, title: str = "") -> Figure:  # fmt: skip
+                   labels: np.ndarray | None = None, title: str = "", scale: Scale = "auto") -> Figure:  # fmt: skip
     """Draw instance scores where the instances lie; y grows downwards, as in an image.
-
-    Colours run from the 1st to the 99th percentile of the scores: one patch that takes nearly everything would leave
-    the rest of the slide blank.
 
     Args:
         coords: ``(n, 2)``, x and y.
@@ -72,14 +80,19 @@ def heatmap_figure(coords: np.ndarray, scores: np.ndarray, source: str, step: fl
         step: distance of neighbouring patches in the units of the coordinates, where these lie on a grid: every patch
             is a square of an image then; None: every instance is a dot.
         labels: ``(n,)`` instance labels; those that are 1 get a ring.
-        title: above it.
+        title: above it: slide, method, class, probability, label.
+        scale: see `Scale`.
     """
-    low, high = np.percentile(scores, (1, 99))
-    norm = Normalize(low, high if high > low else low + 1)
+    scores = np.asarray(scores, dtype=np.float64)
+    largest = float(scores.max())
+    norm, words = _norm(scores, scale)
+    if scale == "rank":
+        scores = rankdata(scores) / len(scores)
     extent = np.ptp(coords, axis=0) + (step or 0)
-    across, down = np.maximum(extent / max(extent.max(), 1e-12), 0.25) * _LONGEST
+    across, down = np.maximum(extent / max(extent.max(), 1e-12), 0.35) * _LONGEST
     with look():
-        figure, (ax,) = grid_of_panels(1, 1, across + 1.2, down, sharex=False)
+        lines = wrapped(title, across, "large").count("\n")
+        figure, (ax,) = grid_of_panels(1, 1, across + 1.5, down + 0.17 * lines, sharex=False)
         drawn = _dots(ax, coords, scores, norm) if step is None else _cells(ax, coords, scores, step, norm)
         if labels is not None and (np.asarray(labels) == 1).any():
             at = coords[np.asarray(labels) == 1] + (step or 0) / 2
@@ -92,9 +105,14 @@ def heatmap_figure(coords: np.ndarray, scores: np.ndarray, source: str, step: fl
         ax.grid(visible=False)
         ax.set_xticks([])
         ax.set_yticks([])
-        ax.set_title(title, loc="left")
+        set_title(ax, title, across)
         label = "attention x n (1: an even share)" if source == "attention" else source
-        figure.colorbar(drawn, ax=ax, fraction=0.046, pad=0.03, extend="both").set_label(label)
+        extend = "both" if isinstance(norm, Normalize) and words.startswith("colours end") else "neither"
+        bar = figure.colorbar(drawn, ax=ax, fraction=0.046, pad=0.03, extend=extend)
+        ticks = np.unique(np.asarray(norm.inverse(np.linspace(0, 1, 5)), dtype=np.float64))
+        bar.set_ticks(ticks.tolist(), labels=[f"{tick:.3g}" for tick in ticks])
+        bar.minorticks_off()
+        bar.set_label(wrapped(f"{label}; {words}, largest {largest:.3g}", 0.85 * down, "medium"))
         figure.canvas.draw()
     return figure
 
@@ -114,13 +132,35 @@ def curves_figure(curves: Sequence[tuple[str, Curves]], target: str) -> Figure:
             ax.plot(1 - share, one.deletion, color=_OUT, lw=1.6, label=f"deletion {one.deletion_auc:.3f}")
             ax.plot(share, one.random, color=_IN, label=f"random order {one.random_auc:.3f}", **_DASHED)
             ax.plot(1 - share, one.random, color=_OUT, **_DASHED)
-            ax.set_title(name, loc="left")
+            set_title(ax, name, 2.6)
             ax.set_ylim(-0.03, 1.03)
-            ax.set_xlabel("share put in, or taken out")
+            set_xlabel(ax, "share put in, or taken out", 2.6)
             ax.legend(frameon=False, fontsize="small")
-        axes[0].set_ylabel(f"probability of {target}")
+        axes[0].set_ylabel(wrapped(f"probability of {target}", 2.2, "medium"))
         figure.canvas.draw()
     return figure
+
+
+def _norm(scores: np.ndarray, scale: Scale) -> tuple[Normalize, str]:
+    """Return how scores become colours, and the words that say so."""
+    low, high = float(scores.min()), float(scores.max())
+    if not high > low:
+        return Normalize(low, low + 1), "all equal"
+    if scale == "rank":
+        return Normalize(0, 1), "colours by rank (1: the largest)"
+    if scale == "robust":
+        first, last = (float(v) for v in np.percentile(scores, (1, 99)))
+        return Normalize(first, last if last > first else first + 1), "colours end at the 1st and 99th percentile"
+    if scale == "linear" or (scale == "auto" and np.percentile(scores, 99) - low >= _SPREAD * (high - low)):
+        return Normalize(low, high), "linear scale"
+    middle = float(np.median(np.abs(scores)))
+    # Not below a millionth of the range: the logarithm would otherwise give most of the scale to rounding.
+    return AsinhNorm(max(middle, 1e-6 * (high - low)), low, high), "asinh scale"
+
+
+def _colours() -> LinearSegmentedColormap:
+    """Return seaborn's colours without the palest, which a white page or the ground of the panel swallows."""
+    return LinearSegmentedColormap.from_list("rocket_dark", matplotlib.colormaps[_COLOURS](np.linspace(0.1, 1, 256)))
 
 
 def _cells(ax: Axes, coords: np.ndarray, scores: np.ndarray, step: float, norm: Normalize) -> ScalarMappable:
@@ -134,13 +174,13 @@ def _cells(ax: Axes, coords: np.ndarray, scores: np.ndarray, step: float, norm: 
     image = np.ma.masked_array(total / np.maximum(count, 1), count == 0)
     (left, top), (down, across) = first, shape
     edges = (left, left + across * step, top, top + down * step)
-    return ax.imshow(image, cmap=_COLOURS, norm=norm, interpolation="nearest", origin="lower", extent=edges)
+    return ax.imshow(image, cmap=_colours(), norm=norm, interpolation="nearest", origin="lower", extent=edges)
 
 
 def _dots(ax: Axes, coords: np.ndarray, scores: np.ndarray, norm: Normalize) -> ScalarMappable:
     order = np.argsort(scores, kind="stable")  # the highest are drawn last
     x, y = coords[order].T
-    return ax.scatter(x, y, c=scores[order], s=_size(coords, None), cmap=_COLOURS, norm=norm, lw=0)
+    return ax.scatter(x, y, c=scores[order], s=_size(coords, None), cmap=_colours(), norm=norm, lw=0)
 
 
 def _size(coords: np.ndarray, step: float | None) -> float:

@@ -8,13 +8,15 @@ import numpy as np
 from matplotlib.ticker import NullFormatter, StrMethodFormatter
 
 from .effects import COSTS
-from .plots import grid_of_panels, look, place_labels
+from .figure_layout import set_title, set_xlabel, widest
+from .plots import Named, grid_of_panels, look, name_points
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
 _GREY, _DARK, _LIGHT = "#737373", "#08306b", "#9ecae1"
+_AXIS = 3.1  # inches: width of a panel beside its names
 
 
 def effect_figure(table: pd.DataFrame) -> Figure:
@@ -29,21 +31,23 @@ def effect_figure(table: pd.DataFrame) -> Figure:
     most = max(len(block) for _, block in blocks)
     columns = min(3, len(blocks))
     with look():
-        figure, axes = grid_of_panels(len(blocks), columns, 4.6, 0.27 * most + 1.1, sharex=False)
+        names_width = widest(table["changed"].astype(str), "medium")
+        figure, axes = grid_of_panels(len(blocks), columns, _AXIS + 0.4 + names_width, 0.27 * most + 1.4, sharex=False)
         for ax, (_, block) in zip(axes, blocks, strict=True):
             row: Any
             for i, row in enumerate(block.itertuples(index=False)):
                 if row.effect != row.effect:
                     continue
-                ax.plot([row.low, row.high], [i, i], color=_DARK, lw=1.5, solid_capstyle="butt", zorder=2)
+                ends = [row.low, row.high]
+                ax.plot(ends, [i, i], color=_DARK, lw=1.5, solid_capstyle="butt", zorder=2, gid="interval")
                 seen = row.low > 0 or row.high < 0
                 ax.plot([row.effect], [i], "D", mfc=_DARK if seen else "white", mec=_DARK, ms=5, zorder=3)
             ax.axvline(0, color=_GREY, lw=1, ls=(0, (4, 3)), zorder=1)
             names = list(block["changed"])
             ax.set_yticks(range(len(block)), names)
             ax.set_ylim(most - 0.4, -0.6)
-            ax.set_title(f"{block['data'].iloc[0]} (reference {block['reference_auc'].iloc[0]:.3f})", loc="left")
-            ax.set_xlabel("Difference in test AUC to the reference, 95 % interval")
+            set_title(ax, f"{block['data'].iloc[0]} (reference {block['reference_auc'].iloc[0]:.3f})", _AXIS)
+            set_xlabel(ax, "Difference in test AUC to the reference, 95 % interval", _AXIS)
             ax.grid(axis="y", visible=False)
         figure.canvas.draw()
         figure.set_layout_engine("none")
@@ -79,21 +83,21 @@ def effect_cost_figure(table: pd.DataFrame, cost: str = "train_time") -> Figure 
             ax.set_xticks([t for t in (0.1, 0.2, 0.5, 0.7, 1, 1.5, 2, 3, 5, 10) if low / margin < t < high * margin])
             row: Any
             for xi, row in zip(x, block.itertuples(index=False), strict=True):
-                ax.plot([xi, xi], [row.low, row.high], color=_LIGHT, lw=1.2, zorder=2)
+                ax.plot([xi, xi], [row.low, row.high], color=_LIGHT, lw=1.2, zorder=2, gid="interval")
             ax.plot(x, y, "D", mfc=_DARK, mec=_DARK, ms=5, ls="", zorder=3)
             ax.plot([1], [0], "o", mfc="white", mec=_GREY, ms=6, zorder=3)
             ax.axhline(0, color=_GREY, lw=1, ls=(0, (4, 3)), zorder=1)
-            ax.set_title(block["data"].iloc[0], loc="left")
-            ax.set_xlabel(f"{COSTS[cost]}, ratio to the reference")
+            set_title(ax, block["data"].iloc[0], 3.6)
+            set_xlabel(ax, f"{COSTS[cost]}, ratio to the reference", 3.6)
             ax.set_ylabel("Difference in test AUC")
-        figure.canvas.draw()
-        figure.set_layout_engine("none")
-        for ax, (_, block) in zip(axes, blocks, strict=True):
-            names = list(block["changed"])
-            place_labels(
+        name_points(figure, [
+            Named(
                 ax,
                 np.append(block[column].to_numpy(float), 1.0),
                 np.append(block["effect"].to_numpy(float), 0.0),
-                [*names, "reference"],
+                [*block["changed"], "reference"],
+                bars=block[["low", "high"]].to_numpy(float),
             )
+            for ax, (_, block) in zip(axes, blocks, strict=True)
+        ])  # fmt: skip
     return figure

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import quote
 
 import numpy as np
@@ -31,6 +31,9 @@ from .aggregator import Aggregator
 from .bags import Bags
 from .data.cache import FeatureCache
 from .errors import MilbenchError
+
+if TYPE_CHECKING:
+    from .bag_plots import Scale
 
 Source = Literal["attention", "gradient x input"]
 
@@ -281,12 +284,26 @@ def interpret(model: Aggregator, slides: Iterable[tuple[str, Bags]], targets: Ma
 
 
 def export_attention(model: Aggregator, cache: FeatureCache, slides: Sequence[str], folder: str | Path,
-                     source: Source | None = None, heatmaps: bool = True) -> list[Path]:  # fmt: skip
+                     source: Source | None = None, heatmaps: bool = True, classes: Sequence[str] | None = None,
+                     labels: Mapping[str, int] | None = None, scale: Scale = "auto") -> list[Path]:  # fmt: skip
     """Write the scores of slides, and heatmaps where the cache has coordinates.
 
     A file ``<slide>.parquet`` a slide, one row an instance in the order of the cache: ``x`` and ``y`` (as in the
     cache), ``score`` (see `Relevance`), and ``attention_0`` ... ``attention_{h-1}`` where there is attention. Beside it
-    ``<slide>.png``. Characters of an id that a file name cannot have are written as in URLs.
+    ``<slide>.png``, whose title names slide, method, the class that the scores are about (the predicted one), its
+    probability and, where it is known, the slide's label. Characters of an id that a file name cannot have are written
+    as in URLs.
+
+    Args:
+        model: the method.
+        cache: the features.
+        slides: ids.
+        folder: created where absent.
+        source: see `relevance`.
+        heatmaps: also draw them.
+        classes: names of the classes, in the order of their indices; None: the indices.
+        labels: slide -> class index, for the titles.
+        scale: how scores become colours, see `milbench.bag_plots.Scale`.
 
     Returns:
         the files.
@@ -316,10 +333,23 @@ def export_attention(model: Aggregator, cache: FeatureCache, slides: Sequence[st
         if heatmaps and bag.coords is not None:
             step = None if pd.isna(steps.loc[slide]) else float(steps.loc[slide])
             places = table[["x", "y"]].to_numpy(np.float64)
-            figure = heatmap_figure(places, table["score"].to_numpy(np.float64), found.source, step, title=slide)
+            scores = table["score"].to_numpy(np.float64)
+            title = _title(model, bag, slide, int(found.targets[0]), classes, labels)
+            figure = heatmap_figure(places, scores, found.source, step, title=title, scale=scale)
             written.append(stem.with_name(f"{stem.name}.png"))
             figure.savefig(written[-1], dpi=150, metadata={"Software": None})
     return written
+
+
+def _title(model: Aggregator, bag: Bags, slide: str, target: int, classes: Sequence[str] | None,
+           labels: Mapping[str, int] | None) -> str:  # fmt: skip
+    """Return what a heatmap shows: slide, method, class, its probability and the slide's label."""
+    with _evaluated(model), torch.no_grad():
+        probability = float(model.probabilities(model(bag))[0, target])
+    names = [str(i) for i in range(model.n_classes)] if classes is None else list(classes)
+    label = f", label {names[labels[slide]]}" if labels is not None and slide in labels else ""
+    method = type(model).card.title if hasattr(type(model), "card") else type(model).__name__
+    return f"{slide}: {method}, class {names[target]}, probability {probability:.3f}{label}"
 
 
 @contextmanager

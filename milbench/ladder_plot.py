@@ -5,17 +5,16 @@ Methods differ by marker and by stroke, and every line is named at its end, so t
 
 from __future__ import annotations
 
-import itertools
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import seaborn as sns
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter, StrMethodFormatter
 from scipy.optimize import isotonic_regression
 
+from .figure_layout import method_styles, points, widest
 from .ladder_table import MEMORY_FLOOR_BYTES, short_name
 from .plots import look
 
@@ -25,10 +24,9 @@ if TYPE_CHECKING:
     from matplotlib.ticker import Formatter
 
 _TITLES = {"infer": "Inference", "train": "Training step"}
-_MARKERS = "osD^vP<X>h"
-_STROKES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1.5, 1.2)), (0, (5, 1.5, 1, 1.5)))
 _MIB = 2.0**20
 _GAP = 0.45  # inches between the longest bag and the names
+_LONGEST_NOTE = " (diverged at 100k)"
 #: column -> (axis label, factor to its unit, ticks, smallest value told apart from 0)
 _PANELS: dict[str, tuple[str, float, Formatter, float]] = {
     "seconds_median": ("Time of one bag, median and quartiles", 1.0, EngFormatter(unit="s"), 0.0),
@@ -58,15 +56,13 @@ def ladder_figure(df: pd.DataFrame) -> Figure | None:
         return None
     modes = [mode for mode in _TITLES if (df["mode"] == mode).any()]
     methods = list(dict.fromkeys(df["method"]))
-    colours = sns.color_palette("dark", len(methods))
-    style = {
-        m: {"marker": mark, "ls": stroke, "color": colour}
-        for m, mark, stroke, colour in zip(
-            methods, itertools.cycle(_MARKERS), itertools.cycle(_STROKES), colours, strict=False
-        )
-    }
     with look():
-        figure = Figure(figsize=(5.8 * len(modes), 8.4), layout="constrained")
+        style = method_styles(methods, markers=True)
+        note = _LONGEST_NOTE if (df["outcome"] != "ok").any() else ""
+        names = widest((short_name(str(method)) + note for method in methods), "small")
+        # Names stand one above the other at the right of every panel.
+        height = max(3.4, 1.1 * len(methods) * 1.45 * points("small") / 72)
+        figure = Figure(figsize=((max(5.8, 4.2 + names) * len(modes)), 2 * height + 1.6), layout="constrained")
         FigureCanvasAgg(figure)
         axes = figure.subplots(len(_PANELS), len(modes), squeeze=False, sharey="row")
         for row, column in zip(axes, _PANELS, strict=True):
@@ -117,12 +113,13 @@ def _apart(lengths: list[int]) -> list[int]:
 
 def _name_lines(ax: Axes, block: pd.DataFrame, column: str) -> None:
     _, factor, _, least = _PANELS[column]
-    ends, names, absent = [], [], []
+    ends, names = [], []
     for method, rows in block.groupby("method", sort=False):
         good, bad = rows[rows["outcome"] == "ok"], rows[rows["outcome"] != "ok"]
         name = short_name(str(method))
         if not len(good):
-            absent.append(f"{name}: {bad['outcome'].iloc[0]}")
+            ends.append((np.nan, np.nan))
+            names.append(f"{name}: {bad['outcome'].iloc[0]}")
             continue
         last = good.sort_values("n").iloc[-1]
         late = bad[bad["n"] > last["n"]].sort_values("n")
@@ -133,15 +130,13 @@ def _name_lines(ax: Axes, block: pd.DataFrame, column: str) -> None:
     _make_room(ax, sorted(block["n"].unique()), names)
     if ends:
         _column(ax, np.array(ends), names)
-    if absent:
-        ax.text(0.02, 0.98, "\n".join(absent), transform=ax.transAxes, va="top", fontsize="small", style="italic")
 
 
 def _make_room(ax: Axes, lengths: list[int], names: list[str]) -> None:
     """Set the x axis so that the names fit between the longest bag and the right edge."""
     frame = ax.get_window_extent()
-    widest = max([_extent(ax, name)[0] for name in names], default=0.0)
-    share = min(0.6, (widest + _GAP * ax.figure.dpi) / frame.width)
+    longest = max([_extent(ax, name)[0] for name in names], default=0.0)
+    share = min(0.75, (longest + _GAP * ax.figure.dpi) / frame.width)
     low, high = np.log10(lengths[0]), np.log10(lengths[-1])
     if low == high:
         low, high = low - 0.1, high
@@ -152,24 +147,28 @@ def _make_room(ax: Axes, lengths: list[int], names: list[str]) -> None:
 def _column(ax: Axes, ends: np.ndarray, names: list[str]) -> None:
     """Write every name at the right edge, as high as the end (k, 2) of its line as far as names leave room.
 
-    A thin line leads from each end to its name.
+    A thin line leads from each end to its name. Names of methods without a line (NaN) stand at the bottom.
     """
-    frame, points = ax.get_window_extent(), ax.transData.transform(ends)
+    frame, pixels = ax.get_window_extent(), ax.transData.transform(ends)
+    without = np.isnan(pixels).any(axis=1)
+    pixels[without] = (frame.x0, frame.y0)
     width, height = np.max([_extent(ax, name) for name in names], axis=0)
-    order = np.argsort(points[:, 1], kind="stable")
+    order = np.argsort(pixels[:, 1], kind="stable")
     # Heights at least one line apart and as near to the wanted ones as can be: a monotone fit of what is left of them.
     steps = 1.05 * height * np.arange(len(order))
-    free = np.clip(points[order, 1] - steps, frame.y0 + height, max(frame.y1 - height - steps[-1], frame.y0 + height))
+    free = np.clip(pixels[order, 1] - steps, frame.y0 + height, max(frame.y1 - height - steps[-1], frame.y0 + height))
     heights = isotonic_regression(free).x + steps
     x = frame.x1 - width - 4
     back, halo = ax.transData.inverted(), [withStroke(linewidth=2.5, foreground="white")]
     for i, y in zip(order, heights, strict=True):
-        path = back.transform(
-            [points[i], (max(points[i, 0], x - 0.6 * _GAP * ax.figure.dpi), points[i, 1]), (x - 3, y)]
-        )
-        ax.plot(*path.T, color="0.6", lw=0.6, zorder=1.5, scalex=False, scaley=False)
         left, middle = back.transform((x, y))
-        ax.text(float(left), float(middle), names[i], fontsize="small", va="center", zorder=5, path_effects=halo)
+        text = ax.text(float(left), float(middle), names[i], fontsize="small", va="center", zorder=5, path_effects=halo)
+        if without[i]:
+            text.set_fontstyle("italic")
+            continue
+        bend = (max(pixels[i, 0], x - 0.6 * _GAP * ax.figure.dpi), pixels[i, 1])
+        path = back.transform([pixels[i], bend, (x - 3, y)])
+        ax.plot(*path.T, color="0.6", lw=0.6, zorder=1.5, scalex=False, scaley=False, gid="leader")
 
 
 def _extent(ax: Axes, name: str) -> tuple[float, float]:

@@ -7,6 +7,9 @@ iid and correlated pooling differ by marker shape and by shade, so that a grey p
 from __future__ import annotations
 
 import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import matplotlib
@@ -19,6 +22,7 @@ from matplotlib.patheffects import withStroke
 from matplotlib.ticker import EngFormatter, Formatter, LogLocator, NullFormatter, StrMethodFormatter
 from matplotlib.transforms import Bbox
 
+from .figure_layout import legend_below, points, set_title, set_xlabel, widest
 from .scoring import MEMORY_FLOOR_BYTES
 from .wording import rank_text
 
@@ -27,6 +31,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     import pandas as pd
+    from matplotlib.artist import Artist
     from matplotlib.axes import Axes
 
 #: family -> (marker, fill, edge, name in the legend)
@@ -36,6 +41,8 @@ _STYLE = {
     "": ("^", "#bdbdbd", "#525252", "other"),
 }
 _GREY = "#737373"
+#: inches: width of a panel of AUCs beside names and ranks
+_AXIS = 3.4
 #: of the Pareto front: lighter than an interval, which may lie on it
 _FRONT: dict[str, Any] = {"color": "#c7c7c7", "lw": 2.0}
 _SMALL: dict[str, Any] = {"fontsize": "small", "color": _GREY}
@@ -66,32 +73,33 @@ def auc_figure(df: pd.DataFrame) -> Figure:
     blocks = _blocks(df)
     rows_most = max(len(block) for _, block in blocks)
     columns = min(2, len(blocks))
-    height = 0.29 * rows_most + 1.25
+    height = 0.29 * rows_most + 1.5
     with look():
-        figure, axes = grid_of_panels(len(blocks), columns, 5.2 if columns > 1 else 6.4, height, sharex=True)
+        beside = [rank_text(row) if row.rank == row.rank else row.outcome for row in _rows(df)]
+        room = widest(df["method"], "medium") + widest([*beside, "rank"], "small") + 0.5
+        figure, axes = grid_of_panels(len(blocks), columns, room + _AXIS, height, sharex=True)
         floor = 0.5
         for ax, (name, block) in zip(axes, blocks, strict=False):
             for i, row in enumerate(_rows(block)):
-                ax.text(1.015, i, rank_text(row), transform=ax.get_yaxis_transform(), va="center", **_SMALL)
+                at_edge: dict[str, Any] = {"transform": ax.get_yaxis_transform(), "va": "center", **_SMALL}
+                if row.rank == row.rank:
+                    ax.text(1.015, i, rank_text(row), **at_edge)
+                else:
+                    ax.text(1.015, i, row.outcome, style="italic", **at_edge)
                 if row.auc != row.auc:
-                    ax.text(0.51, i, row.outcome, va="center", style="italic", **_SMALL)
                     continue
-                if row.rank != row.rank:
-                    beside = min(row.auc_low, row.auc) - 0.01
-                    halo = [withStroke(linewidth=2.5, foreground="white")]
-                    note = ax.text(beside, i, row.outcome, va="center", ha="right", **_SMALL)
-                    note.set(style="italic", path_effects=halo)
                 floor = min(floor, row.auc_low if row.auc_low == row.auc_low else row.auc)
                 _, _, edge, _ = _style(row)
-                ax.plot([row.auc_low, row.auc_high], [i, i], color=edge, lw=1.6, solid_capstyle="butt", zorder=2)
+                ends = [row.auc_low, row.auc_high]
+                ax.plot(ends, [i, i], color=edge, lw=1.6, solid_capstyle="butt", zorder=2, gid="interval")
                 _point(ax, row.auc, i, row)
             ax.axvline(0.5, color=_GREY, lw=1, ls=(0, (4, 3)), zorder=1)
             ax.set_yticks(range(len(block)), list(block["method"]))
             ax.text(1.015, -1.0, "rank", transform=ax.get_yaxis_transform(), va="center", **_SMALL)
             # All panels have room for the longest, so that rows lie at the same height.
             ax.set_ylim(rows_most - 0.4, -0.6)
-            ax.set_title(name, loc="left")
-            ax.set_xlabel("Test AUC, 95 % interval")
+            set_title(ax, name, _AXIS)
+            set_xlabel(ax, "Test AUC, 95 % interval", _AXIS)
             ax.tick_params(labelbottom=True)
             ax.grid(axis="y", visible=False)
         for ax in axes:
@@ -136,18 +144,20 @@ def tradeoff_figure(df: pd.DataFrame, cost: str) -> Figure | None:
             stairs.append(_stair(ax, x[front], y[front], more_is_better))
             ax.plot(*stairs[-1].T, **_FRONT, zorder=1, scalex=False, scaley=False)
             for xi, row in zip(x, _rows(block), strict=True):
-                ax.plot([xi, xi], [row.auc_low, row.auc_high], color=_style(row)[2], lw=0.8, alpha=0.7, zorder=2)
+                ends = [row.auc_low, row.auc_high]
+                ax.plot([xi, xi], ends, color=_style(row)[2], lw=0.8, alpha=0.7, zorder=2, gid="interval")
                 _point(ax, xi, row.auc, row)
-            ax.set_title(name, loc="left")
-            ax.set_xlabel(label)
+            set_title(ax, name, 4.3)
+            set_xlabel(ax, label, 4.3)
             if len(stairs) % columns == 1 or columns == 1:
                 ax.set_ylabel("Test AUC, 95 % interval")
         line = Line2D([], [], **_FRONT, label="Pareto front")
         _finish(figure, df, [line])
-        # Only after the layout is final are lengths in pixels known.
-        for ax, (_, block), stair in zip(axes, blocks, stairs, strict=False):
-            xs, ys = block[cost].to_numpy(float) * factor, block["auc"].to_numpy(float)
-            place_labels(ax, xs, ys, list(block["method"]), stair)
+        name_points(figure, [
+            Named(ax, block[cost].to_numpy(float) * factor, block["auc"].to_numpy(float), list(block["method"]), stair,
+                  block[["auc_low", "auc_high"]].to_numpy(float))
+            for ax, (_, block), stair in zip(axes, blocks, stairs, strict=False)
+        ])  # fmt: skip
     return figure
 
 
@@ -236,9 +246,59 @@ def _finish(figure: Figure, df: pd.DataFrame, more: list[Line2D]) -> None:
         for family, (marker, fill, edge, name) in _STYLE.items()
         if (df["family"] == family).any()
     ]
-    figure.legend(handles=[*handles, *more], loc="outside lower center", ncols=4, frameon=False)
+    legend_below(figure, [*handles, *more])
+    figure.canvas.draw()
+
+
+@dataclass(frozen=True)
+class Named:
+    """The points of a panel that are to be named, in data coordinates.
+
+    Attributes:
+        ax: the panel.
+        x, y: (n,) points.
+        names: n texts.
+        line: (k, 2) corners of a line that names avoid where they can.
+        bars: (n, 2) lower and upper ends of vertical intervals at the first points, which names avoid.
+    """
+
+    ax: Axes
+    x: np.ndarray
+    y: np.ndarray
+    names: list[str]
+    line: np.ndarray | None = None
+    bars: np.ndarray | None = None
+
+
+def name_points(figure: Figure, panels: Sequence[Named]) -> None:
+    """Name the points of a figure's panels: beside each, or where names have no room, by numbers with a list.
+
+    The list stands to the right of the panels, and the figure grows by its width. The layout is final afterwards.
+    """
     figure.canvas.draw()
     figure.set_layout_engine("none")
+    placed = [_place(panel, panel.names) for panel in panels]
+    if all(clear for _, _, clear in placed):
+        return
+    for _, artists, _ in placed:
+        for artist in artists:
+            artist.remove()
+    names = list(dict.fromkeys(name for panel in panels for name in panel.names))
+    numbers = {name: str(i) for i, name in enumerate(names, 1)}
+    entries = [Line2D([], [], ls="", label=f"{number}  {name}") for name, number in numbers.items()]
+    if len(names) > 12:
+        figure.set_size_inches(1.15 * figure.get_figwidth(), 1.5 * figure.get_figheight())
+    line_height = 1.35 * points("small") / 72
+    columns = math.ceil(len(names) * line_height / (figure.get_figheight() - 0.3))
+    width = widest((str(entry.get_label()) for entry in entries), "small") + 0.4
+    figure.set_figwidth(figure.get_figwidth() + columns * width + 0.1)
+    figure.set_layout_engine("constrained")
+    figure.legend(handles=entries, loc="outside right upper", ncols=columns, frameon=False, fontsize="small",
+                  handlelength=1, handletextpad=0, labelspacing=0.3, columnspacing=1)  # fmt: skip
+    figure.canvas.draw()
+    figure.set_layout_engine("none")
+    for panel in panels:
+        _place(panel, [numbers[name] for name in panel.names])
 
 
 def place_labels(
@@ -258,35 +318,59 @@ def place_labels(
     Returns:
         the boxes of the names, in pixels.
     """
+    return _place(Named(ax, x, y, names, line), names)[0]
+
+
+def _place(panel: Named, names: list[str]) -> tuple[list[Bbox], list[Artist], bool]:
+    """Return the boxes of the names, what was drawn, and whether every name is clear of names, points and intervals."""
+    ax, x, y = panel.ax, panel.x, panel.y
     canvas = ax.figure.canvas
     assert isinstance(canvas, FigureCanvasAgg)
     renderer = canvas.get_renderer()
     halo = [withStroke(linewidth=2.5, foreground="white")]
     texts = [ax.text(0, 0, name, fontsize="small", va="center", zorder=5, path_effects=halo) for name in names]
     size = [(b.width, b.height) for b in (t.get_window_extent(renderer) for t in texts)]
-    points = ax.transData.transform(np.column_stack([x, y]))
+    pixels = ax.transData.transform(np.column_stack([x, y]))
     gap = 5 * ax.figure.dpi / 72
-    marks = [Bbox.from_extents(px - gap, py - gap, px + gap, py + gap) for px, py in points]
+    marks = np.column_stack([pixels - gap, pixels + gap])
     frame = ax.get_window_extent(renderer)
-    under = _along(ax.transData.transform(line)) if line is not None else np.empty((0, 2))
-    placed: list[Bbox | None] = [None] * len(names)
+    under = _along(ax.transData.transform(panel.line)) if panel.line is not None else np.empty((0, 2))
+    bars = _bars(panel)
+    placed = np.full((len(names), 4), np.nan)
     # Two sweeps more: a name that had to give way early may find room once the others have settled.
     for _ in range(3):
-        for i in np.argsort(-points[:, 1], kind="stable"):
-            others = [b for j, b in enumerate(placed) if b is not None and j != i]
-            options = _options(points[i], size[i], 1.3 * gap)
-            placed[i] = min(options, key=lambda o: o[1] + _clash(o[0], others, marks, i, frame, under))[0]
-    boxes = [b for b in placed if b is not None]
+        for i in np.argsort(-pixels[:, 1], kind="stable"):
+            options, effort = _options(pixels[i], size[i], 1.3 * gap)
+            taken = np.delete(placed, i, axis=0)
+            cost = _clash(options, taken, np.delete(marks, i, axis=0), frame, under, bars)
+            placed[i] = options[np.argmin(effort + cost)]
+    boxes = [Bbox.from_extents(*box) for box in placed]
+    clear = all(
+        _clash(placed[[i]], np.delete(placed, i, axis=0), np.delete(marks, i, axis=0), frame, under[:0], bars)[0] == 0
+        for i in range(len(names))
+    )
+    artists: list[Artist] = list(texts)
     back = ax.transData.inverted()
-    for text, box, point in zip(texts, boxes, points, strict=True):
+    for text, box, point in zip(texts, boxes, pixels, strict=True):
         middle = (box.y0 + box.y1) / 2
         left, height = back.transform((box.x0, middle))
         text.set_position((float(left), float(height)))
         if abs(middle - point[1]) > 0.8 * box.height:
             end = box.x0 - 1 if box.x0 >= point[0] else box.x1 + 1
             ends = back.transform([point, (end, middle)])
-            ax.plot(ends[:, 0], ends[:, 1], color=_GREY, lw=0.6, zorder=1.5, scalex=False, scaley=False)
-    return boxes
+            artists += ax.plot(ends[:, 0], ends[:, 1], color=_GREY, lw=0.6, zorder=1.5, scalex=False, scaley=False,
+                               gid="leader")  # fmt: skip
+    return boxes, artists, clear
+
+
+def _bars(panel: Named) -> np.ndarray:
+    """Return pixels (m, 2) along the vertical intervals of a panel."""
+    if panel.bars is None:
+        return np.empty((0, 2))
+    x = panel.x[: len(panel.bars)]
+    ends = np.stack([np.column_stack([x, panel.bars[:, i]]) for i in (0, 1)], axis=1)
+    kept = ends[np.isfinite(ends).all(axis=(1, 2))]
+    return np.concatenate([_along(panel.ax.transData.transform(pair)) for pair in kept] or [np.empty((0, 2))])
 
 
 def _along(corners: np.ndarray) -> np.ndarray:
@@ -297,30 +381,45 @@ def _along(corners: np.ndarray) -> np.ndarray:
     return np.concatenate(parts)
 
 
-def _options(point: np.ndarray, size: tuple[float, float], gap: float) -> list[tuple[Bbox, float]]:
+def _options(point: np.ndarray, size: tuple[float, float], gap: float) -> tuple[np.ndarray, np.ndarray]:
+    """Return boxes (m, 4) that a name of a size may take beside a point, and by how much each is less liked (m,)."""
     width, height = size
-    out = []
-    for side in (0, 1):
-        x0 = point[0] - gap - width if side else point[0] + gap
-        for k in range(-24, 25):
-            shift = k * height / 3
-            # Far up or down, a name also steps aside, so that its line is not upright through other points.
-            aside = min(abs(shift), 2 * height) * 0.5 * (-1 if side else 1)
-            y0 = point[1] + shift - height / 2
-            box = Bbox.from_bounds(x0 + aside, y0, width, height)
-            out.append((box, abs(shift) / height + 0.4 * side))
-    return out
+    shift = np.arange(-24, 25) * height / 3
+    # Far up or down, a name also steps aside, so that its line is not upright through other points.
+    aside = np.minimum(np.abs(shift), 2 * height) * 0.5
+    away = np.array([[0.0], [1.0], [2.5]]) * height  # between upright lines there may be room farther from the point
+    left = np.stack([point[0] + gap + aside + away, point[0] - gap - width - aside - away]).ravel()
+    bottom = np.tile(point[1] + shift - height / 2, 6)
+    effort = np.abs(shift) / height + 1.5 * away / height
+    boxes = np.column_stack([left, bottom, left + width, bottom + height])
+    return boxes, np.stack([effort, effort + 0.4]).ravel()
 
 
-def _clash(box: Bbox, others: list[Bbox], marks: list[Bbox], own: int, frame: Bbox, line: np.ndarray) -> float:
-    cost = 100.0 * sum(_overlap(box, other) for other in others)
-    cost += 60.0 * sum(_overlap(box, mark) for j, mark in enumerate(marks) if j != own)
+def _clash(
+    boxes: np.ndarray, others: np.ndarray, marks: np.ndarray, frame: Bbox, line: np.ndarray, bars: np.ndarray
+) -> np.ndarray:
+    """Return the cost (m,) of each of some boxes (m, 4): what it covers, and whether it leaves the panel; 0: nothing.
+
+    Args:
+        boxes: left, bottom, right, top.
+        others, marks: (k, 4) boxes of names and of points; NaN where a name has no place yet.
+        frame: of the panel.
+        line, bars: (p, 2) points along lines.
+    """
+    cost = 100.0 * _overlaps(boxes, others) + 60.0 * _overlaps(boxes, marks)
     # A line that only grazes a name does not hide it.
-    inner = (line > (box.x0, box.y0 + 0.15 * box.height)) & (line < (box.x1, box.y1 - 0.15 * box.height))
-    cost += 1.5 * bool(inner.all(axis=1).any())
-    inside = box.x0 >= frame.x0 and box.x1 <= frame.x1 and box.y0 >= frame.y0 and box.y1 <= frame.y1
-    return cost + (0.0 if inside else 200.0)
+    graze = 0.15 * (boxes[:, 3] - boxes[:, 1])
+    inner = boxes + np.column_stack([0 * graze, graze, 0 * graze, -graze])
+    for points_of_line, weight in ((line, 1.5), (bars, 20.0)):
+        x, y = points_of_line.T
+        inside = (x > inner[:, [0]]) & (x < inner[:, [2]]) & (y > inner[:, [1]]) & (y < inner[:, [3]])
+        cost += weight * inside.any(axis=1)
+    outside = (boxes[:, :2] < frame.min).any(axis=1) | (boxes[:, 2:] > frame.max).any(axis=1)
+    return cost + 200.0 * outside
 
 
-def _overlap(a: Bbox, b: Bbox) -> bool:
-    return bool(a.x0 < b.x1 and b.x0 < a.x1 and a.y0 < b.y1 and b.y0 < a.y1)
+def _overlaps(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Return how many of some boxes (k, 4) each of others (m, 4) overlaps: (m,)."""
+    a, b = boxes[:, None], others[None]
+    across = (a[..., 0] < b[..., 2]) & (b[..., 0] < a[..., 2])
+    return np.asarray((across & (a[..., 1] < b[..., 3]) & (b[..., 1] < a[..., 3])).sum(axis=1))

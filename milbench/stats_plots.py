@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import itertools
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import seaborn as sns
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from .figure_layout import legend_below, method_styles, text_width, widest
 from .plots import look
 
 if TYPE_CHECKING:
@@ -17,11 +16,10 @@ if TYPE_CHECKING:
     from .stats import Friedman, Profile
 
 _DARK, _GREY = "0.15", "#737373"
-_STROKES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1.5, 1.2)), (0, (5, 1.5, 1, 1.5)))
 #: inches: from the axis to the first bar, from bar to bar, from name to name
 _HEAD, _BAR, _ROW = 0.22, 0.13, 0.24
-#: inches: of the axis, and of a letter of a name
-_AXIS, _LETTER = 3.2, 0.09
+#: inches: of the axis, and of a rank on it at least
+_AXIS, _TICK = 3.2, 0.24
 
 
 def critical_difference_figure(result: Friedman, names: Sequence[str]) -> Figure:
@@ -39,13 +37,20 @@ def critical_difference_figure(result: Friedman, names: Sequence[str]) -> Figure
     half = (k + 1) // 2
     below = _HEAD + _BAR * len(result.groups)
     height = below + _ROW * (half + 1)
-    beside = [max(1.3, _LETTER * (max(len(names[i]) for i in side) + 7)) for side in (order[:half], order[half:])]
-    width = sum(beside) + _AXIS
     with look():
+        texts = [f"{names[i]}  {float(result.ranks[i]):.2f}" for i in order]
+        beside = [max(1.3, widest(side, "medium") + 0.3) for side in (texts[:half], texts[half:])]
+        axis = max(_AXIS, _TICK * k)
+        rule = (
+            f"critical difference {result.critical_difference:.2f} ({result.tasks} tasks, Nemenyi, "
+            f"{100 * result.alpha:g} %)"
+        )
+        beside[1] += max(0.0, text_width(rule, "medium") + 0.1 - axis - beside[1])
+        width = sum(beside) + axis
         figure = Figure(figsize=(width, height + 0.95))
         FigureCanvasAgg(figure)
         # One unit of height is an inch: bars and names keep their distance however many there are.
-        ax = figure.add_axes((beside[0] / width, 0.02, _AXIS / width, (height + 0.35) / (height + 0.95)))
+        ax = figure.add_axes((beside[0] / width, 0.02, axis / width, (height + 0.35) / (height + 0.95)))
         ax.set(xlim=(1, k), ylim=(height, -0.35))
         ax.xaxis.tick_top()
         ax.set_xticks(range(1, k + 1))
@@ -58,10 +63,11 @@ def critical_difference_figure(result: Friedman, names: Sequence[str]) -> Figure
         for place, i in enumerate(order):
             left = place < half
             level = below + _ROW * ((place if left else k - 1 - place) + 0.7)
-            edge = 1 - 0.03 * (k - 1) if left else k + 0.03 * (k - 1)
+            inset = 0.1 * (k - 1) / axis  # a tenth of an inch
+            edge = 1 - inset if left else k + inset
             rank = float(result.ranks[i])
             ax.plot([rank, rank, edge], [0, level, level], color=_GREY, lw=0.9, clip_on=False)
-            text = f"{names[i]}  {rank:.2f}" if left else f"{rank:.2f}  {names[i]}"
+            text = texts[place] if left else f"{rank:.2f}  {names[i]}"
             ax.annotate(text, (edge, level), xytext=(-4 if left else 4, 0), textcoords="offset points", va="center",
                         ha="right" if left else "left", annotation_clip=False)  # fmt: skip
         for i, group in enumerate(result.groups):
@@ -69,10 +75,7 @@ def critical_difference_figure(result: Friedman, names: Sequence[str]) -> Figure
             ax.plot(ends, [_HEAD + _BAR * i] * 2, color=_DARK, lw=3.5, solid_capstyle="butt", clip_on=False)
         limit = result.critical_difference
         ax.plot([1, 1 + limit], [-0.47, -0.47], color=_DARK, lw=1.2, marker="|", ms=7, clip_on=False)
-        ax.annotate(
-            f"critical difference {limit:.2f} ({result.tasks} tasks, Nemenyi, {100 * result.alpha:g} %)",
-            (1, -0.47), xytext=(0, 6), textcoords="offset points", ha="left", annotation_clip=False,
-        )  # fmt: skip
+        ax.annotate(rule, (1, -0.47), xytext=(0, 6), textcoords="offset points", ha="left", annotation_clip=False)
         figure.canvas.draw()
     return figure
 
@@ -91,12 +94,11 @@ def profile_figure(profiles: Mapping[str, Profile], label: str = "Score") -> Fig
         figure = Figure(figsize=(6.4, 4.2), layout="constrained")
         FigureCanvasAgg(figure)
         ax = figure.subplots()
-        colours = sns.color_palette("dark", len(profiles))
-        for (name, p), colour, stroke in zip(profiles.items(), colours, itertools.cycle(_STROKES), strict=False):
-            ax.plot(p.thresholds, p.share, color=colour, ls=stroke, label=name)
-            ax.fill_between(p.thresholds, p.low, p.high, color=colour, alpha=0.15, lw=0)
+        styles = method_styles(list(profiles))
+        for name, p in profiles.items():
+            ax.plot(p.thresholds, p.share, label=name, **styles[name])
+            ax.fill_between(p.thresholds, p.low, p.high, color=styles[name]["color"], alpha=0.15, lw=0)
         ax.set(xlabel=f"{label} τ", ylabel="Share of runs above τ, 95 % interval", ylim=(-0.02, 1.02))
-        fit = int(figure.get_figwidth() / (_LETTER * (max(map(len, profiles)) + 7)))
-        figure.legend(loc="outside lower center", ncols=min(4, max(1, fit)), frameon=False)
+        legend_below(figure, ax.get_legend_handles_labels()[0])
         figure.canvas.draw()
     return figure

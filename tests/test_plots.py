@@ -53,7 +53,10 @@ def test_tradeoff_names_every_ranked_method_once_inside_its_panel(table, cost, t
     figure = tradeoff_figure(table, cost)
     for ax, (_, block) in zip(figure.axes, table.groupby("data", sort=False), strict=True):
         names = [t for t in ax.texts if t.get_text()]
-        assert sorted(t.get_text() for t in names) == sorted(block[block["rank"].notna()]["method"])
+        listed = [entry.get_text().partition("  ") for legend in figure.legends for entry in legend.get_texts()]
+        meaning = {number: name for number, _, name in listed if number.isdigit()}
+        named = sorted(meaning.get(t.get_text(), t.get_text()) for t in names)
+        assert named == sorted(block[block["rank"].notna()]["method"])
         boxes = [t.get_window_extent() for t in names]
         assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
         frame = ax.get_window_extent()
