@@ -6,9 +6,11 @@ others.
 
 from __future__ import annotations
 
+import io
 import json
 from collections import Counter
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -16,20 +18,24 @@ import pandas as pd
 
 from . import metrics, stats
 from .asked import CONDITIONS, SUPERSEDED, age
+from .atomic_io import child
 from .errors import MilbenchError, did_you_mean
+from .manifest import read_listed, read_manifest
 from .spec import Tuned, digest
 from .store import CostRecord, RunRecord, Store, read_costs, read_runs, read_suite, suite_folders
 from .wording import count
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
-    from pathlib import Path
 
     from .spec import RunSpec, Suite
 
 _OTHER = {
     "fingerprint": "other features, labels or folds", "protocol_version": "another version of the protocol",
 }  # fmt: skip
+
+#: What to do about a damaged file of a stored cohort.
+_AGAIN = "run the suite again to write it"
 
 #: Seed of the bootstrap: the same results give the same table.
 SEED = 0
@@ -88,10 +94,11 @@ class CohortRuns:
         """Read the labels: indexed by ``slide_id`` (text), columns ``patient_id`` (text) and ``label`` (int)."""
         file = self._cohort / "labels.csv"
         try:
-            table = pd.read_csv(file, dtype={"slide_id": str, "patient_id": str}, keep_default_na=False)
+            content = io.BytesIO(self.listed(file.name))
+            table = pd.read_csv(content, dtype={"slide_id": str, "patient_id": str}, keep_default_na=False)
             table = table.astype({"label": "int64"}).set_index("slide_id")[["patient_id", "label"]]
-        except FileNotFoundError as error:
-            raise MilbenchError(f"{file} is missing; run the suite again to write it.") from error
+        except MilbenchError:
+            raise
         except (KeyError, ValueError) as error:
             told = str(error).splitlines()[0]
             raise MilbenchError(f"{file} is no table of slide_id, patient_id, label ({told}); run again.") from error
@@ -104,8 +111,10 @@ class CohortRuns:
         """Read the names of the classes, in class order."""
         file = self._cohort / "classes.json"
         try:
-            return [str(name) for name in json.loads(file.read_text(encoding="utf-8"))]
-        except (OSError, ValueError) as error:
+            return [str(name) for name in json.loads(self.listed(file.name))]
+        except MilbenchError:
+            raise
+        except (TypeError, ValueError, RecursionError) as error:
             raise MilbenchError(f"{file} is missing or damaged; run the suite again to write it.") from error
 
     def waived(self) -> dict[str, str]:
@@ -115,11 +124,13 @@ class CohortRuns:
         file = self._cohort / "audit.json"
         found: dict[str, list[str]] = {}
         try:
-            for finding in json.loads(file.read_text(encoding="utf-8")):
+            for finding in json.loads(self.listed(file.name)):
                 if finding["waived"]:
                     where = "" if finding["fold"] is None else f"fold {finding['fold']}: "
                     found.setdefault(str(finding["code"]), []).append(f"{where}{finding['message']}")
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except MilbenchError:
+            raise
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise MilbenchError(f"{file} is missing or damaged; run the suite again to write it.") from error
         return {code: texts[0] + (f" And {len(texts) - 1} more." if texts[1:] else "") for code, texts in found.items()}
 
@@ -134,6 +145,33 @@ class CohortRuns:
         gaps = sum(max(0, cells - sum(s < self.suite.seeds for _, s in runs)) for runs in self.runs.values())
         named = [Counter(m.partition("[")[0].strip() for m in methods) for methods in (self.suite.methods, self.runs)]
         return gaps + cells * (named[0] - named[1]).total()
+
+    def tested(self, fold: str) -> set[str] | None:
+        """Return the slides that a fold tests; None where the store does not hold the fold.
+
+        Raises:
+            MilbenchError: the fold is damaged.
+        """
+        name = child(Path("folds"), fold, ".csv", "fold").as_posix()
+        if not (self._cohort / name).exists():
+            return None
+        try:
+            table = pd.read_csv(io.BytesIO(self.listed(name)), dtype=str, keep_default_na=False)
+            return set(table["slide_id"][table["split"] == "test"])
+        except MilbenchError:
+            raise
+        except (KeyError, ValueError) as error:
+            raise MilbenchError(f"{self._cohort / name} is no table of slide_id and split; {_AGAIN}.") from error
+
+    def listed(self, name: str) -> bytes:
+        """Return the content of a file of the cohort, compared with its checksum where there is one."""
+        content = read_listed(self._cohort, name, _AGAIN)
+        manifest = read_manifest(self._cohort, _AGAIN)
+        if manifest is not None and manifest.get("fingerprint") != self.fingerprint:
+            raise MilbenchError(
+                f"{self._cohort} holds the labels and folds of fingerprint {manifest.get('fingerprint')}; {_AGAIN}."
+            )
+        return content
 
     @property
     def _cohort(self) -> Path:
@@ -225,6 +263,7 @@ def score(cohort: CohortRuns, resamples: int, kept: Kept | None = None) -> list[
     y, patients = labels["label"].to_numpy(), labels["patient_id"].to_numpy()
     kept = kept or ("oracle" if cohort.oracle else None)
     rows_of, probabilities = _test_bags(cohort, labels, classes, kept)
+    _check_folds(cohort, labels, rows_of)
 
     # One draw of patients and seeds for all methods: that is what pairs them. Bags never tested are not drawn.
     rng = np.random.default_rng(SEED)
@@ -256,6 +295,19 @@ def score(cohort: CohortRuns, resamples: int, kept: Kept | None = None) -> list[
         found = pd.DataFrame(table, columns=["fold", "seed", "bags", *METRICS])
         scores.append(_scores(cohort, method, found, stats.combine(cells, drawn_seeds), (y[tested], units)))
     return scores
+
+
+def _check_folds(cohort: CohortRuns, labels: pd.DataFrame, rows_of: dict[str, np.ndarray]) -> None:
+    """Refuse predictions of other bags than those that their fold tests."""
+    for fold, rows in rows_of.items():
+        tested = cohort.tested(fold)
+        if tested is not None and tested != (predicted := set(labels.index[rows])):
+            cell, runs = next((cell, r) for r in cohort.runs.values() for cell in r if cell[0] == fold)
+            raise MilbenchError(
+                f"{runs[cell].path} holds predictions of {count(len(predicted), 'bag')} for fold {fold}, "
+                f"{len(predicted - tested)} of which the fold does not test ({len(tested)} it does); delete the folder "
+                "and run the suite again."
+            )
 
 
 def _test_bags(

@@ -9,10 +9,15 @@ Layout, below the results root (``results/runs``)::
     <suite>-v<version>/tuning/                   journal.log: Optuna's, every tuning trial
 
 A run that failed is a run: ``run.json`` with its outcome and reason, without predictions. Nothing here reads a label.
+
+``run.json`` holds a checksum of itself (``checksum``, see `milbench.checksums`) and of every file beside it
+(``files``); ``cost.json`` and ``suite.json`` hold their own; a cohort's files have theirs in its ``manifest.json``.
+What is read is compared with them. Stores of before have none, and are read as they are.
 """
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -27,8 +32,11 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ValidationError
 
+from .atomic_io import inside, make_folder, read_regular, write_atomic
+from .checksums import FILES, KEY, check_record, checksum, with_checksum
 from .errors import MilbenchError
-from .spec import RunSpec, Suite
+from .manifest import first_line
+from .spec import RunSpec, Suite, digest
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -73,10 +81,7 @@ class RunRecord:
         Raises:
             MilbenchError: the run has none (it is not ``ok``), or the file is damaged.
         """
-        import pandas as pd
-
-        file = self.path / "predictions.parquet"
-        return _read(file, pd.read_parquet, f"delete {self.path} and run the suite again")
+        return self._table("predictions.parquet")
 
     def trajectory(self) -> pd.DataFrame:
         """Read the test predictions of every evaluation: ``evaluation`` (from 1), ``slide_id``, ``p0`` ...
@@ -84,16 +89,27 @@ class RunRecord:
         Raises:
             MilbenchError: the run was not made under the oracle protocol, or the file is damaged.
         """
-        import pandas as pd
-
-        return _read(self.path / "trajectory.parquet", pd.read_parquet, f"delete {self.path} and run the suite again")
+        return self._table("trajectory.parquet")
 
     def history(self) -> pd.DataFrame | None:
         """Read what was recorded at every evaluation; None where nothing was."""
+        there = (self.path / "history.csv").exists() or "history.csv" in self.record.get(FILES, ())
+        return self._table("history.csv") if there else None
+
+    def _table(self, name: str) -> pd.DataFrame:
+        """Read a file of the run, compared with its checksum in ``run.json`` where there is one."""
         import pandas as pd
 
-        file = self.path / "history.csv"
-        return _read(file, pd.read_csv, f"delete {self.path} and run the suite again") if file.exists() else None
+        file, fix = self.path / name, f"delete {self.path} and run the suite again"
+
+        def read(path: Path) -> pd.DataFrame:
+            content = read_regular(path)
+            if FILES in self.record:
+                _check_file(path, content, self.record, fix)
+            reader: Callable[..., pd.DataFrame] = pd.read_csv if path.suffix == ".csv" else pd.read_parquet
+            return reader(io.BytesIO(content))
+
+        return _read(file, read, fix)
 
 
 @dataclass(frozen=True)
@@ -149,12 +165,11 @@ class Store:
             MilbenchError: the root is a file, or cannot be written to.
         """
         try:
+            self.root.mkdir(parents=True, exist_ok=True)
             for folder in (self.runs, self.costs, self.folder / "cohorts"):
-                folder.mkdir(parents=True, exist_ok=True)
-            text = json.dumps(self.suite.model_dump(mode="json"), indent=2)
-            temporary = self.folder / f".tmp-{os.getpid()}-{_HOST}-{next(_serial)}-suite"
-            _write(temporary, text + "\n")
-            temporary.replace(self.folder / "suite.json")
+                make_folder(self.root, folder)
+            content = with_checksum(self.suite.model_dump(mode="json"))
+            write_atomic(self.folder / "suite.json", json.dumps(content, indent=2) + "\n")
         except (FileExistsError, NotADirectoryError) as error:
             raise MilbenchError(
                 f"{error.filename or self.root} is a file where results need a folder; give another --results."
@@ -216,14 +231,18 @@ class Store:
             raise ValueError(f"run {run_id}: predictions belong to outcome ok and to no other (outcome is {outcome})")
 
         def fill(folder: Path) -> None:
+            files = {}
             if predictions is not None:
-                _checked(run_id, predictions).to_parquet(folder / "predictions.parquet", index=False)
+                files["predictions.parquet"] = _parquet(_checked(run_id, predictions))
             if history is not None:
-                history.to_csv(folder / "history.csv", index=False)
+                files["history.csv"] = history.to_csv(index=False).encode()
             if trajectory is not None:
-                trajectory.to_parquet(folder / "trajectory.parquet", index=False)
+                files["trajectory.parquet"] = _parquet(trajectory)
+            for name, written in files.items():
+                (folder / name).write_bytes(written)
             content = {"schema": SCHEMA, "run_id": run_id, "reason": "", **record}
-            _write(folder / "run.json", json.dumps(_jsonable(content), indent=2, allow_nan=False) + "\n")
+            content[FILES] = {name: checksum(written) for name, written in files.items()}
+            _write(folder / "run.json", _sealed_text(content))
 
         return self._publish(self.runs / run_id, "run.json", fill, overwrite)
 
@@ -231,8 +250,8 @@ class Store:
         """Publish a cost measurement as ``cost.json``, in the same way as a run."""
 
         def fill(folder: Path) -> None:
-            content = {"schema": SCHEMA, "cost_id": cost_id, "reason": "", **record}
-            _write(folder / "cost.json", json.dumps(_jsonable(content), indent=2, allow_nan=False) + "\n")
+            content = {"schema": SCHEMA, "cost_id": cost_id, "reason": "", **record, FILES: {}}
+            _write(folder / "cost.json", _sealed_text(content))
 
         return self._publish(self.costs / cost_id, "cost.json", fill, overwrite)
 
@@ -261,9 +280,10 @@ class Store:
         """
         file = self.runs / run_id / "run.json"
         temporary = self.runs / f".tmp-{os.getpid()}-{_HOST}-{next(_serial)}-{run_id}"
-        content = _load(file) | {"asked": when}
+        content = _load(inside(self.root, file)) | {"asked": when}
         try:
-            _write(temporary, json.dumps(content, indent=2, allow_nan=False) + "\n")
+            # A record of before has no checksums of its files, and so gets none of its own.
+            _write(temporary, _sealed_text(content) if KEY in content else _json_text(content))
             temporary.replace(file)
         except OSError as error:
             with suppress(OSError):
@@ -281,6 +301,7 @@ class Store:
         mark = f"{os.getpid()}-{_HOST}-{next(_serial)}-{final.name}"
         temporary, old = final.parent / f".tmp-{mark}", final.parent / f".old-{mark}"
         try:
+            inside(self.root, final)
             temporary.mkdir(parents=True)
             fill(temporary)
             for file in temporary.iterdir():
@@ -326,9 +347,12 @@ def read_costs(root: Path) -> list[CostRecord]:
 def read_suite(folder: Path) -> Suite:
     """Read the resolved suite of a suite's results folder."""
     file = Path(folder) / "suite.json"
-    text = _read(file, lambda f: f.read_text(encoding="utf-8"), "run the suite again")
+    content = _read(file, lambda f: json.loads(read_regular(f)), "run the suite again")
+    if isinstance(content, dict):
+        check_record(content, file, "run the suite again")
+        content.pop(KEY, None)
     try:
-        return Suite.model_validate_json(text)
+        return Suite.model_validate_json(json.dumps(content))
     except ValidationError as error:
         told = f"{file} is no suite of this milbench ({_first(error)})"
         raise MilbenchError(f"{told}; upgrade milbench or run the suite again.") from error
@@ -357,6 +381,11 @@ def _runs(folder: Path) -> Iterator[RunRecord]:
             raise MilbenchError(
                 f"{file} is not a run of this milbench ({told}); delete its folder and run again."
             ) from error
+        if not _is_id_of(file.parent.name, spec, content):
+            raise MilbenchError(
+                f"{file} holds the spec of run {spec.run_id}, not of {file.parent.name}: it was changed, or its folder "
+                "was renamed; delete the folder and run the suite again."
+            )
         yield RunRecord(spec, outcome, content.get("reason") or "", content, file.parent)
 
 
@@ -370,13 +399,36 @@ def _costs(folder: Path) -> Iterator[CostRecord]:
         yield CostRecord(known[0], known[1], known[2], known[3], content, file.parent)
 
 
+def _is_id_of(name: str, spec: RunSpec, content: Mapping[str, Any]) -> bool:
+    """Whether a run's folder has the name that its spec gives it, by today's rule or that of when it was stored."""
+    if content.get("run_id", name) != name:
+        return False
+    if name == spec.run_id:
+        return True
+    stored = dict(content["spec"])
+    return name in (digest(stored), digest({key: value for key, value in stored.items() if key != "stacked" or value}))
+
+
+def _check_file(file: Path, content: bytes, record: Mapping[str, Any], fix: str) -> None:
+    """Compare a file with its checksum in the record that it was published with."""
+    published = record[FILES].get(file.name)
+    if published is None:
+        raise MilbenchError(f"{file} was not published with its run; {fix}.")
+    if published != checksum(content):
+        raise MilbenchError(f"{file} was changed or damaged after it was written (its checksum differs); {fix}.")
+
+
 def _load(file: Path) -> dict[str, Any]:
-    content = _read(file, lambda f: json.loads(f.read_text("utf-8")), "delete its folder and run the suite again")
+    fix = "delete its folder and run the suite again"
+    content = _read(file, lambda f: json.loads(read_regular(f)), fix)
     schema = content.get("schema") if isinstance(content, dict) else None
-    if not isinstance(schema, int):
+    if not isinstance(schema, int) or isinstance(schema, bool):
         raise MilbenchError(f"{file} carries no schema number; delete its folder and run the suite again.")
     if schema > SCHEMA:
         raise MilbenchError(f"{file} has schema {schema}, newer than this milbench reads ({SCHEMA}); upgrade milbench.")
+    check_record(content, file, fix)
+    if FILES in content and not isinstance(content[FILES], dict):
+        raise MilbenchError(f"{file} holds no list of its files; {fix}.")
     return dict(content)
 
 
@@ -385,8 +437,10 @@ def _read(file: Path, reader: Callable[[Path], Any], mend: str) -> Any:
         return reader(file)
     except FileNotFoundError as error:
         raise MilbenchError(f"{file} is missing; {mend}.") from error
-    except (OSError, ValueError) as error:  # ValueError: JSON, CSV and Arrow errors alike
-        raise MilbenchError(f"{file} cannot be read ({str(error).splitlines()[0]}); {mend}.") from error
+    except MilbenchError:
+        raise
+    except (OSError, ValueError, RecursionError) as error:  # ValueError: JSON, CSV and Arrow errors
+        raise MilbenchError(f"{file} cannot be read ({first_line(error)}); {mend}.") from error
 
 
 def _outcome(file: Path) -> str | None:
@@ -417,6 +471,20 @@ def _jsonable(value: Any) -> Any:
     if isinstance(value, float):
         return value if value - value == 0 else None
     return value if value is None or isinstance(value, bool | int | str) else str(value)
+
+
+def _sealed_text(content: Mapping[str, Any]) -> str:
+    return _json_text(with_checksum(_jsonable(content)))
+
+
+def _json_text(content: Mapping[str, Any]) -> str:
+    return json.dumps(content, indent=2, allow_nan=False) + "\n"
+
+
+def _parquet(table: pd.DataFrame) -> bytes:
+    out = io.BytesIO()
+    table.to_parquet(out, index=False)
+    return out.getvalue()
 
 
 def _write(file: Path, text: str) -> None:

@@ -15,6 +15,7 @@ the same test bags under the same resamples, so that what is said of their diffe
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -283,7 +284,8 @@ def _known(cohort: CohortRuns) -> pd.DataFrame | None:
     if not file.exists():
         return None
     try:
-        table = pd.read_csv(file, dtype={"slide_id": str}, keep_default_na=False)
+        content = io.BytesIO(cohort.listed(BAGS))
+        table = pd.read_csv(content, dtype={"slide_id": str}, keep_default_na=False)
         names = [name for name in ("posterior", "posterior_iid") if name in table]
         if "posterior" not in names:
             return None

@@ -8,7 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..atomic_io import child
 from ..errors import MilbenchError, did_you_mean
+from ..manifest import read_listed, write_files, write_manifest
 from ..spec import DataSpec, SplitSpec, digest
 from .audit.checks import feature_findings, table_findings
 from .audit.findings import Finding, refuse, settle
@@ -16,13 +18,15 @@ from .audit.patients import apply_rule
 from .audit.subject import Subject
 from .cache import FeatureCache
 from .datasets import BAGS, prepare
-from .files import write_atomic
 from .imported import Progress, cache_of
 from .labels import Labels, index_classes, read_classes, read_label_table, read_labels, write_labels
-from .schemes import SplitRecord, carve_validation, make_folds, record_split, write_split_record
+from .schemes import SplitRecord, carve_validation, make_folds, record_split, split_record_text
 from .source_table import SourceTable
 from .split_files import read_fold, read_folds
 from .splits import Fold
+
+#: What to do about a damaged dataset of milbench's own.
+REBUILD = "remove the folder {} and it is built again"
 
 
 @dataclass(frozen=True)
@@ -98,6 +102,8 @@ def load_cohort(spec: DataSpec, base: Path, progress: Progress | None = None) ->
     findings = settle([*found, *feature_findings(subject)], spec.name, spec.waive)
     refuse(findings)
     labels, folds = subject.labels, subject.folds
+    for fold in folds:
+        child(Path(), fold.name, ".csv", f"cohort {spec.name}: fold")  # refused now, not when results are written
     content = [subject.content, [[fold.name, fold.parts] for fold in folds]]
     # What was made in spite of a leak is another experiment than the same without it.
     waived = sorted({finding.code for finding in findings if finding.waived and finding.severity == "error"})
@@ -143,14 +149,22 @@ def read_subject(spec: DataSpec, base: Path, progress: Progress | None = None) -
 
 def write_cohort(cohort: Cohort, folder: str | Path) -> None:
     """Write labels.csv (slide_id, patient_id, label index), classes.json, folds/NAME.csv (slide_id, split), split.json,
-    audit.json, what the audit has found, and where it is known by construction what each bag is, bags.csv."""
+    audit.json, what the audit has found, and where it is known by construction what each bag is, bags.csv; at last
+    manifest.json with their checksums.
+
+    Raises:
+        MilbenchError: a fold's name cannot be that of a file, or a link stands where a file has to be.
+    """
+    folder = Path(folder)
     labels = Labels(cohort.slides, cohort.patients, cohort.labels, cohort.classes)
-    write_labels(Path(folder), labels, cohort.folds)
-    write_split_record(Path(folder), cohort.split)
+    files = write_labels(folder, labels, cohort.folds)
     found = [finding.record() for finding in cohort.findings]
+    more = {"split.json": split_record_text(cohort.split)}
     if cohort.known is not None:
-        write_atomic(Path(folder) / BAGS, cohort.known.read_text(encoding="utf-8"))
-    write_atomic(Path(folder) / "audit.json", json.dumps(found, indent=2, ensure_ascii=False) + "\n")
+        more[BAGS] = read_listed(cohort.known.parent, BAGS, REBUILD.format(cohort.known.parent)).decode()
+    more["audit.json"] = json.dumps(found, indent=2, ensure_ascii=False) + "\n"
+    files |= write_files(folder, more)
+    write_manifest(folder, files, {"cohort": cohort.name, "fingerprint": cohort.fingerprint})
 
 
 def _builtin(spec: DataSpec, base: Path) -> Subject:
@@ -168,9 +182,13 @@ def _builtin(spec: DataSpec, base: Path) -> Subject:
     try:
         cache = FeatureCache.open(home / "features")
         table, classes = read_labels(home), read_classes(home)
-        folds = [read_fold(path) for path in sorted((home / "folds").glob("*.csv"))]
+        folds = []
+        for path in sorted((home / "folds").glob("*.csv")):
+            read_listed(home, f"folds/{path.name}", "build it again")
+            folds.append(read_fold(path))
     except (MilbenchError, OSError, ValueError) as error:
-        raise MilbenchError(f"{home} is damaged ({error}); remove this folder and it is built again.") from None
+        problem = str(error).rstrip(".")
+        raise MilbenchError(f"{home} is damaged ({problem}); remove this folder and it is built again.") from None
     slides = tuple(table["slide_id"])
     patients = dict(zip(slides, table["patient_id"], strict=True))
     labels = dict(zip(slides, table["label"].tolist(), strict=True))

@@ -10,12 +10,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from ..atomic_io import fsync, sweep, write_atomic
 from ..errors import MilbenchError
 
 try:
     import fcntl
 except ImportError:  # Windows: abandoned folders are then left for the user to remove
     fcntl = None  # type: ignore[assignment]
+
+
+__all__ = ["AlreadyExists", "fsync", "resumable", "staged", "write_atomic"]
 
 
 class AlreadyExists(MilbenchError):  # noqa: N818  (reads as what happened)
@@ -38,7 +42,7 @@ def staged(out: Path) -> Iterator[Path]:
         raise AlreadyExists(f"{out} exists already; remove it or choose another place.")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        _sweep(out)
+        sweep(out, remove_folder=True)
         folder, lock = _claim(out)
     except OSError as error:
         raise MilbenchError(
@@ -76,7 +80,7 @@ def resumable(out: Path, key: str) -> Iterator[Path]:
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         lock = _hold(folder, out)
-        _sweep(out)
+        sweep(out, remove_folder=True)
     except OSError as error:
         raise MilbenchError(
             f"cannot write in {out.parent}: {error.strerror}; choose a folder you may write in."
@@ -118,34 +122,6 @@ def _explained(out: Path) -> Iterator[None]:
         raise
 
 
-def write_atomic(path: Path, text: str) -> None:
-    """Write a small UTF-8 file so that readers see the old text or the new one, never a part.
-
-    After a kill a hidden ``.NAME.*.partial`` is left, which the next writer of the same file removes.
-    """
-    _sweep(path)
-    partial, handle = _claim_file(path)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="") as out:
-            out.write(text)
-            out.flush()
-            os.fsync(out.fileno())
-            os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def fsync(path: Path) -> None:
-    """Force a file, or a folder's list of names, to the disk."""
-    if os.name == "nt":  # a file opened for reading cannot be flushed there, a folder not be opened
-        return
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
 def _claim(out: Path) -> tuple[Path, int | None]:
     token = f".{out.name}.{secrets.token_hex(6)}"
     fresh = out.with_name(f"{token}.new")
@@ -178,36 +154,3 @@ def _hold(folder: Path, out: Path) -> int | None:
             if os.stat(folder).st_ino == os.fstat(handle).st_ino:
                 return handle
         os.close(handle)
-
-
-def _claim_file(path: Path) -> tuple[Path, int]:
-    """Make a hidden file beside a path and lock it; the lock ends with the process, however it ends."""
-    while True:
-        partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
-        handle = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
-        if fcntl is None:
-            return partial, handle
-        with suppress(OSError):  # a file system without locks
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        if os.fstat(handle).st_nlink:  # else swept away between the two calls
-            return partial, handle
-        os.close(handle)
-
-
-def _sweep(out: Path) -> None:
-    """Remove what dead writers of a file or folder left beside it."""
-    if fcntl is None:
-        return
-    for left in out.parent.iterdir():
-        if not (left.name.startswith(f".{out.name}.") and left.name.endswith(".partial")):
-            continue
-        with suppress(OSError):  # locked by a living writer, or swept by another one at this moment
-            handle = os.open(left, os.O_RDONLY | os.O_NONBLOCK)  # not to wait at a pipe
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if left.is_dir():
-                    shutil.rmtree(left, ignore_errors=True)
-                else:
-                    left.unlink()
-            finally:
-                os.close(handle)

@@ -12,9 +12,10 @@ from typing import NamedTuple
 
 import pandas as pd
 
+from ..atomic_io import child
 from ..errors import MilbenchError, did_you_mean
+from ..manifest import first_line, read_listed, write_files
 from ..spec import DataSpec
-from .files import write_atomic
 from .splits import PARTS, Fold
 from .tables import count, path_stem, read_table, some, without_suffix
 
@@ -213,25 +214,38 @@ def unmatched(labels: Labels, features: Collection[str], where: str, cache: str)
     return found
 
 
-def write_labels(folder: Path, labels: Labels, folds: Sequence[Fold]) -> None:
-    """Write labels.csv (slide_id, patient_id, label index), classes.json and folds/NAME.csv (slide_id, split)."""
-    (folder / "folds").mkdir(parents=True, exist_ok=True)
+def write_labels(folder: Path, labels: Labels, folds: Sequence[Fold]) -> dict[str, bytes]:
+    """Write labels.csv (slide_id, patient_id, label index), classes.json and folds/NAME.csv (slide_id, split).
+
+    Returns:
+        Name relative to the folder -> content of every file, for `milbench.manifest.write_manifest`.
+
+    Raises:
+        MilbenchError: a fold's name cannot be that of a file.
+    """
     rows = [(slide, labels.patients[slide], labels.labels[slide]) for slide in labels.slides]
     table = pd.DataFrame(rows, columns=["slide_id", "patient_id", "label"])
-    write_atomic(folder / "labels.csv", table.to_csv(index=False, lineterminator="\n"))
-    write_atomic(folder / "classes.json", json.dumps(list(labels.classes), ensure_ascii=False) + "\n")
+    files = {
+        "labels.csv": table.to_csv(index=False, lineterminator="\n"),
+        "classes.json": json.dumps(list(labels.classes), ensure_ascii=False) + "\n",
+    }
     for fold in folds:
         parts = pd.DataFrame([(s, part) for part in PARTS for s in fold.parts[part]], columns=["slide_id", "split"])
-        write_atomic(folder / "folds" / f"{fold.name}.csv", parts.to_csv(index=False, lineterminator="\n"))
+        name = child(Path("folds"), fold.name, ".csv", "fold").as_posix()
+        if name in files:
+            raise MilbenchError(f"two folds are named {fold.name!r}; give every fold a name of its own.")
+        files[name] = parts.to_csv(index=False, lineterminator="\n")
+    return write_files(folder, files)
 
 
 def read_labels(folder: str | Path) -> pd.DataFrame:
     """Read the labels.csv that `write_labels` wrote: slide_id and patient_id as text, label as class index.
 
     Raises:
-        MilbenchError: there is none, or it has other columns.
+        MilbenchError: there is none, it was changed after it was written, or it has other columns.
     """
     path = Path(folder) / "labels.csv"
+    read_listed(Path(folder), path.name, "write it again")
     header, rows = read_table(path)
     if header != ["slide_id", "patient_id", "label"]:
         raise MilbenchError(
@@ -245,8 +259,21 @@ def read_labels(folder: str | Path) -> pd.DataFrame:
 
 
 def read_classes(folder: str | Path) -> tuple[str, ...]:
-    """Read the classes.json that `write_labels` wrote."""
-    return tuple(json.loads((Path(folder) / "classes.json").read_text(encoding="utf-8")))
+    """Read the classes.json that `write_labels` wrote.
+
+    Raises:
+        MilbenchError: there is none, it was changed after it was written, or it is no list of names.
+    """
+    path = Path(folder) / "classes.json"
+    try:
+        names = json.loads(read_listed(path.parent, path.name, "write it again"))
+    except MilbenchError:
+        raise
+    except (ValueError, RecursionError) as error:
+        raise MilbenchError(f"{path} is damaged ({first_line(error)}); write it again.") from None
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise MilbenchError(f"{path} is no list of class names; write it again.")
+    return tuple(names)
 
 
 @dataclass(frozen=True)

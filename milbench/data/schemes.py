@@ -230,8 +230,13 @@ def record_split(spec: SplitSpec, folds: Sequence[Fold], published: bool = False
 
 def write_split_record(folder: Path, record: SplitRecord) -> None:
     """Write split.json beside the folds of `milbench.data.labels.write_labels`."""
+    write_atomic(folder / "split.json", split_record_text(record))
+
+
+def split_record_text(record: SplitRecord) -> str:
+    """Return the text of split.json."""
     fields = asdict(record)
-    write_atomic(folder / "split.json", json.dumps(fields | {"digest": digest(fields)}, indent=2) + "\n")
+    return json.dumps(fields | {"digest": digest(fields)}, indent=2) + "\n"
 
 
 def read_split_record(folder: str | Path) -> SplitRecord:

@@ -163,7 +163,7 @@ def test_write_and_read_back(base, tmp_path):
     assert json.loads((tmp_path / "out" / "classes.json").read_text()) == ["0", "1"]
     assert [read_fold(p) for p in sorted((tmp_path / "out" / "folds").iterdir())] == list(cohort.folds)
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
-        "audit.json", "classes.json", "folds", "labels.csv", "split.json",
+        "audit.json", "classes.json", "folds", "labels.csv", "manifest.json", "split.json",
     ]  # fmt: skip
     record = read_split_record(tmp_path / "out")
     assert record == cohort.split

@@ -22,6 +22,7 @@ import pandas as pd
 from pydantic import ValidationError
 
 from ...errors import MilbenchError, did_you_mean
+from ...manifest import write_files, write_manifest
 from ...spec import Frozen, digest
 from ..files import AlreadyExists, staged
 from ..labels import Labels, write_labels
@@ -125,9 +126,11 @@ def prepare(name: str, params: Mapping[str, Any]) -> Path:
                 built = dataset.build(writer, values)
             slides = tuple(built.labels)
             patients = built.patients or {s: s for s in slides}
-            write_labels(folder, Labels(slides, patients, built.labels, built.classes), [built.fold])
+            files = write_labels(folder, Labels(slides, patients, built.labels, built.classes), [built.fold])
             if built.instances is not None:
                 built.instances.to_parquet(folder / "instances.parquet", index=False)
+                files["instances.parquet"] = (folder / "instances.parquet").read_bytes()
             if built.bags is not None:
-                built.bags.to_csv(folder / BAGS, index=False, lineterminator="\n")
+                files |= write_files(folder, {BAGS: built.bags.to_csv(index=False, lineterminator="\n")})
+            write_manifest(folder, files, {"dataset": plain})
     return home
