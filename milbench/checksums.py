@@ -30,13 +30,9 @@ def checksum(*parts: Any) -> str:
 
 
 def record_checksum(record: Mapping[str, Any]) -> str:
-    """Return the checksum of a record's canonical JSON, its own checksum left out.
-
-    Raises:
-        ValueError: it is no JSON value: it holds NaN or an infinity.
-    """
+    """Return the checksum of a record's canonical JSON, its own checksum left out."""
     content = {key: value for key, value in record.items() if key != KEY}
-    return checksum(json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False).encode())
+    return checksum(json.dumps(content, sort_keys=True, separators=(",", ":")).encode())
 
 
 def with_checksum(record: Mapping[str, Any]) -> dict[str, Any]:

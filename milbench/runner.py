@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from . import __version__, asked
+from .atomic_io import appending
 from .cost import TURNS
 from .cost_pass import costs_of, measure_costs
 from .data.cohort import write_cohort
@@ -259,7 +260,7 @@ def _alone(storage: str) -> Iterator[None]:
     except ImportError:  # Windows
         yield
         return
-    with lock.open("a") as file:
+    with appending(lock) as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

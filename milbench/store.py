@@ -168,6 +168,7 @@ class Store:
             self.root.mkdir(parents=True, exist_ok=True)
             for folder in (self.runs, self.costs, self.folder / "cohorts"):
                 make_folder(self.root, folder)
+            inside(self.root, self.tuning / "journal.log")
             content = with_checksum(self.suite.model_dump(mode="json"))
             write_atomic(self.folder / "suite.json", json.dumps(content, indent=2) + "\n")
         except (FileExistsError, NotADirectoryError) as error:
