@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import io
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,18 +14,26 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ..bags import Bags
+from ..checksums import checksum
 from ..errors import MilbenchError, did_you_mean
+from ..manifest import read_file
 from ..spec import digest
 from .layout import COORD_DTYPES, DTYPES, INDEX, TABLE, TOML, index_problem, read_toml, shard_bytes
-from .source_table import SourceTable, read_source_table
+from .source_table import SourceTable, parse_source_table
 from .verify import verify
 from .writer import CacheWriter
 
 __all__ = ["CacheWriter", "FeatureCache", "verify"]
 
 
+#: What to do about a file that is not as it was written.
+_COPY_AGAIN = "copy the cache again or build it from its source"
+
+
 class FeatureCache:
-    """An open feature cache. Opening reads the index only; features are mapped, not read, until they are used.
+    """An open feature cache. Opening reads cache.toml and the index, and checks their checksums.
+
+    Features are mapped, not read, until they are used.
 
     A process that receives a cache by pickle opens it anew from its path, so that the pages are shared, not copied.
 
@@ -142,7 +151,13 @@ class FeatureCache:
     @property
     def table(self) -> SourceTable | None:
         """Labels, patients and splits that the source brought along; None where it brought none."""
-        return read_source_table(self.path / TABLE) if "table_checksum" in self.meta else None
+        if "table_checksum" not in self.meta:
+            return None
+        path = self.path / TABLE
+        content = read_file(path, _COPY_AGAIN)
+        if checksum(content) != self.meta["table_checksum"]:
+            raise MilbenchError(f"{path} was changed or damaged after the cache was built; {_COPY_AGAIN}.")
+        return parse_source_table(content, path)
 
     def _find(self, slide: str) -> tuple[str, int, int]:
         found = self._where.get(slide)
@@ -188,8 +203,11 @@ def _read_index(folder: Path, meta: dict[str, Any]) -> pd.DataFrame:
     path = folder / INDEX
     if not path.is_file():
         raise MilbenchError(f"{path} is missing; copy the cache again or build it from its source.")
+    content = read_file(path, _COPY_AGAIN)
+    if checksum(content) != meta["index_checksum"]:
+        raise MilbenchError(f"{path} was changed or damaged after the cache was built; {_COPY_AGAIN}.")
     try:
-        index = pd.read_parquet(path)
+        index = pd.read_parquet(io.BytesIO(content))
     except Exception as error:  # pyarrow raises many kinds for damaged files
         raise MilbenchError(
             f"{path} is damaged ({type(error).__name__}); build the cache again from its source."

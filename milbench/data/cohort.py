@@ -20,6 +20,7 @@ from .cache import FeatureCache
 from .datasets import BAGS, prepare
 from .imported import Progress, cache_of
 from .labels import Labels, index_classes, read_classes, read_label_table, read_labels, write_labels
+from .payload import check_payload
 from .schemes import SplitRecord, carve_validation, make_folds, record_split, split_record_text
 from .source_table import SourceTable
 from .split_files import read_fold, read_folds
@@ -132,6 +133,7 @@ def read_subject(spec: DataSpec, base: Path, progress: Progress | None = None) -
     if spec.dataset is not None:
         return _builtin(spec, base)
     cache = FeatureCache.open(cache_of(spec, base, progress))
+    check_payload(cache)
     table = cache.table or SourceTable()
     labels, where = _labels(spec, base, cache, table)
     if spec.patient_rule is not None:
@@ -181,6 +183,7 @@ def _builtin(spec: DataSpec, base: Path) -> Subject:
     home = prepare(spec.dataset, spec.params)
     try:
         cache = FeatureCache.open(home / "features")
+        check_payload(cache)
         table, classes = read_labels(home), read_classes(home)
         folds = []
         for path in sorted((home / "folds").glob("*.csv")):

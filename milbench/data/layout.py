@@ -27,7 +27,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from xxhash import xxh3_128
 
+from ..atomic_io import read_regular
+from ..checksums import checksum
 from ..errors import MilbenchError
+from ..manifest import first_line
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -39,6 +42,8 @@ COLUMNS = ("slide_id", "shard", "first_row", "rows", "checksum", "coord_step")
 DTYPES = {"float16": (torch.float16, "F16"), "bfloat16": (torch.bfloat16, "BF16"), "float32": (torch.float32, "F32")}
 #: of coordinates; integers become int64, reals float32
 COORD_DTYPES = {"int64": (torch.int64, "I64"), "float32": (torch.float32, "F32")}
+#: keys of cache.toml that hold text -> what stands for one that is missing
+_TEXTS = {"index_checksum": None, "table_checksum": "", "source": "", "format": "", "order": ""}
 #: room for the header with the largest numbers; a multiple of 64, so that the features are aligned in memory
 HEADER_BYTES = 512
 
@@ -65,17 +70,6 @@ def shard_bytes(rows: int, dim: int, dtype: str, coord_dtype: str | None) -> int
     """Return the size of the file of a shard of this shape."""
     coords = 0 if coord_dtype is None else 2 * COORD_DTYPES[coord_dtype][0].itemsize
     return HEADER_BYTES + rows * (dim * DTYPES[dtype][0].itemsize + coords)
-
-
-def checksum(*parts: Any) -> str:
-    """Return 32 hexadecimal digits of the XXH3 of the parts, one after the other.
-
-    It finds accidents, not forgers, as any checksum does that lies beside its data; and it is as fast as memory.
-    """
-    hashed = xxh3_128()
-    for part in parts:
-        hashed.update(part)
-    return hashed.hexdigest()
 
 
 def file_checksum(path: Path) -> str:
@@ -125,17 +119,32 @@ def read_toml(folder: Path) -> dict[str, Any]:
             raise MilbenchError(f"{folder} is a file, and a feature cache is a folder; give the folder.")
         raise MilbenchError(f"{folder} {what}; make one with milbench cache build --from DIR --out {folder}.")
     try:
-        meta = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise MilbenchError(f"{path} is damaged ({error}); build the cache again from its source.") from None
+        raw = read_regular(path)
+        meta = tomllib.loads(raw.decode("utf-8"))
+    except OSError as error:
+        raise MilbenchError(f"{path} cannot be read: {error.strerror}; correct its permissions.") from None
+    except MilbenchError:
+        raise
+    except (ValueError, RecursionError) as error:  # TOML, UTF-8, integers of thousands of digits
+        raise MilbenchError(
+            f"{path} is damaged ({first_line(error)}); build the cache again from its source."
+        ) from None
     if meta.get("schema") != SCHEMA:
         raise MilbenchError(
             f"{path} has schema version {meta.get('schema')!r}, this milbench reads {SCHEMA}; build the cache again or "
             f"use the milbench that wrote it ({meta.get('milbench', 'unknown')})."
         )
-    wrong = [key for key, kind in (("dim", int), ("slides", int), ("rows", int), ("index_checksum", str))
-             if not isinstance(meta.get(key), kind)]  # fmt: skip
-    if meta.get("dtype") not in DTYPES:
+    if not is_sealed(raw):
+        raise MilbenchError(
+            f"{path} was changed or damaged after the cache was built (its last line is the checksum of the others); "
+            "copy it again, or build the cache again from its source."
+        )
+    wrong = [key for key in ("dim", "slides", "rows") if type(meta.get(key)) is not int or meta[key] < 1]
+    wrong += [key for key, default in _TEXTS.items() if not isinstance(meta.get(key, default), str)]
+    left_out = meta.get("left_out", [])
+    if not isinstance(left_out, list) or not all(isinstance(name, str) for name in left_out):
+        wrong.append("left_out")
+    if not isinstance(meta.get("dtype"), str) or meta["dtype"] not in DTYPES:
         wrong.append("dtype")
     if meta.get("coord_dtype") not in (None, *COORD_DTYPES):
         wrong.append("coord_dtype")

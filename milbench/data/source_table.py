@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..atomic_io import child
 from ..errors import MilbenchError
+from ..manifest import read_file
 from .splits import PARTS, Fold
 
 
@@ -45,13 +47,49 @@ def read_source_table(path: Path) -> SourceTable:
     """Read what `SourceTable.to_json` wrote.
 
     Raises:
-        MilbenchError: the file is damaged.
+        MilbenchError: the file is missing or damaged, or names a fold as no file can be named.
+    """
+    return parse_source_table(read_file(path, _AGAIN), path)
+
+
+def parse_source_table(content: bytes, path: Path) -> SourceTable:
+    """Return the table in the bytes of a file; ``path`` names it in messages.
+
+    Raises:
+        MilbenchError: as `read_source_table`.
     """
     try:
-        value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        folds = tuple(Fold(fold["name"], *(tuple(fold[part]) for part in PARTS)) for fold in value["folds"])
-        return SourceTable(value["labels"], value["patients"], folds)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise MilbenchError(
-            f"{path} is damaged ({type(error).__name__}); build the cache again from its source."
-        ) from None
+        value: Any = json.loads(content)
+        labels, patients = _texts(value["labels"]), _texts(value["patients"])
+        folds = tuple(Fold(fold["name"], *(_names(fold[part]) for part in PARTS)) for fold in value["folds"])
+    except MilbenchError:
+        raise
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise MilbenchError(f"{path} is damaged ({type(error).__name__}); {_AGAIN}.") from None
+    for fold in folds:
+        child(Path(), fold.name, ".csv", f"{path}: fold")  # it becomes the name of a file
+    if len({fold.name for fold in folds}) < len(folds):
+        raise MilbenchError(f"{path} holds two folds of one name; {_AGAIN}.")
+    return SourceTable(labels, patients, folds)
+
+
+_AGAIN = "build the cache again from its source"
+
+
+def _texts(value: Any) -> dict[str, str] | None:
+    """Return slide -> text, or None, as it was written.
+
+    Raises:
+        TypeError: it is neither.
+    """
+    if value is None:
+        return None
+    if not isinstance(value, dict) or not all(isinstance(text, str) for text in value.values()):
+        raise TypeError
+    return value
+
+
+def _names(value: Any) -> tuple[str, ...]:
+    if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
+        raise TypeError
+    return tuple(value)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from xxhash import xxh3_128
 
+from ..errors import MilbenchError
 from .layout import (
     COORD_DTYPES,
     DTYPES,
@@ -22,6 +23,9 @@ from .layout import (
     shard_bytes,
     shard_header,
 )
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 _PIECE = 1 << 22
 
@@ -48,12 +52,18 @@ def verify(path: str | Path, progress: Callable[[int, int, str], None] | None = 
         read_toml(folder)
     if not is_sealed(toml.read_bytes()):
         return [f"{TOML} was changed after the cache was built; the rest was not checked."]
-    meta = read_toml(folder)
+    try:
+        meta = read_toml(folder)
+    except MilbenchError as error:
+        return [str(error)]
     if not index_file.is_file():
         return [f"{INDEX} is missing; the rest was not checked."]
     if file_checksum(index_file) != meta["index_checksum"]:
         return [f"{INDEX} was changed after the cache was built; the rest was not checked."]
-    index = pd.read_parquet(index_file)
+    try:
+        index = pd.read_parquet(index_file)
+    except Exception as error:  # pyarrow raises many kinds for damaged files
+        return [f"{INDEX} is damaged ({type(error).__name__}); the rest was not checked."]
     if problem := index_problem(index, meta):
         return [f"{INDEX} does not fit {TOML}: {problem}; the rest was not checked."]
     known = {TOML, INDEX, *index["shard"]}
@@ -61,6 +71,14 @@ def verify(path: str | Path, progress: Callable[[int, int, str], None] | None = 
         known.add(TABLE)
     found = [f"{p.name} does not belong to the cache." for p in sorted(folder.iterdir()) if p.name not in known]
     found += _check_table(folder, meta)
+    return found + hurt_slides(folder, index, meta, progress)
+
+
+def hurt_slides(
+    folder: Path, index: pd.DataFrame, meta: dict[str, Any], progress: Callable[[int, int, str], None] | None = None
+) -> list[str]:
+    """Compare the shards of a cache with its index; see `verify`."""
+    found = []
     done = 0
     for shard, slides in index.groupby("shard", sort=False):
         shard_path = folder / str(shard)

@@ -6,6 +6,7 @@ import errno
 import operator
 import os
 import pickle
+import re
 import shutil
 import signal
 import subprocess
@@ -26,7 +27,7 @@ from hypothesis import strategies as st
 import milbench
 from milbench import FeatureCache, MilbenchError
 from milbench.data.cache import CacheWriter, verify
-from milbench.data.layout import SCHEMA, is_sealed, seal, shard_header, to_toml
+from milbench.data.layout import SCHEMA, file_checksum, is_sealed, seal, shard_header, to_toml
 
 
 @settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
@@ -96,6 +97,16 @@ def test_slides_are_views_of_one_mapped_file(tmp_path):
     assert cache["a"].data_ptr() % 64 == 0
 
 
+def _reseal(cache, *changes):
+    """Edit cache.toml and make its checksums those of the files that are there."""
+    text, _, _ = (cache / "cache.toml").read_text().rpartition('checksum = "')
+    for old, new in changes:
+        text = text.replace(old, new)
+    index = file_checksum(cache / "index.parquet")
+    text = re.sub(r'index_checksum = "\w+"', f'index_checksum = "{index}"', text)
+    (cache / "cache.toml").write_text(seal(text))
+
+
 def test_a_huge_cache_opens_without_being_read(tmp_path):
     """A shard of 16 GB that takes no space on the disk (a sparse file) costs milliseconds to open."""
     with CacheWriter(tmp_path / "c") as writer:
@@ -108,8 +119,7 @@ def test_a_huge_cache_opens_without_being_read(tmp_path):
     frame = pd.read_parquet(cache / "index.parquet")
     frame["rows"] = rows
     frame.to_parquet(cache / "index.parquet", index=False)
-    text = (cache / "cache.toml").read_text().replace("rows = 1\n", f"rows = {rows}\n")
-    (cache / "cache.toml").write_text(text)
+    _reseal(cache, ("rows = 1\n", f"rows = {rows}\n"))
     start = time.perf_counter()
     x = FeatureCache.open(cache)["a"]
     assert time.perf_counter() - start < 1
@@ -333,9 +343,13 @@ def test_an_edited_index_or_toml_is_found(small_cache, tmp_path):
     assert verify(hurt) == ["index.parquet was changed after the cache was built; the rest was not checked."]
     frame.loc[0, "first_row"] = 2
     frame.to_parquet(hurt / "index.parquet", index=False)
+    with pytest.raises(MilbenchError, match=r"index\.parquet was changed or damaged"):
+        FeatureCache.open(hurt)
+    _reseal(hurt)
     with pytest.raises(MilbenchError, match="slides that do not follow each other"):
         FeatureCache.open(hurt)
     (hurt / "index.parquet").write_bytes(b"no parquet")
+    _reseal(hurt)
     with pytest.raises(MilbenchError, match=r"index\.parquet is damaged"):
         FeatureCache.open(hurt)
     toml = hurt / "cache.toml"
