@@ -83,6 +83,10 @@ class ABMIL(Aggregator):
         z = weighted_sum(a, h, bags)[:, 0]
         return BagOutput(self.head(z.to(self.head.weight.dtype)), a if attention else None, z)
 
+    def flop_terms(self, n: int) -> tuple[str, tuple[int, ...]]:
+        """Every instance takes the same products."""
+        return "", (n,)
+
     def matrix_flops(self, n: int) -> int:
         """Embedding, the attention's one or two branches and its score, the weighted sum, the head."""
         widths = [layer.in_features for layer in self.embed if isinstance(layer, nn.Linear)] + [self.head.in_features]

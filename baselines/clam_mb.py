@@ -48,3 +48,7 @@ class CLAMMB(CLAMBase):
     def bag_logits(self, z: Tensor) -> Tensor:
         """Score every class by its own bag vector: ``(B, C, 512) -> (B, C)``."""
         return torch.cat([score(z[:, c]) for c, score in enumerate(self.classifiers)], dim=1)
+
+    def flop_terms(self, n: int) -> tuple[str, tuple[int, ...]]:
+        """Every instance takes the same products."""
+        return "", (n,)

@@ -47,3 +47,7 @@ class CLAMSB(CLAMBase):
     def bag_logits(self, z: Tensor) -> Tensor:
         """Classify the one bag vector: ``(B, 1, 512) -> (B, C)``."""
         return self.head(z[:, 0])
+
+    def flop_terms(self, n: int) -> tuple[str, tuple[int, ...]]:
+        """Every instance takes the same products."""
+        return "", (n,)

@@ -128,6 +128,10 @@ class DSMIL(Aggregator):
         # log-sigmoid first: the sum of C sigmoids can underflow, a softmax of their logarithms cannot.
         return torch.softmax(F.logsigmoid(out.logits.float()), dim=1)
 
+    def flop_terms(self, n: int) -> tuple[str, tuple[int, ...]]:
+        """Every instance takes the same products."""
+        return "", (n,)
+
     def matrix_flops(self, n: int) -> int:
         """Instance scores, queries, likeness, the weighted sums, the convolution over the bag vectors."""
         k, d = self.instance.out_features, self.in_dim

@@ -45,6 +45,10 @@ class MaxPooling(Aggregator):
             shares = (holds / segment_sum(holds, bags)[bags.index]).mean(dim=1, keepdim=True)
         return BagOutput(self.head(largest), shares, largest)
 
+    def flop_terms(self, n: int) -> tuple[str, tuple[int, ...]]:
+        """The head alone has products."""
+        return "", ()
+
     def matrix_flops(self, n: int) -> int:
         """The head alone: pooling itself has no product."""
         return 2 * self.in_dim * self.n_classes

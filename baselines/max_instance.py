@@ -59,6 +59,10 @@ class MaxInstance(Aggregator):
         weights = torch.zeros_like(scores, dtype=torch.float32).scatter(0, rows, 1.0) if attention else None
         return BagOutput(logits, weights, None)
 
+    def flop_terms(self, n: int) -> tuple[str, tuple[int, ...]]:
+        """A score for every instance; the largest once more."""
+        return "", (n,)
+
     def matrix_flops(self, n: int) -> int:
         """A score for every instance."""
         return 2 * n * self.in_dim * self.score.out_features

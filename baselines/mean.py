@@ -46,6 +46,10 @@ class MeanPooling(Aggregator):
             shares = (1 / lengths)[bags.index][:, None]
         return BagOutput(self.head(mean.to(self.head.weight.dtype)), shares, mean)
 
+    def flop_terms(self, n: int) -> tuple[str, tuple[int, ...]]:
+        """The head alone has products."""
+        return "", ()
+
     def matrix_flops(self, n: int) -> int:
         """The head alone: pooling itself has no product."""
         return 2 * self.in_dim * self.n_classes

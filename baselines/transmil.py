@@ -13,6 +13,7 @@ from milbench.aggregator import Aggregator
 from milbench.bags import BagOutput, Bags
 from milbench.errors import MilbenchError
 from milbench.nn import PPEG, Linear, NystromAttention, SquareTokens, product_dtype
+from milbench.nn.value_conv import BLOCK
 from milbench.spec import Card, Choice, Float, Recipe
 
 from ._transmil_parts import Grids, alike, contributions, mean_normed, raster, shares
@@ -141,6 +142,14 @@ class TransMIL(Aggregator):
         grid = 0 if self.ppeg is None else self.ppeg.size**2 * cells * dim
         landmarks = len(self._layers()) * 2 * m * dim * dim
         return 2 * (n * self.in_dim * dim + (len(self._layers()) - 1) * before + last + grid + landmarks)
+
+    def flop_terms(self, n: int) -> tuple[str, tuple[int, ...]]:
+        """Rows, tokens, and the rows beyond whole blocks of the value convolution; up to m tokens, their powers."""
+        tokens = (math.isqrt(n - 1) + 1) ** 2 + 1
+        if tokens <= self.landmarks:
+            return "short", (n, tokens, tokens**2, tokens**3)
+        rest = tokens % BLOCK
+        return "long", (n, tokens, rest * (BLOCK - rest))
 
     def contributions(self, bags: Bags) -> tuple[Tensor, Tensor] | None:
         """Take the embedding of one small bag apart into what each instance brings through each row.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from functools import wraps
 from typing import Any, ClassVar
 
@@ -140,6 +140,20 @@ class Aggregator(nn.Module, ABC):
 
         A closed form, a multiplication and an addition each as one. ``milbench measure`` holds a method's time against
         it; where it is not stated, against the operations that were counted.
+        """
+        return None
+
+    def flop_terms(self, n: int) -> tuple[Hashable, tuple[int, ...]] | None:
+        """State what the counted operations of a training step of one bag of n instances depend on.
+
+        Counting a step takes tenths of a second for a method of many operations, and a cohort has as many lengths as
+        slides. Where this is stated, a few lengths are counted and the others computed from them, exactly.
+
+        Returns:
+            a piece and some integers, its terms: over all bags of one piece the operations are an affine function of
+            the terms, whose coefficients depend on the model alone. A method that does the same to every instance
+            returns ``("", (n,))``. None: not stated, every length is counted. It holds for the class that defines it
+            and for no subclass, which may do something else.
         """
         return None
 

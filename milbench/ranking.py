@@ -21,7 +21,7 @@ from .reporting import comparison_lines, to_markdown, write_report
 from .scoring import METRICS, CohortRuns, Scores, conditions_of, read_cohorts, repetitions, run_scores, score
 from .spec import digest
 from .spelling import spelling
-from .spending import AXES, FRONTS, SPENT, curves, mark_fronts, price_of, spent
+from .spending import AXES, FRONTS, SPENT, curves, mark_fronts, missing_flops, price_of, spent
 from .store import OUTCOMES, CostRecord, RunRecord
 from .wording import count
 
@@ -392,6 +392,8 @@ def _notes(cohort: CohortRuns, scored: list[Scores]) -> list[str]:
                 f"{cohort.spec.budget.max_instances:,} instances of a bag, as the suite says; they were evaluated on "
                 "whole bags."
             )
+        if why := missing_flops(list(runs.values())):
+            out.append(f"{cohort.name}: the training operations of {method} could not be counted ({why}).")
     undefined = int(max((s.runs["auc"].isna().sum() for s in scored), default=0))
     if undefined:
         out.append(f"{cohort.name}: {undefined} runs a method test on one class; their AUC is left out.")

@@ -72,6 +72,12 @@ def spent(runs: Sequence[RunRecord], target_auc: float | None = None) -> dict[st
     }
 
 
+def missing_flops(runs: Sequence[RunRecord]) -> str:
+    """Return why the operations of a method's trainings are not known; empty where they are, or no run says why."""
+    trained = [run.record.get("train") or {} for run in runs if run.outcome == "ok"]
+    return next((str(t["flops_missing"]) for t in trained if t.get("flops_missing")), "")
+
+
 def mark_fronts(rows: list[dict[str, Any]], budget: Budget) -> None:
     """Set the flags of `FRONTS` in the rows of one table.
 

@@ -115,7 +115,8 @@ def _predicted(task: Task, trained: Trained, cache: FeatureCache, device: torch.
         val = BagSet(cache, [s for s, _ in task.val], device, trained.scaling, task.spec.budget.memory_bytes)
         frames.insert(0, predictions_frame(val.ids, "val", predict(trained.model, val, task.spec.recipe)))
     busy, patches = trained.device_seconds, sum(test.lengths)
-    record = {
+    flops = flops_of(task, cache)
+    record: dict[str, Any] = {
         "selected": {key: trained.history[trained.selected - 1][key] for key in ("epoch", "steps")},
         "seeds": trained.seeds,
         "budget_used": trained.budget,
@@ -140,9 +141,11 @@ def _predicted(task: Task, trained: Trained, cache: FeatureCache, device: torch.
         },
         "environment": environment(),
     }
+    if trained.history[-1]["flops"] is None:
+        record["train"]["flops_missing"] = flops.why or "an earlier run of the method could not count them"
     found = {
         "record": record,
-        "counted": flops_of(task, cache).known,
+        "counted": flops.known,
         "predictions": pd.concat(frames, ignore_index=True),
         "history": pd.DataFrame(trained.history),
     }

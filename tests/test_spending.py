@@ -279,3 +279,12 @@ def test_budgets_on_the_command_line(tmp_path):
     price = cli.invoke(app, ["leaderboard", results, "--price", "2.5", "--target-auc", "0.6", "--format", "csv"])
     assert price.exit_code == 0, price.output
     assert "time_to_target_s" in price.output
+
+
+def test_operations_that_are_missing_say_why(tmp_path):
+    write_cohort(tmp_path)
+    execute(make_plan(suite(tmp_path, ("support.odd_methods:ReadsValues", "mean")), tmp_path / "runs"))
+    table = leaderboard(tmp_path / "runs", resamples=20)
+    (note,) = [note for note in table.attrs["notes"] if "could not be counted" in note]
+    assert "ReadsValues" in note
+    assert "meta" in note.lower()

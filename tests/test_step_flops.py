@@ -5,10 +5,14 @@ gradient; the last is missing where the input is the features.
 """
 
 import math
+from contextlib import nullcontext
 
+import numpy as np
 import pytest
+from support.odd_methods import HasCoarseSteps
 
 from milbench.budget import StepFlops
+from milbench.registry import list_aggregators
 
 IN = 192
 
@@ -87,3 +91,81 @@ def test_transmil(ppeg, layers):
     counted = StepFlops(f"transmil[ppeg={ppeg},layers={layers}]", IN, 2)
     for n in (3000, 9000):
         assert counted.of(n) == pytest.approx(transmil(n, layers, ppeg), rel=0.01)
+
+
+SMALL = "dim=32,landmarks=16,heads=2,pinv_iterations=2"
+EVERY = [
+    *(name for name in list_aggregators() if name != "transmil"), "abmil[gated=true,embed_dim=16]",
+    "clam_mb[k_sample=3,subtyping=true]", f"transmil[{SMALL}]", f"transmil[{SMALL},layers=3,ppeg=none,square=zeros]",
+    f"transmil[{SMALL},layers=1,readout=mean,order=raster]", f"transmil[{SMALL},value_conv=false,ppeg=5]",
+]  # fmt: skip
+
+
+def counted_one_by_one(method, classes=2):
+    every = StepFlops(method, 12, classes, coords=True)
+    every._pieces = None
+    return every
+
+
+@pytest.mark.parametrize("method", EVERY)
+def test_shapes_that_are_remembered_change_no_count(method):
+    """Against every operation carried out on the meta device."""
+    few, every = StepFlops(method, 12, 3, coords=True), counted_one_by_one(method, 3)
+    every._shapes = nullcontext()
+    assert [few.of(n) for n in (3, 700)] == [every.of(n) for n in (3, 700)]
+
+
+@pytest.mark.parametrize(("method", "classes"), [(m, c) for m in EVERY for c in (2, 3) if c == 2 or "trans" not in m])
+def test_operations_from_a_few_counts_are_those_of_every_length(method, classes):
+    """Squares, landmarks, blocks of the value convolution and chunks of rows: the same whole numbers on either side."""
+    few, every = StepFlops(method, 12, classes, coords=True), counted_one_by_one(method, classes)
+    edges = [1, 4, 5, 9, 15, 16, 17, 32, 33, 257, 1025, 4095, 4096, 4097]
+    others = np.random.default_rng(len(method) + classes).integers(1, 9000, size=4).tolist()
+    lengths = np.random.default_rng(classes).permutation([*edges, *others]).tolist()
+    assert {n: few.of(n) for n in lengths} == {n: every.of(n) for n in lengths}
+    assert few.counts <= 12
+
+
+def test_a_cohort_of_a_thousand_lengths_takes_a_few_counts():
+    lengths = np.random.default_rng(0).integers(2_000, 60_000, size=1000)
+    for method, most in (("transmil", 5), ("clam_sb", 3), ("mean", 2)):
+        few = StepFlops(method, 64, 2)
+        assert all(isinstance(few.of(int(n)), int) for n in lengths)
+        assert few.counts <= most
+
+
+def test_another_process_goes_on_from_what_is_known():
+    first, second = StepFlops("abmil", 12, 2), StepFlops("abmil", 12, 2)
+    due = [first.of(n) for n in (5, 9, 100, 1234)]
+    second.learn(first.known)
+    assert [second.of(n) for n in (5, 9, 100, 1234)] == due
+    assert second.of(777) == counted_one_by_one("abmil").of(777)
+    assert second.counts == 0
+
+
+@pytest.mark.parametrize("name", ["StatesFalseTerms", "HasCoarseSteps"])
+def test_a_method_of_others_is_taken_by_its_word_only_after_a_check(name):
+    method = f"support.odd_methods:{name}"
+    few, every = StepFlops(method, 12, 2), counted_one_by_one(method)
+    lengths = [150, 30, 1, 12, 9, 10, 250, 251, 400, 1001]
+    assert [few.of(n) for n in lengths] == [every.of(n) for n in lengths]
+    assert (few._pieces is None) == (name == "StatesFalseTerms")
+
+
+def test_a_subclass_does_not_inherit_the_statement(monkeypatch):
+    class Sub(HasCoarseSteps):
+        def strange(self, bags):
+            self.head(bags.x)
+
+    few = StepFlops("support.odd_methods:HasCoarseSteps", 12, 2)
+    monkeypatch.setattr("support.odd_methods.HasCoarseSteps", Sub)
+    assert [few.of(n) for n in (100, 101, 102)] == [
+        counted_one_by_one("support.odd_methods:HasCoarseSteps").of(n) for n in (100, 101, 102)
+    ]
+    assert few._pieces is None
+
+
+def test_what_cannot_be_counted_says_why():
+    missing = StepFlops("support.odd_methods:ReadsValues", 12, 2)
+    assert missing.of(5) is None
+    assert "meta" in missing.why.lower()

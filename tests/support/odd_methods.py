@@ -139,6 +139,28 @@ class ReadsValues(Plain):
         assert float(bags.x.abs().sum()) >= 0
 
 
+class StatesFalseTerms(Plain):
+    """Says that its products are those of its head, but multiplies every instance from 10 on."""
+
+    def flop_terms(self, n):
+        return "", ()
+
+    def strange(self, bags):
+        if len(bags.x) >= 10:
+            self.head(bags.x)
+
+
+class HasCoarseSteps(Plain):
+    """Multiplies as many rows as fill whole hundreds, in pieces of its own."""
+
+    def flop_terms(self, n):
+        return n % 2, (-(-n // 100),)
+
+    def strange(self, bags):
+        for _ in range(1 + len(bags.x) % 2):
+            self.head(bags.x.new_zeros(-(-len(bags.x) // 100) * 100, bags.dim))
+
+
 class Weightless(Plain):
     """One parameter, added: nothing is multiplied."""
 
