@@ -7,15 +7,16 @@ final name here is complete and on the disk, and no symbolic link is followed on
 from __future__ import annotations
 
 import errno
+import io
 import os
 import re
 import secrets
 import stat
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from .errors import MilbenchError
 
@@ -148,6 +149,72 @@ def write_atomic(path: Path, content: str | bytes) -> None:
             os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def write_together(folder: Path, files: Mapping[str, bytes], stale: Collection[str] = ()) -> None:
+    """Write the files of one work (a report) into a folder that may hold others, so that they appear together.
+
+    All of them are on the disk under hidden names before the first appears; a disk that is full changes nothing. Then
+    they take their names, the last one last. While they do, `PUBLISHING` lies in the folder: a process that dies there
+    leaves it, and `was_interrupted` says so.
+
+    Args:
+        folder: created where absent.
+        files: name -> content; plain names.
+        stale: files of an earlier such work, to be removed where they are not among the new ones.
+
+    Raises:
+        OSError: the disk refused.
+        MilbenchError: a folder has the name of a file.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in files:
+        if (folder / name).is_dir() and not (folder / name).is_symlink():
+            raise MilbenchError(f"{folder / name} is a folder where a file has to be; remove it.")
+    waiting: dict[Path, Path] = {}
+    try:
+        for name, content in files.items():
+            path = folder / name
+            sweep(path)
+            partial, handle = _claim_file(path)
+            waiting[partial] = path
+            with os.fdopen(handle, "wb") as out:
+                out.write(content)
+                out.flush()
+                os.fsync(out.fileno())
+        write_atomic(folder / PUBLISHING, "")
+        for name in stale:
+            if name not in files:
+                (folder / name).unlink(missing_ok=True)
+        for partial, path in waiting.items():
+            os.replace(partial, path)
+        fsync(folder)
+        (folder / PUBLISHING).unlink(missing_ok=True)
+    finally:
+        for partial in waiting:
+            partial.unlink(missing_ok=True)
+
+
+#: Lies in a folder while `write_together` gives files their names.
+PUBLISHING = ".publishing"
+
+
+def was_interrupted(folder: Path) -> bool:
+    """Whether a process died while it gave files of a folder their names."""
+    return (folder / PUBLISHING).is_file()
+
+
+def write_figure(path: Path, figure: Any, dpi: int = 150, **options: Any) -> None:
+    """Write a matplotlib figure in the format of the path's suffix, as `write_atomic` does."""
+    write_atomic(path, figure_bytes(figure, path.suffix, dpi, **options))
+
+
+def figure_bytes(figure: Any, suffix: str = ".png", dpi: int = 150, **options: Any) -> bytes:
+    """Return a matplotlib figure as the content of a file with a suffix; PNGs do not name the software."""
+    out = io.BytesIO()
+    metadata = {"Software": None} if suffix.lower() == ".png" else None
+    figure.savefig(out, format=suffix.lower().removeprefix("."), dpi=dpi, metadata=metadata, **options)
+    return out.getvalue()
 
 
 def fsync(path: Path) -> None:

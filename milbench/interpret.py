@@ -13,6 +13,7 @@ scores are judged in three ways:
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,7 +29,9 @@ from sklearn import metrics as sk
 from torch import Tensor
 
 from .aggregator import Aggregator
+from .atomic_io import child, write_atomic, write_figure
 from .bags import Bags
+from .checksums import checksum
 from .data.cache import FeatureCache
 from .errors import MilbenchError
 
@@ -327,17 +330,22 @@ def export_attention(model: Aggregator, cache: FeatureCache, slides: Sequence[st
         if found.attention is not None:
             columns = found.attention.float().cpu().numpy().T
             table = table.assign(**{f"attention_{i}": column for i, column in enumerate(columns)})
-        stem = folder / quote(slide, safe=" ")
-        written.append(stem.with_name(f"{stem.name}.parquet"))
-        table.to_parquet(written[-1], index=False)
+        name = quote(slide, safe=" ")
+        name = f"%2E{name[1:]}" if name.startswith(".") else name
+        if len(name) > 220:
+            name = f"{name[:180]}-{checksum(slide.encode())[:16]}"
+        written.append(child(folder, name, ".parquet", "slide"))
+        out = io.BytesIO()
+        table.to_parquet(out, index=False)
+        write_atomic(written[-1], out.getvalue())
         if heatmaps and bag.coords is not None:
             step = None if pd.isna(steps.loc[slide]) else float(steps.loc[slide])
             places = table[["x", "y"]].to_numpy(np.float64)
             scores = table["score"].to_numpy(np.float64)
             title = _title(model, bag, slide, int(found.targets[0]), classes, labels)
             figure = heatmap_figure(places, scores, found.source, step, title=title, scale=scale)
-            written.append(stem.with_name(f"{stem.name}.png"))
-            figure.savefig(written[-1], dpi=150, metadata={"Software": None})
+            written.append(child(folder, name, ".png", "slide"))
+            write_figure(written[-1], figure)
     return written
 
 

@@ -18,7 +18,9 @@ from typing import Any, get_args
 import pandas as pd
 import torch
 
+from .atomic_io import open_appending
 from .cell import CellKind, CellTask, MachineTask, Mode
+from .checksums import checksum
 from .errors import MilbenchError, did_you_mean
 from .ladder_table import Cells, tidy
 from .launch.local import Progress, Result, run_all
@@ -240,21 +242,24 @@ class _Journal:
         whole = 0
         for line in text.splitlines(keepends=True):
             try:
-                number, outcome, reason, value = json.loads(line)
-            except (ValueError, TypeError):
+                number, outcome, reason, value, *sealed = json.loads(line)
+            except (ValueError, TypeError, RecursionError):
                 break  # cut short by a kill
+            if not line.endswith("\n") or sealed != [_line_checksum(number, outcome, reason, value)]:
+                break  # damaged, or of a milbench before: measured again
             self.results[number] = Result(outcome, reason, value)
             whole += len(line.encode())
         self._file = None
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = path.open("ab")
+            self._file = open_appending(path)
             self._file.truncate(whole)
 
     def add(self, number: int, result: Result) -> None:
         self.results[number] = result
         if self._file is not None:
-            line = json.dumps([number, result.outcome, result.reason, result.value], separators=(",", ":"))
+            fields = (number, result.outcome, result.reason, result.value)
+            line = json.dumps([*fields, _line_checksum(*fields)], separators=(",", ":"))
             self._file.write(line.encode() + b"\n")
             self._file.flush()
             os.fsync(self._file.fileno())
@@ -262,6 +267,11 @@ class _Journal:
     def close(self) -> None:
         if self._file is not None:
             self._file.close()
+
+
+def _line_checksum(*fields: Any) -> str:
+    as_read = json.loads(json.dumps(fields))  # keys are text there
+    return checksum(json.dumps(as_read, sort_keys=True).encode())
 
 
 def parse_lengths(text: str) -> tuple[int, ...]:

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from . import __version__
+from .atomic_io import child, figure_bytes, write_together
 from .errors import MilbenchError
+from .escaping import to_csv
 from .ladder_plot import ladder_figure
 from .ladder_table import MEMORY_FLOOR_BYTES, short_name
 from .table_text import machine_text, markdown_table
@@ -128,18 +130,16 @@ def write_ladder(df: pd.DataFrame, record: Mapping[str, Any], folder: Path, stem
     Raises:
         MilbenchError: the folder cannot be written.
     """
-    paths = [folder / f"{stem}.{kind}" for kind in ("csv", "json", "md", "png")]
+    paths = [child(folder, stem, f".{kind}", "measurement") for kind in ("csv", "json", "md", "png")]
     table, facts, text, picture = paths
     figure = ladder_figure(df)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        df.to_csv(table, index=False, lineterminator="\n")
-        facts.write_text(_json({"schema": SCHEMA_VERSION, "milbench": __version__, "command": command, **record}))
-        text.write_text(_markdown(df, record, stem, command, figure is not None), encoding="utf-8")
-        if figure is None:
-            picture.unlink(missing_ok=True)
-        else:
-            figure.savefig(picture, dpi=150, metadata={"Software": None})
+        said = {"schema": SCHEMA_VERSION, "milbench": __version__, "command": command, **record}
+        files = {table.name: to_csv(df).encode(), facts.name: _json(said).encode()}
+        if figure is not None:
+            files[picture.name] = figure_bytes(figure)
+        files[text.name] = _markdown(df, record, stem, command, figure is not None).encode()
+        write_together(folder, files, stale=[picture.name])
     except OSError as error:
         raise MilbenchError(f"cannot write {folder / stem}.* ({error.strerror}); give another --out.") from error
     return paths if figure is not None else paths[:-1]

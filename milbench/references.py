@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .atomic_io import child, make_folder, write_atomic
 from .errors import MilbenchError
 
 Array = NDArray[np.float64]
@@ -145,12 +146,11 @@ def save(new: str | Path, folder: str | Path = REFERENCES) -> Path:
     lines = [f"  {json.dumps(key)}: {json.dumps(value)}," for key, value in head.items()]
     rows = ",\n".join(f"    {json.dumps(_row(b), separators=(',', ':'))}" for b in file.benchmarks.values())
     text = "\n".join(["{", *lines, '  "benchmarks": [', rows, "  ]", "}", ""])
-    out = Path(folder) / file.machine_class / FILE_NAME
+    out = child(Path(folder), file.machine_class, what="class of machines") / FILE_NAME
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        partial = out.with_suffix(".partial")
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(out)
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        make_folder(Path(folder), out.parent)
+        write_atomic(out, text)
     except OSError as error:
         raise MilbenchError(f"cannot write {out}: {error.strerror}; choose a folder you may write in.") from error
     return out

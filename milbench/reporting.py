@@ -9,7 +9,9 @@ from typing import Any
 import pandas as pd
 
 from . import across, effects, published, report_budget, verdicts
+from .atomic_io import figure_bytes, was_interrupted, write_together
 from .errors import MilbenchError
+from .escaping import markdown, to_csv
 from .table_text import (
     COST,
     SCORES,
@@ -122,32 +124,48 @@ def write_report(df: pd.DataFrame, out_dir: str | Path, title: str, provenance: 
             ("ranks.png", "Mean ranks over cohorts", ranks),
             ("profiles.png", "Share of runs above an AUC", stats_plots.profile_figure(across.profiles(one), "AUC")),
         ]
+    drawn = [(file, what) for file, what, figure in figures if figure is not None]
+    files = {"leaderboard.csv": to_csv(df).encode()}
+    if changes is not None:
+        files["effects.csv"] = to_csv(changes).encode()
+    if df.attrs.get("across"):
+        frames = [pd.DataFrame(one.rows).assign(suite=one.name) for one in df.attrs["across"]]
+        files["across.csv"] = to_csv(pd.concat(frames)).encode()
+    files |= {file: figure_bytes(figure, Path(file).suffix) for file, _, figure in figures if figure is not None}
+    files["README.md"] = _readme(df, title, provenance, drawn).encode()  # last: it names the others
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        df.to_csv(folder / "leaderboard.csv", index=False, lineterminator="\n")
-        if changes is not None:
-            changes.to_csv(folder / "effects.csv", index=False, lineterminator="\n")
-        (folder / "across.csv").unlink(missing_ok=True)  # of an earlier report
-        if df.attrs.get("across"):
-            frames = [pd.DataFrame(one.rows).assign(suite=one.name) for one in df.attrs["across"]]
-            pd.concat(frames).to_csv(folder / "across.csv", index=False, lineterminator="\n")
-        drawn = [(file, what) for file, what, figure in figures if figure is not None]
-        for file in _FIGURES.difference(file for file, _ in drawn):
-            (folder / file).unlink(missing_ok=True)  # of an earlier report
-        for file, _, figure in figures:
-            if figure is not None:
-                figure.savefig(folder / file, dpi=150, metadata={"Software": None})
-        readme = folder / "README.md"
-        readme.write_text(_readme(df, title, provenance, drawn), encoding="utf-8")
+        write_together(folder, files, stale=[*_FIGURES, "across.csv"])
     except OSError as error:
         raise MilbenchError(f"cannot write the report to {folder} ({error.strerror}); give another --out.") from error
-    return readme
+    return folder / "README.md"
+
+
+#: How the first line of every report begins.
+_HEADING = "# Leaderboard"
+
+
+def foreign_readme(folder: Path, title: str | None = None) -> bool:
+    """Whether a folder holds a README.md that is not a report of milbench's, or not the one of a title.
+
+    A report that was interrupted, or whose README.md lost its content with the machine's power, is one of milbench's.
+    """
+    readme = folder / "README.md"
+    if not readme.is_file() or was_interrupted(folder):
+        return False
+    with readme.open("rb") as file:
+        first = file.readline(4096)
+    if not first.strip(b"\0 \r\n\t") and readme.stat().st_size <= 4096:
+        return readme.read_bytes().strip(b"\0 \r\n\t") != b""
+    wanted = _HEADING if title is None else f"# {markdown(title)}\n"
+    # A first line that was cut short belongs to nobody else.
+    torn = not first.endswith(b"\n") and len(first) > 2 and wanted.encode().startswith(first)
+    return not (first.startswith(wanted.encode()) or torn)
 
 
 def _readme(df: pd.DataFrame, title: str, provenance: str, drawn: list[tuple[str, str]]) -> str:
     cohorts = df.attrs.get("cohorts", [])
     reading = _READING.format(resamples=f"{df.attrs.get('resamples', 0):,}", units=units(units_of(df)))
-    parts = [f"# {title}", "", provenance, "", to_markdown(df)]
+    parts = [f"# {markdown(title)}", "", provenance, "", to_markdown(df)]
     parts += [line for file, what in drawn for line in (f"![{what}]({file})", "")]
     if df.attrs.get("effects"):
         parts += ["## Effects", "", effects.WORDS, ""]

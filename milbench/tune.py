@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .atomic_io import child, write_figure
 from .launch.local import WAIT, Result, run_all
 from .registry import Method
 from .spec import Budget, Choice, Dimension, Recipe, Tuned, Tuning, digest
@@ -183,11 +184,17 @@ def draw(searches: Sequence[Search], storage: str, folder: Path) -> list[Path]:
             for what in ("optimization_history", "slice"):
                 drawn = getattr(optuna.visualization.matplotlib, f"plot_{what}")(study)
                 figure = np.ravel(np.asarray(drawn, dtype=object))[0].figure
-                path = folder / f"{re.sub(r'[^A-Za-z0-9=.-]+', '_', str(search))}-{what}.png"
-                figure.savefig(path, dpi=120, bbox_inches="tight", metadata={"Software": None})
+                path = child(folder, _file_name(search), f"-{what}.png", "study")
+                write_figure(path, figure, dpi=120, bbox_inches="tight")
                 plt.close(figure)
                 written.append(path)
     return written
+
+
+def _file_name(search: Search) -> str:
+    """Return a name for a study's figures; one that had to be shortened ends in digits of the study's own."""
+    plain = re.sub(r"[^A-Za-z0-9=.-]+", "_", str(search)).lstrip(".") or "study"
+    return plain if len(plain) <= 150 else f"{plain[:130]}-{digest(search.name)}"
 
 
 def tuned_task(search: Search, found: Found, task: Task) -> Task:

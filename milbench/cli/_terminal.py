@@ -108,12 +108,18 @@ def check_report(folder: Path, suite: str) -> None:
     Raises:
         MilbenchError: there is one; the sentence says how to write elsewhere.
     """
+    from ..reporting import foreign_readme
+
     check_folder(folder, "--report")
-    readme = folder / "README.md"
-    if readme.is_file() and not readme.read_bytes().startswith(f"# Leaderboard of {suite}\n".encode()):
+    if foreign_readme(folder, report_title(suite)):
         raise MilbenchError(
-            f"{readme} is not a report of suite {suite} and would be overwritten; give a --report folder."
+            f"{folder / 'README.md'} is not a report of suite {suite} and would be overwritten; give a --report folder."
         )
+
+
+def report_title(suite: str) -> str:
+    """Return the title of the report that ``run`` writes."""
+    return f"Leaderboard of {suite}"
 
 
 def check_folder(folder: Path, option: str) -> None:

@@ -29,6 +29,7 @@ def audit_command(
     """
     import json
 
+    from ..atomic_io import write_atomic
     from ..data.audit.suite import audit
     from ..suites import load_suite
     from ._terminal import counted
@@ -44,7 +45,11 @@ def audit_command(
         for line in _lines([data.name for data in of.data], findings):
             typer.echo(line)
         if json_file:
-            Path(json_file).write_text(text + "\n", encoding="utf-8")
+            path = Path(json_file)
+            if path.exists() and not path.is_file():  # /dev/stdout, say
+                path.write_text(text + "\n", encoding="utf-8")
+            else:
+                write_atomic(path, text + "\n")
     if any(finding.stops for finding in findings):
         raise typer.Exit(1)
 

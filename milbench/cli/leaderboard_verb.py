@@ -45,10 +45,13 @@ def leaderboard_command(
     from .. import __version__
     from ..errors import MilbenchError
     from ..ranking import leaderboard, to_markdown, write_report
+    from ..reporting import foreign_readme
     from ._terminal import check_folder, command_line, portable, print_leaderboard
 
     if out is not None:
         check_folder(out, "--out")
+        if foreign_readme(out):
+            raise MilbenchError(f"{out / 'README.md'} is no report and would be overwritten; give another --out.")
     df = leaderboard(results, suite, data, resamples, target_auc, price, across)
     if across and not df.attrs["across"]:
         raise MilbenchError(

@@ -149,11 +149,11 @@ def _report(plan: Plan, folder: Path | None) -> None:
     """Print the leaderboard, having written its report where there is a folder for it."""
     from ..ranking import leaderboard
     from ..reporting import write_report
-    from ._terminal import command_line, print_leaderboard
+    from ._terminal import command_line, print_leaderboard, report_title
 
     table = leaderboard(plan.store.folder)
     if folder is not None:
-        write_report(table, folder, f"Leaderboard of {plan.suite.name}", f"Made by:\n\n    {command_line()}")
+        write_report(table, folder, report_title(plan.suite.name), f"Made by:\n\n    {command_line()}")
     print_leaderboard(table)
     if folder is not None:
         typer.echo(f"Report: {folder / 'README.md'}")

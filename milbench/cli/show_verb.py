@@ -48,6 +48,7 @@ def _show_matrix(method: str, instances: int, out: Path | None) -> None:
     import numpy as np
     import torch
 
+    from ..atomic_io import write_figure
     from ..bag_plots import matrix_figure
     from ..bags import Bags
     from ..errors import MilbenchError
@@ -71,7 +72,7 @@ def _show_matrix(method: str, instances: int, out: Path | None) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     sentence = DEFINITIONS[matrix.definition]
     figure = matrix_figure(matrix.matrix, found.canonical, matrix.off_diagonal, f"By {sentence}.")
-    figure.savefig(file, dpi=150, metadata={"Software": None} if file.suffix.lower() == ".png" else None)
+    write_figure(file, figure)
     typer.echo(f"Pooling matrix of {found.canonical}, {instances} x {instances}; its entries sum to 1")
     typer.echo(f"Computed from   {sentence}")
     typer.echo(f"Of              a model as it is initialised, and a bag of normal {_DIM}-d features")

@@ -10,6 +10,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
+from ..atomic_io import open_appending
+from ..checksums import record_checksum, with_checksum
 from .files import write_atomic
 from .writer import Placed
 
@@ -56,7 +58,7 @@ class Journal:
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / NAME
-        self._file: IO[str] | None = None
+        self._file: IO[bytes] | None = None
 
     def entries(self) -> list[Entry]:
         """Return the whole lines that are there; the last one may have been cut short by a kill."""
@@ -66,24 +68,26 @@ class Journal:
         for line in self.path.read_text(encoding="utf-8", errors="replace").splitlines():
             try:
                 fields = json.loads(line)
+                if fields.pop("checksum") != record_checksum(fields):
+                    break  # damaged; what follows is read from its source again
                 placed = fields["placed"]
                 known = tuple((str(name), int(size), int(when)) for name, size, when in fields["stamp"])
                 found.append(
                     Entry(fields["slide_id"], known, placed and Placed(**placed), fields["why"], fields["facts"])
                 )
-            except (ValueError, KeyError, TypeError):
+            except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
                 break
         return found
 
     def start(self, entries: Sequence[Entry]) -> None:
         """Begin anew with some entries."""
         write_atomic(self.path, "".join(map(_line, entries)))
-        self._file = self.path.open("a", encoding="utf-8")
+        self._file = open_appending(self.path)
 
     def add(self, entry: Entry) -> None:
         """Append an entry; what it speaks of must have been handed to the operating system before."""
         assert self._file is not None
-        self._file.write(_line(entry))
+        self._file.write(_line(entry).encode())
         self._file.flush()
 
     def __enter__(self) -> Journal:
@@ -97,4 +101,4 @@ class Journal:
 
 
 def _line(entry: Entry) -> str:
-    return json.dumps(asdict(entry)) + "\n"
+    return json.dumps(with_checksum(asdict(entry))) + "\n"
