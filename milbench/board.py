@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from . import published, report_budget
+from .escaping import console as harmless
 from .table_text import SHORT, TEXT, cells_of, cohorts_of, published_of, units, units_of
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ class Board:
                     else:
                         lost.append(heading)
             yield _rich_table(name, block, cells[kept])
-            yield Text(report_budget.words(block), style="dim")
+            yield Text(harmless(report_budget.words(block)), style="dim")
             if lost:
                 names = ", ".join("difference to the best" if h == "To best" else h for h in lost)
                 yield Text(f"Too narrow for: {names} (--format markdown has all of it).", style="dim")
@@ -56,10 +57,10 @@ class Board:
             yield _rich_table(f"{name}: beside published figures", rows.assign(rank=0.0), cells)
         for one in self.df.attrs.get("across", []):
             yield _rich_table(f"{one.name}: over cohorts", pd.DataFrame(one.rows).assign(rank=0.0), one.table())
-            yield Text(one.sentence(), style="dim")
+            yield Text(harmless(one.sentence()), style="dim")
             yield Text()
         for note in self.df.attrs.get("notes", []):
-            yield Text(f"note: {note}", style="yellow")
+            yield Text(harmless(f"note: {note}"), style="yellow")
         yield Text(
             f"AUC: mean over folds and seeds [95 % interval over {units(units_of(self.df))} and seeds]; "
             "= marks a rank shared by methods that the data do not tell apart.",
@@ -83,13 +84,15 @@ def _rich_table(name: str, block: pd.DataFrame, cells: pd.DataFrame) -> Table:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=name, title_justify="left", title_style="bold", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    title = Text(harmless(name))
+    table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for heading in cells:
         method = heading == "Method"
+        label = Text(harmless(heading))
         table.add_column(
-            str(heading), justify="left" if heading in TEXT else "right", overflow="fold", no_wrap=not method,
+            label, justify="left" if heading in TEXT else "right", overflow="fold", no_wrap=not method,
             min_width=8 if method else None,
         )  # fmt: skip
     for row, rank in zip(cells.itertuples(index=False), block["rank"], strict=True):
-        table.add_row(*(Text(str(cell)) for cell in row), style="" if rank == rank else "dim")
+        table.add_row(*(Text(harmless(cell)) for cell in row), style="" if rank == rank else "dim")
     return table

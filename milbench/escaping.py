@@ -23,10 +23,11 @@ _JOINERS = "\u200c\u200d"
 _FORMULA = re.compile(r"'*[=+\-@\t\r\n]")
 #: A cell that `csv_cell` has quoted.
 _QUOTED = re.compile(r"'+[=+\-@\t\r\n]")
-#: Characters that Markdown or HTML act on within a line. Underscores within words and brackets without a target do
-#: nothing, and methods are full of them.
-_MARKUP = re.compile(r"[\\`*<>|~&]|\](?=[(\[:])|!(?=\[)|(?<!\w)_|_(?!\w)|(?<=[a-zA-Z])://|\$")
-_LINE_START = re.compile(r"^(\s*)([#>+=-]|\d+(?=[.)]))")
+#: What Markdown or HTML act on within a line. Underscores within words and brackets without a target do nothing, and
+#: the names of methods are full of them.
+_MARKUP = re.compile(r"[\\`*<>|$]|~~|&(?=#|\w+;)|\](?=[(\[:])|!(?=\[)|(?<!\w)_|_(?!\w)")
+#: Begin of a line that makes it a heading, a rule, or the line before it a heading.
+_LINE_START = re.compile(r"^\s*(?=#{1,6}(\s|$)|(-{3,}|={2,}|_{3,})\s*$)")
 
 
 def console(text: object, lines: bool = False) -> str:
@@ -45,13 +46,12 @@ def console(text: object, lines: bool = False) -> str:
 def markdown(text: object) -> str:
     """Return a text for one line or cell of Markdown, shown as it is: no markup, no HTML, no line break."""
     value = console(" ".join(str(text).split("\n")))
-    value = _MARKUP.sub(lambda m: _ENTITY.get(m[0], "\\" + m[0]), value)
-    return _LINE_START.sub(lambda m: f"{m[1]}\\{m[2]}" if not m[2][0].isdigit() else m[0], value)
+    return _LINE_START.sub("\\\\", _MARKUP.sub(_escaped, value))
 
 
 def code(text: object) -> str:
     """Return a text as a code span of Markdown, whatever backticks it holds."""
-    value = console(" ".join(str(text).split("\n"))).replace("|", "\u2223") or " "
+    value = console(" ".join(str(text).split("\n"))) or " "
     longest = max(map(len, re.findall("`+", value)), default=0)
     fence, pad = "`" * (longest + 1), " " if value[0] == "`" or value[-1] == "`" else ""
     return f"{fence}{pad}{value}{pad}{fence}"
@@ -95,7 +95,8 @@ def read_csv(path: Any, **options: Any) -> pd.DataFrame:
     return table
 
 
-_ENTITY = {"<": "&lt;", ">": "&gt;", "&": "&amp;", "://": "&#58;//"}
+def _escaped(found: re.Match[str]) -> str:
+    return html.escape(found[0]) if found[0] in "<>&" else "".join(f"\\{c}" for c in found[0])
 
 
 def _acts(c: str) -> bool:

@@ -13,7 +13,7 @@ import pandas as pd
 from . import __version__
 from .atomic_io import child, figure_bytes, write_together
 from .errors import MilbenchError
-from .escaping import to_csv
+from .escaping import code, console, markdown, to_csv
 from .ladder_plot import ladder_figure
 from .ladder_table import MEMORY_FLOOR_BYTES, short_name
 from .table_text import machine_text, markdown_table
@@ -79,7 +79,8 @@ def to_rich(df: pd.DataFrame, mode: str) -> Table:
 
     block = df[df["mode"] == mode]
     texts = cells(block, brief=True)
-    table = Table(title=f"{_MODES[mode]}, {block['dtype'].iloc[0]}, {block['device'].iloc[0]}", title_justify="left",
+    title = Text(console(f"{_MODES[mode]}, {block['dtype'].iloc[0]}, {block['device'].iloc[0]}"))
+    table = Table(title=title, title_justify="left",
                   title_style="bold", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))  # fmt: skip
     for heading in texts:
         text = heading == "Method"
@@ -92,7 +93,7 @@ def to_rich(df: pd.DataFrame, mode: str) -> Table:
         )
     following = [*block["n"].iloc[1:], None]
     for row, n, after in zip(texts.itertuples(index=False), block["n"], following, strict=True):
-        table.add_row(*(Text(str(cell)) for cell in row), end_section=after is not None and after != n)
+        table.add_row(*(Text(console(cell)) for cell in row), end_section=after is not None and after != n)
     return table
 
 
@@ -103,13 +104,15 @@ def to_markdown(df: pd.DataFrame) -> str:
         parts += [f"## {_MODES[mode]}", "", markdown_table(cells(df[df["mode"] == mode])), ""]
     pairs = {str(r.method): r.against for r in _rows(df) if r.against}
     if pairs:
-        listed = ", ".join(f"`{method}` with `{other}`" for method, other in pairs.items())
+        listed = ", ".join(f"{code(method)} with {code(other)}" for method, other in pairs.items())
         told = "Faster is the other's time over the method's, Memory the method's peak over the other's."
         parts += [f"Compared: {listed}. {told}", ""]
     bad = df[df["outcome"] != "ok"]
     if len(bad):
         parts += ["Did not end ok:", ""]
-        parts += [f"- `{r.method}`, {r.mode}, {r.n:,} instances: {r.outcome}, {r.reason}" for r in _rows(bad)]
+        parts += [
+            f"- {code(r.method)}, {r.mode}, {r.n:,} instances: {r.outcome}, {markdown(r.reason)}" for r in _rows(bad)
+        ]
         parts += [""]
     return "\n".join(parts)
 

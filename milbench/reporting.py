@@ -11,7 +11,7 @@ import pandas as pd
 from . import across, effects, published, report_budget, verdicts
 from .atomic_io import figure_bytes, was_interrupted, write_together
 from .errors import MilbenchError
-from .escaping import markdown, to_csv
+from .escaping import code, markdown, to_csv
 from .table_text import (
     COST,
     SCORES,
@@ -53,7 +53,7 @@ def to_markdown(df: pd.DataFrame) -> str:
     """Return a leaderboard as Markdown: three tables a cohort (verdict, other scores, cost), the notes below."""
     parts = []
     for name, block in cohorts_of(df):
-        parts += [f"### {name}", "", report_budget.words(block), "", _sentence(block), ""]
+        parts += [f"### {markdown(name)}", "", markdown(report_budget.words(block)), "", _sentence(block), ""]
         parts += [markdown_table(cells_of(block, VERDICT)), ""]
         for title, columns in (("Other scores", SCORES), ("Cost", COST)):
             cells = cells_of(block, columns)
@@ -63,7 +63,7 @@ def to_markdown(df: pd.DataFrame) -> str:
         if len(used.columns) > 1:
             parts += ["Training and its budget:", "", markdown_table(used), ""]
     if df.attrs.get("notes"):
-        parts += [*(f"- {note}" for note in df.attrs["notes"]), ""]
+        parts += [*(f"- {markdown(note)}" for note in df.attrs["notes"]), ""]
     return "\n".join(parts)
 
 
@@ -170,26 +170,29 @@ def _readme(df: pd.DataFrame, title: str, provenance: str, drawn: list[tuple[str
     if df.attrs.get("effects"):
         parts += ["## Effects", "", effects.WORDS, ""]
         for name, rows in effects.with_costs(df.attrs["effects"], df).groupby("cohort", sort=False):
-            parts += [f"{name}, reference {rows['reference'].iloc[0]}, {rows['reference_auc'].iloc[0]:.3f}:", ""]
+            reference, auc = markdown(rows["reference"].iloc[0]), rows["reference_auc"].iloc[0]
+            parts += [f"{markdown(name)}, reference {reference}, {auc:.3f}:", ""]
             parts += [markdown_table(effects.table_of(rows)), ""]
     if df.attrs.get("published"):
         parts += ["## Beside published figures", "", published.WORDS, ""]
         for name, rows in published_of(df):
-            parts += [f"{name}:", "", markdown_table(published.table_of(rows)), ""]
+            parts += [f"{markdown(name)}:", "", markdown_table(published.table_of(rows)), ""]
     if df.attrs.get("across"):
         parts += ["## Over cohorts", "", across.WORDS, ""]
         for one in df.attrs["across"]:
-            parts += [f"**{one.name}.** {one.sentence()}", "", markdown_table(one.table()), ""]
+            parts += [f"**{markdown(one.name)}.** {markdown(one.sentence())}", "", markdown_table(one.table()), ""]
     for section in verdicts.sections(df.attrs.get("known")):
         parts += [f"## {section.heading}", "", section.words, ""]
-        parts += [line for caption, table in section.tables for line in (caption, "", markdown_table(table), "")]
+        parts += [
+            line for caption, table in section.tables for line in (markdown(caption), "", markdown_table(table), "")
+        ]
     parts += ["## How to read it", "", reading, ""]
     measured = df[["infer_patches_per_s", "train_bags_per_s", "infer_peak_memory_bytes"]].notna().any().any()
     parts += [_COSTS if measured else "Throughput and memory were not measured.", "", report_budget.READING, ""]
     parts += ["## Suite and protocol", ""]
     for name, suite in df.attrs.get("suites", {}).items():
         shown = df["method"][df["suite"] + "-v" + df["version"].astype(str) == name]
-        parts += [f"**{name}.** {_protocol(suite, {method.partition('[')[0] for method in shown})}", ""]
+        parts += [f"**{markdown(name)}.** {_protocol(suite, {method.partition('[')[0] for method in shown})}", ""]
     parts += ["Cohorts:", "", *(f"- {_cohort_sentence(c)}" for c in cohorts)]
     parts += ["", "## Environment", "", *_environments(df)]
     parts += ["", "All columns, units in their names, are in `leaderboard.csv`.", ""]
@@ -197,14 +200,15 @@ def _readme(df: pd.DataFrame, title: str, provenance: str, drawn: list[tuple[str
 
 
 def _cohort_sentence(c: dict[str, Any]) -> str:
-    classes = ", ".join(f"{name}: {n}" for name, n in c["classes"].items())
+    classes = ", ".join(f"{markdown(name)}: {n}" for name, n in c["classes"].items())
     # Where every bag is a patient of its own, patients are no further news.
     patients = f" of {count(c['patients'], 'patient')}" if c["patients"] < c["bags"] else ""
-    waived = f" Run in spite of {listed(c['waived'])}, which the suite waives." if c["waived"] else ""
+    waived = f" Run in spite of {markdown(listed(c['waived']))}, which the suite waives." if c["waived"] else ""
     return (
-        f"{c['suite']}-v{c['version']} / {c['data']}: {count(c['bags'], 'bag')}{patients} ({classes}), "
+        f"{markdown(c['suite'])}-v{c['version']} / {markdown(c['data'])}: "
+        f"{count(c['bags'], 'bag')}{patients} ({classes}), "
         f"{count(c['folds'], 'fold')}, {count(c['seeds'], 'seed')} a fold, intervals over {c['unit']}s, "
-        f"fingerprint `{c['fingerprint']}`.{waived}"
+        f"fingerprint {code(c['fingerprint'])}.{waived}"
     )
 
 
@@ -220,7 +224,7 @@ def _protocol(suite: dict[str, Any], methods: set[str]) -> str:
             "Training and early stopping see no test label."
         )
     parts = [
-        f"{suite['description'].rstrip('.')}." if suite["description"] else "",
+        f"{markdown(suite['description'].rstrip('.'))}." if suite["description"] else "",
         f"Every method is trained by the same loop, and {rule}",
         "Budgets stand with the tables.",
         f"Threads a run: {suite['threads']}.",
@@ -229,9 +233,9 @@ def _protocol(suite: dict[str, Any], methods: set[str]) -> str:
         parts.append(f"For all methods alike, instead of their authors' recipes: {_settings(suite['recipe'])}.")
     recipes = {method: recipe for method, recipe in suite["recipes"].items() if method in methods}
     for method, recipe in recipes.items():
-        parts.append(f"For {method} alone: {_settings(recipe)}.")
+        parts.append(f"For {markdown(method)} alone: {_settings(recipe)}.")
     special = [
-        f"For {method} on {data['name']}: {_settings(recipe)}."
+        f"For {markdown(method)} on {markdown(data['name'])}: {_settings(recipe)}."
         for data in suite["data"]
         for method, recipe in data["recipes"].items()
         if method in methods
@@ -245,7 +249,7 @@ def _protocol(suite: dict[str, Any], methods: set[str]) -> str:
 
 
 def _settings(recipe: dict[str, Any]) -> str:
-    return ", ".join(f"{key} = {json.dumps(value)}" for key, value in recipe.items())
+    return ", ".join(markdown(f"{key} = {json.dumps(value)}") for key, value in recipe.items())
 
 
 def _environments(df: pd.DataFrame) -> list[str]:
@@ -260,7 +264,7 @@ def _environments(df: pd.DataFrame) -> list[str]:
     for what, environment in named:
         own = str((environment.get("software") or {}).get("commit") or "")
         costs = str((cost.get("software") or {}).get("commit") or "") if what == "Runs and costs" else ""
-        also = f" Costs by commit {costs}." if costs not in own else ""
+        also = f" Costs by commit {markdown(costs)}." if costs not in own else ""
         out.append(f"- {what}: {machine_text(environment)}.{also}")
     return out or ["- Not recorded."]
 
@@ -273,16 +277,17 @@ def _sentence(block: pd.DataFrame) -> str:
     if not len(ranked):
         return "No method finished all its runs, so none is ranked."
     first = ranked.iloc[0]
-    others = [f"`{name}`" for name in ranked["method"][ranked["rank"] == 1][1:]]
+    others = [code(name) for name in ranked["method"][ranked["rank"] == 1][1:]]
     apart = (
         f"{listed(others)} cannot be told apart from it"
         if others
         else "every other ranked method is told apart from it"
     )
     told = f"; {apart}." if len(ranked) > 1 else "."
-    unranked = [f"`{row.method}` ({row.outcome})" for row in block[block["rank"].isna()].itertuples(index=False)]
+    rest = block[block["rank"].isna()].itertuples(index=False)
+    unranked = [f"{code(row.method)} ({markdown(row.outcome)})" for row in rest]
     left = f" Not ranked: {listed(unranked)}." if unranked else ""
-    return f"`{first['method']}` has the highest AUC, {first['auc']:.3f}{told}{left}"
+    return f"{code(first['method'])} has the highest AUC, {first['auc']:.3f}{told}{left}"
 
 
 def comparison_lines(table: pd.DataFrame) -> list[str]:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import pandas as pd
 
+from .escaping import code, markdown
 from .scoring import MEMORY_FLOOR_BYTES
 from .wording import ABSENT, fixed, rank_text, si, with_interval
 
@@ -40,14 +41,12 @@ def cells_of(block: pd.DataFrame, columns: dict[str, Callable[[Any], str]]) -> p
 
 
 def markdown_table(table: pd.DataFrame) -> str:
-    """Return a table of texts in Markdown; numbers stand right, the columns of `TEXT` left."""
+    """Return a table of plain texts in Markdown; numbers stand right, the columns of `TEXT` left."""
     lines = [
-        "| " + " | ".join(table.columns) + " |",
+        "| " + " | ".join(map(markdown, table.columns)) + " |",
         "|" + "|".join(":---" if h in TEXT else "---:" for h in table.columns) + "|",
     ]
-    lines += [
-        "| " + " | ".join(str(v).replace("|", "\\|") for v in row) + " |" for row in table.itertuples(index=False)
-    ]
+    lines += ["| " + " | ".join(map(markdown, row)) + " |" for row in table.itertuples(index=False)]
     return "\n".join(lines)
 
 
@@ -124,16 +123,16 @@ SHORT: _Columns = {
 
 
 def machine_text(environment: dict[str, Any]) -> str:
-    """Tell an environment record in one line; what it lacks is left out."""
-    parts = [f"environment `{environment.get('fingerprint', '?')}`"]
+    """Return an environment record as a line of Markdown; what it lacks is left out."""
+    parts = [f"environment {code(environment.get('fingerprint', '?'))}"]
     cpu, software = environment.get("cpu"), environment.get("software")
     if isinstance(cpu, dict):
-        parts.append(f"{cpu.get('model')}, {cpu.get('cores')} cores, {cpu.get('instruction_set')}")
-    parts += [str(gpu.get("name")) for gpu in environment.get("gpus") or ()]
+        parts.append(markdown(f"{cpu.get('model')}, {cpu.get('cores')} cores, {cpu.get('instruction_set')}"))
+    parts += [markdown(gpu.get("name")) for gpu in environment.get("gpus") or ()]
     if isinstance(environment.get("numerics"), dict):
-        parts.append(f"threads a process: {environment['numerics'].get('threads')}")
+        parts.append(f"threads a process: {markdown(environment['numerics'].get('threads'))}")
     if isinstance(software, dict):
-        parts.append(", ".join(f"{key} {value}" for key, value in software.items() if value))
+        parts.append(markdown(", ".join(f"{key} {value}" for key, value in software.items() if value)))
     return "; ".join(parts)
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import MilbenchError
+from ..escaping import console
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -37,32 +38,51 @@ def print_table(table: RenderableType) -> None:
     Console(width=wide).print(table)
 
 
+def echo(text: str = "", err: bool = False, lines: bool = False) -> None:
+    """Print one line, whatever the names from files in it hold; the one place where verbs print.
+
+    Args:
+        text: the line.
+        err: to stderr.
+        lines: the text has several lines, made of parts in which no name can begin a new one.
+    """
+    print(console(text, lines=lines), file=sys.stderr if err else sys.stdout, flush=err)
+
+
+def echo_data(text: str) -> None:
+    """Print CSV, JSON or Markdown as it is, for another program; on a terminal made harmless."""
+    sys.stdout.write(console(text, lines=True) if sys.stdout.isatty() else text)
+
+
 @contextmanager
 def show_progress() -> Iterator[Callable[[Progress], None]]:
     """Give what shows a finished run: a bar on a terminal, a line a run elsewhere."""
     if not sys.stdout.isatty():
-        yield lambda step: print(f"[{step.done}/{step.total}] {_ended(step)}", flush=True)
+        yield lambda step: print(console(f"[{step.done}/{step.total}] {_ended(step)}"), flush=True)
         return
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
     from rich.progress import Progress as Bar
 
-    with Bar(BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}")) as bar:
+    with Bar(
+        BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}", markup=False)
+    ) as bar:
         task = bar.add_task("starting", total=None)
-        yield lambda step: bar.update(task, completed=step.done, total=step.total, description=_ended(step))
+        yield lambda step: bar.update(task, completed=step.done, total=step.total, description=console(_ended(step)))
 
 
 @contextmanager
 def counted(what: str) -> Iterator[Callable[[int, int, str], None]]:
     """Show progress: a bar on a terminal; elsewhere a line every tenth of the way, once it takes long. On stderr."""
     from rich.console import Console
+    from rich.markup import escape
     from rich.progress import Progress
 
-    console = Console(stderr=True)
-    if console.is_terminal:
-        with Progress(console=console, transient=True) as bar:
+    stderr = Console(stderr=True)
+    if stderr.is_terminal:
+        with Progress(console=stderr, transient=True) as bar:
             task = bar.add_task(what, visible=False)
             yield lambda done, total, slide: bar.update(
-                task, completed=done, total=total, description=f"{what} {slide}", visible=True
+                task, completed=done, total=total, description=escape(console(f"{what} {slide}")), visible=True
             )
         return
 
@@ -73,7 +93,7 @@ def counted(what: str) -> Iterator[Callable[[int, int, str], None]]:
         tenth = done * 10 // total > (done - 1) * 10 // total
         if (told and done == total) or (tenth and time.monotonic() - began > QUIET):
             told = True
-            print(f"{what} {done}/{total} {slide}", file=sys.stderr, flush=True)
+            print(console(f"{what} {done}/{total} {slide}"), file=sys.stderr, flush=True)
 
     yield line
 
@@ -84,7 +104,7 @@ def _ended(step: Progress) -> str:
 
 def command_line() -> str:
     """Return the command that is running, as one would paste it; folders of this machine are no part of it."""
-    return shlex.join(["milbench", *(portable(word) for word in sys.argv[1:])])
+    return console(shlex.join(["milbench", *(portable(word) for word in sys.argv[1:])]))
 
 
 def portable(word: str | Path) -> str:

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from ._terminal import echo, echo_data
+
 if TYPE_CHECKING:
     from ..data.audit.findings import Finding
 
@@ -40,10 +42,10 @@ def audit_command(
     record = {"suite": of.name, "version": of.version, "findings": [finding.record() for finding in findings]}
     text = json.dumps(record, indent=2, ensure_ascii=False)
     if json_file == "-":
-        typer.echo(text)
+        echo_data(text + "\n")
     else:
         for line in _lines([data.name for data in of.data], findings):
-            typer.echo(line)
+            echo(line)
         if json_file:
             path = Path(json_file)
             if path.exists() and not path.is_file():  # /dev/stdout, say

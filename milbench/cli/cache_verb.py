@@ -6,6 +6,8 @@ from pathlib import Path
 
 import typer
 
+from ._terminal import echo
+
 app = typer.Typer(help="Build, verify and describe feature caches.", no_args_is_help=True, rich_markup_mode=None)
 
 
@@ -36,7 +38,7 @@ def build(
             source, out, format, dtype, "raster" if order == "raster" else "source", coords, progress, workers
         )
     for line in report.lines():
-        typer.echo(line)
+        echo(line)
 
 
 @app.command()
@@ -53,10 +55,10 @@ def verify(path: Path = typer.Argument(..., metavar="DIR", help="The cache.")) -
     with counted("verifying") as progress:
         hurt = check(path, progress)
     for line in hurt:
-        typer.echo(line)
+        echo(line)
     if hurt:
         raise MilbenchError(f"{path} is hurt: copy it again, or build it from its source.")
-    typer.echo(f"{path} is as it was written: {len(FeatureCache.open(path))} slides.")
+    echo(f"{path} is as it was written: {len(FeatureCache.open(path))} slides.")
 
 
 @app.command()
@@ -76,4 +78,4 @@ def info(path: Path = typer.Argument(..., metavar="DIR", help="The cache.")) -> 
     facts["fingerprint"] = cache.fingerprint
     width = max(map(len, facts))
     for key, value in facts.items():
-        typer.echo(f"{key:<{width}}  {', '.join(map(str, value)) if isinstance(value, list) else value}")
+        echo(f"{key:<{width}}  {', '.join(map(str, value)) if isinstance(value, list) else value}")

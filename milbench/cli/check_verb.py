@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import typer
 
+from ._terminal import echo
+
 
 def check_command(
     method: str = typer.Argument(
@@ -18,6 +20,6 @@ def check_command(
     from ..testing import run_checks
 
     report = run_checks(method)
-    typer.echo(str(report))
+    echo(str(report))
     if report.broken:
         raise MilbenchError(f"{report.method} breaks {len(report.broken)} of {len(report.results)} checks.")

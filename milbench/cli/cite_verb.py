@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import typer
 
+from ._terminal import echo
+
 
 def cite_command(
     methods: list[str] = typer.Argument(None, metavar="METHOD", help="Methods; none: milbench alone."),
@@ -16,8 +18,6 @@ def cite_command(
     from ..registry import resolve
 
     cards = [resolve(method).card for method in methods or []]  # all of them, before anything is printed
-    typer.echo(
-        f"The milbench authors. milbench: benchmarking multiple-instance-learning aggregators, version {__version__}."
-    )
+    echo(f"The milbench authors. milbench: benchmarking multiple-instance-learning aggregators, version {__version__}.")
     for card in cards:
-        typer.echo(f"{card.citation} {card.url}".rstrip())
+        echo(f"{card.citation} {card.url}".rstrip())

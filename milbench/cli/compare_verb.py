@@ -7,6 +7,9 @@ from pathlib import Path
 
 import typer
 
+from ..escaping import to_csv
+from ._terminal import echo, echo_data
+
 
 class Format(StrEnum):
     """What to print."""
@@ -33,8 +36,9 @@ def compare_command(
 
     table = compare(a, b, results, suite, data, resamples)
     if form is Format.csv:
-        typer.echo(table.to_csv(index=False, lineterminator="\n"), nl=False)
+        echo_data(to_csv(table))
     elif form is Format.json:
-        typer.echo(table.to_json(orient="records", indent=2))
+        echo_data(table.to_json(orient="records", indent=2) + "\n")
     else:
-        typer.echo("\n".join(comparison_lines(table)))
+        for line in comparison_lines(table):
+            echo(line)

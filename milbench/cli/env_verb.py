@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import typer
+from ._terminal import echo
 
 
 def env_command() -> None:
@@ -14,4 +14,4 @@ def env_command() -> None:
 
     from ..measure.environment import environment
 
-    typer.echo(json.dumps(environment(), indent=2))
+    echo(json.dumps(environment(), indent=2))

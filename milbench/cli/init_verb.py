@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from ._terminal import echo
+
 if TYPE_CHECKING:
     from ..inspection import Inspection
 
@@ -72,13 +74,13 @@ def init_command(
     with counted("looking at") as progress:
         found = inspect(survey(features, format, progress), tables, splits)
     for line in lines(found):
-        typer.echo(line)
+        echo(line)
     problem = [*found.gaps.lines(), *filter(None, [found.division.problem])]
     if strict and problem:
         raise MilbenchError(f"{problem[0].rstrip('.')}; mend it, or leave out --strict.")
     estimates = _estimates(found, chosen, seeds) if estimate else []
     for line in estimates:
-        typer.echo(line)
+        echo(line)
     made = draft(found, out, chosen, seeds, estimates)
     out.parent.mkdir(parents=True, exist_ok=True)
     made.write(force)
@@ -88,7 +90,7 @@ def init_command(
         else ""
     )
     suite = shlex.quote(str(out))
-    typer.echo(f"Written: {out}{also}. Next: milbench audit {suite}, then milbench run {suite}")
+    echo(f"Written: {out}{also}. Next: milbench audit {suite}, then milbench run {suite}")
 
 
 def _estimates(found: Inspection, methods: list[str], seeds: int) -> list[str]:

@@ -7,6 +7,9 @@ from pathlib import Path
 
 import typer
 
+from ..escaping import to_csv
+from ._terminal import echo, echo_data
+
 
 class Format(StrEnum):
     """What to print."""
@@ -61,17 +64,17 @@ def leaderboard_command(
     if form is Format.table:
         print_leaderboard(df)
     elif form is Format.markdown:
-        typer.echo(to_markdown(df))
+        echo_data(to_markdown(df) + "\n")
     elif form is Format.csv:
-        typer.echo(df.to_csv(index=False, lineterminator="\n"), nl=False)
+        echo_data(to_csv(df))
     else:
-        typer.echo(df.to_json(orient="records", indent=2))
+        echo_data(df.to_json(orient="records", indent=2) + "\n")
     if form in (Format.csv, Format.json):
         for note in df.attrs["notes"]:
-            typer.echo(f"note: {note}", err=True)
+            echo(f"note: {note}", err=True)
     if out is not None:
         which = ", ".join(df.attrs["suites"])
         source = f"milbench {__version__} from the predictions stored in `{portable(results)}`"
         provenance = f"Written by {source}:\n\n    {command_line()}"
         path = write_report(df, out, f"Leaderboard: {which}", provenance)
-        typer.echo(f"report: {path}", err=True)
+        echo(f"report: {path}", err=True)

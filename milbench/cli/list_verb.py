@@ -6,6 +6,8 @@ from enum import StrEnum
 
 import typer
 
+from ._terminal import echo
+
 
 class What(StrEnum):
     """What can be listed."""
@@ -32,7 +34,7 @@ def list_command(
     width = max((len(name) for name, _ in rows), default=0)
     for name, summary in rows:
         # A module's docstring begins with its name, which already stands in front.
-        typer.echo(f"{name:<{width}}  {summary.removeprefix(f'{name}: ')}".rstrip())
+        echo(f"{name:<{width}}  {summary.removeprefix(f'{name}: ')}".rstrip())
 
 
 def _found(what: What) -> list[tuple[str, str]]:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from ._terminal import echo
+
 if TYPE_CHECKING:
     from ..ladder import LadderPlan
 
@@ -72,9 +74,9 @@ def measure_command(
     check_folder(out, "--out")
     bad = [line for plan in plans for line in _measure(plan, out, _stem(name, plan, len(plans)))]
     if bad:
-        typer.echo(f"{len(bad)} cells did not end ok:", err=True)
+        echo(f"{len(bad)} cells did not end ok:", err=True)
         for line in bad:
-            typer.echo(f"  {line}", err=True)
+            echo(f"  {line}", err=True)
         raise typer.Exit(2)
 
 
@@ -86,14 +88,14 @@ def _measure(plan: LadderPlan, out: Path, stem: str | None) -> list[str]:
 
     journal = journal_of(plan, out)
     if journal.is_file() and journal.stat().st_size:
-        typer.echo(f"Going on with what {journal} holds of an interrupted run; delete it to begin anew.")
+        echo(f"Going on with what {journal} holds of an interrupted run; delete it to begin anew.")
     with show_progress() as show:
         found = run_ladder(plan, show, journal)
     paths = write_ladder(found.table, found.record(), out, stem or file_stem(found), command_line())
     journal.unlink(missing_ok=True)
     for mode in plan.modes:
         print_table(to_rich(found.table, mode))
-    typer.echo(f"Written: {', '.join(map(str, paths))}")
+    echo(f"Written: {', '.join(map(str, paths))}")
     rows = found.table[found.table["outcome"] != "ok"]
     return [f"{r.outcome}: {r.method} {r.mode} {r.dtype} n={r.n}: {r.reason}" for r in rows.itertuples()]
 
@@ -111,5 +113,5 @@ def _judge(file: Path, reference: Path | None) -> None:
 
     report = judge_file(file) if reference is None else judge_file(file, reference)
     for line in report.lines:
-        typer.echo(line)
+        echo(line)
     raise typer.Exit(report.exit_code)

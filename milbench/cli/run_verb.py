@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from ..wording import count
+from ._terminal import echo
 
 if TYPE_CHECKING:
     from ..plan import Plan
@@ -86,17 +87,17 @@ def run_command(
     if folder is not None:
         check_report(folder, plan.suite.name)
     costs = costs_left(plan, overwrite.value)
-    typer.echo(
+    echo(
         f"{plan.suite.name}: {len(plan.runs)} runs, {len(plan.runs) - len(todo)} done already, {len(todo)} to do"
         + (f", and {count(costs, 'measurement')} of cost." if costs else ".")
     )
     for line in _audited(plan, suite):
-        typer.echo(line)
-    typer.echo(f"Budget of every run: {plan.suite.budget}.")
+        echo(line)
+    echo(f"Budget of every run: {plan.suite.budget}.")
     if plan.searches:
         trials = plan.suite.budget.trials or 0
         left = sum(trials_left(plan).values())
-        typer.echo(
+        echo(
             f"Tuning: {len(plan.searches)} studies of {trials} trials, {left} to do; then as many runs again with what "
             "they find."
         )
@@ -105,16 +106,16 @@ def run_command(
     if folder is not None or unasked:
         _report(plan, folder)
     if unasked:
-        typer.echo(
+        echo(
             "No report was written, as -m, --seeds or --budget may run something else than the suite; "
             f"--report {beside} writes one."
         )
     bad = [record for record in records if record.outcome != "ok"]
     if bad:
-        typer.echo(f"{len(bad)} of {len(records)} runs did not end ok:", err=True)
+        echo(f"{len(bad)} of {len(records)} runs did not end ok:", err=True)
         for record in bad:
             spec = record.spec
-            typer.echo(
+            echo(
                 f"  {record.outcome}: {spec.data} {record.method} fold {spec.fold} seed {spec.seed}: {record.reason}",
                 err=True,
             )
@@ -122,12 +123,12 @@ def run_command(
 
 
 def _list(plan: Plan, todo: int, trials: int, costs: int) -> None:
-    typer.echo(f"Budget of every run: {plan.suite.budget}.")
+    echo(f"Budget of every run: {plan.suite.budget}.")
     for planned in plan.runs:
-        typer.echo(f"{planned.spec.run_id}  {planned.outcome or 'to do':<8} {planned}")
+        echo(f"{planned.spec.run_id}  {planned.outcome or 'to do':<8} {planned}")
     tuned = f", {trials} tuning trials to do and then as many runs again" if plan.searches else ""
     measured = f", {count(costs, 'measurement')} of cost to make" if costs else ""
-    typer.echo(f"{len(plan.runs)} runs, {todo} to do{tuned}{measured}; nothing was run.")
+    echo(f"{len(plan.runs)} runs, {todo} to do{tuned}{measured}; nothing was run.")
 
 
 def _audited(plan: Plan, suite: str) -> list[str]:
@@ -156,4 +157,4 @@ def _report(plan: Plan, folder: Path | None) -> None:
         write_report(table, folder, report_title(plan.suite.name), f"Made by:\n\n    {command_line()}")
     print_leaderboard(table)
     if folder is not None:
-        typer.echo(f"Report: {folder / 'README.md'}")
+        echo(f"Report: {folder / 'README.md'}")

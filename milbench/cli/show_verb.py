@@ -6,6 +6,8 @@ from pathlib import Path
 
 import typer
 
+from ._terminal import echo
+
 _INSTANCES = 64
 _DIM = 32
 
@@ -73,16 +75,16 @@ def _show_matrix(method: str, instances: int, out: Path | None) -> None:
     sentence = DEFINITIONS[matrix.definition]
     figure = matrix_figure(matrix.matrix, found.canonical, matrix.off_diagonal, f"By {sentence}.")
     write_figure(file, figure)
-    typer.echo(f"Pooling matrix of {found.canonical}, {instances} x {instances}; its entries sum to 1")
-    typer.echo(f"Computed from   {sentence}")
-    typer.echo(f"Of              a model as it is initialised, and a bag of normal {_DIM}-d features")
-    typer.echo(f"Off-diagonal    {matrix.off_diagonal:.4f} of the mass")
+    echo(f"Pooling matrix of {found.canonical}, {instances} x {instances}; its entries sum to 1")
+    echo(f"Computed from   {sentence}")
+    echo(f"Of              a model as it is initialised, and a bag of normal {_DIM}-d features")
+    echo(f"Off-diagonal    {matrix.off_diagonal:.4f} of the mass")
     shown = f"{np.count_nonzero(diagonal)} of {instances} entries are not 0, from {diagonal.min():.3g}"
-    typer.echo(f"Diagonal        {shown} to {diagonal.max():.3g}")
+    echo(f"Diagonal        {shown} to {diagonal.max():.3g}")
     if len(each) > 1:
         many = f"{each.min()}" if each.min() == each.max() else f"{each.min()} to {each.max()}"
-        typer.echo(f"Mean of         {len(each)} matrices, with {many} entries that are not 0 in each")
-    typer.echo(f"Written: {file}")
+        echo(f"Mean of         {len(each)} matrices, with {many} entries that are not 0 in each")
+    echo(f"Written: {file}")
 
 
 def _show_card(method: str) -> None:
@@ -96,34 +98,34 @@ def _show_card(method: str) -> None:
     card = found.card
     models = {d: create(method, d, 2) for d in (512, 1024)}
     sizes = {d: sum(p.numel() for p in model.parameters()) for d, model in models.items()}
-    typer.echo(f"{found.canonical}: {card.title} ({card.family} pooling)")
-    typer.echo(f"\n{inspect.getdoc(found.cls)}")
-    typer.echo(f"\nPaper       {card.citation}")
+    echo(f"{found.canonical}: {card.title} ({card.family} pooling)")
+    echo(f"\n{inspect.getdoc(found.cls)}", lines=True)
+    echo(f"\nPaper       {card.citation}", lines=True)
     for name, text in (("Link", card.url), ("Licence", card.licence), ("Score", card.score)):
         if text:
-            typer.echo(f"{name:<11} {text}")
+            echo(f"{name:<11} {text}")
     invariant = "yes" if models[512].permutation_invariant else "no"
-    typer.echo(f"Permutation invariant: {invariant}")
-    typer.echo("Parameters at 2 classes: " + ", ".join(f"{n:,} ({d}-d features)" for d, n in sizes.items()))
-    typer.echo("\nOptions")
+    echo(f"Permutation invariant: {invariant}")
+    echo("Parameters at 2 classes: " + ", ".join(f"{n:,} ({d}-d features)" for d, n in sizes.items()))
+    echo("\nOptions", lines=True)
     for name, (kind, default) in parameters(found.cls).items():
         options = "|".join(map(str, typing.get_args(kind))) if typing.get_origin(kind) is typing.Literal else None
         shown = options or getattr(kind, "__name__", None) or str(kind)
-        typer.echo(
+        echo(
             f"  {name} = {found.params.get(name, default)}  ({shown if kind is not None else 'any'})".replace(
                 "None", "none"
             )
         )
-    typer.echo("\nAuthors' recipe (a suite may replace fields, and then says so)")
-    typer.echo("  " + ", ".join(f"{k} = {v}" for k, v in found.cls.recipe.model_dump().items()))
+    echo("\nAuthors' recipe (a suite may replace fields, and then says so)", lines=True)
+    echo("  " + ", ".join(f"{k} = {v}" for k, v in found.cls.recipe.model_dump().items()))
     shared = Tuning().space
     own = {name: dimension for name, dimension in found.cls.search_space.items() if name not in shared}
-    typer.echo("\nBudgets")
-    typer.echo("  not compiled; if it were, that would not count as device-seconds: it is paid once for many trainings")
-    typer.echo("\nSearch space (what all methods share may be replaced by a suite, for all of them)")
+    echo("\nBudgets", lines=True)
+    echo("  not compiled; if it were, that would not count as device-seconds: it is paid once for many trainings")
+    echo("\nSearch space (what all methods share may be replaced by a suite, for all of them)", lines=True)
     for dimensions, whose in ((shared, "shared"), (own, "its own")):
         for name, dimension in dimensions.items():
-            typer.echo(f"  {name}: {type(dimension).__name__} {dimension.model_dump()}, {whose}")
-    typer.echo("\nDeviations from the authors' code")
+            echo(f"  {name}: {type(dimension).__name__} {dimension.model_dump()}, {whose}")
+    echo("\nDeviations from the authors' code", lines=True)
     for sentence in card.deviations or ("none",):
-        typer.echo(f"  - {sentence}")
+        echo(f"  - {sentence}")

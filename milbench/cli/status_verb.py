@@ -6,6 +6,8 @@ from pathlib import Path
 
 import typer
 
+from ._terminal import echo
+
 
 def status_command(
     suite: str = typer.Argument(metavar="SUITE", help="A built-in suite or a TOML file."),
@@ -29,16 +31,16 @@ def status_command(
     plan = make_plan(suite, results, methods=method, seeds=seeds, budget=parse_budget(budget or ()), storage=storage)
     runs = [*plan.runs, *(tuned_runs(plan) if plan.searches else ())]
     counts = Counter(planned.outcome or "missing" for planned in runs)
-    typer.echo(f"{plan.suite.name} version {plan.suite.version}: {len(runs)} runs in {plan.store.folder}")
+    echo(f"{plan.suite.name} version {plan.suite.version}: {len(runs)} runs in {plan.store.folder}")
     for outcome, number in counts.most_common():
-        typer.echo(f"  {number:5d} {outcome}")
+        echo(f"  {number:5d} {outcome}")
     if plan.searches:
         left = trials_left(plan)
         done = sum(search.trials - left[search.name] for search in plan.searches)
-        typer.echo(f"  {done:5d} of {sum(s.trials for s in plan.searches)} tuning trials, in {plan.storage}")
+        echo(f"  {done:5d} of {sum(s.trials for s in plan.searches)} tuning trials, in {plan.storage}")
     if costs := costs_left(plan, "missing"):
-        typer.echo(f"  {count(costs, 'measurement')} of cost not done")
+        echo(f"  {count(costs, 'measurement')} of cost not done")
     for planned in runs:
         if planned.outcome not in (None, "ok"):
             run_id = planned.spec.run_id
-            typer.echo(f"  {planned.outcome}: {planned} ({run_id}): {plan.store.reason(run_id)}")
+            echo(f"  {planned.outcome}: {planned} ({run_id}): {plan.store.reason(run_id)}")

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import typer
 
+from ._terminal import echo
+
 
 def tune_command(
     suite: str = typer.Argument(metavar="SUITE", help="A built-in suite or a TOML file."),
@@ -47,7 +49,7 @@ def tune_command(
         plan = make_plan(suite, results, methods=method, timeout_s=timeout, budget=limits, storage=storage,
                          progress=progress)  # fmt: skip
     total, done = sum(trials_left(plan).values()), 0
-    typer.echo(f"{plan.suite.name}: {len(plan.searches)} studies, {total} trials to do. Budget: {plan.suite.budget}.")
+    echo(f"{plan.suite.name}: {len(plan.searches)} studies, {total} trials to do. Budget: {plan.suite.budget}.")
     with show_progress() as show:
 
         def report(trial: Trial) -> None:
@@ -62,13 +64,13 @@ def tune_command(
         counts = ", ".join(f"{n} {outcome}" for outcome, n in best.outcomes.most_common())
         if best.best is None:
             missing += 1
-            typer.echo(f"{search}: no trial ended ok ({counts}): {best.reason}", err=True)
+            echo(f"{search}: no trial ended ok ({counts}): {best.reason}", err=True)
             continue
         values = ", ".join(f"{k} = {v:.4g}" if isinstance(v, float) else f"{k} = {v}" for k, v in best.best.items())
         monitor = search.task.spec.protocol.monitor
-        typer.echo(f"{search}: trial {best.number} of {counts}: {monitor} {best.value:.4f} with {values}")
+        echo(f"{search}: trial {best.number} of {counts}: {monitor} {best.value:.4f} with {values}")
     if plots is not None:
         for path in draw(plan.searches, plan.storage, plots):
-            typer.echo(f"Figure: {path}")
+            echo(f"Figure: {path}")
     if missing:
         raise typer.Exit(2)
