@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from . import stats
-from .asked import CONDITIONS
+from .asked import conditions_of
 from .scoring import repetitions
 from .spec import digest
 from .wording import fixed, listed, with_interval
@@ -116,7 +116,7 @@ def across(scored: Sequence[tuple[CohortRuns, Sequence[Scores]]], resamples: int
     for cohort, scores in scored:
         if not cohort.oracle:
             suite = f"{cohort.suite.name}-v{cohort.suite.version}"
-            conditions = digest(cohort.spec.model_dump(mode="json", include=set(CONDITIONS)))
+            conditions = digest(conditions_of(cohort.spec))
             groups.setdefault((suite, conditions), []).append((cohort, scores))
     found = [_over(group, resamples) for group in groups.values() if len(group) >= FEWEST]
     return [one for one in found if one is not None]

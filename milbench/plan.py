@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -16,7 +17,7 @@ from .data.imported import Progress
 from .errors import MilbenchError, did_you_mean
 from .registry import Method, resolve
 from .spec import TRACKS, Budget, Published, Recipe, RunSpec, Suite, digest
-from .store import Store, read_suite
+from .store import RunRecord, Store, read_suite
 from .studies import import_optuna
 from .suites import load_suite
 from .train import Task
@@ -38,6 +39,8 @@ class Planned:
     outcome: str | None = None
     tuned: dict[str, Any] | None = None  # `milbench.tune.Found.record`
     work: float = 0.0  # parameters times training bags times epochs: what to begin with
+    stored: str | None = None  # the id it is stored under, which may be one of before the timeout left the hash
+    stopped_s: float | None = None  # the timeout that stopped the stored run, where the plan allows more: made again
 
     @property
     def spec(self) -> RunSpec:
@@ -57,6 +60,8 @@ class Plan:
         runs: with every method's own recipe.
         searches: one study a method and fold, where the suite is tuned; runs with what they find come after them.
         storage: of the studies.
+        source: the suite as it was given, a name or a path.
+        suite_methods: the suite's own methods by their canonical names; the runs may be of others.
     """
 
     suite: Suite
@@ -65,6 +70,8 @@ class Plan:
     runs: tuple[Planned, ...]
     searches: tuple[Search, ...] = ()
     storage: str = ""
+    source: str = ""
+    suite_methods: tuple[str, ...] = ()
 
     def todo(self, overwrite: Overwrite = "missing") -> list[Planned]:
         """Return the runs to do: those never done, those that did not end ``ok``, or all."""
@@ -72,6 +79,36 @@ class Plan:
             raise MilbenchError(f"overwrite is {overwrite!r}; it must be one of {', '.join(get_args(Overwrite))}.")
         wanted = {"missing": lambda o: o is None, "failed": lambda o: o != "ok", "all": lambda o: True}[overwrite]
         return [planned for planned in self.runs if wanted(planned.outcome)]
+
+
+class Finished:
+    """The stored runs of a suite, found by their spec: a run that differs in nothing but its timeout is the same."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    @cached_property
+    def _runs(self) -> dict[str, list[RunRecord]]:
+        runs: dict[str, list[RunRecord]] = {}
+        for record in self._store.records():
+            for run_id in {record.spec.run_id, record.path.name}:
+                runs.setdefault(run_id, []).append(record)
+            if record.spec.budget.timeout_s is not None and not record.spec.stacked:
+                # Earlier versions stacked no run that had a timeout; its suite may ask for stacked runs all the same.
+                stacked = record.spec.model_copy(update={"stacked": True})
+                runs.setdefault(stacked.run_id, []).append(record)
+        return runs
+
+    def state(self, spec: RunSpec) -> dict[str, Any]:
+        """Return the fields ``outcome``, ``stored`` and ``stopped_s`` of a planned run with this spec."""
+        found = self._runs.get(spec.run_id, [])
+        if not found:
+            return {}
+        best = min(found, key=lambda record: (record.outcome != "ok", record.path.name != spec.run_id))
+        now, then = spec.budget.timeout_s, best.spec.budget.timeout_s
+        if best.outcome == "timeout" and then is not None and (now is None or now > then):
+            return {"stored": best.path.name, "stopped_s": then}
+        return {"stored": best.path.name, "outcome": best.outcome}
 
 
 def make_plan(
@@ -97,6 +134,7 @@ def make_plan(
     Raises:
         MilbenchError: something the user can mend, among it a suite that was changed under the same version.
     """
+    source = "" if isinstance(suite, Suite) else str(suite)
     suite = suite if isinstance(suite, Suite) else load_suite(suite)
     for name, value in (("seeds", seeds), ("timeout_s", timeout_s)):
         if value is not None and value <= 0:
@@ -113,7 +151,8 @@ def make_plan(
         method.card  # noqa: B018 - told now, not when a run is to be published
     if suite.tuning is not None:
         import_optuna()
-    known = {m.name for m in [*resolved, *_methods(suite.methods)]}
+    own = _methods(suite.methods)
+    known = {m.name for m in [*resolved, *own]}
     for where, named in (("", suite.recipes), *((f" of cohort {d.name}", d.recipes) for d in suite.data)):
         if unused := set(named) - known:
             hint = did_you_mean(min(unused), known)
@@ -125,7 +164,7 @@ def make_plan(
         raise MilbenchError(f"suite {suite.name}: reference {suite.reference!r} is none of its methods.{hint}")
     recipes = {(d.name, m.canonical): _recipe(suite, m, d.recipes) for d in suite.data for m in resolved}
     _refuse_changed(store)  # what is wrong in itself has been told by now: a slip is no change of the suite
-    device = _device(suite)
+    device, finished = _device(suite), Finished(store)
     cohorts = tuple(load_cohort(data, suite.base, progress) for data in suite.data)
     runs: list[Planned] = []
     searches: list[Search] = []
@@ -141,7 +180,7 @@ def make_plan(
                     for seed in range(seeds or suite.seeds)
                 ]
                 work = float(passes[method.canonical] * len(fold.train))
-                runs += [Planned(task, method, store.has(task.spec.run_id), work=work) for task in tasks]
+                runs += [Planned(task, method, work=work, **finished.state(task.spec)) for task in tasks]
                 if suite.tuning is not None:
                     if not fold.val:
                         raise MilbenchError(
@@ -150,7 +189,16 @@ def make_plan(
                         )
                     assert suite.budget.trials is not None
                     searches.append(Search(replace(tasks[0], test=()), method, suite.tuning, suite.budget.trials))
-    return Plan(suite, store, cohorts, tuple(runs), tuple(searches), storage or str(store.tuning / "journal.log"))
+    return Plan(
+        suite,
+        store,
+        cohorts,
+        tuple(runs),
+        tuple(searches),
+        storage or str(store.tuning / "journal.log"),
+        source,
+        tuple(method.canonical for method in own),
+    )
 
 
 def together(todo: Sequence[Planned], most: int) -> list[list[Planned]]:
@@ -177,7 +225,8 @@ def together(todo: Sequence[Planned], most: int) -> list[list[Planned]]:
 def task_of(group: Sequence[Planned], most: int) -> Task | StackTask:
     """Return the one task that carries out a group of `together`."""
     # One that is left over of its group as well: what is recorded must not depend on how many others there were.
-    shared = most > 1 and may_share(group[0].spec.budget)
+    spec = group[0].spec
+    shared = most > 1 and (spec.stacked or may_share(spec.budget))
     return StackTask(tuple(planned.task for planned in group)) if shared else group[0].task
 
 

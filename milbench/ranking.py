@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -11,14 +12,14 @@ import pandas as pd
 
 from . import stats, verdicts
 from .across import across
-from .asked import CONDITIONS
+from .asked import CONDITIONS, conditions_of
 from .board import to_rich
 from .codes import CODES
 from .effects import effects
 from .errors import MilbenchError, did_you_mean
 from .published import beside
 from .reporting import comparison_lines, to_markdown, write_report
-from .scoring import METRICS, CohortRuns, Scores, conditions_of, read_cohorts, repetitions, run_scores, score
+from .scoring import METRICS, CohortRuns, Scores, read_cohorts, repetitions, run_scores, score
 from .spec import digest
 from .spelling import spelling
 from .spending import AXES, FRONTS, SPENT, curves, mark_fronts, missing_flops, price_of, spent
@@ -56,6 +57,7 @@ def leaderboard(
     target_auc: float | None = None,
     price_per_hour: float | None = None,
     over_cohorts: bool = False,
+    all_runs: bool = False,
 ) -> pd.DataFrame:
     """Return the leaderboard of everything below a results root.
 
@@ -68,6 +70,7 @@ def leaderboard(
         price_per_hour: of a device, in any currency; fills ``price``, what one training costs.
         over_cohorts: also compare methods over the cohorts of every suite with three or more of them; without it of
             suites that say so (``across = true``).
+        all_runs: show whatever was run, not only what was asked for last.
 
     Returns:
         one row a method, cohort and set of conditions, columns `COLUMNS`; sorted by rank, then AUC. In particular:
@@ -107,7 +110,7 @@ def leaderboard(
         raise MilbenchError(f"resamples is {resamples}; it must be at least 1, and 1000 or more for a fair interval.")
     if price_per_hour is not None and not price_per_hour > 0:
         raise MilbenchError(f"the price of a device-hour is {price_per_hour}; it must be positive.")
-    cohorts = read_cohorts(Path(results), suite, data)
+    cohorts = read_cohorts(Path(results), suite, data, all_runs=all_runs)
     environment, costs, notes = _one_environment(cohorts)
     rows: list[dict[str, Any]] = []
     untuned: dict[tuple[str, str], float] = {}  # tables that were not tuned come first
@@ -195,6 +198,7 @@ def compare(
     suite: str | None = None,
     data: str | None = None,
     resamples: int = 2000,
+    all_runs: bool = False,
 ) -> pd.DataFrame:
     """Return the paired difference in AUC of two methods, one row a cohort on which both were run.
 
@@ -204,6 +208,7 @@ def compare(
         suite: only this suite, ``name`` or ``name-v1``.
         data: only this cohort.
         resamples: bootstrap replicates; the same as the leaderboard's, so that both tell the same interval.
+        all_runs: compare on whatever was run, not only on the folds and seeds asked for last.
 
     Returns:
         columns `COMPARISON`: ``difference`` is a - b with its 95 % interval ``low``, ``high`` and bootstrap ``p``;
@@ -215,7 +220,9 @@ def compare(
     """
     if resamples < 1:
         raise MilbenchError(f"resamples is {resamples}; it must be at least 1, and 1000 or more for a fair interval.")
-    cohorts = read_cohorts(Path(results), suite, data)
+    cohorts = read_cohorts(Path(results), suite, data, methods=(a, b), all_runs=all_runs)
+    for one, other in ((a, b), (b, a)):
+        _refuse_absent(one, other, cohorts)
     known = sorted({method for cohort in cohorts for method in cohort.runs})
     a, b = _known_method(a, known, results), _known_method(b, known, results)
     if a == b:
@@ -239,6 +246,20 @@ def compare(
     if not rows:
         raise MilbenchError(f"no cohort in {results} was run with both {a} and {b}; run a suite with -m {a} -m {b}.")
     return pd.DataFrame(rows, columns=list(COMPARISON))
+
+
+def _refuse_absent(method: str, other: str, cohorts: list[CohortRuns]) -> None:
+    """Refuse a method whose runs are all of an earlier state of the cohorts, and name the command that renews them."""
+    if any(spelling(method) == spelling(name) for cohort in cohorts for name in cohort.runs):
+        return
+    for cohort in cohorts:
+        for name, why in cohort.absent.items():
+            if spelling(name) == spelling(method):
+                source = (cohort.request.source if cohort.request else "") or "SUITE"
+                raise MilbenchError(
+                    f"{cohort.data}: {name} was run {why.replace('{other}', other)}; run {name} again: "
+                    f"milbench run {shlex.quote(source)} -m {shlex.quote(name)}."
+                )
 
 
 def _known_method(text: str, known: list[str], results: str | Path) -> str:
@@ -280,7 +301,8 @@ def _apart(cohorts: list[CohortRuns], a: str, b: str) -> list[str]:
     for one in cohorts:
         for other in cohorts:
             if a in one.runs and b in other.runs and one.key == other.key:
-                differ |= {name for name in CONDITIONS if getattr(one.spec, name) != getattr(other.spec, name)}
+                own, others = conditions_of(one.spec), conditions_of(other.spec)
+                differ |= {name for name in CONDITIONS if own[name] != others[name]}
     return sorted(differ)
 
 

@@ -18,9 +18,9 @@ from .data.cohort import write_cohort
 from .errors import MilbenchError
 from .launch.local import REPEATS, WAIT, Progress, Result, run_all
 from .measure.environment import now, this_machine
-from .plan import Overwrite, Plan, Planned, make_plan, task_of, together, usable_jobs
+from .plan import Finished, Overwrite, Plan, Planned, make_plan, task_of, together, usable_jobs
 from .spec import Suite, digest
-from .store import OUTCOMES, RunRecord, Store, read_runs
+from .store import OUTCOMES, RunRecord, Store
 from .train import Task
 from .train_stacked import StackTask
 from .tune import Found, Trial, progress, search_all, smaller, tuned_task
@@ -76,6 +76,7 @@ def execute(
     prepare(plan)
     when = asked.stamp(store)
     asked.renew(store, _ids(plan.runs), when)
+    asked.record_requests(store, _requests(plan, when))
     jobs = jobs or usable_jobs(plan.suite)
     costs = list(costs_of(plan, overwrite)) if plan.suite.cost else []
     trials = sum(trials_left(plan).values())
@@ -93,7 +94,7 @@ def execute(
     for planned, result in tuned.impossible:
         if planned.outcome is not None and overwrite == "missing":
             continue
-        _publish(store, planned, result, when, replace_old=True)
+        _publish(store, planned, result, when)
         report(str(planned), result.outcome, result.reason)
     again = Plan(plan.suite, store, (), tuple(tuned.runs)).todo(overwrite)
     asked.renew(store, _ids(tuned.runs) | _ids(p for p, _ in tuned.impossible), when)
@@ -101,18 +102,32 @@ def execute(
     # Closed, not only left: after an error or Ctrl-C here the runs that still go on are ended.
     with closing(_carried_out([*todo, *again], jobs, timeout, plan.suite.stacked)) as results:
         for planned, result in results:
-            _publish(store, planned, result, when, replace_old=planned.outcome is not None)
+            _publish(store, planned, result, when)
             report(str(planned), result.outcome, result.reason)
     # Cost is measured when nothing of ours is running.
     for told in measure_costs(store, costs, timeout, anew=overwrite == "all"):
         record, turn = told.cost.record, f"cost, turn {told.turn + 1} of {TURNS}"
         report(f"{record['data']} {record['method_canonical']} {turn}", told.outcome, told.reason, told.last)
     ids = _ids(plan.runs) | _ids(tuned.runs) | _ids(p for p, _ in tuned.impossible)
-    return [record for record in read_runs(store.root) if record.spec.run_id in ids]
+    return [record for record in store.records() if record.path.name in ids]
 
 
 def _ids(runs: Iterable[Planned]) -> set[str]:
-    return {planned.spec.run_id for planned in runs}
+    """Return the ids that the runs have, or that earlier versions stored them under."""
+    return {run_id for planned in runs for run_id in (planned.spec.run_id, planned.stored) if run_id is not None}
+
+
+def _requests(plan: Plan, when: str) -> list[asked.Request]:
+    """Return what every table of the plan is to show; a tuned suite has a table before tuning and one after."""
+    suite = plan.suite
+    runs = {run_id: (p.method.canonical, p.spec) for p in plan.runs for run_id in sorted(_ids([p]))}
+    requests = asked.requests_of(runs, when, plan.suite_methods, suite.seeds, plan.source)
+    if plan.searches:
+        search = plan.searches[0]
+        tuned = {"tuning": search.tuned}
+        after = {run_id: (method, spec.model_copy(update=tuned)) for run_id, (method, spec) in runs.items()}
+        requests += asked.requests_of(after, when, plan.suite_methods, suite.seeds, plan.source, ids_known=False)
+    return requests
 
 
 def prepare(plan: Plan) -> None:
@@ -168,7 +183,7 @@ def _tune(plan: Plan, jobs: int, on_trial: Callable[[Trial], None]) -> _Tuned:
 
 
 def _of_studies(plan: Plan, found: Mapping[str, Found]) -> _Tuned:
-    tuned = _Tuned([], [])
+    tuned, finished = _Tuned([], []), Finished(plan.store)
     of = {(s.task.spec.data, s.task.spec.fold, s.method.canonical): s for s in plan.searches}
     for planned in plan.runs:
         search = of[planned.spec.data, planned.spec.fold, planned.method.canonical]
@@ -176,7 +191,7 @@ def _of_studies(plan: Plan, found: Mapping[str, Found]) -> _Tuned:
             continue
         result = found[search.name]
         task = tuned_task(search, result, planned.task)
-        run = Planned(task, planned.method, plan.store.has(task.spec.run_id), result.record())
+        run = Planned(task, planned.method, tuned=result.record(), **finished.state(task.spec))
         if result.best is not None:
             tuned.runs.append(run)
             continue
@@ -270,7 +285,7 @@ def _alone(storage: str) -> Iterator[None]:
         yield
 
 
-def _publish(store: Store, planned: Planned, result: Result, when: str, replace_old: bool) -> None:
+def _publish(store: Store, planned: Planned, result: Result, when: str) -> None:
     card = planned.method.card
     value: dict[str, Any] = result.value or {}
     record = {
@@ -290,6 +305,8 @@ def _publish(store: Store, planned: Planned, result: Result, when: str, replace_
         record["killed_attempts"] = list(result.lost)  # by signals of others; the run was repeated from its start
     record.setdefault("environment", this_machine())
     store.publish_run(
-        planned.spec.run_id, record, value.get("predictions"), value.get("history"), overwrite=replace_old,
-        trajectory=value.get("trajectory"),
+        planned.spec.run_id, record, value.get("predictions"), value.get("history"),
+        overwrite=planned.stored is not None, trajectory=value.get("trajectory"),
     )  # fmt: skip
+    if planned.stored not in (None, planned.spec.run_id):
+        store.remove(store.runs / planned.stored)  # the same run, under an id of before

@@ -11,13 +11,13 @@ import json
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import pandas as pd
 
 from . import metrics, stats
-from .asked import CONDITIONS, SUPERSEDED, age
+from .asked import CONDITIONS, SUPERSEDED, Request, age, conditions_of, current_runs, read_requests, table_key
 from .atomic_io import child
 from .errors import MilbenchError, did_you_mean
 from .manifest import read_listed, read_manifest
@@ -26,7 +26,7 @@ from .store import CostRecord, RunRecord, Store, read_costs, read_runs, read_sui
 from .wording import count
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Collection, Iterable, Iterator
 
     from .spec import RunSpec, Suite
 
@@ -62,6 +62,10 @@ class CohortRuns:
         runs: method -> (fold, seed) -> the latest run.
         costs: method -> its cost measurements.
         notes: sentences for the reader about what was left out.
+        request: what this table was last asked for; None for results of earlier versions.
+        present: (method, fold, seed) of every run under these conditions, shown or not.
+        absent: method -> why none of its runs is here, though there are some of the cohort; with ``{other}`` for the
+            method that it is compared with.
     """
 
     folder: Path
@@ -74,6 +78,9 @@ class CohortRuns:
     runs: dict[str, dict[Cell, RunRecord]]
     costs: dict[str, list[CostRecord]]
     notes: list[str] = field(default_factory=list)
+    request: Request | None = None
+    present: frozenset[tuple[str, str, int]] = frozenset()
+    absent: dict[str, str] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -137,8 +144,11 @@ class CohortRuns:
     def lacking(self) -> int:
         """Return how many of the runs that the suite asks for here, methods x folds x seeds, are not there at all.
 
-        Methods are counted by their names without parameters, whose spelling the suite is free in.
+        Those of its last request count too. Where none was recorded, methods are counted by their names without
+        parameters, whose spelling the suite is free in.
         """
+        if self.request is not None:
+            return len(self.request.wanted() - self.present)
         folds = len(list((self._cohort / "folds").glob("*.csv")))
         use = next((data.split.use for data in self.suite.data if data.name == self.data), None)
         cells = self.suite.seeds * (folds if use is None else min(folds, use))
@@ -209,13 +219,21 @@ class Scores:
         return set(self.outcomes) == {"ok"}
 
 
-def read_cohorts(root: Path, suite: str | None = None, data: str | None = None) -> list[CohortRuns]:
-    """Read the runs below a results root, cohort by cohort.
+def read_cohorts(
+    root: Path,
+    suite: str | None = None,
+    data: str | None = None,
+    methods: Collection[str] = (),
+    all_runs: bool = False,
+) -> list[CohortRuns]:
+    """Read the runs below a results root, cohort by cohort: those that each suite asked for last.
 
     Args:
         root: results root, or the folder of one suite.
         suite: only this suite, ``name`` or ``name-v1``.
         data: only this cohort.
+        methods: read these too, on the folds and seeds of the last request, where it leaves them out.
+        all_runs: read whatever was run, not what was asked for last alone.
 
     Raises:
         MilbenchError: nothing is there, or nothing of that name.
@@ -223,6 +241,7 @@ def read_cohorts(root: Path, suite: str | None = None, data: str | None = None) 
     found: list[CohortRuns] = []
     suites: set[str] = set()
     names: set[str] = set()
+    left_out: list[str] = []
     for folder in suite_folders(root):
         spec = read_suite(folder)
         suites |= {spec.name}
@@ -235,13 +254,20 @@ def read_cohorts(root: Path, suite: str | None = None, data: str | None = None) 
         order = [d.name for d in spec.data]
         wanted = sorted(by_data if data is None else {data} & set(by_data))
         wanted.sort(key=lambda name: order.index(name) if name in order else len(order))
-        found += [cohort for name in wanted for cohort in _tables(folder, spec, name, by_data[name])]
+        requests = {} if all_runs else read_requests(folder)
+        for name in wanted:
+            tables, notes = _tables(folder, spec, name, by_data[name], requests, methods)
+            found += tables
+            left_out += notes if not tables else []
     if found:
         return found
     if suite is not None and suites and not any(suite.startswith(s) for s in suites):
         raise MilbenchError(f"no suite {suite!r} in {root}.{did_you_mean(suite, suites)}")
     if data is not None and names:
         raise MilbenchError(f"no cohort {data!r} in {root}.{did_you_mean(data, names)}")
+    if left_out:
+        told = left_out[-1].removesuffix("; --all shows them too.").removesuffix(".")
+        raise MilbenchError(f"no run that was asked for last is done; {told}; --all shows whatever is there.")
     raise MilbenchError(
         f"{root} holds no finished runs{f' of {suite}' if suite else ''}; run: milbench run quickstart."
     )
@@ -354,45 +380,88 @@ def _scores(
     )
 
 
-def _tables(folder: Path, suite: Suite, data: str, records: list[RunRecord]) -> list[CohortRuns]:
-    """Part a cohort's runs into tables of equal conditions; superseded runs are left out with a word."""
+def _tables(
+    folder: Path,
+    suite: Suite,
+    data: str,
+    records: list[RunRecord],
+    requests: dict[str, Request],
+    methods: Collection[str],
+) -> tuple[list[CohortRuns], list[str]]:
+    """Part a cohort's runs into tables of equal conditions; superseded runs are left out, and a note says so.
+
+    Returns:
+        the tables that have runs to show, and all notes.
+    """
     where = f"{suite.name}-v{suite.version} / {data}"
-    latest = max(records, key=age).spec
+    last = max((r for r in requests.values() if r.data == data), key=lambda r: r.asked, default=None)
+    asked = [record for record in records if last is not None and record.spec.fingerprint == last.fingerprint]
+    latest = max(asked or records, key=age).spec
     notes: list[str] = []
     groups: dict[str, list[RunRecord]] = {}
+    superseded: dict[str, RunSpec] = {}  # of each method, the last one
     for record in sorted(records, key=age):
         old = [name for name in SUPERSEDED if getattr(record.spec, name) != getattr(latest, name)]
         if old:
             notes.append(" and ".join(_OTHER[name] for name in old))
+            superseded[record.method] = record.spec
         else:
             groups.setdefault(digest(conditions_of(record.spec)), []).append(record)
     notes = [
         f"{where}: left out {count(n, 'run')} made with {what} than those asked for last."
         for what, n in sorted(Counter(notes).items())
     ]
-    specs = [group[0].spec for group in groups.values()]
-    differ = [name for name in CONDITIONS if len({digest(conditions_of(spec)[name]) for spec in specs}) > 1]
-    if differ:
+    if last is not None and not asked:
         notes.append(
-            f"{where}: runs differ in {', '.join(differ)}; they stand in {len(groups)} tables and are not ranked "
-            "against each other."
+            f"{where}: the suite was last run on other features, labels or folds than these, and none of those runs is "
+            "done."
         )
+    specs = [group[-1].spec for group in groups.values()]
+    differ = [name for name in CONDITIONS if len({digest(conditions_of(spec)[name]) for spec in specs}) > 1]
     costs: dict[str, list[CostRecord]] = {}
     for cost in read_costs(folder):
         if cost.data == data and cost.fingerprint == latest.fingerprint:
             costs.setdefault(cost.method, []).append(cost)
-    tables = [
-        _table(folder, suite, data, group, label, costs)
+    every = [
+        _table(folder, suite, data, group, label, costs, requests.get(_key(group[-1].spec)), methods)
         for group, label in zip(groups.values(), _labels(specs, differ), strict=True)
     ]
+    tables = [table for table in every if table.runs]
+    if len(tables) > 1:
+        newest = max(tables, key=lambda table: "" if table.request is None else table.request.asked)
+        which = "" if newest.request is None else f" {newest.label} was asked for last."
+        notes.append(
+            f"{where}: runs differ in {', '.join(differ)}; they stand in {len(tables)} tables and are not ranked "
+            f"against each other.{which}"
+        )
     tables.sort(key=lambda table: (table.oracle, table.spec.tuning is not None))
-    tables[0].notes[:0] = notes
-    return tables
+    for table in tables:
+        absent = {method: old for method, old in superseded.items() if method not in table.runs}
+        table.absent.update({method: _superseded(folder, suite, old, latest) for method, old in absent.items()})
+    notes += [note for table in every if not table.runs for note in table.notes]
+    if tables:
+        tables[0].notes[:0] = notes
+    return tables, notes
 
 
-def conditions_of(spec: RunSpec) -> dict[str, Any]:
-    """Return what runs must have in common to stand in one table."""
-    return spec.model_dump(mode="json", include=set(CONDITIONS))
+def _key(spec: RunSpec) -> str:
+    return table_key(spec.data, spec.fingerprint, conditions_of(spec))
+
+
+def _superseded(folder: Path, suite: Suite, old: RunSpec, latest: RunSpec) -> str:
+    """Return how superseded runs differ from those shown: ``on other slides than {other} (60 and 66)``."""
+    if old.fingerprint == latest.fingerprint:
+        return "under another version of the protocol than {other}"
+    store, slides = Store(folder.parent, suite), []
+    for spec in (old, latest):
+        try:
+            text = (store.cohort(spec.data, spec.fingerprint) / "labels.csv").read_text(encoding="utf-8")
+        except (OSError, ValueError):
+            return "with other features, labels or folds than {other}"
+        slides.append(len(text.splitlines()) - 1)
+    if slides[0] == slides[1]:
+        return f"with other features, labels or folds than {{other}}, both of {slides[0]:,} slides"
+    return f"on other slides than {{other}} ({slides[0]:,} and {slides[1]:,})"
 
 
 def _labels(specs: list[RunSpec], differ: list[str]) -> list[str]:
@@ -428,34 +497,24 @@ def repetitions(folds: pd.Series[str]) -> pd.Series[str]:
 
 
 def _table(
-    folder: Path, suite: Suite, data: str, records: list[RunRecord], label: str, costs: dict[str, list[CostRecord]]
+    folder: Path,
+    suite: Suite,
+    data: str,
+    records: list[RunRecord],
+    label: str,
+    costs: dict[str, list[CostRecord]],
+    request: Request | None,
+    methods: Collection[str],
 ) -> CohortRuns:
-    spec = records[0].spec
-    runs: dict[str, dict[Cell, RunRecord]] = {}
-    replaced: Counter[str] = Counter()
-    code = {record.method: record.spec.code for record in records}  # the latest run's, as the oldest come first
-    edited = Counter(record.method for record in records if record.spec.code != code[record.method])
-    for record in records:
-        if record.spec.code != code[record.method]:
-            continue
-        cells = runs.setdefault(record.method, {})
-        cell = (record.spec.fold, record.spec.seed)
-        replaced[record.method] += cell in cells
-        cells[cell] = record
-    # What an edit left out is missing, not unheard of.
-    every = tuple(sorted({(record.spec.fold, record.spec.seed) for record in records}))
+    spec = records[-1].spec
+    current = current_runs(records, request, methods)
+    code = {method: next(iter(runs.values())).spec.code for method, runs in current.shown.items()}
     costs = {method: [c for c in found if c.code == code.get(method, c.code)] for method, found in costs.items()}
-    table = CohortRuns(folder, suite, data, spec.fingerprint, spec, label, every, dict(sorted(runs.items())), costs)
-    table.notes.extend(
-        f"{table.name}: left out {count(n, 'run')} of {method} by another form of its code than the one asked for last."
-        for method, n in sorted(edited.items())
-    )
-    table.notes.extend(
-        f"{table.name}: left out {count(n, 'run')} of {method} on the same folds and seeds with another recipe, or not "
-        "stacked as these, than those asked for last."
-        for method, n in sorted(replaced.items())
-        if n
-    )
+    cells = tuple(sorted(current.cells))
+    shown = dict(sorted(current.shown.items()))
+    table = CohortRuns(folder, suite, data, spec.fingerprint, spec, label, cells, shown, costs, request=request,
+                       present=frozenset(current.present))  # fmt: skip
+    table.notes.extend(current.notes(table.name, request))
     return table
 
 

@@ -196,7 +196,8 @@ class Budget(Frozen):
         memory_bytes: cap on the memory of the run's process; exceeding it is outcome ``oom``. On CPU the cap is on the
             address space beyond what the loaded libraries take, on CUDA on torch's caching allocator.
         trials: tuning trials of every method, on every fold; those that fail or are pruned count.
-        timeout_s: wall seconds after which a run is stopped, as a safety net; its outcome is then ``timeout``.
+        timeout_s: wall seconds after which a run is stopped, as a safety net; its outcome is then ``timeout``. No part
+            of a run's identity: a run that ended otherwise is the same under another timeout.
         on_oom: what becomes of a run that does not fit: ``fail``, or ``subsample``, which trains it again from the
             start on at most `max_instances` instances of every training bag, drawn anew at every step; it is evaluated
             on whole bags all the same, and its results are marked.
@@ -616,8 +617,23 @@ class RunSpec(Frozen):
 
     @property
     def run_id(self) -> str:
-        """Return 16 hexadecimal digits of the SHA-256 of the canonical JSON of this spec."""
-        return digest(self.identity())
+        """Return 16 hexadecimal digits of the SHA-256 of the canonical JSON of this spec, its timeout left out.
+
+        A timeout is a safety net: a run that ended ``ok`` has the same predictions under any.
+        """
+        return self._id(None)
+
+    @property
+    def stored_ids(self) -> tuple[str, ...]:
+        """Return the ids that a run of this spec may be stored under: `run_id` first.
+
+        Earlier versions hashed the timeout: a run that had one may be stored under either id.
+        """
+        return tuple(dict.fromkeys((self._id(None), self._id(self.budget.timeout_s))))
+
+    def _id(self, timeout_s: float | None) -> str:
+        fields = self.identity()
+        return digest(fields | {"budget": fields["budget"] | {"timeout_s": timeout_s}})
 
 
 def digest(value: Any) -> str:

@@ -6,6 +6,7 @@ Layout, below the results root (``results/runs``)::
     <suite>-v<version>/cohorts/<data>-<fingerprint>/   labels.csv, classes.json, folds/*.csv, split.json, audit.json
     <suite>-v<version>/runs/<run_id>/            run.json, predictions.parquet, history.csv; oracle: trajectory.parquet
     <suite>-v<version>/costs/<cost_id>/          cost.json
+    <suite>-v<version>/requests/<table>.json     which runs a table shows, see milbench.asked
     <suite>-v<version>/tuning/                   journal.log: Optuna's, every tuning trial
 
 A run that failed is a run: ``run.json`` with its outcome and reason, without predictions. Nothing here reads a label.
@@ -32,7 +33,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ValidationError
 
-from .atomic_io import inside, make_folder, read_regular, write_atomic
+from .atomic_io import child, inside, make_folder, read_regular, write_atomic
 from .checksums import FILES, KEY, check_record, checksum, with_checksum
 from .errors import MilbenchError
 from .manifest import first_line
@@ -256,12 +257,23 @@ class Store:
 
         return self._publish(self.costs / cost_id, "cost.json", fill, overwrite)
 
+    def publish_request(self, key: str, content: Mapping[str, Any]) -> None:
+        """Write what a table is to show, ``requests/KEY.json``; see `milbench.asked`."""
+        file = child(self.folder / "requests", key, ".json", "table")
+        try:
+            make_folder(self.root, file.parent)
+            write_atomic(file, json.dumps(with_checksum(_jsonable(content)), indent=1) + "\n")
+        except OSError as error:
+            raise MilbenchError(
+                f"cannot write {file} ({error.strerror or error}); free or mend the disk, then run the command again."
+            ) from error
+
     def clean(self) -> None:
         """Clear away what processes of this host that are no longer alive had begun to write.
 
         A replaced run whose replacement never arrived is put back.
         """
-        for parent in (self.folder, self.runs, self.costs):
+        for parent in (self.folder, self.runs, self.costs, self.folder / "cohorts"):
             for left in sorted(parent.glob(".*")) if parent.is_dir() else ():
                 match = _UNFINISHED.fullmatch(left.name)
                 if match is None or match[3] != _HOST or _alive(int(match[2]), left):
@@ -272,6 +284,24 @@ class Store:
                     shutil.rmtree(left, ignore_errors=True)
                 else:
                     left.unlink(missing_ok=True)
+
+    def remove(self, folder: Path) -> None:
+        """Remove the folder of a run, a cost measurement or a cohort: whole or, whatever happens, not at all.
+
+        Raises:
+            MilbenchError: the folder is a link, lies outside this suite's results, or cannot be removed.
+        """
+        if folder.parent not in (self.runs, self.costs, self.folder / "cohorts"):
+            raise MilbenchError(f"{folder} is no run, cost or cohort of {self.folder}, so it is left as it is.")
+        inside(self.root, folder)
+        # The name of what a dead process had begun to write: if this one dies here, `clean` finishes its work.
+        doomed = folder.parent / f".tmp-{os.getpid()}-{_HOST}-{next(_serial)}-{folder.name}"
+        try:
+            folder.rename(doomed)
+            shutil.rmtree(doomed)
+            _sync(folder.parent)
+        except OSError as error:
+            raise MilbenchError(f"cannot remove {folder} ({error.strerror or error}); make it writable.") from error
 
     def mark(self, run_id: str, when: str) -> None:
         """Note in a published run when its suite was asked for again; see `milbench.asked`.

@@ -44,7 +44,8 @@ def stacks(recipe: Recipe, budget: Budget) -> bool:
     """
     plain = recipe.class_weights == "none" and recipe.sampler == "shuffle" and recipe.label_smoothing == 0
     alike = plain and recipe.patience is None and recipe.grad_clip is None and recipe.precision == "fp32"
-    return alike and budget.track is None and may_share(budget)
+    # A timeout limits a process, not what it computes: with one, a run has its process and stack to itself.
+    return alike and budget.track is None and may_share(budget.model_copy(update={"timeout_s": None}))
 
 
 def may_share(budget: Budget) -> bool:

@@ -74,6 +74,11 @@ class Search:
         }
         return f"{spec.data}/{self.method.canonical}/{spec.fold}/{digest(identity)}"
 
+    @property
+    def tuned(self) -> Tuned:
+        """Return what runs with the study's result say of it."""
+        return Tuned(**self.tuning.model_dump(), trials=self.trials)
+
     def __str__(self) -> str:
         return f"{self.task.spec.data} {self.method.canonical} fold {self.task.spec.fold}"
 
@@ -199,8 +204,7 @@ def _file_name(search: Search) -> str:
 
 def tuned_task(search: Search, found: Found, task: Task) -> Task:
     """Return a task like `task` with the recipe and parameters a study found."""
-    tuned = Tuned(**search.tuning.model_dump(), trials=search.trials)
-    return _with(search, task, found.best or {}, tuned)
+    return _with(search, task, found.best or {}, search.tuned)
 
 
 def _with(search: Search, task: Task, values: dict[str, Any], tuned: Tuned | None = None) -> Task:

@@ -180,6 +180,9 @@ def test_code_changed_and_changed_back(tmp_path):
     spec = record.spec.model_copy(update={"code": "edited"})
     edited = record.record | {"spec": spec.model_dump(mode="json"), "run_id": spec.run_id, "finished": now()}
     make_plan(small, results).store.publish_run(spec.run_id, edited, record.predictions().assign(p0=0.5, p1=0.5))
+    assert milbench.leaderboard(results, resamples=20)["auc"].tolist() == first["auc"].tolist()  # never asked for
+    for file in results.glob("*/requests/*.json"):  # as earlier versions left results
+        file.unlink()
     assert milbench.leaderboard(results, resamples=20)["auc"].tolist() == [0.5]
     run(small, results)
     pd.testing.assert_frame_equal(milbench.leaderboard(results, resamples=20), first)
@@ -308,7 +311,7 @@ def test_what_does_not_change_the_meaning_of_a_run_may_be_changed(done):
     assert len(make_plan(more, results).todo()) == 9 - 4
     data = small.data[0].model_copy(update={"split": small.data[0].split.model_copy(update={"use": 1})})
     assert not make_plan(small.model_copy(update={"data": (data,)}), results).todo()
-    assert len(make_plan(small, results, timeout_s=60).todo()) == 4  # another budget: other runs, other tables
+    assert not make_plan(small, results, timeout_s=60).todo()
     assert len(make_plan(small.model_copy(update={"budget": Budget(memory_bytes=1 << 30)}), results).todo()) == 4
 
 

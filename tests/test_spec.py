@@ -60,7 +60,7 @@ def test_run_id_is_the_same_in_another_process():
 OTHER = {
     "suite": "other", "suite_version": 2, "data": "other", "fingerprint": "00fe", "method": "mean", "params": {},
     "code": "00ff",
-    "recipe": Recipe(lr=2e-4), "protocol": Protocol(checkpoint="last"), "budget": Budget(timeout_s=60), "fold": "1",
+    "recipe": Recipe(lr=2e-4), "protocol": Protocol(checkpoint="last"), "budget": Budget(steps=60), "fold": "1",
     "tuning": Tuned(trials=5),
     "seed": 1, "threads": 2, "stacked": True, "device_type": "cuda", "protocol_version": 999,
 }  # fmt: skip
@@ -70,6 +70,15 @@ def test_every_field_of_a_run_is_part_of_its_id():
     assert set(OTHER) == set(RunSpec.model_fields)
     ids = {RUN.model_copy(update={name: value}).run_id for name, value in OTHER.items()}
     assert len(ids | {RUN.run_id}) == len(OTHER) + 1
+
+
+def test_a_timeout_is_no_part_of_a_runs_id_and_its_old_id_is_known():
+    run = RUN.model_copy(update={"budget": Budget(timeout_s=60)})
+    assert run.run_id == RUN.run_id
+    before = digest(run.identity())  # as versions before this rule computed it
+    assert before != run.run_id
+    assert run.stored_ids == (run.run_id, before)
+    assert RUN.stored_ids == (RUN.run_id,)
 
 
 @pytest.mark.parametrize("kind", [Recipe, Budget, Protocol])

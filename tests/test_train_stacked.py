@@ -198,7 +198,7 @@ def test_what_is_not_stackable_is_refused():
 
 @pytest.mark.parametrize("change", [
     {"recipe": {"patience": 3}}, {"recipe": {"grad_clip": 1.0}}, {"recipe": {"precision": "bf16"}},
-    {"budget": {"steps": 10}}, {"budget": {"memory_bytes": 1 << 30}}, {"budget": {"timeout_s": 60}},
+    {"budget": {"steps": 10}}, {"budget": {"memory_bytes": 1 << 30}},
     {"budget": {"on_oom": "subsample", "max_instances": 9}},
 ])  # fmt: skip
 def test_what_looks_across_models_is_not_stacked(change):
@@ -222,6 +222,13 @@ def made(cohort, tmp_path_factory):
     small = suite(cohort[0], ("mean", "clam_sb"), seeds=5, stacked=4, recipe={"epochs": 2, "patience": None})
     results = tmp_path_factory.mktemp("results")
     return small, results, run(small, results, jobs=2)
+
+
+def test_a_timeout_changes_no_stacked_run(made, tmp_path):
+    small, results, records = made
+    assert not make_plan(small, results, timeout_s=600).todo()
+    assert_same(run(small, tmp_path, methods=["mean"], seeds=2, timeout_s=600, jobs=2),
+                [r for r in records if r.method == "mean" and r.spec.seed < 2])  # fmt: skip
 
 
 def test_a_suite_runs_in_stacks_and_in_shared_processes(cohort, made, tmp_path):
@@ -292,7 +299,10 @@ def test_runs_go_together_by_method_recipe_and_cohort(cohort):
         limited = small.model_copy(update={"budget": budget})
         alone = together(make_plan(limited, cohort[0] / "none").runs, 10)
         assert {len(group) for group in alone} == {1}
-        assert not any(isinstance(task_of(group, 10), StackTask) for group in alone)
+        stacked = {isinstance(task_of(group, 10), StackTask) for group in alone if group[0].spec.stacked}
+        # A timeout is no part of a run: it is trained as a stack of one, with a process to itself.
+        assert stacked == ({True} if budget.timeout_s else set())
+        assert not any(isinstance(task_of(g, 10), StackTask) for g in alone if not g[0].spec.stacked)
     assert {len(group) for group in together(make_plan(small, cohort[0] / "none").runs, 1)} == {1}
 
 

@@ -27,6 +27,7 @@ def compare_command(
     data: str | None = typer.Option(None, "--data", help="Only this cohort."),
     form: Format = typer.Option(Format.text, "--format", help="What to print."),
     resamples: int = typer.Option(2000, "--resamples", min=1, help="Bootstrap resamples of the intervals."),
+    every: bool = typer.Option(False, "--all", help="On all folds and seeds that were run, not only those run last."),
 ) -> None:
     """Compare two methods on the same test bags: the paired difference of their AUC with its 95 % interval.
 
@@ -34,7 +35,7 @@ def compare_command(
     """
     from ..ranking import compare, comparison_lines
 
-    table = compare(a, b, results, suite, data, resamples)
+    table = compare(a, b, results, suite, data, resamples, every)
     if form is Format.csv:
         echo_data(to_csv(table))
     elif form is Format.json:

@@ -40,6 +40,9 @@ def leaderboard_command(
     across: bool = typer.Option(
         False, "--across", help="Also compare methods over the cohorts of a suite: ranks, IQM of AUC, Elo."
     ),
+    every: bool = typer.Option(
+        False, "--all", help="Show whatever was run, not only the methods, folds and seeds that were run last."
+    ),
 ) -> None:
     """Show which method is better, by how much, how sure that is, and what it costs.
 
@@ -55,7 +58,7 @@ def leaderboard_command(
         check_folder(out, "--out")
         if foreign_readme(out):
             raise MilbenchError(f"{out / 'README.md'} is no report and would be overwritten; give another --out.")
-    df = leaderboard(results, suite, data, resamples, target_auc, price, across)
+    df = leaderboard(results, suite, data, resamples, target_auc, price, across, every)
     if across and not df.attrs["across"]:
         raise MilbenchError(
             f"{results} has no suite with three or more cohorts on which two or more methods were run to their end; "
