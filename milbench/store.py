@@ -403,31 +403,113 @@ def suite_folders(root: Path) -> list[Path]:
 
 def _runs(folder: Path) -> Iterator[RunRecord]:
     for file in sorted((folder / "runs").glob("[!.]*/run.json")):
-        content = _load(file)
-        try:
-            spec = RunSpec.model_validate(content["spec"])
-            outcome = content["outcome"]
-        except (KeyError, ValidationError) as error:
-            told = _first(error) if isinstance(error, ValidationError) else f"{error} is missing"
-            raise MilbenchError(
-                f"{file} is not a run of this milbench ({told}); delete its folder and run again."
-            ) from error
-        if not _is_id_of(file.parent.name, spec, content):
-            raise MilbenchError(
-                f"{file} holds the spec of run {spec.run_id}, not of {file.parent.name}: it was changed, or its folder "
-                "was renamed; delete the folder and run the suite again."
-            )
-        yield RunRecord(spec, outcome, content.get("reason") or "", content, file.parent)
+        yield read_run(file.parent)
+
+
+def read_run(folder: Path) -> RunRecord:
+    """Read one run, given its folder.
+
+    Raises:
+        MilbenchError: its record is missing or damaged, holds values of other types than milbench writes, is of a
+            newer milbench, or is that of another run.
+    """
+    file = folder / "run.json"
+    content = _load(file)
+    try:
+        spec = RunSpec.model_validate(content["spec"])
+        outcome = content["outcome"]
+    except (KeyError, ValidationError, RecursionError) as error:
+        told = _first(error) if isinstance(error, ValidationError) else f"{error} is missing"
+        raise MilbenchError(
+            f"{file} is not a run of this milbench ({told}); delete its folder and run again."
+        ) from error
+    if outcome not in OUTCOMES:
+        raise MilbenchError(
+            f"{file} has no outcome that milbench knows ({outcome!r:.40}); delete its folder and run again."
+        )
+    _check_types(file, content, _RUN_TYPES)
+    if not _is_id_of(folder.name, spec, content):
+        raise MilbenchError(
+            f"{file} holds the spec of run {spec.run_id}, not of {folder.name}: it was changed, or its folder was "
+            "renamed; delete the folder and run the suite again."
+        )
+    return RunRecord(spec, outcome, content.get("reason") or "", content, folder)
 
 
 def _costs(folder: Path) -> Iterator[CostRecord]:
     for file in sorted((folder / "costs").glob("[!.]*/cost.json")):
-        content = _load(file)
-        try:
-            known = [str(content[key]) for key in ("data", "fingerprint", "method_canonical", "outcome")]
-        except KeyError as error:
-            raise MilbenchError(f"{file} lacks {error}; delete its folder and run the suite again.") from error
-        yield CostRecord(known[0], known[1], known[2], known[3], content, file.parent)
+        yield read_cost(file.parent)
+
+
+def read_cost(folder: Path) -> CostRecord:
+    """Read one measurement of cost, given its folder; errors as in `read_run`."""
+    file = folder / "cost.json"
+    content = _load(file)
+    try:
+        known = [content[key] for key in ("data", "fingerprint", "method_canonical", "outcome")]
+    except KeyError as error:
+        raise MilbenchError(f"{file} lacks {error}; delete its folder and run the suite again.") from error
+    _check_types(file, content, _COST_TYPES)
+    if content.get("cost_id", folder.name) != folder.name:
+        raise MilbenchError(
+            f"{file} is that of measurement {content['cost_id']}, not of {folder.name}: its folder was renamed; "
+            "delete it and run the suite again."
+        )
+    return CostRecord(known[0], known[1], known[2], known[3], content, folder)
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _is_dict(value: Any) -> bool:
+    return isinstance(value, dict)
+
+
+def _is_list_of_dicts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(one, dict) for one in value)
+
+
+def _is_number(value: Any) -> bool:
+    # Integers beyond float's range are no measurements.
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300
+
+
+def _is_numbers(value: Any) -> bool:
+    return isinstance(value, dict) and all(number is None or _is_number(number) for number in value.values())
+
+
+#: What readers use of a record's environment: key -> the type that it has where it is there and not null.
+_ENVIRONMENT_TYPES: dict[str, Callable[[Any], bool]] = {
+    "environment": _is_dict, "environment.fingerprint": _is_text, "environment.gpus": _is_list_of_dicts,
+}  # fmt: skip
+_RUN_TYPES = _ENVIRONMENT_TYPES | {
+    "reason": _is_text, "method_canonical": _is_text, "title": _is_text, "family": _is_text, "finished": _is_text,
+    "asked": _is_text, "parameters": _is_number, "max_instances": _is_number, "peak_memory_bytes": _is_number,
+    "train": _is_dict, "train.evaluations": _is_number, "train.steps": _is_number, "train.flops": _is_number,
+    "train.device_seconds": _is_number, "train.flops_missing": _is_text, "budget_used": _is_dict,
+    "budget_used.track": _is_text, "budget_used.used": _is_number, "budget_used.allowed": _is_number,
+    "budget_used.overshoot": _is_number, "budget_used.last_step": _is_number, "tuned": _is_dict,
+    "tuned.trials": _is_number, "tuned.outcomes": _is_numbers, "tuned.used": _is_numbers,
+}  # fmt: skip
+_COST_TYPES = _ENVIRONMENT_TYPES | {
+    "data": _is_text, "fingerprint": _is_text, "method_canonical": _is_text, "outcome": _is_text, "code": _is_text,
+    "reason": _is_text, "finished": _is_text, "cost_version": _is_number, "infer": _is_dict, "train": _is_dict,
+    "memory": _is_dict, "infer.patches_per_s": _is_number, "infer.bags_per_s": _is_number,
+    "train.bags_per_s": _is_number, "memory.infer_peak_bytes": _is_number, "memory.train_peak_bytes": _is_number,
+    "parameters": _is_number, "flops_per_bag_infer": _is_number, "flops_per_bag_train": _is_number,
+}  # fmt: skip
+
+
+def _check_types(file: Path, content: Mapping[str, Any], types: Mapping[str, Callable[[Any], bool]]) -> None:
+    """Refuse a record that holds a value of another type than is written, where readers use it."""
+    for name, fits in types.items():
+        value: Any = content
+        for key in name.split("."):
+            value = value.get(key) if isinstance(value, dict) else None
+        if value is not None and not fits(value):
+            kind = type(value).__name__
+            raise MilbenchError(f"{file} has a {kind} of the wrong kind for {name}; delete its folder and run again.")
 
 
 def _is_id_of(name: str, spec: RunSpec, content: Mapping[str, Any]) -> bool:

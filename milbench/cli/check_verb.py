@@ -20,6 +20,6 @@ def check_command(
     from ..testing import run_checks
 
     report = run_checks(method)
-    echo(str(report))
+    echo(str(report), lines=True)
     if report.broken:
         raise MilbenchError(f"{report.method} breaks {len(report.broken)} of {len(report.results)} checks.")

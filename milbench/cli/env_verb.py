@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ._terminal import echo
+from ._terminal import echo_data
 
 
 def env_command() -> None:
@@ -14,4 +14,4 @@ def env_command() -> None:
 
     from ..measure.environment import environment
 
-    echo(json.dumps(environment(), indent=2))
+    echo_data(json.dumps(environment(), indent=2) + "\n")
