@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from milbench.aggregator import Aggregator
+from milbench.aggregator import Aggregator, head_log_odds
 from milbench.bags import BagOutput, Bags
 from milbench.nn import (
     Linear,
@@ -131,6 +131,12 @@ class DSMIL(Aggregator):
     def flop_terms(self, n: int) -> tuple[str, tuple[int, ...]]:
         """Every instance takes the same products."""
         return "", (n,)
+
+    def log_odds(self, out: BagOutput) -> Tensor:
+        """Of the probabilities: the sigmoid's, or with C > 2 classes the softmax's of log-sigmoids."""
+        if out.logits.shape[1] == 1:
+            return head_log_odds(out.logits)
+        return head_log_odds(F.logsigmoid(out.logits.double()))
 
     def matrix_flops(self, n: int) -> int:
         """Instance scores, queries, likeness, the weighted sums, the convolution over the bag vectors."""

@@ -135,6 +135,17 @@ class Aggregator(nn.Module, ABC):
         """Return ``(B, n_classes)`` class probabilities in fp32; every row sums to 1."""
         return head_probabilities(out.logits)
 
+    def log_odds(self, out: BagOutput) -> Tensor:
+        """Return ``(B, n_classes)`` log-odds of every class against the rest, float64: what bags are ordered by.
+
+        A probability is 1.0 from a log-odds of 16.6 on in fp32, and bags beyond tie; log-odds keep their order. A
+        method with `probabilities` of its own defines these too, or its bags are ordered by what its probabilities
+        keep.
+        """
+        if type(self).probabilities is not Aggregator.probabilities:
+            return head_log_odds(self.probabilities(out).double().log())
+        return head_log_odds(out.logits)
+
     def matrix_flops(self, n: int) -> int | None:
         """Operations of the matrix products that no forward pass over a bag of n instances avoids; None: not stated.
 
@@ -218,6 +229,23 @@ def head_loss(logits: Tensor, targets: Tensor) -> Tensor:
     if logits.shape[1] == 1:
         return F.binary_cross_entropy_with_logits(logits[:, 0], targets.to(logits.dtype))
     return F.cross_entropy(logits, targets)
+
+
+def head_log_odds(logits: Tensor) -> Tensor:
+    """Return ``(B, C)`` log-odds of every class against the rest, in float64, of the logits of a softmax or sigmoid.
+
+    Of logits l it is l_c - log sum_{j != c} exp(l_j); of one logit z, (-z, z). Infinite ones become the largest
+    number there is.
+    """
+    z = logits.double()
+    if z.shape[1] == 1:
+        odds = torch.cat([-z, z], dim=1)
+    elif z.shape[1] == 2:
+        odds = z - z.flip(1)
+    else:
+        own = torch.eye(z.shape[1], dtype=torch.bool, device=z.device)
+        odds = z - z[:, None].masked_fill(own, -torch.inf).logsumexp(dim=2)
+    return torch.nan_to_num(odds, nan=torch.nan)
 
 
 def head_probabilities(logits: Tensor) -> Tensor:

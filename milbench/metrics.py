@@ -26,8 +26,13 @@ ECE_BINS = 15
 _SUM_TOLERANCE = 1e-3
 
 
-def all_metrics(labels: ArrayLike, probabilities: ArrayLike) -> dict[str, float]:
+def all_metrics(labels: ArrayLike, probabilities: ArrayLike, log_odds: ArrayLike | None = None) -> dict[str, float]:
     """Return every metric of this module, by name.
+
+    Args:
+        labels, probabilities: see above.
+        log_odds: (n, C), of every class against the rest, which order the bags for ``auc`` and ``average_precision``;
+            None: the probabilities do, in which bags tie from a log-odds of 16.6 on where they were computed in fp32.
 
     Returns:
         ``auc``, ``balanced_accuracy``, ``accuracy``, ``average_precision``, ``f1``, ``log_loss``, ``brier``, ``ece``;
@@ -39,10 +44,10 @@ def all_metrics(labels: ArrayLike, probabilities: ArrayLike) -> dict[str, float]
     """
     y, p = check(labels, probabilities)
     return {
-        "auc": auc(y, p),
+        "auc": auc(y, p, log_odds),
         "balanced_accuracy": balanced_accuracy(y, p),
         "accuracy": accuracy(y, p),
-        "average_precision": average_precision(y, p),
+        "average_precision": average_precision(y, p, log_odds),
         "f1": f1(y, p),
         "log_loss": log_loss(y, p),
         "brier": brier(y, p),
@@ -69,26 +74,43 @@ def check(labels: ArrayLike, probabilities: ArrayLike) -> tuple[NDArray[np.int64
     return y.astype(np.int64), p
 
 
-def auc(labels: ArrayLike, probabilities: ArrayLike) -> float:
+def order_of(probabilities: NDArray[np.float64], log_odds: ArrayLike | None) -> NDArray[np.float64]:
+    """Return what orders bags, (n, C): log-odds where they are known, else the probabilities.
+
+    Raises:
+        MilbenchError: log-odds of another shape than the probabilities, or not finite.
+    """
+    if log_odds is None:
+        return probabilities
+    s = np.asarray(log_odds, dtype=np.float64)
+    if s.shape != probabilities.shape:
+        raise MilbenchError(f"log-odds have shape {s.shape} and probabilities {probabilities.shape}; give as many.")
+    if not np.isfinite(s).all():
+        bad = int((~np.isfinite(s).all(axis=1)).sum())
+        raise MilbenchError(f"{bad} of {len(s)} rows of log-odds are not finite; such a run has diverged.")
+    return s
+
+
+def auc(labels: ArrayLike, probabilities: ArrayLike, log_odds: ArrayLike | None = None) -> float:
     """Area under the ROC curve; with more than two classes the mean one-vs-rest AUC of the classes that occur.
 
-    NaN where fewer than two classes occur.
+    NaN where fewer than two classes occur. For `log_odds` see `all_metrics`.
     """
     y, p = check(labels, probabilities)
     if len(np.unique(y)) < 2:
         return float("nan")
-    return _over_classes(y, p, sk.roc_auc_score)
+    return _over_classes(y, order_of(p, log_odds), sk.roc_auc_score)
 
 
-def average_precision(labels: ArrayLike, probabilities: ArrayLike) -> float:
+def average_precision(labels: ArrayLike, probabilities: ArrayLike, log_odds: ArrayLike | None = None) -> float:
     """Average precision of the positive class; with more than two classes the mean over the classes that occur.
 
-    NaN where, with two classes, no bag is positive.
+    NaN where, with two classes, no bag is positive. For `log_odds` see `all_metrics`.
     """
     y, p = check(labels, probabilities)
     if p.shape[1] == 2 and not y.any():
         return float("nan")
-    return _over_classes(y, p, sk.average_precision_score)
+    return _over_classes(y, order_of(p, log_odds), sk.average_precision_score)
 
 
 def accuracy(labels: ArrayLike, probabilities: ArrayLike) -> float:
@@ -170,15 +192,19 @@ def per_class(labels: ArrayLike, probabilities: ArrayLike, names: Sequence[str] 
     return pd.DataFrame(rows, index=pd.Index(names if names is not None else range(p.shape[1]), name="class"))
 
 
-def accuracy_at_best_threshold(labels: NDArray[np.int64], probabilities: NDArray[np.float64]) -> float:
+def accuracy_at_best_threshold(
+    labels: NDArray[np.int64], probabilities: NDArray[np.float64], log_odds: NDArray[np.float64] | None = None
+) -> float:
     """Return the accuracy at the threshold on p1 that makes it highest: one chosen on test, never to be ranked.
 
-    With more than two classes it is the plain accuracy: the largest probability decides.
+    With more than two classes it is the plain accuracy: the largest probability decides. For `log_odds` see
+    `all_metrics`.
     """
     if probabilities.shape[1] != 2:
         return float((probabilities.argmax(axis=1) == labels).mean())
-    order = np.argsort(-probabilities[:, 1], kind="stable")
-    score, positive = probabilities[order, 1], labels[order] == 1
+    scores = order_of(probabilities, log_odds)[:, 1]
+    order = np.argsort(-scores, kind="stable")
+    score, positive = scores[order], labels[order] == 1
     # The first k are called positive: right are the positives among them and the negatives behind them.
     right = np.concatenate([[0], np.cumsum(positive)]) + (~positive).sum() - np.concatenate([[0], np.cumsum(~positive)])
     allowed = np.concatenate([[True], score[1:] != score[:-1], [True]])  # a threshold lies between different scores

@@ -19,7 +19,7 @@ from .effects import effects
 from .errors import MilbenchError, did_you_mean
 from .published import beside
 from .reporting import comparison_lines, to_markdown, write_report
-from .scoring import METRICS, CohortRuns, Scores, read_cohorts, repetitions, run_scores, score
+from .scoring import METRICS, PROBABILITIES, CohortRuns, Scores, read_cohorts, repetitions, run_scores, score
 from .spec import digest
 from .spelling import spelling
 from .spending import AXES, FRONTS, SPENT, curves, mark_fronts, missing_flops, price_of, spent
@@ -416,6 +416,12 @@ def _notes(cohort: CohortRuns, scored: list[Scores]) -> list[str]:
             )
         if why := missing_flops(list(runs.values())):
             out.append(f"{cohort.name}: the training operations of {method} could not be counted ({why}).")
+    older = sum(int((s.runs["ordered_by"] == PROBABILITIES).sum()) for s in scored)
+    if older:
+        out.append(
+            f"{cohort.name}: {count(older, 'run')} stored no log-odds and are scored from probabilities in fp32, in "
+            "which bags tie from a log-odds of 16.6 on."
+        )
     undefined = int(max((s.runs["auc"].isna().sum() for s in scored), default=0))
     if undefined:
         out.append(f"{cohort.name}: {undefined} runs a method test on one class; their AUC is left out.")

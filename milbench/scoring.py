@@ -11,7 +11,7 @@ import json
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -46,7 +46,12 @@ METRICS = ("auc", "balanced_accuracy", "accuracy", "average_precision", "f1", "l
 #: Peak memory is read in pages the system gave a process; below this it orders nothing.
 MEMORY_FLOOR_BYTES = 0.1 * 2**20
 
+#: What orders the bags of a run: log-odds, or of runs that were made before these were stored, probabilities.
+LOG_ODDS, PROBABILITIES = "log-odds", "probabilities"
+
 Cell = tuple[str, int]
+#: Probabilities (n, C) of bags, and their log-odds (n, C) where they are stored.
+Predicted = tuple[np.ndarray, np.ndarray | None]
 Kept = Literal["last", "best-val", "oracle"]
 
 
@@ -193,7 +198,8 @@ class Scores:
     """A method's scores on a cohort.
 
     Attributes:
-        runs: one row an ``ok`` run: fold, seed, bags, and the columns of `metrics.all_metrics`.
+        runs: one row an ``ok`` run: fold, seed, bags, the columns of `metrics.all_metrics`, and
+            ``ordered_by``: `LOG_ODDS` or `PROBABILITIES`.
         auc: mean AUC over folds and seeds; NaN where no run is ``ok`` or none is defined.
         low, high: its 95 % interval, see `milbench.stats.combined_interval`.
         replicates: (R,) of it; row r of every method of a cohort holds the same patients and seeds.
@@ -288,7 +294,7 @@ def score(cohort: CohortRuns, resamples: int, kept: Kept | None = None) -> list[
     labels, classes = cohort.labels(), len(cohort.classes())
     y, patients = labels["label"].to_numpy(), labels["patient_id"].to_numpy()
     kept = kept or ("oracle" if cohort.oracle else None)
-    rows_of, probabilities = _test_bags(cohort, labels, classes, kept)
+    rows_of, predicted = _test_bags(cohort, labels, classes, kept)
     _check_folds(cohort, labels, rows_of)
 
     # One draw of patients and seeds for all methods: that is what pairs them. Bags never tested are not drawn.
@@ -309,16 +315,18 @@ def score(cohort: CohortRuns, resamples: int, kept: Kept | None = None) -> list[
         for (fold, seed), record in sorted(runs.items()):
             if record.outcome != "ok":
                 continue
-            truth, p = y[rows_of[fold]], probabilities[method, (fold, seed)]
+            truth, (p, s) = y[rows_of[fold]], predicted[method, (fold, seed)]
             try:
-                values = metrics.all_metrics(truth, p)
+                values: dict[str, Any] = metrics.all_metrics(truth, p, s)
             except MilbenchError as error:
                 raise MilbenchError(f"{record.path / 'predictions.parquet'}: {error}") from error
             if kept == "oracle":
-                values["accuracy"] = metrics.accuracy_at_best_threshold(truth, p)
+                values["accuracy"] = metrics.accuracy_at_best_threshold(truth, p, s)
+            values["ordered_by"] = PROBABILITIES if s is None else LOG_ODDS
             table.append({"fold": fold, "seed": seed, "bags": len(truth), **values})
-            cells[folds.index(fold), seeds.index(seed)] = stats.bootstrap_auc(truth, p, weights[fold])
-        found = pd.DataFrame(table, columns=["fold", "seed", "bags", *METRICS])
+            by = metrics.order_of(p, s)
+            cells[folds.index(fold), seeds.index(seed)] = stats.bootstrap_auc(truth, by, weights[fold])
+        found = pd.DataFrame(table, columns=["fold", "seed", "bags", *METRICS, "ordered_by"])
         scores.append(_scores(cohort, method, found, stats.combine(cells, drawn_seeds), (y[tested], units)))
     return scores
 
@@ -338,22 +346,22 @@ def _check_folds(cohort: CohortRuns, labels: pd.DataFrame, rows_of: dict[str, np
 
 def _test_bags(
     cohort: CohortRuns, labels: pd.DataFrame, classes: int, kept: Kept | None
-) -> tuple[dict[str, np.ndarray], dict[tuple[str, Cell], np.ndarray]]:
-    """Return the rows of `labels` each fold tests, and every ok run's probabilities (n, C) of them."""
+) -> tuple[dict[str, np.ndarray], dict[tuple[str, Cell], Predicted]]:
+    """Return the rows of `labels` each fold tests, and what every ok run predicts of them."""
     first: dict[str, tuple[np.ndarray, RunRecord]] = {}
-    probabilities = {}
+    predicted = {}
     for method, runs in cohort.runs.items():
         for cell, record in runs.items():
             if record.outcome != "ok":
                 continue
-            rows, probabilities[method, cell] = _aligned(record, labels, classes, kept)
+            rows, predicted[method, cell] = _aligned(record, labels, classes, kept)
             known, other = first.setdefault(cell[0], (rows, record))
             if not np.array_equal(known, rows):
                 raise MilbenchError(
                     f"{cohort.name}: in fold {cell[0]} {method} was tested on {len(rows)} bags ({record.path}), "
                     f"{other.method} on {len(known)} others ({other.path}); run again with --overwrite all."
                 )
-    return {fold: rows for fold, (rows, _) in first.items()}, probabilities
+    return {fold: rows for fold, (rows, _) in first.items()}, predicted
 
 
 def _scores(
@@ -518,8 +526,8 @@ def _table(
     return table
 
 
-def _aligned(record: RunRecord, labels: pd.DataFrame, classes: int, kept: Kept | None) -> tuple[np.ndarray, np.ndarray]:
-    """Return the rows of `labels` of a run's test bags, ascending, and their probabilities (n, C)."""
+def _aligned(record: RunRecord, labels: pd.DataFrame, classes: int, kept: Kept | None) -> tuple[np.ndarray, Predicted]:
+    """Return the rows of `labels` of a run's test bags, ascending, and what it predicts of them."""
     if kept is not None:
         return _of_trajectory(record, labels, classes, kept)
     file = record.path / "predictions.parquet"
@@ -527,7 +535,7 @@ def _aligned(record: RunRecord, labels: pd.DataFrame, classes: int, kept: Kept |
     return _rows_of(file, table[table["split"] == "test"], labels, classes)
 
 
-def _of_trajectory(record: RunRecord, labels: pd.DataFrame, classes: int, kept: Kept) -> tuple[np.ndarray, np.ndarray]:
+def _of_trajectory(record: RunRecord, labels: pd.DataFrame, classes: int, kept: Kept) -> tuple[np.ndarray, Predicted]:
     """Return one evaluation: the last, the one best on validation, or, as no honest protocol can, the one whose test
     AUC is the highest."""
     table = record.trajectory()
@@ -544,11 +552,11 @@ def _of_trajectory(record: RunRecord, labels: pd.DataFrame, classes: int, kept: 
         value = history[monitor] if monitor == "val_loss" else -history[monitor]
         return found[int(np.argmin(value.fillna(np.inf)))]
     y = labels["label"].to_numpy()
-    aucs = [metrics.auc(y[rows], p) for rows, p in found]
+    aucs = [metrics.auc(y[rows], p, s) for rows, (p, s) in found]
     return found[int(np.nanargmax(aucs)) if np.isfinite(aucs).any() else -1]
 
 
-def _rows_of(file: Path, table: pd.DataFrame, labels: pd.DataFrame, classes: int) -> tuple[np.ndarray, np.ndarray]:
+def _rows_of(file: Path, table: pd.DataFrame, labels: pd.DataFrame, classes: int) -> tuple[np.ndarray, Predicted]:
     columns = [f"p{i}" for i in range(classes)]
     if not len(table) or not set(columns) <= set(table.columns) or f"p{classes}" in table.columns:
         raise MilbenchError(f"{file} holds no test bags with {classes} classes; delete its folder and run again.")
@@ -557,7 +565,10 @@ def _rows_of(file: Path, table: pd.DataFrame, labels: pd.DataFrame, classes: int
         told = "bags that its cohort's labels.csv has not" if (rows < 0).any() else "a bag twice"
         raise MilbenchError(f"{file} holds {told}; delete its folder and run the suite again.")
     order = np.argsort(rows)
-    return rows[order], table[columns].to_numpy(dtype=np.float64)[order]
+    p = table[columns].to_numpy(dtype=np.float64)[order]
+    scores = [f"s{i}" for i in range(classes)]
+    s = table[scores].to_numpy(dtype=np.float64)[order] if set(scores) <= set(table.columns) else None
+    return rows[order], (p, s)
 
 
 def run_scores(root: Path, suite: str | None = None, data: str | None = None) -> pd.DataFrame:

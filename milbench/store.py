@@ -77,7 +77,8 @@ class RunRecord:
         return str(self.record.get("method_canonical") or self.spec.method)
 
     def predictions(self) -> pd.DataFrame:
-        """Read the predictions: ``slide_id``, ``split`` (``val`` or ``test``), ``p0`` ... ``p{C-1}``, one row a bag.
+        """Read the predictions, one row a bag: ``slide_id``, ``split`` (``val`` or ``test``), ``p0`` ... ``p{C-1}``,
+        and log-odds ``s0`` ... ``s{C-1}``, which older runs lack.
 
         Raises:
             MilbenchError: the run has none (it is not ``ok``), or the file is damaged.
@@ -213,8 +214,8 @@ class Store:
         Args:
             run_id: name of the run's folder.
             record: content of ``run.json``; ``schema`` and ``run_id`` are added. It needs ``spec`` and ``outcome``.
-            predictions: ``slide_id``, ``split`` in {val, test}, ``p0`` ... ``p{C-1}``; for outcome ``ok`` and only for
-                it.
+            predictions: ``slide_id``, ``split`` in {val, test}, ``p0`` ... ``p{C-1}``, and log-odds ``s0`` ...
+                ``s{C-1}``, by which bags are ordered; for outcome ``ok`` and only for it.
             history: one row an evaluation.
             overwrite: replace a run of the same id; without it, what is there stays and this one is dropped.
             trajectory: of an oracle run: ``evaluation`` (from 1), ``slide_id``, ``p0`` ... of the test bags.
@@ -561,9 +562,14 @@ def _outcome(file: Path) -> str | None:
 
 
 def _checked(run_id: str, predictions: pd.DataFrame) -> pd.DataFrame:
-    columns = [c for c in predictions.columns if re.fullmatch(r"p\d+", str(c))]
-    if len(columns) < 2 or list(predictions.columns) != ["slide_id", "split", *(f"p{i}" for i in range(len(columns)))]:
-        raise ValueError(f"run {run_id}: predictions need slide_id, split, p0, p1 ..., not {list(predictions.columns)}")
+    classes = sum(re.fullmatch(r"p\d+", str(c)) is not None for c in predictions.columns)
+    p, s = ([f"{kind}{i}" for i in range(classes)] for kind in "ps")
+    columns = [*p, *s] if any(name in predictions.columns for name in s) else p
+    if classes < 2 or list(predictions.columns) != ["slide_id", "split", *columns]:
+        raise ValueError(
+            f"run {run_id}: predictions need slide_id, split, p0, p1 ... and, if any, s0, s1 ..., not "
+            f"{list(predictions.columns)}"
+        )
     if not predictions["split"].isin(["val", "test"]).all():
         raise ValueError(f"run {run_id}: split is val or test in predictions")
     if predictions.duplicated(["slide_id", "split"]).any():

@@ -55,6 +55,19 @@ class Task:
     counted: tuple[tuple[int, int | None], ...] = ()  # `StepFlops.known` of an earlier run, to be spared the work
 
 
+@dataclass(frozen=True)
+class Predictions:
+    """What a model says of B bags.
+
+    Attributes:
+        probabilities: ``(B, n_classes)`` float64, rows sum to 1.
+        log_odds: ``(B, n_classes)`` float64, of every class against the rest; bags are ordered by these.
+    """
+
+    probabilities: np.ndarray
+    log_odds: np.ndarray
+
+
 @dataclass
 class Trained:
     """What training leaves: the selected model, its history (one row an evaluation), and what it took.
@@ -65,7 +78,7 @@ class Trained:
         selected: number of the selected row, from 1.
         bags, patches: how many passed through training, those seen again counted again.
         budget: `milbench.budget.Meter.record`.
-        trajectory: under the oracle protocol the test predictions ``(B, n_classes)`` of every evaluation.
+        trajectory: under the oracle protocol the predictions of the test bags at every evaluation.
         stack: of a stacked training how many models it had and the device-seconds of all; its own are not known.
     """
 
@@ -81,7 +94,7 @@ class Trained:
     budget: dict[str, Any] = field(default_factory=dict)
     scaling: Scaling | None = None
     seeds: dict[str, int] = field(default_factory=dict)
-    trajectory: list[np.ndarray] = field(default_factory=list)
+    trajectory: list[Predictions] = field(default_factory=list)
     stack: dict[str, float] | None = None
 
 
@@ -259,7 +272,7 @@ class Judge:
         oracle = self.protocol.checkpoint == "oracle"
         self.test = BagSet(cache, task.test, device, scaling, limit) if oracle else None
         self.history: list[dict[str, Any]] = []
-        self.trajectory: list[np.ndarray] = []
+        self.trajectory: list[Predictions] = []
         self.seconds = 0.0
         self.best_row = 0
         self._best = math.inf
@@ -418,11 +431,11 @@ def autocast(device_type: str, recipe: Recipe) -> torch.autocast:
 
 
 @torch.inference_mode()
-def predict(model: Aggregator, bags: BagSet, recipe: Recipe) -> np.ndarray:
-    """Return ``(B, n_classes)`` float64 probabilities of all bags, in eval mode; the mode is put back."""
+def predict(model: Aggregator, bags: BagSet, recipe: Recipe) -> Predictions:
+    """Return the predictions of all bags, in eval mode; the mode is put back."""
     training = model.training
     model.eval()
-    rows = []
+    rows, odds = [], []
     with fits(bags.lengths, "evaluation"):
         for batch in bags.batches():
             with autocast(batch.device.type, recipe):
@@ -433,9 +446,10 @@ def predict(model: Aggregator, bags: BagSet, recipe: Recipe) -> np.ndarray:
                 explain_nonfinite(batch)
                 raise Diverged("the model predicts NaN for finite features")
             rows.append(probabilities.double().cpu())
+            odds.append(model.log_odds(out).double().cpu())
     model.train(training)
     p = torch.cat(rows).numpy()
-    return p / p.sum(axis=1, keepdims=True)
+    return Predictions(p / p.sum(axis=1, keepdims=True), torch.cat(odds).numpy())
 
 
 def _fitting(model: Aggregator, out: Any, batch: Bags) -> None:
@@ -450,15 +464,20 @@ def _fitting(model: Aggregator, out: Any, batch: Bags) -> None:
         )
 
 
-def validation(labels: np.ndarray, probabilities: np.ndarray, n_classes: int) -> dict[str, float]:
+def validation(labels: np.ndarray, predictions: Predictions, n_classes: int) -> dict[str, float]:
     """Return val_loss (log loss in nats, the same quantity for every method) and val_auc."""
-    chosen = np.clip(probabilities[np.arange(len(labels)), labels], 1e-12, 1)
-    return {"val_loss": float(-np.log(chosen).mean()), "val_auc": metrics.auc(labels, probabilities)}
+    p = predictions.probabilities
+    chosen = np.clip(p[np.arange(len(labels)), labels], 1e-12, 1)
+    return {"val_loss": float(-np.log(chosen).mean()), "val_auc": metrics.auc(labels, p, predictions.log_odds)}
 
 
-def predictions_frame(ids: Sequence[str], split: str, probabilities: np.ndarray) -> pd.DataFrame:
-    """Return one row a slide: slide_id, split, p0 .. p{C-1}. No label stands in it."""
-    frame = pd.DataFrame(probabilities, columns=[f"p{c}" for c in range(probabilities.shape[1])])
+def predictions_frame(ids: Sequence[str], split: str, predictions: Predictions) -> pd.DataFrame:
+    """Return one row a slide: slide_id, split, p0 .. p{C-1}, and log-odds s0 .. s{C-1}. No label stands in it."""
+    classes = range(predictions.probabilities.shape[1])
+    frame = pd.DataFrame(
+        np.concatenate([predictions.probabilities, predictions.log_odds], axis=1),
+        columns=[f"{kind}{c}" for kind in "ps" for c in classes],
+    )
     frame.insert(0, "slide_id", list(ids))
     frame.insert(1, "split", split)
     return frame

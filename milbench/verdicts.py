@@ -249,7 +249,7 @@ def _reached(name: str, row: pd.Series) -> str:
 def _predictions(
     cohort: CohortRuns, split: str, labels: pd.DataFrame
 ) -> tuple[dict[str, np.ndarray], dict[str, dict[Cell, np.ndarray]]]:
-    """Return the rows of `labels` of each fold's part, and by method every ok run's probabilities (n,) of class 1."""
+    """Return the rows of `labels` of each fold's part, and by method every ok run's scores (n,) of class 1."""
     rows: dict[str, np.ndarray] = {}
     scores: dict[str, dict[Cell, np.ndarray]] = {method: {} for method in cohort.runs}
     for method, runs in cohort.runs.items():
@@ -275,7 +275,8 @@ def _of_run(record: RunRecord, split: str, labels: pd.DataFrame) -> tuple[np.nda
             "folder and run the suite again."
         )
     order = np.argsort(at)
-    return at[order], part["p1"].to_numpy(dtype=np.float64)[order]
+    column = "s1" if "s1" in part else "p1"  # log-odds, which older runs lack
+    return at[order], part[column].to_numpy(dtype=np.float64)[order]
 
 
 def _known(cohort: CohortRuns) -> pd.DataFrame | None:

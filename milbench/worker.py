@@ -109,8 +109,8 @@ def _predicted(task: Task, trained: Trained, cache: FeatureCache, device: torch.
     """Predict the validation and test slides of a run, and say what it was and took."""
     watch, test = Stopwatch(), BagSet(cache, task.test, device, trained.scaling, task.spec.budget.memory_bytes)
     with watch:  # predictions come back to the host, so the device has finished
-        probabilities = predict(trained.model, test, task.spec.recipe)
-    frames = [predictions_frame(task.test, "test", probabilities)]
+        predictions = predict(trained.model, test, task.spec.recipe)
+    frames = [predictions_frame(task.test, "test", predictions)]
     if task.val:
         val = BagSet(cache, [s for s, _ in task.val], device, trained.scaling, task.spec.budget.memory_bytes)
         frames.insert(0, predictions_frame(val.ids, "val", predict(trained.model, val, task.spec.recipe)))

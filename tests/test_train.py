@@ -37,7 +37,7 @@ def run(cohort, method="mean", part="test", **more):
     given = task(folder, parts, method, **more)
     trained = train(given, opened(folder), CPU)
     bags = BagSet(opened(folder), [slide for slide, _ in parts[part]], CPU)
-    return trained, predict(trained.model, bags, given.spec.recipe)
+    return trained, predict(trained.model, bags, given.spec.recipe).probabilities
 
 
 def without_clocks(history):
@@ -300,8 +300,8 @@ def test_standardised_features_are_those_of_the_training_instances(cohort, tmp_p
         assert row["train_loss"] == pytest.approx(wanted["train_loss"], rel=1e-5)
         assert row["val_loss"] == pytest.approx(wanted["val_loss"], rel=1e-5)
     test = [slide for slide, _ in parts["test"]]
-    ours = predict(trained.model, BagSet(cache, test, CPU, trained.scaling), given.spec.recipe)
-    theirs = predict(beforehand.model, BagSet(opened(tmp_path), test, CPU), given.spec.recipe)
+    ours = predict(trained.model, BagSet(cache, test, CPU, trained.scaling), given.spec.recipe).probabilities
+    theirs = predict(beforehand.model, BagSet(opened(tmp_path), test, CPU), given.spec.recipe).probabilities
     np.testing.assert_allclose(ours, theirs, rtol=1e-5)
 
 

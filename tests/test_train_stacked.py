@@ -39,7 +39,7 @@ def cohort(tmp_path_factory):
 def predictions(cohort, trained, given):
     folder, parts = cohort
     bags = BagSet(opened(folder), [slide for slide, _ in parts["test"]], CPU, trained.scaling)
-    return predict(trained.model, bags, given.spec.recipe)
+    return predict(trained.model, bags, given.spec.recipe).probabilities
 
 
 def tasks(cohort, method, seeds, protocol=LAST, rotate=False, **recipe):

@@ -100,7 +100,7 @@ def test_a_run_predicts_what_the_loop_predicts_here(cohort, ended):
     assert list(table["split"]) == ["val"] * 4 + ["test"] * 6
     assert list(table["slide_id"]) == [slide for part in ("val", "test") for slide, _ in parts[part]]
     due = [predict(trained.model, BagSet(opened(folder), [s for s, _ in parts[part]], torch.device("cpu")),
-                   given.spec.recipe) for part in ("val", "test")]  # fmt: skip
+                   given.spec.recipe).probabilities for part in ("val", "test")]  # fmt: skip
     np.testing.assert_array_equal(table[["p0", "p1"]].to_numpy(), np.concatenate(due))
     assert list(ended["Plain"].history()["epoch"]) == [1, 2]
 

@@ -30,4 +30,4 @@ def digits(precisions: tuple[str, ...] = ("fp32", "bf16"), **params: Any) -> tup
     labels = np.array([cohort.labels[slide] for slide in task.test])
     bags = BagSet(cache, task.test, device)
     recipes = {name: task.spec.recipe.model_copy(update={"precision": name}) for name in precisions}
-    return labels, {name: predict(model, bags, recipe)[:, 1] for name, recipe in recipes.items()}
+    return labels, {name: predict(model, bags, recipe).probabilities[:, 1] for name, recipe in recipes.items()}
