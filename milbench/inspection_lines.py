@@ -27,6 +27,7 @@ def lines(inspection: Inspection) -> list[str]:
         _features(found),
         *_empty(found),
         *_classes(inspection),
+        *(f"note: {line}" for line in inspection.notes),
         *(f"left out: {line}" for line in gaps if inspection.gaps.lines()),
         *(gaps if not inspection.gaps.lines() else []),
         *_lengths(found),

@@ -350,6 +350,7 @@ class SplitSpec(Frozen):
         files: split files of any form that `milbench.data.split_files.read_folds` knows: a file, a folder of them, or a
             path with ``{k}`` for the fold number (``splits/fold{k}.csv``); None: the dataset's own published folds
             where it has them, else folds made here, by patient and stratified, in the way that `scheme` says.
+        column: the column of `files` that says train, val or test of every slide or patient; None: it is recognised.
         scheme: ``k-fold``, every slide tested once a repetition; ``monte-carlo``, `repeats` test parts drawn
             independently; ``held-out``, one of them; ``site-preserved``, a k-fold that keeps every site's patients in
             one fold (Howard et al. 2021).
@@ -363,6 +364,7 @@ class SplitSpec(Frozen):
     """
 
     files: str | None = None
+    column: str | None = None
     scheme: Literal["k-fold", "monte-carlo", "held-out", "site-preserved"] = "k-fold"
     folds: int = Field(5, ge=2)
     repeats: int = Field(1, ge=1)
@@ -386,6 +388,8 @@ class SplitSpec(Frozen):
             raise ValueError(f"{idle[0]} belongs to scheme {' or '.join(ways)}, not to {self.scheme}")
         if self.files is not None and self.scheme != "k-fold":
             raise ValueError("folds come from files or from a scheme; give one of them")
+        if self.column is not None and self.files is None:
+            raise ValueError("column names a column of the split files; give files, or leave it out")
         return self
 
 

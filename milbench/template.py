@@ -16,6 +16,7 @@ from typing import Any
 from .data.cache import FeatureCache
 from .data.files import write_atomic
 from .data.label_rows import table_of
+from .data.labels_copy import MADE_FROM, made_from
 from .data.layout import shard_bytes, to_toml
 from .data.tables import count
 from .errors import MilbenchError
@@ -79,7 +80,9 @@ def draft(
         assert inspection.tables is not None
         text = io.StringIO(newline="")
         rows = table_of(inspection.mended(), inspection.gaps.reasons, inspection.tables.site)
-        csv.writer(text).writerows(rows)  # lines end in CR LF, or a CR in a name would not be quoted
+        origin = [MADE_FROM, made_from(labels, inspection.tables.files)]
+        # Lines end in CR LF, or a CR in a name would not be quoted.
+        csv.writer(text).writerows([*row, origin[i] if i < 2 else ""] for i, row in enumerate(rows))
         table = text.getvalue()
     parts = [
         _head(inspection, out, labels, estimates),

@@ -78,7 +78,11 @@ def test_columns_are_recognised_by_name_and_content(header, row, columns, tmp_pa
         ("what,label", "x,1", r"none of them holds names of features; name the column of slides with --slide-column\."),
         ("slide_id,patient,label,label", "000,p,1,1", r"has two columns named 'label'; keep one"),
         ("slide_id,patient,label", "", r"has no rows below its header"),
-        ("slide_id,patient,label", "000,p,1\n000,p,1", r"has 1 slide in two rows: '000'; keep one row a slide"),
+        (
+            "slide_id,patient,label",
+            "000,p,1\n000,p,2",
+            r"has 1 slide in two rows that disagree: '000' .*; keep one row",
+        ),
         ("slide_id,patient,label", "000,p,1\n,p,1", r"has a row without a slide \(row 2\); fill it in"),
     ],
 )
@@ -116,7 +120,7 @@ def test_pair_of_tables(tmp_path):
     other = written(tmp_path / "o.csv", "case,FILENAME", "p0,000.h5")
     assert not read(clinical, slides=other, label="MSI").readable  # the suite has one name for both columns
     twice = written(tmp_path / "twice.csv", "PATIENT,MSI", "p0,yes", "p0,no")
-    with pytest.raises(MilbenchError, match=r"twice\.csv has 1 patient in two rows: 'p0'"):
+    with pytest.raises(MilbenchError, match=r"twice\.csv has 1 patient in two rows that disagree: 'p0'"):
         read(twice, slides=table)
 
 

@@ -160,5 +160,5 @@ def test_nothing_is_written_over_what_is_there(tmp_path):
         made.write()
     assert not (tmp_path / "my.toml").exists()
     made.write(force=True)
-    assert (tmp_path / "my.labels.csv").read_text().startswith("slide_id,patient_id,label,left_out_because\n")
+    assert (tmp_path / "my.labels.csv").read_text().startswith("slide_id,patient_id,label,left_out_because,made_from\n")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["my.labels.csv", "my.toml"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -33,6 +34,21 @@ def init_command(
     site_column: str = typer.Option(
         None, "--site-column", help="Column of sites: folds then keep the patients of a site together."
     ),
+    split_column: str = typer.Option(
+        None, "--split-column", help="Column that says train, val or test, of --splits or of the label table."
+    ),
+    patient_rule: str = typer.Option(
+        None, "--patient-rule", help="Regular expression whose one group is the patient in a slide's name."
+    ),
+    kept_class: list[str] = typer.Option(
+        None, "--class", help="A label that is a class, though it reads as a missing value; once for each."
+    ),
+    exclude_class: list[str] = typer.Option(
+        None, "--exclude-class", help="A class whose slides take no part; once for each."
+    ),
+    allow_missing: str = typer.Option(
+        None, "--allow-missing", metavar="N", help="Slides that may be left out for want of a match: 5, or 10%."
+    ),
     method: list[str] = typer.Option(None, "-m", "--method", help="Methods to compare; default: the founding ones."),
     seeds: int = typer.Option(3, "--seeds", min=1, help="Seeds of every method on every fold."),
     estimate: bool = typer.Option(
@@ -44,10 +60,12 @@ def init_command(
     """Look at features and labels, say what is there, and write a commented suite that runs as it is.
 
     Slides that lack features or a label are left out: they are counted, named, and listed in NAME.labels.csv beside the
-    suite.
+    suite. Where names do not match for more than 2 % of either side, init stops and shows those that resemble
+    each other; --allow-missing goes on without them.
 
     Example: milbench init --features clam/features --labels labels.csv --out my.toml
     """
+    from ..data.audit.patients import check_rule
     from ..data.label_rows import Tables, check_columns
     from ..data.survey import survey
     from ..errors import MilbenchError
@@ -65,16 +83,20 @@ def init_command(
         raise MilbenchError(f"{out} exists already; give another --out, or --force to replace it.")
     check_folder(out.parent, "--out")
     chosen = [resolve(name).canonical for name in method or METHODS]
-    columns = (slide_table, slide_column, patient_column, label_column, site_column)
-    if labels is None and any(given is not None for given in columns):
+    columns = (slide_table, slide_column, patient_column, label_column, site_column, split_column, patient_rule)
+    if labels is None and any(given is not None for given in (*columns, kept_class or None, exclude_class or None)):
         raise MilbenchError("columns and --slide-table are about a label table; give it with --labels.")
-    tables = None if labels is None else Tables(labels, *columns)
-    if tables is not None and any(columns[1:]):
+    if allow_missing is not None and not re.fullmatch(r"\d+|\d+(\.\d+)?%", allow_missing):
+        raise MilbenchError(f"--allow-missing {allow_missing!r} is neither a number of slides, 5, nor a share, 10%.")
+    check_rule(patient_rule)
+    tables = None if labels is None else Tables(labels, *columns, tuple(kept_class or ()), tuple(exclude_class or ()))
+    if tables is not None and any(columns[1:5]):
         check_columns(tables)
     with counted("looking at") as progress:
         found = inspect(survey(features, format, progress), tables, splits)
     for line in lines(found):
         echo(line)
+    found.refuse_losses(allow_missing)
     problem = [*found.gaps.lines(), *filter(None, [found.division.problem])]
     if strict and problem:
         raise MilbenchError(f"{problem[0].rstrip('.')}; mend it, or leave out --strict.")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..atomic_io import child
@@ -19,11 +19,20 @@ from .audit.subject import Subject
 from .cache import FeatureCache
 from .datasets import BAGS, prepare
 from .imported import Progress, cache_of
-from .labels import Labels, index_classes, read_classes, read_label_table, read_labels, write_labels
+from .labels import (
+    Labels,
+    Note,
+    brought_labels,
+    match_labels,
+    read_classes,
+    read_label_table,
+    read_labels,
+    write_labels,
+)
 from .payload import check_payload
 from .schemes import SplitRecord, carve_validation, make_folds, record_split, split_record_text
 from .source_table import SourceTable
-from .split_files import read_fold, read_folds
+from .split_files import read_fold, read_split
 from .splits import Fold
 
 #: What to do about a damaged dataset of milbench's own.
@@ -136,14 +145,17 @@ def read_subject(spec: DataSpec, base: Path, progress: Progress | None = None) -
     check_payload(cache)
     table = cache.table or SourceTable()
     labels, where = _labels(spec, base, cache, table)
+    left_out = [str(slide) for slide in cache.meta.get("left_out", ())]
+    labels = match_labels(labels, [*cache.ids, *left_out], str(where), str(cache.path))
     if spec.patient_rule is not None:
         labels = apply_rule(labels, spec.patient_rule)
-    empty = tuple(slide for slide in cache.meta.get("left_out", ()) if slide in labels.labels)
+    empty = tuple(slide for slide in left_out if slide in labels.labels)
     labels = labels.without(frozenset(empty))
     folds: list[Fold] = []
     published, trouble = False, None
     try:
-        folds, published = _folds(spec, base, labels, table)
+        folds, published, notes = _folds(spec, base, labels, table)
+        labels = replace(labels, notes=(*labels.notes, *notes))
     except MilbenchError as error:
         trouble = str(error)
     return Subject(spec, base, cache, labels, tuple(folds), published, str(where), trouble, empty)
@@ -212,30 +224,27 @@ def _labels(spec: DataSpec, base: Path, cache: FeatureCache, table: SourceTable)
             f"cohort {spec.name} has no labels, and {cache.path} brings none: set labels to the table with "
             "slide_id, patient_id and label."
         )
-    return _brought(table, spec, source), source
+    return brought_labels(table.labels, table.patients, spec.classes, str(source)), source
 
 
-def _folds(spec: DataSpec, base: Path, labels: Labels, table: SourceTable) -> tuple[list[Fold], bool]:
-    """Return the folds, and whether the features brought them along."""
+def _folds(
+    spec: DataSpec, base: Path, labels: Labels, table: SourceTable
+) -> tuple[list[Fold], bool, list[Note]]:  # fmt: skip
+    """Return the folds, whether the features brought them along, and remarks about names in split files."""
     given: Sequence[Fold] = ()
+    notes: list[Note] = []
     if spec.split.files is not None:
-        given = read_folds(spec.split.files, base, labels.patients | labels.excluded_patients, spec.slide_suffix)
+        every = labels.patients | labels.excluded_patients
+        split = read_split(spec.split.files, base, every, spec.slide_suffix, spec.split.column)
+        given, notes = split.folds, [Note("other-spelling", text) for text in split.notes]
     # Asking for k folds is asking for one's own partition; everything else keeps the published one.
     elif not spec.split.model_fields_set & {"scheme", "folds", "repeats"}:
         given = table.folds
     if not given:
-        return make_folds(labels, spec.split), False
+        return make_folds(labels, spec.split), False, []
     given = [fold.without(labels.excluded) for fold in given]
     folds = [_validated(fold, i, labels, spec.split) for i, fold in enumerate(given)]
-    return folds, spec.split.files is None
-
-
-def _brought(table: SourceTable, spec: DataSpec, where: Path) -> Labels:
-    """Return the labels that a source brought along; a slide whose patient it does not name is a patient of its own."""
-    values = dict(table.labels or {})
-    labels, classes = index_classes(values, spec.classes, str(where))
-    owners = table.patients or {}
-    return Labels(tuple(values), {slide: owners.get(slide, slide) for slide in values}, labels, classes)
+    return folds, spec.split.files is None, notes
 
 
 def _validated(fold: Fold, number: int, labels: Labels, split: SplitSpec) -> Fold:

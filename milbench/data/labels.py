@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,21 +15,43 @@ from ..atomic_io import child
 from ..errors import MilbenchError, did_you_mean
 from ..manifest import first_line, read_listed, write_files
 from ..spec import DataSpec
+from .column_names import (
+    FOLD_NAMES,
+    LABEL_NAMES,
+    PATIENT_NAMES,
+    SITE_NAMES,
+    SLIDE_NAMES,
+    SPLIT_NAMES,
+    column_key,
+    first_of,
+    resolve_column,
+)
+from .id_matching import match_ids, match_patients, near_pairs, shown_apart
+from .label_values import EXCLUDE, is_excluded, plain_label, read_values, said_missing
+from .likely_patients import likely_patients
+from .spellings import label_key, merged, patient_key, said_of
 from .splits import PARTS, Fold
-from .tables import count, path_stem, read_table, some, without_suffix
+from .tables import count, load_table, path_stem, read_table, some, without_suffix
 
-#: a row with this label leaves its slide out, knowingly
-EXCLUDE = "exclude"
-#: how tools write a label that is not known; as a class of its own it would pass unnoticed
-NOT_A_LABEL = ("nan", "na", "n/a", "<na>", "null")
-#: Tools' names of the columns, in lower case, the likeliest first: CLAM, TRIDENT, Patho-Bench, STAMP, torchmil, eva,
-#: MIL_BASELINE, slideflow, GDC. A patient column unused would mean that slides of one patient count as strangers.
-_SLIDE_NAMES = ("slide_id", "slideid", "slide", "slide_name", "wsi_id", "wsi", "bag_name", "bag_id", "bag", "filename",
-                "slide_path", "image_id")  # fmt: skip
-_PATIENT_NAMES = ("patient", "patient_id", "patientid", "case", "case_id", "caseid", "case_submitter_id", "subject_id")
-_LABEL_NAMES = ("label", "slide_label", "bag_label", "target", "class", "y")
-#: columns that are none of the three, in lower case
-_OTHER_NAMES = re.compile(r"|split|fold|fold_\d+|official_split|site|embeddings|origin|mpp|dataset|unnamed: \d+|index")
+#: columns that are none of the three, by `column_key`
+_OTHER_NAMES = re.compile(
+    r"|fold|fold_\d+|embeddings|origin|mpp|dataset|unnamed:_\d+|index|"
+    + "|".join([*SPLIT_NAMES, *SITE_NAMES, *FOLD_NAMES])
+)
+
+
+class Note(NamedTuple):
+    """A remark about a table that is no error.
+
+    Attributes:
+        code: of `milbench.codes.CODES`.
+        text: a sentence without its point.
+        ids: the slides, patients or columns concerned.
+    """
+
+    code: str
+    text: str
+    ids: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -45,6 +66,7 @@ class Labels:
         excluded: slides whose label is ``exclude``.
         excluded_patients: slide -> patient of those, for split files that name patients.
         sites: slide -> site, where ``split.site_column`` names one.
+        notes: what was set aside in reading them: other spellings, titles, columns that are not used.
     """
 
     slides: tuple[str, ...]
@@ -54,6 +76,7 @@ class Labels:
     excluded: frozenset[str] = frozenset()
     excluded_patients: dict[str, str] = field(default_factory=dict)
     sites: dict[str, str] = field(default_factory=dict)
+    notes: tuple[Note, ...] = field(default=(), compare=False)
 
     def without(self, slides: Collection[str]) -> Labels:
         """Return the labels with some more slides excluded."""
@@ -82,12 +105,9 @@ def guess_columns(header: Sequence[str]) -> Columns:
     and Patho-Bench name it by the task.
     """
 
-    def first(names: Sequence[str]) -> str | None:
-        return next((column for name in names for column in header if column.lower() == name), None)
-
-    slide, patient, label = first(_SLIDE_NAMES), first(_PATIENT_NAMES), first(_LABEL_NAMES)
+    slide, patient, label = (first_of(header, names) for names in (SLIDE_NAMES, PATIENT_NAMES, LABEL_NAMES))
     if label is None:
-        rest = [c for c in header if c not in (slide, patient) and not _OTHER_NAMES.fullmatch(c.lower())]
+        rest = [c for c in header if c not in (slide, patient) and not _OTHER_NAMES.fullmatch(column_key(c))]
         label = rest[0] if len(rest) == 1 else None
     return Columns(slide, patient, label)
 
@@ -109,14 +129,14 @@ def read_label_table(path: Path, spec: DataSpec, slide_table: Path | None = None
             alone, or classes do not fit.
     """
     rows = _slide_rows(path, spec) if slide_table is None else _patient_rows(path, slide_table, spec)
-    slides, where = rows.slides, path if slide_table is None else slide_table
-    if "" in slides:
-        raise MilbenchError(f"{where} has a row without {spec.slide_column} (row {slides.index('') + 1}); fill it in.")
-    if twice := _twice(slides):
+    where = path if slide_table is None else slide_table
+    if "" in rows.slides:
         raise MilbenchError(
-            f"{where} has {count(len(twice), 'slide')} in two rows: {some(twice)}; keep one row a slide."
+            f"{where} has a row without {spec.slide_column} (row {rows.slides.index('') + 1}); fill it in."
         )
-    excluded = frozenset(slide for slide, value in zip(slides, rows.values, strict=True) if value == EXCLUDE)
+    rows = _once(rows, where)
+    slides = rows.slides
+    excluded = frozenset(slide for slide, value in zip(slides, rows.values, strict=True) if is_excluded(value))
     columns = {spec.label_column: rows.values, rows.patient_column: rows.patients}
     if spec.split.site_column is not None:
         columns[spec.split.site_column] = rows.sites
@@ -128,24 +148,183 @@ def read_label_table(path: Path, spec: DataSpec, slide_table: Path | None = None
                 f"fill it in, or give them the label "
                 f"{EXCLUDE!r} to leave them out."
             )
-    kept = {s: plain_label(value) for s, value in zip(slides, rows.values, strict=True) if s not in excluded}
-    if spec.classes is None and (unsaid := [slide for slide, value in kept.items() if value.lower() in NOT_A_LABEL]):
+    cells_of = {s: value for s, value in zip(slides, rows.values, strict=True) if s not in excluded}
+    values = read_values(cells_of, spec.label_column, str(path), spec.classes)
+    if unsaid := list(values.missing):
         raise MilbenchError(
-            f"{path} has {kept[unsaid[0]]!r} in {spec.label_column} for {count(len(unsaid), 'slide')}: {some(unsaid)}, "
-            f"which is no label; give them one, or the label {EXCLUDE!r} to leave them out, or name it in classes."
+            f"{path} has {said_missing(values.missing)} in {spec.label_column} for {count(len(unsaid), 'slide')}: "
+            f"{some(unsaid)}, which is no label; give them one, or the label {EXCLUDE!r} to leave them out, or name it "
+            "in classes."
         )
-    labels, classes = index_classes(kept, spec.classes, str(path))
-    owner = dict(zip(slides, rows.patients, strict=True))
+    labels, classes = index_classes(values.classes, spec.classes, str(path))
+    owner, joined = merge_patients(dict(zip(slides, rows.patients, strict=True)))
     site = dict(zip(slides, rows.sites, strict=True)) if rows.sites else {}
+    notes = [*rows.notes, *(Note("other-spelling", text) for text in values.notes(str(path)))]
+    notes += [Note("other-spelling", text) for text in patient_notes(joined, str(path))]
     return Labels(
-        slides=tuple(kept),
-        patients={slide: owner[slide] for slide in kept},
+        slides=tuple(cells_of),
+        patients={slide: owner[slide] for slide in cells_of},
         labels=labels,
         classes=classes,
         excluded=excluded,
         excluded_patients={slide: owner[slide] for slide in excluded},
-        sites={slide: site[slide] for slide in kept if slide in site},
+        sites={slide: site[slide] for slide in cells_of if slide in site},
+        notes=tuple(notes),
     )
+
+
+def merge_patients(owner: Mapping[str, str]) -> tuple[dict[str, str], list[tuple[str, ...]]]:
+    """Return slide -> patient with one name for every patient, and the spellings that are one; see `patient_key`.
+
+    A slide that is a patient of its own keeps its name.
+    """
+    named = {slide: patient for slide, patient in owner.items() if patient and patient != slide}
+    chosen, groups = merged(named.values(), patient_key)
+    return {slide: chosen[patient] if slide in named else patient for slide, patient in owner.items()}, groups
+
+
+def patient_notes(groups: Sequence[tuple[str, ...]], where: str) -> list[str]:
+    """Return a sentence about patients that are written in several ways, without a point."""
+    if not groups:
+        return []
+    return [f"{count(len(groups), 'patient')} of {where} written in several ways, each taken as one patient: "
+            f"{said_of(groups, 3)}"]  # fmt: skip
+
+
+def brought_labels(
+    cells: Mapping[str, str], patients: Mapping[str, str] | None, classes: Sequence[str] | None, where: str
+) -> Labels:
+    """Return the labels that features bring along; a slide whose patient is not named is one of its own.
+
+    Raises:
+        MilbenchError: a label is missing, or they are no classes.
+    """
+    values = read_values(cells, "label", where, classes)
+    if values.missing:
+        raise MilbenchError(
+            f"{where} brings {said_missing(values.missing) or 'no label'} as the label of "
+            f"{count(len(values.missing), 'slide')}: {some(list(values.missing))}; name it in classes, or give the "
+            "labels in a table of your own."
+        )
+    labels, names = index_classes(values.classes, classes, where)
+    owner, joined = merge_patients({slide: (patients or {}).get(slide, slide) for slide in cells})
+    said = [*values.notes(where), *patient_notes(joined, where)]
+    return Labels(tuple(cells), owner, labels, names, notes=tuple(Note("other-spelling", text) for text in said))
+
+
+def match_labels(labels: Labels, features: Collection[str], where: str, cache: str) -> Labels:
+    """Return labels under the names that the features have; see `milbench.data.id_matching`.
+
+    Names that are the same text are matched first and stay what they are.
+
+    Raises:
+        MilbenchError: a cell names several slides.
+    """
+    every = [*labels.slides, *sorted(labels.excluded)]
+    if set(every) <= set(features):
+        return labels
+    matching = match_ids(every, features)
+    refuse_several_slides(matching.lost, features, where)
+    if not matching.other:
+        return labels
+    new = matching.get
+
+    def owners(given: Mapping[str, str]) -> dict[str, str]:
+        return {new(slide): new(slide) if patient == slide else patient for slide, patient in given.items()}
+
+    notes = [Note("other-spelling", text) for text in matching.lines(where, cache)]
+    return replace(
+        labels,
+        slides=tuple(map(new, labels.slides)),
+        patients=owners(labels.patients),
+        labels={new(slide): value for slide, value in labels.labels.items()},
+        excluded=frozenset(map(new, labels.excluded)),
+        excluded_patients=owners(labels.excluded_patients),
+        sites={new(slide): site for slide, site in labels.sites.items()},
+        notes=(*labels.notes, *notes),
+    )
+
+
+def refuse_several_slides(lost: Sequence[str], features: Collection[str], where: str) -> None:
+    """Refuse cells that name several slides with features, ``a.svs;b.svs``.
+
+    Raises:
+        MilbenchError: there is one.
+    """
+    listed = {name: parts for name in lost if len(parts := _parts_of_cell(name)) > 1}
+    if not listed:
+        return
+    known = match_ids([part for parts in listed.values() for part in parts], features)
+    several = [
+        name
+        for name, parts in listed.items()
+        if sum(part in known.names or part in known.several for part in parts) > 1
+    ]
+    if several:
+        raise MilbenchError(
+            f"{where} names several slides in a cell, {several[0]!r}"
+            f"{f' and {len(several) - 1} more' if len(several) > 1 else ''}; give every slide a row of its own."
+        )
+
+
+def _parts_of_cell(name: str) -> list[str]:
+    marks = r"[;|\n]" if re.search(r"[;|\n]", name) else r"," if "," in name else r"\s+"
+    return [part.strip().strip("'\"[]()").strip() for part in re.split(marks, name) if part.strip()]
+
+
+def _once(rows: _Rows, where: Path) -> _Rows:
+    """Return rows without repetitions: those of one slide that agree in patient, label and site are one.
+
+    Raises:
+        MilbenchError: some disagree.
+    """
+    first, differ = _repeated(rows)
+    if differ:
+        raise MilbenchError(
+            f"{where} has {count(len(differ), 'slide')} in two rows that disagree: {some(sorted(differ))} "
+            f"({next(iter(differ.values()))}); keep one row a slide."
+        )
+    kept = list(first.values())
+    if len(kept) == len(rows.slides):
+        return rows
+    again = len(rows.slides) - len(kept)
+    note = Note("table-form", f"{count(again, 'row')} of {where} repeat{'s' if again == 1 else ''} what another row "
+                f"says of the same slide and count{'s' if again == 1 else ''} once")  # fmt: skip
+    slides, patients, values, sites = (
+        [column[i] for i in kept] if column else [] for column in (rows.slides, rows.patients, rows.values, rows.sites)
+    )
+    return _Rows(slides, patients, values, sites, rows.patient_column, (*rows.notes, note))
+
+
+def _repeated(rows: _Rows) -> tuple[dict[str, int], dict[str, str]]:
+    """Return slide -> its first row, and slide -> how its rows disagree."""
+    first: dict[str, int] = {}
+    differ: dict[str, str] = {}
+    for i, slide in enumerate(rows.slides):
+        at = first.setdefault(slide, i)
+        if at != i and (said := _disagreement(rows, at, i)):
+            differ.setdefault(rows.slides[at], said)
+    return first, differ
+
+
+def repeated_slides(path: Path, spec: DataSpec, slide_table: Path | None = None) -> dict[str, str]:
+    """Return slide -> how two rows of it in a label table disagree.
+
+    Raises:
+        MilbenchError: see `read_label_table`.
+    """
+    return _repeated(_slide_rows(path, spec) if slide_table is None else _patient_rows(path, slide_table, spec))[1]
+
+
+def _disagreement(rows: _Rows, one: int, other: int) -> str:
+    for what, column, key in (
+        ("label", rows.values, label_key),
+        ("patient", rows.patients, patient_key),
+        ("site", rows.sites, label_key),
+    ):
+        if column and key(column[one]) != key(column[other]):
+            return f"{what} {column[one]!r} and {column[other]!r}"
+    return ""
 
 
 def index_classes(
@@ -207,11 +386,21 @@ def unmatched(labels: Labels, features: Collection[str], where: str, cache: str)
     if lost := sorted(set(labels.slides) - set(features)):
         who = f"{count(len(lost), 'slide')} of {where} without features in {cache}: {some(lost)}"
         mend = _suffix_hint(lost, features) or f"add their features, or give them the label {EXCLUDE!r}"
-        found["label"] = lost, f"{who}; {mend}"
+        found["label"] = lost, f"{who}{_resemblance(lost, labels, features)}; {mend}"
     if bare := sorted(set(features) - set(labels.slides) - labels.excluded):
         who = f"{count(len(bare), 'slide')} of {cache} without label in {where}: {some(bare)}"
         found["features"] = bare, f"{who}; add rows for them, with the label {EXCLUDE!r} for those to leave out"
     return found
+
+
+def _resemblance(lost: Sequence[str], labels: Labels, features: Collection[str]) -> str:
+    """Say which names of features resemble those that lack features, "" where none does."""
+    matching = match_ids([*labels.slides, *labels.excluded], features)
+    if fits := matching.ambiguous():
+        return f" ({fits})"
+    free = sorted(set(features) - set(matching.names.values()))
+    pairs = near_pairs(lost, free, 3)
+    return f" (perhaps {', '.join(' is '.join(shown_apart(*pair)) for pair in pairs)})" if pairs else ""
 
 
 def write_labels(folder: Path, labels: Labels, folds: Sequence[Fold]) -> dict[str, bytes]:
@@ -285,81 +474,123 @@ class _Rows:
     values: list[str]
     sites: list[str]
     patient_column: str
+    notes: tuple[Note, ...] = ()
 
 
 def _slide_rows(path: Path, spec: DataSpec) -> _Rows:
-    header, rows = read_table(path)
+    table = load_table(path)
+    header, rows = table.header, table.rows
     hint = ""
     if "slide_column" not in spec.model_fields_set and (found := guess_columns(header)).patient and not found.slide:
         hint = ", or give slide_table if its rows are patients"
     cells = _cells(path, header, rows, {"slide_column": spec.slide_column, "label_column": spec.label_column}, hint)
-    owners = {"patient_column": _patient_column(path, header, spec)}
+    slides = [slide_name(cell, spec) for cell in cells["slide_column"]]
+    owners = {"patient_column": _patient_column(path, header, spec, slides)}
     owners |= {} if spec.split.site_column is None else {"split.site_column": spec.split.site_column}
     cells |= _cells(path, header, rows, owners)
-    slides = [slide_name(cell, spec) for cell in cells["slide_column"]]
     sites = cells.get("split.site_column", [])
-    return _Rows(slides, cells["patient_column"], cells["label_column"], sites, owners["patient_column"])
+    used = [spec.slide_column, spec.label_column, owners["patient_column"], *filter(None, [spec.split.site_column])]
+    idle = unused_columns(header, used, taken_as_split=spec.split.files is not None)
+    notes = [Note("table-form", text) for text in table.notes]
+    notes += [Note("unused-column", unused_note(idle, str(path)), tuple(idle))] if idle else []
+    return _Rows(slides, cells["patient_column"], cells["label_column"], sites, owners["patient_column"], tuple(notes))
+
+
+def unused_columns(header: Sequence[str], used: Sequence[str], taken_as_split: bool = False) -> list[str]:
+    """Return the columns of patients and splits that a label table has and that are not used."""
+    mine = {resolve_column(header, name) for name in used}
+    names = [*PATIENT_NAMES, *([] if taken_as_split else [*SPLIT_NAMES, *FOLD_NAMES])]
+    return [
+        column for column in header
+        if column not in mine
+        and (column_key(column) in names or (not taken_as_split and re.fullmatch(r"fold_\d+", column_key(column))))
+    ]  # fmt: skip
+
+
+def unused_note(columns: Sequence[str], where: str) -> str:
+    """Return a sentence about columns that are not used, without a point."""
+    return f"{where} has {'a column' if len(columns) == 1 else 'columns'} {some(list(columns), 8)}, which " \
+           f"{'is' if len(columns) == 1 else 'are'} not used"  # fmt: skip
 
 
 def _patient_rows(path: Path, slide_table: Path, spec: DataSpec) -> _Rows:
     """Read a table of patients and one of their slides, and give every slide what its patient has."""
-    header, rows = read_table(path)
+    table = load_table(path)
     names = {"patient_column": spec.patient_column, "label_column": spec.label_column}
     names |= {} if spec.split.site_column is None else {"split.site_column": spec.split.site_column}
-    told = _cells(path, header, rows, names)
-    header, rows = read_table(slide_table)
+    told = _cells(path, table.header, table.rows, names)
+    second = load_table(slide_table)
     names = {"patient_column": spec.patient_column, "slide_column": spec.slide_column}
-    listed = _cells(slide_table, header, rows, names)
-    if twice := _twice(told["patient_column"]):
+    listed = _cells(slide_table, second.header, second.rows, names)
+    columns = [told["label_column"], told.get("split.site_column", [])]
+    row_of, differ = rows_of_patients(told["patient_column"], columns)
+    if differ:
         raise MilbenchError(
-            f"{path} has {count(len(twice), 'patient')} in two rows: {some(twice)}; with slide_table, keep one row a "
-            "patient."
+            f"{path} has {count(len(differ), 'patient')} in two rows that disagree: {some(sorted(differ))}; with "
+            "slide_table, keep one row a patient."
         )
-    row_of = {patient: i for i, patient in enumerate(told["patient_column"])}
-    bare = sorted(set(listed["patient_column"]) - set(row_of))
+    matching = match_patients(listed["patient_column"], row_of)
+    bare = sorted(set(listed["patient_column"]) - set(matching.names))
     if bare:
+        none = "" if matching.names else _no_patient_shared(listed["patient_column"], row_of)
         raise MilbenchError(
-            f"{count(len(bare), 'patient')} of {slide_table} without a row in {path}: {some(bare)}; add rows for them, "
-            f"with the label {EXCLUDE!r} for those to leave out."
+            f"{count(len(bare), 'patient')} of {slide_table} without a row in {path}: {some(bare)}{none}; add rows for "
+            f"them, with the label {EXCLUDE!r} for those to leave out."
         )
-    there = set(listed["patient_column"])
-    lost = sorted(p for p, i in row_of.items() if p not in there and told["label_column"][i] != EXCLUDE)
+    there = set(matching.names.values())
+    lost = sorted(p for p, i in row_of.items() if p not in there and not is_excluded(told["label_column"][i]))
     if lost:
         raise MilbenchError(
             f"{count(len(lost), 'patient')} of {path} without slides in {slide_table}: {some(lost)}; add their slides, "
             f"or give them the label {EXCLUDE!r}."
         )
-    at = [row_of[patient] for patient in listed["patient_column"]]
+    at = [row_of[matching.get(patient)] for patient in listed["patient_column"]]
     slides = [slide_name(cell, spec).removesuffix(".h5") for cell in listed["slide_column"]]
     values = [told["label_column"][i] for i in at]
     sites = [told["split.site_column"][i] for i in at] if spec.split.site_column is not None else []
-    return _Rows(slides, listed["patient_column"], values, sites, spec.patient_column)
+    notes = tuple(Note("table-form", text) for text in (*table.notes, *second.notes))
+    notes += tuple(Note("other-spelling", text) for text in matching.lines(str(slide_table), str(path)))
+    return _Rows(slides, listed["patient_column"], values, sites, spec.patient_column, notes)
+
+
+def rows_of_patients(patients: Sequence[str], columns: Sequence[Sequence[str]]) -> tuple[dict[str, int], list[str]]:
+    """Return patient -> its row, and the patients of which two rows disagree in one of the columns."""
+    first: dict[str, int] = {}
+    differ = []
+    for i, patient in enumerate(patients):
+        at = first.setdefault(patient, i)
+        if at != i and any(column and label_key(column[at]) != label_key(column[i]) for column in columns):
+            differ.append(patient)
+    return first, list(dict.fromkeys(differ))
+
+
+def _no_patient_shared(mine: Sequence[str], theirs: Collection[str]) -> str:
+    other = next(iter(theirs), None)
+    return "" if other is None else f" (the two tables share no patient: {mine[0]!r} here, {other!r} there)"
 
 
 def _cells(
     path: Path, header: list[str], rows: list[list[str]], names: Mapping[str, str], hint: str = ""
 ) -> dict[str, list[str]]:
     """Return the columns a spec names, by the spec's field."""
+    columns = {}
     for key, name in names.items():
-        if name not in header:
+        column = resolve_column(header, name)
+        if column is None:
             raise MilbenchError(
                 f"{path} has no column {name!r}, its columns are {some(header, 20)}; set {key} to one of them{hint}."
             )
-    for name in names.values():
-        if header.count(name) > 1:
-            raise MilbenchError(f"{path} has {header.count(name)} columns named {name!r}; keep one.")
+        if header.count(column) > 1:
+            raise MilbenchError(f"{path} has {header.count(column)} columns named {column!r}; keep one.")
+        columns[key] = column
     if not rows:
         raise MilbenchError(f"{path} has no rows below its header; give one row a slide.")
-    return {key: [row[header.index(name)] for row in rows] for key, name in names.items()}
+    return {key: [row[header.index(column)] for row in rows] for key, column in columns.items()}
 
 
 def slide_name(cell: str, spec: DataSpec) -> str:
     """Return the slide id of a cell of the slide column: of a path its stem, without the endings to strip."""
     return without_suffix(path_stem(cell) if spec.slide_column.endswith("_path") else cell, spec.slide_suffix)
-
-
-def _twice(names: Sequence[str]) -> list[str]:
-    return sorted(name for name, times in Counter(names).items() if times > 1)
 
 
 def _suffix_hint(lost: Sequence[str], features: Collection[str]) -> str:
@@ -374,30 +605,29 @@ def _suffix_hint(lost: Sequence[str], features: Collection[str]) -> str:
     return f"ids end in {', '.join(endings)} and those of the features do not: strip them with slide_suffix = {value}"
 
 
-def _patient_column(path: Path, header: list[str], spec: DataSpec) -> str:
-    if spec.patient_column in header:
+def _patient_column(path: Path, header: list[str], spec: DataSpec, slides: Sequence[str]) -> str:
+    if resolve_column(header, spec.patient_column) is not None:
         return spec.patient_column
     if "patient_column" in spec.model_fields_set:
         raise MilbenchError(
             f"{path} has no column {spec.patient_column!r}, its columns are {some(header, 20)}; "
             f"set patient_column to one of them."
         )
-    alias = next((name for name in header if name.lower() in _PATIENT_NAMES and name != spec.slide_column), None)
+    likely = likely_patients(slides)
+    alone = f"{spec.slide_column!r} if every slide is a patient of its own"
+    if likely is not None:
+        alone = f"{spec.slide_column!r} with patient_rule = {likely.rule!r}, as {likely.said}"
+    alias = next((name for name in header if column_key(name) in PATIENT_NAMES and name != spec.slide_column), None)
     if alias is not None:
         # Taking every slide for a patient of its own here could put one patient on both sides of a split.
         raise MilbenchError(
-            f"{path} has no column {spec.patient_column!r} but has {alias!r}; set patient_column = {alias!r}, or to "
-            f"{spec.slide_column!r} if every slide is a patient of its own."
+            f"{path} has no column {spec.patient_column!r} but has {alias!r}; set patient_column = {alias!r}, or "
+            f"to {alone}."
         )
     raise MilbenchError(
         f"{path} has no column {spec.patient_column!r}, its columns are {some(header, 20)}; add it, as folds are by "
-        f"patient, or set patient_column = {spec.slide_column!r} if every slide is a patient of its own."
+        f"patient, or set patient_column = {alone}."
     )
-
-
-def plain_label(value: str) -> str:
-    """Write 1.0 as 1: tools that pass labels through floating point must not make new classes."""
-    return value.split(".")[0] if re.fullmatch(r"-?\d+\.0*", value) else value
 
 
 def _number_or_text(value: str) -> tuple[int, float | str]:

@@ -7,15 +7,18 @@ import csv
 import datetime
 import gzip
 import io
+import itertools
 import re
 import warnings
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..errors import MilbenchError, did_you_mean
+from .column_names import known_names, plain_header
 
 #: No table of labels or splits comes near these; what does is a bomb, or not the file that was meant.
 _MOST_BYTES = 2**28
@@ -32,10 +35,36 @@ _NO_TEXT = {
     b"\xd0\xcf\x11\xe0": "an old Excel workbook; save it as .xlsx or as CSV UTF-8",
 }
 
+#: rows in which the header is searched for, below titles and comments
+_TOP = 30
+
 Rows = Iterable[tuple[int, list[str]]]
 
 
+@dataclass(frozen=True)
+class Table:
+    """A table as text.
+
+    Attributes:
+        header: names of the columns, without line breaks and invisible characters.
+        rows: each as long as the header.
+        notes: sentences about what was not taken as it stands: a title, the sheet of several; without a point.
+        comments: lines above the header that begin with ``#``.
+    """
+
+    header: list[str]
+    rows: list[list[str]]
+    notes: tuple[str, ...] = ()
+    comments: tuple[str, ...] = ()
+
+
 def read_table(path: Path) -> tuple[list[str], list[list[str]]]:
+    """Return the header and the rows of `load_table`."""
+    table = load_table(path)
+    return table.header, table.rows
+
+
+def load_table(path: Path) -> Table:
     """Read a table as text, by the ending of its name.
 
     - ``.xlsx``, ``.xlsm``: the first sheet, or the one that ``path#sheet`` names; values alone, no formula is computed.
@@ -47,10 +76,10 @@ def read_table(path: Path) -> tuple[list[str], list[list[str]]]:
       comma, semicolon or tab, whichever cuts the header into most cells; quoted cells; ``.gz`` is unpacked. Text in
       another encoding is refused: which one it is cannot be told from the bytes, and a wrong guess changes ids.
 
-    In all of them blank lines are skipped, cells are stripped, short rows are filled up with empty cells.
-
-    Returns:
-        The header and the rows, each as long as the header.
+    In all of them blank lines are skipped, cells are stripped, short rows are filled up with empty cells. Lines that
+    begin with ``#`` above the header are comments (cBioPortal), unless the last of them is the header itself; a line of
+    one cell above wider ones is a title; a row that repeats the header is left out. Cells that Excel has merged hold
+    for all rows that they cover.
 
     Raises:
         MilbenchError: no such file or sheet, a damaged file, other text than that, no header, a row longer than the
@@ -63,10 +92,17 @@ def read_table(path: Path) -> tuple[list[str], list[list[str]]]:
     if sheet is not None and ending not in _WORKBOOKS:
         raise MilbenchError(f"{file} has no sheets; remove #{sheet} from its path.")
     if ending in _WORKBOOKS:
-        return _shaped(_workbook(file, sheet), file)
+        sheets: list[str] = []
+        table = _shaped(_workbook(file, sheet, sheets), file)
+        return table if sheet is not None or len(sheets) < 2 else _first_of(table, file, sheets)
     if ending in (".parquet", ".pq"):
         return _shaped(_parquet(file), file)
     return _shaped(_separated(read_text(file), file), file)
+
+
+def table_file(path: Path) -> Path:
+    """Return the file of a table, without the sheet that its path may name."""
+    return _sheet_of(path)[0]
 
 
 def read_text(path: Path) -> str:
@@ -124,26 +160,90 @@ def without_suffix(name: str, suffixes: Sequence[str]) -> str:
     return name.removesuffix(next((suffix for suffix in suffixes if name.endswith(suffix)), ""))
 
 
-def _shaped(rows: Rows, path: Path) -> tuple[list[str], list[list[str]]]:
-    header: list[str] | None = None
+def _shaped(rows: Rows, path: Path) -> Table:
+    numbered = iter(rows)
+    top = [(line, [cell.strip() for cell in row]) for line, row in itertools.islice(numbered, _TOP)]
+    top = [(line, cells) for line, cells in top if any(cells)]
+    while not top and (more := list(itertools.islice(numbered, _TOP))):
+        top = [(line, stripped) for line, row in more if any(stripped := [cell.strip() for cell in row])]
+    if not top:
+        raise MilbenchError(f"{path} is empty; its first line must name the columns.")
+    at, comments, titles = _header_at([cells for _, cells in top])
+    header = [plain_header(cell) for cell in top[at][1]]
+    if any(n < at for n in comments) or at in comments:
+        header[0] = header[0].removeprefix("#").strip() or header[0]
+    lines = ", ".join(str(top[n][0]) for n in titles)
+    notes = [f"line {lines} of {path.name} is read as a title, line {top[at][0]} as the header"] if titles else []
     kept: list[list[str]] = []
-    for line, row in rows:
+    again = 0
+    for line, row in itertools.chain(top[at + 1 :], numbered):
         cells = [cell.strip() for cell in row]
         if not any(cells):
-            continue
-        if header is None:
-            header = cells
             continue
         while len(cells) > len(header) and not cells[-1]:  # spreadsheets leave separators behind
             cells.pop()
         if len(cells) > len(header):
             raise MilbenchError(f"{path} line {line} has {len(cells)} cells but the header {len(header)}.")
-        kept.append(cells + [""] * (len(header) - len(cells)))
+        cells += [""] * (len(header) - len(cells))
+        if len(header) > 1 and [plain_header(cell) for cell in cells] == header:
+            again += 1
+            continue
+        kept.append(cells)
         if len(kept) * len(header) > _MOST_CELLS:
             raise MilbenchError(_too_large(path, f"{_MOST_CELLS:,} cells"))
-    if header is None:
-        raise MilbenchError(f"{path} is empty; its first line must name the columns.")
-    return header, kept
+    if again:
+        notes.append(f"{count(again, 'row')} of {path.name} repeat{'s' if again == 1 else ''} the header and "
+                     f"{'is' if again == 1 else 'are'} left out")  # fmt: skip
+    said = tuple(" ".join(filter(None, top[n][1])) for n in comments if n != at)
+    return Table(header, kept, tuple(notes), said)
+
+
+def _header_at(top: Sequence[Sequence[str]]) -> tuple[int, list[int], list[int]]:
+    """Return the position of the header among the first rows, those of comments and those of titles above it."""
+    filled = [sum(map(bool, cells)) for cells in top]
+    comments: list[int] = []
+    at = 0
+    while at < len(top) and next(cell for cell in top[at] if cell).startswith("#"):
+        comments.append(at)
+        at += 1
+    if comments:
+        last = comments[-1]
+        names = known_names(top[last])
+        below = known_names(top[at]) if at < len(top) else 0
+        alone = len(comments) == 1 and filled[last] > 1 and below == 0
+        if at == len(top) or names > below or alone:  # ``#slide_id,label``: the header itself
+            return last, comments, []
+    titles: list[int] = []
+    while at + 2 < len(top) + 1 and _is_title(top, filled, at):
+        titles.append(at)
+        at += 1
+    return at, comments, titles
+
+
+def _is_title(top: Sequence[Sequence[str]], filled: Sequence[int], at: int) -> bool:
+    if known_names(top[at]):
+        return False
+    wider = sum(number > filled[at] for number in filled[at + 1 : at + 11])
+    if filled[at] == 1 and top[at][0] and wider >= 2:
+        return True
+    # A title with commas in it: what comes next is plainly the header.
+    return at + 2 < len(top) and known_names(top[at + 1]) >= 2 and filled[at + 1] > filled[at]
+
+
+def _first_of(table: Table, path: Path, sheets: Sequence[str]) -> Table:
+    """Say that a workbook has other sheets than the first, which was read.
+
+    Raises:
+        MilbenchError: the first holds no table.
+    """
+    others = f"{path}#{sheets[1]}"
+    if not table.rows or len(table.header) == 1:
+        raise MilbenchError(
+            f"the first sheet of {path}, {sheets[0]!r}, holds no table; its other sheets are "
+            f"{some(list(sheets[1:]), 10)}: name one as in {others}."
+        )
+    note = f"the first sheet of {path.name}, {sheets[0]!r}, is read; {path.name}#{sheets[1]} would name another"
+    return Table(table.header, table.rows, (*table.notes, note), table.comments)
 
 
 def _too_large(path: Path, limit: str) -> str:
@@ -174,12 +274,17 @@ def _separated(text: str, path: Path) -> Iterator[tuple[int, list[str]]]:
 
 
 def _width(text: str, delimiter: str) -> int:
-    """Count the cells of the first line that has any."""
+    """Count the cells of the header, below titles and comments."""
+    rows: list[list[str]] = []
     try:
-        rows = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
-        return len(next((cells for cells in rows if any(cell.strip() for cell in cells)), []))
+        for cells in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter):
+            if any(stripped := [cell.strip() for cell in cells]):
+                rows.append(stripped)
+            if len(rows) == _TOP:
+                break
     except csv.Error:
-        return 0
+        pass
+    return len(rows[_header_at(rows)[0]]) if rows else 0
 
 
 def _sheet_of(path: Path) -> tuple[Path, str | None]:
@@ -187,7 +292,7 @@ def _sheet_of(path: Path) -> tuple[Path, str | None]:
     return (path, None) if not mark or not file or path.exists() else (path.with_name(file), sheet)
 
 
-def _workbook(path: Path, sheet: str | None) -> Iterator[tuple[int, list[str]]]:
+def _workbook(path: Path, sheet: str | None, sheets: list[str]) -> Iterator[tuple[int, list[str]]]:
     try:
         import openpyxl
     except ImportError:
@@ -204,6 +309,7 @@ def _workbook(path: Path, sheet: str | None) -> Iterator[tuple[int, list[str]]]:
             warnings.simplefilter("ignore")
             book = openpyxl.load_workbook(path, read_only=True, data_only=True, keep_links=False)
             try:
+                sheets += [one.title for one in book.worksheets]
                 yield from _sheet(book, path, sheet)
             finally:
                 book.close()
@@ -224,11 +330,38 @@ def _sheet(book: Any, path: Path, name: str | None) -> Iterator[tuple[int, list[
     sheet = sheets[name] if name is not None else next(iter(sheets.values()))
     sheet.reset_dimensions()  # what the file says of its size may be wrong, or meant to hurt
     cells = 0
+    # Column -> last row and text of the merged cell that covers it.
+    merged, held = _merged(sheet), dict[int, tuple[int, str]]()
     for line, row in enumerate(sheet.iter_rows(), 1):
         cells += len(row)
         if line > _EXCEL_ROWS or cells > _MOST_CELLS:
             raise MilbenchError(_too_large(path, f"{_EXCEL_ROWS:,} rows or {_MOST_CELLS:,} cells"))
-        yield line, [_excel_text(cell.value, cell.number_format if cell.value is not None else "") for cell in row]
+        texts = [_excel_text(cell.value, cell.number_format if cell.value is not None else "") for cell in row]
+        for column, (last, text) in held.items():
+            if line <= last and any(texts):
+                texts += [""] * (column + 1 - len(texts))
+                texts[column] = texts[column] or text
+        for column, last in merged.get(line, ()):
+            held[column] = last, texts[column] if column < len(texts) else ""
+        yield line, texts
+
+
+def _merged(sheet: Any) -> Mapping[int, Sequence[tuple[int, int]]]:
+    """Return first row -> (column from 0, last row) of the merged cells of a sheet that cover several rows.
+
+    openpyxl tells of them only when it keeps the whole workbook in memory. Of cells merged over several columns, which
+    titles are, the first column alone counts.
+    """
+    from openpyxl.utils import range_boundaries
+
+    found: dict[int, list[tuple[int, int]]] = {}
+    with sheet._get_source() as source:
+        text = source.read(_MOST_BYTES)
+    for reference in re.findall(rb"<(?:\w+:)?mergeCell\b[^>]*\bref=\"([A-Z]+[0-9]+:[A-Z]+[0-9]+)\"", text):
+        column, first, _, last = range_boundaries(reference.decode("ascii"))
+        if last > first:
+            found.setdefault(first, []).append((column - 1, last))
+    return found
 
 
 def _excel_text(value: Any, shown: str) -> str:

@@ -304,10 +304,15 @@ def test_what_is_missing_on_either_side_is_counted_named_and_listed(clam, slides
     before = (clam / "labels.csv").read_bytes()
     strict = init("--strict")
     assert strict.code == 1
-    assert strict.err.splitlines()[-1].startswith("milbench: 2 slides with a label but no features: ")
+    assert strict.err.splitlines()[-1].startswith("milbench: 2 slides with a label but no features ")
     assert not (clam / "my.toml").exists()
+    stopped = init()  # more than 2 % of a side
+    assert stopped.code == 1
+    assert "--allow-missing 2" in stopped.err
+    assert init("--allow-missing", 1).code == 1
+    assert init("--allow-missing", "many").code == 1
 
-    said = init()
+    said = init("--allow-missing", "10%")
     assert said.code == 0, said.err
     assert f"left out: 2 slides with a label but no features: {gone.name!r}, '0,9\\n9'" in said.out
     assert f"left out: 1 slide with features that the label table does not name: {bare.name!r}" in said.out
@@ -345,7 +350,9 @@ def test_a_class_of_empty_slides_alone_is_none(clam, slides, init):
     with h5py.File(clam / "clam" / "features" / "h5_files" / f"{slides[0].name}.h5", "w") as file:
         file["features"], file["coords"] = np.zeros((0, 64), np.float32), np.zeros((0, 2), np.int32)
     write_labels(clam / "labels.csv", [replace(slides[0], label="odd"), *slides[1:]])
-    assert init().code == 0
+    lost = init()
+    assert (lost.code, "class 'odd' would be lost to its last slide" in lost.err) == (1, True)
+    assert init("--allow-missing", 1).code == 0
     assert cohort_of(clam / "my.toml").classes == ("normal", "tumour")
 
 
@@ -377,7 +384,9 @@ def test_splits_that_name_more_than_there_is(clam, slides, init):
     more = {part: [*ids, f"{part}-gone.0"] for part, ids in fold.items()}
     write_csv(clam / "fold0.csv", ragged(more))
     (clam / "clam" / "features" / "h5_files" / f"{fold['test'][0]}.h5").unlink()
-    said = init("--splits", "fold0.csv")
+    lost = init("--splits", "fold0.csv")
+    assert (lost.code, "3 slides of the split files are not in the labels" in lost.err) == (1, True)
+    said = init("--splits", "fold0.csv", "--allow-missing", 3)
     assert said.code == 0, said.err
     assert "left out: 3 slides in the split files alone: 'test-gone.0', 'train-gone.0', 'val-gone.0'" in said.out
     assert parts(cohort_of(clam / "my.toml")) == [fold | {"test": fold["test"][1:]}]

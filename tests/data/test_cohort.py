@@ -90,7 +90,7 @@ def test_the_fingerprint_covers_content_and_folds_but_not_use(base):
         ("slide_id,x,label", None, {"patient_column": "who"}, r"no column 'who', .*set patient_column to one of them"),
         (None, "{slide},,{label}", {}, r"no patient_id for 20 slides: '000', '001', '002', '003', '004' and 15 more"),
         (None, "{slide},p{patient},", {}, r"has no label for 20 slides"),
-        (None, "000,p,{label}", {}, r"has 1 slide in two rows: '000'"),
+        (None, "000,p,{label}", {}, r"has 1 slide in two rows that disagree: '000'"),
         (None, None, {"classes": ("0", "2")}, r"has the label '1', which is none of the classes\. Known: 0, 2"),
         (None, None, {"classes": ("0", "1", "2")}, r"has no slide of class '2'"),
         (None, None, {"classes": ("0", "1", "1.0")}, r"name one class twice"),

@@ -168,11 +168,11 @@ CLINICAL = list(VALUE.items())
     [
         (CLINICAL[1:], None, r"1 patient of .*slides\.csv without a row in .*labels\.csv: 'P00'; add rows for them"),
         ([*CLINICAL, ("P99", "wild")], None, r"1 patient of .*labels\.csv without slides in .*slides\.csv: 'P99'; add"),
-        ([*CLINICAL, CLINICAL[3]], None, r"labels\.csv has 1 patient in two rows: 'P03'; with slide_table"),
+        ([*CLINICAL, ("P03", "wild")], None, r"labels\.csv has 1 patient in two rows that disagree: 'P03'; with"),
         (
             None,
             [*((f"{s}.h5", p) for s, p in OWNER.items()), ("003.h5", "P07")],
-            r"slides\.csv has 1 slide in two rows",
+            r"slides\.csv has 1 slide in two rows that disagree",
         ),
         (
             None,
@@ -180,7 +180,7 @@ CLINICAL = list(VALUE.items())
             r"slides\.csv has a row without FILENAME \(row 25\)",
         ),
         ([*CLINICAL[:-1], ("P11", "")], None, r"labels\.csv has no KRAS for 2 slides: '022', '023'"),
-        ([*CLINICAL[:-1], ("P11", "NA")], None, r"labels\.csv has 'NA' in KRAS for 2 slides"),
+        ([*CLINICAL[:-1], ("P11", "NA")], None, r"labels\.csv has 'NA' \(2\) in KRAS for 2 slides"),
     ],
 )
 def test_stamps_tables_that_do_not_fit(clinical, slides, message, tmp_path):
@@ -273,10 +273,12 @@ def test_endings_come_off_labels_and_split_files(base):
     rows = [(f"{s}.svs", p, VALUE[p]) for s, p in OWNER.items()]
     _write(base / "labels.csv", [("slide_id", "patient_id", "label"), *rows])
     _write(base / "s.csv", [("slide_id", "split"), *((f"{s}.svs", "test" if int(s) < 8 else "train") for s in IDS)])
-    with pytest.raises(MilbenchError, match=r"strip them with slide_suffix = '\.svs'"):
-        load_cohort(_spec(split=SplitSpec(files="s.csv")), base)
+    plain = load_cohort(_spec(split=SplitSpec(files="s.csv")), base)
     cohort = load_cohort(_spec(split=SplitSpec(files="s.csv"), slide_suffix=".svs"), base)
-    assert cohort.folds[0].test == tuple(IDS[:8])
+    assert cohort.folds[0].test == plain.folds[0].test == tuple(IDS[:8])
+    assert plain.fingerprint == cohort.fingerprint
+    assert [finding.code for finding in cohort.findings] == []
+    assert {finding.code for finding in plain.findings} == {"other-spelling"}
 
 
 @pytest.mark.parametrize("scheme", ["monte-carlo", "held-out", "site-preserved"])

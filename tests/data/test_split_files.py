@@ -189,8 +189,9 @@ def test_any_ids_come_back(parts, ids, form, tmp_path_factory):
 def test_words_for_parts(tmp_path):
     text = "slide_id,split\n1,Train\n2,valid\n3,TEST\n4,validation\n5,training\n6,-1\n7,\n"
     assert read_fold(_write(tmp_path / "a.csv", text)) == Fold("a", ("1", "5"), ("2", "4"), ("3",))
-    with pytest.raises(MilbenchError, match=r"a\.csv has splits 'dev'; they must be train, val or test"):
-        read_fold(_write(tmp_path / "a.csv", "slide_id,split\n1,dev\n"))
+    assert read_fold(_write(tmp_path / "a.csv", "slide_id,split\n1,dev\n2,tune\n")).val == ("1", "2")
+    with pytest.raises(MilbenchError, match=r"a\.csv has splits 'internal'; they must be train, val or test"):
+        read_fold(_write(tmp_path / "a.csv", "slide_id,split\n1,internal\n"))
     with pytest.raises(MilbenchError, match=r"k=all\.tsv has splits '2'; they must be train, val or test"):
         read_fold(_write(tmp_path / "k=all.tsv", "case_id\tslide_id\ty\tfold_0\n1\t1\t0\t2\n"))
 

@@ -9,12 +9,13 @@ from .folds import Known, folds_findings
 from .memory import remembered
 from .probes import facts_of, probe_findings
 from .subject import Subject
-from .tables import label_findings, missing_findings
+from .tables import label_findings, missing_findings, note_findings, patient_findings, stale_findings
 
 
 def table_findings(subject: Subject) -> list[Finding]:
     """Check ids, labels, folds and checksums: all that takes no look at features."""
-    found = missing_findings(subject)
+    missing = missing_findings(subject)
+    found = [*missing, *stale_findings(subject), *note_findings(subject)]
     if subject.trouble is not None:
         return [*found, Finding.of("unreadable", subject.name, subject.trouble)]
     labels = subject.labels
@@ -24,12 +25,13 @@ def table_findings(subject: Subject) -> list[Finding]:
         features=frozenset(subject.cache.ids),
         classes=labels.classes,
         guesses=subject.guesses,
-        told=frozenset(slide for finding in found for slide in finding.ids),
+        told=frozenset(slide for finding in missing for slide in finding.ids),
     )
     return [
         *found,
         *folds_findings(subject.name, subject.folds, known),
         *label_findings(subject),
+        *patient_findings(subject),
         *identical_findings(subject),
     ]
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from ...errors import MilbenchError
 from ..labels import Labels
+from ..likely_patients import Likely, likely_patients
+from ..splits import Fold
 from ..tables import count, some
 
 #: TCGA-55-7910-01Z-00-DX1.UUID: the first twelve characters are the patient, what follows a sample, a portion, a slide
@@ -25,6 +27,57 @@ def guessed_patients(patients: Mapping[str, str]) -> dict[str, str]:
     """
     found = {slide: _BARCODE.match(patient) for slide, patient in patients.items()}
     return {slide: match[0].upper() for slide, match in found.items() if match}
+
+
+def classes_of_patients(labels: Labels) -> dict[str, list[str]]:
+    """Return patient -> its classes, of the patients with slides of several."""
+    found: dict[str, set[int]] = {}
+    for slide in labels.slides:
+        found.setdefault(labels.patients[slide], set()).add(labels.labels[slide])
+    return {p: [labels.classes[c] for c in sorted(mine)] for p, mine in found.items() if len(mine) > 1}
+
+
+def mixed_patients(labels: Labels) -> str:
+    """Return a sentence about patients with slides of several classes, without a point; "": there are none."""
+    mixed = classes_of_patients(labels)
+    if not mixed:
+        return ""
+    shown = [f"{patient!r} ({', '.join(map(repr, classes))})" for patient, classes in sorted(mixed.items())[:5]]
+    more = f" and {len(mixed) - 5} more" if len(mixed) > 5 else ""
+    have = "has" if len(mixed) == 1 else "have"
+    return f"{count(len(mixed), 'patient')} {have} slides of several classes: {', '.join(shown)}{more}"
+
+
+def unnamed_patients(labels: Labels) -> Likely | None:
+    """Return the patients that names of slides seem to tell, where slides are patients of their own."""
+    own = [slide for slide in labels.slides if labels.patients[slide] == slide]
+    if 2 * len(own) < len(labels.slides) or guessed_patients({slide: slide for slide in own}):
+        return None
+    return likely_patients(own)
+
+
+def likely_text(likely: Likely, folds: Sequence[Fold]) -> str:
+    """Return what names of slides seem to tell, and how many patients lie on both sides of a fold, without a point."""
+    shared = likely.shared(((*fold.train, *fold.val), fold.test) for fold in folds)
+    sides = f", and up to {shared} of these patients lie in training and in test of a fold" if shared else ""
+    rule = f"patient_rule = {likely.rule!r}" if likely.whole else "a column of patients"
+    return f"{likely.said}, but every slide counts as a patient of its own{sides}; give {rule}, unless they are not"
+
+
+def check_rule(rule: str | None) -> None:
+    """Refuse a rule that is no regular expression with one group.
+
+    Raises:
+        MilbenchError: it is none.
+    """
+    try:
+        groups = 1 if rule is None else re.compile(rule).groups
+    except re.error as error:
+        raise MilbenchError(f"patient rule {rule!r} is no regular expression: {error}.") from None
+    if groups != 1:
+        raise MilbenchError(
+            f"patient rule {rule!r} has {groups} groups; put one pair of parentheses around the patient."
+        )
 
 
 def apply_rule(labels: Labels, rule: str) -> Labels:

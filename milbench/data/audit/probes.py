@@ -22,7 +22,8 @@ from scipy.stats import rankdata
 from ...errors import MilbenchError
 from ...spec import SplitSpec
 from ...stats import auc_interval
-from ..labels import read_label_table
+from ..column_names import column_key
+from ..labels import match_labels, read_label_table
 from ..sites import tcga_site
 from ..tables import read_table
 from .findings import Finding
@@ -162,12 +163,13 @@ def _site_column(subject: Subject) -> dict[str, str]:
     if spec.labels is None:
         return {}
     path = base / Path(spec.labels).expanduser()
-    column = next((name for name in read_table(path)[0] if name.lower() in _SITE_COLUMNS), None)
+    column = next((name for name in read_table(path)[0] if column_key(name) in _SITE_COLUMNS), None)
     if column is None:
         return {}
     split = SplitSpec(scheme="site-preserved", site_column=column)
     slides = None if spec.slide_table is None else base / Path(spec.slide_table).expanduser()
     try:
-        return read_label_table(path, spec.model_copy(update={"split": split}), slides).sites
+        found = read_label_table(path, spec.model_copy(update={"split": split}), slides)
+        return match_labels(found, subject.cache.ids, str(path), str(subject.cache.path)).sites
     except MilbenchError:  # a column with gaps, which nobody was asked to fill
         return {}

@@ -9,11 +9,15 @@ from pathlib import Path
 
 from ...errors import MilbenchError
 from ...spec import DataSpec
-from ..labels import NOT_A_LABEL, guess_columns, plain_label, slide_name, unmatched
-from ..split_files import known_id, read_task_config, split_paths
+from ..label_values import plain_label
+from ..labels import guess_columns, repeated_slides, unmatched
+from ..labels_copy import stale_because
+from ..spellings import is_missing, label_key
+from ..split_files import known_ids, read_task_config, split_paths
 from ..splits import PARTS
 from ..tables import count, path_stem, read_table, some
 from .findings import Finding
+from .patients import classes_of_patients, likely_text, mixed_patients, unnamed_patients
 from .subject import Subject
 
 _CODES = {"label": "label-without-features", "features": "features-without-label"}
@@ -30,25 +34,57 @@ def missing_findings(subject: Subject) -> list[Finding]:
     return found
 
 
+def stale_findings(subject: Subject) -> list[Finding]:
+    """Hold a label table that ``milbench init`` made against its sources and the features."""
+    if subject.spec.labels is None:
+        return []
+    path = subject.base / Path(subject.spec.labels).expanduser()
+    stale, gone = stale_because(path, subject.cache.ids)
+    mend = "run milbench init again with --force, or correct both"
+    found = [Finding.of("stale-labels", subject.name, f"{text}; {mend}") for text in stale]
+    if gone:
+        text = (
+            f"{path} was made of {', '.join(gone)}, which cannot be read, so it is not known whether it is up to date"
+        )
+        found.append(Finding.of("unchecked-labels", subject.name, text))
+    return found
+
+
+def note_findings(subject: Subject) -> list[Finding]:
+    """List what was set aside in reading labels and split files."""
+    return [Finding.of(note.code, subject.name, note.text, note.ids) for note in subject.labels.notes]
+
+
+def patient_findings(subject: Subject) -> list[Finding]:
+    """List patients that names of slides seem to tell and the labels do not, and patients of several classes."""
+    labels = subject.labels
+    found = []
+    if text := mixed_patients(labels):
+        found.append(Finding.of("mixed-patient", subject.name, text, sorted(classes_of_patients(labels))))
+    likely = unnamed_patients(labels)
+    if likely is not None:
+        joined = sorted(patient for patient, n in Counter(likely.patients.values()).items() if n > 1)
+        found.append(Finding.of("likely-patients", subject.name, likely_text(likely, subject.folds), joined))
+    return found
+
+
 def row_findings(spec: DataSpec, base: Path) -> list[Finding]:
-    """List slides in two rows of a label table; nothing where it cannot be read at all.
+    """List slides in two rows of a label table that disagree; nothing where it cannot be read at all.
 
     `read_label_table` refuses such a table, so that there is no `Subject` to ask.
     """
     file = spec.labels if spec.slide_table is None else spec.slide_table
     if file is None:
         return []
-    path = base / Path(file).expanduser()
+    slides = None if spec.slide_table is None else base / Path(spec.slide_table).expanduser()
     try:
-        header, rows = read_table(path)
-        at = header.index(spec.slide_column)
-    except (MilbenchError, ValueError):
+        twice = repeated_slides(base / Path(spec.labels or file).expanduser(), spec, slides)
+    except MilbenchError:
         return []
-    ending = "" if spec.slide_table is None else ".h5"  # of STAMP's FILENAME
-    times = Counter(slide_name(row[at], spec).removesuffix(ending) for row in rows)
-    twice = sorted(slide for slide, n in times.items() if n > 1)
-    who = f"{path} has {count(len(twice), 'slide')} in two rows: {some(twice)}"
-    return [Finding.of("duplicate-row", spec.name, f"{who}; keep one row a slide", twice)] if twice else []
+    path = base / Path(file).expanduser()
+    said = next(iter(twice.values()), "")
+    who = f"{path} has {count(len(twice), 'slide')} in two rows that disagree: {some(sorted(twice))} ({said})"
+    return [Finding.of("duplicate-row", spec.name, f"{who}; keep one row a slide", sorted(twice))] if twice else []
 
 
 def label_findings(subject: Subject) -> list[Finding]:
@@ -64,7 +100,7 @@ def label_findings(subject: Subject) -> list[Finding]:
         (path.name, slide, plain_label(value))
         for path in split_paths(split.files, subject.base)
         for slide, value in _labels_in(path, subject)
-        if slide in subject.labels.labels and value.lower() not in NOT_A_LABEL
+        if slide in subject.labels.labels and not is_missing(value)
     ]
     classes = subject.labels.classes
     meant = _meaning([(slide, value) for _, slide, value in told], subject.labels.labels, classes)
@@ -85,8 +121,9 @@ def _meaning(told: Iterable[tuple[str, str]], labels: Mapping[str, int], classes
     votes: dict[str, Counter[int]] = {}
     for slide, value in told:
         votes.setdefault(value, Counter())[labels[slide]] += 1
-    if set(votes) <= set(classes):
-        return {value: classes.index(value) for value in votes}
+    by_key = {label_key(name): i for i, name in enumerate(classes)}
+    if {label_key(value) for value in votes} <= set(by_key):
+        return {value: classes.index(value) if value in classes else by_key[label_key(value)] for value in votes}
     return {value: counts.most_common(1)[0][0] for value, counts in votes.items()}
 
 
@@ -110,7 +147,8 @@ def _labels_in(path: Path, subject: Subject) -> list[tuple[str, str]]:
         if columns.slide is None:
             value_of = dict(found)
             return [(slide, value_of[patient]) for slide, patient in every.items() if patient in value_of]
-    return [(known_id(name, every, subject.spec.slide_suffix), value) for name, value in found]
+    slide_of = known_ids([name for name, _ in found], every, subject.spec.slide_suffix)
+    return [(slide_of[name], value) for name, value in found]
 
 
 def _pairs(header: list[str], rows: list[list[str]], key: str, label: str) -> list[tuple[str, str]]:

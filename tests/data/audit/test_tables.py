@@ -122,6 +122,7 @@ def test_rows_that_are_there_twice_in_the_slide_table_of_stamp(tmp_path):
     names = [*planted.slides, *list(planted.slides)[:2]]
     files = [f"{name}.h5" if i < len(planted.slides) else name for i, name in enumerate(names)]
     rows = [(planted.slides[name].patient, file) for name, file in zip(names, files, strict=True)]
+    rows[-2:] = [(rows[4][0], file) for _, file in rows[-2:]]
     pd.DataFrame(rows, columns=["PATIENT", "FILENAME"]).to_csv(tmp_path / "slides.csv", index=False)
     fields = {
         "labels": "clini.csv",
@@ -195,7 +196,11 @@ def test_published_clean_cohorts_have_no_error(shared_root, tmp_path):
         with (splits / "clam" / f"splits_{k}.csv").open(newline="") as file:
             used |= {row[part] for row in csv.DictReader(file) for part in PARTS}
     unused = tuple(sorted({row["slide_id"] for row in rows} - used))
-    assert [(finding.code, finding.ids) for finding in audit(suite)] == [("unused-slide", unused)]
+    mixed = tuple(sorted({p for p in owners.values() if len({labels[s] for s in labels if owners[s] == p}) > 1}))
+    assert [(finding.code, finding.ids) for finding in audit(suite)] == [
+        ("unused-slide", unused),
+        ("mixed-patient", mixed),
+    ]
 
 
 def test_a_label_changed_in_a_published_split(shared_root, tmp_path):
@@ -229,7 +234,7 @@ def test_a_rule_makes_folds_by_patient(tmp_path):
     planted.folds = []
     planted.data = {"patient_column": "slide_id", "patient_rule": "^(.*)-", "split": SplitSpec(folds=3)}
     suite = planted.write(tmp_path)
-    assert audit(suite) == []
+    assert [finding.code for finding in audit(suite)] == ["unused-column"]
     cohort = load_cohort(suite.data[0], tmp_path)
     assert cohort.patients == {name: slide.patient for name, slide in planted.slides.items()}
     for fold in cohort.folds:
