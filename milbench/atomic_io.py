@@ -83,7 +83,11 @@ def inside(root: Path, path: Path) -> Path:
     at = Path(root)
     for part in parts:
         at = at / part
-        if at.is_symlink():
+        try:
+            linked = at.is_symlink()
+        except (OSError, ValueError) as error:  # too long, or a character no path has
+            raise MilbenchError(f"{_shown(str(at))} cannot be a path ({error}); give another name.") from None
+        if linked:
             raise MilbenchError(
                 f"{at} is a symbolic link, and nothing is written through links below {root}; remove the link."
             )

@@ -247,7 +247,7 @@ class Store:
             content[FILES] = {name: checksum(written) for name, written in files.items()}
             _write(folder / "run.json", _sealed_text(content))
 
-        return self._publish(self.runs / run_id, "run.json", fill, overwrite)
+        return self._publish(child(self.runs, run_id, what="run id"), "run.json", fill, overwrite)
 
     def publish_cost(self, cost_id: str, record: Mapping[str, Any], overwrite: bool = False) -> Path:
         """Publish a cost measurement as ``cost.json``, in the same way as a run."""
@@ -256,7 +256,7 @@ class Store:
             content = {"schema": SCHEMA, "cost_id": cost_id, "reason": "", **record, FILES: {}}
             _write(folder / "cost.json", _sealed_text(content))
 
-        return self._publish(self.costs / cost_id, "cost.json", fill, overwrite)
+        return self._publish(child(self.costs, cost_id, what="cost id"), "cost.json", fill, overwrite)
 
     def publish_request(self, key: str, content: Mapping[str, Any]) -> None:
         """Write what a table is to show, ``requests/KEY.json``; see `milbench.asked`."""
@@ -310,7 +310,7 @@ class Store:
         Raises:
             MilbenchError: its file is damaged or cannot be written.
         """
-        file = self.runs / run_id / "run.json"
+        file = child(self.runs, run_id, what="run id") / "run.json"
         temporary = self.runs / f".tmp-{os.getpid()}-{_HOST}-{next(_serial)}-{run_id}"
         content = _load(inside(self.root, file)) | {"asked": when}
         try:
@@ -332,8 +332,8 @@ class Store:
     def _publish(self, final: Path, witness: str, fill: Callable[[Path], None], overwrite: bool) -> Path:
         mark = f"{os.getpid()}-{_HOST}-{next(_serial)}-{final.name}"
         temporary, old = final.parent / f".tmp-{mark}", final.parent / f".old-{mark}"
+        inside(self.root, final)
         try:
-            inside(self.root, final)
             temporary.mkdir(parents=True)
             fill(temporary)
             for file in temporary.iterdir():
@@ -637,9 +637,11 @@ def plain_name(name: str, what: str) -> str:
     Raises:
         MilbenchError: it cannot be.
     """
-    if not re.fullmatch(r"\w[\w.+-]*", name):
+    if not re.fullmatch(r"\w[\w.+-]*", name) or len(name.encode()) > 200:
+        shown = repr(name) if len(name) <= 80 else f"{name[:60]!r} ..."
         raise MilbenchError(
-            f"{what} name {name!r} must be usable as a folder: letters, digits, '.', '_', '+' and '-' only."
+            f"{what} name {shown} must be usable as a folder: letters, digits, '.', '_', '+' and '-' only, and at most "
+            "200 of them."
         )
     return name
 
