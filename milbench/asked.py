@@ -22,7 +22,7 @@ from .atomic_io import read_regular
 from .checksums import KEY, check_record
 from .errors import MilbenchError
 from .spec import digest
-from .spelling import spelling
+from .spelling import find_method
 from .wording import count
 
 if TYPE_CHECKING:
@@ -229,7 +229,8 @@ def current_runs(records: Sequence[RunRecord], request: Request | None, methods:
         request: its last one; None: whatever was run is shown.
         methods: shown on the requested folds and seeds although the request may not name them.
     """
-    current, spellings = Current(), {spelling(method) for method in methods}
+    options = {record.method: record.spec.params for record in records}
+    current, named_by = Current(), {find_method(method, options) for method in methods}
     code = {record.method: record.spec.code for record in records}  # the latest run's, as the oldest come first
     if request is not None:
         code |= request.methods
@@ -237,7 +238,7 @@ def current_runs(records: Sequence[RunRecord], request: Request | None, methods:
         spec, method = record.spec, record.method
         cell = spec.fold, spec.seed
         requested = request is None or request.has_cell(spec)
-        named = request is not None and method not in request.methods and spelling(method) in spellings and requested
+        named = request is not None and method not in request.methods and method in named_by and requested
         if request is None or named:
             if spec.code != code[method]:
                 current.edited[method] += 1

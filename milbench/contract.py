@@ -26,7 +26,7 @@ from .contract_invariance import (
     stacked_as_declared,
 )
 from .errors import MilbenchError
-from .registry import parameters
+from .registry import allowed_values, parameters, unreadable
 from .spec import Card, Choice, Float, Int, Recipe
 
 if TYPE_CHECKING:
@@ -59,6 +59,11 @@ def card_and_recipe(case: Case) -> None:
             raise Broken(f"search_space[{name!r}] is {type(dimension).__name__} instead of Float, Int or Choice.")
         if not (dimension.options if isinstance(dimension, Choice) else dimension.low < dimension.high):
             raise Broken(f"search_space[{name!r}] is empty: {dimension!r}.")
+        if name in Recipe.model_fields:
+            continue
+        for value in dimension.options if isinstance(dimension, Choice) else (dimension.low, dimension.high):
+            if (problem := unreadable(case.method, name, value)) is not None:
+                raise Broken(f"search_space[{name!r}] has {value!r}, but {problem}.")
 
 
 def parameters_have_types(case: Case) -> None:
@@ -69,6 +74,9 @@ def parameters_have_types(case: Case) -> None:
             raise Broken(f"__init__ takes *{name}; name every parameter, or a typing error would pass unseen.")
         if default is inspect.Parameter.empty or kind is Any:
             raise Broken(f"parameter {name!r} lacks a type or a default; name[{name}=...] cannot be read without.")
+        for value in (default, *allowed_values(kind)):
+            if (problem := unreadable(case.method, name, value)) is not None:
+                raise Broken(f"parameter {name!r}: {problem}.")
 
 
 def output_shapes(case: Case) -> None:

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from .data.cohort import Cohort, load_cohort
 from .data.imported import Progress
 from .errors import MilbenchError, did_you_mean
-from .registry import Method, resolve
+from .registry import Method, look_beside, resolve
 from .spec import TRACKS, Budget, Published, Recipe, RunSpec, Suite, digest
 from .store import RunRecord, Store, read_suite
 from .studies import import_optuna
@@ -62,6 +62,7 @@ class Plan:
         storage: of the studies.
         source: the suite as it was given, a name or a path.
         suite_methods: the suite's own methods by their canonical names; the runs may be of others.
+        notes: sentences on what the suite says twice.
     """
 
     suite: Suite
@@ -72,6 +73,7 @@ class Plan:
     storage: str = ""
     source: str = ""
     suite_methods: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def todo(self, overwrite: Overwrite = "missing") -> list[Planned]:
         """Return the runs to do: those never done, those that did not end ``ok``, or all."""
@@ -143,15 +145,17 @@ def make_plan(
         budget = dict(budget or {}) | {"timeout_s": timeout_s}
     if budget:
         suite = _with_budget(suite, budget)
+    if any(":" in text.partition("[")[0] for text in (*suite.methods, *(methods or ()))):
+        look_beside(suite.base)
     # The report, which knows no method, finds a figure's row by the method's one spelling.
     suite = suite.model_copy(update={"published": tuple(_of_one_spelling(f, suite.name) for f in suite.published)})
     store = Store(Path(results), suite)
-    resolved = _methods(methods or suite.methods)
+    resolved, notes = _methods(methods or suite.methods)
     for method in resolved:
         method.card  # noqa: B018 - told now, not when a run is to be published
     if suite.tuning is not None:
         import_optuna()
-    own = _methods(suite.methods)
+    own, _ = _methods(suite.methods)
     known = {m.name for m in [*resolved, *own]}
     for where, named in (("", suite.recipes), *((f" of cohort {d.name}", d.recipes) for d in suite.data)):
         if unused := set(named) - known:
@@ -159,7 +163,7 @@ def make_plan(
             raise MilbenchError(
                 f"suite {suite.name}: [recipes.{min(unused)}]{where} names no method of the suite.{hint}"
             )
-    if suite.reference is not None and suite.reference not in suite.methods:
+    if suite.reference is not None and not _is_one_of(suite.reference, own):
         hint = did_you_mean(suite.reference, suite.methods)
         raise MilbenchError(f"suite {suite.name}: reference {suite.reference!r} is none of its methods.{hint}")
     recipes = {(d.name, m.canonical): _recipe(suite, m, d.recipes) for d in suite.data for m in resolved}
@@ -198,6 +202,7 @@ def make_plan(
         storage or str(store.tuning / "journal.log"),
         source,
         tuple(method.canonical for method in own),
+        notes,
     )
 
 
@@ -277,12 +282,30 @@ def _of_one_spelling(figure: Published, suite: str) -> Published:
         raise MilbenchError(f"suite {suite}: in [[published]], {error}") from None
 
 
-def _methods(texts: Sequence[str]) -> list[Method]:
+def _methods(texts: Sequence[str]) -> tuple[list[Method], tuple[str, ...]]:
+    """Return the methods that some texts name, each once, and a sentence on every one that is named more than once."""
     found: dict[str, Method] = {}
+    named: dict[str, list[str]] = {}
     for text in texts:
         method = resolve(text)
         found.setdefault(method.canonical, method)
-    return list(found.values())
+        named.setdefault(method.canonical, []).append(text.strip())
+    notes = tuple(
+        f"{' and '.join(dict.fromkeys(own))} are one method, {name}; it is run once."
+        if len(set(own)) > 1
+        else f"{own[0]} is named {len(own)} times; it is run once."
+        for name, own in named.items()
+        if len(own) > 1
+    )
+    return list(found.values()), notes
+
+
+def _is_one_of(text: str, methods: Sequence[Method]) -> bool:
+    """Whether a text is a spelling of one of some methods."""
+    try:
+        return resolve(text).canonical in {method.canonical for method in methods}
+    except MilbenchError:
+        return False
 
 
 def _recipe(suite: Suite, method: Method, on_cohort: Mapping[str, dict[str, Any]]) -> Recipe:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from .published import beside
 from .reporting import comparison_lines, to_markdown, write_report
 from .scoring import METRICS, PROBABILITIES, CohortRuns, Scores, read_cohorts, repetitions, run_scores, score
 from .spec import digest
-from .spelling import spelling
+from .spelling import find_method
 from .spending import AXES, FRONTS, SPENT, curves, mark_fronts, missing_flops, price_of, spent
 from .store import OUTCOMES, CostRecord, RunRecord
 from .wording import count
@@ -223,7 +224,7 @@ def compare(
     cohorts = read_cohorts(Path(results), suite, data, methods=(a, b), all_runs=all_runs)
     for one, other in ((a, b), (b, a)):
         _refuse_absent(one, other, cohorts)
-    known = sorted({method for cohort in cohorts for method in cohort.runs})
+    known = _options(cohorts)
     a, b = _known_method(a, known, results), _known_method(b, known, results)
     if a == b:
         raise MilbenchError(f"{a} is compared with itself; give two methods.")
@@ -250,11 +251,11 @@ def compare(
 
 def _refuse_absent(method: str, other: str, cohorts: list[CohortRuns]) -> None:
     """Refuse a method whose runs are all of an earlier state of the cohorts, and name the command that renews them."""
-    if any(spelling(method) == spelling(name) for cohort in cohorts for name in cohort.runs):
+    if find_method(method, _options(cohorts)) is not None:
         return
     for cohort in cohorts:
         for name, why in cohort.absent.items():
-            if spelling(name) == spelling(method):
+            if find_method(method, [name]) is not None:
                 source = (cohort.request.source if cohort.request else "") or "SUITE"
                 raise MilbenchError(
                     f"{cohort.data}: {name} was run {why.replace('{other}', other)}; run {name} again: "
@@ -262,9 +263,9 @@ def _refuse_absent(method: str, other: str, cohorts: list[CohortRuns]) -> None:
                 )
 
 
-def _known_method(text: str, known: list[str], results: str | Path) -> str:
-    """Return the method as the results name it; the order of its parameters, blanks and capitals do not matter."""
-    found = {spelling(method): method for method in known}.get(spelling(text))
+def _known_method(text: str, known: Mapping[str, Mapping[str, Any]], results: str | Path) -> str:
+    """Return the method as the results name it, in whatever spelling of the same parameters it is given."""
+    found = find_method(text, known)
     if found is None:
         named = text.partition("[")[0].strip().lower()
         same = [method for method in known if method.partition("[")[0] == named]
@@ -273,9 +274,18 @@ def _known_method(text: str, known: list[str], results: str | Path) -> str:
     return found
 
 
+def _options(cohorts: Sequence[CohortRuns]) -> dict[str, dict[str, Any]]:
+    """Return every method of some cohorts, in order, with all its options as a run of it records them."""
+    every = {
+        method: next(iter(runs.values())).spec.params
+        for cohort in cohorts for method, runs in cohort.runs.items() if runs
+    }  # fmt: skip
+    return dict(sorted(every.items()))
+
+
 def _reference(cohort: CohortRuns) -> str | None:
     given = cohort.suite.reference
-    return None if given is None else {spelling(method): method for method in cohort.runs}.get(spelling(given))
+    return None if given is None else find_method(given, _options([cohort]))
 
 
 def _compared(cohort: CohortRuns, a: Scores, b: Scores) -> dict[str, Any]:

@@ -9,22 +9,29 @@ importing torch.
 from __future__ import annotations
 
 import ast
-import hashlib
 import inspect
 import math
 import pkgutil
 import re
+import sys
+import types
 import typing
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
+from enum import Enum
 from fnmatch import fnmatchcase
-from functools import cache
+from functools import cache, cached_property
 from importlib import import_module
+from importlib.machinery import PathFinder
 from importlib.metadata import EntryPoint, entry_points
 from importlib.util import find_spec
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 from .errors import MilbenchError, Unsupported, did_you_mean
+from .method_sources import is_installed, is_library, sources_of
+from .spelling import literal, plain, quoted, split
 
 if TYPE_CHECKING:
     from .aggregator import Aggregator
@@ -49,6 +56,11 @@ class Entry:
             module = import_module(self.module)
         except Exception as error:  # a stranger's file may hold anything, a typing error included
             what = f"{type(error).__name__}: {error}"
+            if isinstance(error, ModuleNotFoundError) and f"{self.module}.".startswith(f"{error.name}."):
+                raise MilbenchError(
+                    f"aggregator {self.name!r}: there is no module {error.name!r} in {_places()} nor among what is "
+                    "installed; put its file beside the suite, run in its folder, or name that folder in PYTHONPATH."
+                ) from error
             raise MilbenchError(f"aggregator {self.name!r} cannot be imported from {self.module}: {what}.") from error
         if self.attribute is not None:
             found = getattr(module, self.attribute, None)
@@ -152,12 +164,18 @@ class Method:
     cls: type[Aggregator]
     params: dict[str, Any]
 
-    @property
+    @cached_property
     def canonical(self) -> str:
-        """``name[param=value,...]``, sorted, defaults left out: one spelling for one method."""
+        """``name[param=value,...]``, sorted, defaults left out: one spelling for one method.
+
+        Raises:
+            MilbenchError: a value that no text gives back.
+        """
         if not self.params:
             return self.name
-        return f"{self.name}[{','.join(f'{k}={_spell(v)}' for k, v in sorted(self.params.items()))}]"
+        known = parameters(self.cls)
+        spelled = [f"{k}={_spell(self.name, k, known[k][0], v)}" for k, v in sorted(self.params.items())]
+        return f"{self.name}[{','.join(spelled)}]"
 
     @property
     def card(self) -> Card:
@@ -176,30 +194,41 @@ class Method:
 
     @property
     def options(self) -> dict[str, Any]:
-        """Every parameter with its value, defaults included: what a run's identity is made of."""
-        return {name: default for name, (_, default) in parameters(self.cls).items()} | self.params
+        """Every parameter with its value, defaults included: what a run's identity is made of.
 
-    @property
+        Raises:
+            MilbenchError: a value that a record cannot hold.
+        """
+        every = {name: default for name, (_, default) in parameters(self.cls).items()} | self.params
+        for name, value in every.items():
+            if not recordable(value):
+                raise MilbenchError(
+                    f"{self.name}: {name} is {value!r}; a run's record holds None, booleans, finite numbers, text, and "
+                    "tuples, lists and tables of these."
+                )
+        return every
+
+    @cached_property
     def code(self) -> str:
-        """Sixteen digits of a stranger's source file, for an edited method is another one.
+        """Sixteen digits of the files of a method that is not milbench's own, for an edited method is another one.
 
-        milbench's own methods change with their ``revision``, "" being the first, and with
-        `milbench.spec.PROTOCOL_VERSION`; a stranger's that is made from one of them changes with it.
+        They are the source of its class and whatever of its own project that source reaches, see
+        `milbench.method_sources`. milbench's own methods change with their ``revision``, "" being the first, and with
+        `milbench.spec.PROTOCOL_VERSION`; one that is made from them changes with it.
         """
         if _is_own(self.cls):
             return _revision(self.cls)
         base = next(_revision(c) for c in self.cls.__mro__ if _is_own(c))
         try:
-            source = Path(inspect.getfile(self.cls)).read_bytes()
+            return sources_of(self.cls).code(base)
         except (OSError, TypeError):  # made in an interpreter: there is no file to speak of
             return "unknown"
-        return hashlib.sha256(source + base.encode()).hexdigest()[:16]
 
     def changed(self, values: dict[str, Any]) -> Method:
         """Return the method with other values of some parameters."""
         every = self.params | values
         defaults = {name: default for name, (_, default) in parameters(self.cls).items()}
-        return Method(self.name, self.cls, {k: v for k, v in every.items() if v != defaults[k]})
+        return Method(self.name, self.cls, {k: v for k, v in every.items() if not _same_value(v, defaults[k])})
 
     def create(self, in_dim: int, n_classes: int) -> Aggregator:
         """Build the module."""
@@ -234,21 +263,65 @@ def resolve(text: str) -> Method:
     Raises:
         MilbenchError: a malformed text, an unknown method or parameter, or a value of the wrong type.
     """
-    match = re.fullmatch(r"\s*([\w.]+(?::\w+)?)\s*(?:\[(.*)\])?\s*", text)
-    if match is None:
-        raise MilbenchError(f"{text!r} is not of the form name or name[param=value,...].")
-    name, body = match.groups()
+    try:
+        name, pairs = split(text)
+    except ValueError as error:
+        raise MilbenchError(f"{error}.") from None
     entry = Entry(name, *name.split(":")) if ":" in name else registry()[name]
     cls = entry.load()
     given: dict[str, str] = {}
-    for item in filter(None, (part.strip() for part in (body or "").split(","))):
-        key, equals, value = (part.strip() for part in item.partition("="))
-        if not equals or not key or not value:
-            raise MilbenchError(f"{item!r} in {text!r} is not of the form param=value.")
+    for key, value in pairs:
         if key in given:
             raise MilbenchError(f"parameter {key!r} is given twice in {text!r}.")
         given[key] = value
     return Method(name, cls, _typed(name, cls, given))
+
+
+def look_beside(folder: Path) -> None:
+    """Let classes that a suite names as module:Class be found in its folder, here and in processes started later.
+
+    The folder goes to the front of ``sys.path``, which processes inherit. A module of the same name that was imported
+    from elsewhere, for another suite for instance, is imported again from this folder.
+
+    Raises:
+        MilbenchError: the folder has a module of the name of an installed one.
+    """
+    here = str(folder.resolve())
+    if here in sys.path:
+        sys.path.remove(here)
+    sys.path.insert(0, here)
+    if not folder.is_dir():
+        return
+    offered = {p.stem if p.suffix == ".py" else p.name for p in folder.iterdir() if p.suffix in ("", ".py")}
+    for top in sorted(offered & {name.partition(".")[0] for name in sys.modules}):
+        file = getattr(sys.modules.get(top), "__file__", None)
+        expected = PathFinder.find_spec(top, [here])
+        if file is None or expected is None or expected.origin is None or Path(expected.origin).samefile(file):
+            continue
+        if top in sys.stdlib_module_names or top == "milbench" or is_installed(top):
+            continue  # libraries stay what they are; a method of that name says so when it is loaded
+        for name in [name for name in sys.modules if name == top or name.startswith(f"{top}.")]:
+            del sys.modules[name]
+
+
+def _places() -> str:
+    """Return the folders in which modules that are not installed are looked for."""
+    folders = [str(Path(p or ".").resolve()) for p in sys.path]
+    return ", ".join(dict.fromkeys(p for p in folders if Path(p).is_dir() and not is_library(p)))
+
+
+def unreadable(method: Method, name: str, value: Any) -> str | None:
+    """Return what keeps a value of a parameter from reaching a run by the method's name; None: nothing does."""
+    kinds = parameters(method.cls)
+    if name not in kinds:
+        return f"{method.name} has no parameter {name!r}"
+    if not recordable(value):
+        return f"{name} has {value!r}, which a run's record cannot hold"
+    try:
+        _spell(method.name, name, kinds[name][0], value)
+    except MilbenchError as error:
+        return str(error).rstrip(".")
+    return None
 
 
 def create(spec: str, in_dim: int, n_classes: int = 2) -> Aggregator:
@@ -269,35 +342,138 @@ def list_aggregators(pattern: str = "*") -> list[str]:
 
 def parameters(cls: type[Aggregator]) -> dict[str, tuple[Any, Any]]:
     """Return ``{name: (type, default)}`` of a method's own parameters."""
-    hints = typing.get_type_hints(cls.__init__)
+    hints = typing.get_type_hints(cls.__init__, include_extras=True)
     named = list(inspect.signature(cls.__init__).parameters.values())[1:]
     return {p.name: (hints.get(p.name, Any), p.default) for p in named if p.name not in ("in_dim", "n_classes")}
 
 
 def _typed(name: str, cls: type[Aggregator], given: dict[str, str]) -> dict[str, Any]:
-    from pydantic import TypeAdapter, ValidationError
-
     known = parameters(cls)
     out: dict[str, Any] = {}
     for key, text in given.items():
         if key not in known:
             raise MilbenchError(f"{name} has no parameter {key!r}.{did_you_mean(key, known)}")
         kind, default = known[key]
-        # `none` is a word of its own for a Literal (ppeg=none) and the absent value for an Optional (embed_dim=none).
-        kinds = typing.get_args(kind)
-        raw: Any = None if text.lower() == "none" and type(None) in kinds else text
-        if isinstance(raw, str) and raw.isdecimal() and int in kinds:
-            raw = int(raw)  # 512 and 0512 are one number, also where words are allowed beside numbers
-        try:
-            value = TypeAdapter(kind).validate_python(raw)
-        except ValidationError as error:
-            raise MilbenchError(f"{name}[{key}={text}]: {error.errors()[0]['msg']}.") from None
-        if isinstance(value, float) and not math.isfinite(value):
-            raise MilbenchError(f"{name}[{key}={text}]: Input should be a finite number.")
-        if value != default:
+        value = _read_value(name, key, kind, text)
+        if not _same_value(value, default):
             out[key] = value
     return out
 
 
-def _spell(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) or value is None else str(value)
+def _read_value(name: str, key: str, kind: Any, text: str) -> Any:
+    """Return what a text gives a parameter of some type."""
+    from pydantic import PydanticUserError, TypeAdapter, ValidationError
+
+    adapter: Any = TypeAdapter(kind)
+    error: ValidationError | None = None
+    for raw in _readings(kind, text):
+        try:
+            value = adapter.validate_python(raw)
+        except ValidationError as told:
+            error = told  # of the last reading, which is the text itself
+            continue
+        except PydanticUserError:
+            break
+        if not _finite(value):
+            raise MilbenchError(f"{name}[{key}={text}]: Input should be a finite number.")
+        return value
+    why = "its type cannot be read from text" if error is None else error.errors()[0]["msg"]
+    raise MilbenchError(f"{name}[{key}={text}]: {why}.")
+
+
+def _readings(kind: Any, text: str) -> Iterator[Any]:
+    """Yield what a text may stand for, by the types that a parameter has, the text itself last."""
+    is_literal, value = literal(text)
+    if is_literal:  # quoted or bracketed
+        yield value
+        if isinstance(value, str):
+            return
+    kinds, plain_text = _kinds(kind), text.strip()
+    # `none` is a word of its own for a Literal (ppeg=none) and the absent value for an Optional (embed_dim=none).
+    if type(None) in kinds and plain_text.lower() == "none":
+        yield None
+    if bool in kinds and plain_text.lower() in ("true", "false"):
+        yield plain_text.lower() == "true"
+    if int in kinds and re.fullmatch(r"[+-]?[0-9]+", plain_text) and len(plain_text) < 1000:
+        yield int(plain_text)  # 512 and 0512 are one number, also where words are allowed beside numbers
+    if float in kinds:
+        with suppress(ValueError):
+            yield float(plain_text)
+    yield text
+
+
+def _kinds(kind: Any) -> set[type]:
+    """Return the plain types that a parameter's values may have: of unions their members', of literals the values'."""
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin is typing.Annotated:
+        return _kinds(arguments[0])
+    if origin is typing.Literal:
+        return {type(value) for value in arguments}
+    if origin in (typing.Union, types.UnionType):
+        return set().union(*map(_kinds, arguments))
+    if inspect.isclass(kind) and issubclass(kind, Enum):
+        return {type(member.value) for member in kind}
+    return {kind} if inspect.isclass(kind) else set()
+
+
+def allowed_values(kind: Any) -> list[Any]:
+    """Return the values that a type lists: those of literals and enums, within unions too, and booleans and None."""
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin is typing.Annotated:
+        return allowed_values(arguments[0])
+    if origin is typing.Literal:
+        return list(arguments)
+    if origin in (typing.Union, types.UnionType):
+        return [value for one in arguments for value in allowed_values(one)]
+    if inspect.isclass(kind) and issubclass(kind, Enum):
+        return list(kind)
+    return [False, True] if kind is bool else [None] if kind is type(None) else []
+
+
+def recordable(value: Any) -> bool:
+    """Return whether a value of an option keeps its value in a run's record, which is JSON."""
+    match value:
+        case Enum():
+            return recordable(value.value)
+        case str() | PurePath():
+            return str(value).isascii() or not any("\ud800" <= c <= "\udfff" for c in str(value))
+        case None | bool() | int():
+            return True
+        case float():
+            return math.isfinite(value)
+        case tuple() | list():
+            return all(map(recordable, value))
+        case dict():
+            return all(isinstance(key, str) for key in value) and all(map(recordable, value.values()))
+    return False
+
+
+def _finite(value: Any) -> bool:
+    if isinstance(value, dict):
+        return all(map(_finite, value.values()))
+    if isinstance(value, tuple | list | set | frozenset):
+        return all(map(_finite, value))
+    return not isinstance(value, float) or math.isfinite(value)
+
+
+def _same_value(a: Any, b: Any) -> bool:
+    """Whether two values are one option: True is not 1, at any depth."""
+    if isinstance(a, bool) is not isinstance(b, bool) or isinstance(a, str) is not isinstance(b, str):
+        return False
+    if isinstance(a, tuple | list) and isinstance(b, tuple | list):
+        return type(a) is type(b) and len(a) == len(b) and all(map(_same_value, a, b))
+    return bool(a == b)
+
+
+def _spell(name: str, key: str, kind: Any, value: Any) -> str:
+    """Return text that is read as a value: plain where that can be, else a quoted or bracketed literal."""
+    bare = value.value if isinstance(value, Enum) else value
+    texts = [plain(bare), quoted(bare), quoted(plain(bare))]
+    for text in filter(str.isprintable, texts):
+        try:
+            read_back = split(f"x[{key}={text}]")[1]
+            if read_back == [(key, text)] and _same_value(_read_value(name, key, kind, text), value):
+                return text
+        except (ValueError, MilbenchError):
+            continue
+    raise MilbenchError(f"{name}: no text gives {key} the value {value!r}; such a value cannot be an option.")

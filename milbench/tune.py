@@ -19,10 +19,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from pydantic import ValidationError
 
 from .atomic_io import child, write_figure
+from .errors import MilbenchError
 from .launch.local import WAIT, Result, run_all
-from .registry import Method
+from .registry import Method, unreadable
 from .spec import Budget, Choice, Dimension, Recipe, Tuned, Tuning, digest
 from .studies import distribution, import_optuna, open_storage, pruner, sampler
 from .train import Task
@@ -78,6 +80,20 @@ class Search:
     def tuned(self) -> Tuned:
         """Return what runs with the study's result say of it."""
         return Tuned(**self.tuning.model_dump(), trials=self.trials)
+
+    def check(self) -> None:
+        """Make sure that every value that may be drawn reaches its trial, so that no trial fails for its name.
+
+        Raises:
+            MilbenchError: an option that a method's name does not give back, or that the method does not take.
+        """
+        for name, dimension in self.space.items():
+            if name in Recipe.model_fields:
+                continue
+            ends = dimension.options if isinstance(dimension, Choice) else (dimension.low, dimension.high)
+            for value in ends:
+                if (problem := unreadable(self.method, name, value)) is not None:
+                    raise MilbenchError(f"the search space of {self.method.name} cannot be searched: {problem}.")
 
     def __str__(self) -> str:
         return f"{self.task.spec.data} {self.method.canonical} fold {self.task.spec.fold}"
@@ -141,6 +157,8 @@ def search_all(
     Raises:
         MilbenchError: Optuna is not installed, or the storage cannot be opened.
     """
+    for search in searches:
+        search.check()
     opened = [_Study(search, open_storage(storage), storage) for search in searches]
     results = run_all(work, _tasks(opened), jobs, timeout_s)
     try:
@@ -210,7 +228,10 @@ def tuned_task(search: Search, found: Found, task: Task) -> Task:
 def _with(search: Search, task: Task, values: dict[str, Any], tuned: Tuned | None = None) -> Task:
     of_recipe = {name: value for name, value in values.items() if name in Recipe.model_fields}
     of_method = {name: value for name, value in values.items() if name not in of_recipe}
-    recipe = Recipe.model_validate(task.spec.recipe.model_dump() | of_recipe)
+    try:
+        recipe = Recipe.model_validate(task.spec.recipe.model_dump() | of_recipe)
+    except ValidationError as error:
+        raise MilbenchError(f"{search}: a recipe with {of_recipe} is none: {error.errors()[0]['msg']}.") from None
     method = search.method.changed(of_method)
     spec = task.spec.model_copy(update={"recipe": recipe, "params": method.options, "tuning": tuned})
     return replace(task, spec=spec, method=method.canonical)

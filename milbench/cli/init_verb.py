@@ -71,7 +71,7 @@ def init_command(
     from ..errors import MilbenchError
     from ..inspection import inspect
     from ..inspection_lines import lines
-    from ..registry import resolve
+    from ..registry import look_beside, resolve
     from ..store import plain_name
     from ..template import METHODS, draft
     from ._terminal import check_folder, counted
@@ -82,7 +82,9 @@ def init_command(
     if out.exists() and not force:
         raise MilbenchError(f"{out} exists already; give another --out, or --force to replace it.")
     check_folder(out.parent, "--out")
-    chosen = [resolve(name).canonical for name in method or METHODS]
+    if any(":" in name for name in method or ()):
+        look_beside(out.parent)  # where the suite will be
+    chosen = list(dict.fromkeys(resolve(name).canonical for name in method or METHODS))
     columns = (slide_table, slide_column, patient_column, label_column, site_column, split_column, patient_rule)
     if labels is None and any(given is not None for given in (*columns, kept_class or None, exclude_class or None)):
         raise MilbenchError("columns and --slide-table are about a label table; give it with --labels.")

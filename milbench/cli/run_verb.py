@@ -76,6 +76,8 @@ def run_command(
         plan = make_plan(suite, results, methods=method, seeds=seeds, timeout_s=timeout, budget=limits, storage=storage,
                          progress=progress)  # fmt: skip
     todo = plan.todo(overwrite.value)
+    for line in plan.notes:
+        typer.echo(f"note: {line}")
     if dry_run:
         _list(plan, len(todo), sum(trials_left(plan).values()), costs_left(plan, overwrite.value))
         return

@@ -1,0 +1,360 @@
+"""Which files a third-party method is made of: its source, base classes, helpers, and the data files that they open.
+
+A method is identified by its code (`milbench.registry.Method.code`), so that runs of an edited method are not taken for
+runs of the method as it is. Imports are read from the sources, at any depth and without executing anything. Followed
+are modules of the method's own project: not the standard library, not milbench, and no distribution that is installed,
+unless the method itself belongs to it. A data file counts where a source that opens files of its own package (it names
+``__file__``, ``importlib.resources`` or ``pkgutil.get_data``) has a string with the file's name, its folder, or a
+pattern of it; f-strings are patterns.
+"""
+
+from __future__ import annotations
+
+import ast
+import fnmatch
+import hashlib
+import inspect
+import os
+import re
+import sys
+import sysconfig
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache, lru_cache
+from importlib.machinery import ModuleSpec
+from pathlib import Path
+from typing import Any
+
+#: a larger data file is identified by its size alone, which `Sources.notes` says
+LARGEST_BYTES = 256 * 2**20
+_MOST_FILES = 2000
+_OF_RESOURCES = {"__file__", "__path__", "__spec__", "__loader__", "resources", "importlib_resources", "get_data"}
+#: calls that import or run what no reading of the source can know
+_DYNAMIC = {"exec", "eval", "import_module", "__import__", "run_path", "run_module", "spec_from_file_location"}
+#: calls that open a file
+_OPENS = {
+    "open", "load", "load_file", "loadtxt", "genfromtxt", "fromfile", "read_csv", "read_json", "read_parquet",
+    "from_pretrained", "load_state_dict_from_url",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Sources:
+    """The files a method is made of.
+
+    Attributes:
+        own: the file that defines the class.
+        further: name -> path of every other file; names are modules, or ``module/path`` for data, and hold no folder of
+            this machine.
+        notes: what could not be determined, one sentence each.
+    """
+
+    own: Path
+    further: dict[str, Path]
+    notes: tuple[str, ...] = ()
+
+    def code(self, base: str) -> str:
+        """Return 16 hexadecimal digits of all files and of `base`; of one file alone, as versions before 0.2 made them.
+
+        Raises:
+            OSError: a file cannot be read.
+        """
+        hashed = hashlib.sha256(self.own.read_bytes() + base.encode())
+        for name, path in sorted(self.further.items()):
+            hashed.update(f"\0{name}\0{_checksum(path)}".encode())
+        return hashed.hexdigest()[:16]
+
+
+def _checksum(path: Path) -> str:
+    state = path.stat()
+    if state.st_size > LARGEST_BYTES:
+        return f"{state.st_size} bytes"
+    return _checksum_of_state(str(path), state.st_mtime_ns, state.st_size)
+
+
+@lru_cache(maxsize=4096)
+def _checksum_of_state(path: str, _modified_ns: int, _size: int) -> str:
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+
+
+@dataclass(frozen=True)
+class _Read:
+    """What one source file says: the modules it imports, the data files it may open, and what cannot be known.
+
+    Attributes:
+        imports: ``(level, module, names)``: level 0 is absolute; names are those after ``import`` of a ``from``.
+        patterns: of file names, where the source opens files of its own package.
+        resources: whether it does.
+        notes: lines with imports that are computed.
+        opens: lines that open a file of whatever place.
+    """
+
+    imports: tuple[tuple[int, str, tuple[str, ...]], ...]
+    patterns: tuple[str, ...]
+    resources: bool
+    notes: tuple[str, ...]
+    opens: tuple[int, ...]
+
+
+def sources_of(cls: type) -> Sources:
+    """Return the files that a class is made of.
+
+    Raises:
+        OSError, TypeError: the class has no file, as one made in an interpreter.
+    """
+    own = Path(inspect.getfile(cls))
+    if not own.is_file():
+        raise OSError(f"{own} is no file")
+    walk = _Walk(cls.__module__, own)
+    walk.follow(cls.__module__, own)
+    for base in cls.__mro__[1:]:  # also those that a source does not name, made by a function for instance
+        walk.module(base.__module__)
+    for value in list(vars(sys.modules.get(cls.__module__)).values()) if cls.__module__ in sys.modules else []:
+        home = value.__name__ if inspect.ismodule(value) else getattr(value, "__module__", None)
+        if isinstance(home, str):
+            walk.module(home)
+    return Sources(own, walk.further, tuple(dict.fromkeys(walk.notes)))
+
+
+class _Walk:
+    """Follows imports from one module to every file of its project that it reaches."""
+
+    def __init__(self, name: str, own: Path) -> None:
+        self.own = own.resolve()
+        self.top = name.partition(".")[0]
+        self.further: dict[str, Path] = {}
+        self.notes: list[str] = []
+        self._seen: set[str] = set()
+
+    def module(self, name: str) -> bool:
+        """Follow a module by its absolute name; return whether the project has one of that name."""
+        if name in self._seen:
+            return True
+        if not self._belongs(name):
+            return False
+        spec = _find(name)
+        if spec is None:
+            return False
+        if spec.origin is None or not spec.origin.endswith(".py"):
+            if spec.origin is not None and spec.origin != "namespace":
+                self._add(name, Path(spec.origin))  # a compiled extension
+            self._seen.add(name)
+            return True
+        self.follow(name, Path(spec.origin))
+        return True
+
+    def follow(self, name: str, path: Path) -> None:
+        if name in self._seen or len(self._seen) > _MOST_FILES:
+            return
+        self._seen.add(name)
+        self._add(name, path)
+        try:
+            state = path.stat()
+            read = _read(str(path), state.st_mtime_ns, state.st_size)
+        except (OSError, ValueError, SyntaxError, RecursionError):  # half written, or no text
+            self.notes.append(f"{path.name} cannot be read as Python, so what it imports is not part of the identity")
+            return
+        self.notes += read.notes
+        package = name if path.name == "__init__.py" else name.rpartition(".")[0]
+        for level, module, names in read.imports:
+            self._imported(package, level, module, names)
+        matched = read.resources and self._data(name, path, read.patterns)
+        if (read.resources or read.opens) and not matched:
+            where = f"line {read.opens[0]} of {path.name} opens a file" if read.opens else f"{path.name} uses its place"
+            self.notes.append(
+                f"{where}, but names no data file in the folder of {path.name}; what it reads is not part of the "
+                "method's identity"
+            )
+
+    def _imported(self, package: str, level: int, module: str, names: tuple[str, ...]) -> None:
+        base = module
+        if level:
+            parts = package.split(".")
+            if level > len(parts) or not package:
+                return
+            kept = parts[: len(parts) - level + 1]
+            base = ".".join([*kept, module]) if module else ".".join(kept)
+        submodules = [self.module(f"{base}.{name}") for name in names if name != "*"]
+        # A package whose submodules alone are imported runs as well, but it is no part of the method.
+        if not names or not all(submodules) or "*" in names or len(submodules) == 0:
+            self.module(base)
+
+    def _data(self, name: str, path: Path, patterns: tuple[str, ...]) -> bool:
+        folder = path.parent
+        is_package = (folder / "__init__.py").exists()
+        matched = False
+        for file in _data_files(folder, None if is_package else patterns):
+            within = file.relative_to(folder)
+            if any(_matches(pattern, within) for pattern in patterns):
+                matched = True
+                label = f"{name.rpartition('.')[0] if path.name != '__init__.py' else name}/{within.as_posix()}"
+                self._add(label, file)
+                if file.stat().st_size > LARGEST_BYTES:
+                    self.notes.append(f"{file.name} is larger than 256 MiB; only its size is part of the identity")
+        return matched
+
+    def _add(self, name: str, path: Path) -> None:
+        if path.resolve() != self.own:
+            self.further[name] = path
+
+    def _belongs(self, name: str) -> bool:
+        """Whether a module is of the method's project.
+
+        That is its own package, what is not installed, and what is installed with it or lies in the same folder.
+        """
+        top = name.partition(".")[0]
+        if top in ("milbench", "baselines", "__main__", "builtins") or top in sys.stdlib_module_names:
+            return False
+        if top == self.top or not is_installed(top):
+            return True
+        distributions = _distributions()
+        if set(distributions.get(top, ())) & set(distributions.get(self.top, ())):
+            return True
+        own, other = _place(self.top), _place(top)
+        return own is not None and own == other and not is_library(str(own))
+
+
+def is_installed(top: str) -> bool:
+    """Whether a top-level module belongs to a distribution, or lies where distributions are installed."""
+    spec = _find(top)
+    if spec is None:
+        return False
+    places = [spec.origin] if spec.origin not in (None, "namespace") else list(spec.submodule_search_locations or [])
+    return any(is_library(place) for place in places if place) or top in _distributions()
+
+
+def _place(top: str) -> Path | None:
+    """Return the folder that a top-level module or package lies in."""
+    spec = _find(top)
+    if spec is None or spec.origin in (None, "namespace"):
+        return None
+    path = Path(str(spec.origin)).resolve().parent
+    return path.parent if spec.submodule_search_locations is not None else path
+
+
+def is_library(path: str) -> bool:
+    """Whether a path is that of the standard library or of installed distributions, or within it."""
+    return f"{Path(path).resolve()}{os.sep}".startswith(_library_folders())
+
+
+@cache
+def _library_folders() -> tuple[str, ...]:
+    paths = sysconfig.get_paths()
+    names = ("stdlib", "platstdlib", "purelib", "platlib")
+    return tuple({str(Path(paths[n]).resolve()) + os.sep for n in names if n in paths})
+
+
+@cache
+def _distributions() -> Mapping[str, list[str]]:
+    """Return the distributions of every top-level module that is installed, editable ones among them."""
+    from importlib.metadata import packages_distributions
+
+    return packages_distributions()
+
+
+def _find(name: str) -> ModuleSpec | None:
+    """Return where a module is, importing neither it nor its packages; None where there is none."""
+    path: Any = None
+    spec: ModuleSpec | None = None
+    parts = name.split(".")
+    for i in range(len(parts)):
+        whole = ".".join(parts[: i + 1])
+        spec = _find_one(whole, path)
+        if spec is None:
+            return None
+        path = spec.submodule_search_locations
+        if path is None and i + 1 < len(parts):
+            return None
+    return spec
+
+
+def _find_one(name: str, path: Any) -> ModuleSpec | None:
+    for finder in sys.meta_path:
+        try:
+            spec = finder.find_spec(name, path)
+        except (AttributeError, ImportError, ValueError, OSError):
+            continue
+        if spec is not None:
+            return spec
+    return None
+
+
+@lru_cache(maxsize=4096)
+def _read(path: str, _modified_ns: int, _size: int) -> _Read:
+    tree = ast.parse(Path(path).read_bytes())
+    imports: list[tuple[int, str, tuple[str, ...]]] = []
+    patterns: list[str] = []
+    notes: list[str] = []
+    opens: list[int] = []
+    resources = False
+    for node in _nodes(tree):
+        match node:
+            case ast.Import(names=names):
+                imports += [(0, alias.name, ()) for alias in names]
+                resources = resources or any(alias.name.startswith("importlib.resources") for alias in names)
+            case ast.ImportFrom(module=module, names=names, level=level):
+                imports.append((level, module or "", tuple(alias.name for alias in names)))
+                resources = resources or any(
+                    n in _OF_RESOURCES for n in (*(module or "").split("."), *(a.name for a in names))
+                )
+            case ast.Name(id=name) | ast.Attribute(attr=name) if name in _OF_RESOURCES:
+                resources = True
+            case ast.Constant(value=str(text)) if 0 < len(text) < 200:
+                patterns.append(_escaped(text))
+            case ast.JoinedStr(values=values):
+                parts = [getattr(v, "value", None) for v in values]  # of what is put in, an expression
+                patterns.append("".join(_escaped(part) if isinstance(part, str) else "*" for part in parts))
+            case ast.Call(func=ast.Name(id=name) | ast.Attribute(attr=name), lineno=line) if name in _OPENS:
+                opens.append(line)
+            case ast.Call(func=ast.Name(id=name) | ast.Attribute(attr=name) as function, args=args, lineno=line) if (
+                name in _DYNAMIC
+            ):
+                first = getattr(args[0], "value", None) if args and isinstance(args[0], ast.Constant) else None
+                if isinstance(first, str) and name in ("import_module", "__import__"):
+                    level = len(first) - len(first.lstrip("."))
+                    imports.append((level, first.lstrip("."), ()))
+                elif not (name == "eval" and isinstance(function, ast.Attribute)):  # model.eval() runs no text
+                    notes.append(
+                        f"line {line} of {Path(path).name} calls {name}, and what it runs is not part of the "
+                        "method's identity"
+                    )
+    return _Read(tuple(dict.fromkeys(imports)), tuple(dict.fromkeys(patterns)), resources, tuple(notes), tuple(opens))
+
+
+def _nodes(tree: ast.AST) -> Iterator[ast.AST]:
+    """Yield every node but those that only a type checker reads."""
+    waiting = [tree]
+    while waiting:
+        node = waiting.pop()
+        yield node
+        if isinstance(node, ast.If) and re.fullmatch(r"(typing\.)?TYPE_CHECKING", ast.unparse(node.test)):
+            waiting += node.orelse
+            continue
+        waiting += ast.iter_child_nodes(node)
+
+
+def _escaped(text: str) -> str:
+    return text.replace("[", "[[]")
+
+
+def _data_files(folder: Path, named: tuple[str, ...] | None) -> list[Path]:
+    """Return the files of a folder that are no Python and not hidden.
+
+    Those of its subfolders as well: of a package of all, else of those that are named.
+    """
+    found: list[Path] = []
+    for at, folders, names in os.walk(folder):
+        wanted = [f for f in folders if named is None or any(f in text.split("/") for text in named)]
+        folders[:] = sorted(f for f in wanted if not f.startswith((".", "__pycache__")))
+        found += [Path(at) / n for n in sorted(names) if not n.startswith(".") and not n.endswith((".py", ".pyc"))]
+        if len(found) > _MOST_FILES:
+            break
+    return [file for file in found[:_MOST_FILES] if file.is_file()]
+
+
+def _matches(pattern: str, within: Path) -> bool:
+    """Whether a string of the source means a file: its name, its path from the folder, or one of its folders."""
+    text = within.as_posix()
+    path = pattern.removeprefix("./")
+    named = fnmatch.fnmatchcase(within.name, path) or fnmatch.fnmatchcase(text, path)
+    return named or any(path.rstrip("/") == part for part in within.parts[:-1])
