@@ -17,14 +17,14 @@ from .data.imported import Progress
 from .errors import MilbenchError, did_you_mean
 from .registry import Method, look_beside, resolve
 from .spec import TRACKS, Budget, Published, Recipe, RunSpec, Suite, digest
-from .store import RunRecord, Store, read_suite
+from .store import MODEL, RunRecord, Store, read_suite
 from .studies import import_optuna
 from .suites import load_suite
 from .train import Task
 from .train_stacked import StackTask, may_share, stacks
 from .tune import Search
 
-Overwrite = Literal["missing", "failed", "all"]
+Overwrite = Literal["missing", "failed", "all", "missing-models"]
 
 #: Runs that share a process without being stacked, at most: what a kill costs.
 IN_TURN = 8
@@ -76,11 +76,18 @@ class Plan:
     notes: tuple[str, ...] = ()
 
     def todo(self, overwrite: Overwrite = "missing") -> list[Planned]:
-        """Return the runs to do: those never done, those that did not end ``ok``, or all."""
+        """Return the runs to do: those never done, also those that did not end ``ok`` or kept no model, or all."""
         if overwrite not in get_args(Overwrite):
             raise MilbenchError(f"overwrite is {overwrite!r}; it must be one of {', '.join(get_args(Overwrite))}.")
+        if overwrite == "missing-models":
+            return [planned for planned in self.runs if planned.outcome is None or self._lacks_model(planned)]
         wanted = {"missing": lambda o: o is None, "failed": lambda o: o != "ok", "all": lambda o: True}[overwrite]
         return [planned for planned in self.runs if wanted(planned.outcome)]
+
+    def _lacks_model(self, planned: Planned) -> bool:
+        if self.suite.keep_models == "none":
+            raise MilbenchError(f'suite {self.suite.name} keeps no models; set keep_models = "best" in it.')
+        return planned.outcome == "ok" and not (self.store.runs / str(planned.stored) / MODEL).is_file()
 
 
 class Finished:
@@ -256,7 +263,7 @@ def _meaning(suite: Suite) -> dict[str, Any]:
     # Budget and tuning are part of every run's identity, and tables are kept apart by them.
     fields = suite.model_dump(
         mode="json", exclude={"methods", "seeds", "description", "cost", "budget", "tuning", "reference", "stacked",
-                             "published", "across"}
+                             "published", "across", "keep_models"}
     )  # fmt: skip
     for data in fields["data"]:
         data["split"].pop("use")
@@ -355,6 +362,7 @@ def _task(suite: Suite, cohort: Cohort, fold: Any, method: Method, recipe: Recip
         train=tuple((s, known[s]) for s in fold.train),
         val=tuple((s, known[s]) for s in fold.val),
         test=tuple(fold.test),
+        model_classes=tuple(cohort.classes) if suite.keep_models == "best" else None,
     )
 
 

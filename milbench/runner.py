@@ -10,6 +10,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from . import __version__, asked
 from .atomic_io import appending
 from .cost import TURNS
@@ -20,7 +22,7 @@ from .launch.local import REPEATS, WAIT, Progress, Result, run_all
 from .measure.environment import now, this_machine
 from .plan import Finished, Overwrite, Plan, Planned, make_plan, task_of, together, usable_jobs
 from .spec import Suite, digest
-from .store import OUTCOMES, RunRecord, Store
+from .store import OUTCOMES, RunRecord, Store, read_run
 from .train import Task
 from .train_stacked import StackTask
 from .tune import Found, Trial, progress, search_all, smaller, tuned_task
@@ -285,6 +287,21 @@ def _alone(storage: str) -> Iterator[None]:
         yield
 
 
+def _refuse_other_predictions(folder: Path, predictions: pd.DataFrame) -> None:
+    """Refuse to put a model into a run that it does not belong to: trained again, it must predict the same bits.
+
+    Raises:
+        MilbenchError: it does not; the run stays as it is.
+    """
+    before = read_run(folder).predictions()
+    columns = [name for name in before.columns if not name.startswith("s") or name in ("slide_id", "split")]
+    if not before[columns].equals(predictions[columns].astype(before[columns].dtypes)):
+        raise MilbenchError(
+            f"{folder}: the run, trained again to keep its model, predicts otherwise (another machine, or another "
+            "version of torch); nothing was replaced. --overwrite all trains every run again."
+        )
+
+
 def _publish(store: Store, planned: Planned, result: Result, when: str) -> None:
     card = planned.method.card
     value: dict[str, Any] = result.value or {}
@@ -304,9 +321,12 @@ def _publish(store: Store, planned: Planned, result: Result, when: str) -> None:
     if result.lost:
         record["killed_attempts"] = list(result.lost)  # by signals of others; the run was repeated from its start
     record.setdefault("environment", this_machine())
+    model = value.get("model")
+    if model is not None and planned.outcome == "ok" and planned.stored is not None:
+        _refuse_other_predictions(store.runs / planned.stored, value["predictions"])
     store.publish_run(
         planned.spec.run_id, record, value.get("predictions"), value.get("history"),
-        overwrite=planned.stored is not None, trajectory=value.get("trajectory"),
+        overwrite=planned.stored is not None, trajectory=value.get("trajectory"), model=model,
     )  # fmt: skip
     if planned.stored not in (None, planned.spec.run_id):
         store.remove(store.runs / planned.stored)  # the same run, under an id of before

@@ -521,6 +521,8 @@ class Suite(Frozen):
         reference: the method that the others are a change of, in an ablation: the report then tells their effects.
         across: the report also tells of methods over all cohorts, of which there are three or more.
         published: figures from the literature that the report puts beside ours.
+        keep_models: ``best`` keeps the selected model of every run as a file, which ``milbench predict`` applies to
+            other slides; no part of a run's identity.
     """
 
     name: str
@@ -542,6 +544,7 @@ class Suite(Frozen):
     unit: Literal["patient", "bag"] = "patient"
     across: bool = False
     published: tuple[Published, ...] = ()
+    keep_models: Literal["best", "none"] = "none"
     #: folder relative paths of the suite start at; not part of its identity.
     base: Path = Field(Path(), exclude=True)
 

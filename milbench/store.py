@@ -45,6 +45,9 @@ if TYPE_CHECKING:
 #: Version of the layout and of the JSON files. A reader refuses newer ones; an older one is migrated where it is read.
 SCHEMA = 1
 
+#: The file of a run that holds its trained model.
+MODEL = "model.safetensors"
+
 #: Everything a run can end as.
 OUTCOMES = ("ok", "oom", "timeout", "diverged", "unsupported", "failed")
 
@@ -208,6 +211,7 @@ class Store:
         history: pd.DataFrame | None = None,
         overwrite: bool = False,
         trajectory: pd.DataFrame | None = None,
+        model: bytes | None = None,
     ) -> Path:
         """Publish a run: all of it or, whatever happens in between, nothing.
 
@@ -219,6 +223,7 @@ class Store:
             history: one row an evaluation.
             overwrite: replace a run of the same id; without it, what is there stays and this one is dropped.
             trajectory: of an oracle run: ``evaluation`` (from 1), ``slide_id``, ``p0`` ... of the test bags.
+            model: the trained model, content of ``model.safetensors``.
 
         Returns:
             the run's folder.
@@ -241,6 +246,8 @@ class Store:
                 files["history.csv"] = history.to_csv(index=False).encode()
             if trajectory is not None:
                 files["trajectory.parquet"] = _parquet(trajectory)
+            if model is not None:
+                files[MODEL] = model
             for name, written in files.items():
                 (folder / name).write_bytes(written)
             content = {"schema": SCHEMA, "run_id": run_id, "reason": "", **record}

@@ -51,6 +51,7 @@ class Task:
     train: tuple[tuple[str, int], ...]
     val: tuple[tuple[str, int], ...]
     test: tuple[str, ...]
+    model_classes: tuple[str, ...] | None = None  # names of the classes, where the model is to be kept
     max_instances: int | None = None  # of a training bag, where the budget's fallback has come to that
     counted: tuple[tuple[int, int | None], ...] = ()  # `StepFlops.known` of an earlier run, to be spared the work
 

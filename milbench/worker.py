@@ -22,6 +22,7 @@ from .measure.environment import environment
 from .measure.memory import PeakMemory, is_out_of_memory, settle_heap
 from .measure.timing import Stopwatch
 from .quantities import show_quantity
+from .saved_model import model_bytes
 from .train import Task, Trained, flops_of, predict, predictions_frame, train
 from .train_stacked import StackTask, train_stacked
 from .trial import TrialTask, reporter, run_trial
@@ -149,6 +150,8 @@ def _predicted(task: Task, trained: Trained, cache: FeatureCache, device: torch.
         "predictions": pd.concat(frames, ignore_index=True),
         "history": pd.DataFrame(trained.history),
     }
+    if task.model_classes is not None:
+        found["model"] = model_bytes(task, trained, cache)
     if trained.trajectory:
         every = [predictions_frame(task.test, "test", p).drop(columns="split") for p in trained.trajectory]
         found["trajectory"] = pd.concat(every, keys=range(1, len(every) + 1), names=["evaluation"]).reset_index(level=0)

@@ -23,6 +23,7 @@ class Overwrite(StrEnum):
     missing = "missing"
     failed = "failed"
     all = "all"
+    missing_models = "missing-models"
 
 
 def run_command(

@@ -1,0 +1,174 @@
+"""What the verbs about kept models and stored predictions do."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..wording import count
+from ._terminal import check_folder, counted, echo
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from ..data.cache import FeatureCache
+    from ..saved_model import SavedModel
+
+_LOADER = """# Models of {method}
+
+Trained by milbench on {data}; `card.json` says of which method, `suite.json` how, `audit.json` what was found in the
+cohort. Each file of `models/` is one fold and seed: safetensors, in which nothing is executed.
+
+```python
+import milbench.saved_model as saved
+
+model = saved.load_model("models/{first}"{named})
+predictions = model.predict(cache, slides)     # cache: milbench.FeatureCache of the same encoder
+predictions.probabilities                      # (slides, {classes}), columns {names}
+```
+
+`milbench predict` does the same for all of them, and for their ensemble.
+"""
+
+
+def suite_name(text: str) -> str:
+    """Return the name of a suite that is given by its name, ``name-v1`` or its file."""
+    if not text.endswith(".toml"):
+        return text
+    from ..suites import load_suite
+
+    suite = load_suite(text)
+    return f"{suite.name}-v{suite.version}"
+
+
+def predict_to(
+    suite: str, method: str, features: Path, out: Path, results: Path, data: str | None, conditions: str | None,
+    format: str, labels: Path | None, attention: Path | None, force: bool,
+) -> None:  # fmt: skip
+    """Predict slides and write the table; see ``milbench predict``."""
+    from ..atomic_io import write_atomic
+    from ..errors import MilbenchError
+    from ..escaping import to_csv
+    from ..prediction import kept_models, predict_slides
+    from ..saved_model import check_features
+
+    check_folder(out.parent, "--out")
+    if out.suffix.lower() != ".csv":
+        raise MilbenchError(f"--out {out}: the table is a .csv file.")
+    models = kept_models(results, suite_name(suite), method, data, conditions)
+    with tempfile.TemporaryDirectory(prefix="milbench-") as folder:
+        cache = _opened(features, format, models[0], Path(folder))
+        for sentence in check_features(models[0], cache, force):
+            echo(f"warning: {sentence}")
+        table = predict_slides(models, cache, cache.ids)
+        if labels is not None:
+            table = _with_labels(table, labels, models[0])
+        write_atomic(out, to_csv(table))
+        echo(f"{count(len(cache.ids), 'slide')} predicted by {count(len(models), 'model')} and their ensemble: {out}")
+        if attention is not None:
+            _export_attention(models, cache, attention)
+
+
+def _opened(features: Path, format: str, model: SavedModel, folder: Path) -> FeatureCache:
+    """Open a cache, or import other features as those of the model's cohort were."""
+    from ..data.build import build_cache
+    from ..data.cache import FeatureCache
+    from ..data.layout import TOML
+
+    if (features / TOML).exists():
+        return FeatureCache.open(features)
+    made = folder / "features.cache"
+    order = "raster" if model.facts.get("order") == "raster" else "source"
+    dtype = str(model.facts.get("dtype") or "float16")
+    with counted("reading") as progress:
+        build_cache(features, made, format, dtype, "raster" if order == "raster" else "source", progress=progress)
+    return FeatureCache.open(made)
+
+
+def _with_labels(table: pd.DataFrame, labels: Path, model: SavedModel) -> pd.DataFrame:
+    """Add the column ``label``, and tell the AUC of the ensemble and of the single models."""
+    from .. import metrics
+    from ..data.labels import read_label_table
+    from ..data.tables import read_table
+    from ..spec import DataSpec
+
+    patient = "patient_id" if "patient_id" in read_table(labels)[0] else "slide_id"
+    spec = DataSpec(name="new", cache="new", labels=str(labels), patient_column=patient, classes=model.classes)
+    known = read_label_table(labels, spec).labels
+    missing = sorted(set(table["slide_id"]) - set(known))
+    if missing:
+        echo(f"{count(len(missing), 'slide')} without a label, the first {missing[0]!r}.")
+    column = table["slide_id"].map(lambda slide: model.classes[known[slide]] if slide in known else "")
+    table.insert(2, "label", column)
+    aucs = {}
+    for member, rows in table[column != ""].groupby("member", sort=False):
+        y = [model.classes.index(name) for name in rows["label"]]
+        p, s = ([f"{kind}_{name}" for name in model.classes] for kind in ("p", "log_odds"))
+        aucs[str(member)] = metrics.auc(y, rows[p].to_numpy(), rows[s].to_numpy())
+    single = [value for member, value in aucs.items() if member != "ensemble"]
+    if aucs:
+        echo(f"AUC of the ensemble {aucs['ensemble']:.3f}; of single models {min(single):.3f} to {max(single):.3f}.")
+    return table
+
+
+def _export_attention(models: list[SavedModel], cache: FeatureCache, folder: Path) -> None:
+    from ..atomic_io import child
+    from ..interpret import export_attention
+
+    files = 0
+    for model in models:
+        part = child(folder, f"{model.facts['fold']}-seed{model.facts['seed']}", "", "fold")
+        files += len(export_attention(model.model, cache, cache.ids, part, classes=model.classes))
+    echo(f"Attention: {count(files, 'file')} in {folder}")
+
+
+def write_predictions(suite: str | None, out: Path, results: Path, data: str | None, part: str) -> None:
+    """Write the stored predictions; see ``milbench predictions``."""
+    from ..atomic_io import write_atomic
+    from ..errors import MilbenchError
+    from ..escaping import to_csv
+    from ..prediction import stored_predictions
+
+    check_folder(out.parent, "--out")
+    if part not in ("test", "val", "all"):
+        raise MilbenchError(f"--part {part}: give test, val or all.")
+    if out.suffix.lower() not in (".csv", ".parquet"):
+        raise MilbenchError(f"--out {out}: the table is a .csv or .parquet file.")
+    name = None if suite is None else suite_name(suite)
+    table = stored_predictions(results, name, data, None if part == "all" else part)
+    content = to_csv(table) if out.suffix.lower() == ".csv" else table.to_parquet(index=False)
+    write_atomic(out, content)
+    runs = table.groupby(["suite", "version", "data", "conditions", "method", "fold", "seed"]).ngroups
+    echo(f"{count(len(table), 'row')} of {count(runs, 'run')}: {out}")
+
+
+def export_to(suite: str, method: str, out: Path, results: Path, data: str | None, conditions: str | None) -> None:
+    """Write one folder to hand over; see ``milbench export``."""
+    from ..atomic_io import child
+    from ..data.files import staged
+    from ..prediction import kept_models
+    from ..registry import resolve
+
+    models = kept_models(results, suite_name(suite), method, data, conditions)
+    resolved, first = resolve(method), models[0]
+    names = [f"{m.facts['fold']}-seed{m.facts['seed']}.safetensors" for m in models]
+    home = first.path.parent.parent.parent
+    with staged(out) as folder:
+        (folder / "models").mkdir()
+        for model, name in zip(models, names, strict=True):
+            shutil.copyfile(model.path, child(folder / "models", name, "", "model"))
+        card = resolved.card.model_dump(mode="json") | {"method": resolved.canonical, "options": resolved.options}
+        (folder / "card.json").write_text(json.dumps(card, indent=2, default=str) + "\n", encoding="utf-8")
+        shutil.copyfile(home / "suite.json", folder / "suite.json")
+        for audit in sorted(home.glob(f"cohorts/{first.facts['data']}-*/audit.json"))[:1]:
+            shutil.copyfile(audit, folder / "audit.json")
+        named = f", method={resolved.canonical!r}" if ":" in resolved.canonical.partition("[")[0] else ""
+        text = _LOADER.format(
+            method=resolved.canonical, data=first.facts["data"], first=names[0], named=named,
+            classes=len(first.classes), names=", ".join(first.classes),
+        )  # fmt: skip
+        (folder / "README.md").write_text(text, encoding="utf-8")
+    echo(f"{count(len(models), 'model')} of {resolved.canonical}: {out}")

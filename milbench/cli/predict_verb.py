@@ -1,0 +1,37 @@
+"""``milbench predict``: new slides, by the models of a finished suite."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import typer
+
+
+def predict_command(
+    suite: str = typer.Argument(
+        metavar="SUITE", help="A suite whose runs kept their models: its name, or a TOML file."
+    ),
+    method: str = typer.Option(..., "-m", "--method", help="Whose models: a method of the suite."),
+    features: Path = typer.Option(..., "--features", help="Features of the slides: a cache, or files of any format."),
+    out: Path = typer.Option(..., "--out", help="The table to write (.csv)."),
+    results: Path = typer.Option(Path("results/runs"), "--results", help="Results root, or the folder of one suite."),
+    data: str = typer.Option(None, "--data", help="The cohort the models were trained on, where there are several."),
+    conditions: str = typer.Option(None, "--conditions", help="The table of the runs, where the cohort has several."),
+    format: str = typer.Option("auto", "--format", help="Format of the features, see: milbench list formats."),
+    labels: Path = typer.Option(
+        None, "--labels", help="Table of labels (slide_id, patient_id, label): the AUC is told."
+    ),
+    attention: Path = typer.Option(
+        None, "--attention", help="Folder for the attention of every model, a file a slide."
+    ),
+    force: bool = typer.Option(
+        False, "--force", help="Predict in spite of another encoder, patch size or magnification."
+    ),
+) -> None:
+    """Predict slides, labelled or not, by every fold and seed of a method and by their ensemble.
+
+    Example: milbench predict lung.toml -m transmil --features other/features --out predictions.csv
+    """
+    from ._prediction import predict_to
+
+    predict_to(suite, method, features, out, results, data, conditions, format, labels, attention, force)

@@ -1,0 +1,167 @@
+"""Predictions of new slides by the models of a finished suite, and the stored predictions of its runs as one table."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from .atomic_io import read_regular
+from .checksums import FILES, checksum
+from .errors import MilbenchError, did_you_mean
+from .registry import resolve
+from .saved_model import SavedModel, load_model
+from .scoring import CohortRuns, read_cohorts
+from .store import MODEL, RunRecord
+
+if TYPE_CHECKING:
+    from .data.cache import FeatureCache
+
+ENSEMBLE = "ensemble"
+
+
+def kept_models(
+    results: str | Path, suite: str, method: str, data: str | None = None, conditions: str | None = None
+) -> list[SavedModel]:
+    """Load the models of a method's runs, every fold and seed, in their order.
+
+    Args:
+        results: results root, or the folder of one suite.
+        suite: ``name`` or ``name-v1``.
+        method: as the suite names it.
+        data: the cohort they were trained on; None: the only one.
+        conditions: of which of the cohort's tables, as the leaderboard names it; None: the only one.
+
+    Raises:
+        MilbenchError: no such runs, several cohorts or tables, or a run that kept no model.
+    """
+    name = resolve(method).canonical
+    tables = [table for table in read_cohorts(Path(results), suite, data) if name in table.runs]
+    if not tables:
+        known = sorted({m for table in read_cohorts(Path(results), suite, data) for m in table.runs})
+        raise MilbenchError(f"no run of {name} in {results}.{did_you_mean(name, known)}")
+    cohorts = sorted({table.data for table in tables})
+    if len(cohorts) > 1:
+        raise MilbenchError(f"{name} was run on {', '.join(cohorts)}; choose one with --data.")
+    if conditions is not None:
+        tables = [table for table in tables if table.label == conditions]
+    if len(tables) != 1:
+        labels = "; ".join(repr(t.label) for t in read_cohorts(Path(results), suite, data) if name in t.runs)
+        raise MilbenchError(f"runs of {name} stand in several tables; choose one with --conditions: {labels}.")
+    runs = [record for _, record in sorted(tables[0].runs[name].items()) if record.outcome == "ok"]
+    without = [record for record in runs if not (record.path / MODEL).is_file()]
+    if not runs or without:
+        raise MilbenchError(
+            f"{len(without) or 'all'} of {len(runs) or 'no'} runs of {name} that ended ok kept no model; set "
+            f'keep_models = "best" in the suite and run it with --overwrite missing-models, which trains them again to '
+            "the same bits."
+        )
+    for record in runs:
+        _check(record)
+    return [load_model(record.path / MODEL, method) for record in runs]
+
+
+def _check(record: RunRecord) -> None:
+    """Hold the file of a model against the checksum in its run's record."""
+    file = record.path / MODEL
+    listed = (record.record.get(FILES) or {}).get(MODEL)
+    if listed is not None and checksum(read_regular(file)) != listed:
+        raise MilbenchError(
+            f"{file} is not the file that the run published; delete its folder and run the suite again."
+        )
+
+
+def predict_slides(models: Sequence[SavedModel], cache: FeatureCache, slides: Sequence[str]) -> pd.DataFrame:
+    """Predict slides by every model and by all of them together.
+
+    The ensemble's log-probabilities are the mean of the members', normalised.
+
+    Args:
+        models: of one method and with the same classes.
+        cache: the features.
+        slides: ids.
+
+    Returns:
+        one row a slide and member: ``slide_id``, ``member`` (``ensemble`` first, then ``fold ... seed ...``),
+        ``predicted`` (the most probable class), ``p_CLASS`` and ``log_odds_CLASS`` of every class.
+
+    Raises:
+        MilbenchError: models of different classes, or features of another width.
+    """
+    classes = models[0].classes
+    if any(model.classes != classes for model in models):
+        raise MilbenchError("the models have different classes; predict with those of one cohort.")
+    odds = [model.predict(cache, slides).log_odds for model in models]
+    log_p = -np.logaddexp(0, -np.stack(odds))  # (models, slides, classes)
+    mean = log_p.mean(axis=0)
+    together = mean - np.logaddexp.reduce(mean, axis=1, keepdims=True)
+    frames = [_frame(slides, ENSEMBLE, together, _log_odds(together), classes)]
+    frames += [_frame(slides, m.name, lp, s, classes) for m, lp, s in zip(models, log_p, odds, strict=True)]
+    return pd.concat(frames, ignore_index=True)
+
+
+def _log_odds(log_p: np.ndarray) -> np.ndarray:
+    rest = [np.logaddexp.reduce(np.delete(log_p, c, axis=1), axis=1) for c in range(log_p.shape[1])]
+    return np.asarray(log_p - np.stack(rest, axis=1))
+
+
+def _frame(
+    slides: Sequence[str], member: str, log_p: np.ndarray, odds: np.ndarray, classes: Sequence[str]
+) -> pd.DataFrame:
+    head: dict[str, Any] = {"slide_id": list(slides), "member": member}
+    head["predicted"] = [classes[i] for i in log_p.argmax(axis=1)]
+    values = {f"p_{name}": np.exp(log_p[:, c]) for c, name in enumerate(classes)}
+    return pd.DataFrame(head | values | {f"log_odds_{name}": odds[:, c] for c, name in enumerate(classes)})
+
+
+def stored_predictions(
+    results: str | Path = "results/runs", suite: str | None = None, data: str | None = None, part: str | None = None
+) -> pd.DataFrame:
+    """Return the stored predictions of every ``ok`` run that a table shows, one row a bag and class.
+
+    Args:
+        results: results root, or the folder of one suite.
+        suite: only this suite, ``name`` or ``name-v1``.
+        data: only this cohort.
+        part: ``val`` or ``test``; None: both.
+
+    Returns:
+        ``suite``, ``version``, ``data``, ``conditions``, ``method``, ``fold``, ``seed``, ``part``, ``slide_id``,
+        ``patient_id``, ``label`` (name of the true class), ``class``, ``probability``, ``log_odds`` (NaN for runs that
+        stored none).
+
+    Raises:
+        MilbenchError: nothing is there, or a file is missing or damaged.
+    """
+    parts = [
+        _long(cohort, method, record, part)
+        for cohort in read_cohorts(Path(results), suite, data)
+        for method, runs in cohort.runs.items()
+        for _, record in sorted(runs.items())
+        if record.outcome == "ok"
+    ]
+    return pd.concat(parts, ignore_index=True)
+
+
+def _long(cohort: CohortRuns, method: str, record: RunRecord, part: str | None) -> pd.DataFrame:
+    classes, labels, table = cohort.classes(), cohort.labels(), record.predictions()
+    table = table if part is None else table[table["split"] == part]
+    known = labels.reindex(table["slide_id"].astype(str))
+    if known["label"].isna().any():
+        raise MilbenchError(f"{record.path} holds bags that its cohort's labels.csv has not; run the suite again.")
+    head: dict[str, Any] = {
+        "suite": cohort.suite.name, "version": cohort.suite.version, "data": cohort.data, "conditions": cohort.label,
+        "method": method, "fold": record.spec.fold, "seed": record.spec.seed, "part": table["split"].to_numpy(),
+        "slide_id": table["slide_id"].to_numpy(), "patient_id": known["patient_id"].to_numpy(),
+        "label": [classes[int(label)] for label in known["label"]],
+    }  # fmt: skip
+    nan = np.full(len(table), np.nan)
+    frames = [
+        pd.DataFrame(head | {"class": name, "probability": table[f"p{c}"].to_numpy(),
+                             "log_odds": table[f"s{c}"].to_numpy() if f"s{c}" in table else nan})
+        for c, name in enumerate(classes)
+    ]  # fmt: skip
+    return pd.concat(frames).sort_index(kind="stable")

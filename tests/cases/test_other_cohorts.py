@@ -1,0 +1,220 @@
+"""Models that a suite keeps, applied to slides of another cohort; stored predictions as one table."""
+
+import json
+import os
+import re
+import subprocess
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from sklearn.metrics import roc_auc_score
+from typer.testing import CliRunner
+
+from milbench.cli import app
+from milbench.errors import MilbenchError
+from milbench.prediction import kept_models, predict_slides, stored_predictions
+from milbench.runner import run
+from milbench.saved_model import load_model
+from milbench.store import MODEL, read_runs
+
+SUITE = """
+name = "s"
+methods = ["mean", "abmil"]
+cost = false
+{keep}
+[recipe]
+epochs = 2
+lr = 1e-2
+[protocol]
+standardize = true
+[[data]]
+name = "A"
+features = "A/f"
+labels = "A/l.csv"
+split = {{ folds = 3, val_fraction = 0.2 }}
+"""
+
+
+def make(folder, n, seed, dim=8):
+    rng = np.random.default_rng(seed)
+    (folder / "f").mkdir(parents=True)
+    rows = ["slide_id,patient_id,label"]
+    for i in range(n):
+        x = rng.normal(size=(6, dim)).astype(np.float32)
+        x[:2, i % 2] += 3
+        np.save(folder / "f" / f"s{i:03d}.npy", x)
+        rows.append(f"s{i:03d},p{i:03d},{['neg', 'pos'][i % 2]}")
+    (folder / "l.csv").write_text("\n".join(rows))
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("study")
+    make(folder / "A", 30, 1)
+    make(folder / "B", 12, 2)
+    make(folder / "narrow", 4, 2, dim=5)
+    (folder / "s.toml").write_text(SUITE.format(keep='keep_models = "best"'))
+    run(folder / "s.toml", folder / "r", jobs=1)
+    return folder
+
+
+def invoke(*words):
+    result = CliRunner().invoke(app, [str(word) for word in words])
+    if isinstance(result.exception, MilbenchError):
+        return 1, str(result.exception)
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    return result.exit_code, result.output
+
+
+def test_keeping_models_is_no_part_of_a_run(study, tmp_path):
+    for name in ("A",):
+        os.symlink(study / name, tmp_path / name)
+    (tmp_path / "s.toml").write_text(SUITE.format(keep=""))
+    without = {r.spec.run_id: r for r in run(tmp_path / "s.toml", tmp_path / "r", methods=["mean"], jobs=1)}
+    kept = {r.spec.run_id: r for r in read_runs(study / "r") if r.method == "mean"}
+    assert set(without) == set(kept)
+    for run_id, record in kept.items():
+        assert (record.path / MODEL).is_file()
+        assert not (without[run_id].path / MODEL).exists()
+        pd.testing.assert_frame_equal(record.predictions(), without[run_id].predictions(), check_exact=True)
+
+
+def test_models_can_be_had_later_with_the_same_bits(study, tmp_path):
+    os.symlink(study / "A", tmp_path / "A")
+    suite = tmp_path / "s.toml"
+    suite.write_text(SUITE.format(keep=""))
+    before = run(suite, tmp_path / "r", methods=["mean"], jobs=1)
+    with pytest.raises(MilbenchError, match="keep_models"):
+        run(suite, tmp_path / "r", methods=["mean"], jobs=1, overwrite="missing-models")
+    with pytest.raises(MilbenchError, match="missing-models"):
+        kept_models(tmp_path / "r", "s", "mean")
+    suite.write_text(SUITE.format(keep='keep_models = "best"'))
+    after = run(suite, tmp_path / "r", methods=["mean"], jobs=1, overwrite="missing-models")
+    for old, new in zip(before, after, strict=True):
+        assert (new.path / MODEL).is_file()
+        assert old.spec.run_id == new.spec.run_id
+    assert len(kept_models(tmp_path / "r", "s", "mean")) == 3
+
+
+def test_a_kept_model_predicts_what_its_run_predicted(study):
+    from milbench.data.cache import FeatureCache
+
+    cache = FeatureCache.open(study / "A.cache")
+    for record in read_runs(study / "r"):
+        test = record.predictions().query("split == 'test'")
+        ours = load_model(record.path / MODEL).predict(cache, list(test["slide_id"]))
+        np.testing.assert_array_equal(ours.log_odds, test[["s0", "s1"]].to_numpy())
+        np.testing.assert_array_equal(ours.probabilities, test[["p0", "p1"]].to_numpy())
+
+
+def test_the_ensemble_is_the_mean_of_log_probabilities(study):
+    from milbench.data.cache import FeatureCache
+
+    cache, models = FeatureCache.open(study / "A.cache"), kept_models(study / "r", "s", "abmil")
+    table = predict_slides(models, cache, cache.ids[:5])
+    log_p = [torch.log_softmax(torch.from_numpy(m.predict(cache, cache.ids[:5]).log_odds / 2), dim=1) for m in models]
+    expected = torch.softmax(torch.stack(log_p).mean(dim=0), dim=1)  # of two classes log-odds are (-z, z)
+    ours = table[table["member"] == "ensemble"]
+    np.testing.assert_allclose(ours[["p_neg", "p_pos"]], expected, rtol=1e-9)
+    assert list(table["member"].unique()) == ["ensemble", *(m.name for m in models)]
+
+
+@pytest.mark.parametrize("labelled", [False, True])
+def test_another_cohort_is_predicted(study, tmp_path, labelled):
+    out = tmp_path / "p.csv"
+    more = ("--labels", study / "B" / "l.csv") if labelled else ()
+    code, text = invoke("predict", study / "s.toml", "-m", "abmil", "--features", study / "B" / "f", "--out", out,
+                        "--results", study / "r", *more)  # fmt: skip
+    assert code == 0, text
+    table = pd.read_csv(out)
+    assert set(table["slide_id"]) == {f"s{i:03d}" for i in range(12)}
+    assert table["member"].nunique() == 4
+    np.testing.assert_allclose(table["p_neg"] + table["p_pos"], 1)
+    assert ("label" in table) is labelled
+    if labelled:
+        ensemble = table[table["member"] == "ensemble"]
+        expected = roc_auc_score(ensemble["label"] == "pos", ensemble["log_odds_pos"])
+        assert f"{expected:.3f}" in text
+
+
+def test_attention_of_kept_models_is_exported(study, tmp_path):
+    code, text = invoke("predict", "s", "-m", "abmil", "--features", study / "B" / "f", "--out", tmp_path / "p.csv",
+                        "--results", study / "r", "--attention", tmp_path / "attention")  # fmt: skip
+    assert code == 0, text
+    assert len(list((tmp_path / "attention").glob("*/*.parquet"))) == 3 * 12
+
+
+def test_features_of_another_width_or_encoder_are_refused(study, tmp_path):
+    from milbench.data.cache import FeatureCache
+    from milbench.saved_model import check_features
+
+    words = ("--out", tmp_path / "p.csv", "--results", study / "r")
+    code, text = invoke("predict", "s", "-m", "mean", "--features", study / "narrow" / "f", *words)
+    assert code == 1
+    assert "8-d" in text
+    assert "5-d" in text
+    model = kept_models(study / "r", "s", "mean")[0]
+    other = FeatureCache.open(study / "A.cache")
+    other.meta["encoder"], model.facts["encoder"] = "conch", "uni"
+    with pytest.raises(MilbenchError, match="--force"):
+        check_features(model, other)
+    assert "conch" in check_features(model, other, force=True)[0]
+
+
+def test_the_table_of_predictions_is_that_of_the_runs(study, tmp_path):
+    out = tmp_path / "all.csv"
+    assert invoke("predictions", "s", "--out", out, "--results", study / "r")[0] == 0
+    table = pd.read_csv(out)
+    for record in read_runs(study / "r"):
+        test = record.predictions().query("split == 'test'").set_index("slide_id")
+        mine = table.query("method == @record.method and fold == @record.spec.fold and seed == @record.spec.seed")
+        positive = mine[mine["class"] == "pos"].set_index("slide_id")
+        np.testing.assert_allclose(positive.loc[test.index, "log_odds"], test["s1"])
+        assert {("pos" if int(s[1:]) % 2 else "neg") for s in mine["slide_id"]} == set(mine["label"])
+    everything = stored_predictions(study / "r", "s")
+    assert set(everything["part"]) == {"val", "test"}
+
+
+def test_an_exported_folder_loads_by_its_own_five_lines(study, tmp_path):
+    out = tmp_path / "handed-over"
+    assert invoke("export", "s", "-m", "abmil", "--out", out, "--results", study / "r")[0] == 0
+    assert {file.name for file in out.iterdir()} == {"README.md", "card.json", "suite.json", "audit.json", "models"}
+    assert json.loads((out / "card.json").read_text())["title"]
+    code = re.search(r"```python\n(.*?)```", (out / "README.md").read_text(), re.S)[1]
+    prelude = "import milbench\n"
+    cache = study / "A.cache"
+    lines = f"{prelude}cache = milbench.FeatureCache.open({str(cache)!r})\nslides = cache.ids[:3]\n{code}"
+    done = subprocess.run(["python", "-c", lines + "\nprint(predictions.probabilities.shape)"], cwd=out, check=True,
+                          capture_output=True, text=True)  # fmt: skip
+    assert "(3, 2)" in done.stdout
+
+
+def test_a_file_imports_nothing_by_the_name_it_holds(study, tmp_path):
+    record = next(iter(read_runs(study / "r")))
+    with safe_open(record.path / MODEL, framework="pt") as opened:
+        facts = json.loads(opened.metadata()["milbench"])
+        tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+    for change, word in (({"method": "os:system"}, "import"), ({"format": 99}, "newer"), ({"classes": "x"}, "damaged")):
+        file = tmp_path / "m.safetensors"
+        save_file(tensors, file, metadata={"milbench": json.dumps(facts | change)})
+        with pytest.raises(MilbenchError, match=word):
+            load_model(file)
+    (tmp_path / "cut.safetensors").write_bytes((record.path / MODEL).read_bytes()[:-7])
+    with pytest.raises(MilbenchError, match="damaged"):
+        load_model(tmp_path / "cut.safetensors")
+
+
+def test_a_flipped_bit_of_a_kept_model_is_noticed(study, tmp_path):
+    import shutil
+
+    shutil.copytree(study / "r", tmp_path / "r")
+    record = next(r for r in read_runs(tmp_path / "r") if r.method == "mean")
+    content = bytearray((record.path / MODEL).read_bytes())
+    content[-3] ^= 4
+    (record.path / MODEL).write_bytes(content)
+    with pytest.raises(MilbenchError, match=MODEL):
+        kept_models(tmp_path / "r", "s", "mean")
