@@ -19,6 +19,9 @@ from .spec import Card, Dimension, Recipe
 
 _Loss = Callable[["Aggregator", BagOutput, Tensor], Tensor]
 
+#: Stands for a probability that underflowed: below every positive fp32 number, with a finite logarithm in float64.
+_SMALLEST = 5e-324
+
 
 def _with_checked_targets(loss: _Loss) -> _Loss:
     """Return a loss that refuses wrong targets before it is computed."""
@@ -63,10 +66,13 @@ class Aggregator(nn.Module, ABC):
     targets_are_valid: bool = False
 
     def __init_subclass__(cls, **options: Any) -> None:
-        """Let every loss that a subclass defines check its targets first."""
+        """Let every loss that a subclass defines check its targets; keep `log_odds` in step with `probabilities`."""
         super().__init_subclass__(**options)
         if "loss" in vars(cls):
             cls.loss = _with_checked_targets(cls.loss)  # type: ignore[method-assign]
+        nearest = next(vars(base) for base in cls.__mro__ if {"log_odds", "probabilities"} & vars(base).keys())
+        if "log_odds" not in nearest:
+            cls.log_odds = _log_odds_of_probabilities  # type: ignore[method-assign]
 
     def __init__(self, in_dim: int, n_classes: int) -> None:
         super().__init__()
@@ -142,9 +148,12 @@ class Aggregator(nn.Module, ABC):
         method with `probabilities` of its own defines these too, or its bags are ordered by what its probabilities
         keep.
         """
-        if type(self).probabilities is not Aggregator.probabilities:
-            return head_log_odds(self.probabilities(out).double().log())
         return head_log_odds(out.logits)
+
+    @classmethod
+    def ordered_by_probabilities(cls) -> bool:
+        """Whether the class defines `probabilities` alone, so that `log_odds` are computed from these."""
+        return cls.log_odds is _log_odds_of_probabilities
 
     def matrix_flops(self, n: int) -> int | None:
         """Operations of the matrix products that no forward pass over a bag of n instances avoids; None: not stated.
@@ -255,3 +264,8 @@ def head_probabilities(logits: Tensor) -> Tensor:
         p = torch.sigmoid(logits)
         return torch.cat([1 - p, p], dim=1)
     return torch.softmax(logits, dim=1)
+
+
+def _log_odds_of_probabilities(self: Aggregator, out: BagOutput) -> Tensor:
+    """Return the float64 log-odds of a method's probabilities; see `Aggregator.log_odds`."""
+    return head_log_odds(self.probabilities(out).double().clamp_min(_SMALLEST).log())

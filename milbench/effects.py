@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from . import stats
+from . import collapse, stats
 from .wording import fixed, with_interval
 
 if TYPE_CHECKING:
@@ -34,24 +34,30 @@ interval, and a p-value corrected for all differences of that cohort (Holm). An 
 seen with these bags and seeds, which is not the same as none: the column Detectable tells about the smallest true
 difference that such an interval, which is not corrected, would have shown in four cases of five. Costs are ratios to
 the reference; training time is that of a bag, measured apart, methods in turns. All of it is for the recipe, sizes
-and data above, and for another draw of test bags and of seeds, not of training bags."""
+and data above, and for another draw of test bags and of seeds, not of training bags. Where a column
+Note stands, most runs of that method, or of the reference, predict one class, tie their bags, or never had a validation
+loss below that of predicting the class frequencies: a difference to such a method says little of what was changed."""
 
 #: half widths of a 95 % interval between no difference and one that it leaves out with probability 0.8
 _REACH = 1 + 0.841621 / 1.959964
 
 
-def effects(cohort: CohortRuns, scored: Sequence[Scores], reference: str) -> list[dict[str, Any]]:
+def effects(
+    cohort: CohortRuns, scored: Sequence[Scores], reference: str, losses: Mapping[str, tuple[int, int]]
+) -> list[dict[str, Any]]:
     """Return one row a method of a cohort, the reference left out; nothing where the reference was not run to its end.
 
     Args:
         cohort: the runs.
         scored: of them, from `milbench.scoring.score`.
         reference: its canonical name.
+        losses: from `milbench.collapse.never_better`.
 
     Returns:
         cohort, method, reference, ``changed`` (see `changed`), ``auc``, ``reference_auc``, ``effect``, ``low``,
         ``high``, ``p`` (Holm's, over the rows of the cohort), ``detectable``; NaN for a method one of whose runs is not
-        ``ok``.
+        ``ok``; ``note``: why most runs of the method, or of the reference, show nothing learnt
+        (`milbench.collapse.in_words`).
     """
     found = {s.method: s for s in scored}
     base = found.get(reference)
@@ -70,13 +76,18 @@ def effects(cohort: CohortRuns, scored: Sequence[Scores], reference: str) -> lis
             "cohort": cohort.name, "data": cohort.data, "method": method, "reference": reference,
             "changed": changed(method, reference, _options(cohort, method)), "auc": own.auc, "reference_auc": base.auc,
             "effect": gap.estimate, "low": gap.low, "high": gap.high, "p": gap.p,
-            "detectable": reach,
+            "detectable": reach, "note": _note(own, base, losses),
         })  # fmt: skip
     told = [row for row in rows if row["p"] == row["p"]]
     if told:
         for row, p in zip(told, stats.holm([row["p"] for row in told]), strict=True):
             row["p"] = float(p)
     return rows
+
+
+def _note(own: Scores, base: Scores, losses: Mapping[str, tuple[int, int]]) -> str:
+    of_base = collapse.in_words(base, losses)
+    return "; ".join(filter(None, (collapse.in_words(own, losses), of_base and f"reference: {of_base}")))
 
 
 def with_costs(rows: Sequence[Mapping[str, Any]], board: pd.DataFrame) -> pd.DataFrame:
@@ -89,7 +100,7 @@ def with_costs(rows: Sequence[Mapping[str, Any]], board: pd.DataFrame) -> pd.Dat
         own = costs[column].reindex(pd.MultiIndex.from_frame(table[["cohort", "method"]])).to_numpy(dtype=float)
         base = costs[column].reindex(pd.MultiIndex.from_frame(table[["cohort", "reference"]])).to_numpy(dtype=float)
         table[f"{column}_ratio"] = np.divide(own, base, out=np.full(len(own), np.nan), where=base > 0)
-    return table
+    return table.assign(note=table.pop("note"))  # last
 
 
 def changed(method: str, reference: str, values: Mapping[str, Any] | None = None) -> str:
@@ -136,4 +147,6 @@ def table_of(rows: pd.DataFrame) -> pd.DataFrame:
         ratios = rows[f"{column}_ratio"]
         if ratios.notna().any():
             shown[heading] = [fixed(x, 2) + ("x" if x == x else "") for x in ratios]
+    if rows["note"].any():
+        shown["Learnt nothing"] = list(rows["note"])
     return pd.DataFrame(shown)

@@ -1,17 +1,27 @@
-"""Metrics: pure functions of labels and predicted probabilities, without weights, files or chance.
+"""Metrics: pure functions of labels and predictions, without weights, files or chance.
 
 Everywhere ``labels`` is (n,) of class indices 0 ... C-1 and ``probabilities`` is (n, C), rows summing to 1. The
 predicted class is the most probable one, the lower index where two are equal. With two classes, class 1 is the
-positive one.
+positive one. What ranks bags takes ``log_odds`` as well, (n, C), of each class against the rest; without them it ranks
+by the probabilities, in which bags tie where these are rounded to 1: from a log-odds of 16.6 on in fp32.
+
+A metric is one function here, ``def name(labels, probabilities) -> float``: public, in this file, with these two
+arguments first and no other without a default; one that takes ``log_odds`` gets them. It is then a column of the
+leaderboard and of `run_scores`, for stored runs too. A package of one's own names such a function, or a `Metric`, as an
+entry point of the group ``milbench.metrics``; a program calls `register_metric`.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import inspect
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import entry_points
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
 import pandas as pd
-from sklearn import metrics as sk
+from sklearn import metrics as sk  # noqa: F401  # for functions that are added here
 
 from .errors import MilbenchError
 
@@ -23,36 +33,91 @@ if TYPE_CHECKING:
 #: Equal-width bins of `expected_calibration_error`, as in Guo et al. (ICML 2017).
 ECE_BINS = 15
 
+#: Entry points of this group add metrics: functions or `Metric` records.
+GROUP = "milbench.metrics"
+
 _SUM_TOLERANCE = 1e-3
 
 
+class Function(Protocol):
+    """What computes a metric from labels (n,), probabilities (n, C) and, where it takes them, ``log_odds`` (n, C)."""
+
+    def __call__(self, labels: ArrayLike, probabilities: ArrayLike) -> float:
+        """Return the metric; NaN where the labels do not define it."""
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A metric as tables know it.
+
+    Attributes:
+        name: its column; a lower-case identifier.
+        function: see `Function`.
+        label: its heading in reports.
+        direction: which values are better.
+    """
+
+    name: str
+    function: Callable[..., float]
+    label: str
+    direction: Literal["higher", "lower"] = "higher"
+
+    def value(self, labels: NDArray[np.int64], probabilities: NDArray[np.float64],
+              log_odds: NDArray[np.float64] | None = None) -> float:  # fmt: skip
+        """Compute it of checked arguments.
+
+        Raises:
+            MilbenchError: the function fails or returns no number.
+        """
+        given = {"log_odds": log_odds} if log_odds is not None and _takes_log_odds(self.function) else {}
+        try:
+            return float(self.function(labels, probabilities, **given))
+        except MilbenchError:
+            raise
+        except Exception as error:  # of a function that is not ours
+            raise MilbenchError(f"metric {self.name} fails ({type(error).__name__}: {error}); correct it.") from error
+
+
+def registered() -> tuple[Metric, ...]:
+    """Return every metric: milbench's, other functions of this module, those of entry points and of `register_metric`.
+
+    Raises:
+        MilbenchError: an entry point cannot be imported or is no metric, or two metrics have one name.
+    """
+    return (*_of_module(), *_of_packages(), *_REGISTERED.values())
+
+
+def register_metric(metric: Metric | Callable[..., float]) -> None:
+    """Add a metric for this process; one of the same name that was added before is replaced.
+
+    Raises:
+        MilbenchError: it is no `Metric` and no function of labels and probabilities, or milbench has one of that name.
+    """
+    record = _record(metric)
+    if record.name in {known.name for known in (*_of_module(), *_of_packages())}:
+        raise MilbenchError(f"a metric {record.name} exists already; give yours another name.")
+    _REGISTERED[record.name] = record
+
+
 def all_metrics(labels: ArrayLike, probabilities: ArrayLike, log_odds: ArrayLike | None = None) -> dict[str, float]:
-    """Return every metric of this module, by name.
+    """Return every metric, by name.
 
     Args:
-        labels, probabilities: see above.
-        log_odds: (n, C), of every class against the rest, which order the bags for ``auc`` and ``average_precision``;
-            None: the probabilities do, in which bags tie from a log-odds of 16.6 on where they were computed in fp32.
+        labels: (n,) class indices.
+        probabilities: (n, C).
+        log_odds: (n, C), of each class against the rest, by which bags are ranked; None: the probabilities.
 
     Returns:
-        ``auc``, ``balanced_accuracy``, ``accuracy``, ``average_precision``, ``f1``, ``log_loss``, ``brier``, ``ece``;
-        NaN where the labels do not define one.
+        ``auc``, ``balanced_accuracy``, ``accuracy``, ``average_precision``, ``f1``, ``log_loss``, ``brier``, ``ece``,
+        and what `registered` holds beyond; NaN where the labels do not define one.
 
     Raises:
         MilbenchError: probabilities are not finite, not in [0, 1], do not sum to 1 in every row, or do not fit the
-            labels.
+            labels; scores are not finite or of another shape.
     """
     y, p = check(labels, probabilities)
-    return {
-        "auc": auc(y, p, log_odds),
-        "balanced_accuracy": balanced_accuracy(y, p),
-        "accuracy": accuracy(y, p),
-        "average_precision": average_precision(y, p, log_odds),
-        "f1": f1(y, p),
-        "log_loss": log_loss(y, p),
-        "brier": brier(y, p),
-        "ece": expected_calibration_error(y, p),
-    }
+    s = None if log_odds is None else order_of(p, log_odds)
+    return {metric.name: metric.value(y, p, s) for metric in registered()}
 
 
 def check(labels: ArrayLike, probabilities: ArrayLike) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
@@ -61,56 +126,43 @@ def check(labels: ArrayLike, probabilities: ArrayLike) -> tuple[NDArray[np.int64
     Raises:
         MilbenchError: see `all_metrics`.
     """
-    y, p = np.asarray(labels), np.asarray(probabilities, dtype=np.float64)
+    try:
+        y, p = np.asarray(labels), np.asarray(probabilities, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise MilbenchError(f"metrics need labels (n,) and probabilities (n, C) of numbers ({error}).") from error
     if y.ndim != 1 or p.ndim != 2 or len(y) != len(p) or p.shape[1] < 2 or not len(y):
         raise MilbenchError(f"metrics need labels (n,) and probabilities (n, C >= 2), n > 0, not {y.shape}, {p.shape}.")
     if not np.isfinite(p).all():
         bad = int((~np.isfinite(p).all(axis=1)).sum())
         raise MilbenchError(f"{bad} of {len(p)} rows of probabilities are not finite; such a run has diverged.")
-    if (p < -_SUM_TOLERANCE).any() or (np.abs(p.sum(axis=1) - 1) > _SUM_TOLERANCE).any():
+    if p.min() < -_SUM_TOLERANCE or np.abs(p.sum(axis=1) - 1).max() > _SUM_TOLERANCE:
         raise MilbenchError("probabilities must lie in [0, 1] and sum to 1 in every row; give softmax, not logits.")
-    if not np.issubdtype(y.dtype, np.integer) or y.min() < 0 or y.max() >= p.shape[1]:
+    if y.dtype.kind not in "iu" or y.min() < 0 or y.max() >= p.shape[1]:
         raise MilbenchError(f"labels must be integers from 0 to {p.shape[1] - 1}, the columns of the probabilities.")
     return y.astype(np.int64), p
-
-
-def order_of(probabilities: NDArray[np.float64], log_odds: ArrayLike | None) -> NDArray[np.float64]:
-    """Return what orders bags, (n, C): log-odds where they are known, else the probabilities.
-
-    Raises:
-        MilbenchError: log-odds of another shape than the probabilities, or not finite.
-    """
-    if log_odds is None:
-        return probabilities
-    s = np.asarray(log_odds, dtype=np.float64)
-    if s.shape != probabilities.shape:
-        raise MilbenchError(f"log-odds have shape {s.shape} and probabilities {probabilities.shape}; give as many.")
-    if not np.isfinite(s).all():
-        bad = int((~np.isfinite(s).all(axis=1)).sum())
-        raise MilbenchError(f"{bad} of {len(s)} rows of log-odds are not finite; such a run has diverged.")
-    return s
 
 
 def auc(labels: ArrayLike, probabilities: ArrayLike, log_odds: ArrayLike | None = None) -> float:
     """Area under the ROC curve; with more than two classes the mean one-vs-rest AUC of the classes that occur.
 
-    NaN where fewer than two classes occur. For `log_odds` see `all_metrics`.
+    NaN where fewer than two classes occur.
     """
     y, p = check(labels, probabilities)
-    if len(np.unique(y)) < 2:
+    if (y == y[0]).all():
         return float("nan")
-    return _over_classes(y, order_of(p, log_odds), sk.roc_auc_score)
+    return _over_classes(y, order_of(p, log_odds), _auc)
 
 
 def average_precision(labels: ArrayLike, probabilities: ArrayLike, log_odds: ArrayLike | None = None) -> float:
     """Average precision of the positive class; with more than two classes the mean over the classes that occur.
 
-    NaN where, with two classes, no bag is positive. For `log_odds` see `all_metrics`.
+    NaN where, with two classes, no bag is positive.
     """
     y, p = check(labels, probabilities)
-    if p.shape[1] == 2 and not y.any():
+    s = order_of(p, log_odds)
+    if s.shape[1] == 2 and not y.any():
         return float("nan")
-    return _over_classes(y, order_of(p, log_odds), sk.average_precision_score)
+    return _over_classes(y, s, _average_precision)
 
 
 def accuracy(labels: ArrayLike, probabilities: ArrayLike) -> float:
@@ -122,7 +174,9 @@ def accuracy(labels: ArrayLike, probabilities: ArrayLike) -> float:
 def balanced_accuracy(labels: ArrayLike, probabilities: ArrayLike) -> float:
     """Mean recall of the classes that occur in the labels."""
     y, p = check(labels, probabilities)
-    return float(sk.recall_score(y, p.argmax(axis=1), labels=np.unique(y), average="macro", zero_division=0))
+    bags = np.bincount(y, minlength=p.shape[1])
+    hits = np.bincount(y[p.argmax(axis=1) == y], minlength=p.shape[1])
+    return float(np.mean(hits[bags > 0] / bags[bags > 0]))
 
 
 def f1(labels: ArrayLike, probabilities: ArrayLike) -> float:
@@ -131,9 +185,13 @@ def f1(labels: ArrayLike, probabilities: ArrayLike) -> float:
     NaN where, with two classes, no bag is positive nor predicted to be.
     """
     y, p = check(labels, probabilities)
-    if p.shape[1] == 2:
-        return float(sk.f1_score(y, p.argmax(axis=1), zero_division=np.nan))
-    return float(sk.f1_score(y, p.argmax(axis=1), average="macro", zero_division=0))
+    found = p.argmax(axis=1)
+    classes = p.shape[1]
+    both = np.bincount(y, minlength=classes) + np.bincount(found, minlength=classes)
+    hits = np.bincount(y[found == y], minlength=classes)
+    if classes == 2:
+        return _ratio(2 * hits[1], both[1])
+    return float(np.mean(2 * hits[both > 0] / both[both > 0]))
 
 
 def log_loss(labels: ArrayLike, probabilities: ArrayLike) -> float:
@@ -141,7 +199,9 @@ def log_loss(labels: ArrayLike, probabilities: ArrayLike) -> float:
     y, p = check(labels, probabilities)
     # Only here must rows sum to 1 exactly. Elsewhere scaling would do harm: it breaks ties in the last bit.
     p = np.clip(p, 0, None)
-    return float(sk.log_loss(y, p / p.sum(axis=1, keepdims=True), labels=np.arange(p.shape[1])))
+    chosen = p[np.arange(len(y)), y] / p.sum(axis=1)
+    smallest = np.finfo(np.float64).eps
+    return float(-np.log(np.clip(chosen, smallest, 1 - smallest)).mean())
 
 
 def brier(labels: ArrayLike, probabilities: ArrayLike) -> float:
@@ -160,20 +220,33 @@ def expected_calibration_error(labels: ArrayLike, probabilities: ArrayLike, bins
     bin holds few bags.
     """
     y, p = check(labels, probabilities)
+    if not bins >= 1:
+        raise MilbenchError(f"the calibration error needs at least 1 bin, not {bins}.")
     confidence, right = p.max(axis=1), p.argmax(axis=1) == y
     where = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
     gap = np.bincount(where, weights=right - confidence, minlength=bins)
     return float(np.abs(gap).sum() / len(y))
 
 
-def per_class(labels: ArrayLike, probabilities: ArrayLike, names: Sequence[str] | None = None) -> pd.DataFrame:
+def per_class(
+    labels: ArrayLike,
+    probabilities: ArrayLike,
+    names: Sequence[str] | None = None,
+    log_odds: ArrayLike | None = None,
+) -> pd.DataFrame:
     """Return one row a class, each against the rest.
 
     Returns:
         indexed by class name: ``bags``, ``recall`` (sensitivity), ``specificity``, ``precision``, ``f1``, ``auc``,
         ``average_precision``; NaN where the labels do not define one.
+
+    Raises:
+        MilbenchError: see `all_metrics`; not one name a class.
     """
     y, p = check(labels, probabilities)
+    s = order_of(p, log_odds)
+    if names is not None and len(names) != p.shape[1]:
+        raise MilbenchError(f"{p.shape[1]} classes need as many names, not {len(names)}.")
     found = p.argmax(axis=1)
     rows = []
     for c in range(p.shape[1]):
@@ -186,36 +259,195 @@ def per_class(labels: ArrayLike, probabilities: ArrayLike, names: Sequence[str] 
             "specificity": _ratio((~is_c & ~as_c).sum(), (~is_c).sum()),
             "precision": _ratio(hits, as_c.sum()),
             "f1": _ratio(2 * hits, is_c.sum() + as_c.sum()),
-            "auc": float(sk.roc_auc_score(is_c, p[:, c])) if both else float("nan"),
-            "average_precision": float(sk.average_precision_score(is_c, p[:, c])) if is_c.any() else float("nan"),
+            "auc": _auc(is_c, s[:, c]) if both else float("nan"),
+            "average_precision": _average_precision(is_c, s[:, c]) if is_c.any() else float("nan"),
         })  # fmt: skip
     return pd.DataFrame(rows, index=pd.Index(names if names is not None else range(p.shape[1]), name="class"))
 
 
-def accuracy_at_best_threshold(
-    labels: NDArray[np.int64], probabilities: NDArray[np.float64], log_odds: NDArray[np.float64] | None = None
-) -> float:
-    """Return the accuracy at the threshold on p1 that makes it highest: one chosen on test, never to be ranked.
+def accuracy_at_best_threshold(labels: ArrayLike, probabilities: ArrayLike, log_odds: ArrayLike | None = None) -> float:
+    """Return the accuracy at the threshold on class 1 that makes it highest: one chosen on test, never to be ranked.
 
-    With more than two classes it is the plain accuracy: the largest probability decides. For `log_odds` see
-    `all_metrics`.
+    With more than two classes it is the plain accuracy: the largest probability decides.
     """
-    if probabilities.shape[1] != 2:
-        return float((probabilities.argmax(axis=1) == labels).mean())
-    scores = order_of(probabilities, log_odds)[:, 1]
-    order = np.argsort(-scores, kind="stable")
-    score, positive = scores[order], labels[order] == 1
+    y, p = check(labels, probabilities)
+    s = order_of(p, log_odds)
+    if p.shape[1] != 2:
+        return accuracy(y, p)
+    order = np.argsort(-s[:, 1], kind="stable")
+    score, positive = s[order, 1], y[order] == 1
     # The first k are called positive: right are the positives among them and the negatives behind them.
     right = np.concatenate([[0], np.cumsum(positive)]) + (~positive).sum() - np.concatenate([[0], np.cumsum(~positive)])
     allowed = np.concatenate([[True], score[1:] != score[:-1], [True]])  # a threshold lies between different scores
-    return float(right[allowed].max() / len(labels))
+    return float(right[allowed].max() / len(y))
 
 
-def _over_classes(y: NDArray[np.int64], p: NDArray[np.float64], metric: Callable[..., float]) -> float:
-    if p.shape[1] == 2:
-        return float(metric(y, p[:, 1]))
-    return float(np.mean([metric(y == c, p[:, c]) for c in np.unique(y)]))
+def tied_share(labels: ArrayLike, scores: ArrayLike) -> float:
+    """Return the share of pairs of bags of different labels whose scores are equal: each counts one half in an AUC.
+
+    Args:
+        labels: (n,) class indices.
+        scores: (n, C); with more than two classes the largest share of a class against the rest.
+
+    Returns:
+        0 to 1; NaN where one class occurs.
+
+    Raises:
+        MilbenchError: scores that are not finite, or labels that are no class indices.
+    """
+    y, s = np.asarray(labels), _finite(scores)
+    if y.ndim != 1 or s.ndim != 2 or len(y) != len(s) or y.dtype.kind not in "iu" or not len(y):
+        raise MilbenchError(f"tied scores need labels (n,) and scores (n, C), n > 0, not {y.shape}, {s.shape}.")
+    if y.min() < 0 or y.max() >= s.shape[1]:
+        raise MilbenchError(f"labels must be integers from 0 to {s.shape[1] - 1}, the columns of the scores.")
+    shares = []
+    for c in [1] if s.shape[1] == 2 else np.unique(y):
+        of_class = y == c
+        level = np.unique(s[:, c], return_inverse=True)[1]
+        positive, negative = np.bincount(level[of_class]), np.bincount(level[~of_class])
+        shorter = min(len(positive), len(negative))
+        pairs = int(of_class.sum()) * int((~of_class).sum())
+        shares.append(_ratio(int(positive[:shorter] @ negative[:shorter]), pairs))
+    return max(shares)
+
+
+def order_of(probabilities: NDArray[np.float64], log_odds: ArrayLike | None) -> NDArray[np.float64]:
+    """Return what ranks bags, (n, C): log-odds where they are known, else the probabilities.
+
+    Raises:
+        MilbenchError: log-odds of another shape than the probabilities, or not finite.
+    """
+    if log_odds is None:
+        return probabilities
+    s = _finite(log_odds)
+    if s.shape != probabilities.shape:
+        raise MilbenchError(f"log-odds have shape {s.shape} and probabilities {probabilities.shape}; give as many.")
+    return s
+
+
+def _finite(scores: ArrayLike) -> NDArray[np.float64]:
+    try:
+        s = np.asarray(scores, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise MilbenchError(f"scores must be numbers ({error}).") from error
+    if not np.isfinite(s).all():
+        raise MilbenchError("scores are not finite; such a run has diverged and has no ranking metric.")
+    return s
+
+
+def _over_classes(
+    y: NDArray[np.int64], s: NDArray[np.float64], metric: Callable[[NDArray[np.bool_], NDArray[np.float64]], float]
+) -> float:
+    if s.shape[1] == 2:
+        return metric(y == 1, s[:, 1])
+    return float(np.mean([metric(y == c, s[:, c]) for c in np.unique(y)]))
+
+
+def _counts(positive: NDArray[np.bool_], scores: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return how many negatives and positives score at least as high as each different score, the highest first."""
+    order = np.argsort(scores)[::-1]
+    score = scores[order]
+    last = np.flatnonzero(np.append(score[1:] != score[:-1], True))
+    hits = np.cumsum(positive[order], dtype=np.int64)[last]
+    return (1 + last - hits).astype(np.int64), hits
+
+
+# Both sum in the order in which scikit-learn does, so that scores of before are the same to the last digit.
+def _auc(positive: NDArray[np.bool_], scores: NDArray[np.float64]) -> float:
+    negatives, positives = _counts(positive, scores)
+    if len(positives) > 2:  # a point on a line between its neighbours adds nothing
+        corner = (np.diff(negatives, 2) != 0) | (np.diff(positives, 2) != 0)
+        kept = np.concatenate([[True], corner, [True]])
+        negatives, positives = negatives[kept], positives[kept]
+    x = np.append(0.0, negatives) / negatives[-1]
+    y = np.append(0.0, positives) / positives[-1]
+    return float(np.trapezoid(y, x))
+
+
+def _average_precision(positive: NDArray[np.bool_], scores: NDArray[np.float64]) -> float:
+    negatives, positives = _counts(positive, scores)
+    precision = (positives / (negatives + positives))[::-1]
+    recall = np.append((positives / positives[-1])[::-1], 0.0)
+    return float(max(0.0, -np.sum(np.diff(recall) * precision)))
 
 
 def _ratio(part: float, whole: float) -> float:
     return float(part / whole) if whole else float("nan")
+
+
+#: milbench's metrics, in the order of their columns.
+OWN = (
+    Metric("auc", auc, "AUC"),
+    Metric("balanced_accuracy", balanced_accuracy, "Balanced accuracy"),
+    Metric("accuracy", accuracy, "Accuracy"),
+    Metric("average_precision", average_precision, "Average precision"),
+    Metric("f1", f1, "F1"),
+    Metric("log_loss", log_loss, "Log loss (nats)", "lower"),
+    Metric("brier", brier, "Brier score", "lower"),
+    Metric("ece", expected_calibration_error, "Expected calibration error", "lower"),
+)
+
+#: Chosen on test: no metric of a run.
+_NO_METRIC = (accuracy_at_best_threshold,)
+
+_REGISTERED: dict[str, Metric] = {}
+
+
+@cache
+def _takes_log_odds(function: Callable[..., float]) -> bool:
+    return "log_odds" in inspect.signature(function).parameters
+
+
+@cache
+def _of_module() -> tuple[Metric, ...]:
+    """Return milbench's own metrics, then the functions of this file that have the form of one."""
+    known = [*_NO_METRIC, *(metric.function for metric in OWN)]
+    public = [value for name, value in globals().items() if inspect.isfunction(value) and not name.startswith("_")]
+    more = [f for f in public if f.__module__ == __name__ and f not in known and _is_metric(f)]
+    return (*OWN, *(_record(f) for f in more))
+
+
+def _is_metric(function: Callable[..., float]) -> bool:
+    """Whether a function takes labels and probabilities, needs nothing else, and returns a float."""
+    parameters = list(inspect.signature(function).parameters.values())
+    needed = [p.name for p in parameters if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    returned = inspect.signature(function).return_annotation
+    return needed == ["labels", "probabilities"] and returned in (float, "float")
+
+
+def _record(metric: object) -> Metric:
+    """Return the record of a metric that is one already or a function.
+
+    Raises:
+        MilbenchError: it is neither, or its name cannot be that of a column.
+    """
+    if not isinstance(metric, Metric):
+        name = getattr(metric, "__name__", "")
+        if not callable(metric):
+            raise MilbenchError(
+                f"{metric!r} is no metric; give a function of labels and probabilities, or a milbench.metrics.Metric."
+            )
+        metric = Metric(name, metric, name.replace("_", " ").capitalize())
+    if not metric.name.isidentifier() or metric.name != metric.name.lower():
+        raise MilbenchError(f"metric {metric.name!r} needs a name of lower-case letters, digits and '_': its column.")
+    return metric
+
+
+@cache
+def _of_packages() -> tuple[Metric, ...]:
+    found: dict[str, Metric] = {}
+    for point in sorted(entry_points(group=GROUP), key=lambda point: (point.name, point.value)):
+        try:
+            value = point.load()
+        except Exception as error:  # of a package that is not ours
+            raise MilbenchError(
+                f"metric {point.name} ({point.value}) cannot be imported ({type(error).__name__}: {error}); repair or "
+                "uninstall its package."
+            ) from error
+        if callable(value):
+            value = Metric(point.name, value, point.name.replace("_", " ").capitalize())
+        metric = _record(value)
+        if metric.name in found or metric.name in {known.name for known in _of_module()}:
+            raise MilbenchError(f"two metrics are named {metric.name} (one of them {point.value}); rename one.")
+        found[metric.name] = metric
+    return tuple(found.values())

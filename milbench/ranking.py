@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from . import stats, verdicts
+from . import collapse, metrics, stats, verdicts
 from .across import across
 from .asked import CONDITIONS, conditions_of
 from .board import to_rich
@@ -20,7 +20,7 @@ from .effects import effects
 from .errors import MilbenchError, did_you_mean
 from .published import beside
 from .reporting import comparison_lines, to_markdown, write_report
-from .scoring import METRICS, PROBABILITIES, CohortRuns, Scores, read_cohorts, repetitions, run_scores, score
+from .scoring import PROBABILITIES, CohortRuns, Scores, read_cohorts, repetitions, run_scores, score
 from .spec import digest
 from .spelling import find_method
 from .spending import AXES, FRONTS, SPENT, curves, mark_fronts, missing_flops, price_of, spent
@@ -32,7 +32,7 @@ __all__ = [
     "write_report",
 ]  # fmt: skip
 
-#: The columns of a leaderboard, in order.
+#: The columns of every leaderboard, in order; see `columns`.
 COLUMNS = (
     "suite", "version", "data", "rank", "method", "title", "family", "auc", "auc_low", "auc_high", "diff_to_best",
     "diff_low", "diff_high", "tied", "balanced_accuracy", "accuracy", "accuracy_sd", "average_precision", "f1",
@@ -48,6 +48,18 @@ COMPARISON = (
     "suite", "version", "data", "unit", "a", "b", "auc_a", "auc_b", "difference", "low", "high", "p", "told_apart",
     "seeds", "folds", "reason", "conditions", "waived",
 )  # fmt: skip
+
+
+def columns() -> list[str]:
+    """Return the columns of a leaderboard in order: `COLUMNS`, then the metrics that are not milbench's own.
+
+    Raises:
+        MilbenchError: a metric has the name of a column that holds something else.
+    """
+    more = [metric.name for metric in metrics.registered()[len(metrics.OWN) :]]
+    if clash := sorted(set(more) & set(COLUMNS)):
+        raise MilbenchError(f"a metric cannot be named {clash[0]!r}, a column of every leaderboard; rename it.")
+    return [*COLUMNS, *more]
 
 
 def leaderboard(
@@ -74,7 +86,7 @@ def leaderboard(
         all_runs: show whatever was run, not only what was asked for last.
 
     Returns:
-        one row a method, cohort and set of conditions, columns `COLUMNS`; sorted by rank, then AUC. In particular:
+        one row a method, cohort and set of conditions, columns `columns`; sorted by rank, then AUC. In particular:
 
         - ``auc``: mean over folds and seeds of the test AUC; ``auc_low``, ``auc_high``: 95 % interval over
           patients (or bags, as the suite says) and seeds, on the logit scale, where it keeps its coverage near 1; see
@@ -122,6 +134,7 @@ def leaderboard(
     together: list[tuple[CohortRuns, list[Scores]]] = []
     for cohort in cohorts:
         scored = score(cohort, resamples)
+        losses = collapse.never_better(cohort)
         block = _block(cohort, scored)
         for row in block:
             # Costs are measured with the suite's recipe and parameters; a tuned run may have others.
@@ -137,11 +150,11 @@ def leaderboard(
         _mark_inflation(cohort, block, scored, resamples)
         rows += sorted(block, key=_place)
         if (reference := _reference(cohort)) is not None:
-            changes += effects(cohort, scored, reference)
+            changes += effects(cohort, scored, reference, losses)
         printed += beside(cohort, block)
         if over_cohorts or cohort.suite.across:
             together.append((cohort, scored))
-        notes += cohort.notes + _notes(cohort, scored)
+        notes += cohort.notes + _notes(cohort, scored) + collapse.notes(cohort, scored, losses)
         attrs["suites"][f"{cohort.suite.name}-v{cohort.suite.version}"] = cohort.suite.model_dump(mode="json")
         attrs["cohorts"].append(_describe(cohort))
         # A run that failed may have been recorded by the process that started it, whose environment is another.
@@ -150,7 +163,7 @@ def leaderboard(
     if len(attrs["environments"]) > 1:
         n = len(attrs["environments"])
         notes.append(f"The runs were made in {n} environments; scores are shown together, timings never are.")
-    table = pd.DataFrame(rows, columns=list(COLUMNS))
+    table = pd.DataFrame(rows, columns=columns())
     found = {axis: curves(cohorts, axis) for axis in AXES}
     attrs["published"], attrs["across"] = printed, across(together, resamples)
     attrs["effects"], attrs["known"] = changes, verdicts.known_answers(cohorts, resamples)
@@ -338,12 +351,13 @@ def _block(cohort: CohortRuns, scored: list[Scores]) -> list[dict[str, Any]]:
     shared = Counter(ranks[np.isfinite(ranks)])
     best = scored[int(np.nanargmax(points))] if np.isfinite(points).any() else None
     rows = []
+    measured = [metric.name for metric in metrics.registered()]
     for s, rank in zip(scored, ranks, strict=True):
         if best is None or not np.isfinite(rank):
             diff = stats.Difference(nan, nan, nan, nan)
         else:
             diff = stats.paired_difference(s.auc, s.replicates, best.auc, best.replicates)
-        means: dict[str, Any] = {name: float(s.runs[name].mean()) if len(s.runs) else nan for name in METRICS}
+        means: dict[str, Any] = {name: float(s.runs[name].mean()) if len(s.runs) else nan for name in measured}
         rows.append({
             "suite": cohort.suite.name, "version": cohort.suite.version, "data": cohort.data,
             "rank": rank, "method": s.method, "title": s.title, "family": s.family,
@@ -426,12 +440,7 @@ def _notes(cohort: CohortRuns, scored: list[Scores]) -> list[str]:
             )
         if why := missing_flops(list(runs.values())):
             out.append(f"{cohort.name}: the training operations of {method} could not be counted ({why}).")
-    older = sum(int((s.runs["ordered_by"] == PROBABILITIES).sum()) for s in scored)
-    if older:
-        out.append(
-            f"{cohort.name}: {count(older, 'run')} stored no log-odds and are scored from probabilities in fp32, in "
-            "which bags tie from a log-odds of 16.6 on."
-        )
+    out += _ordered_by_probabilities(cohort, scored)
     undefined = int(max((s.runs["auc"].isna().sum() for s in scored), default=0))
     if undefined:
         out.append(f"{cohort.name}: {undefined} runs a method test on one class; their AUC is left out.")
@@ -450,6 +459,27 @@ def _notes(cohort: CohortRuns, scored: list[Scores]) -> list[str]:
     elif seeds < 5:
         out.append(f"{cohort.name}: {seeds} seeds tell little of the spread over seeds, hence long intervals.")
     out += [f"{cohort.name}: {data.note}" for data in cohort.suite.data if data.name == cohort.data and data.note]
+    return out
+
+
+def _ordered_by_probabilities(cohort: CohortRuns, scored: list[Scores]) -> list[str]:
+    by = {s.method: int((s.runs["ordered_by"] == PROBABILITIES).sum()) for s in scored}
+    own = [  # methods that define probabilities alone; the other runs are of before log-odds were stored
+        method
+        for method, runs in cohort.runs.items()
+        if by[method] and any("ordered_by" in record.record for record in runs.values())
+    ]
+    out = []
+    if older := sum(n for method, n in by.items() if method not in own):
+        out.append(
+            f"{cohort.name}: {count(older, 'run')} stored no log-odds and are scored from probabilities in fp32, in "
+            "which bags tie from a log-odds of 16.6 on."
+        )
+    if own:
+        out.append(
+            f"{cohort.name}: {', '.join(own)} defines probabilities and no log-odds, and so is scored from "
+            "probabilities in fp32, in which bags tie from a log-odds of 16.6 on."
+        )
     return out
 
 

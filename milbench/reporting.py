@@ -14,13 +14,13 @@ from .errors import MilbenchError
 from .escaping import code, markdown, to_csv
 from .table_text import (
     COST,
-    SCORES,
     VERDICT,
     cells_of,
     cohorts_of,
     machine_text,
     markdown_table,
     published_of,
+    scores_columns,
     units,
     units_of,
 )
@@ -55,7 +55,7 @@ def to_markdown(df: pd.DataFrame) -> str:
     for name, block in cohorts_of(df):
         parts += [f"### {markdown(name)}", "", markdown(report_budget.words(block)), "", _sentence(block), ""]
         parts += [markdown_table(cells_of(block, VERDICT)), ""]
-        for title, columns in (("Other scores", SCORES), ("Cost", COST)):
+        for title, columns in (("Other scores", scores_columns()), ("Cost", COST)):
             cells = cells_of(block, columns)
             if len(cells.columns) > 1:
                 parts += [f"{title}:", "", markdown_table(cells), ""]

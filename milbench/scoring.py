@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import pandas as pd
 
-from . import metrics, stats
+from . import collapse, metrics, stats
 from .asked import CONDITIONS, SUPERSEDED, Request, age, conditions_of, current_runs, read_requests, table_key
 from .atomic_io import child
 from .errors import MilbenchError, did_you_mean
@@ -40,13 +40,11 @@ _AGAIN = "run the suite again to write it"
 #: Seed of the bootstrap: the same results give the same table.
 SEED = 0
 
-#: Names of the metrics of a run.
-METRICS = ("auc", "balanced_accuracy", "accuracy", "average_precision", "f1", "log_loss", "brier", "ece")
-
 #: Peak memory is read in pages the system gave a process; below this it orders nothing.
 MEMORY_FLOOR_BYTES = 0.1 * 2**20
 
-#: What orders the bags of a run: log-odds, or of runs that were made before these were stored, probabilities.
+#: What orders the bags of a run: log-odds; probabilities of runs that were made before log-odds were stored, and of
+#: methods that define probabilities of their own alone.
 LOG_ODDS, PROBABILITIES = "log-odds", "probabilities"
 
 Cell = tuple[str, int]
@@ -161,8 +159,8 @@ class CohortRuns:
         named = [Counter(m.partition("[")[0].strip() for m in methods) for methods in (self.suite.methods, self.runs)]
         return gaps + cells * (named[0] - named[1]).total()
 
-    def tested(self, fold: str) -> set[str] | None:
-        """Return the slides that a fold tests; None where the store does not hold the fold.
+    def parts(self, fold: str) -> pd.Series[str] | None:
+        """Read the part, train, val or test, of every slide of a fold; None where the store does not hold the fold.
 
         Raises:
             MilbenchError: the fold is damaged.
@@ -172,11 +170,20 @@ class CohortRuns:
             return None
         try:
             table = pd.read_csv(io.BytesIO(self.listed(name)), dtype=str, keep_default_na=False)
-            return set(table["slide_id"][table["split"] == "test"])
+            return table.set_index("slide_id")["split"]
         except MilbenchError:
             raise
         except (KeyError, ValueError) as error:
             raise MilbenchError(f"{self._cohort / name} is no table of slide_id and split; {_AGAIN}.") from error
+
+    def tested(self, fold: str) -> set[str] | None:
+        """Return the slides that a fold tests; None where the store does not hold the fold.
+
+        Raises:
+            MilbenchError: the fold is damaged.
+        """
+        parts = self.parts(fold)
+        return None if parts is None else set(parts.index[parts == "test"])
 
     def listed(self, name: str) -> bytes:
         """Return the content of a file of the cohort, compared with its checksum where there is one."""
@@ -199,7 +206,7 @@ class Scores:
 
     Attributes:
         runs: one row an ``ok`` run: fold, seed, bags, the columns of `metrics.all_metrics`, and
-            ``ordered_by``: `LOG_ODDS` or `PROBABILITIES`.
+            ``ordered_by``: `LOG_ODDS` or `PROBABILITIES`, and `milbench.collapse.of_predictions`.
         auc: mean AUC over folds and seeds; NaN where no run is ``ok`` or none is defined.
         low, high: its 95 % interval, see `milbench.stats.combined_interval`.
         replicates: (R,) of it; row r of every method of a cohort holds the same patients and seeds.
@@ -309,6 +316,8 @@ def score(cohort: CohortRuns, resamples: int, kept: Kept | None = None) -> list[
     drawn_seeds = stats.seed_weights(len(seeds), resamples, rng)
 
     scores = []
+    names = [metric.name for metric in metrics.registered()]
+    columns = ["fold", "seed", "bags", *names, "ordered_by", *collapse.COLUMNS]
     for method, runs in cohort.runs.items():
         cells = np.full((len(folds), len(seeds), resamples), np.nan)
         table = []
@@ -322,11 +331,12 @@ def score(cohort: CohortRuns, resamples: int, kept: Kept | None = None) -> list[
                 raise MilbenchError(f"{record.path / 'predictions.parquet'}: {error}") from error
             if kept == "oracle":
                 values["accuracy"] = metrics.accuracy_at_best_threshold(truth, p, s)
-            values["ordered_by"] = PROBABILITIES if s is None else LOG_ODDS
-            table.append({"fold": fold, "seed": seed, "bags": len(truth), **values})
             by = metrics.order_of(p, s)
+            values["ordered_by"] = PROBABILITIES if s is None else str(record.record.get("ordered_by") or LOG_ODDS)
+            values |= collapse.of_predictions(truth, p, by)
+            table.append({"fold": fold, "seed": seed, "bags": len(truth), **values})
             cells[folds.index(fold), seeds.index(seed)] = stats.bootstrap_auc(truth, by, weights[fold])
-        found = pd.DataFrame(table, columns=["fold", "seed", "bags", *METRICS, "ordered_by"])
+        found = pd.DataFrame(table, columns=columns)
         scores.append(_scores(cohort, method, found, stats.combine(cells, drawn_seeds), (y[tested], units)))
     return scores
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import pandas as pd
 
+from . import metrics
 from .escaping import code, markdown
 from .scoring import MEMORY_FLOOR_BYTES
 from .wording import ABSENT, fixed, rank_text, si, with_interval
@@ -89,14 +90,19 @@ VERDICT: _Columns = {
     "Runs": _runs,
 }
 
-SCORES: _Columns = {
-    "Method": lambda r: r.method,
-    "Average precision": lambda r: fixed(r.average_precision),
-    "F1": lambda r: fixed(r.f1),
-    "Log loss (nats)": lambda r: fixed(r.log_loss),
-    "Brier score": lambda r: fixed(r.brier),
-    "Expected calibration error": lambda r: fixed(r.ece),
-}
+#: Metrics that `VERDICT` shows.
+_SHOWN = ("auc", "balanced_accuracy", "accuracy")
+
+
+def scores_columns() -> _Columns:
+    """Return the columns of the other metrics, those of other packages included."""
+
+    def shown(name: str) -> Callable[[Any], str]:
+        return lambda row: fixed(getattr(row, name))
+
+    others = [metric for metric in metrics.registered() if metric.name not in _SHOWN]
+    return {"Method": lambda r: r.method} | {metric.label: shown(metric.name) for metric in others}
+
 
 COST: _Columns = {
     "Method": lambda r: r.method,

@@ -449,8 +449,10 @@ def predict(model: Aggregator, bags: BagSet, recipe: Recipe) -> Predictions:
             rows.append(probabilities.double().cpu())
             odds.append(model.log_odds(out).double().cpu())
     model.train(training)
-    p = torch.cat(rows).numpy()
-    return Predictions(p / p.sum(axis=1, keepdims=True), torch.cat(odds).numpy())
+    p, s = torch.cat(rows).numpy(), torch.cat(odds).numpy()
+    if s.shape != p.shape or np.isnan(s).any():  # of a method that defines its own
+        raise Diverged(f"the model's log-odds are NaN, or not of shape {p.shape}, where its probabilities are finite")
+    return Predictions(p / p.sum(axis=1, keepdims=True), np.nan_to_num(s))
 
 
 def _fitting(model: Aggregator, out: Any, batch: Bags) -> None:

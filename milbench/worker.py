@@ -142,6 +142,8 @@ def _predicted(task: Task, trained: Trained, cache: FeatureCache, device: torch.
         },
         "environment": environment(),
     }
+    if trained.model.ordered_by_probabilities():
+        record["ordered_by"] = "probabilities"
     if trained.history[-1]["flops"] is None:
         record["train"]["flops_missing"] = flops.why or "an earlier run of the method could not count them"
     found = {

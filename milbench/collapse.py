@@ -1,0 +1,139 @@
+"""Methods that learnt nothing: scores that tie, one class for every bag, a loss no better than a constant's. No torch.
+
+None of it is an error, and none of it is seen in an AUC of 0.5 alone: a table says so beside the figures.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from . import metrics
+from .wording import count
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from .scoring import CohortRuns, Scores
+
+#: Columns that `of_predictions` adds to the scores of a run.
+COLUMNS = ("tied_pairs", "classes_predicted")
+
+#: Share of pairs of different labels with equal scores from which a run is noted.
+TIED = 0.1
+
+#: A loss counts as no better than a constant's down to this share below it: rounding and the first steps' noise.
+_MARGIN = 1e-3
+
+
+def of_predictions(labels: np.ndarray, probabilities: np.ndarray, scores: np.ndarray) -> dict[str, float | int]:
+    """Return what the predictions of a run say of its having learnt anything.
+
+    Args:
+        labels: (n,) class indices.
+        probabilities: (n, C).
+        scores: (n, C), what orders the bags.
+
+    Returns:
+        ``tied_pairs``: see `milbench.metrics.tied_share`; ``classes_predicted``: how many classes are predicted for any
+        bag.
+    """
+    return {
+        "tied_pairs": metrics.tied_share(labels, scores),
+        "classes_predicted": len(np.unique(probabilities.argmax(axis=1))),
+    }
+
+
+def constant_losses(cohort: CohortRuns) -> dict[str, float]:
+    """Return by fold the validation loss, in nats, of predicting the class frequencies of the training bags for all.
+
+    Folds without validation slides, or that the store does not hold, are left out.
+    """
+    labels = cohort.labels()["label"]
+    losses = {}
+    for fold in dict.fromkeys(fold for fold, _ in cohort.cells):
+        parts = cohort.parts(fold)
+        if parts is None:
+            continue
+        train, val = (labels.reindex(parts.index[parts == part]).dropna().astype(int) for part in ("train", "val"))
+        if len(train) and len(val):
+            frequencies = np.bincount(train, minlength=int(labels.max()) + 1) / len(train)
+            losses[fold] = float(-np.log(np.clip(frequencies[val], 1e-12, 1)).mean())
+    return losses
+
+
+def never_better(cohort: CohortRuns) -> dict[str, tuple[int, int]]:
+    """Return by method how many runs never had a validation loss below a constant's, and of how many it is known.
+
+    The constant is that of `constant_losses`. Runs without a validation loss are not counted.
+    """
+    losses = constant_losses(cohort)
+    found = {}
+    for method, runs in cohort.runs.items():
+        best = []
+        for (fold, _), record in runs.items():
+            history = record.history() if record.outcome == "ok" and fold in losses else None
+            if history is not None and "val_loss" in history and history["val_loss"].notna().any():
+                best.append(float(history["val_loss"].min()) >= losses[fold] * (1 - _MARGIN))
+        if best:
+            found[method] = (sum(best), len(best))
+    return found
+
+
+def notes(cohort: CohortRuns, scored: Sequence[Scores], losses: Mapping[str, tuple[int, int]]) -> list[str]:
+    """Return a sentence a method whose runs tie, predict one class, or never left the loss of a constant.
+
+    Args:
+        cohort: the runs.
+        scored: of them.
+        losses: from `never_better`.
+    """
+    found = []
+    for own in scored:
+        runs = len(own.runs)
+        said = []
+        if 2 * (constant := _constant(own)) > runs:
+            said.append(
+                f"predicts one class for every test bag in {_of(constant, runs)}, so its accuracy, balanced accuracy "
+                "and F1 there are those of a constant"
+            )
+        if many := _tied(own):
+            said.append(
+                f"gives equal scores to up to {100 * own.runs['tied_pairs'].max():.0f} % of the pairs of bags of "
+                f"different classes in {_of(many, runs)}, and each such pair counts one half in the AUC"
+            )
+        never, known = losses.get(own.method, (0, 0))
+        if 2 * never > known:
+            said.append(
+                f"never had a validation loss below that of predicting the class frequencies in {_of(never, known)}"
+            )
+        if said:
+            found.append(f"{cohort.name}: {own.method} {'; it '.join(said)}.")
+    return found
+
+
+def in_words(own: Scores, losses: Mapping[str, tuple[int, int]]) -> str:
+    """Return in a few words what of `notes` holds of most runs of a method; empty where nothing does."""
+    runs = len(own.runs)
+    never, known = losses.get(own.method, (0, 0))
+    words = {
+        "one class": 2 * _constant(own) > runs,
+        "tied scores": 2 * _tied(own) > runs,
+        "loss of a constant": 2 * never > known,
+    }
+    return ", ".join(word for word, holds in words.items() if holds)
+
+
+def _constant(own: Scores) -> int:
+    return int((own.runs["classes_predicted"] == 1).sum())
+
+
+def _tied(own: Scores) -> int:
+    return int((own.runs["tied_pairs"] >= TIED).sum())
+
+
+def _of(part: int, runs: int) -> str:
+    if part == runs:
+        return "its run" if runs == 1 else f"all of its {runs} runs"
+    return f"{part} of its {count(runs, 'run')}"
