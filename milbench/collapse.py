@@ -73,9 +73,9 @@ def never_better(cohort: CohortRuns) -> dict[str, tuple[int, int]]:
     for method, runs in cohort.runs.items():
         best = []
         for (fold, _), record in runs.items():
-            history = record.history() if record.outcome == "ok" and fold in losses else None
-            if history is not None and "val_loss" in history and history["val_loss"].notna().any():
-                best.append(float(history["val_loss"].min()) >= losses[fold] * (1 - _MARGIN))
+            smallest = record.smallest("val_loss") if record.outcome == "ok" and fold in losses else None
+            if smallest is not None:
+                best.append(smallest >= losses[fold] * (1 - _MARGIN))
         if best:
             found[method] = (sum(best), len(best))
     return found

@@ -71,6 +71,7 @@ def leaderboard(
     price_per_hour: float | None = None,
     over_cohorts: bool = False,
     all_runs: bool = False,
+    details: bool = True,
 ) -> pd.DataFrame:
     """Return the leaderboard of everything below a results root.
 
@@ -84,6 +85,7 @@ def leaderboard(
         over_cohorts: also compare methods over the cohorts of every suite with three or more of them; without it of
             suites that say so (``across = true``).
         all_runs: show whatever was run, not only what was asked for last.
+        details: also compute what a report alone shows, ``attrs["curves"]`` and ``attrs["known"]``: half of the time.
 
     Returns:
         one row a method, cohort and set of conditions, columns `columns`; sorted by rank, then AUC. In particular:
@@ -164,9 +166,10 @@ def leaderboard(
         n = len(attrs["environments"])
         notes.append(f"The runs were made in {n} environments; scores are shown together, timings never are.")
     table = pd.DataFrame(rows, columns=columns())
-    found = {axis: curves(cohorts, axis) for axis in AXES}
+    found = {axis: curves(cohorts, axis) for axis in AXES} if details else {}
     attrs["published"], attrs["across"] = printed, across(together, resamples)
-    attrs["effects"], attrs["known"] = changes, verdicts.known_answers(cohorts, resamples)
+    attrs["effects"] = changes
+    attrs["known"] = verdicts.known_answers(cohorts, resamples) if details else {}
     attrs["curves"] = {axis: table.to_dict("records") for axis, table in found.items()}
     table.attrs.update(attrs, notes=list(dict.fromkeys(notes)), resamples=resamples)
     table.attrs.update({key: _shared(value) for key, value in table.attrs.items()})

@@ -26,7 +26,7 @@ from .store import CostRecord, RunRecord, Store, read_costs, read_runs, read_sui
 from .wording import count
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator
+    from collections.abc import Collection, Iterable, Iterator, Mapping
 
     from .spec import RunSpec, Suite
 
@@ -360,11 +360,12 @@ def _test_bags(
     """Return the rows of `labels` each fold tests, and what every ok run predicts of them."""
     first: dict[str, tuple[np.ndarray, RunRecord]] = {}
     predicted = {}
+    row_of = {str(slide): row for row, slide in enumerate(labels.index)}
     for method, runs in cohort.runs.items():
         for cell, record in runs.items():
             if record.outcome != "ok":
                 continue
-            rows, predicted[method, cell] = _aligned(record, labels, classes, kept)
+            rows, predicted[method, cell] = _aligned(record, labels, row_of, classes, kept)
             known, other = first.setdefault(cell[0], (rows, record))
             if not np.array_equal(known, rows):
                 raise MilbenchError(
@@ -536,21 +537,25 @@ def _table(
     return table
 
 
-def _aligned(record: RunRecord, labels: pd.DataFrame, classes: int, kept: Kept | None) -> tuple[np.ndarray, Predicted]:
+def _aligned(
+    record: RunRecord, labels: pd.DataFrame, row_of: Mapping[str, int], classes: int, kept: Kept | None
+) -> tuple[np.ndarray, Predicted]:
     """Return the rows of `labels` of a run's test bags, ascending, and what it predicts of them."""
     if kept is not None:
-        return _of_trajectory(record, labels, classes, kept)
-    file = record.path / "predictions.parquet"
-    table = record.predictions()
-    return _rows_of(file, table[table["split"] == "test"], labels, classes)
+        return _of_trajectory(record, labels, row_of, classes, kept)
+    file, columns = record.path / "predictions.parquet", record.arrays("predictions.parquet")
+    return _rows_of(file, _selected(file, columns, "split", "test"), row_of, classes)
 
 
-def _of_trajectory(record: RunRecord, labels: pd.DataFrame, classes: int, kept: Kept) -> tuple[np.ndarray, Predicted]:
+def _of_trajectory(
+    record: RunRecord, labels: pd.DataFrame, row_of: Mapping[str, int], classes: int, kept: Kept
+) -> tuple[np.ndarray, Predicted]:
     """Return one evaluation: the last, the one best on validation, or, as no honest protocol can, the one whose test
     AUC is the highest."""
-    table = record.trajectory()
-    found = [
-        _rows_of(record.path / "trajectory.parquet", part, labels, classes) for _, part in table.groupby("evaluation")
+    file, columns = record.path / "trajectory.parquet", record.arrays("trajectory.parquet")
+    evaluations = np.unique(columns.get("evaluation", np.empty(0)))
+    found = [_rows_of(file, _selected(file, columns, "evaluation", each), row_of, classes) for each in evaluations] or [
+        _rows_of(file, {}, row_of, classes)
     ]
     history, monitor = record.history(), record.spec.protocol.monitor
     if kept == "best-val" and history is None:
@@ -566,19 +571,33 @@ def _of_trajectory(record: RunRecord, labels: pd.DataFrame, classes: int, kept: 
     return found[int(np.nanargmax(aucs)) if np.isfinite(aucs).any() else -1]
 
 
-def _rows_of(file: Path, table: pd.DataFrame, labels: pd.DataFrame, classes: int) -> tuple[np.ndarray, Predicted]:
-    columns = [f"p{i}" for i in range(classes)]
-    if not len(table) or not set(columns) <= set(table.columns) or f"p{classes}" in table.columns:
+def _selected(file: Path, columns: Mapping[str, np.ndarray], name: str, value: Any) -> dict[str, np.ndarray]:
+    """Return the rows of a table in which one column has a value."""
+    if name not in columns or "slide_id" not in columns:
+        raise MilbenchError(f"{file} lacks slide_id or {name}; delete its folder and run the suite again.")
+    chosen = columns[name] == value
+    return {column: values[chosen] for column, values in columns.items()}
+
+
+def _rows_of(
+    file: Path, table: Mapping[str, np.ndarray], row_of: Mapping[str, int], classes: int
+) -> tuple[np.ndarray, Predicted]:
+    columns, scores = [f"p{i}" for i in range(classes)], [f"s{i}" for i in range(classes)]
+    if not len(table.get("slide_id", ())) or not set(columns) <= set(table) or f"p{classes}" in table:
         raise MilbenchError(f"{file} holds no test bags with {classes} classes; delete its folder and run again.")
-    rows = labels.index.get_indexer(pd.Index(table["slide_id"].astype(str)))
-    if (rows < 0).any() or len(np.unique(rows)) < len(rows):
-        told = "bags that its cohort's labels.csv has not" if (rows < 0).any() else "a bag twice"
-        raise MilbenchError(f"{file} holds {told}; delete its folder and run the suite again.")
+    if "s0" in table and not set(scores) <= set(table):
+        raise MilbenchError(f"{file} lacks the log-odds of some classes; delete its folder and run the suite again.")
+    rows = np.array([row_of.get(str(slide), -1) for slide in table["slide_id"]], dtype=np.intp)
     order = np.argsort(rows)
-    p = table[columns].to_numpy(dtype=np.float64)[order]
-    scores = [f"s{i}" for i in range(classes)]
-    s = table[scores].to_numpy(dtype=np.float64)[order] if set(scores) <= set(table.columns) else None
-    return rows[order], (p, s)
+    rows = rows[order]
+    if rows[0] < 0 or (rows[1:] == rows[:-1]).any():
+        told = "bags that its cohort's labels.csv has not" if rows[0] < 0 else "a bag twice"
+        raise MilbenchError(f"{file} holds {told}; delete its folder and run the suite again.")
+
+    def matrix(names: list[str]) -> np.ndarray:
+        return np.column_stack([table[name][order] for name in names]).astype(np.float64)
+
+    return rows, (matrix(columns), matrix(scores) if "s0" in table else None)
 
 
 def run_scores(root: Path, suite: str | None = None, data: str | None = None) -> pd.DataFrame:

@@ -18,8 +18,10 @@ What is read is compared with them. Stores of before have none, and are read as 
 
 from __future__ import annotations
 
+import csv
 import io
 import json
+import math
 import os
 import re
 import shutil
@@ -27,9 +29,10 @@ import socket
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
@@ -41,6 +44,9 @@ from .spec import RunSpec, Suite, digest
 
 if TYPE_CHECKING:
     import pandas as pd
+    from numpy.typing import NDArray
+
+_Read = TypeVar("_Read")
 
 #: Version of the layout and of the JSON files. A reader refuses newer ones; an older one is migrated where it is read.
 SCHEMA = 1
@@ -97,24 +103,63 @@ class RunRecord:
         return self._table("trajectory.parquet")
 
     def history(self) -> pd.DataFrame | None:
-        """Read what was recorded at every evaluation; None where nothing was."""
-        there = (self.path / "history.csv").exists() or "history.csv" in self.record.get(FILES, ())
-        return self._table("history.csv") if there else None
+        """Read what was recorded at every evaluation, once; None where nothing was. Not to be written to."""
+        return self._history
+
+    @cached_property
+    def _history(self) -> pd.DataFrame | None:
+        return self._table("history.csv") if self._has_history else None
+
+    def arrays(self, name: str) -> dict[str, NDArray[Any]]:
+        """Read the columns of ``predictions.parquet`` or ``trajectory.parquet``, (n,) each.
+
+        Ten times as fast as a data frame, which counts where hundreds of runs are scored.
+
+        Raises:
+            MilbenchError: see `predictions`.
+        """
+        import pyarrow as pa
+        from pyarrow.parquet import ParquetFile
+
+        def read(content: bytes) -> dict[str, NDArray[Any]]:
+            table = ParquetFile(pa.BufferReader(content)).read(use_threads=False)
+            return {str(column): table[column].to_numpy() for column in table.column_names}
+
+        return self._content(name, read)
+
+    def smallest(self, column: str) -> float | None:
+        """Return the smallest value of a column of the history, NaN left out; None where there is none."""
+        if not self._has_history:
+            return None
+
+        def read(content: bytes) -> list[float]:
+            rows = csv.DictReader(io.StringIO(content.decode()))
+            return [value for row in rows if not math.isnan(value := float(row.get(column) or "nan"))]
+
+        return min(self._content("history.csv", read), default=None)
+
+    @property
+    def _has_history(self) -> bool:
+        return (self.path / "history.csv").exists() or "history.csv" in self.record.get(FILES, ())
 
     def _table(self, name: str) -> pd.DataFrame:
-        """Read a file of the run, compared with its checksum in ``run.json`` where there is one."""
         import pandas as pd
 
+        reader: Callable[..., pd.DataFrame] = pd.read_csv if name.endswith(".csv") else pd.read_parquet
+        return self._content(name, lambda content: reader(io.BytesIO(content)))
+
+    def _content(self, name: str, reader: Callable[[bytes], _Read]) -> _Read:
+        """Read a file of the run, compared with its checksum in ``run.json`` where there is one."""
         file, fix = self.path / name, f"delete {self.path} and run the suite again"
 
-        def read(path: Path) -> pd.DataFrame:
+        def read(path: Path) -> _Read:
             content = read_regular(path)
             if FILES in self.record:
                 _check_file(path, content, self.record, fix)
-            reader: Callable[..., pd.DataFrame] = pd.read_csv if path.suffix == ".csv" else pd.read_parquet
-            return reader(io.BytesIO(content))
+            return reader(content)
 
-        return _read(file, read, fix)
+        result: _Read = _read(file, read, fix)
+        return result
 
 
 @dataclass(frozen=True)

@@ -224,7 +224,7 @@ def test_an_oracle_is_scored_by_its_best_evaluation_and_never_ranked(oracle):
 
 def test_an_oracle_run_holds_no_label_and_keeps_what_an_honest_run_would(oracle):
     for run in read_runs(oracle):
-        assert set(run.trajectory()) == {"evaluation", "slide_id", "p0", "p1"}
+        assert set(run.trajectory()) == {"evaluation", "slide_id", "p0", "p1", "s0", "s1"}
         kept = int(run.history()["val_loss"].argmin()) + 1
         every = run.trajectory()
         same = every[every["evaluation"] == kept].set_index("slide_id")["p1"]

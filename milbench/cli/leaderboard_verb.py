@@ -58,7 +58,7 @@ def leaderboard_command(
         check_folder(out, "--out")
         if foreign_readme(out):
             raise MilbenchError(f"{out / 'README.md'} is no report and would be overwritten; give another --out.")
-    df = leaderboard(results, suite, data, resamples, target_auc, price, across, every)
+    df = leaderboard(results, suite, data, resamples, target_auc, price, across, every, details=out is not None)
     if across and not df.attrs["across"]:
         raise MilbenchError(
             f"{results} has no suite with three or more cohorts on which two or more methods were run to their end; "

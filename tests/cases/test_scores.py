@@ -2,6 +2,7 @@
 
 import importlib.util
 import itertools
+import json
 import types
 from importlib.metadata import EntryPoint
 from pathlib import Path
@@ -420,3 +421,48 @@ def test_a_method_that_never_left_the_loss_of_a_constant_has_a_note(tmp_path, le
     assert ("loss of a constant" in note) != learns
     text = write_report(board, tmp_path / "report", "T", "P").read_text()
     assert ("loss of a constant" in text) != learns
+
+
+# --- stored runs are read in one way, whatever reads them ------------------------------------------------------------
+
+
+def test_columns_and_data_frames_hold_the_same(tmp_path):
+    store = made.fill(tmp_path, made.suite(data=("easy",)), ("mean",), n=24, folds=("f0",), seeds=1, classes=3)
+    (run,) = store.records()
+    frame, columns = run.predictions(), run.arrays("predictions.parquet")
+    assert list(columns) == list(frame)
+    for name, values in columns.items():
+        np.testing.assert_array_equal(values, frame[name].to_numpy())
+    assert run.smallest("val_loss") == run.history()["val_loss"].min()
+    assert run.smallest("val_auc") is None
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda t: t.drop(columns="split"), "split"),
+        (lambda t: t.drop(columns="slide_id"), "slide_id"),
+        (lambda t: t.assign(s0=0.0), "log-odds"),
+        (lambda t: t.assign(s0=np.nan, s1=0.0), "finite"),
+        (lambda t: t.assign(slide_id="unknown"), "has not"),
+        (lambda t: pd.concat([t, t]), "twice"),
+        (lambda t: t.drop(columns="p1"), "2 classes"),
+    ],
+)
+def test_damaged_predictions_are_refused_in_a_sentence(tmp_path, change, words):
+    store = made.fill(tmp_path, made.suite(data=("easy",)), ("mean",), n=24, folds=("f0",), seeds=1)
+    (run,) = store.records()
+    change(run.predictions()).to_parquet(run.path / "predictions.parquet", index=False)
+    content = json.loads((run.path / "run.json").read_text())
+    for key in ("files", "checksum"):  # as a store of before, in which nothing else finds the damage
+        content.pop(key, None)
+    (run.path / "run.json").write_text(json.dumps(content))
+    with pytest.raises(milbench.MilbenchError, match=words):
+        leaderboard(tmp_path, resamples=5)
+
+
+def test_a_table_without_details_has_the_same_figures(tmp_path):
+    stored(tmp_path)
+    full, short = (leaderboard(tmp_path, resamples=20, details=details) for details in (True, False))
+    pd.testing.assert_frame_equal(pd.DataFrame(full), pd.DataFrame(short), check_flags=False)
+    assert full.attrs["notes"] == short.attrs["notes"]
