@@ -51,6 +51,8 @@ class Request:
         runs: id -> method of every run, where they are known beforehand; those of a tuned table depend on its studies.
         suite_methods, suite_seeds: those of the suite itself, without the options of the command line.
         source: the suite as it was given, a name or a path.
+        costs: ids of the measurements of cost that belong to the same run.
+        studies: name -> trials of its tuning studies, which are kept in `storage`.
     """
 
     data: str
@@ -64,6 +66,9 @@ class Request:
     suite_methods: tuple[str, ...] = ()
     suite_seeds: int = 1
     source: str = ""
+    costs: tuple[str, ...] = ()
+    studies: dict[str, int] = field(default_factory=dict)
+    storage: str = ""
 
     @property
     def key(self) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -12,17 +13,19 @@ from typing import Any, Literal, get_args
 import torch
 from pydantic import ValidationError
 
+from .asked import age
 from .data.cohort import Cohort, load_cohort
 from .data.imported import Progress
 from .errors import MilbenchError, did_you_mean
 from .registry import Method, look_beside, resolve
-from .spec import TRACKS, Budget, Published, Recipe, RunSpec, Suite, digest
+from .spec import Published, Recipe, RunSpec, Suite, digest
 from .store import MODEL, RunRecord, Store, read_suite
 from .studies import import_optuna
-from .suites import load_suite
+from .suites import load_suite, meaning, with_budget
 from .train import Task
 from .train_stacked import StackTask, may_share, stacks
 from .tune import Search
+from .wording import count
 
 Overwrite = Literal["missing", "failed", "all", "missing-models"]
 
@@ -151,7 +154,7 @@ def make_plan(
     if timeout_s is not None:
         budget = dict(budget or {}) | {"timeout_s": timeout_s}
     if budget:
-        suite = _with_budget(suite, budget)
+        suite = with_budget(suite, budget)
     if any(":" in text.partition("[")[0] for text in (*suite.methods, *(methods or ()))):
         look_beside(suite.base)
     # The report, which knows no method, finds a figure's row by the method's one spelling.
@@ -213,6 +216,45 @@ def make_plan(
     )
 
 
+def unused(plan: Plan) -> list[str]:
+    """Return a line on every kind of finished run that the plan makes anew, with the fields that differ."""
+    stored = {
+        (record.spec.data, record.method, record.spec.fold, record.spec.seed): record.spec
+        for record in sorted(plan.store.records(), key=age)
+        if record.outcome == "ok" and record.spec.tuning is None
+    }
+    lines: Counter[str] = Counter()
+    for planned in plan.runs:
+        spec, method = planned.spec, planned.method.canonical
+        then = stored.get((spec.data, method, spec.fold, spec.seed))
+        if planned.stopped_s is not None:
+            lines[f"made again, as a timeout of {planned.stopped_s:g} s stopped it, and now more is allowed"] += 1
+        elif planned.stored is None and then is not None:
+            lines[f"of {method} not used: {_difference(then, spec)}"] += 1
+    return [f"{count(number, 'finished run')} {why}." for why, number in lines.items()]
+
+
+def _difference(then: RunSpec, now: RunSpec) -> str:
+    """Return ``recipe.lr was 0.1 and is 0.2``, for all fields that differ."""
+    parts = []
+    named = {"fingerprint": "features, labels or folds differ", "code": "the method's code differs",
+             "protocol_version": "an earlier version of the protocol"}  # fmt: skip
+    before, after = then.model_dump(mode="json"), now.model_dump(mode="json")
+    before["budget"]["timeout_s"] = after["budget"]["timeout_s"]
+    for name, value in after.items():
+        old = before[name]
+        if old == value:
+            continue
+        if name in named:
+            parts.append(named[name])
+        elif isinstance(old, dict) and isinstance(value, dict):
+            keys = [key for key in {**old, **value} if old.get(key) != value.get(key)]
+            parts += [f"{name}.{key} was {old.get(key)!r} and is {value.get(key)!r}" for key in keys]
+        else:
+            parts.append(f"{name} was {old!r} and is {value!r}")
+    return ", ".join(parts)
+
+
 def together(todo: Sequence[Planned], most: int) -> list[list[Planned]]:
     """Part runs into those that one process carries out: of one cohort, method, its parameters, and recipe.
 
@@ -247,7 +289,7 @@ def _refuse_changed(store: Store) -> None:
     if not any(store.runs.glob("[!.]*/run.json")):
         return
     try:
-        before, now = _meaning(read_suite(store.folder)), _meaning(store.suite)
+        before, now = meaning(read_suite(store.folder)), meaning(store.suite)
     except MilbenchError:  # missing or damaged: it is written again, and each run says what it was
         return
     changed = [field for field in now if now[field] != before[field]]
@@ -256,30 +298,6 @@ def _refuse_changed(store: Store) -> None:
             f"suite {store.suite.name} version {store.suite.version} is not the one that {store.folder} holds results "
             f"of ({', '.join(changed)} changed); raise its version or use another --results."
         )
-
-
-def _meaning(suite: Suite) -> dict[str, Any]:
-    """Return what decides what a run of the suite means: all but how many there are, what they may use, and words."""
-    # Budget and tuning are part of every run's identity, and tables are kept apart by them.
-    fields = suite.model_dump(
-        mode="json", exclude={"methods", "seeds", "description", "cost", "budget", "tuning", "reference", "stacked",
-                             "published", "across", "keep_models"}
-    )  # fmt: skip
-    for data in fields["data"]:
-        data["split"].pop("use")
-        data.pop("note")
-    return fields
-
-
-def _with_budget(suite: Suite, fields: Mapping[str, float]) -> Suite:
-    """Return the suite with some fields of its budget replaced; a length of training replaces another."""
-    kept = suite.budget.model_dump(exclude_none=True)
-    if set(fields) & set(TRACKS):
-        kept = {name: value for name, value in kept.items() if name not in TRACKS}
-    try:
-        return Suite.model_validate(dict(suite) | {"budget": Budget.model_validate(kept | dict(fields))})
-    except ValidationError as error:
-        raise MilbenchError(error.errors()[0]["msg"].removeprefix("Value error, ").rstrip(".") + ".") from None
 
 
 def _of_one_spelling(figure: Published, suite: str) -> Published:

@@ -19,6 +19,7 @@ from .cost_pass import costs_of, measure_costs
 from .data.cohort import write_cohort
 from .errors import MilbenchError
 from .launch.local import REPEATS, WAIT, Progress, Result, run_all
+from .live import Session
 from .measure.environment import now, this_machine
 from .plan import Finished, Overwrite, Plan, Planned, make_plan, task_of, together, usable_jobs
 from .spec import Suite, digest
@@ -70,10 +71,24 @@ def execute(
     jobs: int | None = None,
     overwrite: Overwrite = "missing",
     on_progress: Callable[[Progress], None] | None = None,
+    on_start: Callable[[Session], None] | None = None,
 ) -> list[RunRecord]:
-    """Carry out a plan; see `run`."""
+    """Carry out a plan; see `run`.
+
+    Args:
+        on_start: called with what knows the state of the work, before any of it is done.
+    """
     if jobs is not None and jobs < 1:
         raise MilbenchError(f"jobs is {jobs}; at least one run must go at a time.")
+    with Session(plan.store.folder) as session:
+        if on_start is not None:
+            on_start(session)
+        return _execute(plan, jobs, overwrite, on_progress, session)
+
+
+def _execute(
+    plan: Plan, jobs: int | None, overwrite: Overwrite, on_progress: Callable[[Progress], None] | None, session: Session
+) -> list[RunRecord]:
     store, todo = plan.store, plan.todo(overwrite)
     prepare(plan)
     when = asked.stamp(store)
@@ -88,10 +103,13 @@ def execute(
     def report(what: str, outcome: str, reason: str, last: bool = True) -> None:
         nonlocal done
         done += last
+        session.progress(done, total)
         if on_progress is not None:
             on_progress(Progress(done, total, what, outcome, reason))
 
+    session.progress(done, total)
     timeout = plan.suite.budget.timeout_s
+    session.phase("tuning" if trials else "runs", float(trials))
     tuned = _tune(plan, jobs, lambda t: report(f"{t.search} trial {t.number}", t.outcome, t.reason))
     for planned, result in tuned.impossible:
         if planned.outcome is not None and overwrite == "missing":
@@ -102,13 +120,16 @@ def execute(
     asked.renew(store, _ids(tuned.runs) | _ids(p for p, _ in tuned.impossible), when)
     total -= len(plan.searches) * seeds - len(again) - len(tuned.impossible)
     # Closed, not only left: after an error or Ctrl-C here the runs that still go on are ended.
-    with closing(_carried_out([*todo, *again], jobs, timeout, plan.suite.stacked)) as results:
+    session.phase("runs", sum(planned.work for planned in (*todo, *again)))
+    with closing(_carried_out([*todo, *again], jobs, timeout, plan.suite.stacked, session)) as results:
         for planned, result in results:
             _publish(store, planned, result, when)
             report(str(planned), result.outcome, result.reason)
     # Cost is measured when nothing of ours is running.
+    session.phase("costs", float(TURNS * len(costs)))
     for told in measure_costs(store, costs, timeout, anew=overwrite == "all"):
         record, turn = told.cost.record, f"cost, turn {told.turn + 1} of {TURNS}"
+        session.advance(1.0)
         report(f"{record['data']} {record['method_canonical']} {turn}", told.outcome, told.reason, told.last)
     ids = _ids(plan.runs) | _ids(tuned.runs) | _ids(p for p, _ in tuned.impossible)
     return [record for record in store.records() if record.path.name in ids]
@@ -129,6 +150,13 @@ def _requests(plan: Plan, when: str) -> list[asked.Request]:
         tuned = {"tuning": search.tuned}
         after = {run_id: (method, spec.model_copy(update=tuned)) for run_id, (method, spec) in runs.items()}
         requests += asked.requests_of(after, when, plan.suite_methods, suite.seeds, plan.source, ids_known=False)
+    if requests:  # what is no table's own stands with the first of them
+        requests[0] = replace(
+            requests[0],
+            costs=tuple(cost.cost_id for cost in costs_of(plan, "all")) if suite.cost else (),
+            studies={search.name: search.trials for search in plan.searches},
+            storage=plan.storage if plan.searches else "",
+        )
     return requests
 
 
@@ -204,7 +232,7 @@ def _of_studies(plan: Plan, found: Mapping[str, Found]) -> _Tuned:
 
 
 def _carried_out(
-    todo: Sequence[Planned], jobs: int, timeout_s: float | None, stacked: int
+    todo: Sequence[Planned], jobs: int, timeout_s: float | None, stacked: int, session: Session
 ) -> Generator[tuple[Planned, Result]]:
     """Run what is to do; what does not fit into memory is run again where the budget has a fallback."""
     queue: deque[tuple[Sequence[Planned], Task | StackTask]] = deque(
@@ -221,7 +249,7 @@ def _carried_out(
                 continue
             under_way += 1
             item = queue.popleft()
-            yield item, _spared(item[1], counts)
+            yield item, _watched(item[0], _spared(item[1], counts), session)
 
     def repeats(task: Task | StackTask) -> int:
         # Of several runs in one process each goes on by itself: their memory together may have been the reason.
@@ -230,6 +258,7 @@ def _carried_out(
     with closing(run_all(work, tasks(), jobs, timeout_s, repeats)) as results:
         for (group, task), result in results:
             under_way -= 1
+            session.finish(group[0].spec.run_id)
             each = result.value if isinstance(task, StackTask) and result.outcome == "ok" else [result] * len(group)
             each = [replace(own, lost=result.lost) for own in each] if result.lost else each
             for planned, own in zip(group, each, strict=True):
@@ -248,6 +277,15 @@ def _carried_out(
                 queue.append((group, cut))
                 continue
             yield group[0], each[0]
+
+
+def _watched(group: Sequence[Planned], task: Task | StackTask, session: Session) -> Task | StackTask:
+    """Note that a group of runs begins, and let a run that has its process to itself say how far it is."""
+    first = group[0]
+    what = str(first) + (f" and {len(group) - 1} more of it" if len(group) > 1 else "")
+    epochs = 0 if first.spec.budget.track else first.spec.recipe.epochs
+    live = session.start(first.spec.run_id, what, sum(planned.work for planned in group), epochs)
+    return replace(task, live=live) if isinstance(task, Task) else task
 
 
 def _counted_as(task: Task) -> tuple[str, str, bool]:

@@ -57,7 +57,7 @@ MODEL = "model.safetensors"
 #: Everything a run can end as.
 OUTCOMES = ("ok", "oom", "timeout", "diverged", "unsupported", "failed")
 
-_HOST = re.sub(r"\W", "_", socket.gethostname()) or "host"
+HOST = re.sub(r"\W", "_", socket.gethostname()) or "host"
 _UNFINISHED = re.compile(r"\.(tmp|old)-(\d+)-(\w+)-(\d+)-(.+)")
 _serial = count()
 
@@ -329,7 +329,7 @@ class Store:
         for parent in (self.folder, self.runs, self.costs, self.folder / "cohorts"):
             for left in sorted(parent.glob(".*")) if parent.is_dir() else ():
                 match = _UNFINISHED.fullmatch(left.name)
-                if match is None or match[3] != _HOST or _alive(int(match[2]), left):
+                if match is None or match[3] != HOST or _alive(int(match[2]), left):
                     continue
                 if match[1] == "old" and not (parent / match[5]).exists():
                     left.rename(parent / match[5])
@@ -348,7 +348,7 @@ class Store:
             raise MilbenchError(f"{folder} is no run, cost or cohort of {self.folder}, so it is left as it is.")
         inside(self.root, folder)
         # The name of what a dead process had begun to write: if this one dies here, `clean` finishes its work.
-        doomed = folder.parent / f".tmp-{os.getpid()}-{_HOST}-{next(_serial)}-{folder.name}"
+        doomed = folder.parent / f".tmp-{os.getpid()}-{HOST}-{next(_serial)}-{folder.name}"
         try:
             folder.rename(doomed)
             shutil.rmtree(doomed)
@@ -363,7 +363,7 @@ class Store:
             MilbenchError: its file is damaged or cannot be written.
         """
         file = child(self.runs, run_id, what="run id") / "run.json"
-        temporary = self.runs / f".tmp-{os.getpid()}-{_HOST}-{next(_serial)}-{run_id}"
+        temporary = self.runs / f".tmp-{os.getpid()}-{HOST}-{next(_serial)}-{run_id}"
         content = _load(inside(self.root, file)) | {"asked": when}
         try:
             # A record of before has no checksums of its files, and so gets none of its own.
@@ -382,7 +382,7 @@ class Store:
         return list(_runs(self.folder))
 
     def _publish(self, final: Path, witness: str, fill: Callable[[Path], None], overwrite: bool) -> Path:
-        mark = f"{os.getpid()}-{_HOST}-{next(_serial)}-{final.name}"
+        mark = f"{os.getpid()}-{HOST}-{next(_serial)}-{final.name}"
         temporary, old = final.parent / f".tmp-{mark}", final.parent / f".old-{mark}"
         inside(self.root, final)
         try:

@@ -54,6 +54,7 @@ class Task:
     model_classes: tuple[str, ...] | None = None  # names of the classes, where the model is to be kept
     max_instances: int | None = None  # of a training bag, where the budget's fallback has come to that
     counted: tuple[tuple[int, int | None], ...] = ()  # `StepFlops.known` of an earlier run, to be spared the work
+    live: str = ""  # the file that takes the share of the training that is done, see `milbench.live`
 
 
 @dataclass(frozen=True)

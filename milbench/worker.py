@@ -12,6 +12,7 @@ import pandas as pd
 import psutil
 import torch
 
+from . import live
 from .cell import CellTask, MachineTask, measure_cell, measure_machine
 from .cost import CostTask, measure
 from .data.cache import FeatureCache
@@ -73,7 +74,7 @@ def _run(task: Task) -> dict[str, Any]:
     device = _set_up(task.spec.threads, task.spec.device_type)
     cache = FeatureCache.open(task.cache_path)
     with capped(task.spec.budget.memory_bytes, device, cache), PeakMemory(device) as peak:
-        trained = train(task, cache, device)
+        trained = train(task, cache, device, live.reporter(task.live))
         found = _predicted(task, trained, cache, device)
     reading = {"peak_memory_bytes": peak.reading.peak_bytes, "peak_memory": peak.reading.as_dict()}
     found["record"] |= reading

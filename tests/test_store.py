@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 
 from milbench.errors import MilbenchError
-from milbench.store import _HOST, SCHEMA, Store, read_costs, read_runs, read_suite
+from milbench.store import HOST, SCHEMA, Store, read_costs, read_runs, read_suite
 
 _spec = importlib.util.spec_from_file_location("synthetic", Path(__file__).parent / "synthetic.py")
 made = importlib.util.module_from_spec(_spec)
@@ -155,13 +155,13 @@ def test_killed_at_any_time_every_run_is_whole(store):
 
 def test_only_what_the_dead_left_is_cleared(store):
     run_id = publish(store)
-    own = store.runs / f".tmp-{os.getpid()}-{_HOST}-0-aaaa"
+    own = store.runs / f".tmp-{os.getpid()}-{HOST}-0-aaaa"
     other_host = store.runs / ".tmp-1-somewhere_else-0-bbbb"
-    dead = store.runs / f".tmp-4194305-{_HOST}-0-cccc"  # beyond the largest process id
+    dead = store.runs / f".tmp-4194305-{HOST}-0-cccc"  # beyond the largest process id
     strange = store.runs / ".hidden"
     # A process id that came round again: the folder is older than the process that has it now.
-    reused = store.runs / f".tmp-{os.getpid()}-{_HOST}-1-dddd"
-    stale_old = store.runs / f".old-4194305-{_HOST}-0-{run_id}"
+    reused = store.runs / f".tmp-{os.getpid()}-{HOST}-1-dddd"
+    stale_old = store.runs / f".old-4194305-{HOST}-0-{run_id}"
     for folder in (own, other_host, dead, strange, reused, stale_old):
         folder.mkdir()
     os.utime(reused, (1, 1))

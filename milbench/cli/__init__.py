@@ -36,7 +36,7 @@ def _root(
 #: verb -> (module below milbench.cli, what it defines: a function for a verb, a Typer app for a group of verbs)
 VERBS = (
     "list", "show", "init", "cache", "audit", "run", "tune", "status", "leaderboard", "compare", "predictions",
-    "predict", "export", "verify", "measure", "check", "cite", "env",
+    "predict", "export", "verify", "forget", "measure", "check", "cite", "env",
 )  # fmt: skip
 
 for _verb in VERBS:

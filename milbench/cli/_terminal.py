@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,7 +20,9 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from ..launch.local import Progress
+    from ..live import Session
 
+MINUTE = 60.0  # seconds between two lines on what runs where there is no terminal
 QUIET = 2.0  # seconds that work may take without a word where there is no terminal
 
 
@@ -54,11 +57,35 @@ def echo_data(text: str) -> None:
     sys.stdout.write(console(text, lines=True) if sys.stdout.isatty() else text)
 
 
+class Shown:
+    """Shows work: call it with what has ended; `watch` what is under way."""
+
+    def __init__(self, show: Callable[[Progress], None]) -> None:
+        self._show = show
+        self.session: Session | None = None
+
+    def __call__(self, step: Progress) -> None:
+        self._show(step)
+
+    def watch(self, session: Session) -> None:
+        """Show from now on what a session is doing, between the runs that end too."""
+        self.session = session
+
+
 @contextmanager
-def show_progress() -> Iterator[Callable[[Progress], None]]:
-    """Give what shows a finished run: a bar on a terminal, a line a run elsewhere."""
+def show_progress() -> Iterator[Shown]:
+    """Give what shows work: a bar on a terminal; elsewhere a line a finished run, and one a minute of what runs."""
+    ended = threading.Event()
     if not sys.stdout.isatty():
-        yield lambda step: print(console(f"[{step.done}/{step.total}] {_ended(step)}"), flush=True)
+        shown = Shown(lambda step: print(console(f"[{step.done}/{step.total}] {_ended(step)}"), flush=True))
+
+        def lines() -> None:
+            while not ended.wait(MINUTE):
+                if shown.session is not None:
+                    print(console(str(shown.session.tick())), flush=True)
+
+        with _thread(lines, ended):
+            yield shown
         return
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
     from rich.progress import Progress as Bar
@@ -67,7 +94,29 @@ def show_progress() -> Iterator[Callable[[Progress], None]]:
         BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}", markup=False)
     ) as bar:
         task = bar.add_task("starting", total=None)
-        yield lambda step: bar.update(task, completed=step.done, total=step.total, description=console(_ended(step)))
+        shown = Shown(
+            lambda step: bar.update(task, completed=step.done, total=step.total, description=console(_ended(step)))
+        )
+
+        def redraw() -> None:
+            while not ended.wait(2.0):
+                if shown.session is not None:
+                    state = shown.session.tick()
+                    bar.update(task, completed=state.done, total=state.total or None, description=console(str(state)))
+
+        with _thread(redraw, ended):
+            yield shown
+
+
+@contextmanager
+def _thread(target: Callable[[], None], ended: threading.Event) -> Iterator[None]:
+    thread = threading.Thread(target=target, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join(1.0)
 
 
 @contextmanager

@@ -32,11 +32,12 @@ def audit_command(
     import json
 
     from ..atomic_io import write_atomic
-    from ..data.audit.suite import audit
     from ..suites import load_suite
+
+    of = load_suite(suite)  # what is wrong with the file is said before the rest is imported
+    from ..data.audit.suite import audit
     from ._terminal import counted
 
-    of = load_suite(suite)
     with counted("reading") as progress:
         findings = audit(of, progress)
     record = {"suite": of.name, "version": of.version, "findings": [finding.record() for finding in findings]}

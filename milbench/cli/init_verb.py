@@ -65,15 +65,8 @@ def init_command(
 
     Example: milbench init --features clam/features --labels labels.csv --out my.toml
     """
-    from ..data.audit.patients import check_rule
-    from ..data.label_rows import Tables, check_columns
-    from ..data.survey import survey
     from ..errors import MilbenchError
-    from ..inspection import inspect
-    from ..inspection_lines import lines
-    from ..registry import look_beside, resolve
     from ..store import plain_name
-    from ..template import METHODS, draft
     from ._terminal import check_folder, counted
 
     if out.suffix != ".toml":
@@ -82,6 +75,15 @@ def init_command(
     if out.exists() and not force:
         raise MilbenchError(f"{out} exists already; give another --out, or --force to replace it.")
     check_folder(out.parent, "--out")
+    # These import torch, which takes seconds: what is wrong with --out has been said by now.
+    from ..data.audit.patients import check_rule
+    from ..data.label_rows import Tables, check_columns
+    from ..data.survey import survey
+    from ..inspection import inspect
+    from ..inspection_lines import lines
+    from ..registry import look_beside, resolve
+    from ..template import METHODS, draft
+
     if any(":" in name for name in method or ()):
         look_beside(out.parent)  # where the suite will be
     chosen = list(dict.fromkeys(resolve(name).canonical for name in method or METHODS))

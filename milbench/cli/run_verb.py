@@ -61,11 +61,14 @@ def run_command(
     Exit code: 0 all runs ok, 1 bad input (nothing has run), 2 some runs did not end ok.
     """
     from ..errors import MilbenchError
+    from ..suites import load_suite
+
+    load_suite(suite)  # what is wrong with the file is said before torch is imported, which takes seconds
     from ..launch.local import warm_up
 
     if not dry_run:
         warm_up()
-    from ..plan import make_plan
+    from ..plan import make_plan, unused
     from ..quantities import parse_budget
     from ..runner import costs_left, execute, trials_left
     from ._terminal import check_folder, check_report, counted, show_progress
@@ -79,6 +82,8 @@ def run_command(
     todo = plan.todo(overwrite.value)
     for line in plan.notes:
         typer.echo(f"note: {line}")
+    for line in unused(plan) if overwrite.value == "missing" else ():
+        echo(line)
     if dry_run:
         _list(plan, len(todo), sum(trials_left(plan).values()), costs_left(plan, overwrite.value))
         return
@@ -105,9 +110,8 @@ def run_command(
             "they find."
         )
     with show_progress() as show:
-        records = execute(plan, jobs=jobs, overwrite=overwrite.value, on_progress=show)
-    if folder is not None or unasked:
-        _report(plan, folder)
+        records = execute(plan, jobs=jobs, overwrite=overwrite.value, on_progress=show, on_start=show.watch)
+    _report(plan, folder)
     if unasked:
         echo(
             "No report was written, as -m, --seeds or --budget may run something else than the suite; "

@@ -21,14 +21,35 @@ def status_command(
 
     Example: milbench status quickstart
     """
+    from ..quantities import parse_budget
+    from ..status import standing
+    from ..suites import load_suite
+
+    limits = parse_budget(budget or ())
+    known = standing(load_suite(suite), results, method or (), seeds, limits) if storage is None else None
+    if known is not None:
+        for line in known.lines():
+            echo(line)
+        return
+    _planned(suite, results, method, seeds, limits, storage)
+
+
+def _planned(
+    suite: str,
+    results: Path,
+    methods: list[str] | None,
+    seeds: int | None,
+    budget: dict[str, float],
+    storage: str | None,
+) -> None:
+    """Plan the suite anew, as it was never run so; that imports the methods and reads the cohorts."""
     from collections import Counter
 
     from ..plan import make_plan
-    from ..quantities import parse_budget
     from ..runner import costs_left, trials_left, tuned_runs
     from ..wording import count
 
-    plan = make_plan(suite, results, methods=method, seeds=seeds, budget=parse_budget(budget or ()), storage=storage)
+    plan = make_plan(suite, results, methods=methods, seeds=seeds, budget=budget, storage=storage)
     runs = [*plan.runs, *(tuned_runs(plan) if plan.searches else ())]
     counts = Counter(planned.outcome or "missing" for planned in runs)
     echo(f"{plan.suite.name} version {plan.suite.version}: {len(runs)} runs in {plan.store.folder}")
@@ -42,5 +63,5 @@ def status_command(
         echo(f"  {count(costs, 'measurement')} of cost not done")
     for planned in runs:
         if planned.outcome not in (None, "ok"):
-            run_id = planned.spec.run_id
+            run_id = planned.stored or planned.spec.run_id
             echo(f"  {planned.outcome}: {planned} ({run_id}): {plan.store.reason(run_id)}")

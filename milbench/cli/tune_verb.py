@@ -31,6 +31,9 @@ def tune_command(
 
     Exit code: 0 every study has a best trial, 1 bad input (nothing has run), 2 some study has none.
     """
+    from ..suites import load_suite
+
+    load_suite(suite)  # what is wrong with the file is said before torch is imported, which takes seconds
     from ..launch.local import warm_up
 
     warm_up()

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
 from ..errors import MilbenchError, did_you_mean
-from ..spec import Budget, DataSpec, Frozen, Protocol, SplitSpec, Suite, Tuning
+from ..spec import TRACKS, Budget, DataSpec, Frozen, Protocol, SplitSpec, Suite, Tuning
 
 #: the tables of a suite file whose fields are fixed
 _TABLES: dict[str, type[Frozen]] = {
@@ -62,3 +64,27 @@ def load_suite(name: str | Path) -> Suite:
                 known = did_you_mean(str(first["loc"][-1]), set(table_of.model_fields) - {"base"})
         message = first["msg"].removeprefix("Value error, ").rstrip(".")
         raise MilbenchError(f"{path}: {where}: {message}.{known}") from None
+
+
+def with_budget(suite: Suite, fields: Mapping[str, float]) -> Suite:
+    """Return the suite with some fields of its budget replaced; a length of training replaces another."""
+    kept = suite.budget.model_dump(exclude_none=True)
+    if set(fields) & set(TRACKS):
+        kept = {name: value for name, value in kept.items() if name not in TRACKS}
+    try:
+        return Suite.model_validate(dict(suite) | {"budget": Budget.model_validate(kept | dict(fields))})
+    except ValidationError as error:
+        raise MilbenchError(error.errors()[0]["msg"].removeprefix("Value error, ").rstrip(".") + ".") from None
+
+
+def meaning(suite: Suite) -> dict[str, Any]:
+    """Return what decides what a run of the suite means: all but how many there are, what they may use, and words."""
+    # Budget and tuning are part of every run's identity, and tables are kept apart by them.
+    fields = suite.model_dump(
+        mode="json", exclude={"methods", "seeds", "description", "cost", "budget", "tuning", "reference", "stacked",
+                             "published", "across", "keep_models"}
+    )  # fmt: skip
+    for data in fields["data"]:
+        data["split"].pop("use")
+        data.pop("note")
+    return fields

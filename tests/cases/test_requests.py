@@ -2,8 +2,13 @@
 
 import importlib.util
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
+from types import SimpleNamespace
+from unittest.mock import patch
 
 import numpy as np
 import pandas as pd
@@ -14,14 +19,16 @@ from sklearn.metrics import roc_auc_score
 
 import milbench
 from milbench import asked
+from milbench.cli import main
 from milbench.data.cache import CacheWriter
 from milbench.errors import MilbenchError
+from milbench.live import Item, Session, State, reporter, sessions
 from milbench.plan import Finished, make_plan
 from milbench.ranking import compare, leaderboard
 from milbench.runner import run
 from milbench.scoring import read_cohorts
 from milbench.spec import Budget, Suite, digest
-from milbench.store import read_runs
+from milbench.store import HOST, read_runs
 
 _spec = importlib.util.spec_from_file_location("synthetic", Path(__file__).parents[1] / "synthetic.py")
 made = importlib.util.module_from_spec(_spec)
@@ -264,3 +271,187 @@ def test_no_run_is_still_to_be_made_when_two_spellings_name_one_method(tmp_path)
     assert not any("still to be made" in note for note in table.attrs["notes"])
     (file,) = (tmp_path / "r").glob("*/requests/*.json")
     assert json.loads(file.read_text())["suite_methods"] == ["mean", "abmil"]
+
+
+# --- the command line ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def cli(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", sys.path.copy())
+
+    def call(*words):
+        monkeypatch.setattr(sys, "argv", ["milbench", *map(str, words)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main()
+        out, err = capsys.readouterr()
+        return SimpleNamespace(code=ended.value.code, out=out, err=err)
+
+    return call
+
+
+def shown_runs(store):
+    return {path.name for path in store.runs.iterdir()}
+
+
+def test_forget_lists_first_and_removes_what_was_listed(tmp_path, cli):
+    suite = made.suite(data=("easy", "hard"))
+    store = made.fill(tmp_path / "r", suite, ("mean", "abmil"), n=20, folds=FOLDS, seeds=1,
+                      fail=(("easy", "mean", "f0", 0, "failed"),))  # fmt: skip
+    before = {path: path.read_bytes() for path in store.folder.rglob("*") if path.is_file()}
+    said = cli("forget", "r", "--data", "easy", "-m", "MEAN")
+    assert said.code == 0, said.err
+    assert "3 runs" in said.out
+    assert "1 measurement of cost" in said.out
+    assert "without --yes" in said.out
+    assert {path: path.read_bytes() for path in store.folder.rglob("*") if path.is_file()} == before
+    listed = {line.split()[0] for line in said.out.splitlines() if line.startswith("  ")}
+    everything = shown_runs(store)
+    assert cli("forget", "r", "--data", "easy", "-m", "mean", "--yes").code == 0
+    assert shown_runs(store) == everything - listed
+    assert len(listed) == 3
+    assert {r.method for r in read_runs(store.root) if r.spec.data == "easy"} == {"abmil"}
+    assert len(list(store.costs.iterdir())) == 3
+    assert len(list((store.folder / "cohorts").iterdir())) == 2
+    assert cli("forget", "r", "--data", "easy", "--yes").code == 0
+    assert [path.name for path in (store.folder / "cohorts").iterdir()] == ["hard-f0"]
+    assert not list(store.root.rglob(".*"))
+    assert leaderboard(store.root, resamples=10)["data"].unique().tolist() == ["hard"]
+
+
+@pytest.mark.parametrize(("options", "left"), [
+    (("--outcome", "failed"), 5), (("--older", "2026-06-01"), 0), (("--older", "2025-06-01"), 6),
+    (("--older", "1 min"), 0),
+    (("--suite", "made-up-v1"), 0), (("--suite", "made-up", "-m", "abmil"), 3), (("--superseded",), 6),
+])  # fmt: skip
+def test_forget_selects(tmp_path, cli, options, left):
+    store = made.fill(tmp_path / "r", made.suite(data=("easy",)), ("mean", "abmil"), n=20, folds=FOLDS, seeds=1,
+                      fail=(("easy", "mean", "f0", 0, "failed"),))  # fmt: skip
+    assert cli("forget", "r", *options, "--yes").code == 0
+    assert len(shown_runs(store)) == left
+
+
+def test_forget_removes_a_condition_and_what_is_superseded(tmp_path, cli):
+    store = made.fill(tmp_path / "r", made.suite(data=("easy",)), ("mean",), n=20, folds=FOLDS, seeds=1, costs=False)
+    kept = shown_runs(store)
+    for changes in ({"budget": Budget(steps=7)}, {"fingerprint": "old"}, {"code": "edited"}):
+        spec = made.run_spec(store.suite, "easy", "mean", "f0", 0, **changes)
+        store.publish_run(spec.run_id, made.record(spec, "mean", "failed", finished="2025-01-01T00:00:00"))
+    assert cli("forget", "r", "--condition", digest(asked.conditions_of(made.run_spec(
+        store.suite, "easy", "mean", "f0", 0, budget=Budget(steps=7))))[:6], "--yes").code == 0  # fmt: skip
+    assert len(shown_runs(store)) == 5
+    said = cli("forget", "r", "--superseded", "--yes")
+    assert "2 runs" in said.out, said.err
+    assert shown_runs(store) == kept
+
+
+@pytest.mark.parametrize(("options", "words"), [
+    ((), "say which runs"), (("--suite", "made-down"), "no suite 'made-down'"), (("-m", "maen"), "Did you mean 'mean'"),
+    (("--condition", "1 h"), "there are: "), (("--older", "yesterday"), "an age such as"),
+    (("--outcome", "fine"), "failed"),
+])  # fmt: skip
+def test_forget_refuses(tmp_path, cli, options, words):
+    store = made.fill(tmp_path / "r", made.suite(data=("easy",)), ("mean",), n=20, folds=FOLDS, seeds=1, costs=False)
+    said = cli("forget", "r", *options, "--yes")
+    assert said.code == 1
+    assert words in said.err
+    assert len(shown_runs(store)) == 3
+
+
+def test_forget_follows_no_link(tmp_path, cli):
+    store = made.fill(tmp_path / "r", made.suite(data=("easy",)), ("mean",), n=20, folds=FOLDS, seeds=1, costs=False)
+    outside = tmp_path / "outside"
+    run_folder = next(store.runs.iterdir())
+    run_folder.rename(outside)
+    run_folder.symlink_to(outside)
+    said = cli("forget", "r", "-m", "mean", "--yes")
+    assert said.code == 1
+    assert "symbolic link" in said.err
+    assert (outside / "run.json").exists()
+    assert len(shown_runs(store)) == 3
+
+
+def test_forget_waits_for_a_run_at_work(tmp_path, cli):
+    store = made.fill(tmp_path / "r", made.suite(data=("easy",)), ("mean",), n=20, folds=FOLDS, seeds=1, costs=False)
+    with Session(store.folder):
+        said = cli("forget", "r", "-m", "mean", "--yes")
+    assert said.code == 1
+    assert "at work" in said.err
+    assert len(shown_runs(store)) == 3
+
+
+def test_status_and_dry_run_from_the_records(tmp_path, cli):
+    write_cohort(tmp_path, 24)
+    (tmp_path / "s.toml").write_text(SUITE)
+    assert "4 missing" in cli("status", "s.toml", "--results", "r").out
+    ran = cli("run", "s.toml", "--results", "r", "--report", "none", "-m", "mean")
+    assert ran.code == 0, ran.err
+    assert "AUC" in ran.out  # the table, though no report was written
+    with patch("milbench.plan.make_plan", side_effect=AssertionError("nothing is planned")):
+        said = cli("status", "s.toml", "--results", "r")
+        assert said.code == 0, said.err
+        assert "2 ok" in said.out
+        assert "2 missing" in said.out
+        part = cli("status", "s.toml", "--results", "r", "-m", "Mean", "--seeds", "3")
+        assert ("2 ok" in part.out, "4 missing" in part.out) == (True, True)
+        with Session(tmp_path / "r" / "s-v1") as session:
+            session.phase("runs", 4.0)
+            session.progress(2, 4)
+            share = session.start("a", "d max fold f0 seed 0", 2.0, epochs=50)
+            reporter(share)(0.5, {"epoch": 25})
+            session._write(force=True)
+            now = cli("status", "s.toml", "--results", "r").out
+        assert "epoch 25 of 50" in now
+        assert "2 of 4 done" in now
+    assert not (tmp_path / "r" / "s-v1" / ".live").exists()
+
+    text = SUITE.replace("[recipe]", "[budget]\nsteps = 3\n[recipe]")
+    (tmp_path / "s.toml").write_text(text)
+    said = cli("run", "s.toml", "--results", "r", "--dry-run", "-m", "mean")
+    assert "2 finished runs of mean not used: budget.steps was None and is 3" in said.out
+
+
+def test_a_dead_session_is_not_at_work_and_goes_with_the_next(tmp_path):
+    dead = tmp_path / ".live" / f"4194304-{HOST}"
+    dead.mkdir(parents=True)
+    (dead / "session.json").write_text("{")
+    assert sessions(tmp_path) == []
+    with Session(tmp_path):
+        assert not dead.exists()
+        assert [state.pid for state in sessions(tmp_path)] == [os.getpid()]
+    assert not (tmp_path / ".live").exists()
+
+
+def test_time_left_follows_from_what_is_done():
+    state = State(1, began=0.0, work_done=3.0, work_left=7.0, running=[Item("a", 0.0, work=2.0, share=0.5)])
+    assert state.seconds_left(now=8.0) == pytest.approx((7.0 - 1.0) * 8.0 / (3.0 + 1.0))
+    assert State(1, began=0.0, work_left=7.0).seconds_left(now=8.0) is None
+
+
+@pytest.mark.parametrize("verb", ["run", "tune", "audit", "status"])
+@pytest.mark.parametrize("text", ["methods = [", 'methods = ["mean"]\nseeds = "two"\n', "sedes = 1\n"])
+def test_a_suite_that_does_not_parse_is_refused_before_torch_is_imported(tmp_path, verb, text):
+    (tmp_path / "s.toml").write_text(text)
+    code = (
+        "import sys; sys.argv = ['milbench', *sys.argv[1:]]\nfrom milbench.cli import main\n"
+        "try: main()\nfinally: print('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, verb, "s.toml"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stdout.strip() == "False"
+    assert "s.toml" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_init_refuses_an_existing_suite_before_torch_is_imported(tmp_path):
+    (tmp_path / "s.toml").write_text("")
+    code = (
+        "import sys; sys.argv = ['milbench', *sys.argv[1:]]\nfrom milbench.cli import main\n"
+        "try: main()\nfinally: print('torch' in sys.modules)"
+    )
+    words = ["init", "--features", "nowhere", "--out", "s.toml"]
+    done = subprocess.run([sys.executable, "-c", code, *words], cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stdout.strip()) == (1, "False")
+    assert "exists already" in done.stderr
