@@ -30,7 +30,7 @@ from .registry import allowed_values, parameters, unreadable
 from .spec import Card, Choice, Float, Int, Recipe
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
 #: bf16 keeps 8 bits (0.4 % a rounding); a dozen roundings in a row that do not cancel stay below 5 %.
 BF16_TOLERANCE = 5e-2
@@ -116,6 +116,61 @@ def probabilities_sum_to_one(case: Case) -> None:
     worst = float((p.sum(dim=1) - 1).abs().max())
     if not worst <= 1e-5:
         raise Broken(f"rows of the probabilities miss 1 by {worst:.1e} (tolerance 1e-05).")
+
+
+def logits_are_scores(case: Case) -> None:
+    """Logits are scores of any size, not probabilities: the loss and `probabilities` take their softmax or sigmoid."""
+    rows: list[tuple[Tensor, Tensor]] = []
+    best = 0.0
+    # Other parameters than those of the start as well, so that a head that begins at zero, or near it, is no finding.
+    for seed, spread in enumerate((0.0, 0.0, 0.3, 1.0, 1.0, 3.0, 3.0, 10.0, 10.0, 10.0)):
+        model, bags = case.model(seed=seed), join(case.bags(scales=SCALES, seed=seed))
+        if spread:
+            with torch.no_grad():
+                for parameter in model.parameters():
+                    parameter.add_(spread * torch.randn_like(parameter))
+        out = predict(model, bags)
+        finite_rows = torch.isfinite(out.logits).all(dim=1)
+        p = model.probabilities(out)[finite_rows]
+        rows.append((out.logits[finite_rows], p))
+        if len(p):
+            best = max(best, float(p.max()))
+        if seed >= 1 and best >= _SURE and _reaches(rows):
+            return
+    logits = torch.cat([own for own, _ in rows]).double()
+    p = torch.cat([of_class for _, of_class in rows]).double()
+    if len(p) == 0:
+        raise Skip("no logit was finite for random parameters")
+    sums = (logits.sum(dim=1) - 1).abs().max()
+    if logits.shape[1] > 1 and bool((logits >= 0).all()) and float(sums) < 1e-4:
+        if float((p - logits).abs().max()) < 1e-4:
+            return  # the method has a loss and probabilities of its own for them
+        raise Broken(
+            "in every row the logits are non-negative and sum to 1: they are probabilities, whose softmax stays within "
+            f"[{float(p.min()):.2f}, {float(p.max()):.2f}]; return what the softmax is taken of."
+        )
+    if logits.shape[1] == 1 and bool(((logits >= 0) & (logits <= 1)).all()):
+        raise Broken(
+            "every logit lies in [0, 1]: it is a probability, whose sigmoid stays within "
+            f"[{float(p.min()):.2f}, {float(p.max()):.2f}]; return what the sigmoid is taken of."
+        )
+    if not _reaches(rows):
+        side = "never below 0" if bool((logits >= 0).all()) else "never above 0"
+        raise Broken(f"the one logit is {side}, so that one of the two classes is never predicted.")
+    raise Broken(
+        f"whatever the parameters and bags, no class has a probability above {best:.3f}; the logits stay in a range "
+        "(by a sigmoid, tanh or clamp), and no bag can be classified with certainty."
+    )
+
+
+#: a probability that some random model gives to some bag unless its logits are bounded
+_SURE = 0.99
+
+
+def _reaches(rows: Sequence[tuple[Tensor, Tensor]]) -> bool:
+    """Whether logits of one column take both signs; true of several columns, which are compared with each other."""
+    logits = torch.cat([own for own, _ in rows])
+    return logits.shape[1] > 1 or (bool((logits > 0).any()) and bool((logits < 0).any()))
 
 
 def attention_on_request(case: Case) -> None:
@@ -338,6 +393,7 @@ CHECKS: tuple[Callable[[Case], None], ...] = (
     parameters_have_types,
     output_shapes,
     probabilities_sum_to_one,
+    logits_are_scores,
     attention_on_request,
     everything_finite,
     one_instance,

@@ -310,6 +310,20 @@ def _places() -> str:
     return ", ".join(dict.fromkeys(p for p in folders if Path(p).is_dir() and not is_library(p)))
 
 
+def identity_notes(method: Method) -> tuple[str, ...]:
+    """Return what identifies the code of a method that is not milbench's own, and what of it is not known."""
+    if _is_own(method.cls):
+        return ()
+    try:
+        sources = sources_of(method.cls)
+    except (OSError, TypeError):
+        return ("the class has no file, so that an edited form of it is not told from the one before.",)
+    names = [sources.own.name, *sorted(sources.further)]
+    more = f" and {len(names) - 10} more" if len(names) > 10 else ""
+    covered = f"the method's code is that of {', '.join(names[:10])}{more}; an edit of these makes its runs again."
+    return (covered, *(f"{note}." for note in sources.notes))
+
+
 def unreadable(method: Method, name: str, value: Any) -> str | None:
     """Return what keeps a value of a parameter from reaching a run by the method's name; None: nothing does."""
     kinds = parameters(method.cls)

@@ -116,6 +116,8 @@ class Card(Frozen):
         licence: under what the authors' own code stands, and how ours was written.
         score: which quantity is scored, where a method has several.
         deviations: differences from the authors' code, one sentence each.
+        bibtex: a BibTeX entry; "": made of `citation` where that has the form ``A. Author, B. Author. Title. Venue
+            Year.``, else an entry that quotes it.
     """
 
     title: str
@@ -125,6 +127,7 @@ class Card(Frozen):
     licence: str = ""
     score: str = ""
     deviations: tuple[str, ...] = ()
+    bibtex: str = ""
 
 
 class Recipe(Frozen):

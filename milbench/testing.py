@@ -13,7 +13,7 @@ import torch
 from .contract import CHECKS
 from .contract_case import Broken, Case, Skip
 from .errors import MilbenchError
-from .registry import Method, resolve
+from .registry import Method, identity_notes, resolve
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -42,10 +42,17 @@ class Result:
 
 @dataclass(frozen=True)
 class Report:
-    """The verdicts on one method, in the order of the checks."""
+    """The verdicts on one method, in the order of the checks.
+
+    Attributes:
+        method: its canonical name.
+        results: one a check.
+        notes: what identifies its code, and what of it could not be determined, one sentence each.
+    """
 
     method: str
     results: tuple[Result, ...]
+    notes: tuple[str, ...] = ()
 
     def __iter__(self) -> Iterator[Result]:
         return iter(self.results)
@@ -61,7 +68,8 @@ class Report:
     def __str__(self) -> str:
         words = {"passed": "ok", "skipped": "skipped", "broken": "BROKEN"}
         width = max((len(result.name) for result in self.results), default=0)
-        return "\n".join(f"{r.name:{width}}  {words[r.status]:7}  {r.detail}".rstrip() for r in self.results)
+        lines = [f"{r.name:{width}}  {words[r.status]:7}  {r.detail}".rstrip() for r in self.results]
+        return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
 
 
 class ContractViolation(AssertionError):  # noqa: N818 - the name users read in their test output
@@ -114,7 +122,7 @@ def run_checks(
         raise MilbenchError(f"n_classes must list numbers of at least 2, got {tuple(n_classes)}.")
     method = resolve(spec) if isinstance(spec, str) else Method(spec.__name__, spec, {})
     cases = [Case(method, in_dim, k, seed, str(device or "cpu")) for k in n_classes]
-    return Report(method.canonical, tuple(_over(cases, check) for check in checks))
+    return Report(method.canonical, tuple(_over(cases, check) for check in checks), identity_notes(method))
 
 
 def run_check(check: Callable[[Case], None], case: Case) -> Result:

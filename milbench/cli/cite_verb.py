@@ -9,15 +9,23 @@ from ._terminal import echo
 
 def cite_command(
     methods: list[str] = typer.Argument(None, metavar="METHOD", help="Methods; none: milbench alone."),
+    bibtex: bool = typer.Option(False, "--bibtex", help="Print BibTeX entries."),
 ) -> None:
     """Print what to cite for milbench and for methods.
 
-    Example: milbench cite transmil abmil
+    Example: milbench cite transmil abmil --bibtex
     """
     from .. import __version__
+    from ..bibtex import entry, software
     from ..registry import resolve
 
-    cards = [resolve(method).card for method in methods or []]  # all of them, before anything is printed
+    cited = {found.name: found.card for found in map(resolve, methods or [])}  # all, before anything is printed
+    if bibtex:
+        once = {(card.citation, card.bibtex): name for name, card in reversed(cited.items())}  # one entry a paper
+        entries = [software(__version__), *(entry(cited[name], name) for name in cited if name in once.values())]
+        for line in "\n\n".join(entries).splitlines():
+            echo(line)
+        return
     echo(f"The milbench authors. milbench: benchmarking multiple-instance-learning aggregators, version {__version__}.")
-    for card in cards:
+    for card in (resolve(method).card for method in methods or []):
         echo(f"{card.citation} {card.url}".rstrip())

@@ -53,6 +53,8 @@ def _planned(
     runs = [*plan.runs, *(tuned_runs(plan) if plan.searches else ())]
     counts = Counter(planned.outcome or "missing" for planned in runs)
     echo(f"{plan.suite.name} version {plan.suite.version}: {len(runs)} runs in {plan.store.folder}")
+    for note in plan.notes:
+        echo(f"  note: {note}")
     for outcome, number in counts.most_common():
         echo(f"  {number:5d} {outcome}")
     if plan.searches:

@@ -1,18 +1,28 @@
 """What a method takes and returns: checkpoints of authors' programs, labels outside the classes, tensors for bags."""
 
 import re
+import sys
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.small import suite as small_suite
+from support.small import write_cohort
 from torch import nn
 
 import milbench
 from milbench.aggregator import Aggregator
 from milbench.bags import BagOutput, Bags
+from milbench.bibtex import entry
+from milbench.contract import logits_are_scores
+from milbench.contract_case import Case
 from milbench.errors import MilbenchError
+from milbench.plan import make_plan
+from milbench.registry import Method, resolve
+from milbench.spec import Card
+from milbench.testing import run_check
 
 METHODS = milbench.list_aggregators()
 
@@ -178,3 +188,125 @@ def test_targets_outside_the_classes_have_no_loss(n_classes, target):
     else:
         with pytest.raises(MilbenchError):
             model.loss(out, torch.tensor([target]))
+
+
+HEADS = {
+    "softmax": lambda z: z.softmax(dim=1),
+    "sigmoids": torch.sigmoid,
+    "tanh": torch.tanh,
+    "clamp": lambda z: z.clamp(-1, 1),
+    "one sigmoid": lambda z: torch.sigmoid(z[:, :1]),
+    "one log-sigmoid": lambda z: nn.functional.logsigmoid(z[:, :1]),
+    "one rectified": lambda z: torch.relu(z[:, :1]),
+}
+RIGHT_HEADS = {"logits": lambda z: z, "log-softmax": lambda z: z.log_softmax(dim=1), "one logit": lambda z: z[:, :1],
+               "clamped far out": lambda z: z.clamp(-50, 50)}  # fmt: skip
+
+
+@pytest.mark.parametrize("head", [*HEADS, *RIGHT_HEADS])
+def test_check_catches_probabilities_returned_as_logits(head):
+    class Ported(Aggregator):
+        """Mean pooling whose head ends as a ported one may."""
+
+        def __init__(self, in_dim: int, n_classes: int) -> None:
+            super().__init__(in_dim, n_classes)
+            self.head = nn.Linear(in_dim, n_classes)
+
+        def pool(self, bags, attention):
+            z = torch.stack([bags[i].x.mean(dim=0) for i in range(len(bags))])
+            return BagOutput((HEADS | RIGHT_HEADS)[head](self.head(z)))
+
+    verdict = run_check(logits_are_scores, Case(Method("ported", Ported, {}), 16, 2))
+    assert verdict.status == ("broken" if head in HEADS else "passed"), verdict.detail
+
+
+def test_a_head_that_starts_at_zero_is_no_probability():
+    class Zero(OwnLoss):
+        """A head of zeros."""
+
+        def __init__(self, in_dim: int, n_classes: int) -> None:
+            super().__init__(in_dim, n_classes)
+            self.head = nn.Linear(in_dim, 1 if n_classes == 2 else n_classes)
+            nn.init.zeros_(self.head.weight)
+            nn.init.zeros_(self.head.bias)
+
+    assert run_check(logits_are_scores, Case(Method("zero", Zero, {}), 16, 2)).status == "passed"
+
+
+def test_two_spellings_of_a_method_are_one_with_a_sentence(tmp_path):
+    parts = write_cohort(tmp_path)
+    assert parts
+    given = small_suite(tmp_path, ("mean", "abmil", "abmil[gated=false]"), reference="abmil[gated=false]")
+    plan = make_plan(given, tmp_path / "r")
+    assert sorted(run.method.canonical for run in plan.runs) == ["abmil", "mean"]
+    assert any("abmil[gated=false]" in note for note in plan.notes)
+
+
+POOL = '''
+from torch import nn
+from milbench import Aggregator, BagOutput, Card
+class MyPool(Aggregator):
+    """{word}."""
+    card = Card(title="MyPool", family="iid", citation="x")
+    def __init__(self, in_dim: int, n_classes: int) -> None:
+        super().__init__(in_dim, n_classes)
+        self.head = nn.Linear(in_dim, n_classes)
+    def pool(self, bags, attention):
+        return BagOutput(self.head(bags.x[: len(bags)]))
+'''
+
+
+def test_a_method_is_found_beside_its_suite_whichever_suite_was_read_before(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "path", sys.path.copy())
+    codes = {}
+    for word in ("first", "second", "again"):
+        folder = tmp_path / word
+        folder.mkdir()
+        write_cohort(folder)
+        (folder / "own_pool_of_a_suite.py").write_text(POOL.format(word="first" if word == "again" else word))
+        plan = make_plan(small_suite(folder, ("own_pool_of_a_suite:MyPool",)), folder / "r")
+        assert plan.runs[0].method.cls.__doc__.startswith("first" if word == "again" else word)
+        codes[word] = plan.runs[0].spec.run_id
+    assert codes["first"] == codes["again"] != codes["second"]  # the folder's place is no part of it
+
+
+def test_a_method_that_is_nowhere_is_told_with_the_folders(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "path", sys.path.copy())
+    write_cohort(tmp_path)
+    with pytest.raises(MilbenchError, match=re.escape(str(tmp_path.resolve()))):
+        make_plan(small_suite(tmp_path, ("no_such_pool_anywhere:MyPool",)), tmp_path / "r")
+
+
+def parsed(text):
+    """Read BibTeX entries: (kind, key, fields), by counting braces."""
+    entries, at = [], 0
+    while (at := text.find("@", at)) >= 0:
+        kind, _, rest = text[at + 1 :].partition("{")
+        depth, end = 1, 0
+        while depth:
+            depth += {"{": 1, "}": -1}.get(rest[end], 0)
+            end += 1
+        key, _, body = rest[: end - 1].partition(",")
+        fields = dict(re.findall(r"^\s*(\w+) = \{(.*)\},?$", body, re.MULTILINE))
+        entries.append((kind, key.strip(), fields))
+        at += len(kind) + 1 + end
+    return entries
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_built_in_method_has_a_bibtex_entry(method):
+    card = resolve(method).card
+    [(kind, key, fields)] = parsed(entry(card, method))
+    assert kind in ("article", "inproceedings")
+    assert key == method
+    assert {"author", "title", "year", "url"} <= set(fields)
+    assert ("journal" in fields) == (kind == "article")
+    assert fields["year"] in card.citation
+    assert fields["author"].replace(" and ", ", ") == card.citation.partition(f". {fields['title'].strip('{}')}")[0]
+
+
+def test_a_citation_of_another_form_is_quoted_whole():
+    card = Card(title="M & M", family="iid", citation="Me {2026}. 100 %")
+    [(kind, key, fields)] = parsed(entry(card, "my_pkg.pool:M"))
+    assert (kind, key) == ("misc", "my_pkg.pool:M")
+    assert fields["note"] == r"Me 2026. 100 \%"
