@@ -12,6 +12,7 @@ from typing import Any
 
 from .cost import COST_VERSION, TURNS, CostTask, Kind, pooled, unpooled
 from .launch.local import Result, run_all
+from .load import Load
 from .measure.environment import environment, fingerprint, now, this_machine
 from .plan import Overwrite, Plan
 from .spec import PROTOCOL_VERSION, digest
@@ -123,10 +124,13 @@ class _Measured:
             self._memory(timeout_s)
         if self.outcome == "ok":
             task = replace(self.cost.task, turn=len(self.turns))
+            load = Load()
             ((_, result),) = run_all(work, [(None, task)], 1, timeout_s)
+            moment = load.reading() | {"at": now(), "threads": task.threads}
             if (value := self._value("time", result)) is not None:
                 self.record.setdefault("environment", value.pop("environment"))
                 self.turns.append(value)
+                self.record["moments"] = [*self.record.get("moments", ()), moment]
 
     def publish(self, store: Store) -> None:
         record = self.record | self.cost.record

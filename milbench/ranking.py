@@ -18,6 +18,7 @@ from .board import to_rich
 from .codes import CODES
 from .effects import effects
 from .errors import MilbenchError, did_you_mean
+from .load import cost_notes
 from .published import beside
 from .reporting import comparison_lines, to_markdown, write_report
 from .scoring import PROBABILITIES, CohortRuns, Scores, read_cohorts, repetitions, run_scores, score
@@ -127,6 +128,7 @@ def leaderboard(
         raise MilbenchError(f"the price of a device-hour is {price_per_hour}; it must be positive.")
     cohorts = read_cohorts(Path(results), suite, data, all_runs=all_runs)
     environment, costs, notes = _one_environment(cohorts)
+    notes += cost_notes({key: cost.record for key, cost in costs.items() if cost.outcome == "ok"})
     rows: list[dict[str, Any]] = []
     untuned: dict[tuple[str, str], float] = {}  # tables that were not tuned come first
     nan = float("nan")

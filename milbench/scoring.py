@@ -383,7 +383,8 @@ def _scores(
     bad = [runs[cell] for cell in cohort.cells if cell in runs and runs[cell].outcome != "ok"]
     counts = [r.record["parameters"] for r in runs.values() if r.record.get("parameters") is not None]
     auc = float(found["auc"].mean()) if len(found) else float("nan")
-    low, high = stats.combined_interval(auc, replicates, *tested)
+    # Without any run that ended ok nothing was tested, and there is nothing to compute an interval from.
+    low, high = stats.combined_interval(auc, replicates, *tested) if len(found) else (auc, auc)
     return Scores(
         method=method,
         title=str(some.get("title") or method),

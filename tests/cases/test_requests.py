@@ -23,6 +23,7 @@ from milbench.cli import main
 from milbench.data.cache import CacheWriter
 from milbench.errors import MilbenchError
 from milbench.live import Item, Session, State, reporter, sessions
+from milbench.load import Load, cost_notes
 from milbench.plan import Finished, make_plan
 from milbench.ranking import compare, leaderboard
 from milbench.runner import run
@@ -455,3 +456,30 @@ def test_init_refuses_an_existing_suite_before_torch_is_imported(tmp_path):
     done = subprocess.run([sys.executable, "-c", code, *words], cwd=tmp_path, capture_output=True, text=True)
     assert (done.returncode, done.stdout.strip()) == (1, "False")
     assert "exists already" in done.stderr
+
+
+def moment(busy, at="2026-01-01T10:00:00+00:00", cores=2.0, threads=1):
+    return {"busy_cores": busy, "cores": cores, "threads": threads, "at": at}
+
+
+@pytest.mark.parametrize(("found", "noted"), [
+    (moment(1.0), False), (moment(1.9), True), (moment(2.0, threads=2), False), (moment(9.0, cores=64.0), False),
+])  # fmt: skip
+def test_costs_that_others_disturbed_are_marked(found, noted):
+    notes = cost_notes({("s-v1 / d", "mean"): {"moments": [moment(1.0), found]}, ("s-v1 / d", "max"): {}})
+    assert [("mean" in note, "max" in note) for note in notes] == [(True, False)] * noted
+
+
+def test_costs_of_different_hours_are_marked():
+    records = {("s-v1 / d", name): {"moments": [moment(1.0, f"2026-01-0{day}T10:00:00+00:00")]}
+               for name, day in (("mean", 1), ("max", 3))}  # fmt: skip
+    (note,) = cost_notes(records)
+    assert "2026-01-01 10:00" in note
+    assert "2026-01-03 10:00" in note
+
+
+def test_load_counts_the_cores_that_are_busy():
+    readings = iter([10.0, 13.0])
+    clock = iter([0.0, 2.0])
+    with patch("milbench.load._busy_seconds", lambda: next(readings)), patch("time.monotonic", lambda: next(clock)):
+        assert Load().reading()["busy_cores"] == pytest.approx(1.5)
