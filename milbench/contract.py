@@ -173,6 +173,25 @@ def _reaches(rows: Sequence[tuple[Tensor, Tensor]]) -> bool:
     return logits.shape[1] > 1 or (bool((logits > 0).any()) and bool((logits < 0).any()))
 
 
+def log_odds_agree(case: Case) -> None:
+    """Log-odds have shape (B, n_classes), are finite float64, and those of the probabilities where these are rounded
+    neither to 0 nor to 1; bags are ranked by them."""
+    model, bags = case.model(), join(case.bags(scales=SCALES))
+    out = predict(model, bags)
+    p, s = model.probabilities(out).double(), model.log_odds(out)
+    if tuple(s.shape) != (len(bags), case.n_classes) or s.dtype != torch.float64:
+        wanted = f"({len(bags)}, {case.n_classes}) in float64"
+        raise Broken(f"log_odds have shape {tuple(s.shape)} in {str(s.dtype)[6:]} instead of {wanted}.")
+    if not bool(torch.isfinite(s).all()):
+        raise Broken("log_odds are not finite.")
+    worst = float((torch.sigmoid(s) - p / p.sum(dim=1, keepdim=True)).abs().max())
+    if not worst <= 1e-4:
+        raise Broken(
+            f"log_odds stand for probabilities that differ from those of the method by {worst:.1e} (tolerance 1e-04); "
+            "a method that defines probabilities of its own defines log_odds to them, or none."
+        )
+
+
 def attention_on_request(case: Case) -> None:
     """Attention is None unless asked for, and asking for it changes no logit."""
     model, bags = case.model(), join(case.bags())
@@ -394,6 +413,7 @@ CHECKS: tuple[Callable[[Case], None], ...] = (
     output_shapes,
     probabilities_sum_to_one,
     logits_are_scores,
+    log_odds_agree,
     attention_on_request,
     everything_finite,
     one_instance,

@@ -16,14 +16,14 @@ from __future__ import annotations
 import inspect
 from dataclasses import dataclass
 from functools import cache
-from importlib import import_module
 from importlib.metadata import entry_points
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
 import pandas as pd
 
 from .errors import MilbenchError
+from .on_first_use import OnFirstUse
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -39,18 +39,8 @@ GROUP = "milbench.metrics"
 _SUM_TOLERANCE = 1e-3
 
 
-class _OnFirstUse:
-    """A module that is imported when one of its names is used: importing scikit-learn takes half of a small table."""
-
-    def __init__(self, name: str) -> None:
-        self._name = name
-
-    def __getattr__(self, attribute: str) -> Any:
-        return getattr(import_module(self._name), attribute)
-
-
 #: scikit-learn's metrics, for functions that are added to this file.
-sk = _OnFirstUse("sklearn.metrics")
+sk = OnFirstUse("sklearn.metrics")
 
 
 class Function(Protocol):

@@ -129,6 +129,12 @@ class SigmoidOfEach(Good):
         return torch.sigmoid(out.logits)
 
 
+@caught_by("log_odds_agree")
+class LogOddsOfAnotherTemperature(Good):
+    def log_odds(self, out):
+        return super().log_odds(out) / 3
+
+
 @caught_by("attention_on_request")
 class AttentionUnasked(Good):
     def pool(self, bags, attention):

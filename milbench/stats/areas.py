@@ -6,10 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import rankdata
 
 from ..errors import MilbenchError
-from .base import Array, nanmean
+from .base import Array, nanmean, scipy_stats
 from .checks import binary_labels, class_labels, finite_scores, non_negative_weights
 
 
@@ -123,8 +122,8 @@ def placements(labels: ArrayLike, scores: ArrayLike) -> Placements:
     negatives = len(y) - positives
     if not positives or not negatives:
         raise MilbenchError(f"{positives} positive and {negatives} negative bags have no AUC; it needs both classes.")
-    among_all = rankdata(s, axis=1)
+    among_all = scipy_stats.rankdata(s, axis=1)
     values = np.empty_like(s)
-    values[:, y] = (among_all[:, y] - rankdata(s[:, y], axis=1)) / negatives
-    values[:, ~y] = 1 - (among_all[:, ~y] - rankdata(s[:, ~y], axis=1)) / positives
+    values[:, y] = (among_all[:, y] - scipy_stats.rankdata(s[:, y], axis=1)) / negatives
+    values[:, ~y] = 1 - (among_all[:, ~y] - scipy_stats.rankdata(s[:, ~y], axis=1)) / positives
     return Placements(y, values, values[:, y].mean(axis=1))

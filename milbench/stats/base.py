@@ -7,7 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from ..on_first_use import OnFirstUse
+
 Array = NDArray[np.float64]
+
+scipy_stats = OnFirstUse("scipy.stats")
 
 #: Coverage of every interval, unless said otherwise.
 LEVEL = 0.95

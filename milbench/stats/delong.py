@@ -7,11 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import stdtr, stdtrit
-from scipy.stats import rankdata
 
 from ..errors import MilbenchError
 from .areas import placements
-from .base import LEVEL, Array
+from .base import LEVEL, Array, scipy_stats
 from .checks import owners, share_of
 from .permutation import swapped_p
 
@@ -142,7 +141,7 @@ def delong(labels: ArrayLike, scores: ArrayLike, patients: ArrayLike | None = No
     spread = of_class[0] ** 2 / max(counts[0] - 1, 1) + of_class[1] ** 2 / max(counts[1] - 1, 1)
     variance = np.diag(covariance)
     degrees = np.divide(variance**2, spread, out=np.full(len(variance), np.inf), where=spread > 0)
-    ranks = rankdata(np.atleast_2d(np.asarray(scores, dtype=np.float64)), axis=1)
+    ranks = scipy_stats.rankdata(np.atleast_2d(np.asarray(scores, dtype=np.float64)), axis=1)
     return AucEstimates(found.auc, covariance, degrees, positive + negative, counts, student, y, ranks, owner)
 
 

@@ -7,10 +7,10 @@ from functools import lru_cache
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import stats
 
 from ..errors import MilbenchError
 from .base import Array
+from .base import scipy_stats as stats
 from .checks import share_of
 
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import stats
 
 from ..errors import MilbenchError
 from .base import LEVEL, Array
+from .base import scipy_stats as stats
 from .checks import share_of
 from .resampling import interval
 

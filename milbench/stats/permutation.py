@@ -6,11 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.stats import rankdata
 
 from ..errors import MilbenchError
 from .areas import placements
-from .base import Array
+from .base import Array, scipy_stats
 from .checks import owners, positive_count
 
 #: Up to so many differences that are not 0 every flip is counted: 2^19 sums, 4 MB.
@@ -100,7 +99,9 @@ def auc_permutation_test(
     """
     s = np.stack([np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)])
     found = placements(labels, s)
-    tested = _swapped(found.positive, rankdata(s, axis=1), owners(patients, len(found.positive)), resamples, seed)
+    tested = _swapped(
+        found.positive, scipy_stats.rankdata(s, axis=1), owners(patients, len(found.positive)), resamples, seed
+    )
     return SignFlips(float(found.auc[0] - found.auc[1]), tested.p, tested.exact, tested.flips)
 
 

@@ -6,10 +6,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.integrate import quad
 from scipy.optimize import brentq
-from scipy.stats import norm
 
 from ..errors import MilbenchError
-from .base import LEVEL
+from .base import LEVEL, scipy_stats
 from .checks import share_of
 from .delong import delong
 
@@ -96,8 +95,8 @@ def planned_power(
     error = planned_error(positives, negatives, auc, auc + difference, correlation)
     if not error:
         return float(difference != 0)
-    z, shift = float(norm.ppf((1 + level) / 2)), abs(difference) / error
-    return float(norm.cdf(shift - z) + norm.cdf(-shift - z))
+    z, shift = float(scipy_stats.norm.ppf((1 + level) / 2)), abs(difference) / error
+    return float(scipy_stats.norm.cdf(shift - z) + scipy_stats.norm.cdf(-shift - z))
 
 
 def planned_error(positives: int, negatives: int, auc_a: float, auc_b: float, correlation: float) -> float:
@@ -132,7 +131,7 @@ def planned_error(positives: int, negatives: int, auc_a: float, auc_b: float, co
 
 def _quadrant(first: float, second: float, r: float) -> float:
     """P(Z1 < h, Z2 < k) - P(Z1 < h) P(Z2 < k) of standard normals with correlation r, h and k the AUCs' quantiles."""
-    h, k = float(norm.ppf(first)), float(norm.ppf(second))
+    h, k = float(scipy_stats.norm.ppf(first)), float(scipy_stats.norm.ppf(second))
 
     def density(angle: float) -> float:
         # r = sin(angle) takes the root out of the density, which is finite up to r = 1 then.
@@ -146,4 +145,4 @@ def _quadrant(first: float, second: float, r: float) -> float:
 def _sum_of_quantiles(power: float, level: float) -> float:
     if not 0 < power < 1 or not 0 < level < 1:
         raise MilbenchError(f"power and level lie between 0 and 1, not {power} and {level}.")
-    return float(norm.ppf((1 + level) / 2) + norm.ppf(power))
+    return float(scipy_stats.norm.ppf((1 + level) / 2) + scipy_stats.norm.ppf(power))

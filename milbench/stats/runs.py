@@ -12,10 +12,9 @@ from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.stats import trim_mean
 
 from ..errors import MilbenchError
-from .base import LEVEL, Array, Interval
+from .base import LEVEL, Array, Interval, scipy_stats
 from .checks import positive_count, share_of
 from .resampling import interval, student_factor
 
@@ -29,7 +28,7 @@ def interquartile_mean(scores: ArrayLike) -> Array:
         scores: (..., S, T).
     """
     s = _finite_runs(scores)
-    return np.asarray(trim_mean(s.reshape(*s.shape[:-2], -1), 0.25, axis=-1))
+    return np.asarray(scipy_stats.trim_mean(s.reshape(*s.shape[:-2], -1), 0.25, axis=-1))
 
 
 def probability_of_improvement(a: ArrayLike, b: ArrayLike) -> Array:
