@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from . import collapse, stats
+from .spelling import split
 from .wording import fixed, with_interval
 
 if TYPE_CHECKING:
@@ -127,8 +128,8 @@ def _options(cohort: CohortRuns, method: str) -> Mapping[str, Any]:
 
 
 def _parts(method: str) -> tuple[str, list[str]]:
-    name, _, body = method.partition("[")
-    return name, [option for option in body.removesuffix("]").split(",") if option]
+    name, pairs = split(method)
+    return name, [f"{key}={value}" for key, value in pairs]
 
 
 def table_of(rows: pd.DataFrame) -> pd.DataFrame:

@@ -67,6 +67,12 @@ def caught_by(check):
     return mark
 
 
+@caught_by("logits_are_scores")
+class ReturnsProbabilities(Good):
+    def classify(self, z, bags):
+        return self.head(z).softmax(dim=1)
+
+
 @caught_by("card_and_recipe")
 class NoCitation(Good):
     card = Card(title="x", family="iid", citation=" ")
