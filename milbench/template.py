@@ -112,6 +112,13 @@ def _head(inspection: Inspection, out: Path, labels: Path | None, estimates: Seq
     return _prose(said)
 
 
+def threads_for(runs: int, cores: int | None = None) -> int:
+    """Return the CPU threads of each of some runs that leave no core of this machine without work; 1 at least."""
+    if cores is None:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, cores // max(1, runs))
+
+
 def _suite(inspection: Inspection, name: str, methods: Sequence[str], seeds: int) -> str:
     listed = "".join(f"    {to_toml({'m': method}).removeprefix('m = ').rstrip()},\n" for method in methods)
     checkpoint, why = "best-val", "the evaluation that was best on validation"
@@ -122,6 +129,9 @@ def _suite(inspection: Inspection, name: str, methods: Sequence[str], seeds: int
         f"# See: milbench list aggregators\n"
         f"methods = [\n{listed}]\n"
         f"{to_toml({'seeds': seeds})}"
+        "# CPU threads of a run. Results depend on it in their last digits, so all runs of a suite have the same.\n"
+        "# More than 1 pays where there are fewer runs than cores.\n"
+        f"{to_toml({'threads': threads_for(len(methods) * len(inspection.division.folds) * seeds)})}"
         "# Measure inference and training of every method in runs of their own:\n"
         f"{to_toml({'cost': True})}\n"
         "# Every method is trained by its own recipe (milbench show transmil), but for fields that are laid over all:\n"

@@ -68,7 +68,7 @@ def run_command(
 
     if not dry_run:
         warm_up()
-    from ..plan import make_plan, unused
+    from ..plan import make_plan, unused, usable_jobs
     from ..quantities import parse_budget
     from ..runner import costs_left, execute, trials_left
     from ._terminal import check_folder, check_report, counted, show_progress
@@ -102,6 +102,11 @@ def run_command(
     for line in _audited(plan, suite):
         echo(line)
     echo(f"Budget of every run: {plan.suite.budget}.")
+    if todo and not plan.searches and len(plan.runs) < usable_jobs(plan.suite):
+        echo(
+            f"{count(len(plan.runs), 'run')} of {count(plan.suite.threads, 'thread')} each leave cores idle here; a "
+            "new suite (or version) with more threads would use them."
+        )
     if plan.searches:
         trials = plan.suite.budget.trials or 0
         left = sum(trials_left(plan).values())

@@ -30,6 +30,7 @@ from milbench.runner import run
 from milbench.scoring import read_cohorts
 from milbench.spec import Budget, Suite, digest
 from milbench.store import HOST, read_runs
+from milbench.template import threads_for
 
 _spec = importlib.util.spec_from_file_location("synthetic", Path(__file__).parents[1] / "synthetic.py")
 made = importlib.util.module_from_spec(_spec)
@@ -483,3 +484,8 @@ def test_load_counts_the_cores_that_are_busy():
     clock = iter([0.0, 2.0])
     with patch("milbench.load._busy_seconds", lambda: next(readings)), patch("time.monotonic", lambda: next(clock)):
         assert Load().reading()["busy_cores"] == pytest.approx(1.5)
+
+
+@pytest.mark.parametrize(("runs", "cores", "threads"), [(1, 8, 8), (3, 8, 2), (8, 8, 1), (40, 8, 1), (0, 4, 4)])
+def test_threads_leave_no_core_idle(runs, cores, threads):
+    assert threads_for(runs, cores) == threads
