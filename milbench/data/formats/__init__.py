@@ -20,6 +20,7 @@ import numpy as np
 from torch import Tensor
 
 from ...errors import MilbenchError, did_you_mean
+from ..regular import regular_size
 from ..source_table import SourceTable
 
 __all__ = [
@@ -186,6 +187,8 @@ def detect_format(source: str | Path, format: str = "auto") -> tuple[Format, str
     source = Path(source)
     if not source.exists():
         raise MilbenchError(f"{source} does not exist; give the folder that holds the features.")
+    if not source.is_dir():
+        regular_size(source, "give the folder or file that holds the features")
     known = formats()
     if format != "auto":
         if format not in known:
@@ -205,7 +208,6 @@ def detect_format(source: str | Path, format: str = "auto") -> tuple[Format, str
 
 
 def _what_is_there(source: Path) -> str:
-    if source.is_file():
-        return ": it is a single file"
-    names = sorted(p.name + ("/" if p.is_dir() else "") for p in source.iterdir())
-    return f": it holds {', '.join(names[:4])}{' ...' if len(names) > 4 else ''}" if names else ": it is empty"
+    from ._listing import what_is_there
+
+    return ": it is a single file" if source.is_file() else what_is_there(source)

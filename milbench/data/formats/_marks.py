@@ -13,6 +13,7 @@ from pathlib import Path
 
 from ...errors import MilbenchError
 from ..splits import PARTS
+from ._listing import by_number, ending, files_in
 from ._read import need_file
 
 #: what eva's manifests and MIL_BASELINE's split files have in their headers
@@ -30,33 +31,44 @@ def claimed(folder: Path) -> str | None:
         return "mil_baseline"
     if torchmil_base(folder) is not None and next(bag_arrays(folder), None) is not None:
         return "torchmil"
-    return None
+    return "tiatoolbox" if tiatoolbox_pairs(folder) else None
 
 
 def slideflow_bags(folder: Path) -> bool:
     """Whether a folder holds slideflow's record of the extractor, or the places of the tiles of a bag."""
-    places = (path for end in ("npz", "npy") for path in folder.glob(f"*.index.{end}"))
+    places = (path for path in files_in(folder, ".npz", ".npy") if path.stem.endswith(".index"))
     return (folder / "bags_config.json").is_file() or next(places, None) is not None
+
+
+def tiatoolbox_pairs(folder: Path) -> dict[str, list[Path]]:
+    """Return TIAToolbox's files by slide: ``S.features.0.npy``, one a head of the model, with ``S.position.npy``."""
+    found: dict[str, list[Path]] = {}
+    there = {path.stem: path for path in files_in(folder, ".npy")}
+    for stem, path in there.items():
+        match = re.fullmatch(r"(.+)\.features(\.\d+)?", stem)
+        if match is not None and f"{match[1]}.position" in there:
+            found.setdefault(match[1], []).append(path)
+    return found
 
 
 def eva_manifest(source: Path) -> Path | None:
     """Return the manifest that a source is or holds, told by its columns."""
     path = source / "manifest.csv" if source.is_dir() else source
-    return path if path.suffix == ".csv" and set(columns(path)) >= EVA_COLUMNS else None
+    return path if ending(path) == ".csv" and set(columns(path)) >= EVA_COLUMNS else None
 
 
 def split_files(source: Path) -> Iterator[Path]:
     """Give MIL_BASELINE's split files that a source is or holds, told by their columns; by name, numbers as numbers."""
-    found = source.glob("*.csv") if source.is_dir() else [source] if source.suffix == ".csv" else []
-    for path in sorted(found, key=lambda path: _by_number(path.name)):
+    found = files_in(source, ".csv") if source.is_dir() else [source] if ending(source) == ".csv" else []
+    for path in sorted(found, key=lambda path: by_number(path.name)):
         if MIL_BASELINE_COLUMNS & set(columns(path)):
             yield path
 
 
 def bag_arrays(folder: Path) -> Iterator[Path]:
     """Give the files of a folder that torchmil would read."""
-    for end in ("npy", "h5"):
-        yield from folder.glob(f"*.{end}")
+    yield from files_in(folder, ".npy")
+    yield from files_in(folder, ".h5")
 
 
 def is_torchmil_base(folder: Path) -> bool:
@@ -105,7 +117,3 @@ def listed_file(table: Path, name: str, absolute: bool) -> Path:
 def label_text(value: str) -> str:
     """Write 1.0 as 1: tools that keep labels beside empty cells turn them into reals."""
     return value.split(".")[0] if re.fullmatch(r"-?\d+\.0*", value) else value
-
-
-def _by_number(name: str) -> list[tuple[str, int]]:
-    return [(text, int(digits or -1)) for text, digits in re.findall(r"(\D*)(\d*)", name)]

@@ -8,6 +8,7 @@ import zlib
 from pathlib import Path
 
 from ...errors import MilbenchError
+from ..regular import regular_size
 
 
 def number(cell: str, path: Path, line: int, what: str) -> float:
@@ -33,9 +34,10 @@ def first_line(path: Path) -> str:
     try:
         if not path.is_file():
             return ""
-        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+        regular_size(path)
+        with gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb") as file:
             text = file.read(1 << 17).decode("utf-8-sig", errors="ignore")
-    except (OSError, EOFError, zlib.error):
+    except (MilbenchError, OSError, EOFError, zlib.error):
         return ""
     lines = (line.strip() for line in text.splitlines())
     return next((line for line in lines if line and not line.startswith("#")), "")

@@ -2,24 +2,52 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import pickle
 import re
-import stat
 import warnings
 import zipfile
-from collections.abc import Collection, Iterator
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from math import isfinite, prod
 from pathlib import Path
-from typing import IO, Any, TypeAlias
+from typing import IO, Any
 
 import numpy as np
 import torch
 
 from ...errors import MilbenchError
+from ..regular import cannot_open, passed_over, regular_size
+from ._arrays import COORDS, Array, bag, coords_key, coords_wanted, features_key
+from ._listing import ending
 
-Array: TypeAlias = np.ndarray | torch.Tensor
+__all__ = [
+    "Array",
+    "bag",
+    "files_below",
+    "finite",
+    "h5_array",
+    "h5_attributes",
+    "h5_coords",
+    "h5_dataset",
+    "h5_features_key",
+    "h5_names",
+    "need_file",
+    "npy_array",
+    "npy_mapped",
+    "npz_arrays",
+    "npz_keys",
+    "open_h5",
+    "open_safetensors",
+    "pt_kind",
+    "refuse_bomb",
+    "torch_few_rows",
+    "torch_named",
+    "torch_tensor",
+    "torch_tensors",
+]  # fmt: skip
 
 #: bytes a file may always unfold to, and the factor beyond which no real features pack: more of both is a bomb
 _SMALL, _PACKED = 64 << 20, 100
@@ -29,30 +57,18 @@ _AGAIN = "extract or copy the slide again"
 
 
 def need_file(path: Path, mend: str = _AGAIN) -> int:
-    """Return the size of a file in bytes.
-
-    Raises:
-        MilbenchError: nothing is there, or something that opening might hang on or fail at: a folder, a pipe, a link
-            that leads nowhere or back to itself.
-    """
-    try:
-        found = path.stat()
-    except OSError as error:
-        what = "a link that leads nowhere" if path.is_symlink() else "not there"
-        raise MilbenchError(f"{path} is {what} ({error.strerror}); {mend}.") from None
-    if not stat.S_ISREG(found.st_mode):
-        raise MilbenchError(f"{path} is {'a folder' if stat.S_ISDIR(found.st_mode) else 'not a file'}; {mend}.")
-    return found.st_size
+    """Return the size of a file in bytes; see `milbench.data.regular.regular_size` for what is refused."""
+    return regular_size(path, mend)
 
 
 def files_below(folder: Path, suffix: str, strict: bool = True) -> Iterator[Path]:
-    """Give the files of a suffix in a folder, then those of the folders below it, each in the order of their names.
+    """Give the files of an ending in a folder, then those of the folders below it, each in the order of their names.
 
     Links to folders are followed: features often lie on another disk than the folder that gathers them.
 
     Args:
         folder: where to start.
-        suffix: end of the names.
+        suffix: ending of the names, as `milbench.data.formats._listing.ending` returns it.
         strict: False: what cannot be read is passed over, for looking around in folders that may be any tool's.
 
     Raises:
@@ -71,7 +87,9 @@ def files_below(folder: Path, suffix: str, strict: bool = True) -> Iterator[Path
                     continue
                 raise MilbenchError(f"{here} leads to the folder {first} again; remove that link.")
             for entry in sorted(os.scandir(here), key=lambda entry: entry.name):
-                if entry.name.endswith(suffix):  # whatever it is: what is no file is told when it is opened
+                if passed_over(entry.name):
+                    continue
+                if ending(here / entry.name) == suffix:  # whatever it is: what is no file is refused when it is opened
                     yield here / entry.name
                 elif entry.is_dir():
                     folders.append(here / entry.name)
@@ -82,38 +100,18 @@ def files_below(folder: Path, suffix: str, strict: bool = True) -> Iterator[Path
         waiting.extend(reversed(folders))
 
 
-def same_rows(path: Path, features: Array, coords: Array | None, where: Path | None = None) -> None:
-    """Refuse coordinates that are not one for each row of the features.
-
-    Args:
-        path: of the features.
-        features: of any shape; whether it is the right one is not asked here.
-        coords: of any shape; None passes.
-        where: the file of the coordinates, if another.
-
-    Raises:
-        MilbenchError: names both numbers and the files.
-    """
-    if coords is not None and features.ndim == 2 and features.shape[:1] != coords.shape[:1]:
-        rows, places = (len(array) if array.ndim else "no" for array in (features, coords))
-        there = "" if where is None else f"{where} has "
-        raise MilbenchError(f"{path} has {rows} rows but {there}{places} coordinates; extract the slide again.")
-
-
 @contextmanager
 def open_h5(path: Path) -> Iterator[Any]:
     """Open an HDF5 file for reading.
 
     Raises:
-        MilbenchError: h5py is not installed, or the file is damaged.
+        MilbenchError: h5py is not installed; the file is missing, forbidden, locked by a process that writes it, or
+            damaged.
     """
+    if need_file(path) == 0:
+        raise MilbenchError(f"{path} is empty, it has no bytes; {_AGAIN}.")
     try:
-        import h5py
-    except ImportError:
-        raise MilbenchError(f'{path} needs h5py; install it with pip install "milbench[formats]".') from None
-    need_file(path)
-    try:
-        with h5py.File(path, "r") as file:
+        with _opened_h5(path) as file:
             yield file
     except MilbenchError:
         raise
@@ -125,8 +123,61 @@ def open_h5(path: Path) -> Iterator[Any]:
         ValueError,
         MemoryError,
     ) as error:  # what h5py raises for damaged bytes, here and while reading
-        reason = str(error).split("\n")[0]
-        raise MilbenchError(f"{path} is damaged ({reason}); {_AGAIN}.") from error
+        raise MilbenchError(cannot_open(path) or f"{path} is damaged ({_first_line(error)}); {_AGAIN}.") from error
+
+
+def _opened_h5(path: Path) -> Any:
+    try:
+        import h5py
+    except ImportError:
+        raise MilbenchError(f'{path} needs h5py; install it with pip install "milbench[formats]".') from None
+    try:
+        return h5py.File(path, "r")
+    except OSError as error:
+        text = str(error)
+        if "unable to lock file" not in text:
+            raise
+        busy = re.search(r"errno = (\d+)", text)
+        if busy is not None and int(busy[1]) not in (errno.EAGAIN, errno.EACCES):  # a drive that knows no locks
+            return h5py.File(path, "r", locking=False)
+        raise MilbenchError(
+            f"{path} is locked, so another process has it open, most likely to write it; wait until that ends, or, "
+            f"where nothing writes it, set HDF5_USE_FILE_LOCKING=FALSE in the environment."
+        ) from None
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0][:120] or type(error).__name__
+
+
+def h5_names(file: Any) -> list[str]:
+    """Return the names of the arrays that lie in the file itself, not behind links, at its top."""
+    import h5py
+
+    own = [key for key in file if isinstance(file.get(key, getlink=True), h5py.HardLink)]
+    return [key for key in own if isinstance(file[key], h5py.Dataset)]
+
+
+def h5_features_key(file: Any, path: Path) -> str | None:
+    """Return the name of the features; None where the file holds positions alone, of no patches: an empty slide.
+
+    Raises:
+        MilbenchError: nothing may be features, or several arrays may.
+    """
+    names = h5_names(file)
+    coords = coords_key(names)
+    if names == [coords] and 0 in (file[coords].shape or ()):
+        return None
+    arrays = [name for name in names if file[name].dtype.kind == "f" and len(file[name].shape or ()) in (2, 3)]
+    return features_key(list(file), arrays, path)
+
+
+def h5_coords(file: Any, path: Path) -> np.ndarray | None:
+    """Read the positions under any of their usual names; None where there are none, or none are wanted."""
+    if not coords_wanted():
+        return None
+    key = next((name for name in COORDS if file.id.links.exists(name.encode())), None)
+    return None if key is None else h5_array(file, key, path, "iufV")
 
 
 def h5_dataset(file: Any, key: str, path: Path, kinds: str) -> Any | None:
@@ -159,6 +210,10 @@ def h5_dataset(file: Any, key: str, path: Path, kinds: str) -> Any | None:
     if dataset.dtype.kind not in kinds:
         wanted = "floating point" if kinds == "f" else "numbers"
         raise MilbenchError(f"{path}: {key!r} must be {wanted}, got dtype {dataset.dtype}; convert it first.")
+    if dataset.dtype.kind == "f" and dataset.dtype.itemsize not in (2, 4, 8):
+        raise MilbenchError(
+            f"{path}: {key!r} is of dtype {dataset.dtype}, which no cache holds; convert it to float32."
+        )
     plan = dataset.id.get_create_plist()
     filters = [plan.get_filter(i) for i in range(plan.get_nfilters())]
     for code, _, _, name in filters:
@@ -260,12 +315,41 @@ def torch_named(path: Path) -> dict[str, torch.Tensor]:
     return found
 
 
-def holds_names(path: Path) -> bool:
-    """Whether a .pt file holds things under names, not a tensor; of a damaged one, False. Values are not read."""
-    with suppress(Exception), warnings.catch_warnings():  # whatever torch raises for damaged, old and other files
+def pt_kind(paths: Sequence[Path]) -> str | None:
+    """Tell what most of the .pt files hold that load, of a few: a tensor, things under names, or something else.
+
+    Returns:
+        ``Tensor``, ``dict``, ``list`` ...; None: none of them loads. Values are not read.
+    """
+    votes: Counter[str] = Counter()
+    for path in [paths[i * (len(paths) - 1) // 4] for i in (0, 2, 4, 1, 3)] if paths else []:
+        with suppress(Exception), warnings.catch_warnings():  # whatever torch raises for damaged, old and other files
+            warnings.simplefilter("ignore")
+            need_file(path)
+            value = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+            votes["dict" if isinstance(value, dict) else type(value).__name__] += 1
+            if votes.total() == 2 and len(votes) == 1:
+                break
+    return votes.most_common(1)[0][0] if votes else None
+
+
+def torch_few_rows(path: Path, most: int) -> tuple[tuple[int, ...], torch.Tensor | None]:
+    """Return the shape of a bare tensor as a bag (N, D), and some of its rows, evenly spaced; None: it is none."""
+    value: object = None
+    with suppress(Exception), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return isinstance(torch.load(path, map_location="cpu", weights_only=True, mmap=True), dict)
-    return False
+        need_file(path)
+        value = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    if value is None:
+        value = torch_tensor(path)  # of the old form, or damaged
+    if not isinstance(value, torch.Tensor):
+        return (), None
+    value, _ = bag(path, value, None)
+    shape = tuple(value.shape)
+    if len(shape) != 2 or 0 in shape:
+        return shape, None
+    rows = np.unique(np.linspace(0, shape[0] - 1, min(shape[0], most)).round().astype(int))
+    return shape, torch.as_tensor(value)[torch.from_numpy(rows)].clone()
 
 
 @contextmanager
@@ -285,7 +369,9 @@ def open_safetensors(path: Path) -> Iterator[Any]:
         raise
     except Exception as error:  # of its header, of the system, of names that are no text
         reason = str(error).split("\n")[0][:120]
-        raise MilbenchError(f"{path} is no readable .safetensors file ({reason}); write it again.") from None
+        raise MilbenchError(
+            cannot_open(path) or f"{path} is no readable .safetensors file ({reason}); write it again."
+        ) from None
 
 
 def _torch_load(path: Path, mend: str) -> object:
@@ -310,7 +396,9 @@ def _torch_load(path: Path, mend: str) -> object:
         ) from None
     except Exception as error:  # zip, EOF and runtime errors, by what is wrong with the file
         reason = str(error).strip().split("\n")[0][:120] or type(error).__name__
-        raise MilbenchError(f"{path} does not load as a plain tensor ({reason}); write it again with {mend}.") from None
+        raise MilbenchError(
+            cannot_open(path) or f"{path} does not load as a plain tensor ({reason}); write it again with {mend}."
+        ) from None
 
 
 def _dense(value: torch.Tensor, path: Path) -> torch.Tensor:
@@ -347,7 +435,9 @@ def npy_array(path: Path, kinds: str = "biuf") -> np.ndarray:
         raise
     except Exception as error:  # a header is Python text, and parsing it fails in as many ways
         reason = str(error).split("\n")[0][:120]
-        raise MilbenchError(f"{path} is no readable .npy file ({reason}); write it again with numpy.save.") from None
+        raise MilbenchError(
+            cannot_open(path) or f"{path} is no readable .npy file ({reason}); write it again with numpy.save."
+        ) from None
 
 
 def npz_arrays(path: Path, keys: Collection[str] | None = None, kinds: str = "biufSU") -> dict[str, np.ndarray]:
@@ -380,7 +470,8 @@ def npz_arrays(path: Path, keys: Collection[str] | None = None, kinds: str = "bi
     except Exception as error:  # of the archive, of its compression, of the arrays in it
         reason = str(error).split("\n")[0][:120]
         raise MilbenchError(
-            f"{path} is no readable .npz of plain arrays ({reason}); write it again with numpy.savez."
+            cannot_open(path)
+            or f"{path} is no readable .npz of plain arrays ({reason}); write it again with numpy.savez."
         ) from None
     return found
 
@@ -411,7 +502,8 @@ def npz_keys(path: Path) -> list[str]:
     except Exception as error:
         reason = str(error).split("\n")[0][:120]
         raise MilbenchError(
-            f"{path} is no readable .npz of plain arrays ({reason}); write it again with numpy.savez."
+            cannot_open(path)
+            or f"{path} is no readable .npz of plain arrays ({reason}); write it again with numpy.savez."
         ) from None
 
 
@@ -427,8 +519,10 @@ def _npy_header(file: IO[bytes], size: int, path: Path, kinds: str, which: str =
             f"{which}{path} holds Python objects, which milbench does not load; convert the array to numbers."
         )
     if dtype.kind not in kinds:
-        wanted = "floating point" if kinds == "f" else "numbers" if set(kinds) <= set("biuf") else "numbers or text"
+        wanted = "floating point" if kinds == "f" else "numbers" if set(kinds) <= set("biufV") else "numbers or text"
         raise MilbenchError(f"{which}{path} must be {wanted}, got dtype {dtype}; convert it first.")
+    if dtype.kind == "f" and dtype.itemsize > 8:
+        raise MilbenchError(f"{which}{path} is of dtype {dtype}, which no cache holds; convert it to float32.")
     held = size - file.tell()
     if min(shape, default=0) < 0 or prod(shape) * dtype.itemsize > held:
         raise MilbenchError(

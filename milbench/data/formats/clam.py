@@ -2,109 +2,179 @@
 
 Lu et al., Data-efficient and weakly supervised computational pathology on whole-slide images, Nature Biomedical
 Engineering 2021. Coordinates are (x, y) in level-0 pixels; for pt_files/ they come from ``patches/{slide}.h5``, or
-from h5_files/ beside it.
+from h5_files/ beside it. Folders below are read too, where their files are of the same kind; a slide is named by its
+file, whatever its folder.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from ...errors import MilbenchError
 from . import FileSlides, Slides, SourceSlide
+from ._arrays import Array, bag
+from ._listing import by_stem, ending, files_in, gather, not_read, several_folders
 from ._marks import claimed
-from ._read import finite, h5_array, h5_attributes, h5_dataset, holds_names, open_h5, same_rows, torch_tensor
+from ._probe import folder_kind
+from ._read import (
+    finite,
+    h5_array,
+    h5_attributes,
+    h5_coords,
+    h5_features_key,
+    h5_names,
+    open_h5,
+    pt_kind,
+    torch_few_rows,
+    torch_tensor,
+)
 from ._rows import h5_rows, torch_rows
 
 NAME = "clam"
 
+_TWINS_COMPARED = 8
+
 
 def detect(source: Path) -> str | None:
-    """Recognise the folder that contains h5_files/ or pt_files/, or one of these itself."""
-    files = _files(source)
+    """Recognise the folder that contains h5_files/ or pt_files/, one of these itself, or folders of such files."""
+    files, twins = _files(source)
     if not files:
         return None
-    h5 = sum(path.suffix == ".h5" for path in files.values())
+    h5 = sum(ending(path) == ".h5" for path in files.values())
     patches = "" if h5 == len(files) or not (places := _patches(source)) else f", coordinates from {places[0].name}/"
-    return f"CLAM features in {source}: {h5} .h5 and {len(files) - h5} .pt files{patches}"
+    also = f"; the .pt files of {len(twins)} of them are there too" if twins else ""
+    also += not_read(source, [*files.values(), *twins.values(), *_no_slides(source)])
+    return f"CLAM features in {source}: {h5} .h5 and {len(files) - h5} .pt files{patches}{also}"
 
 
 def open_source(source: Path) -> Slides:
-    """Open the slides; one that is in both folders is read from h5_files/."""
+    """Open the slides; one that is there as .h5 and as .pt is read from the .h5 file, if both hold the same numbers."""
     places = _patches(source)
+    files, twins = _files(source)
 
     def load(slide: str, path: Path) -> SourceSlide:
-        return _read_h5(slide, path) if path.suffix == ".h5" else _read_pt(slide, path, places)
+        if ending(path) != ".h5":
+            return _read_pt(slide, path, places)
+        found = _read_h5(slide, path)
+        if slide in twins:
+            _refuse_other_numbers(path, found.features, twins[slide])
+        return found
 
     def beside(slide: str, path: Path) -> list[Path]:
-        return [] if path.suffix == ".h5" else [place / f"{slide}.h5" for place in places]
+        return [] if ending(path) == ".h5" else [place / f"{slide}.h5" for place in places]
 
-    return FileSlides(_files(source), load, beside, rows=_rows)
+    return FileSlides(files, load, beside, rows=_rows)
 
 
 def _read_h5(slide: str, path: Path) -> SourceSlide:
     with open_h5(path) as file:
-        features = h5_array(file, "features", path, "f")
-        if features is None:
-            raise MilbenchError(f"{path} has no dataset 'features' (it has {', '.join(file) or 'none'}).")
-        coords = h5_array(file, "coords", path, "iuf")
-    same_rows(path, features, coords)
-    return SourceSlide(slide, features, coords, _meta(coords), path)
+        key = h5_features_key(file, path)
+        if key is None:
+            return SourceSlide(slide, np.zeros(0, np.float32), None, {}, path)
+        features = h5_array(file, key, path, "f")
+        assert features is not None
+        said = h5_attributes(file, key, ("encoder", "extractor")) | h5_attributes(file, "/", ("encoder", "extractor"))
+        coords = h5_coords(file, path)
+    encoder = {"encoder": str(next(iter(said.values())))} if said else {}
+    x, xy = bag(path, features, coords)
+    return SourceSlide(slide, x, xy, encoder | _meta(xy), path)
 
 
 def _read_pt(slide: str, path: Path, places: list[Path]) -> SourceSlide:
-    features = torch_tensor(path)
+    features: Array = torch_tensor(path)
     coords, meta = None, {}
     where = next((file for place in places if (file := place / f"{slide}.h5").is_file()), None)
     if where is not None:
         with open_h5(where) as file:
-            coords = h5_array(file, "coords", where, "iuf")
-            found = {} if coords is None else h5_attributes(file, "coords", ("patch_size", "downsample"))
+            coords = h5_coords(file, where)
+            there = "coords" in h5_names(file)
+            found = h5_attributes(file, "coords", ("patch_size", "downsample")) if there else {}
         meta = _meta(coords)
         if (size := finite(found, "patch_size")) is not None:
             meta["patch_size"] = round(size)
             # One patch covers patch_size pixels of its own level, each `downsample` pixels of level 0 wide.
             meta["coord_step"] = size * (finite(found, "downsample") or 1)
-        same_rows(path, features, coords, where)
+    features, coords = bag(path, features, coords, where)
     return SourceSlide(slide, features, coords, meta, path)
 
 
+def _refuse_other_numbers(path: Path, features: Array, twin: Path) -> None:
+    """Refuse a slide whose .pt file holds other numbers than its .h5 file: features of another encoder.
+
+    Some rows are compared, in half precision, as either may have been stored so.
+    """
+    other, rows = torch_few_rows(twin, _TWINS_COMPARED)
+    shape = tuple(features.shape)
+    same = rows is not None and other == shape
+    if rows is not None and same:
+        at = np.unique(np.linspace(0, shape[0] - 1, min(shape[0], _TWINS_COMPARED)).round().astype(int))
+        mine = np.asarray(features)[at].astype(np.float64)
+        scale = max(float(np.abs(mine).max(initial=0.0)), 1e-30)
+        same = bool(np.allclose(mine, rows.to(torch.float64).numpy(), rtol=1e-2, atol=2e-3 * scale))
+    if not same:
+        raise MilbenchError(
+            f"{path} and {twin} are one slide with other numbers, so of two encoders or versions; give the folder of "
+            f"one of them."
+        )
+
+
 def _rows(path: Path) -> int | None:
-    return h5_rows(path, "features") if path.suffix == ".h5" else torch_rows(path)
+    return h5_rows(path, "features") if ending(path) == ".h5" else torch_rows(path)
 
 
-def _meta(coords: np.ndarray | None) -> dict[str, Any]:
+def _meta(coords: Array | None) -> dict[str, Any]:
     return {} if coords is None else {"units": "level-0 pixels"}
 
 
-def _files(source: Path) -> dict[str, Path]:
+def _files(source: Path) -> tuple[dict[str, Path], dict[str, Path]]:
+    """Return the files of the slides, and the .pt files of those that are read from an .h5 file."""
     if not source.is_dir() or any(claimed(folder) for folder in (source, source / "pt_files")):
-        return {}
-    found: dict[str, Path] = {}
+        return {}, {}
     if (source / "h5_files").is_dir() or (source / "pt_files").is_dir():
-        found |= {path.stem: path for path in (source / "pt_files").glob("*.pt")}
-        found |= {path.stem: path for path in (source / "h5_files").glob("*.h5")}
-        return found
-    pt = {path.stem: path for path in source.glob("*.pt")}
-    h5 = {path.stem: path for path in source.glob("*.h5")}
-    if pt and not h5:
-        return {} if holds_names(min(pt.values())) else pt  # tensors by name are no tool's
-    return {} if pt or not _is_clam(h5) else h5
+        h5 = gather(source / "h5_files", (".h5",), _holds_h5) if (source / "h5_files").is_dir() else []
+        pt = gather(source / "pt_files", (".pt",), _holds_pt) if (source / "pt_files").is_dir() else []
+        return _paired(h5, pt)
+    here = files_in(source, ".h5", ".pt")
+    if not here and not several_folders(source, (".h5", ".pt"), _of_clam):
+        return {}, {}
+    # In a folder that is given itself, .pt files that do not load are refused as such, not as being of no format.
+    if here and not (_holds_h5(here) or _holds_pt(here, ("Tensor", "list", None))):
+        return {}, {}
+    if len({ending(path) for path in files_in(source, ".npy", ".npz", ".safetensors", ".parquet")}):
+        return {}, {}
+    found = gather(source, (".h5", ".pt"), _of_clam)
+    return _paired(
+        [path for path in found if ending(path) == ".h5"], [path for path in found if ending(path) == ".pt"]
+    )  # fmt: skip
 
 
-def _is_clam(files: dict[str, Path]) -> bool:
+def _of_clam(files: Sequence[Path]) -> bool:
+    return claimed(files[0].parent) is None and (_holds_h5(files) or _holds_pt(files))
+
+
+def _paired(h5: Sequence[Path], pt: Sequence[Path]) -> tuple[dict[str, Path], dict[str, Path]]:
+    first, second = by_stem(h5), by_stem(pt)
+    return second | first, {slide: path for slide, path in second.items() if slide in first}
+
+
+def _holds_h5(files: Sequence[Path]) -> bool:
     """Tell CLAM's bare files from TRIDENT's, which describe themselves in attributes."""
-    if not files:
-        return False
-    path = min(files.values())
-    with open_h5(path) as file:
-        features, coords = h5_dataset(file, "features", path, "f"), h5_dataset(file, "coords", path, "iuf")
-        described = features is not None and "encoder" in features.attrs
-        return (
-            features is not None and not described and not (coords is not None and "patch_size_level0" in coords.attrs)
-        )
+    h5 = [path for path in files if ending(path) == ".h5"]
+    return bool(h5) and folder_kind(h5) == "clam"
+
+
+def _holds_pt(files: Sequence[Path], kinds: tuple[str | None, ...] = ("Tensor",)) -> bool:
+    """Whether there are .pt files alone, of bare tensors: tensors by name are no tool's."""
+    return all(ending(path) == ".pt" for path in files) and bool(files) and pt_kind(sorted(files)) in kinds
+
+
+def _no_slides(source: Path) -> list[Path]:
+    return [path for place in _patches(source) for path in files_in(place, ".h5")]
 
 
 def _patches(source: Path) -> list[Path]:

@@ -38,7 +38,7 @@ Fields: TypeAlias = dict[str, Any]
 
 def detect(source: Path) -> str | None:
     """Recognise a .mat file."""
-    if source.suffix != ".mat" or not source.is_file():
+    if source.suffix.lower() != ".mat" or not source.is_file():
         return None
     packed = _read(source)
     return f"MATLAB bags in {source}: {count(len(packed.names), 'bag')} of {len(packed.features)} instances"

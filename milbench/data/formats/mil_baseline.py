@@ -8,25 +8,21 @@ absolute; relative ones start at the csv's folder. A slide is named by its file,
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar, cast
-
-import numpy as np
-from torch import Tensor
 
 from ...errors import MilbenchError
 from ..splits import PARTS, Fold
 from ..tables import count, read_table, some
 from . import FileSlides, Slides, SourceSlide, SourceTable
+from ._arrays import bag
+from ._listing import ending
 from ._marks import label_text, listed_file, split_files
-from ._read import same_rows, torch_tensor
+from ._read import torch_tensor
 from ._rows import h5_rows, torch_rows
 from .trident import read_h5  # which reads CLAM's files too
 
 NAME = "mil_baseline"
-
-_Array = TypeVar("_Array", bound=np.ndarray | Tensor)
 
 
 @dataclass
@@ -99,7 +95,7 @@ def _slides(table: Path, header: list[str], rows: list[list[str]], part: str, li
                 raise MilbenchError(f"{table} has a {part} label but no slide in row {number}; correct that row.")
             continue
         path = listed_file(table, row[where], absolute=True)
-        if path.suffix not in (".pt", ".h5"):
+        if ending(path) not in (".pt", ".h5"):
             raise MilbenchError(f"{table} lists {row[where]!r}; milbench reads .pt and .h5 files here.")
         listed.add_file(path.stem, path)
         if label is not None:
@@ -110,18 +106,10 @@ def _slides(table: Path, header: list[str], rows: list[list[str]], part: str, li
 
 
 def _rows(path: Path) -> int | None:
-    return torch_rows(path) if path.suffix == ".pt" else h5_rows(path, "features")
+    return torch_rows(path) if ending(path) == ".pt" else h5_rows(path, "features")
 
 
 def _load(slide: str, path: Path) -> SourceSlide:
-    if path.suffix == ".pt":
-        return SourceSlide(slide, _single(torch_tensor(path)), None, {}, path)
-    found = read_h5(slide, path)
-    features, coords = _single(found.features), None if found.coords is None else _single(found.coords)
-    same_rows(path, features, coords)
-    return replace(found, features=features, coords=coords)
-
-
-def _single(array: _Array) -> _Array:
-    """Return the rows of a batch of one, as which MIL_BASELINE takes them too."""
-    return cast("_Array", array[0]) if array.ndim == 3 and array.shape[0] == 1 else array
+    if ending(path) == ".pt":
+        return SourceSlide(slide, bag(path, torch_tensor(path), None)[0], None, {}, path)
+    return read_h5(slide, path)

@@ -24,7 +24,7 @@ NAME = "npz"
 
 def detect(source: Path) -> str | None:
     """Recognise a .npz file by its keys."""
-    if source.suffix != ".npz" or not source.is_file():
+    if source.suffix.lower() != ".npz" or not source.is_file():
         return None
     packed = read_packed(source)
     extra = [

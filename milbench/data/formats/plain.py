@@ -1,17 +1,19 @@
-"""plain: a folder with one .npy, .npz, .safetensors or Parquet file a slide, or one .pt that holds tensors by name.
+"""plain: a folder with one .npy, .npz, .safetensors, .h5 or Parquet file a slide, or one .pt of tensors by name.
 
 - ``.npy``: the features, (N, D);
-- ``.npz``, ``.safetensors``, ``.pt``: ``features`` (or ``feats``, or the only other name there is) and, where there are
-  positions, ``coords``; ``.safetensors`` and ``.pt`` keep bfloat16;
+- ``.npz``, ``.safetensors``, ``.pt``, ``.h5``: ``features``, or the only one of the names that tools give to features
+  (feats, embeddings, tile_embeds ...), or the only array that could be features; where there are positions,
+  ``coords``; ``.safetensors`` and ``.pt`` keep bfloat16;
 - ``.parquet``: features in a column of lists or in columns of numbers, positions in ``x`` and ``y`` or in a list
   ``coords``; see long_table for the names.
 
-All files are of one kind. Folders below are not searched. A folder of bare tensors is CLAM's.
+All files are of one kind; folders below are read too, where theirs are as well. A folder of bare tensors is CLAM's, as
+are .h5 files with ``features`` that do not describe themselves.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -20,28 +22,31 @@ import torch
 
 from ...errors import MilbenchError
 from ..layout import TOML
-from ..tables import count, some
+from ..tables import count
 from . import FileSlides, Slides, SourceSlide
+from ._arrays import Array, bag, coords_key, coords_wanted, features_key
 from ._arrow import refuse_unfinite
+from ._listing import by_stem, ending, files_in, gather, not_read, several_folders
 from ._marks import claimed
 from ._parquet import ParquetTable, columns_of, parquet_rows, schema_of
+from ._probe import folder_kind
 from ._read import (
-    Array,
-    holds_names,
+    h5_array,
+    h5_coords,
+    h5_features_key,
     npy_mapped,
     npz_arrays,
     npz_keys,
+    open_h5,
     open_safetensors,
-    same_rows,
+    pt_kind,
     torch_named,
 )
-from ._rows import npy_rows
+from ._rows import h5_rows, npy_rows
 
 NAME = "plain"
 
-_KINDS = (".npy", ".npz", ".safetensors", ".pt", ".parquet")
-_FEATURES = ("features", "feats", "feature", "embeddings", "embedding")
-_COORDS = ("coords", "coordinates")
+_KINDS = (".npy", ".npz", ".safetensors", ".pt", ".h5", ".parquet")
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _NUMBERS = (*_FLOATS, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
@@ -52,10 +57,13 @@ def detect(source: Path) -> str | None:
     if not files:
         return None
     first = min(files.values())
-    if not first.is_file() or not _is_plain(first):
-        return None
-    told = f": {columns_of(schema_of(first), first)}" if first.suffix == ".parquet" else ""
-    return f"plain files in {source}: {count(len(files), f'{first.suffix} file')}, one a slide{told}"
+    kind = ending(first)
+    named = ""
+    if kind == ".parquet":
+        whole = next((path for path in files.values() if path.is_file()), first)
+        named = f": {columns_of(schema_of(whole), whole)}"
+    also = not_read(source, files.values())
+    return f"plain files in {source}: {count(len(files), f'{kind} file')}, one a slide{named}{also}"
 
 
 def open_source(source: Path) -> Slides:
@@ -64,8 +72,8 @@ def open_source(source: Path) -> Slides:
 
 
 def _load(slide: str, path: Path) -> SourceSlide:
-    features, coords = _READERS[path.suffix](path)
-    same_rows(path, features, coords)
+    features, coords = _READERS[ending(path)](path)
+    features, coords = bag(path, features, coords)
     return SourceSlide(slide, features, coords, {}, path)
 
 
@@ -79,7 +87,7 @@ def _npz(path: Path) -> tuple[Array, Array | None]:
         raise MilbenchError(f"{path} holds packed bags, not one slide; give that file itself.")
     features, coords = _pick(keys, path)
     found = npz_arrays(path, (features,), "f")
-    return found[features], None if coords is None else npz_arrays(path, (coords,), "iuf")[coords]
+    return found[features], None if coords is None else npz_arrays(path, (coords,), "iufV")[coords]
 
 
 def _pt(path: Path) -> tuple[Array, Array | None]:
@@ -94,6 +102,16 @@ def _safetensors(path: Path) -> tuple[Array, Array | None]:
         features, coords = _pick(file.keys(), path)
         places = None if coords is None else _of(file.get_tensor(coords), coords, path, _NUMBERS)
         return _of(file.get_tensor(features), features, path, _FLOATS), places
+
+
+def _h5(path: Path) -> tuple[Array, Array | None]:
+    with open_h5(path) as file:
+        key = h5_features_key(file, path)
+        if key is None:  # positions of no patches
+            return np.zeros(0, np.float32), None
+        features = h5_array(file, key, path, "f")
+        assert features is not None
+        return features, h5_coords(file, path)
 
 
 def _parquet(path: Path) -> tuple[Array, Array | None]:
@@ -117,15 +135,18 @@ def _parquet(path: Path) -> tuple[Array, Array | None]:
     return x, xy
 
 
-_READERS = {".npy": _npy, ".npz": _npz, ".pt": _pt, ".safetensors": _safetensors, ".parquet": _parquet}
+_READERS = {".npy": _npy, ".npz": _npz, ".pt": _pt, ".safetensors": _safetensors, ".h5": _h5, ".parquet": _parquet}
 
 
 def _rows(path: Path) -> int | None:
-    if path.suffix == ".npy":
+    kind = ending(path)
+    if kind == ".npy":
         return npy_rows(path)
-    if path.suffix == ".parquet":
+    if kind == ".parquet":
         return parquet_rows(path)
-    if path.suffix == ".safetensors":
+    if kind == ".h5":
+        return h5_rows(path, None)
+    if kind == ".safetensors":
         with suppress(MilbenchError), open_safetensors(path) as file:
             shape = file.get_slice(_pick(file.keys(), path)[0]).get_shape()
             return int(shape[0]) if shape else None
@@ -133,13 +154,9 @@ def _rows(path: Path) -> int | None:
 
 
 def _pick(keys: Collection[str], path: Path) -> tuple[str, str | None]:
-    """Return the names of the features and, where there are any, of the positions."""
-    coords = next((key for key in _COORDS if key in keys), None)
-    others = [key for key in keys if key != coords]
-    features = next((key for key in _FEATURES if key in keys), others[0] if len(others) == 1 else None)
-    if features is None:
-        raise MilbenchError(f"{path} holds {some(list(keys)) or 'nothing'}; name the features 'features'.")
-    return features, coords
+    """Return the names of the features and, where there are any and they are wanted, of the positions."""
+    coords = coords_key(keys)
+    return features_key(keys, keys, path), coords if coords_wanted() else None
 
 
 def _of(tensor: torch.Tensor, key: str, path: Path, dtypes: Collection[torch.dtype]) -> torch.Tensor:
@@ -151,16 +168,43 @@ def _of(tensor: torch.Tensor, key: str, path: Path, dtypes: Collection[torch.dty
 
 def _files(source: Path) -> dict[str, Path]:
     """Return the files of a folder by the names of slides; none where there are several kinds."""
-    if not source.is_dir() or (source / TOML).exists() or claimed(source) not in (None, NAME):
+    if not source.is_dir() or (source / TOML).exists():
         return {}
-    paths = [path for path in source.glob("*") if path.suffix in (*_KINDS, ".h5")]
-    kinds = {path.suffix for path in paths}
-    return {path.stem: path for path in paths} if len(kinds) == 1 and ".h5" not in kinds else {}
+    here = files_in(source, *_KINDS)
+    if here:
+        kinds = {ending(path) for path in here}
+        if len(kinds) > 1 or not _are_plain(here):
+            return {}
+    elif not several_folders(source, _KINDS, _are_plain_alone):
+        return {}
+    return by_stem(gather(source, sorted(kinds) if here else _KINDS, _are_plain_alone))
 
 
-def _is_plain(path: Path) -> bool:
-    """Look at one file, where the kind alone does not tell."""
-    if path.suffix == ".parquet":
-        found = columns_of(schema_of(path), path)
+def _are_plain_alone(files: Sequence[Path]) -> bool:
+    return len({ending(path) for path in files}) == 1 and _are_plain(files)
+
+
+def _are_plain(files: Sequence[Path]) -> bool:
+    """Open some files, where the kind alone does not tell."""
+    if claimed(files[0].parent) not in (None, NAME):
+        return False
+    kind = ending(files[0])
+    if kind == ".h5":
+        return folder_kind(files) == "named"
+    if kind == ".pt":
+        return pt_kind(files) == "dict"
+    return kind != ".parquet" or _are_slides(files)
+
+
+def _are_slides(files: Sequence[Path]) -> bool:
+    """Whether Parquet files are one slide each: the first that can be read tells."""
+    trouble: MilbenchError | None = None
+    for path in files:
+        try:
+            found = columns_of(schema_of(path), path)
+        except MilbenchError as error:
+            trouble = trouble or error
+            continue
         return found is not None and found.slide is None
-    return path.suffix != ".pt" or holds_names(path)
+    assert trouble is not None
+    raise trouble

@@ -16,8 +16,10 @@ import numpy as np
 
 from ...errors import MilbenchError
 from . import FileSlides, Slides, SourceSlide
+from ._arrays import bag, coords_wanted
+from ._listing import by_stem, files_in
 from ._marks import slideflow_bags
-from ._read import need_file, npy_array, npz_arrays, same_rows, torch_tensor
+from ._read import need_file, npy_array, npz_arrays, torch_tensor
 from ._rows import torch_rows
 
 NAME = "slideflow"
@@ -40,9 +42,8 @@ def open_source(source: Path) -> Slides:
     meta = _config(folder)
 
     def load(slide: str, path: Path) -> SourceSlide:
-        features = torch_tensor(path)
-        where, coords = _places(slide, folder)
-        same_rows(path, features, coords, where)
+        where, places = _places(slide, folder) if coords_wanted() else (None, None)
+        features, coords = bag(path, torch_tensor(path), places, where)
         units = {} if coords is None else {"units": "level-0 pixels"}
         return SourceSlide(slide, features, coords, meta | units, path)
 
@@ -58,7 +59,7 @@ def _folder(source: Path) -> Path | None:
 
 
 def _bags(folder: Path) -> dict[str, Path]:
-    return {path.stem: path for path in folder.glob("*.pt")}
+    return by_stem(files_in(folder, ".pt"))
 
 
 def _index(slide: str, folder: Path, end: str) -> Path:

@@ -3,11 +3,13 @@
 El Nahhas et al., From whole-slide image to biomarker prediction: end-to-end weakly supervised deep learning in
 computational pathology, Nature Protocols 2025. ``feats`` float16 (N, F) and ``coords`` float32 (N, 2) in micrometres.
 A slide is named as in STAMP's slide table: its file relative to the feature folder, without ``.h5``, so slides in
-folders below keep these in their names. STAMP 1 wrote no units: its coordinates are pixels of 256/224 micrometres.
+folders below keep these in their names. STAMP 1 wrote no units: its coordinates are pixels of 256/224 micrometres, and
+lie 224 apart. Marugoto and HistoBistro write no units either: theirs are not known.
 """
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,11 @@ import numpy as np
 
 from ...errors import MilbenchError
 from . import FileSlides, Slides, SourceSlide
-from ._read import files_below, finite, h5_array, h5_attributes, h5_dataset, open_h5, same_rows
+from ._arrays import Array, bag
+from ._listing import not_read
+from ._marks import claimed, is_torchmil_base
+from ._probe import folder_kind, h5_kind
+from ._read import files_below, finite, h5_array, h5_attributes, h5_coords, h5_names, open_h5
 from ._rows import h5_rows
 
 NAME = "stamp"
@@ -31,10 +37,10 @@ def detect(source: Path) -> str | None:
     if found is None:
         return None
     folder, said = found
-    number = sum(1 for _ in files_below(folder, ".h5"))
-    units = "in micrometres" if _is_um(said) else f"taken to be in {said.get('unit', _OLD_UNIT)}"
+    files = list(files_below(folder, ".h5"))
     encoder = said.get("extractor", "unknown")
-    return f"STAMP features in {folder}: {number} .h5 files (extractor {encoder}, coordinates {units})"
+    also = not_read(folder, files)
+    return f"STAMP features in {folder}: {len(files)} .h5 files (extractor {encoder}, {_units(said, files[0])}){also}"
 
 
 def open_source(source: Path) -> Slides:
@@ -54,36 +60,52 @@ def _load(slide: str, path: Path) -> SourceSlide:
         features = h5_array(file, "feats", path, "f")
         if features is None:
             raise MilbenchError(f"{path} has no dataset 'feats' (it has {', '.join(file) or 'none'}).")
-        coords = h5_array(file, "coords", path, "iuf")
+        coords, there = h5_coords(file, path), "coords" in h5_names(file)
         augmented = h5_array(file, "augmented", path, "b")
     if augmented is not None and augmented.any():
         raise MilbenchError(
             f"{path} holds {np.count_nonzero(augmented)} augmented copies among its {len(augmented)} rows, which would "
             f"count patches twice; extract the slide without augmentation."
         )
-    same_rows(path, features, coords)
+    x, xy = bag(path, features, coords)
     meta = {"encoder": str(said["extractor"])} if "extractor" in said else {}
-    return SourceSlide(slide, features, coords, meta | _grid(said, coords, path), path)
+    return SourceSlide(slide, x, xy, meta | _grid(said, xy, there), path)
 
 
-def _grid(said: dict[str, Any], coords: np.ndarray | None, path: Path) -> dict[str, Any]:
-    """Return units, patch size and step; features without coordinates have no units."""
+def _grid(said: dict[str, Any], coords: Array | None, there: bool) -> dict[str, Any]:
+    """Return units, patch size and step; features without coordinates have no units.
+
+    Args:
+        said: attributes of the file.
+        coords: the positions; None where there are none or none are wanted.
+        there: whether the file has positions.
+    """
     size = finite(said, "tile_size_px")
     meta: dict[str, Any] = {} if size is None else {"patch_size": round(size)}
-    if coords is None:
+    if not there:
         return meta
     if _is_um(said):
         step = finite(said, "tile_size_um", "tile_size")
         return meta | {"units": "micrometres"} | ({} if step is None else {"coord_step": step})
     if "unit" in said:
         return meta | {"units": str(said["unit"])}
-    step = _smallest_step(coords)
-    if step is not None and not abs(step - _OLD_STEP) < 0.5:
-        raise MilbenchError(
-            f"{path} does not say the unit of its coordinates, and they lie {step:g} apart, not {_OLD_STEP} as STAMP 1 "
-            f"laid its tiles; extract the slide again."
-        )
+    step = None if coords is None else _smallest_step(np.asarray(coords))
+    if coords is None or (step is not None and not abs(step - _OLD_STEP) < 0.5):
+        return meta
     return {"patch_size": _OLD_STEP} | meta | {"units": _OLD_UNIT, "coord_step": float(_OLD_STEP)}
+
+
+def _units(said: dict[str, Any], first: Path) -> str:
+    """Return a word about the units of the coordinates, for which one slide is read where no attribute tells."""
+    if _is_um(said):
+        return "coordinates in micrometres"
+    if "unit" in said:
+        return f"coordinates taken to be in {said['unit']}"
+    with suppress(MilbenchError):
+        found = _load(first.stem, first)
+        if found.coords is not None and "units" not in found.meta:
+            return "coordinates of unknown unit"
+    return f"coordinates taken to be in {_OLD_UNIT}"
 
 
 def _is_um(said: dict[str, Any]) -> bool:
@@ -92,7 +114,9 @@ def _is_um(said: dict[str, Any]) -> bool:
 
 def _smallest_step(coords: np.ndarray) -> float | None:
     """Return the smallest distance of two columns or two rows of tiles; None where there is one of each."""
-    steps = [np.diff(np.unique(axis)) for axis in coords.T] if coords.ndim == 2 else []
+    if coords.ndim != 2 or coords.dtype.kind not in "iuf":
+        return None
+    steps = [np.diff(np.unique(axis)) for axis in coords.T]
     return min((float(step.min()) for step in steps if step.size), default=None)
 
 
@@ -106,15 +130,19 @@ def _need_tiles(said: dict[str, Any], path: Path) -> None:
 
 
 def _folder(source: Path) -> tuple[Path, dict[str, Any]] | None:
-    """Return the folder that slides are named from, and what its first file says of itself."""
+    """Return the folder that slides are named from, and what one of its files says of itself.
+
+    The first of the files that hold features speaks for all of them.
+    """
     if not source.is_dir() or (source / "h5_files").is_dir():  # CLAM's, whatever its files hold
         return None
-    first = next(files_below(source, ".h5", strict=False), None)
-    if first is None:
+    if claimed(source) is not None or is_torchmil_base(source):
         return None
+    files = list(files_below(source, ".h5", strict=False))
+    if not files or folder_kind(files) != "stamp":
+        return None
+    first = next(path for path in files if _is_stamp(path))
     with open_h5(first) as file:
-        if h5_dataset(file, "feats", first, "f") is None:
-            return None
         said = h5_attributes(file, "/", _ATTRIBUTES)
     _need_tiles(said, first)
     name = str(said.get("extractor", ""))
@@ -124,3 +152,9 @@ def _folder(source: Path) -> tuple[Path, dict[str, Any]] | None:
     if beside is not None:
         raise MilbenchError(f"{source} holds features of {name} in {folder} and others, as {beside}; give one folder.")
     return folder, said
+
+
+def _is_stamp(path: Path) -> bool:
+    with suppress(MilbenchError):
+        return h5_kind(path) == "stamp"
+    return False

@@ -30,7 +30,7 @@ _SUFFIXES = (".svm", ".svmlight", ".libsvm", ".data", ".dat", ".txt")
 
 def detect(source: Path) -> str | None:
     """Recognise a text file by its first line."""
-    if source.suffix not in _SUFFIXES or not _LINE.match(first_line(source)):
+    if source.suffix.lower() not in _SUFFIXES or not _LINE.match(first_line(source)):
         return None
     return f"svmlight bags in {source}: lines of instance:bag:label feature:value"
 

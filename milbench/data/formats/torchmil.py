@@ -19,8 +19,10 @@ from ...errors import MilbenchError
 from ..split_files import read_fold
 from ..tables import count, some
 from . import FileSlides, Slides, SourceSlide, SourceTable
+from ._arrays import bag, coords_wanted
+from ._listing import ending
 from ._marks import bag_arrays, is_torchmil_base, torchmil_base
-from ._read import h5_array, npy_array, open_h5, same_rows
+from ._read import h5_array, h5_coords, npy_array, open_h5
 from ._rows import h5_rows, npy_rows
 
 NAME = "torchmil"
@@ -74,11 +76,11 @@ def open_source(source: Path) -> Slides:
 
     def load(slide: str, path: Path) -> SourceSlide:
         features = _array(path, "features", "f")
-        where = coords.get(slide)
-        xy = _array(where, "coords", "iuf") if where is not None else _own_coords(path)
-        same_rows(path, features, xy, where)
+        where = coords.get(slide) if coords_wanted() else None
+        places = _array(where, "coords", "iufV") if where is not None else _own_coords(path)
+        x, xy = bag(path, features, places, where)
         step = {"coord_step": float(meta["patch_size"])} if xy is not None and "patch_size" in meta else {}
-        return SourceSlide(slide, features, xy, meta | step, path)
+        return SourceSlide(slide, x, xy, meta | step, path)
 
     def beside(slide: str, _: Path) -> list[Path]:
         return [coords[slide]] if slide in coords else []
@@ -87,11 +89,11 @@ def open_source(source: Path) -> Slides:
 
 
 def _rows(path: Path) -> int | None:
-    return npy_rows(path) if path.suffix == ".npy" else h5_rows(path, "features")
+    return npy_rows(path) if ending(path) == ".npy" else h5_rows(path, "features")
 
 
 def _array(path: Path, key: str, kinds: str) -> np.ndarray:
-    if path.suffix == ".npy":
+    if ending(path) == ".npy":
         return npy_array(path, kinds)
     with open_h5(path) as file:
         found = h5_array(file, key, path, kinds)
@@ -102,10 +104,10 @@ def _array(path: Path, key: str, kinds: str) -> np.ndarray:
 
 def _own_coords(path: Path) -> np.ndarray | None:
     """Read positions that an .h5 file of features holds itself."""
-    if path.suffix == ".npy":
+    if ending(path) == ".npy":
         return None
     with open_h5(path) as file:
-        return h5_array(file, "coords", path, "iuf")
+        return h5_coords(file, path)
 
 
 def _table(place: _Place) -> SourceTable:

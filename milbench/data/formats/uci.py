@@ -28,7 +28,7 @@ _CLASS = re.compile(r"[01](\.0*)?")
 
 def detect(source: Path) -> str | None:
     """Recognise a .data file by its first line: two names, numbers, and the class 0 or 1."""
-    if source.suffix not in (".data", ".txt"):
+    if source.suffix.lower() not in (".data", ".txt"):
         return None
     cells = [cell.strip() for cell in first_line(source).split(",")]
     names, features, label = cells[:2], cells[2:-1], cells[-1]
