@@ -23,6 +23,7 @@ from .column_names import (
     resolve_column,
 )
 from .id_matching import match_ids, match_patients
+from .regular import regular_size
 from .spellings import is_missing
 from .splits import PARTS, Fold
 from .tables import count, path_stem, read_table, read_text, some, without_suffix
@@ -216,6 +217,7 @@ def read_task_config(path: Path) -> TaskConfig:
         import yaml
     except ImportError:
         raise MilbenchError(f'{path} needs PyYAML; install it with pip install "milbench[formats]".') from None
+    regular_size(path)
     try:
         with path.open("rb") as file:
             raw = file.read(_MOST_CONFIG + 1)

@@ -19,6 +19,7 @@ from typing import Any
 
 from ..errors import MilbenchError, did_you_mean
 from .column_names import known_names, plain_header
+from .regular import regular_size
 
 #: No table of labels or splits comes near these; what does is a bomb, or not the file that was meant.
 _MOST_BYTES = 2**28
@@ -86,6 +87,7 @@ def load_table(path: Path) -> Table:
             header, or a table larger than one of labels can be.
     """
     file, sheet = _sheet_of(path)
+    regular_size(file)
     ending = file.suffix.lower()
     if ending in (".xls", ".ods"):
         raise MilbenchError(f"{file} is a spreadsheet that milbench does not read; save it as .xlsx or as CSV UTF-8.")
@@ -111,6 +113,7 @@ def read_text(path: Path) -> str:
     Raises:
         MilbenchError: it cannot be read, is no such text, or is larger than tables are.
     """
+    regular_size(path)
     packed = path.suffix.lower() == ".gz"
     try:
         with gzip.open(path) if packed else path.open("rb") as file:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -25,7 +26,9 @@ _FEATURE_LISTS = ("features", "feature", "feats", "embedding", "embeddings", "ve
 #: numbers that count or describe patches, and labels of patches, which no model must see among its features
 _NO_FEATURES = re.compile(
     r"|index|unnamed: ?\d+|level_\d+|__index_level_\d+__|row|row_id|split|fold|fold_?\d+"
-    r"|(patch|tile|instance|inst)(_?(id|idx|index|no|nr|number|name|label|size|level))?|level|mpp|magnification"
+    r"|age|sex|gender|(t|n|m|ajcc_?|who_?|tumou?r_?)?(stage|grade)|isup(_?grade)?|gleason(_?(score|grade|primary|secondary))?"
+    r"|scanner|site|center|centre|hospital|batch|os|pfs|dfs|dss|(os|pfs|dfs|dss|survival)_?(time|days|months|event|status)"
+    r"|censor(ed|ship)?|vital_?status|(patch|tile|instance|inst)(_?(id|idx|index|no|nr|number|name|label|size|level))?|level|mpp|magnification"
 )
 
 
@@ -39,6 +42,7 @@ class Columns:
         coords: columns (x, y), or one column of lists; empty where there are no positions.
         patient, label: of the slide; None where there is none.
         left_out: all others.
+        apart: of them those that are numbers, and stand apart from the numbered run that the features are.
     """
 
     slide: str | None
@@ -47,6 +51,7 @@ class Columns:
     patient: str | None = None
     label: str | None = None
     left_out: tuple[str, ...] = ()
+    apart: tuple[str, ...] = ()
 
     @property
     def texts(self) -> tuple[str, ...]:
@@ -61,7 +66,14 @@ class Columns:
         if self.coords:
             said.append(f"coordinates in {some(list(self.coords))}")
         said += [f"{what} in {name!r}" for what, name in (("patients", self.patient), ("labels", self.label)) if name]
-        return ", ".join(said) + (f"; left out {some(list(self.left_out))}" if self.left_out else "")
+        others = [name for name in self.left_out if name not in self.apart]
+        clauses = [", ".join(said), *([f"left out {some(others)}"] if others else [])]
+        if self.apart:
+            clauses.append(
+                f"no features, as they are no part of the numbered columns: {some(list(self.apart), 20)} (a column is "
+                f"one where its name continues theirs)"
+            )
+        return "; ".join(clauses)
 
 
 def recognise(kinds: Mapping[str, Kind]) -> Columns | None:
@@ -87,11 +99,30 @@ def recognise(kinds: Mapping[str, Kind]) -> Columns | None:
     vectors = [name for name in lists if name not in known]
     chosen = _first(vectors, _FEATURE_LISTS) or (vectors[0] if len(vectors) == 1 else None)
     scalars = [name for name in numbers if name not in known and not _NO_FEATURES.fullmatch(_small(name))]
-    features = (chosen,) if chosen is not None else tuple(scalars)
+    runs = _runs(scalars) if chosen is None else scalars
+    features = (chosen,) if chosen is not None else tuple(runs)
     if not features:
         return None
     used = {*features, *coords, slide, patient, label}
-    return Columns(slide, features, coords, patient, label, tuple(name for name in kinds if name not in used))
+    apart = tuple(name for name in scalars if name not in runs)
+    return Columns(slide, features, coords, patient, label, tuple(name for name in kinds if name not in used), apart)
+
+
+def _runs(names: Sequence[str]) -> list[str]:
+    """Return the columns whose names differ in a number alone, where most columns do, in the order of the table.
+
+    What stands apart from them is the clinical columns of a slide, repeated for each of its patches: age, grade, site.
+    """
+    stems = {name: _numbered(name) for name in names}
+    sizes = Counter(stem for stem in stems.values() if stem is not None)
+    run = {stem for stem, size in sizes.items() if size >= 3}
+    inside = [name for name in names if stems[name] in run]
+    return inside if len(inside) * 2 > len(names) else list(names)
+
+
+def _numbered(name: str) -> str | None:
+    match = re.fullmatch(r"(.*?)(\d+)", _small(name))
+    return None if match is None else match[1]
 
 
 def _small(name: str) -> str:

@@ -129,7 +129,7 @@ class CsvTable:
                 null_values=[""], decimal_point=self.dialect.decimal,
             ),
         }  # fmt: skip
-        packed = "gzip" if self.path.suffix == ".gz" else None
+        packed = "gzip" if self.path.suffix.lower() == ".gz" else None
         with pa.input_stream(str(self.path), compression=packed) as stream:
             yield from arrow.open_csv(stream, **options)
 
@@ -238,7 +238,7 @@ def _head(path: Path) -> tuple[bytes, bool]:
     """Return the first bytes of a file, and whether they are all."""
     need_file(path)
     try:
-        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+        with gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb") as file:
             raw = file.read(_HEAD)
             return raw, not file.read(1)
     except (OSError, EOFError, zlib.error) as error:

@@ -87,7 +87,8 @@ def _read_h5(slide: str, path: Path) -> SourceSlide:
 
 def _read_pt(slide: str, path: Path, places: list[Path]) -> SourceSlide:
     features: Array = torch_tensor(path)
-    coords, meta = None, {}
+    coords: Array | None = None
+    meta: dict[str, Any] = {}
     where = next((file for place in places if (file := place / f"{slide}.h5").is_file()), None)
     if where is not None:
         with open_h5(where) as file:

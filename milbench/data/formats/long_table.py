@@ -22,6 +22,7 @@ from ._arrow import refuse_unfinite
 from ._columns import Columns, recognise
 from ._csv_table import CsvTable, dialect_of
 from ._label_columns import LabelColumns
+from ._listing import by_number, ending, files_in
 from ._marks import claimed, eva_manifest, label_text, split_files
 from ._parquet import ParquetTable, columns_of, schema_of
 from ._patch_index import index_patches
@@ -48,7 +49,7 @@ def _look(source: Path) -> tuple[Columns | None, str]:
     """Return the columns of a source, and how its text is one where that is not the usual way."""
     if (parts := _parts(source)) and parts[0].is_file():
         return columns_of(schema_of(parts[0]), parts[0]), ""
-    if not source.name.endswith(_TEXTS) or not source.is_file():
+    if not source.name.lower().endswith(_TEXTS) or not source.is_file():
         return None, ""
     if eva_manifest(source) is not None or next(split_files(source), None) is not None:
         return None, ""
@@ -57,7 +58,8 @@ def _look(source: Path) -> tuple[Columns | None, str]:
 
 
 def open_source(source: Path) -> Slides:
-    """Open the slides, in the order in which they first appear; parts are read in the order of their names.
+    """Open the slides, in the order in which they first appear; parts are read in the order of their names, numbers
+    in them as numbers: part-2 before part-10.
 
     Raises:
         MilbenchError: the table is damaged or holds no rows, parts have other columns than the first one, a row has no
@@ -131,7 +133,7 @@ class LongTable(Slides):
         path = self._paths[t]
         if self._table is None or self._table.path != path:
             self._table = None
-            opened: Table = CsvTable(path) if path.name.endswith(_TEXTS) else ParquetTable(path)
+            opened: Table = CsvTable(path) if path.name.lower().endswith(_TEXTS) else ParquetTable(path)
             if t and not _alike(opened, self._first):
                 raise MilbenchError(
                     f"{path} has other columns than {self._paths[0]} ({opened.columns}; not {self._first.columns}); "
@@ -179,8 +181,9 @@ def _as_numbers(labels: dict[str, str]) -> dict[str, float] | None:
 def _parts(source: Path) -> list[Path]:
     """Return the Parquet files that a source is or holds; none where other files say that they are no features."""
     if not source.is_dir():
-        return [source] if source.suffix == ".parquet" else []
+        return [source] if ending(source) == ".parquet" else []
     if (source / TOML).exists() or claimed(source) is not None:
         return []
-    paths = sorted(source.glob("*"))
-    return [] if any(path.suffix in _OTHERS for path in paths) else [p for p in paths if p.suffix == ".parquet"]
+    if files_in(source, *_OTHERS):
+        return []
+    return sorted(files_in(source, ".parquet"), key=lambda path: by_number(path.name))

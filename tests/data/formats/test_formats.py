@@ -237,7 +237,7 @@ def _half_written(file, folder):
         (lambda f, _: f.__setitem__("features", np.ones((2, 3), np.int64)), r"must be floating point, got dtype int64"),
         (lambda f, _: f.__setitem__("features", ["a", "b"]), r"must be floating point, got dtype object"),
         (lambda f, _: f.create_group("features"), r"'features' is no array"),
-        (lambda f, _: f.__setitem__("feats", np.ones((2, 3))), r"has no dataset 'features' \(it has feats\)"),
+        (lambda f, _: f.__setitem__("counts", np.ones((2, 3), int)), r"holds 'counts'; name the features 'features'"),
         (_half_written, "not written to its end"),
         (lambda f, _: f.create_dataset("features", (10**9, 10**4), "f4", chunks=(1, 10**4)), "not written to its end"),
         (lambda f, _: f.__setitem__("features", np.ones(3)), r"s\.h5: features of slide 's' must have shape"),

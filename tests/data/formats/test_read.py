@@ -297,11 +297,11 @@ def test_a_flipped_byte_in_a_packed_array_is_noticed(tmp_path):
 
 
 def test_files_below_come_in_order_and_each_once(tmp_path):
-    for name in ("b.h5", "a/2.h5", "a/1.h5", "a/x.txt", "c/d/e.h5", ".hidden/z.h5"):
+    for name in ("b.h5", "a/2.h5", "a/1.h5", "a/x.txt", "c/d/e.h5", ".hidden/z.h5", "a/._1.h5", "a/3.H5"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     found = [path.relative_to(tmp_path).as_posix() for path in files_below(tmp_path, ".h5")]
-    assert found == ["b.h5", ".hidden/z.h5", "a/1.h5", "a/2.h5", "c/d/e.h5"]
+    assert found == ["b.h5", "a/1.h5", "a/2.h5", "a/3.H5", "c/d/e.h5"]
 
 
 @pytest.mark.parametrize("link", ["a/back", "a/self"])

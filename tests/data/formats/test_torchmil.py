@@ -168,7 +168,7 @@ X, XY = np.ones((4, 3), np.float32), np.zeros((4, 2), int)
         (X, XY.astype("U"), r"coords/z\.npy must be numbers, got dtype <U"),
         (X.astype(object), XY, r"features/z\.npy holds Python objects, which milbench does not load"),
         (X[0], XY[:3], r"z\.npy: features of slide 'z' must have shape \(rows, dim\), got \(3,\)"),
-        (X[None], XY[:1], r"z\.npy: features of slide 'z' must have shape \(rows, dim\), got \(1, 4, 3\)"),
+        (np.stack([X, X]), XY[:2], r"z\.npy: features of slide 'z' must have shape \(rows, dim\), got \(2, 4, 3\)"),
         (X, np.zeros((4, 3), int), r"coordinates of slide 'z' must have shape \(4, 2\), got \(4, 3\)\. Leave"),
         (X * np.inf, XY, r"z\.npy: row 0 of slide 'z' has a NaN or infinite feature"),
         (b"\x93NUMPY", XY, r"features/z\.npy is no readable \.npy file"),
