@@ -30,6 +30,7 @@ CODES = {
     "guessed-patient-overlap": Code("error", "patients, by their barcodes, with slides in two parts of a fold"),
     "features-overlap": Code("error", "slides with identical features in two parts of a fold"),
     "label-column": Code("error", "a feature that is the label"),
+    "two-encoders": Code("error", "features of two encoders, by their statistics"),
     # Labels and folds that mean something else than they should.
     "label-mismatch": Code("error", "labels in split files that differ from the cohort's"),
     "one-class": Code("error", "a part of a fold that holds one class"),
@@ -49,6 +50,7 @@ CODES = {
     "identical-features": Code("warning", "slides with identical features"),
     "similar-features": Code("warning", "slides with nearly identical features"),
     "no-patches": Code("warning", "slides without patches, which take no part"),
+    "two-kinds-of-features": Code("warning", "features of two kinds, which are the classes or may be two encoders"),
     "unused-slide": Code("warning", "slides that no fold uses"),
     "other-spelling": Code("warning", "names that are written in several ways and were matched"),
     "table-form": Code("warning", "tables with titles, repeated rows or several sheets"),

@@ -25,6 +25,7 @@ def lines(inspection: Inspection) -> list[str]:
     return [
         f"found {found.found}",
         _features(found),
+        *(f"warning: {note}" for note in found.notes),
         *_empty(found),
         *_classes(inspection),
         *(f"note: {line}" for line in inspection.notes),

@@ -188,7 +188,7 @@ def _kept(inspection: Inspection, out: Path) -> list[str]:
         dtype = "As in the source, bit for bit."
     lines = [_prose([dtype]), to_toml({"dtype": found.dtype})]
     if found.coords is None:
-        lines += ["# Some slides have coordinates and some have none.\n", to_toml({"coords": False})]
+        lines += ["# Coordinates are left out: --no-coords, or some slides have none.\n", to_toml({"coords": False})]
     elif found.coords:
         lines += [
             "# Rows stay in the order of the source, which matters to TransMIL; raster sorts them by y, then x.\n",

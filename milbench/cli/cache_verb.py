@@ -8,6 +8,8 @@ import typer
 
 from ._terminal import echo
 
+#: facts of a cache that are too long for a line
+_LONG = ("feature_names",)
 app = typer.Typer(help="Build, verify and describe feature caches.", no_args_is_help=True, rich_markup_mode=None)
 
 
@@ -72,7 +74,11 @@ def info(path: Path = typer.Argument(..., metavar="DIR", help="The cache.")) -> 
     cache = FeatureCache.open(path)
     rows = cache.slides["rows"]
     size = sum(file.stat().st_size for file in path.iterdir())
-    facts = {key: value for key, value in cache.meta.items() if "checksum" not in key and value not in ("", [])}
+    facts = {
+        key: value
+        for key, value in cache.meta.items()
+        if "checksum" not in key and key not in _LONG and value not in ("", [])
+    }
     facts["rows a slide"] = f"{rows.min()} to {rows.max()}, median {rows.median():g}"
     facts["size"] = f"{size / 1e6:.1f} MB in {cache.slides['shard'].nunique()} shards"
     facts["fingerprint"] = cache.fingerprint

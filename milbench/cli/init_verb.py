@@ -54,6 +54,9 @@ def init_command(
     estimate: bool = typer.Option(
         True, "--estimate/--no-estimate", help="Measure for some ten seconds what the methods will take."
     ),
+    coords: bool = typer.Option(
+        True, "--coords/--no-coords", help="Read coordinates; without, the suite leaves them out."
+    ),
     strict: bool = typer.Option(False, "--strict", help="Refuse where slides lack features or label, or folds leak."),
     force: bool = typer.Option(False, "--force", help="Replace a suite that is there."),
 ) -> None:
@@ -97,7 +100,7 @@ def init_command(
     if tables is not None and any(columns[1:5]):
         check_columns(tables)
     with counted("looking at") as progress:
-        found = inspect(survey(features, format, progress), tables, splits)
+        found = inspect(survey(features, format, progress, coords), tables, splits)
     for line in lines(found):
         echo(line)
     found.refuse_losses(allow_missing)

@@ -17,10 +17,10 @@ from typing import Any, Literal
 from ..errors import MilbenchError
 from ..spec import digest
 from .files import resumable
-from .formats import Slides, detect_format
 from .journal import Entry, Journal, stamp
 from .layout import SCHEMA
-from .reading import Read, Reading, read_slides
+from .reading import NO_COORDS, Read, Reading, read_slides
+from .supervised import SourceReader
 from .writer import CacheWriter
 
 #: facts that must be the same for every slide of a cache; coord_step may differ and is kept with each slide
@@ -78,7 +78,7 @@ class BuildReport:
 def build_cache(source: str | Path, out: str | Path, format: str = "auto", dtype: str = "float16",
                 order: Literal["source", "raster"] = "source", coords: bool = True,
                 progress: Callable[[int, int, str], None] | None = None,
-                workers: int | None = None) -> BuildReport:  # fmt: skip
+                workers: int | None = None, advice: str = NO_COORDS) -> BuildReport:  # fmt: skip
     """Build a feature cache from the files of another tool.
 
     The source is never written to. After a kill, an interruption or an error the same call goes on after the last slide
@@ -93,6 +93,7 @@ def build_cache(source: str | Path, out: str | Path, format: str = "auto", dtype
         coords: False: coordinates are not kept, for cohorts where some slides lack them.
         progress: called with (slides done, slides in all, slide).
         workers: processes that read; None: one for each core where there is much to read, at most 8.
+        advice: a sentence on how to leave coordinates out, for messages about them.
 
     Raises:
         MilbenchError: unknown format, a damaged file, slides that disagree about their encoder, patch size or
@@ -105,40 +106,52 @@ def build_cache(source: str | Path, out: str | Path, format: str = "auto", dtype
     if workers is not None and workers < 1:
         raise MilbenchError(f"workers is {workers}; it must be 1 or more.")
     source, out = Path(source), Path(out)
-    module, found = detect_format(source, format)
-    slides = module.open_source(source)
-    how = Reading(module.NAME, source, dtype, order, coords)
-    key = digest([SCHEMA, module.NAME, str(source.absolute()), dtype, order, coords])[:8]
+    with SourceReader(source, format, coords=coords) as reader:
+        return _build(reader, Reading(reader.format, source, dtype, order, coords, advice), out, progress, workers)
+
+
+def _build(
+    reader: SourceReader,
+    how: Reading,
+    out: Path,
+    progress: Callable[[int, int, str], None] | None,
+    workers: int | None,
+) -> BuildReport:
+    source, dtype, order, coords = how.source, how.dtype, how.order, how.coords
+    key = digest([SCHEMA, reader.format, str(source.absolute()), dtype, order, coords])[:8]
     place = resumable(out, key)
-    meta = {"format": module.NAME, "source": str(source.absolute()), "order": order}
+    meta = {"format": reader.format, "source": str(source.absolute()), "order": order}
+    table = reader.table()
     with CacheWriter(out, dtype, meta, place=place) as writer, Journal(writer.folder) as journal:
-        done = _whole(journal.entries(), slides, writer)
+        done = _whole(journal.entries(), reader, writer)
         facts = _Facts(coords)
         for entry in done:
             facts.agree(entry.slide_id, entry.facts, entry.stamp[0][0] if entry.stamp else "")
         journal.start(done)
         left_out = {entry.slide_id: entry.why for entry in done if entry.placed is None}
-        with closing(read_slides(slides, how, len(done), workers or _workers(slides))) as ahead:
+        with closing(read_slides(reader, how, len(done), workers or _workers(reader))) as ahead:
             for number, read in enumerate(ahead, len(done)):
                 facts.agree(read.slide_id, read.facts, str(read.path))
-                entry = _keep(writer, read, stamp(slides.files(number)))
+                entry = _keep(writer, read, stamp(reader.files[number]), how.advice)
                 if entry.placed is None:
                     left_out[entry.slide_id] = entry.why
                 writer.flush()
                 journal.add(entry)
                 if progress is not None:
-                    progress(number + 1, len(slides), entry.slide_id)
+                    progress(number + 1, len(reader), entry.slide_id)
         if len(writer) == 0:
             raise MilbenchError(
                 f"{source} holds no slide with patches ({len(left_out)} empty); there is nothing to keep."
             )
         writer.meta |= facts.common
         writer.meta["left_out"] = sorted(left_out)
-        writer.table = slides.table()
+        if reader.feature_names:
+            writer.meta["feature_names"] = list(reader.feature_names)
+        writer.table = table
     return BuildReport(
         out=out,
-        format=module.NAME,
-        found=found,
+        format=reader.format,
+        found=reader.found,
         slides=len(writer),
         rows=writer.rows,
         dim=writer.dim,
@@ -152,23 +165,23 @@ def build_cache(source: str | Path, out: str | Path, format: str = "auto", dtype
     )
 
 
-def _keep(writer: CacheWriter, read: Read, known: tuple[tuple[str, int, int], ...]) -> Entry:
+def _keep(writer: CacheWriter, read: Read, known: tuple[tuple[str, int, int], ...], advice: str) -> Entry:
     if read.prepared is None:
         return Entry(read.slide_id, known, None, read.why, {})
     try:
         return Entry(read.slide_id, known, writer.append(read.prepared), "", read.facts)
     except MilbenchError as error:
-        hint = " Leave coordinates out with --no-coords." if "coordinates" in str(error) else ""
+        hint = f" {advice}" if "coordinates" in str(error) else ""
         raise MilbenchError(f"{read.path}: {error}{hint}") from None
 
 
-def _whole(entries: list[Entry], slides: Slides, writer: CacheWriter) -> list[Entry]:
+def _whole(entries: list[Entry], slides: SourceReader, writer: CacheWriter) -> list[Entry]:
     """Return the first of some entries, as many as are still true, and put the writer behind them."""
     true = 0
     while (
         true < min(len(entries), len(slides))
         and entries[true].slide_id == slides.ids[true]
-        and entries[true].stamp == stamp(slides.files(true))
+        and entries[true].stamp == stamp(slides.files[true])
     ):
         true += 1
     there = writer.restore([entry.placed for entry in entries[:true] if entry.placed is not None])
@@ -200,9 +213,9 @@ class _Facts:
                 )
 
 
-def _workers(slides: Slides) -> int:
+def _workers(slides: SourceReader) -> int:
     if not slides.independent or len(slides) < 2:
         return 1
-    size = sum(path.stat().st_size for i in range(len(slides)) for path in slides.files(i) if path.is_file())
+    size = sum(path.stat().st_size for files in slides.files for path in files if path.is_file())
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min(usable, 8) if size >= _WORTH_WORKERS else 1

@@ -20,6 +20,10 @@ from .origin import check_origin
 Progress = Callable[[int, int, str], None]
 
 
+#: how a suite leaves coordinates out
+_IN_SUITE = "Leave coordinates out with coords = false in the [[data]] of the suite."
+
+
 def cache_of(spec: DataSpec, base: Path, progress: Progress | None = None) -> Path:
     """Return the cache of a cohort; import its features where they have not been yet.
 
@@ -40,7 +44,7 @@ def cache_of(spec: DataSpec, base: Path, progress: Progress | None = None) -> Pa
         out = base / Path(spec.cache or f"{spec.name}.cache").expanduser()
         if not out.exists():
             with suppress(AlreadyExists):  # made by another process meanwhile
-                build_cache(source, out, spec.format, spec.dtype, spec.order, spec.coords, progress)
+                build_cache(source, out, spec.format, spec.dtype, spec.order, spec.coords, progress, advice=_IN_SUITE)
                 return out
         check_origin(FeatureCache.open(out), source, spec)
         return out

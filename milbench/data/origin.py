@@ -19,10 +19,11 @@ from ..errors import MilbenchError
 from ..spec import DataSpec, digest
 from .cache import FeatureCache
 from .datasets import cache_home
-from .formats import Slides, formats
+from .formats import formats
 from .layout import TOML
-from .reading import Reading, convert
+from .reading import Reading
 from .source_table import SourceTable
+from .supervised import SourceReader
 from .tables import some
 
 #: slides whose bytes are compared, at most
@@ -62,8 +63,8 @@ def check_origin(cache: FeatureCache, source: Path, spec: DataSpec) -> None:
     whole = _remembered([*of, _stamps([source])]) if source.is_file() else None
     if whole is not None and whole.exists():  # opening one large file may take as long as reading it
         return
-    slides = _opened(cache, source)
-    if slides is None:
+    reader = _opened(cache, source)
+    if reader is None:
         parts = [part for part in Path(str(spec.features)).expanduser().parts if part != ".."]
         named = parts[-2:] if Path(str(spec.features)).expanduser().is_absolute() else parts
         if _something(source) or (moved and list(origin.parts[-len(named) :]) != named):
@@ -72,19 +73,22 @@ def check_origin(cache: FeatureCache, source: Path, spec: DataSpec) -> None:
                 f"({origin}); correct the path, or leave features out of the suite to run on the cache as it is."
             )
         return
-    stamps = [_stamps(slides.files(i)) for i in range(len(slides))]
-    known = whole or _remembered([*of, slides.ids, stamps])
-    if known.exists():
-        return
-    if (difference := _difference(cache, source, slides, stamps, moved)) is not None:
-        other = f"the features of {origin}, not those of {source}" if moved else difference
-        raise MilbenchError(f"{holds} {other}; {mend}.")
+    with reader:
+        stamps = [_stamps(files) for files in reader.files]
+        known = whole or _remembered([*of, reader.ids, stamps])
+        if known.exists():
+            return
+        if (difference := _difference(cache, source, reader, stamps, moved)) is not None:
+            other = f"the features of {origin}, not those of {source}" if moved else difference
+            raise MilbenchError(f"{holds} {other}; {mend}.")
     with suppress(OSError):  # a folder that cannot be written costs time, not the run
         known.parent.mkdir(parents=True, exist_ok=True)
         known.touch()
 
 
-def _difference(cache: FeatureCache, source: Path, slides: Slides, stamps: list[_Stamps], moved: bool) -> str | None:
+def _difference(
+    cache: FeatureCache, source: Path, slides: SourceReader, stamps: list[_Stamps], moved: bool
+) -> str | None:
     """Say what the cache holds that its source does not; None where nothing was found."""
     there, here = {*cache.ids, *cache.meta.get("left_out", ())}, set(slides.ids)
     if more := here - there:
@@ -96,7 +100,7 @@ def _difference(cache: FeatureCache, source: Path, slides: Slides, stamps: list[
     order = str(cache.meta.get("order", "source"))
     how = Reading(str(cache.meta["format"]), source, cache.meta["dtype"], order, cache.has_coords)
     for i in _suspects(stamps, (cache.path / TOML).stat().st_mtime_ns, moved):
-        read = convert(slides.load(i), how)
+        read = slides.convert(i, how)
         if cache.checksums.get(read.slide_id) != (None if read.prepared is None else read.prepared.checksum):
             return f"other features of slide {read.slide_id!r} than {read.path or source}"
     return None
@@ -115,16 +119,19 @@ def _something(source: Path) -> bool:
         return False
 
 
-def _opened(cache: FeatureCache, source: Path) -> Slides | None:
+def _opened(cache: FeatureCache, source: Path) -> SourceReader | None:
     """Return the source's slides; None where there are none to be read, any more or yet."""
-    module = formats().get(str(cache.meta.get("format")))
-    if module is None or not source.exists():
+    name = str(cache.meta.get("format"))
+    if name not in formats() or not source.exists():
         return None
     try:
-        slides = module.open_source(source)
-        return slides if len(slides) else None
+        slides = SourceReader(source, name, detect=False, coords=cache.has_coords)
     except (MilbenchError, OSError):
         return None
+    if len(slides):
+        return slides
+    slides.close()
+    return None
 
 
 def _stamps(files: Sequence[Path]) -> _Stamps:

@@ -87,6 +87,27 @@ def prepare(
     )
 
 
+def check_dtype(slide: str, features: Tensor | np.ndarray) -> None:
+    """Refuse features of a dtype that no tensor has: long double, among others.
+
+    Raises:
+        MilbenchError: it says which.
+    """
+    if not isinstance(features, Tensor) and features.dtype.itemsize > 8:
+        raise MilbenchError(
+            f"features of slide {slide!r} are {features.dtype}, which cannot be kept; convert them to float32."
+        )
+
+
+def check_coords(slide: str, coords: Tensor | np.ndarray, rows: int) -> None:
+    """Refuse positions that a cache cannot hold.
+
+    Raises:
+        MilbenchError: they are of another shape than (rows, 2), no numbers, or not finite.
+    """
+    _coords(slide, coords, rows)
+
+
 def _features(slide: str, features: Tensor | np.ndarray, name: str) -> tuple[Tensor, float, float]:
     x = _tensor(slide, "features", features)
     if x.ndim != 2:
@@ -147,6 +168,8 @@ def _tensor(slide: str, what: str, value: Tensor | np.ndarray) -> Tensor:
     array = np.asarray(value)
     if array.dtype.kind not in "fiub":
         raise MilbenchError(f"{what} of slide {slide!r} must be numbers, got numpy dtype {array.dtype}.")
+    if array.dtype.itemsize > 8:
+        raise MilbenchError(f"{what} of slide {slide!r} are {array.dtype}, which cannot be kept; convert to float32.")
     if array.dtype.kind == "u":
         array = array.astype(np.int64)
     native = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("="))

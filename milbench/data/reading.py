@@ -1,22 +1,30 @@
-"""read_slides: the slides of a source, checked and converted, read ahead by a thread or by processes, in order."""
+"""read_slides: the slides of a source, checked and converted, read ahead by one process or by several, in order."""
 
 from __future__ import annotations
 
-import multiprocessing
+import queue
 from collections.abc import Generator, Iterator
-from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ..errors import MilbenchError
-from .formats import Slides, SourceSlide, formats
-from .prepare import Prepared, prepare
+from .formats import SourceSlide
+from .formats._arrays import shape_problem
+from .prepare import Prepared, check_coords, check_dtype, prepare
+
+if TYPE_CHECKING:
+    from .supervised import SourceReader
+
+#: what helps against coordinates that cannot be kept, where the command has the option
+NO_COORDS = "Leave coordinates out with --no-coords."
+#: rows of a slide from which its moments are taken
+_SAMPLED = 64
 
 
 @dataclass(frozen=True)
@@ -26,7 +34,7 @@ class Reading:
     Attributes:
         format: name of the source's format.
         source: the source.
-        dtype, order, coords: as in `milbench.data.build.build_cache`.
+        dtype, order, coords, advice: as in `milbench.data.build.build_cache`.
     """
 
     format: str
@@ -34,6 +42,7 @@ class Reading:
     dtype: str
     order: str
     coords: bool
+    advice: str = NO_COORDS
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,47 +64,110 @@ class Read:
     path: Path | None = None
 
 
-def read_slides(slides: Slides, how: Reading, first: int = 0, workers: int = 1) -> Generator[Read]:
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What one slide is like that was loaded whole.
+
+    Attributes:
+        slide_id: its name.
+        rows, width: of its features; a slide without patches has no width.
+        dtype: of its features, as torch names it.
+        coords: whether it has coordinates.
+        meta: what its file says of itself.
+        mean, spread: (width) of its features, over 64 of its rows; None without patches.
+    """
+
+    slide_id: str
+    rows: int
+    width: int
+    dtype: str
+    coords: bool
+    meta: dict[str, Any]
+    mean: np.ndarray | None = None
+    spread: np.ndarray | None = None
+
+
+def read_slides(reader: SourceReader, how: Reading, first: int = 0, workers: int = 1) -> Generator[Read]:
     """Give every slide from the first wanted one on, in order, one more being read than there are workers.
 
     What goes wrong with a slide is raised in its turn. Closing the generator early ends the workers.
 
     Args:
-        slides: the opened source.
+        reader: the opened source.
         how: how it is read.
         first: number of the first slide wanted.
-        workers: 1: a thread of this process; more: as many processes, where slides can be read one by one.
+        workers: processes that read, where slides can be read one by one.
 
     Raises:
         MilbenchError: a slide cannot be read, or a worker was killed.
     """
-    if workers > 1 and slides.independent:
-        # Spawned, as forking a process whose libraries run threads of their own is not safe.
-        context = multiprocessing.get_context("spawn")
-        pool: Executor = ProcessPoolExecutor(workers, mp_context=context, initializer=_open, initargs=(how,))
-        yield from _ahead(pool, range(first, len(slides)), _read_here, workers + 1)
-    else:
-        # One slide after the other, as a source that is one file is read from its beginning to its end.
-        source = slides.read(first)
-        pool = ThreadPoolExecutor(1, thread_name_prefix="reader")
-        yield from _ahead(pool, range(first, len(slides)), lambda i: convert(next(source), how), 2)
+    free: queue.SimpleQueue[SourceReader] = queue.SimpleQueue()
+    more = [reader.another() for _ in range(workers - 1)] if reader.independent else []
+    for one in (reader, *more):
+        free.put(one)
+
+    def work(i: int) -> Read:
+        mine = free.get()
+        try:
+            return mine.convert(i, how)
+        finally:
+            free.put(mine)
+
+    number = 1 + len(more)
+    pool = ThreadPoolExecutor(number, thread_name_prefix="reader")
+    try:
+        yield from _ahead(pool, range(first, len(reader)), work, number + 1)
+    finally:
+        for one in (reader, *more):  # before their threads are waited for, which may wait for a slide
+            one.close()
+        pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _ahead(pool: Executor, items: range, work: Any, depth: int) -> Iterator[Read]:
-    try:
-        waiting: list[Future[Read]] = [pool.submit(work, i) for i in items[:depth]]
-        for i in items[depth:]:
-            yield waiting.pop(0).result()
-            waiting.append(pool.submit(work, i))
-        while waiting:
-            yield waiting.pop(0).result()
-    except BrokenProcessPool:
+    waiting: list[Future[Read]] = [pool.submit(work, i) for i in items[:depth]]
+    for i in items[depth:]:
+        yield waiting.pop(0).result()
+        waiting.append(pool.submit(work, i))
+    while waiting:
+        yield waiting.pop(0).result()
+
+
+def look_at(slide: SourceSlide, advice: str = NO_COORDS) -> Look:
+    """Check what a cache needs of a slide, but for its values, and return what it is like.
+
+    Raises:
+        MilbenchError: features of another shape or dtype, or coordinates that cannot be kept; it names the file.
+    """
+    features = slide.features
+    rows = int(features.shape[0]) if features.ndim else 1
+    dtype = str(features.dtype).removeprefix("torch.")
+    if rows == 0:
+        return Look(slide.slide_id, 0, 0, dtype, slide.coords is not None, slide.meta)
+    if (problem := shape_problem(features)) is not None:
         raise MilbenchError(
-            "a process that reads slides was killed, most likely for want of memory; run the same command again with "
-            "fewer --workers, it goes on where this one stopped."
-        ) from None
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+            f"{slide.path}: features of slide {slide.slide_id!r} must have shape (rows, dim), got "
+            f"{tuple(features.shape)}; {problem}."
+        )
+    if "float" not in dtype:
+        raise MilbenchError(
+            f"{slide.path}: features of slide {slide.slide_id!r} must be floating point, got {dtype}; convert them."
+        )
+    try:
+        check_dtype(slide.slide_id, features)
+        if slide.coords is not None:
+            check_coords(slide.slide_id, slide.coords, rows)
+    except MilbenchError as error:
+        raise MilbenchError(f"{slide.path}: {error}{_hint(error, advice)}") from None
+    at = np.unique(np.linspace(0, rows - 1, min(rows, _SAMPLED)).round().astype(np.int64))
+    some = features[torch.from_numpy(at)] if isinstance(features, Tensor) else np.asarray(features[at])
+    values = some.double().numpy() if isinstance(some, Tensor) else some.astype(np.float64)
+    width = int(features.shape[1])
+    mean, spread = (values.mean(0), values.std(0)) if np.isfinite(values).all() else (None, None)
+    return Look(slide.slide_id, rows, width, dtype, slide.coords is not None, slide.meta, mean, spread)
+
+
+def _hint(error: Exception, advice: str) -> str:
+    return f" {advice}" if "coordinate" in str(error) else ""
 
 
 def convert(slide: SourceSlide, how: Reading) -> Read:
@@ -117,8 +189,7 @@ def convert(slide: SourceSlide, how: Reading) -> Read:
     try:
         made = prepare(slide.slide_id, features, xy, how.dtype, step)
     except MilbenchError as error:
-        hint = " Leave coordinates out with --no-coords." if "coordinates" in str(error) and how.coords else ""
-        raise MilbenchError(f"{slide.path}: {error}{hint}") from None
+        raise MilbenchError(f"{slide.path}: {error}{_hint(error, how.advice)}") from None
     return Read(slide.slide_id, made, "", slide.meta, slide.path)
 
 
@@ -126,19 +197,3 @@ def _raster(features: np.ndarray | Tensor, xy: np.ndarray | Tensor) -> tuple[np.
     places = np.asarray(xy)
     by = np.lexsort((places[:, 0], places[:, 1]))
     return (features[torch.from_numpy(by)] if isinstance(features, Tensor) else features[by]), places[by]
-
-
-#: of a worker process: the source it has opened, and how it reads
-_opened: tuple[Slides, Reading] | None = None
-
-
-def _open(how: Reading) -> None:
-    global _opened
-    torch.set_num_threads(1)  # the workers share the cores
-    _opened = formats()[how.format].open_source(how.source), how
-
-
-def _read_here(i: int) -> Read:
-    assert _opened is not None
-    slides, how = _opened
-    return convert(slides.load(i), how)

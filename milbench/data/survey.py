@@ -12,12 +12,17 @@ import numpy as np
 
 from ..errors import MilbenchError
 from .cache import FeatureCache
-from .formats import Slides, SourceSlide, SourceTable, detect_format
+from .encoders import encoder_groups
+from .formats import SourceTable
 from .layout import DTYPES, TOML
+from .reading import NO_COORDS, Look
+from .supervised import SourceReader
 from .tables import count, some
 
 #: slides that are loaded at most, and seconds after which, one being there, no further one is
 SAMPLE, SECONDS = 32, 5.0
+#: slides whose headers are read at a time
+_AT_A_TIME = 16
 #: facts that are one for all slides of a cache
 _COMMON = ("encoder", "patch_size", "magnification", "units")
 #: called with (slides looked at, slides in all, slide)
@@ -41,6 +46,7 @@ class Survey:
         facts: encoder, patch_size, magnification, units, as far as files say them.
         table: labels, patients and splits that come along.
         left_out: slides that a cache has left out, since they are empty.
+        notes: sentences about what should be looked at.
     """
 
     source: Path
@@ -55,6 +61,7 @@ class Survey:
     facts: dict[str, Any]
     table: SourceTable
     left_out: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def empty(self) -> tuple[str, ...]:
@@ -87,7 +94,9 @@ class Survey:
         return set(self.dtypes) <= set(DTYPES)
 
 
-def survey(source: Path, format: str = "auto", progress: Progress | None = None) -> Survey:
+def survey(
+    source: Path, format: str = "auto", progress: Progress | None = None, coords: bool = True, advice: str = NO_COORDS
+) -> Survey:
     """Look at a source of features, or at a feature cache, without reading it whole.
 
     Headers tell how many patches a slide has, where files have such. Up to `SAMPLE` slides, evenly spaced, are loaded
@@ -97,6 +106,8 @@ def survey(source: Path, format: str = "auto", progress: Progress | None = None)
         source: see ``milbench list formats``.
         format: the format's name; ``auto`` recognises it.
         progress: see `Progress`.
+        coords: False: coordinates are not read, and `Survey.coords` is None, as where some slides lack them.
+        advice: a sentence on how to leave coordinates out, for messages about them.
 
     Raises:
         MilbenchError: no format recognises the source, a slide that was looked at is damaged or is not like the others,
@@ -104,33 +115,63 @@ def survey(source: Path, format: str = "auto", progress: Progress | None = None)
     """
     if (source / TOML).is_file():
         return _of_cache(FeatureCache.open(source))
-    module, found = detect_format(source, format)
-    slides = module.open_source(source)
+    with SourceReader(source, format, coords=coords) as slides:
+        return _of_source(source, slides, progress, coords, advice)
+
+
+def _of_source(
+    source: Path, slides: SourceReader, progress: Progress | None, coords: bool, advice: str
+) -> Survey:  # fmt: skip
     for slide in slides.ids:
         if not slide.isprintable() and any("\ud800" <= c <= "\udfff" for c in slide):  # how Python keeps other bytes
             raise MilbenchError(f"the name of slide {slide!r} in {source} is not UTF-8; rename its file.")
     rows: dict[str, int] = {}
-    for i, slide in enumerate(slides.ids):
-        if (n := slides.rows(i)) is not None:
-            rows[slide] = n
-        if progress is not None:
-            progress(i + 1, len(slides), slide)
-    seen = _load_some(slides, rows)
+    for first in range(0, len(slides), _AT_A_TIME):
+        numbers = range(first, min(first + _AT_A_TIME, len(slides)))
+        for i, n in zip(numbers, slides.rows(numbers), strict=True):
+            if n is not None:
+                rows[slides.ids[i]] = n
+            if progress is not None:
+                progress(i + 1, len(slides), slides.ids[i])
+    seen = _load_some(slides, rows, advice)
     if not seen.dims:
         raise MilbenchError(f"{source} holds no slide with patches; there is nothing to learn from.")
+    dim = seen.one("dim", seen.dims)
+    facts = {key: seen.one(key, values) for key, values in seen.facts.items()}
     return Survey(
         source=source,
-        format=module.NAME,
-        found=found,
+        format=slides.format,
+        found=slides.found,
         ids=slides.ids,
         rows=rows,
         loaded=seen.loaded,
-        dim=seen.one("dim", seen.dims),
+        dim=dim,
         dtypes=tuple(seen.dtypes),
-        coords=next(iter(seen.coords)) if len(seen.coords) == 1 else None,
-        facts={key: seen.one(key, values) for key, values in seen.facts.items()},
+        coords=next(iter(seen.coords)) if coords and len(seen.coords) == 1 else None,
+        facts=facts,
         table=slides.table() or SourceTable(),
+        notes=tuple(_two_encoders(seen)),
     )
+
+
+def _two_encoders(seen: _Seen) -> list[str]:
+    """Say that the features of the slides loaded fall into two groups, as those of two encoders do."""
+    known = [look for look in seen.looks if look.rows >= 5 and look.mean is not None and look.spread is not None]
+    if len({look.width for look in known}) != 1:
+        return []
+    mean = np.stack([look.mean for look in known if look.mean is not None])
+    spread = np.stack([look.spread for look in known if look.spread is not None])
+    groups = encoder_groups(mean, spread)
+    if groups is None:
+        return []
+    parts = [
+        [look.slide_id for look, second in zip(known, groups.second, strict=True) if second == of] for of in (0, 1)
+    ]
+    return [
+        f"features of two kinds, as of two encoders: {groups.how}, between {count(len(parts[0]), 'slide')} "
+        f"({some(parts[0], 3)}) and {count(len(parts[1]), 'slide')} ({some(parts[1], 3)}) of {len(known)} that were "
+        f"loaded; make sure that one encoder made them all"
+    ]
 
 
 @dataclass
@@ -138,25 +179,17 @@ class _Seen:
     """What the loaded slides are like: value -> the first slide that has it."""
 
     loaded: int = 0
+    looks: list[Look] = field(default_factory=list)
     dims: dict[int, str] = field(default_factory=dict)
     dtypes: dict[str, str] = field(default_factory=dict)
     coords: dict[bool, str] = field(default_factory=dict)
     facts: dict[str, dict[Any, str]] = field(default_factory=dict)
 
-    def add(self, slide: SourceSlide) -> None:
-        if slide.features.ndim != 2:
-            raise MilbenchError(
-                f"{slide.path}: features of slide {slide.slide_id!r} must have shape (rows, dim), got "
-                f"{tuple(slide.features.shape)}; extract the slide again."
-            )
-        dtype = str(slide.features.dtype).removeprefix("torch.")
-        if "float" not in dtype:
-            raise MilbenchError(
-                f"{slide.path}: features of slide {slide.slide_id!r} must be floating point, got {dtype}; convert them."
-            )
-        self.dims.setdefault(int(slide.features.shape[1]), slide.slide_id)
-        self.dtypes.setdefault(dtype, slide.slide_id)
-        self.coords.setdefault(slide.coords is not None, slide.slide_id)
+    def add(self, slide: Look) -> None:
+        self.looks.append(slide)
+        self.dims.setdefault(slide.width, slide.slide_id)
+        self.dtypes.setdefault(slide.dtype, slide.slide_id)
+        self.coords.setdefault(slide.coords, slide.slide_id)
         for key in _COMMON:
             if key in slide.meta:
                 self.facts.setdefault(key, {}).setdefault(slide.meta[key], slide.slide_id)
@@ -176,18 +209,22 @@ class _Seen:
         return next(iter(values))
 
 
-def _load_some(slides: Slides, rows: dict[str, int]) -> _Seen:
-    """Load a sample, the shortest first where that is known; add to `rows` what they tell."""
+def _load_some(slides: SourceReader, rows: dict[str, int], advice: str) -> _Seen:
+    """Load a sample, the shortest first where that is known; add to `rows` what they tell.
+
+    Slides whose header does not tell what those of most others do are loaded first, as something is wrong with them.
+    """
     seen, began = _Seen(), time.monotonic()
-    for i in _order(slides.ids, rows):
+    odd = [i for i, slide in enumerate(slides.ids) if slide not in rows] if 2 * len(rows) > len(slides) else []
+    for i in [*odd[:SAMPLE], *(i for i in _order(slides.ids, rows) if i not in odd[:SAMPLE])]:
         # Only where all that were looked at are empty does it go on: without one slide nothing is known.
         if seen.dims and (seen.loaded >= SAMPLE or time.monotonic() - began > SECONDS):
             break
-        slide = slides.load(i)
+        look = slides.look(i, advice)
         seen.loaded += 1
-        rows[slide.slide_id] = n = int(slide.features.shape[0]) if slide.features.ndim else 1
-        if n > 0:
-            seen.add(slide)
+        rows[look.slide_id] = look.rows
+        if look.rows > 0:
+            seen.add(look)
     return seen
 
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from ...spec import digest
-from .features import identical_findings, label_column_findings, similar_findings, sketch
+from .features import encoder_findings, identical_findings, label_column_findings, similar_findings, sketch
 from .findings import Finding
 from .folds import Known, folds_findings
 from .memory import remembered
 from .probes import facts_of, probe_findings
 from .subject import Subject
 from .tables import label_findings, missing_findings, note_findings, patient_findings, stale_findings
+
+#: raised when other things are looked for in features
+_CHECKS = 2
 
 
 def table_findings(subject: Subject) -> list[Finding]:
@@ -43,12 +46,13 @@ def feature_findings(subject: Subject) -> list[Finding]:
     facts = facts_of(subject)
     owners = {slide: subject.owner(slide) for slide in subject.slides}
     steps = [None if step != step else step for step in facts.steps.tolist()]
-    key = [subject.content, owners, facts.rows.tolist(), steps, facts.sites]
+    key = [subject.content, owners, facts.rows.tolist(), steps, facts.sites, _CHECKS]
 
     def look() -> list[Finding]:
         seen = sketch(subject.cache, subject.slides)
         return [
             *label_column_findings(subject, seen),
+            *encoder_findings(subject, seen),
             *similar_findings(subject, seen),
             *probe_findings(subject, facts),
         ]

@@ -10,7 +10,7 @@ All slides are read once, 64 evenly spaced rows of each. The sketch of a slide t
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -21,6 +21,7 @@ from scipy import sparse, stats
 from scipy.sparse import csgraph
 
 from ..cache import FeatureCache
+from ..encoders import encoder_groups
 from ..tables import count, some
 from .findings import Finding
 from .subject import Subject
@@ -37,6 +38,8 @@ ALMOST = 0.99
 #: ... and when among columns without any information the best would be so good once in a hundred cohorts at most.
 CHANCE = 0.01
 _BLOCK = 1024
+#: rows of a slide below which its statistics say nothing of its encoder
+_ROWS_ENOUGH = 5
 
 Array = NDArray[np.float32]
 
@@ -48,6 +51,7 @@ class Sketch:
     Attributes:
         rows: (n,) numbers of rows.
         low, high, mean: (n, d) over the rows read.
+        spread: (n, d) standard deviation over the rows read.
         two: (d,) whether every slide has at most two values in the column.
         thrown: n arrays (rows compared, 32).
     """
@@ -56,6 +60,7 @@ class Sketch:
     low: Array
     high: Array
     mean: Array
+    spread: Array
     two: NDArray[np.bool_]
     thrown: list[Array]
 
@@ -63,7 +68,7 @@ class Sketch:
 def sketch(cache: FeatureCache, slides: Sequence[str]) -> Sketch:
     """Read the slides once."""
     n, d = len(slides), cache.dim
-    low, high, mean = (np.empty((n, d), dtype=np.float32) for _ in range(3))
+    low, high, mean, spread = (np.empty((n, d), dtype=np.float32) for _ in range(4))
     two = np.ones(d, dtype=bool)
     matrix = np.random.default_rng(0).standard_normal((d, _WIDTH)).astype(np.float32)
     rows, thrown = np.empty(n, dtype=np.int64), []
@@ -76,10 +81,11 @@ def sketch(cache: FeatureCache, slides: Sequence[str]) -> Sketch:
         values.min(0, out=low[i])
         values.max(0, out=high[i])
         values.mean(0, out=mean[i])
+        values.std(0, out=spread[i])
         if two.any():
             two &= ((values == low[i]) | (values == high[i])).all(0)
         thrown.append(values[_spaced(len(values), COMPARED)] @ matrix)
-    return Sketch(rows, low, high, mean, two, thrown)
+    return Sketch(rows, low, high, mean, spread, two, thrown)
 
 
 def identical_findings(subject: Subject) -> list[Finding]:
@@ -123,18 +129,60 @@ def label_column_findings(subject: Subject, of: Sketch) -> list[Finding]:
     """List columns that are the label, for every instance or as the largest or smallest one of a slide, or almost."""
     y = np.array([subject.labels.labels[slide] for slide in subject.slides])
     exact = _exact(subject, of, y)
+    known = _column_names(subject)
     found = [
-        Finding.of("label-column", subject.name, f"column {j} of the features is the label: {how}; remove it", [str(j)])
+        Finding.of(
+            "label-column",
+            subject.name,
+            f"column {known(j)} of the features is the label: {how}; remove it",
+            [known(j).strip("'")],
+        )
         for j, how in exact.items()
     ]
     almost = {j: auc for j, auc in _almost(of.mean, y).items() if j not in exact}
     if almost:
         best = max(almost, key=lambda j: almost[j])
-        names = [str(j) for j in sorted(almost)]
+        names = [known(j).strip("'") for j in sorted(almost)]
         who = f"{count(len(names), 'column')} of the features, averaged over a slide: {some(names)}"
-        text = f"almost the label is in {who} (AUC {almost[best]:.3f} of {best}); make sure it was not made from it"
+        text = (
+            f"almost the label is in {who} (AUC {almost[best]:.3f} of {known(best)}); make sure it was not made from it"
+        )
         found.append(Finding.of("almost-label-column", subject.name, text, names))
     return found
+
+
+def _column_names(subject: Subject) -> Callable[[int], str]:
+    """Return what names a column: its name in the table the features are from, in quotes, else its number."""
+    names = subject.cache.meta.get("feature_names")
+    known = isinstance(names, list) and len(names) == subject.cache.dim
+    return lambda j: repr(str(names[j])) if known and names is not None else str(j)
+
+
+def encoder_findings(subject: Subject, of: Sketch) -> list[Finding]:
+    """Say that features are of two kinds, as those of two encoders are; bags of few patches tell nothing.
+
+    Where the two kinds are two classes it is a warning: an easy task may look so, and so does one encoder a class.
+    Built-in bags are made of features of one kind, whatever their statistics.
+    """
+    enough = np.flatnonzero(of.rows >= _ROWS_ENOUGH)
+    if subject.spec.dataset is not None or len(enough) * 2 < len(of.rows):
+        return []
+    groups = encoder_groups(of.mean[enough], of.spread[enough])
+    if groups is None:
+        return []
+    slides = [subject.slides[i] for i in enough]
+    y = np.array([subject.labels.labels[slide] for slide in slides])
+    second = [slide for slide, other in zip(slides, groups.second, strict=True) if other]
+    first = [slide for slide, other in zip(slides, groups.second, strict=True) if not other]
+    classes = any(
+        ((y == c) == groups.second).mean() >= 0.9 or ((y == c) != groups.second).mean() >= 0.9 for c in set(y)
+    )
+    text = (
+        f"features are of two kinds, as of two encoders: {groups.how}, between {count(len(first), 'slide')} "
+        f"({some(first, 3)}) and {count(len(second), 'slide')} ({some(second, 3)}); extract all with one encoder"
+    )
+    sure = not classes and len(second) * 10 >= len(slides)
+    return [Finding.of("two-encoders" if sure else "two-kinds-of-features", subject.name, text, sorted(second))]
 
 
 def _spaced(n: int, most: int) -> NDArray[np.int64]:

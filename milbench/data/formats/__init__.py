@@ -55,9 +55,11 @@ class Slides(ABC):
     Attributes:
         ids: slide ids, empty slides included.
         independent: whether any process may open the source anew and load any one slide at the cost of that slide.
+        feature_names: of the columns of the features, where they have names; else none.
     """
 
     independent: bool = False
+    feature_names: tuple[str, ...] = ()
 
     def __init__(self, ids: Sequence[str]) -> None:
         self.ids = tuple(ids)

@@ -32,6 +32,8 @@ NAME = "long_table"
 Table: TypeAlias = ParquetTable | CsvTable
 
 _TEXTS = (".csv", ".csv.gz", ".tsv", ".tsv.gz")
+#: names of columns that a cache keeps, at most
+_MOST_NAMES = 4096
 #: files of other kinds beside which Parquet is an index or a table of labels
 _OTHERS = (".pt", ".h5", ".npy", ".npz", ".safetensors")
 
@@ -81,6 +83,8 @@ class LongTable(Slides):
         self._first = self._open(0)
         if self._first.columns.slide is None:
             raise MilbenchError(f"{paths[0]} has no column of slides; name one slide_id.")
+        names = self._first.columns.features
+        self.feature_names = names if 1 < len(names) == self._first.width <= _MOST_NAMES else ()
         self._index = index_patches(self._open(t) for t in range(len(paths)))
         if not self._index.slides:
             raise MilbenchError(f"{paths[0]} holds no rows; give one row a patch.")
