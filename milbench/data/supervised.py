@@ -14,6 +14,7 @@ read in the calling process, without a limit.
 from __future__ import annotations
 
 import ctypes
+import faulthandler
 import multiprocessing
 import os
 import pickle
@@ -251,6 +252,7 @@ def _serve(mine: socket.socket, theirs: socket.socket, note: mmap, parent: int) 
         theirs.close()
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which ends this process
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        faulthandler.disable()  # the parent says which file ended this process
         _die_with(parent)
         torch.set_num_threads(1)  # OpenMP's threads do not outlive a fork
         numbers = 0

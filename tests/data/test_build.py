@@ -83,6 +83,7 @@ def test_a_file_that_changed_since_is_read_again(clam, tmp_path):
         build_cache(clam, tmp_path / "out", dtype="float32")
     files[9].write_bytes(good)
     files[3].write_bytes(files[4].read_bytes())  # another slide's content under an old name
+    (clam / "pt_files" / f"{files[3].stem}.pt").unlink()  # which holds the old content, and would be told from it
     report = build_cache(clam, tmp_path / "out", dtype="float32")
     assert report.resumed == 3
     cache = FeatureCache.open(report.out)

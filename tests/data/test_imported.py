@@ -117,7 +117,7 @@ def test_features_that_were_extracted_again_are_told(base, slides, monkeypatch):
         os.utime(path)
     load_cohort(spec(), base)  # touched, no more
     with monkeypatch.context() as patch:
-        patch.setattr("milbench.data.origin.convert", lambda *_: pytest.fail("compared again"))
+        patch.setattr("milbench.data.origin.SourceReader.convert", lambda *_: pytest.fail("compared again"))
         load_cohort(spec(), base)
     old = files[5].stat().st_mtime_ns
     with h5py.File(files[5], "a") as file:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from support.features import Slide, digit_slides, write_clam, write_trident
-from support.foreign import write_eva, write_mil_baseline, write_slideflow, write_stamp, write_torchmil
+from support.foreign import same_bits, write_eva, write_mil_baseline, write_slideflow, write_stamp, write_torchmil
 
 from milbench.data import survey as module
 from milbench.data.cache import CacheWriter
@@ -180,10 +180,14 @@ def test_a_format_need_not_tell_lengths():
 
 
 def test_rows_are_of_the_file_that_is_loaded(tmp_path):
-    """One that is in both of CLAM's folders is read from h5_files."""
+    """One that is in both of CLAM's folders is read from h5_files, and refused if the other holds other numbers."""
     slides = digit_slides(patients=2)
     source = write_clam(tmp_path / "features", slides)
     for s in slides:
-        torch.save(torch.ones(1, 64), source / "pt_files" / f"{s.name}.pt")
+        torch.save(torch.from_numpy(s.x).half(), source / "pt_files" / f"{s.name}.pt")
     opened = detect_format(source)[0].open_source(source)
     assert [opened.rows(i) for i in range(len(opened))] == [len(opened.load(i).features) for i in range(len(opened))]
+    assert all(same_bits(opened.load(i).features, s.x) for i, s in enumerate(sorted(slides, key=lambda s: s.name)))
+    torch.save(torch.ones(1, 64), source / "pt_files" / f"{slides[0].name}.pt")
+    with pytest.raises(MilbenchError, match="are one slide with other numbers"):
+        opened.load(opened.ids.index(slides[0].name))

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from ...errors import MilbenchError
+from ._arrays import FEATURES
 from ._read import h5_features_key, need_file, open_h5
 
 
@@ -22,7 +23,7 @@ def h5_rows(path: Path, key: str | None) -> int | None:
     import h5py
 
     with suppress(MilbenchError), open_h5(path) as file:
-        if key is None or not file.id.links.exists(key.encode()):
+        if key is None or (key in FEATURES[:2] and not file.id.links.exists(key.encode())):
             key = h5_features_key(file, path)
             if key is None:
                 return 0
