@@ -71,7 +71,7 @@ def effects(
         nan = float("nan")
         gap, reach = stats.Difference(nan, nan, nan, nan), nan
         if own.complete:
-            gap = stats.paired_difference(own.auc, own.replicates, base.auc, base.replicates)
+            gap = stats.mean_difference(own.mean, base.mean)
             reach = _REACH * (gap.high - gap.low) / 2
         rows.append({
             "cohort": cohort.name, "data": cohort.data, "method": method, "reference": reference,

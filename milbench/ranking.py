@@ -21,7 +21,7 @@ from .errors import MilbenchError, did_you_mean
 from .load import cost_notes
 from .published import beside
 from .reporting import comparison_lines, to_markdown, write_report
-from .scoring import PROBABILITIES, CohortRuns, Scores, read_cohorts, repetitions, run_scores, score
+from .scoring import PROBABILITIES, CohortRuns, Scores, read_cohorts, repetitions, run_scores, same_trainings, score
 from .spec import digest
 from .spelling import find_method
 from .spending import AXES, FRONTS, SPENT, curves, mark_fronts, missing_flops, price_of, spent
@@ -36,7 +36,8 @@ __all__ = [
 #: The columns of every leaderboard, in order; see `columns`.
 COLUMNS = (
     "suite", "version", "data", "rank", "method", "title", "family", "auc", "auc_low", "auc_high", "diff_to_best",
-    "diff_low", "diff_high", "tied", "balanced_accuracy", "accuracy", "accuracy_sd", "average_precision", "f1",
+    "diff_low", "diff_high", "tied", "rank_low", "rank_high", "among_best", "auc_low_patients", "auc_high_patients",
+    "auc_pooled", "seed_sd", "balanced_accuracy", "accuracy", "accuracy_sd", "average_precision", "f1",
     "log_loss", "brier", "ece", "runs_ok", "runs", "outcome", "reason", "seeds", "folds", "infer_patches_per_s",
     "infer_bags_per_s", "train_bags_per_s", "infer_peak_memory_bytes", "train_peak_memory_bytes", "cost_outcome",
     "parameters", "flops_per_bag_infer", "flops_per_bag_train", "conditions", "budget", "tuning", "checkpoint",
@@ -311,7 +312,7 @@ def _compared(cohort: CohortRuns, a: Scores, b: Scores) -> dict[str, Any]:
     if bad:
         found = stats.Difference(float("nan"), float("nan"), float("nan"), float("nan"))
     else:
-        found = stats.paired_difference(a.auc, a.replicates, b.auc, b.replicates)
+        found = stats.mean_difference(a.mean, b.mean)
     known = not bad and np.isfinite(found.low)
     return {
         "suite": cohort.suite.name, "version": cohort.suite.version, "data": cohort.data, "unit": cohort.suite.unit,
@@ -352,23 +353,29 @@ def _block(cohort: CohortRuns, scored: list[Scores]) -> list[dict[str, Any]]:
     nan = float("nan")
     # What was selected on test has no place in an order.
     points = np.array([s.auc if s.complete and not cohort.oracle else nan for s in scored])
-    ranks = stats.tie_ranks(points, [s.replicates for s in scored])
-    shared = Counter(ranks[np.isfinite(ranks)])
+    ranks = stats.rank_intervals(
+        [s.mean if known else None for s, known in zip(scored, ~np.isnan(points), strict=True)]
+    )
+    shared = Counter(ranks.rank[np.isfinite(ranks.rank)])
     best = scored[int(np.nanargmax(points))] if np.isfinite(points).any() else None
     rows = []
     measured = [metric.name for metric in metrics.registered()]
-    for s, rank in zip(scored, ranks, strict=True):
+    for i, s in enumerate(scored):
+        rank = ranks.rank[i]
         if best is None or not np.isfinite(rank):
             diff = stats.Difference(nan, nan, nan, nan)
         else:
-            diff = stats.paired_difference(s.auc, s.replicates, best.auc, best.replicates)
+            diff = stats.mean_difference(s.mean, best.mean)
         means: dict[str, Any] = {name: float(s.runs[name].mean()) if len(s.runs) else nan for name in measured}
         rows.append({
             "suite": cohort.suite.name, "version": cohort.suite.version, "data": cohort.data,
             "rank": rank, "method": s.method, "title": s.title, "family": s.family,
             **means, "auc": s.auc, "auc_low": s.low, "auc_high": s.high,
             "diff_to_best": diff.estimate, "diff_low": diff.low, "diff_high": diff.high,
-            "tied": shared.get(rank, 0) > 1, "accuracy_sd": _spread(s.runs),
+            "tied": shared.get(rank, 0) > 1, "rank_low": ranks.low[i], "rank_high": ranks.high[i],
+            "among_best": bool(ranks.best[i]), "auc_low_patients": s.mean.patients[0],
+            "auc_high_patients": s.mean.patients[1], "auc_pooled": s.pooled, "seed_sd": s.mean.error.spread or nan,
+            "accuracy_sd": _spread(s.runs),
             "runs_ok": s.outcomes["ok"], "runs": len(cohort.cells), "outcome": _told(s.outcomes), "reason": s.reason,
             "seeds": len({seed for _, seed in cohort.cells}), "folds": len({fold for fold, _ in cohort.cells}),
             "parameters": s.parameters,
@@ -390,7 +397,7 @@ def _mark_inflation(cohort: CohortRuns, block: list[dict[str, Any]], scored: lis
         monitored = _monitored(list(cohort.runs[row["method"]].values()))
         row.update(auc_last=last[row["method"]].auc, auc_best_val=other.auc if monitored else nan)
         if found.complete:
-            gain = stats.paired_difference(found.auc, found.replicates, other.auc, other.replicates)
+            gain = same_trainings(found, other)
             row.update(inflation=gain.estimate, inflation_low=gain.low, inflation_high=gain.high)
 
 

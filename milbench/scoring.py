@@ -47,6 +47,9 @@ MEMORY_FLOOR_BYTES = 0.1 * 2**20
 #: methods that define probabilities of their own alone.
 LOG_ODDS, PROBABILITIES = "log-odds", "probabilities"
 
+#: Of a method without a score.
+_UNKNOWN = stats.MacroInterval(float("nan"), float("nan"), False)
+
 Cell = tuple[str, int]
 #: Probabilities (n, C) of bags, and their log-odds (n, C) where they are stored.
 Predicted = tuple[np.ndarray, np.ndarray | None]
@@ -208,8 +211,10 @@ class Scores:
         runs: one row an ``ok`` run: fold, seed, bags, the columns of `metrics.all_metrics`, and
             ``ordered_by``: `LOG_ODDS` or `PROBABILITIES`, and `milbench.collapse.of_predictions`.
         auc: mean AUC over folds and seeds; NaN where no run is ``ok`` or none is defined.
-        low, high: its 95 % interval, see `milbench.stats.combined_interval`.
-        replicates: (R,) of it; row r of every method of a cohort holds the same patients and seeds.
+        low, high: its 95 % interval, over patients and seeds.
+        mean: `auc` with what is known of its error, for paired differences and ranks.
+        pooled: the mean over seeds of one AUC of the bags of all folds together; NaN where there is one fold.
+        test_counts: fold -> test bags of each class.
         outcomes: how often each outcome, and ``missing``, occurs among the cells.
         reason: of the first run that is not ``ok``.
     """
@@ -221,7 +226,9 @@ class Scores:
     auc: float
     low: float
     high: float
-    replicates: stats.Array
+    mean: stats.Mean
+    pooled: float
+    test_counts: dict[str, tuple[int, ...]]
     outcomes: Counter[str]
     reason: str
     parameters: float
@@ -230,6 +237,22 @@ class Scores:
     def complete(self) -> bool:
         """Return whether every run of the cohort is ``ok``."""
         return set(self.outcomes) == {"ok"}
+
+    @property
+    def replicates(self) -> stats.Array:
+        """Return (R,) of `auc` over patients, seeds as they are; row r of every method holds the same patients."""
+        return self.mean.replicates
+
+
+@dataclass(frozen=True)
+class _Resampled:
+    """A method's runs under the resamples of patients, before seeds are pooled over methods."""
+
+    runs: pd.DataFrame
+    replicates: stats.Array
+    classes: stats.ClassAucs
+    seeds: stats.Seeds
+    pooled: float
 
 
 def read_cohorts(
@@ -304,22 +327,24 @@ def score(cohort: CohortRuns, resamples: int, kept: Kept | None = None) -> list[
     rows_of, predicted = _test_bags(cohort, labels, classes, kept)
     _check_folds(cohort, labels, rows_of)
 
-    # One draw of patients and seeds for all methods: that is what pairs them. Bags never tested are not drawn.
+    # One draw of patients for all methods: that is what pairs them. Bags never tested are not drawn. The first row
+    # holds every bag once: the data as they are.
     rng = np.random.default_rng(SEED)
     tested = np.unique(np.concatenate([*rows_of.values(), np.empty(0, dtype=np.intp)]))
     weights: dict[str, stats.Array] = {}
     units = patients[tested] if cohort.suite.unit == "patient" else tested
     if len(tested):
         drawn = stats.cluster_weights(units, y[tested], resamples, rng)
+        drawn = np.vstack([np.ones(len(tested)), drawn])
         weights = {fold: drawn[:, np.searchsorted(tested, rows)] for fold, rows in rows_of.items()}
     folds, seeds = (sorted(set(part)) for part in zip(*cohort.cells, strict=True))
-    drawn_seeds = stats.seed_weights(len(seeds), resamples, rng)
 
-    scores = []
+    resampled = {}
     names = [metric.name for metric in metrics.registered()]
     columns = ["fold", "seed", "bags", *names, "ordered_by", *collapse.COLUMNS]
     for method, runs in cohort.runs.items():
-        cells = np.full((len(folds), len(seeds), resamples), np.nan)
+        cells = np.full((len(folds), len(seeds), 1 + resamples), np.nan)
+        areas = []
         table = []
         for (fold, seed), record in sorted(runs.items()):
             if record.outcome != "ok":
@@ -335,10 +360,79 @@ def score(cohort: CohortRuns, resamples: int, kept: Kept | None = None) -> list[
             values["ordered_by"] = PROBABILITIES if s is None else str(record.record.get("ordered_by") or LOG_ODDS)
             values |= collapse.of_predictions(truth, p, by)
             table.append({"fold": fold, "seed": seed, "bags": len(truth), **values})
-            cells[folds.index(fold), seeds.index(seed)] = stats.bootstrap_auc(truth, by, weights[fold])
-        found = pd.DataFrame(table, columns=columns)
-        scores.append(_scores(cohort, method, found, stats.combine(cells, drawn_seeds), (y[tested], units)))
-    return scores
+            areas.append(stats.class_aucs(truth, by, weights[fold]))
+            cells[folds.index(fold), seeds.index(seed)] = stats.nanmean(areas[-1][1])
+        resampled[method] = _Resampled(
+            runs=pd.DataFrame(table, columns=columns),
+            replicates=stats.combine(cells[:, :, 1:], np.ones((resamples, len(seeds)))),
+            classes=_by_class(areas, resamples),
+            seeds=stats.seeds_of(cells[:, :, 0], cells[:, :, 1:]),
+            pooled=_pooled(method, runs, rows_of, predicted, y),
+        )
+    errors = stats.seed_errors([found.seeds for found in resampled.values()])
+    counts = {fold: tuple(np.bincount(y[rows], minlength=classes).tolist()) for fold, rows in rows_of.items()}
+    return [
+        _scores(cohort, method, found, error, (y[tested], units), counts)
+        for (method, found), error in zip(resampled.items(), errors, strict=True)
+    ]
+
+
+def _by_class(areas: list[tuple[np.ndarray, stats.Array]], resamples: int) -> stats.ClassAucs:
+    """Return the AUC of each class, as its runs enter the mean over runs of the mean over the classes that occur.
+
+    Args:
+        areas: of each run, classes (K,) and their AUCs (K, 1 + R), the first of the data as they are.
+    """
+    defined = [(classes, found) for classes, found in areas if np.isfinite(found[:, 0]).all()]
+    every = np.unique(np.concatenate([classes for classes, _ in defined])) if defined else np.empty(0, dtype=np.int64)
+    total, weight = np.zeros((2, len(every), 1 + resamples))
+    for classes, found in defined:
+        at, known = np.searchsorted(every, classes), np.isfinite(found)
+        total[at] += np.where(known, found, 0.0) / len(classes)
+        weight[at] += known / len(classes)
+    mean = np.divide(total, weight, out=np.full_like(total, np.nan), where=weight > 0)
+    return stats.ClassAucs(every, mean[:, 0], weight[:, 0] / max(len(defined), 1), mean[:, 1:])
+
+
+def _pooled(
+    method: str,
+    runs: dict[Cell, RunRecord],
+    rows_of: dict[str, np.ndarray],
+    predicted: dict[tuple[str, Cell], Predicted],
+    y: np.ndarray,
+) -> float:
+    """Return the mean over seeds of one AUC of all folds together, each repetition of a k-fold by itself.
+
+    Scores of different folds' models are put in one order as they are (log-odds: what a class has over the rest).
+    """
+    parts: dict[tuple[int, str], list[Cell]] = {}
+    for fold, seed in sorted(runs):
+        if runs[fold, seed].outcome == "ok":
+            repetition = repetitions(pd.Series([fold])).fillna("")[0]
+            parts.setdefault((seed, repetition), []).append((fold, seed))
+    found = []
+    for cells in parts.values():
+        if len(cells) > 1:
+            truth = np.concatenate([y[rows_of[fold]] for fold, _ in cells])
+            every = [predicted[method, cell] for cell in cells]
+            known = all(s is not None for _, s in every)
+            pooled = np.concatenate([metrics.order_of(p, s if known else None) for p, s in every])
+            found.append(stats.weighted_auc(truth, pooled))
+    return float(np.mean(found)) if found else float("nan")
+
+
+def same_trainings(a: Scores, b: Scores) -> stats.Difference:
+    """Return the paired difference of two evaluations of the same trainings, whose seeds are paired as well.
+
+    Raises:
+        MilbenchError: the two hold different runs.
+    """
+    runs = a.runs[["fold", "seed", "auc"]].merge(b.runs[["fold", "seed", "auc"]], on=["fold", "seed"])
+    if len(runs) != len(a.runs) or len(runs) != len(b.runs):
+        raise MilbenchError(f"two evaluations of {a.method} hold different runs; run the suite again.")
+    gap = (runs["auc_x"] - runs["auc_y"]).to_numpy(dtype=np.float64)
+    cells = runs.assign(gap=gap).pivot(index="fold", columns="seed", values="gap").to_numpy(dtype=np.float64)
+    return stats.paired_seeds_difference(a.mean, b.mean, stats.seeds_of(cells))
 
 
 def _check_folds(cohort: CohortRuns, labels: pd.DataFrame, rows_of: dict[str, np.ndarray]) -> None:
@@ -376,27 +470,34 @@ def _test_bags(
 
 
 def _scores(
-    cohort: CohortRuns, method: str, found: pd.DataFrame, replicates: stats.Array, tested: tuple[np.ndarray, np.ndarray]
+    cohort: CohortRuns,
+    method: str,
+    found: _Resampled,
+    error: stats.SeedError,
+    tested: tuple[np.ndarray, np.ndarray],
+    counts: dict[str, tuple[int, ...]],
 ) -> Scores:
     runs = cohort.runs[method]
     some = next(iter(runs.values())).record
     bad = [runs[cell] for cell in cohort.cells if cell in runs and runs[cell].outcome != "ok"]
-    counts = [r.record["parameters"] for r in runs.values() if r.record.get("parameters") is not None]
-    auc = float(found["auc"].mean()) if len(found) else float("nan")
-    # Without any run that ended ok nothing was tested, and there is nothing to compute an interval from.
-    low, high = stats.combined_interval(auc, replicates, *tested) if len(found) else (auc, auc)
+    parameters = [r.record["parameters"] for r in runs.values() if r.record.get("parameters") is not None]
+    auc = float(found.runs["auc"].mean()) if len(found.runs) else float("nan")
+    over_patients = stats.mean_interval(found.classes, *tested) if len(found.runs) else _UNKNOWN
+    mean = stats.mean_of(auc, over_patients, found.replicates, error)
     return Scores(
         method=method,
         title=str(some.get("title") or method),
         family=str(some.get("family") or ""),
-        runs=found,
+        runs=found.runs,
         auc=auc,
-        low=low,
-        high=high,
-        replicates=replicates,
+        low=mean.low,
+        high=mean.high,
+        mean=mean,
+        pooled=found.pooled,
+        test_counts=counts,
         outcomes=Counter(runs[cell].outcome if cell in runs else "missing" for cell in cohort.cells),
         reason=bad[0].reason if bad else "",
-        parameters=float(counts[0]) if counts else float("nan"),
+        parameters=float(parameters[0]) if parameters else float("nan"),
     )
 
 

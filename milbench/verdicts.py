@@ -67,12 +67,14 @@ class Estimate:
         low, high: 95 % interval on the logit scale, over bags (or patients, as the suite says) and seeds; of an AUC of
             exactly 0 or 1 the exact bound, which knows of bags alone.
         replicates: (R,), paired with those of everything else scored on the same part of the cohort.
+        mean: the same with what is known of its error over seeds; None: nothing is known of seeds.
     """
 
     auc: float
     low: float
     high: float
     replicates: stats.Array
+    mean: stats.Mean | None = None
 
 
 def known_answers(cohorts: Iterable[CohortRuns], resamples: int = 2000) -> dict[str, list[dict[str, Any]]]:
@@ -160,7 +162,10 @@ def share_of_the_way(own: Estimate, bayes: Estimate) -> tuple[float, float, floa
     if not bayes.low > 0.5:
         return _UNKNOWN
     ratios = (own.replicates - 0.5) / (bayes.replicates - 0.5)
-    return (own.auc - 0.5) / (bayes.auc - 0.5), *stats.interval(ratios)
+    share = (own.auc - 0.5) / (bayes.auc - 0.5)
+    low, high = stats.interval(ratios)
+    stretch = 1.0 if own.mean is None else own.mean.stretch()
+    return share, share + stretch * (low - share), share + stretch * (high - share)
 
 
 def estimates(
@@ -183,7 +188,11 @@ def estimates(
         at_hand = values.to_numpy()
         scores[str(column)] = {(fold, seed): at_hand[rows[fold]] for fold, seed in cohort.cells if fold in rows}
     draws = _draw(cohort, labels, rows, resamples) if rows else None
-    return {name: _estimate(cells, draws, resamples) for name, cells in scores.items()}
+    if draws is None:
+        return {name: Estimate(*_UNKNOWN, np.full(resamples, np.nan)) for name in scores}
+    areas = {name: _areas(cells, draws, resamples) for name, cells in scores.items()}
+    errors = stats.seed_errors([stats.seeds_of(cells[:, :, 0], cells[:, :, 1:]) for cells in areas.values()])
+    return {name: _estimate(cells, error, draws) for (name, cells), error in zip(areas.items(), errors, strict=True)}
 
 
 @dataclass(frozen=True)
@@ -305,12 +314,12 @@ class _Draws:
 
     Attributes:
         folds: labels (n,) and weights (R, n) of the bags of each fold.
-        seeds: the seeds, and (R, S) how often each is drawn.
+        seeds: the seeds.
         scored: labels and patients (or bags, as the suite says) of everything scored.
     """
 
     folds: dict[str, tuple[np.ndarray, stats.Array]]
-    seeds: tuple[list[int], stats.Array]
+    seeds: list[int]
     scored: tuple[np.ndarray, np.ndarray]
 
 
@@ -318,30 +327,43 @@ def _draw(cohort: CohortRuns, labels: pd.DataFrame, rows: Mapping[str, np.ndarra
     y = labels["label"].to_numpy()
     units = labels["patient_id"].to_numpy() if cohort.suite.unit == "patient" else np.arange(len(y))
     scored = np.unique(np.concatenate(list(rows.values())))
-    rng = np.random.default_rng(SEED)  # bags first, then seeds, as the leaderboard draws them
+    rng = np.random.default_rng(SEED)  # as the leaderboard draws them
     weights = stats.cluster_weights(units[scored], y[scored], resamples, rng)
     folds = {fold: (y[at], weights[:, np.searchsorted(scored, at)]) for fold, at in rows.items()}
     seeds = sorted({seed for _, seed in cohort.cells})
-    return _Draws(folds, (seeds, stats.seed_weights(len(seeds), resamples, rng)), (y[scored], units[scored]))
+    return _Draws(folds, seeds, (y[scored], units[scored]))
 
 
-def _estimate(scores: Mapping[Cell, np.ndarray], draws: _Draws | None, resamples: int) -> Estimate:
-    if not scores or draws is None:
-        return Estimate(*_UNKNOWN, np.full(resamples, np.nan))
-    seeds, drawn = draws.seeds
-    cells = np.full((len(draws.folds), len(seeds), resamples), np.nan)
-    points = []
+def _areas(scores: Mapping[Cell, np.ndarray], draws: _Draws, resamples: int) -> stats.Array:
+    """Return (F, S, 1 + R) AUCs of each fold and seed: of the data as they are, and under each resample."""
+    cells = np.full((len(draws.folds), len(draws.seeds), 1 + resamples), np.nan)
     for i, (fold, (y, weights)) in enumerate(draws.folds.items()):
-        for j, seed in enumerate(seeds):
+        every = np.vstack([np.ones(len(y)), weights])
+        for j, seed in enumerate(draws.seeds):
             if (fold, seed) in scores:
-                cells[i, j] = stats.bootstrap_auc(y, scores[fold, seed], weights)
-                points.append(stats.weighted_auc(y, scores[fold, seed]))
-    auc, replicates = float(pd.Series(points).mean()), stats.combine(cells, drawn)
-    return Estimate(auc, *stats.combined_interval(auc, replicates, *draws.scored), replicates)
+                cells[i, j] = stats.bootstrap_auc(y, scores[fold, seed], every)
+    return cells
+
+
+def _estimate(cells: stats.Array, error: stats.SeedError, draws: _Draws) -> Estimate:
+    points = cells[:, :, 0]
+    replicates = stats.combine(cells[:, :, 1:], np.ones((cells.shape[2] - 1, cells.shape[1])))
+    if not np.isfinite(points).any():
+        return Estimate(*_UNKNOWN, np.full(len(replicates), np.nan))
+    auc = float(np.nanmean(points))
+    y, units = draws.scored
+    ends = stats.combined_interval(auc, replicates, y, units)
+    mean = stats.mean_of(auc, stats.MacroInterval(*ends, auc in (0.0, 1.0)), replicates, error)
+    return Estimate(auc, mean.low, mean.high, replicates, mean)
 
 
 def _difference(own: Estimate, other: Estimate) -> tuple[float, float, float]:
-    found = stats.paired_difference(own.auc, own.replicates, other.auc, other.replicates)
+    if own.mean is None or other.mean is None:
+        found = stats.paired_difference(own.auc, own.replicates, other.auc, other.replicates)
+    elif np.array_equal(own.replicates, other.replicates):
+        return 0.0, 0.0, 0.0
+    else:
+        found = stats.mean_difference(own.mean, other.mean)
     return found.estimate, found.low, found.high
 
 

@@ -2,15 +2,17 @@
 
 What the intervals over patients cover: another draw of test patients from the same population and, where there are
 replicates over seeds, another draw of the random seeds. What they do not cover: another draw of training patients (the
-models stay as trained), another hospital or scanner, and the choice of folds. With few seeds the spread over seeds is
-poorly known and the intervals are long; with one it is not covered at all.
+models stay as trained), another hospital or scanner, and the choice of folds. The spread over few seeds is poorly known
+of one method; that of the methods of a cohort together is known better (`seeds`). With one seed it is not covered.
 
 ======================  ===============================================================================================
 `areas`                 AUC and its placements, weighted and resampled
 `resampling`            bootstrap weights over patients and seeds; percentile, BCa and logit intervals of replicates
 `delong`                DeLong's covariance of AUCs, and Obuchowski's where a patient has several slides
 `intervals`             one AUC, or the paired difference of two, with an interval by a stated method
-`paired`                paired differences, shared ranks, Nadeau and Bengio's test, Holm's correction
+`macro`                 the mean of one-vs-rest AUCs from the intervals of its classes, rare ones included
+`seeds`                 the spread over seeds, pooled over methods: means, paired differences and ranks that hold it
+`paired`                paired differences of replicates, Nadeau and Bengio's test, Holm's correction
 `permutation`           sign flips, exact where they can be counted, and the permutation test of two AUCs
 `runs`                  interquartile mean, probability of improvement and performance profiles over runs and tasks
 `elo`, `friedman`       ranks over tasks: Bradley-Terry and Elo ratings; Friedman's test with Nemenyi's difference
@@ -23,11 +25,12 @@ say about either is read there.
 
 from .areas import Placements, bootstrap_auc, class_aucs, placements, weighted_auc
 from .base import LEVEL, Array, Interval, nanmean
-from .delong import AucEstimates, delong
+from .delong import AucEstimates, certain_bound, delong
 from .elo import Ratings, bradley_terry, elo_ratings, pairwise_wins
 from .friedman import Friedman, critical_difference, friedman
-from .intervals import auc_difference, auc_interval, certain_bound, combined_interval, estimate_interval
-from .paired import Difference, TTest, corrected_t_test, holm, paired_difference, tie_ranks
+from .intervals import auc_difference, auc_interval, combined_interval, estimate_interval
+from .macro import ClassAucs, MacroInterval, class_interval, mean_interval, perfect_bound
+from .paired import Difference, TTest, corrected_t_test, holm, paired_difference
 from .permutation import SignFlips, auc_permutation_test, sign_flip_test
 from .planning import detectable_difference, planned_difference, planned_error, planned_power
 from .resampling import (
@@ -47,15 +50,29 @@ from .runs import (
     run_interval,
     run_replicates,
 )
+from .seeds import (
+    Mean,
+    Ranks,
+    SeedError,
+    Seeds,
+    mean_difference,
+    mean_of,
+    paired_seeds_difference,
+    rank_intervals,
+    seed_errors,
+    seeds_of,
+)
 
 __all__ = [
-    "LEVEL", "Array", "AucEstimates", "Difference", "Friedman", "Interval", "Placements", "Profile", "Ratings",
-    "SignFlips", "TTest", "auc_difference", "auc_interval", "auc_permutation_test", "bca_interval", "bca_p_value",
-    "bootstrap_auc", "bradley_terry", "certain_bound", "class_aucs", "cluster_weights", "combine", "combined_interval",
-    "corrected_t_test", "critical_difference", "delong", "detectable_difference", "elo_ratings", "estimate_interval",
-    "friedman", "holm", "interquartile_mean", "interval", "logit_interval", "nanmean", "paired_difference",
-    "pairwise_wins",
+    "LEVEL", "Array", "AucEstimates", "ClassAucs", "Difference", "Friedman", "Interval", "MacroInterval", "Mean",
+    "Placements", "Profile", "Ranks", "Ratings", "SeedError", "Seeds", "SignFlips", "TTest", "auc_difference",
+    "auc_interval", "auc_permutation_test", "bca_interval", "bca_p_value", "bootstrap_auc", "bradley_terry",
+    "certain_bound", "class_aucs", "class_interval", "cluster_weights", "combine", "combined_interval",
+    "corrected_t_test", "critical_difference", "delong", "detectable_difference", "elo_ratings",
+    "estimate_interval", "friedman", "holm", "interquartile_mean", "interval", "logit_interval", "mean_difference",
+    "mean_interval", "mean_of", "nanmean", "paired_difference", "paired_seeds_difference", "pairwise_wins",
+    "perfect_bound",
     "performance_profile", "placements", "planned_difference", "planned_error", "planned_power",
-    "probability_of_improvement", "run_interval", "run_replicates", "seed_weights", "sign_flip_test", "tie_ranks",
-    "weighted_auc",
+    "probability_of_improvement", "rank_intervals", "run_interval", "run_replicates", "seed_errors", "seed_weights",
+    "seeds_of", "sign_flip_test", "weighted_auc",
 ]  # fmt: skip

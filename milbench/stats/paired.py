@@ -1,9 +1,8 @@
-"""Paired differences from replicates and from folds, ranks that share what cannot be told apart, many tests at once."""
+"""Paired differences from replicates and from folds, and many tests at once."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -58,39 +57,6 @@ def paired_difference(a: float, a_replicates: Array, b: float, b_replicates: Arr
     side = min(int((d <= 0).sum()), int((d >= 0).sum()))
     p = min(1.0, 2 * (side + 1) / (len(d) + 1)) if len(d) else float("nan")
     return Difference(a - b, low, high, p)
-
-
-def tie_ranks(scores: ArrayLike, replicates: Sequence[Array] | Array, level: float = LEVEL) -> Array:
-    """Rank methods so that what cannot be told apart shares a rank.
-
-    The best score leads a group. Every method left whose paired interval of the difference to the leader contains 0
-    shares the leader's rank. Then the best of those left leads the next group; ranks are competition ranks (1, 1, 1,
-    4). A method whose interval is wide can so share rank 1 with a lower score than one that is told apart from the
-    leader: the data say no more. Being tied does not pass on: two methods of one group may differ from each other.
-
-    Args:
-        scores: (M,) higher is better; NaN: without a score.
-        replicates: M arrays (R,), paired: the same patients and seeds in the same row.
-        level: coverage of the paired intervals.
-
-    Returns:
-        (M,) ranks, NaN for methods without a score.
-    """
-    points = np.asarray(scores, dtype=np.float64)
-    ranks = np.full(len(points), np.nan)
-    left = [int(i) for i in np.argsort(-points, kind="stable") if np.isfinite(points[i])]
-    rank = 1
-    while left:
-        first = left[0]
-        group = [
-            i
-            for i in left
-            if i == first or paired_difference(points[i], replicates[i], points[first], replicates[first], level).tied
-        ]
-        ranks[group] = rank
-        rank += len(group)
-        left = [i for i in left if i not in group]
-    return ranks
 
 
 @dataclass(frozen=True)
