@@ -97,7 +97,7 @@ def leaderboard(
           `milbench.stats.combined_interval`, and `milbench.stats` for what it covers.
         - ``diff_to_best``, ``diff_low``, ``diff_high``: paired difference to the best complete method; the difference
           itself is never above 0, its interval may be.
-        - ``rank``: see `stats.tie_ranks`; NaN for a method one of whose runs is not ``ok``: its scores are over fewer
+        - ``rank``: by `auc`, 1 is best; NaN for a method one of whose runs is not ``ok``: its scores are over fewer
           runs (``runs_ok`` of ``runs``), and ``outcome`` counts what happened to the others. ``tied``: another method
           has the same rank.
         - the other metrics: means over runs; ``accuracy_sd``: standard deviation over the repetitions of a repeated

@@ -13,7 +13,7 @@ from scipy.special import expit, logit
 from sklearn.metrics import roc_auc_score
 
 import milbench
-from milbench import stats
+from milbench import manifest, stats
 from milbench.data import datasets
 from milbench.data.cohort import load_cohort, write_cohort
 from milbench.data.datasets import raff_holt, shifted_mean
@@ -273,7 +273,11 @@ def test_other_cohorts_have_no_known_answer(tmp_path):
 def test_damaged_posteriors_are_told(tmp_path, text, words):
     store = made_up(tmp_path, "shifted-mean", {"dim": 1, "train": 4, "val": 4, "test": 8})
     cohort = read_cohorts(store.root)[0]
-    (store.cohort("d", cohort.fingerprint) / BAGS).write_text(text)
+    folder = store.cohort("d", cohort.fingerprint)
+    (folder / BAGS).write_text(text)
+    with pytest.raises(MilbenchError, match=BAGS):  # by its checksum
+        known_answers([cohort], resamples=5)
+    (folder / manifest.NAME).unlink()  # as earlier versions stored a cohort
     with pytest.raises(MilbenchError, match=words):
         known_answers([cohort], resamples=5)
 

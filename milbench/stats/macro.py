@@ -79,6 +79,8 @@ def mean_interval(found: ClassAucs, labels: ArrayLike, patients: ArrayLike, leve
     """
     share_of(level)
     y = numeric_labels(labels)
+    if len(y) and (y.min() < 0 or (y % 1 != 0).any()):
+        raise MilbenchError("labels must be class indices: whole numbers from 0.")
     owner = owners(patients, len(y))
     nan = MacroInterval(float("nan"), float("nan"), False)
     if not len(found.auc) or not np.isfinite(found.auc).all():
@@ -172,7 +174,10 @@ def perfect_bound(counts: ArrayLike, weights: ArrayLike, patients: int, level: f
     Raises:
         MilbenchError: counts or weights that are negative, or of different lengths.
     """
-    n, w = np.asarray(counts, dtype=np.int64), np.asarray(weights, dtype=np.float64)
+    given, w = np.asarray(counts, dtype=np.float64), np.asarray(weights, dtype=np.float64)
+    if not np.isfinite(given).all():
+        raise MilbenchError(f"a bound needs counts of patients, not {given}.")
+    n = given.astype(np.int64)
     goal = float(np.log((1 - share_of(level)) / 2))
     if n.ndim != 1 or n.shape != w.shape or not len(n) or (n < 0).any() or not (w >= 0).all() or patients < 0:
         raise MilbenchError(f"a bound needs patients and weights of the same classes, not {n} and {w}.")

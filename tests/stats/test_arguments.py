@@ -21,6 +21,12 @@ DRAWS, OTHER = RNG.normal(0.8, 0.05, 200), RNG.normal(0.7, 0.05, 200)
 RUNS, TASKS = RNG.random((4, 6)), RNG.random((8, 4))
 WINS = stats.pairwise_wins(TASKS)
 PAIR = {"labels": Y, "a": S, "b": T}
+CLASSES = stats.ClassAucs(np.array([0, 1]), np.array([0.8, 0.7]), np.array([0.5, 0.5]), np.stack([DRAWS, OTHER]))
+CELLS = 0.6 + 0.3 * RNG.random((3, 4))
+MEANS = [
+    stats.mean_of(auc, stats.MacroInterval(auc - 0.1, auc + 0.1, False), replicates, stats.SeedError())
+    for auc, replicates in ((0.8, DRAWS), (0.7, OTHER))
+]
 
 #: function -> (arguments that work, arguments in which NaN is refused, arguments in which NaN gives NaN)
 CALLS = {
@@ -53,7 +59,23 @@ CALLS = {
     "paired_difference": (
         {"a": 0.8, "a_replicates": DRAWS, "b": 0.7, "b_replicates": OTHER, "level": 0.9}, "level", "a b",
     ),
-    "tie_ranks": ({"scores": np.array([0.8, 0.7]), "replicates": [DRAWS, OTHER], "level": 0.9}, "level", "scores"),
+    "class_interval": ({"auc": 0.8, "replicates": DRAWS, "patients": (5, 5, 10), "level": 0.9}, "level", "auc"),
+    "mean_interval": ({"found": CLASSES, "labels": Y, "patients": np.arange(20), "level": 0.9}, "labels level", ""),
+    "perfect_bound": (
+        {"counts": np.array([3, 4]), "weights": np.array([0.5, 0.5]), "patients": 7, "level": 0.9},
+        "counts weights level", "",
+    ),
+    "seeds_of": ({"cells": CELLS}, "", ""),
+    "seed_errors": ({"methods": [stats.seeds_of(CELLS), stats.seeds_of(CELLS**2)]}, "", ""),
+    "mean_of": (
+        {"estimate": 0.8, "interval": stats.MacroInterval(0.7, 0.9, False), "replicates": DRAWS,
+         "error": stats.SeedError(), "level": 0.9}, "level", "estimate",
+    ),
+    "mean_difference": ({"a": MEANS[0], "b": MEANS[1], "level": 0.9}, "level", ""),
+    "paired_seeds_difference": (
+        {"a": MEANS[0], "b": MEANS[1], "seeds": stats.seeds_of(CELLS), "level": 0.9}, "level", "",
+    ),
+    "rank_intervals": ({"means": MEANS, "level": 0.9}, "level", ""),
     "corrected_t_test": (
         {"differences": S, "test_train_ratio": 0.25, "level": 0.9}, "differences test_train_ratio level", "",
     ),
@@ -108,7 +130,8 @@ def spoiled(value):
 
 def numbers(found):
     fields = vars(found).values() if hasattr(found, "__dict__") else [found]
-    return np.concatenate([np.ravel(np.asarray(f, dtype=float)) for f in fields if not isinstance(f, str)])
+    left_out = (str, stats.SeedError)
+    return np.concatenate([np.ravel(np.asarray(f, dtype=float)) for f in fields if not isinstance(f, left_out)])
 
 
 def test_every_public_function_has_its_row():
@@ -135,7 +158,11 @@ WITH_LABELS = [name for name, (arguments, _, _) in CALLS.items() if "labels" in 
 def test_labels_outside_the_classes_are_refused_or_mean_the_same(name, labels):
     """Two values of which one is above 0 are classes; 1 and 2, or three values of a binary score, are not."""
     arguments, _, _ = CALLS[name]
-    if name in ("cluster_weights", "combined_interval") and len(labels) == len(Y) and (labels == labels // 1).all():
+    if (
+        name in ("cluster_weights", "combined_interval", "mean_interval")
+        and len(labels) == len(Y)
+        and (labels == labels // 1).all()
+    ):
         return  # no score is read: any classes will do
     try:
         found = call(name, arguments | {"labels": labels})

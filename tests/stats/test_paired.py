@@ -28,26 +28,6 @@ def test_paired_test_finds_what_is_there_and_pairs():
     assert (same.estimate, same.low, same.high, same.p) == (0, 0, 0, 1)
 
 
-def test_tie_ranks():
-    rng = np.random.default_rng(10)
-    noise = rng.normal(0, 0.01, 2000)
-
-    def near(mean, own):
-        return mean + noise + rng.normal(0, own, 2000)
-
-    scores = [0.70, 0.90, 0.895, 0.89, np.nan, 0.60]
-    replicates = [near(s, 0.01) if s == s else np.full(2000, np.nan) for s in scores]
-    ranks = stats.tie_ranks(scores, replicates)
-    assert list(ranks[:4]) == [4, 1, 1, 1]
-    assert np.isnan(ranks[4])
-    assert ranks[5] == 5
-    # A wide interval keeps a lower score tied with the best, where a narrow one is told apart.
-    ranks = stats.tie_ranks([0.9, 0.88, 0.87], [near(0.9, 0.001), near(0.88, 0.001), near(0.87, 0.1)])
-    assert list(ranks) == [1, 3, 1]
-    assert list(stats.tie_ranks([0.5, 0.5], [np.full(9, 0.5)] * 2)) == [1, 1]
-    assert np.isnan(stats.tie_ranks([np.nan], [np.full(9, np.nan)])).all()
-
-
 def test_corrected_t_test_by_hand():
     d = [0.02, 0.04, 0.00, 0.03, 0.01]
     out = stats.corrected_t_test(d, 1 / 4)
