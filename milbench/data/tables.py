@@ -87,7 +87,7 @@ def load_table(path: Path) -> Table:
             header, or a table larger than one of labels can be.
     """
     file, sheet = _sheet_of(path)
-    regular_size(file)
+    _refuse_no_file(file)
     ending = file.suffix.lower()
     if ending in (".xls", ".ods"):
         raise MilbenchError(f"{file} is a spreadsheet that milbench does not read; save it as .xlsx or as CSV UTF-8.")
@@ -113,7 +113,7 @@ def read_text(path: Path) -> str:
     Raises:
         MilbenchError: it cannot be read, is no such text, or is larger than tables are.
     """
-    regular_size(path)
+    _refuse_no_file(path)
     packed = path.suffix.lower() == ".gz"
     try:
         with gzip.open(path) if packed else path.open("rb") as file:
@@ -139,6 +139,16 @@ def read_text(path: Path) -> str:
             f"{path} line {line} holds a null byte, so it is no text; save it as UTF-8 (Excel: CSV UTF-8)."
         )
     return text
+
+
+def _refuse_no_file(path: Path) -> None:
+    """Refuse pipes, sockets and devices; what is missing, or a folder, is refused where it is opened."""
+    try:
+        odd = path.exists() and not path.is_dir()
+    except (OSError, ValueError):
+        return
+    if odd:
+        regular_size(path)
 
 
 def count(number: int, noun: str) -> str:

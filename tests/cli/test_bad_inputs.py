@@ -425,7 +425,7 @@ def one_dimension(here):
 
 
 def no_features_key(here):
-    rewrite(first(here / "clam" / "h5_files"), feats=np.ones((4, 64), np.float32))
+    rewrite(first(here / "clam" / "h5_files"), counts=np.ones((4, 64), np.int32))
 
 
 def text_features(here):
@@ -478,13 +478,13 @@ FEATURES = [
     (infinite_row, r"h5: row 2 of slide .* NaN or infinite"),
     (other_width, r"65-d features but the slides before it have 64-d ones"),
     (one_dimension, r"must have shape \(rows, dim\), got \(64,\)"),
-    (no_features_key, r"has no dataset 'features' \(it has feats\)"),
+    (no_features_key, r"holds 'counts'; name the features 'features'"),
     (text_features, r"must be floating point"),
     (too_large_for_half, r"too large for float16; use bfloat16 or float32"),
     (coordinates_missing, r"has no coordinates but the slides before it have them.*--no-coords"),
     (coordinates_short, r"has 4 rows but 3 coordinates"),
     (cut_h5, r"is damaged"),
-    (empty_h5, r"is damaged"),
+    (empty_h5, r"is empty, it has no bytes"),
     (garbage_h5, r"is damaged"),
     (a_folder_named_h5, r"is a folder"),
     (nothing_in_it, r"no format milbench reads"),
@@ -494,6 +494,7 @@ FEATURES = [
 @pytest.mark.parametrize(("spoil", "pattern"), FEATURES, ids=lambda v: getattr(v, "__name__", ""))
 def test_features(spoil, pattern, here, cli, monkeypatch):
     spoil(here)
+    shutil.rmtree(here / "clam" / "pt_files", ignore_errors=True)  # which hold the slides as they were
     refused(cli, here, monkeypatch, "cache build --from clam --out c", pattern)
 
 

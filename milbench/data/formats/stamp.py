@@ -17,7 +17,7 @@ import numpy as np
 
 from ...errors import MilbenchError
 from . import FileSlides, Slides, SourceSlide
-from ._arrays import Array, bag
+from ._arrays import Array, bag, coords_wanted
 from ._listing import not_read
 from ._marks import claimed, is_torchmil_base
 from ._probe import folder_kind, h5_kind
@@ -99,6 +99,8 @@ def _units(said: dict[str, Any], first: Path) -> str:
     """Return a word about the units of the coordinates, for which one slide is read where no attribute tells."""
     if _is_um(said):
         return "coordinates in micrometres"
+    if not coords_wanted():
+        return "coordinates not read"
     if "unit" in said:
         return f"coordinates taken to be in {said['unit']}"
     with suppress(MilbenchError):
