@@ -81,7 +81,7 @@ def run_command(
                          progress=progress)  # fmt: skip
     todo = plan.todo(overwrite.value)
     for line in plan.notes:
-        typer.echo(f"note: {line}")
+        echo(f"note: {line}")
     for line in unused(plan) if overwrite.value == "missing" else ():
         echo(line)
     if dry_run:

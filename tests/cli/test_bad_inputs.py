@@ -594,7 +594,7 @@ CACHES = [
     (cut_shard, r"has \d+ bytes instead of \d+; copy the cache again"),
     (no_shard, r"shard-00000.safetensors is missing"),
     (no_index, r"index.parquet is missing"),
-    (cut_index, r"index.parquet is damaged"),
+    (cut_index, r"index.parquet was changed or damaged"),
     (no_toml, r"is no feature cache"),
     (bad_toml, r"cache.toml is damaged"),
     (newer_schema, r"schema version 99"),
@@ -711,7 +711,7 @@ def test_hurt_results(here, cli, monkeypatch):
     (run, _) = sorted((here / "r" / "my-v1" / "runs").iterdir())
     kept = (run / "predictions.parquet").read_bytes()
     (run / "predictions.parquet").write_bytes(kept[:50])
-    refused(cli, here, monkeypatch, "leaderboard r", r"predictions.parquet cannot be read")
+    refused(cli, here, monkeypatch, "leaderboard r", r"predictions.parquet was changed or damaged")
     (run / "predictions.parquet").write_bytes(kept)
     refused(cli, here, monkeypatch, "leaderboard r --suite mi", r"no suite 'mi' in r")
     refused(cli, here, monkeypatch, "leaderboard r --data digts", r"no cohort 'digts' in r\. Did you mean 'digits'")
