@@ -50,11 +50,9 @@ def markdown(text: object) -> str:
 
 
 def code(text: object) -> str:
-    """Return a text as a code span of Markdown, whatever backticks it holds."""
-    value = console(" ".join(str(text).split("\n"))) or " "
-    longest = max(map(len, re.findall("`+", value)), default=0)
-    fence, pad = "`" * (longest + 1), " " if value[0] == "`" or value[-1] == "`" else ""
-    return f"{fence}{pad}{value}{pad}{fence}"
+    """Return a text as a code span of Markdown; one with a backtick or a tag, which might end it, as `markdown`."""
+    value = console(" ".join(str(text).split("\n")))
+    return markdown(text) if re.search("[`<]", value) or not value.strip() else f"`{value}`"
 
 
 def html_text(text: object) -> str:

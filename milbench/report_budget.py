@@ -13,12 +13,15 @@ READING = """\
 Used is the largest share of the budget that any run used; a training stops at the first step that reaches its budget,
 so it is at most one step above 100 %. Looks is how often a run was evaluated on validation. Device-seconds and FLOPs
 are those of one training, mean over runs: forward, backward and optimizer, without evaluation. Peak memory is the
-largest of any run, evaluation included. Trials counts every tuning trial of a study, whatever became of it; what tuning
-used is that of its trials that ended or were pruned (one that failed does not tell), mean over studies. On the front
-are methods that no other ranked method of the table beats in AUC at that cost or less: t device-seconds, f FLOPs, m
-memory; the others are dominated in all three. On the axis that the budget sets, all methods cost the same. Of runs that
-were chosen on test, a look is at the test bags, and their accuracy is at the threshold that is best on them, as some
-published scripts report it; balanced accuracy and F1 go by the most probable class, as everywhere."""
+largest of any run, evaluation included: on CPU the growth of the resident set. A cap on memory counts another measure,
+the growth of the address space, so the peak may exceed the cap that a run passed under: memory reserved before the run
+and touched in it is in the peak alone. run.json holds both, as peak_memory and memory_cap. Trials counts every tuning
+trial of a study, whatever became of it; what tuning used is that of its trials that ended or were pruned (one that
+failed does not tell), mean over studies. On the front are methods that no other ranked method of the table beats in
+AUC at that cost or less: t device-seconds, f FLOPs, m memory; the others are dominated in all three. On the axis that
+the budget sets, all methods cost the same. Of runs that were chosen on test, a look is at the test bags, and their
+accuracy is at the threshold that is best on them, as some published scripts report it; balanced accuracy and F1 go by
+the most probable class, as everywhere."""
 
 
 def is_budgeted(df: pd.DataFrame, axis: str) -> bool:

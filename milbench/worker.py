@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -20,7 +20,7 @@ from .errors import Diverged, MilbenchError, OutOfMemory, Unsupported
 from .feed import BagSet
 from .launch.local import Result
 from .measure.environment import environment
-from .measure.memory import PeakMemory, is_out_of_memory, settle_heap
+from .measure.memory import PeakMemory, is_out_of_memory, peak_address_bytes, settle_heap
 from .measure.timing import Stopwatch
 from .quantities import show_quantity
 from .saved_model import model_bytes
@@ -73,9 +73,11 @@ def work(task: Task | StackTask | TrialTask | CostTask | CellTask | MachineTask)
 def _run(task: Task) -> dict[str, Any]:
     device = _set_up(task.spec.threads, task.spec.device_type)
     cache = FeatureCache.open(task.cache_path)
-    with capped(task.spec.budget.memory_bytes, device, cache), PeakMemory(device) as peak:
+    with capped(task.spec.budget.memory_bytes, device, cache) as against_cap, PeakMemory(device) as peak:
         trained = train(task, cache, device, live.reporter(task.live))
         found = _predicted(task, trained, cache, device)
+        if (cap := against_cap()) is not None:
+            found["record"]["memory_cap"] = cap
     reading = {"peak_memory_bytes": peak.reading.peak_bytes, "peak_memory": peak.reading.as_dict()}
     found["record"] |= reading
     return found
@@ -104,6 +106,7 @@ def _without_peak(result: Result) -> Result:
     if result.outcome == "ok":
         for name in ("peak_memory_bytes", "peak_memory"):
             del result.value["record"][name]
+        result.value["record"].pop("memory_cap", None)
     return result
 
 
@@ -162,21 +165,33 @@ def _predicted(task: Task, trained: Trained, cache: FeatureCache, device: torch.
 
 
 @contextmanager
-def capped(memory_bytes: int | None, device: torch.device, cache: FeatureCache | None = None) -> Iterator[None]:
+def capped(
+    memory_bytes: int | None, device: torch.device, cache: FeatureCache | None = None
+) -> Iterator[Callable[[], dict[str, Any] | None]]:
     """Let this process take no more memory than it may; see `Budget.memory_bytes`.
 
     Args:
         memory_bytes: what may be taken beyond what the process has now; None: no limit.
         device: on CUDA the limit is torch's caching allocator's, on CPU the kernel's.
         cache: features that are mapped before, so that they do not count.
+
+    Yields:
+        A function that returns what the cap counts, for the record: ``bytes``, the cap; ``measure``, which memory it is
+        on (``address-space`` or ``cuda-allocator``); ``peak_bytes``, the most of that memory that was taken beyond what
+        the process had, None where it is not known. The recorded peak is another measure, of the resident set: memory
+        that was reserved before and is touched now counts there and not here. None without a cap.
     """
     if memory_bytes is None:
-        yield
+        yield lambda: None
         return
     if device.type == "cuda":
         total = torch.cuda.get_device_properties(device).total_memory
         torch.cuda.set_per_process_memory_fraction(min(1.0, memory_bytes / total), device)
-        yield
+        held = torch.cuda.memory_reserved(device)
+        yield lambda: {
+            "bytes": memory_bytes, "measure": "cuda-allocator",
+            "peak_bytes": max(0, torch.cuda.max_memory_reserved(device) - held),
+        }  # fmt: skip
         return
     import resource  # not on Windows
 
@@ -186,10 +201,18 @@ def capped(memory_bytes: int | None, device: torch.device, cache: FeatureCache |
             cache[slide]
     torch.ones(1 << 20).add_(1)
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
-    cap = psutil.Process().memory_info().vms + memory_bytes
+    had, most = psutil.Process().memory_info().vms, peak_address_bytes()
+    cap = had + memory_bytes
     resource.setrlimit(resource.RLIMIT_AS, (cap if hard == resource.RLIM_INFINITY else min(cap, hard), hard))
+
+    def reading() -> dict[str, Any]:
+        peak = peak_address_bytes()
+        # A mark that did not move is of before.
+        taken = peak - had if peak is not None and most is not None and peak > most else None
+        return {"bytes": memory_bytes, "measure": "address-space", "peak_bytes": taken}
+
     try:
-        yield
+        yield reading
     finally:
         resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
 

@@ -144,6 +144,11 @@ def test_the_memory_cap_is_a_cap_and_changes_no_prediction(cohort):
     assert hungry.outcome == "oom"
     assert "allocate" in hungry.reason
     assert capped.outcome == "ok"
+    # Two measures under two names: what the cap counts never exceeds it; the peak of the resident set may.
+    told = capped.value["record"]["memory_cap"]
+    assert (told["bytes"], told["measure"]) == (64 << 20, "address-space")
+    assert told["peak_bytes"] is None or 0 < told["peak_bytes"] <= 64 << 20
+    assert "memory_cap" not in free.value["record"]
     np.testing.assert_array_equal(
         capped.value["predictions"][["p0", "p1"]], end("Plain", Budget()).value["predictions"][["p0", "p1"]]
     )

@@ -72,6 +72,11 @@ def resident_bytes() -> int:
     return _status("VmRSS") or int(psutil.Process().memory_info().rss)
 
 
+def peak_address_bytes() -> int | None:
+    """Return the most address space this process ever had (``VmPeak``); None where the kernel does not say."""
+    return _status("VmPeak") or None
+
+
 def reset_peak(device: str | torch.device = "cpu") -> bool:
     """Forget the peak reached so far; garbage is collected and free heap returned first, so that neither hides growth.
 
