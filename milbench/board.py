@@ -63,7 +63,8 @@ class Board:
             yield Text(harmless(f"note: {note}"), style="yellow")
         yield Text(
             f"AUC: mean over folds and seeds [95 % interval over {units(units_of(self.df))} and seeds]; "
-            "= marks a rank shared by methods that the data do not tell apart.",
+            "rank by AUC [simultaneous 95 % interval of the rank]: where it begins with 1, the data do not separate "
+            "the method from the best.",
             style="dim",
         )
 

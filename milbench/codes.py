@@ -57,6 +57,8 @@ CODES = {
     "unused-column": Code("warning", "columns of patients or splits that are not used"),
     "likely-patients": Code("warning", "names of slides that look like several slides of one patient"),
     "unchecked-labels": Code("warning", "a label table of milbench init whose sources are not there"),
+    "rare-test-class": Code("warning", "a class that a fold tests on one bag or none"),
+    "positive-class": Code("warning", "a positive class that may not be the one meant"),
     "mixed-patient": Code("warning", "patients with slides of several classes"),
     "almost-label-column": Code("warning", "a feature that almost is the label"),
     "shortcut-length": Code("warning", "the number of patches predicts the label"),

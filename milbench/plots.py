@@ -76,7 +76,7 @@ def auc_figure(df: pd.DataFrame) -> Figure:
     height = 0.29 * rows_most + 1.5
     with look():
         beside = [rank_text(row) if row.rank == row.rank else row.outcome for row in _rows(df)]
-        room = widest(df["method"], "medium") + widest([*beside, "rank"], "small") + 0.5
+        room = widest(df["method"], "medium") + widest([*beside, "rank [95 %]"], "small") + 0.5
         figure, axes = grid_of_panels(len(blocks), columns, room + _AXIS, height, sharex=True)
         floor = 0.5
         for ax, (name, block) in zip(axes, blocks, strict=False):
@@ -95,7 +95,7 @@ def auc_figure(df: pd.DataFrame) -> Figure:
                 _point(ax, row.auc, i, row)
             ax.axvline(0.5, color=_GREY, lw=1, ls=(0, (4, 3)), zorder=1)
             ax.set_yticks(range(len(block)), list(block["method"]))
-            ax.text(1.015, -1.0, "rank", transform=ax.get_yaxis_transform(), va="center", **_SMALL)
+            ax.text(1.015, -1.0, "rank [95 %]", transform=ax.get_yaxis_transform(), va="center", **_SMALL)
             # All panels have room for the longest, so that rows lie at the same height.
             ax.set_ylim(rows_most - 0.4, -0.6)
             set_title(ax, name, _AXIS)

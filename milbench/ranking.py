@@ -456,22 +456,63 @@ def _notes(cohort: CohortRuns, scored: list[Scores]) -> list[str]:
     undefined = int(max((s.runs["auc"].isna().sum() for s in scored), default=0))
     if undefined:
         out.append(f"{cohort.name}: {undefined} runs a method test on one class; their AUC is left out.")
-    perfect = [s.method for s in scored if s.auc == 1]
-    if perfect:
-        out.append(
-            f"{cohort.name}: every resample of a perfect AUC is perfect, so a difference between two of "
-            f"{', '.join(perfect)} has no width; that is a limit of the bootstrap, not certainty."
-            if len(perfect) > 1
-            else f"{cohort.name}: every resample of a perfect AUC is perfect, so a difference to {perfect[0]} has the "
-            "spread of the other method alone."
-        )
-    seeds = len({seed for _, seed in cohort.cells})
-    if seeds == 1:
-        out.append(f"{cohort.name}: one seed, so the intervals leave out the spread over seeds.")
-    elif seeds < 5:
-        out.append(f"{cohort.name}: {seeds} seeds tell little of the spread over seeds, hence long intervals.")
+    out += _of_classes(cohort, scored)
+    out += _of_units(cohort)
+    out += _of_seeds(cohort, scored)
     out += [f"{cohort.name}: {data.note}" for data in cohort.suite.data if data.name == cohort.data and data.note]
     return out
+
+
+def _of_classes(cohort: CohortRuns, scored: list[Scores]) -> list[str]:
+    """Say which class is positive, and which folds lack a class or test one bag of it."""
+    names, labels = cohort.classes(), cohort.labels()["label"]
+    out = []
+    if len(names) == 2:
+        share = float((labels == 1).mean())
+        out.append(
+            f"{cohort.name}: the positive class is {names[1]} ({share:.0%} of the bags); average precision and F1 are "
+            f"of it, and an average precision of {share:.2f} is what no order at all gives."
+        )
+    counts = next((s.test_counts for s in scored if s.test_counts), {})
+    for words, wanted in (("test no bag", 0), ("test one bag", 1)):
+        folds = {
+            name: [fold for fold, of_class in counts.items() if c < len(of_class) and of_class[c] == wanted]
+            for c, name in enumerate(names)
+        }
+        some = {name: found for name, found in folds.items() if found and (wanted or len(found) < len(counts))}
+        for name, found in some.items():
+            why = "their AUC is over the other classes" if wanted == 0 else "their AUC of it hangs on that bag"
+            out.append(
+                f"{cohort.name}: {count(len(found), 'fold')} of {len(counts)} {words} of class {name} ({why}); the "
+                "column auc_pooled is of the bags of all folds together."
+            )
+    return out
+
+
+def _of_units(cohort: CohortRuns) -> list[str]:
+    """Say that scores are by slide where patients have several."""
+    slides = cohort.labels()["patient_id"].value_counts()
+    if not len(slides) or slides.max() == 1:
+        return []
+    return [
+        f"{cohort.name}: scores are by slide, and a patient counts once for every slide: "
+        f"{count(len(slides), 'patient')} have 1 to {slides.max()} slides; intervals are over {cohort.suite.unit}s."
+    ]
+
+
+def _of_seeds(cohort: CohortRuns, scored: list[Scores]) -> list[str]:
+    """Say what the seeds at hand cover, and what more of them would buy."""
+    seeds = len({seed for _, seed in cohort.cells})
+    if seeds == 1:
+        return [
+            f"{cohort.name}: one seed, so the intervals leave out the spread over seeds; with two or more they hold it."
+        ]
+    widths = {n: [s.mean.half_width(n) for s in scored if s.complete] for n in (seeds, 2 * seeds, 4 * seeds)}
+    known = {n: float(np.nanmean(w)) for n, w in widths.items() if np.isfinite(w).any()}
+    if len(known) < 3 or not known[seeds]:
+        return []
+    gain = ", ".join(f"{n} seeds ± {half:.3f}" for n, half in known.items())
+    return [f"{cohort.name}: expected half-width of an interval over patients and seeds, mean over methods: {gain}."]
 
 
 def _ordered_by_probabilities(cohort: CohortRuns, scored: list[Scores]) -> list[str]:
@@ -506,6 +547,7 @@ def _describe(cohort: CohortRuns) -> dict[str, Any]:
         "bags": len(labels),
         "patients": int(labels["patient_id"].nunique()),
         "classes": {name: int(counts.get(i, 0)) for i, name in enumerate(classes)},
+        "positive": classes[1] if len(classes) == 2 else None,
         "folds": len({fold for fold, _ in cohort.cells}),
         "seeds": len({seed for _, seed in cohort.cells}),
         "unit": cohort.suite.unit,

@@ -30,16 +30,17 @@ from .wording import count, fixed, listed, with_interval
 _READING = """\
 AUC is the area under the ROC curve on test bags (with more than two classes the mean of one class against the rest),
 computed per fold and seed and averaged. The interval in brackets is the 95 % interval of {resamples} bootstrap
-resamples of test {units}, drawn within each class, and of seeds (by Student's t, so that few of them make it long),
-on the logit scale, where it keeps its coverage near 1 (of an AUC of 1 itself: the exact bound). All methods of a
-cohort see the same resamples, so the difference to the best method is paired. The interval covers another draw of test
-{units} and of seeds. It does not cover another draw of training {units}, another source of the data (a hospital, say),
-or the choice of folds.
+resamples of test {units}, drawn within each class, on the logit scale, where it keeps its coverage near 1 (of an AUC of
+1 itself: an exact bound), and of seeds, whose variance is pooled over the methods of a cohort (`milbench.stats.seeds`),
+because a few seeds of one method say little of it. All methods of a cohort see the same resamples, so the difference to
+the best method is paired. The interval covers another draw of test {units} and, with two seeds or more, of seeds. It
+does not cover another draw of training {units}, another source of the data (a hospital, say), or the choice of folds.
 
-Methods share a rank, marked `=`, when the interval of their paired difference to the best of the group contains 0: the
-data do not tell them apart. A method one of whose runs did not end well has no rank; its scores are over fewer runs,
-and the column Runs says what happened. Accuracy is followed by its standard deviation over the repetitions of the
-k-fold, else over seeds. Differences are not corrected for the number of methods compared."""
+Methods are ranked by AUC. The interval behind a rank holds the ranks that the data leave possible, of all methods
+together with 95 % confidence; where it begins with 1, the method cannot be separated from the best. Equal scores share
+a rank, marked `=`. A method one of whose runs did not end well has no rank; its scores are over fewer runs, and the
+column Runs says what happened. Accuracy is followed by its standard deviation over the repetitions of the k-fold, else
+over seeds. Differences to the best are each at 95 %, not corrected for the number of methods compared."""
 
 _COSTS = """\
 Throughput and memory come from passes of their own, one process at a time, all in one environment; methods of a cohort
@@ -203,10 +204,11 @@ def _cohort_sentence(c: dict[str, Any]) -> str:
     classes = ", ".join(f"{markdown(name)}: {n}" for name, n in c["classes"].items())
     # Where every bag is a patient of its own, patients are no further news.
     patients = f" of {count(c['patients'], 'patient')}" if c["patients"] < c["bags"] else ""
+    positive = f", positive class {markdown(c['positive'])}" if c.get("positive") else ""
     waived = f" Run in spite of {markdown(listed(c['waived']))}, which the suite waives." if c["waived"] else ""
     return (
         f"{markdown(c['suite'])}-v{c['version']} / {markdown(c['data'])}: "
-        f"{count(c['bags'], 'bag')}{patients} ({classes}), "
+        f"{count(c['bags'], 'bag')}{patients} ({classes}){positive}, "
         f"{count(c['folds'], 'fold')}, {count(c['seeds'], 'seed')} a fold, intervals over {c['unit']}s, "
         f"fingerprint {code(c['fingerprint'])}.{waived}"
     )
@@ -277,12 +279,8 @@ def _sentence(block: pd.DataFrame) -> str:
     if not len(ranked):
         return "No method finished all its runs, so none is ranked."
     first = ranked.iloc[0]
-    others = [code(name) for name in ranked["method"][ranked["rank"] == 1][1:]]
-    apart = (
-        f"{listed(others)} cannot be told apart from it"
-        if others
-        else "every other ranked method is told apart from it"
-    )
+    others = [code(name) for name in ranked["method"][ranked["among_best"]][1:]]
+    apart = f"{listed(others)} cannot be separated from it" if others else "the data separate every other from it"
     told = f"; {apart}." if len(ranked) > 1 else "."
     rest = block[block["rank"].isna()].itertuples(index=False)
     unranked = [f"{code(row.method)} ({markdown(row.outcome)})" for row in rest]

@@ -32,8 +32,12 @@ def si(value: float) -> str:
 
 
 def rank_text(row: Any) -> str:
-    """Return ``1`` for a leaderboard row's rank, ``1=`` for a shared one, a dash for none."""
-    return f"{row.rank:.0f}{'=' if row.tied else ''}" if row.rank == row.rank else ABSENT
+    """Return ``2 [1-4]``, a leaderboard row's rank with its interval; ``2=`` where equal scores share it; a dash for
+    none."""
+    if row.rank != row.rank:
+        return ABSENT
+    rank = f"{row.rank:.0f}{'=' if row.tied else ''}"
+    return rank if row.rank_low == row.rank_high else f"{rank} [{row.rank_low:.0f}-{row.rank_high:.0f}]"
 
 
 def count(number: int, noun: str) -> str:

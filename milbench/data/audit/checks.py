@@ -5,8 +5,9 @@ from __future__ import annotations
 from ...spec import digest
 from .features import encoder_findings, identical_findings, label_column_findings, similar_findings, sketch
 from .findings import Finding
-from .folds import Known, folds_findings
+from .folds import Known, folds_findings, rare_class_findings
 from .memory import remembered
+from .positive import positive_findings
 from .probes import facts_of, probe_findings
 from .subject import Subject
 from .tables import label_findings, missing_findings, note_findings, patient_findings, stale_findings
@@ -33,8 +34,10 @@ def table_findings(subject: Subject) -> list[Finding]:
     return [
         *found,
         *folds_findings(subject.name, subject.folds, known),
+        *rare_class_findings(subject.name, subject.folds, known),
         *label_findings(subject),
         *patient_findings(subject),
+        *positive_findings(subject),
         *identical_findings(subject),
     ]
 

@@ -117,6 +117,23 @@ def _shared(fold: Fold, first: str, second: str, known: Known) -> list[_Told]:
     return found
 
 
+def rare_class_findings(cohort: str, folds: Sequence[Fold], known: Known) -> list[Finding]:
+    """List the folds that test one slide of a class, or none: their AUC means another thing than that of the others."""
+    every = sorted(set(known.labels.values()))
+    found = []
+    for fold in folds:
+        tested = Counter(known.labels[slide] for slide in dict.fromkeys(fold.test) if slide in known.labels)
+        if len(tested) < 2:  # a part of one class is an error by itself
+            continue
+        for number, words in ((0, "no slide"), (1, "one slide")):
+            if rare := [label for label in every if tested[label] == number]:
+                names = ", ".join(known.named(label) for label in rare)
+                text = f"its test part holds {words} of class {names}, so its AUC means another thing than other folds'"
+                ids = sorted({s for s in fold.test if known.labels.get(s) in rare})
+                found.append(Finding.of("rare-test-class", cohort, text, ids, fold=fold.name))
+    return found
+
+
 def _owners(a: Sequence[str], b: Sequence[str], owner: Mapping[str, str], told: Collection[str]) -> list[str]:
     """Return who has slides in both; without those of whom it has been told by one of their slides."""
     both = {owner[s] for s in a if s in owner} & {owner[s] for s in b if s in owner}

@@ -132,7 +132,8 @@ def class_that_is_not_trained(planted: Planted) -> Due:
     # The other fold trains on it.
     fold = {part: [name for name in ids if name not in tested] for part, ids in planted.folds[1].items()}
     planted.folds[1] = fold | {"train": fold["train"] + tested}
-    return [("untrained-class", "fold0", tuple(sorted(tested)))]
+    lacking = [("rare-test-class", fold, ()) for fold in ("fold0", "fold1")]
+    return [("untrained-class", "fold0", tuple(sorted(tested))), *lacking]
 
 
 def slide_in_no_fold(planted: Planted) -> Due:
