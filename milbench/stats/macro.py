@@ -164,6 +164,7 @@ def perfect_bound(counts: ArrayLike, weights: ArrayLike, patients: int, level: f
     others: A_c = min(1, t k_c / w_c), t such that the sum is reached. With two classes it is `certain_bound`.
 
     The pairs are dealt to the rarest classes first: k_c = min(n_c, k) with the largest k for which they can be formed.
+    A class without weight has none.
 
     Args:
         counts: (C,) patients of each class.
@@ -181,7 +182,7 @@ def perfect_bound(counts: ArrayLike, weights: ArrayLike, patients: int, level: f
     goal = float(np.log((1 - share_of(level)) / 2))
     if n.ndim != 1 or n.shape != w.shape or not len(n) or (n < 0).any() or not (w >= 0).all() or patients < 0:
         raise MilbenchError(f"a bound needs patients and weights of the same classes, not {n} and {w}.")
-    pairs = _pairs(n, patients)
+    pairs = _pairs(n, np.where(w > 0, n, 0), patients)
     bounded = (w > 0) & (pairs > 0)  # an AUC without pairs may be 0
     k, w = pairs[bounded].astype(np.float64), w[bounded]
     if not len(k):
@@ -196,15 +197,21 @@ def perfect_bound(counts: ArrayLike, weights: ArrayLike, patients: int, level: f
     raise AssertionError("the last class ends the loop")
 
 
-def _pairs(n: NDArray[np.int64], patients: int) -> NDArray[np.int64]:
-    """Return how many positive patients of each class are paired with one of another class, each used once."""
+def _pairs(n: NDArray[np.int64], wanted: NDArray[np.int64], patients: int) -> NDArray[np.int64]:
+    """Return how many positive patients of each class are paired with one of another class, each used once.
+
+    Args:
+        n: (C,) patients of each class.
+        wanted: (C,) of each that are to be paired, at most.
+        patients: of all classes.
+    """
     most = min(patients // 2, int(n.sum() - n.max()))
-    level = int(n.max())
-    while level and np.minimum(n, level).sum() > most:
+    level = int(wanted.max())
+    while level and np.minimum(wanted, level).sum() > most:
         level -= 1
-    pairs = np.minimum(n, level)
-    for c in np.argsort(n, kind="stable"):  # what is left over goes one by one to the rarer classes
-        if pairs.sum() < most and pairs[c] < n[c]:
+    pairs = np.minimum(wanted, level)
+    for c in np.argsort(wanted, kind="stable"):  # what is left over goes one by one to the rarer classes
+        if pairs.sum() < most and pairs[c] < wanted[c]:
             pairs[c] += 1
     return pairs
 

@@ -5,9 +5,10 @@ A simulated share may be off by four of its own errors: with a few hundred share
 
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
-from support.coverage import COVERAGE_BAND, LEVEL_BAND, TABLES, Sizes, table
+from support.coverage import COVERAGE_BAND, LEVEL_BAND, TABLES, Sizes, main, table
 from support.coverage_report import write
 
 RESULTS = Path(__file__).resolve().parents[2] / "results" / "statistics"
@@ -23,6 +24,9 @@ SMALL = {
     "runs": Sizes(resampled=200, resamples=398),
     "ranks": Sizes(resampled=150, resamples=199),
     "power": Sizes(resampled=500, resamples=398, slides=(130,)),
+    "macro": Sizes(resampled=60, resamples=300),
+    "seeds": Sizes(resampled=16, resamples=300),
+    "rank_intervals": Sizes(resampled=20, resamples=300),
 }
 
 
@@ -82,6 +86,34 @@ def test_few_seeds_are_not_taken_for_many(small):
     assert (of(found, "slides alone", spread=1.0)["rejected"] > 0.3).all()
 
 
+def pooled(found):
+    """The share of all settings together: a setting has a few simulations here."""
+    return float(np.average(found["coverage"], weights=found["simulations"]))
+
+
+def test_the_mean_of_classes_covers_where_one_is_rare(small):
+    found = small["macro"]
+    assert pooled(of(found, "mean_interval")) > 0.92
+    rare = found[found["counts"].isin(["200 x 5 + 1", "40 x 2 + 1"])]
+    assert pooled(of(rare, "mean_interval")) > 0.9
+    assert pooled(of(rare, "logit")) < 0.7
+    assert (of(found, "mean_interval", counts="200 x 5 + 1")["perfect_low"] > 0.8).all()
+
+
+def test_seeds_whose_variance_is_pooled_cover_and_are_not_useless(small):
+    found = small["seeds"]
+    assert pooled(of(found, "mean", methods=6)) > 0.88
+    assert pooled(of(found, "difference", methods=6)) > 0.85
+    assert pooled(of(found, "patients alone", spread="much")) < 0.85
+    assert (of(found, "mean", spread="little")["to_patients"] < 2.5).all()
+
+
+def test_ranks_hold_together(small):
+    found = small["rank_intervals"]
+    assert pooled(of(found, "simultaneous")) > 0.9
+    assert pooled(of(found, "pair by pair", methods=6, aucs="equal")) < 0.9
+
+
 def test_paired_tests_keep_their_level(small):
     found = small["levels"]
     assert within(of(found, "delong"), (0.025, LEVEL_BAND[1])).all()
@@ -113,7 +145,8 @@ def test_the_planned_difference_is_seen_as_planned(small):
 
 
 def test_the_report_shows_every_table_and_marks_what_is_outside(small, tmp_path):
-    write(small, SMALL["intervals"], 61.0, tmp_path)
+    write(small, SMALL["intervals"], {"intervals": 2.5}, tmp_path)
+    assert pd.read_csv(tmp_path / "minutes.csv").to_numpy().tolist() == [["intervals", 2.5]]
     text = (tmp_path / "README.md").read_text()
     for name, found in small.items():
         assert f"`{name}.csv`" in text
@@ -124,11 +157,24 @@ def test_the_report_shows_every_table_and_marks_what_is_outside(small, tmp_path)
     assert f"{wald:.3f} −" in text
 
 
+def test_a_table_is_made_again_alone_and_the_others_stay(small, tmp_path, monkeypatch):
+    write(small, SMALL["intervals"], {"others": 9.0}, tmp_path)
+    before = {path.name: path.read_bytes() for path in tmp_path.glob("*.csv")}
+    monkeypatch.setitem(TABLES, "folds", lambda sizes: iter([{
+        "design": "another", "method": "plain t", "rejected": 0.05, "error": 0.01, "simulations": sizes.resampled,
+    }]))  # fmt: skip
+    main([str(tmp_path), "--quick", "--tables", "folds"])
+    changed = {path.name for path in tmp_path.glob("*.csv") if path.read_bytes() != before[path.name]}
+    assert changed == {"folds.csv", "minutes.csv"}
+    assert pd.read_csv(tmp_path / "minutes.csv")["table"].tolist() == ["others", "folds"]
+    assert "| another | 0.050 |" in (tmp_path / "README.md").read_text()
+
+
 @pytest.fixture(scope="module")
 def committed():
     if not (RESULTS / "intervals.csv").is_file():
         pytest.skip("results/statistics is not made yet: python tests/support/coverage.py")
-    return {name: pd.read_csv(RESULTS / f"{name}.csv") for name in TABLES}
+    return {path.stem: pd.read_csv(path) for path in RESULTS.glob("*.csv")}
 
 
 def test_the_committed_tables_hold_what_is_promised(committed):

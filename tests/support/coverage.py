@@ -1,7 +1,8 @@
 """How often intervals cover and tests reject, by simulation: ``python tests/support/coverage.py [FOLDER]``.
 
-Writes a CSV a table and a README that shows them to ``results/statistics``; a quarter of an hour of one core. Each
-table is a function of `Sizes`, so that the tests of the project run the same code with fewer simulations.
+Writes one CSV for each table and a README that shows them to ``results/statistics``. ``--tables macro seeds`` makes
+these tables only and keeps the others of the folder; ``--quick`` uses few simulations. Each table is a function of
+`Sizes`, so that the tests of the project run the same code with fewer simulations.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import argparse
 import sys
 import time
 from collections.abc import Iterator
@@ -58,6 +60,10 @@ class Count:
 
     def interval(self, method: str, low: float, high: float, truth: float) -> None:
         self.seen.setdefault(method, []).append((high < truth, low > truth, high - low))
+
+    def all_hold(self, method: str, low: bool, high: bool, width: float) -> None:
+        """Count a set of intervals of which any end may be wrong: the lower or, where that holds, the upper."""
+        self.seen.setdefault(method, []).append((high and not low, low, width))
 
     def test(self, method: str, rejected: bool) -> None:
         self.seen.setdefault(method, []).append((rejected,))
@@ -361,25 +367,182 @@ def power(sizes: Sizes) -> Iterator[Row]:
                 }  # fmt: skip
 
 
+#: bags of each class
+MACRO_COUNTS: dict[str, list[int]] = {
+    "40 x 3": [40] * 3,
+    "20 x 10": [20] * 10,
+    "60, 20, 8, 2": [60, 20, 8, 2],
+    "40 x 3 + 2": [40, 40, 40, 2],
+    "40 x 2 + 1": [40, 40, 1],
+    "30 x 9 + 3": [30] * 9 + [3],
+    "200 x 5 + 1": [200] * 5 + [1],
+}
+MACRO_AUCS = (0.7, 0.85, 0.95)
+
+
+def macro(sizes: Sizes) -> Iterator[Row]:
+    """The mean of one-vs-rest AUCs of 3 to 10 classes, the AUC of every class alike, classes rare or not."""
+    for name, counts in MACRO_COUNTS.items():
+        classes = len(counts)
+        labels, alike = np.repeat(np.arange(classes), counts), np.full(classes, 1 / classes)
+        owner = np.arange(len(labels))
+        perfect = stats.perfect_bound(counts, alike, len(labels))
+        for auc in MACRO_AUCS:
+            rng = np.random.default_rng([13, len(labels), classes, int(1000 * auc)])
+            count, least = Count(counts=name, classes=classes, auc=auc), 1.0
+            small = replace(sizes, resampled=sizes.resampled // 2, resamples=sizes.resamples // 3)
+            for drawn in weights_of(owner, labels, small, rng):
+                scores = simulated.of_classes(rng, labels, classes, auc)
+                present, areas = stats.class_aucs(labels, scores, np.vstack([np.ones(len(labels)), drawn]))
+                found = stats.ClassAucs(present, areas[:, 0], alike, areas[:, 1:])
+                one = stats.mean_interval(found, labels, owner)
+                least = min(least, one.low)
+                count.interval("mean_interval", one.low, one.high, auc)
+                count.interval("logit", *stats.logit_interval(found.mean, alike @ found.replicates), auc)
+            count.where |= {"least_low": least, "perfect_low": perfect}
+            yield from count.rows()
+
+
+#: spread of the seeds' separation -> of each of M methods
+SPREADS = {
+    "little": lambda methods: np.full(methods, 0.15),
+    "much": lambda methods: np.full(methods, 0.5),
+    "unequal": lambda methods: np.where(np.arange(methods) < methods // 2, 0.15, 0.6),
+}
+
+
+def seeds(sizes: Sizes) -> Iterator[Row]:
+    """Means over seeds and their paired differences with the variance of seeds pooled over the methods of a cohort."""
+    small = replace(sizes, resampled=sizes.resampled // 2, resamples=sizes.resamples // 3)
+    designs = [
+        (methods, n_seeds, spread, failed)
+        for methods in (2, 6)
+        for n_seeds in (2, 3, 5)
+        for spread, failed in (("little", False), ("much", False), ("unequal", False), ("much", True))
+    ]
+    for number, (methods, n_seeds, spread, failed) in enumerate(designs):
+        n = 130
+        for auc in (0.8, 0.95) if methods > 2 else (0.8,):
+            rng, labels = np.random.default_rng([14, number, n, int(1000 * auc)]), simulated.labelled(n, 0.5)
+            spreads = SPREADS[spread](methods)
+            kept = np.ones((methods, n_seeds), dtype=bool)
+            kept[0, 1:] = not failed
+            where = {"methods": methods, "seeds": n_seeds, "spread": spread, "failed": n_seeds - 1 if failed else 0}
+            count, widths = Count(**where, auc=auc), []
+            for weights in weights_of(np.arange(n), labels, small, rng):
+                means = cohort_means(rng, labels, weights, np.full(methods, auc), spreads, kept)
+                one = cohort_means(rng, labels, weights, np.array([auc]), spreads[-1:], kept[:1, :1])[0]
+                for i, mean in enumerate(means):
+                    name = "failed method" if failed and i == 0 else "mean"
+                    if spread == "unequal":
+                        name += ", steady" if spreads[i] < 0.5 else ", unsteady"
+                    count.interval(name, mean.low, mean.high, auc)
+                    count.interval("patients alone", *mean.patients, auc)
+                gap = stats.mean_difference(means[0], means[-1])
+                count.interval("difference", gap.low, gap.high, 0.0)
+                last = means[-1]
+                widths.append((last.high - last.low, last.patients[1] - last.patients[0], one.high - one.low))
+            of_all, of_patients, of_one = np.mean(widths, axis=0)
+            count.where |= {"to_patients": of_all / of_patients, "to_one_seed": of_all / of_one}
+            yield from count.rows()
+
+
+def cohort_means(
+    rng: np.random.Generator,
+    labels: np.ndarray,
+    weights: np.ndarray,
+    aucs: np.ndarray,
+    spreads: np.ndarray,
+    kept: np.ndarray,
+) -> list[stats.Mean]:
+    """Return the means of simulated methods (M,), as a leaderboard makes them; ``kept`` (M, S): runs that ended."""
+    scores = simulated.cohort(rng, labels, aucs, kept.shape[1], spreads)
+    areas = areas_under(labels, scores, np.vstack([np.ones(len(labels)), weights]))
+    areas[~kept] = np.nan
+    errors = stats.seed_errors([stats.seeds_of(own[None, :, 0], own[None, :, 1:]) for own in areas])
+    owner, out = np.arange(len(labels)), []
+    for own, error in zip(np.nanmean(areas, axis=1), errors, strict=True):
+        found = stats.ClassAucs(np.array([1]), own[:1], np.ones(1), own[None, 1:])
+        out.append(stats.mean_of(float(own[0]), stats.mean_interval(found, labels, owner), own[1:], error))
+    return out
+
+
+def areas_under(labels: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Return (M, S, R) AUCs of untied scores (M, S, n) under weights (R, n); exact, as `bootstrap_auc`, and faster."""
+    positive = labels > 0
+    wins = (scores[..., positive, None] > scores[..., None, ~positive]).astype(np.float32)  # counts below 2^24
+    w = weights.astype(np.float32).T
+    won = np.einsum("msir,ir->msr", wins @ w[~positive], w[positive])
+    pairs = weights[:, positive].sum(axis=1) * weights[:, ~positive].sum(axis=1)
+    return won.astype(np.float64) / pairs
+
+
+def rank_intervals(sizes: Sizes) -> Iterator[Row]:
+    """Simultaneous intervals of ranks: how often all of a table hold every rank that the true AUCs allow."""
+    small = replace(sizes, resampled=sizes.resampled // 2, resamples=sizes.resamples // 3)
+    ladders = {"equal": 0.0, "steps of .01": 0.01, "steps of .05": 0.05}
+    designs = [(m, s, ladder) for m in (2, 6, 12) for s in (1, 3) for ladder in ladders]
+    for number, (methods, n_seeds, ladder) in enumerate(designs):
+        step = ladders[ladder]
+        if methods == 12 and step > 0.01:
+            continue
+        n, rng = 130, np.random.default_rng([15, number])
+        labels, kept = simulated.labelled(n, 0.5), np.ones((methods, n_seeds), dtype=bool)
+        aucs = 0.85 - step * np.arange(methods)
+        first = np.array([1 + (aucs > own).sum() for own in aucs])
+        last = np.array([(aucs >= own).sum() for own in aucs])
+        count = Count(methods=methods, seeds=n_seeds, aucs=ladder)
+        for weights in weights_of(np.arange(n), labels, small, rng):
+            means = cohort_means(rng, labels, weights, aucs, np.full(methods, 0.3 * (n_seeds > 1)), kept)
+            found = stats.rank_intervals(means)
+            ends = {"simultaneous": (found.low, found.high)}
+            if methods < 12:
+                ends["pair by pair"] = _pair_by_pair(means)
+            for name, (low, high) in ends.items():
+                count.all_hold(name, bool((low > first).any()), bool((high < last).any()), np.mean(high - low) + 1)
+        yield from count.rows()
+
+
+def _pair_by_pair(means: list[stats.Mean]) -> tuple[np.ndarray, np.ndarray]:
+    """Return the ends of ranks by paired differences at 5 % each, which takes no account of their number."""
+    m = len(means)
+    better = np.zeros((m, m), dtype=bool)
+    for i in range(m):
+        for j in range(i):
+            gap = stats.mean_difference(means[i], means[j])
+            better[i, j], better[j, i] = gap.low > 0, gap.high < 0
+    return 1 + better.sum(axis=0), m - better.sum(axis=1)
+
+
 #: name of the table -> its function
 TABLES = {
-    "intervals": intervals, "shapes": shapes, "patients": patients, "leaderboards": leaderboards,
-    "seed_levels": seed_levels, "levels": levels, "patient_levels": patient_levels, "folds": folds, "runs": runs,
-    "ranks": ranks, "power": power,
+    "intervals": intervals, "macro": macro, "shapes": shapes, "patients": patients, "leaderboards": leaderboards,
+    "seeds": seeds, "seed_levels": seed_levels, "rank_intervals": rank_intervals, "levels": levels,
+    "patient_levels": patient_levels, "folds": folds, "runs": runs, "ranks": ranks, "power": power,
 }  # fmt: skip
+QUICK = Sizes(closed=200, resampled=40, resamples=199)
 
 
 def table(name: str, sizes: Sizes) -> pd.DataFrame:
     return pd.DataFrame(TABLES[name](sizes))
 
 
-def main(folder: Path) -> None:
-    from support.coverage_report import write
+def main(arguments: list[str]) -> None:
+    from support.coverage_report import read, write
 
-    began = time.process_time()
-    found = {name: table(name, Sizes()) for name in TABLES}
-    write(found, Sizes(), time.process_time() - began, folder)
+    parser = argparse.ArgumentParser(description="Simulate coverage and level; write tables and their README.")
+    parser.add_argument("folder", nargs="?", type=Path, default=Path("results/statistics"))
+    parser.add_argument("--tables", nargs="+", choices=list(TABLES), default=list(TABLES), metavar="TABLE")
+    parser.add_argument("--quick", action="store_true", help="few simulations, to try the command")
+    asked = parser.parse_args(arguments)
+    sizes = QUICK if asked.quick else Sizes()
+    found, minutes = read(asked.folder, [name for name in TABLES if name not in asked.tables])
+    for name in (name for name in TABLES if name in asked.tables):
+        began = time.process_time()
+        found[name] = table(name, sizes)
+        minutes[name] = (time.process_time() - began) / 60
+    write({name: found[name] for name in TABLES if name in found}, sizes, minutes, asked.folder)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1] if len(sys.argv) > 1 else "results/statistics"))
+    main(sys.argv[1:])

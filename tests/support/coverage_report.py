@@ -47,18 +47,47 @@ _TEXTS = {
         "The leaderboard's mean over seeds or folds",
         """
         `percentile` is the percentile interval of the replicates of `combine`, `logit` is `combined_interval` of the
-        same, the leaderboard's. Seeds differ in the separation of their scores, with the standard deviation `spread`:
+        same, with the weights of `seed_weights`: each method by itself, as leaderboards did before the table `seeds`.
+        Seeds differ in the separation of their scores, with the standard deviation `spread`:
         .15 is little beside the slides, 1 much more than they. Few seeds that differ little make the interval longer
         than it need be: it cannot know, and what a seed does to single slides is counted among the slides and again
         among the seeds.
         """,
     ),
+    "seeds": (
+        "Means over seeds and their differences, the variance of seeds pooled over the methods of a cohort",
+        """
+        What leaderboards use: `seed_errors`, `mean_of`, `mean_difference`; 130 slides. The separation of scores differs
+        between seeds with a standard deviation of .15 (little), .5 (much), or .15 in one half of the methods and .6 in
+        the other (unequal): in the AUC, around .8, .03, .10 and .11. With `failed` runs, the first method has one seed
+        left. `patients alone` takes the seeds at hand for all there are. `difference` is of the first and last method.
+        `to_patients` and `to_one_seed` are the mean width of the last method's interval over that of its interval over
+        patients alone, and over that of a cohort with one seed.
+        """,
+    ),
+    "rank_intervals": (
+        "Simultaneous intervals of ranks: share of tables in which all of them hold",
+        """
+        `rank_intervals` of methods with equal true AUCs, .85, each of which has every rank, or with AUCs that fall in
+        steps from .85; 130 slides; with three seeds their separation has a standard deviation of .3. `pair by pair`
+        compares by `mean_difference` at 5 % each. `width` in the CSV is the mean number of ranks in an interval.
+        """,
+    ),
+    "macro": (
+        "The mean of one-vs-rest AUCs, classes rare or not",
+        """
+        `mean_interval` is what leaderboards use, `logit` the same replicates of the mean without its guard for rare
+        classes and perfect order. Normal scores, the true AUC the same for every class, bags drawn within classes.
+        `least_low` is the lowest lower end in all simulations of the row, `perfect_low` the lower end that
+        `perfect_bound` gives where every AUC is 1.
+        """,
+    ),
     "seed_levels": (
         "Paired tests over seeds under the null: share rejected at 5 %",
         """
-        Two methods with the same mean AUC, .8, over all seeds there could be; spread as above. `Student` is what
-        leaderboards, comparisons and effects use; `with replacement` draws the seeds as the slides are drawn, and
-        `slides alone` takes the seeds at hand for all there are.
+        Two methods with the same mean AUC, .8, over all seeds there could be; spread as above. `Student` takes each
+        method by itself, as leaderboards did before the table `seeds`; `with replacement` draws the seeds as the slides
+        are drawn, and `slides alone` takes the seeds at hand for all there are.
         """,
     ),
     "levels": (
@@ -109,7 +138,20 @@ _TEXTS = {
 }
 
 
-def write(tables: dict[str, pd.DataFrame], sizes: Sizes, seconds: float, folder: Path) -> None:
+#: Minutes of one core of the tables in a folder; a row "others" stands for those made before it was written.
+MINUTES = "minutes.csv"
+
+
+def read(folder: Path, names: list[str]) -> tuple[dict[str, pd.DataFrame], dict[str, float]]:
+    """Return those of the tables that the folder has, and the minutes that each took."""
+    found = {name: pd.read_csv(folder / f"{name}.csv") for name in names if (folder / f"{name}.csv").is_file()}
+    minutes: dict[str, float] = {}
+    if found and (folder / MINUTES).is_file():
+        minutes = dict(pd.read_csv(folder / MINUTES).itertuples(index=False, name=None))
+    return found, minutes
+
+
+def write(tables: dict[str, pd.DataFrame], sizes: Sizes, minutes: dict[str, float], folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     low, high = (f"{100 * x:g}" for x in COVERAGE_BAND)
     least, most = (f"{100 * x:g}" for x in LEVEL_BAND)
@@ -117,8 +159,8 @@ def write(tables: dict[str, pd.DataFrame], sizes: Sizes, seconds: float, folder:
     head = f"""
         Made by `python tests/support/coverage.py`: {sizes.closed:,} simulations of what has a closed form,
         {sizes.resampled:,} of what is resampled, with up to {sizes.resamples} resamples, and fewer where the CSV says
-        so; {seconds / 60:.0f} min of one core. numpy {np.__version__}, scipy {scipy.__version__}, Python
-        {platform.python_version()}.
+        so; {sum(minutes.values()):.0f} min of one core, of each table in `{MINUTES}`. numpy {np.__version__}, scipy
+        {scipy.__version__}, Python {platform.python_version()}.
         """
     marks = f"""
         Nominal 95 % intervals should cover {low} to {high} %, tests at 5 % reject {least} to {most} % where nothing is
@@ -126,6 +168,7 @@ def write(tables: dict[str, pd.DataFrame], sizes: Sizes, seconds: float, folder:
         are careful. The standard error of each share is in the CSV: {100 * errors.median():.1f} percentage points in
         the median, {100 * errors.max():.1f} at most.
         """
+    pd.Series(minutes, name="minutes").rename_axis("table").round(2).to_csv(folder / MINUTES)
     parts = ["# Coverage of intervals and level of tests", _flow(head), _flow(marks)]
     for name, found in tables.items():
         found.round(5).to_csv(folder / f"{name}.csv", index=False)

@@ -107,6 +107,29 @@ def seeded(rng: np.random.Generator, labels: np.ndarray, auc: float, seeds: int,
     return np.sqrt(0.6) * rng.normal(size=n) + np.sqrt(0.4) * rng.normal(size=(seeds, n)) + gaps * labels
 
 
+def of_classes(rng: np.random.Generator, labels: np.ndarray, classes: int, auc: float) -> np.ndarray:
+    """Scores (n, C), three tenths of their variance shared by the classes; every one-vs-rest AUC is ``auc``."""
+    n = len(labels)
+    scores = np.sqrt(0.3) * rng.normal(size=(n, 1)) + np.sqrt(0.7) * rng.normal(size=(n, classes))
+    scores[np.arange(n), labels] += separation(auc)
+    return scores
+
+
+def cohort(
+    rng: np.random.Generator, labels: np.ndarray, aucs: np.ndarray, seeds: int, spreads: np.ndarray
+) -> np.ndarray:
+    """Scores (M, S, n) of methods on the same bags; each method's mean AUC over all seeds there could be is its own.
+
+    Of a bag's noise four tenths are shared by all methods, three by the seeds of a method, three are the run's; seeds
+    differ in separation by N(0, spread of the method), see `seeded`.
+    """
+    n, m = len(labels), len(aucs)
+    spread = np.asarray(spreads)[:, None, None]
+    gaps = norm.ppf(aucs)[:, None, None] * np.sqrt(2 + spread**2) + spread * rng.normal(size=(m, seeds, 1))
+    noise = np.sqrt(0.4) * rng.normal(size=n) + np.sqrt(0.3) * rng.normal(size=(m, 1, n))
+    return noise + np.sqrt(0.3) * rng.normal(size=(m, seeds, n)) + gaps * labels
+
+
 def fold_differences(
     rng: np.random.Generator, n: int, folds: int, repeats: int, features: int = 5, gap: float = 0.6
 ) -> np.ndarray:
