@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from support.coverage import COVERAGE_BAND, LEVEL_BAND, TABLES, Sizes, main, table
+from support.coverage import COVERAGE_BAND, LEVEL_BAND, MACRO_COUNTS, TABLES, Sizes, main, table
 from support.coverage_report import write
 
 RESULTS = Path(__file__).resolve().parents[2] / "results" / "statistics"
@@ -174,7 +174,7 @@ def test_a_table_is_made_again_alone_and_the_others_stay(small, tmp_path, monkey
 def committed():
     if not (RESULTS / "intervals.csv").is_file():
         pytest.skip("results/statistics is not made yet: python tests/support/coverage.py")
-    return {path.stem: pd.read_csv(path) for path in RESULTS.glob("*.csv")}
+    return {name: pd.read_csv(RESULTS / f"{name}.csv") for name in TABLES}
 
 
 def test_the_committed_tables_hold_what_is_promised(committed):
@@ -191,6 +191,33 @@ def test_the_committed_tables_hold_what_is_promised(committed):
     few = (same["slides"] == 50) & (same["auc"] == 0.98)
     assert within(of(same[~few], "permutation"), LEVEL_BAND, slack=0).all()
     assert (same[same["method"].isin(["delong", "permutation"])]["rejected"] < LEVEL_BAND[1]).all()
+
+
+def test_the_committed_tables_of_means_over_classes_and_seeds_and_of_ranks(committed):
+    """Where they hold what is asked; where not, the README beside them says so with its reason."""
+    found = committed["macro"]
+    assert set(found["counts"]) == set(MACRO_COUNTS)
+    assert (found["classes"].min(), found["classes"].max()) == (3, 10)
+    assert (found["error"] < 0.017).all()
+    seeds, ranks = committed["seeds"], committed["rank_intervals"]
+    assert set(seeds["seeds"]) == {2, 3, 5}
+    assert (of(found, "mean_interval", counts="200 x 5 + 1")["perfect_low"] > 0.8).all()
+    assert (of(seeds, "mean", spread="little")["to_patients"] < 2.5).all()
+    assert (of(ranks, "simultaneous")["simulations"] >= 500).all()
+    assert of(found, "mean_interval")["coverage"].between(0.93, 0.99).all()
+    ordinary = found[found["counts"].isin(["40 x 3", "20 x 10"])]
+    assert within(of(ordinary, "mean_interval"), COVERAGE_BAND, slack=1).all()
+    rare = found[~found.index.isin(ordinary.index)]
+    assert of(rare, "mean_interval")["coverage"].between(0.952, 0.987).all()
+    assert of(rare, "logit")["coverage"].between(0.17, 0.93).all()
+    assert of(ranks, "simultaneous", aucs="equal")["coverage"].between(0.943, 0.976).all()
+    assert (of(ranks, "simultaneous")["coverage"] > 0.94).all()
+    alike = seeds[(seeds["methods"] == 6) & (seeds["failed"] == 0)]
+    assert of(alike, "mean", auc=0.8)["coverage"].between(0.93, 0.956).all()
+    assert of(alike, "mean", auc=0.95)["coverage"].between(0.92, 0.948).all()
+    assert of(seeds, "mean, steady")["coverage"].between(0.976, 0.999).all()
+    assert of(seeds, "mean, unsteady")["coverage"].between(0.83, 0.93).all()
+    assert of(seeds, "failed method")["coverage"].between(0.906, 0.964).all()
 
 
 def test_the_committed_tables_say_what_the_docstrings_say(committed):

@@ -62,7 +62,16 @@ _TEXTS = {
         the other (unequal): in the AUC, around .8, .03, .10 and .11. With `failed` runs, the first method has one seed
         left. `patients alone` takes the seeds at hand for all there are. `difference` is of the first and last method.
         `to_patients` and `to_one_seed` are the mean width of the last method's interval over that of its interval over
-        patients alone, and over that of a cohort with one seed.
+        patients alone, and over that of a cohort with one seed. Six methods whose seeds differ alike cover 93.3 to 95.6
+        % at .8 and 92.1 to 94.7 % at .95: what is missing there is nearly all on one side (`above`), as AUCs of seeds
+        that differ much are skewed near 1 and three of them do not show it. Two methods with two seeds have two degrees
+        of freedom between them and two more of the spread that is supposed, so that they cover 98.8 % where seeds
+        differ less than that and 91 % where they differ more. Unequal spreads are drawn towards each other: the steady
+        half covers 97.7 to 99.8 %, the unsteady half, four times as spread, 84 to 92 %, the more the more seeds there
+        are. No rule for two seeds can tell the two halves, and each by itself would have Student's t with one degree of
+        freedom. A method with one seed left among those with several has their spread and 90.7 to 96.3 %; its
+        difference to one of them 88.5 to 97.2 %, with the skewness of a single seed. `patients alone` covers 56 to 93
+        %.
         """,
     ),
     "rank_intervals": (
@@ -70,7 +79,10 @@ _TEXTS = {
         """
         `rank_intervals` of methods with equal true AUCs, .85, each of which has every rank, or with AUCs that fall in
         steps from .85; 130 slides; with three seeds their separation has a standard deviation of .3. `pair by pair`
-        compares by `mean_difference` at 5 % each. `width` in the CSV is the mean number of ranks in an interval.
+        compares by `mean_difference` at 5 % each. `width` in the CSV is the mean number of ranks in an interval. With
+        equal AUCs, where every difference found is wrong, all hold in 94.3 to 97.6 % of tables; pair by pair, six
+        methods hold in 58 to 65 %. With unequal AUCs more hold, 98.3 % and above, and must: there are fewer wrong
+        orders to find, and the bound is for any AUCs.
         """,
     ),
     "macro": (
@@ -79,7 +91,12 @@ _TEXTS = {
         `mean_interval` is what leaderboards use, `logit` the same replicates of the mean without its guard for rare
         classes and perfect order. Normal scores, the true AUC the same for every class, bags drawn within classes.
         `least_low` is the lowest lower end in all simulations of the row, `perfect_low` the lower end that
-        `perfect_bound` gives where every AUC is 1.
+        `perfect_bound` gives where every AUC is 1. Without a class of fewer than ten bags both cover 93.2 to 96.1 %;
+        the lowest, ten classes of 20 bags, lie 0.3 points below the band with an error of 0.8: the bootstrap of 20 bags
+        knows 19 twentieths of their variance. With such a class `mean_interval` covers 95.2 to 98.7 % and `logit` 17 to
+        93 %: resamples of one bag have no spread. What is above the band is on one side. A true mean below the interval
+        is hardly ever missed (`above`, 0 to 0.2 %), above it 1.3 to 4.8 % (`below`): a few bags in good order cannot
+        exclude a low AUC of their class, whatever its scores are, and a shorter lower end has to suppose their shape.
         """,
     ),
     "seed_levels": (
