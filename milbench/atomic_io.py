@@ -214,10 +214,15 @@ def write_figure(path: Path, figure: Any, dpi: int = 150, **options: Any) -> Non
 
 
 def figure_bytes(figure: Any, suffix: str = ".png", dpi: int = 150, **options: Any) -> bytes:
-    """Return a matplotlib figure as the content of a file with a suffix; PNGs do not name the software."""
+    """Return a matplotlib figure as the content of a .png, .svg or .pdf file: the same bytes for the same figure."""
+    import matplotlib
+
     out = io.BytesIO()
-    metadata = {"Software": None} if suffix.lower() == ".png" else None
-    figure.savefig(out, format=suffix.lower().removeprefix("."), dpi=dpi, metadata=metadata, **options)
+    kind = suffix.lower().removeprefix(".")
+    left_out = {"png": ("Software",), "svg": ("Date",), "pdf": ("Creator", "Producer", "CreationDate")}
+    metadata = dict.fromkeys(left_out.get(kind, ()))
+    with matplotlib.rc_context({"svg.hashsalt": "milbench", "pdf.fonttype": 42}):
+        figure.savefig(out, format=kind, dpi=dpi, metadata=metadata or None, **options)
     return out.getvalue()
 
 

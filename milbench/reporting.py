@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,9 @@ def to_markdown(df: pd.DataFrame) -> str:
     return "\n".join(parts)
 
 
+#: Formats that figures are written in beside PNG, where they are asked for.
+FIGURE_FORMATS = ("svg", "pdf")
+
 #: Every figure that a report may have.
 _FIGURES = {
     "auc.png", "effects.png", "effects_vs_time.png", "auc_vs_throughput.png", "auc_vs_memory.png",
@@ -76,7 +80,7 @@ _FIGURES = {
 }  # fmt: skip
 
 
-def write_report(df: pd.DataFrame, out_dir: str | Path, title: str, provenance: str) -> Path:
+def write_report(df: pd.DataFrame, out_dir: str | Path, title: str, provenance: str, also: Sequence[str] = ()) -> Path:
     """Write ``leaderboard.csv``, ``README.md`` and figures (PNG) into a folder.
 
     Args:
@@ -84,6 +88,7 @@ def write_report(df: pd.DataFrame, out_dir: str | Path, title: str, provenance: 
         out_dir: the folder, created where absent; files of these names are replaced.
         title: heading of the report.
         provenance: where the numbers come from: the command line, at least.
+        also: formats of `FIGURE_FORMATS` that every figure is written in, too.
 
     Returns:
         the path of ``README.md``.
@@ -132,10 +137,17 @@ def write_report(df: pd.DataFrame, out_dir: str | Path, title: str, provenance: 
     if df.attrs.get("across"):
         frames = [pd.DataFrame(one.rows).assign(suite=one.name) for one in df.attrs["across"]]
         files["across.csv"] = to_csv(pd.concat(frames)).encode()
-    files |= {file: figure_bytes(figure, Path(file).suffix) for file, _, figure in figures if figure is not None}
+    suffixes = (".png", *(f".{kind}" for kind in also))
+    files |= {
+        Path(file).with_suffix(suffix).name: figure_bytes(figure, suffix)
+        for file, _, figure in figures
+        if figure is not None
+        for suffix in suffixes
+    }
     files["README.md"] = _readme(df, title, provenance, drawn).encode()  # last: it names the others
     try:
-        write_together(folder, files, stale=[*_FIGURES, "across.csv"])
+        every = [Path(file).with_suffix(f".{kind}").name for file in _FIGURES for kind in ("png", *FIGURE_FORMATS)]
+        write_together(folder, files, stale=[*every, "across.csv"])
     except OSError as error:
         raise MilbenchError(f"cannot write the report to {folder} ({error.strerror}); give another --out.") from error
     return folder / "README.md"

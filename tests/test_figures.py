@@ -10,15 +10,18 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from support.geometry import defects
 from support.ladders import ladder
+from synthetic import fill
 
 from milbench.anytime_plot import anytime_figure
+from milbench.atomic_io import figure_bytes
 from milbench.bag_plots import curves_figure, heatmap_figure, matrix_figure
 from milbench.effects_plot import effect_cost_figure, effect_figure
 from milbench.figure_layout import method_styles, wrapped
 from milbench.interpret import Curves
 from milbench.ladder_plot import ladder_figure
 from milbench.plots import auc_figure, tradeoff_figure
-from milbench.ranking import COLUMNS
+from milbench.ranking import COLUMNS, leaderboard
+from milbench.reporting import write_report
 from milbench.stats import friedman, performance_profile
 from milbench.stats_plots import critical_difference_figure, profile_figure
 
@@ -235,3 +238,25 @@ def test_the_geometry_check_sees_what_it_is_for():
     assert any("mark" in line and "'marked'" in line for line in found)
     assert any("overlaps" in line for line in found)
     assert any("leaves" in line for line in found)
+
+
+# --- formats ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("suffix", "begin"), [(".png", b"\x89PNG"), (".svg", b"<?xml"), (".pdf", b"%PDF")])
+def test_a_figure_is_the_same_bytes_each_time_in_every_format(suffix, begin):
+    first, second = (figure_bytes(auc_figure(board(3, 1)), suffix) for _ in range(2))
+    assert first.startswith(begin)
+    assert first == second
+
+
+def test_a_report_has_its_figures_in_the_formats_asked_for(tmp_path):
+    fill(tmp_path / "r", seeds=1)
+    table = leaderboard(tmp_path / "r", resamples=20)
+    write_report(table, tmp_path / "out", "Leaderboard", "Made by a test.", ["svg", "pdf"])
+    drawn = {file.stem for file in (tmp_path / "out").glob("*.png")}
+    assert "auc" in drawn
+    for kind in ("svg", "pdf"):
+        assert {file.stem for file in (tmp_path / "out").glob(f"*.{kind}")} == drawn
+    write_report(table, tmp_path / "out", "Leaderboard", "Made by a test.")
+    assert not list((tmp_path / "out").glob("*.svg")), "figures of an earlier report are gone"

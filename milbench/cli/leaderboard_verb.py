@@ -20,6 +20,13 @@ class Format(StrEnum):
     json = "json"
 
 
+class FigureFormat(StrEnum):
+    """What figures may be written as beside PNG."""
+
+    svg = "svg"
+    pdf = "pdf"
+
+
 def leaderboard_command(
     results: Path = typer.Argument(
         Path("results/runs"), metavar="RESULTS", help="Results root, or the folder of one suite in it."
@@ -30,6 +37,7 @@ def leaderboard_command(
     out: Path | None = typer.Option(
         None, "--out", help="Also write a report here: README.md, leaderboard.csv, figures."
     ),
+    figures: list[FigureFormat] = typer.Option(None, "--figures", help="With --out: figures as this, too; repeatable."),
     resamples: int = typer.Option(2000, "--resamples", min=1, help="Bootstrap resamples of the intervals."),
     target_auc: float | None = typer.Option(
         None, "--target-auc", min=0.5, max=1.0, help="Also tell the device-seconds to this validation AUC."
@@ -79,5 +87,5 @@ def leaderboard_command(
         which = ", ".join(df.attrs["suites"])
         source = f"milbench {__version__} from the predictions stored in `{portable(results)}`"
         provenance = f"Written by {source}:\n\n    {command_line()}"
-        path = write_report(df, out, f"Leaderboard: {which}", provenance)
+        path = write_report(df, out, f"Leaderboard: {which}", provenance, [kind.value for kind in figures or ()])
         echo(f"report: {path}", err=True)
