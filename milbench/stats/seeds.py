@@ -228,11 +228,14 @@ def seed_errors(methods: Sequence[Seeds]) -> list[SeedError]:
 
 
 def _lent(ratio: Array, free: Array) -> float:
-    """Return the degrees of freedom that methods lend each other: Smyth's estimate, within its bounds."""
+    """Return the degrees of freedom that methods lend each other: Smyth's estimate, within its bounds.
+
+    Two spreads are too few for the estimate and lend the least; one lends what it has to methods without their own.
+    """
     known = ratio > 0
     z, d = np.log(ratio[known]), free[known] / 2
     if len(z) < 3:
-        return MOST_SHARED
+        return LEAST_SHARED if len(z) == 2 else MOST_SHARED
     e = z - digamma(d) + np.log(d)
     excess = float(e.var(ddof=1) - polygamma(1, d).mean())
     if excess <= float(polygamma(1, MOST_SHARED / 2)):

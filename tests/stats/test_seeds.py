@@ -62,6 +62,15 @@ def test_pooling_by_hand():
     assert of_a.added == of_b.added == pytest.approx(pooled / 3)
 
 
+def test_two_methods_with_many_seeds_keep_more_of_their_own_spread():
+    """Whether two spreads are alike cannot be estimated: of the other's 4 degrees of freedom 2 count."""
+    a, b = (stats.Seeds(0.8, 5, variance, 0.0, 1 / 5) for variance in (0.0004, 0.0036))
+    of_a, of_b = stats.seed_errors([a, b])
+    assert of_a.degrees == of_b.degrees == 6
+    assert of_a.spread**2 == pytest.approx((4 * 0.0004 + 2 * 0.0036) / 6)
+    assert of_b.spread**2 == pytest.approx((4 * 0.0036 + 2 * 0.0004) / 6)
+
+
 def test_what_a_cohort_lacks_of_degrees_of_freedom_comes_from_the_field():
     """One method, two seeds: 1 degree of freedom of its own, 3 of the spread that is supposed."""
     (found,) = stats.seed_errors([stats.Seeds(0.8, 2, 0.0009, 0.0, 0.5)])
