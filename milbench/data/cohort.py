@@ -217,6 +217,11 @@ def _labels(spec: DataSpec, base: Path, cache: FeatureCache, table: SourceTable)
         if table.labels is not None:
             raise MilbenchError(f"{source} brings its own labels; remove labels from cohort {spec.name}.")
         where = base / Path(spec.labels).expanduser()
+        if spec.slide_table is None and spec.slide_column in cache:
+            raise MilbenchError(
+                f"{where} seems to have no header: slide_column {spec.slide_column!r} is a slide of the features; "
+                "write a line that names the columns above it."
+            )
         slides = None if spec.slide_table is None else base / Path(spec.slide_table).expanduser()
         return read_label_table(where, spec, slides), where
     if table.labels is None:

@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 
 from .spellings import clean, patient_key, whole_number, without_endings, without_zeros
 
-#: what a name may go on with after a point without being another name: not a bare number, which counts sections
-_TAIL = re.compile(r"(?!\d{1,3}$).+")
+#: what a name may go on with after a point without being another name: not a bare number, which counts
+#: sections, nor a second name
+_TAIL = re.compile(r"(?!\d{1,3}$)[\w.-]+")
 
 
 @dataclass(frozen=True)

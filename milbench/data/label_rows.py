@@ -135,12 +135,13 @@ def read_label_rows(tables: Tables, features: Collection[str]) -> LabelRows:
     matching = match_ids(ids, features)
     refuse_several_slides(matching.lost, features, str(tables.labels))
     ids = [matching.get(name) for name in ids]
-    patient = _patient_column(tables, header, tables.patient, guess, slide, ids)
+    whose = _patients_among(matching.lost, plain, features, set(matching.names.values()))
+    own = [name for name, text in zip(ids, plain, strict=True) if text not in whose]
+    patient = _patient_column(tables, header, tables.patient, guess, slide, own)
     # A slide that is a patient of its own goes by its id, with nothing that was taken off.
     told = [ids if patient == slide else [row[header.index(patient)] for row in rows]]
     told += [[row[header.index(label)] for row in rows]]
     places = [row[header.index(sites)] for row in rows] if sites is not None else [""] * len(rows)
-    whose = _patients_among(matching.lost, plain, features, set(matching.names.values()))
     found = [Row(*cells) for cells in zip(ids, *told, places, strict=True)]
     found = [row for row, name in zip(found, plain, strict=True) if name not in whose]
     _refuse_merged(tables.labels, found, patient != slide)

@@ -69,10 +69,25 @@ def likely_patients(slides: Iterable[str]) -> Likely | None:
         found = {name: match[1] for name in names if (match := pattern.search(_base(name)))}
         if len(found) < max(3, _SHARE * len(names)) or not _plausible(found):
             continue
+        if (plain := _plainer(found)) is not None:
+            return Likely(found, plain, len(found) == len(names))
         if all(pattern.search(name) is not None for name in found):  # folders do not keep the rule from working
             return Likely(found, rule, len(found) == len(names))
         folder = rule.replace("^", "^(?:.*/)?", 1)
         return Likely(found, folder, len(found) == len(names))
+    return None
+
+
+def _plainer(patients: Mapping[str, str]) -> str | None:
+    """Return a rule that is easily read and gives the same patients, None where there is none of these forms."""
+    first = next(iter(patients.values()))
+    word = re.match(r"[A-Za-z]+[-_ ]?(?=\d+$)", first)
+    tried = [rf"^({re.escape(word[0])}\d+)"] if word is not None else []
+    tried += [rf"^(.+){mark}[^{mark}]+$" for mark in ("_", "-")] + [r"^([^_]+)_", r"^([^-]+)-", r"^(\d+)"]
+    for rule in tried:
+        pattern = re.compile(rule)
+        if all((match := pattern.search(name)) and match[1] == patient for name, patient in patients.items()):
+            return rule
     return None
 
 

@@ -22,7 +22,7 @@ from .column_names import (
     part_key,
     resolve_column,
 )
-from .id_matching import match_ids, match_patients
+from .id_matching import Matching, match_ids, match_patients
 from .regular import regular_size
 from .spellings import is_missing
 from .splits import PARTS, Fold
@@ -91,7 +91,7 @@ class _Known:
     patients: Mapping[str, str]
     suffixes: Sequence[str] = ()
     slides_of: dict[str, list[str]] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
+    other: list[tuple[str, str]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         for slide, patient in self.patients.items():
@@ -104,17 +104,17 @@ class _Known:
         theirs = match_patients(names, self.slides_of)
         return tuple(2 * len(m.names) - len(m.other) for m in (mine, theirs))  # type: ignore[return-value]
 
-    def slides(self, names: Sequence[str], where: Path) -> tuple[str, ...]:
+    def slides(self, names: Sequence[str]) -> tuple[str, ...]:
         """Return names of slides as the labels have them; what they do not have stays."""
         plain = [without_suffix(name, self.suffixes) for name in names]
         matching = match_ids(plain, self.patients)
-        self.notes += matching.lines(str(where), "the labels")
+        self.other += matching.other
         return tuple(map(matching.get, plain))
 
-    def of_patients(self, names: Sequence[str], where: Path) -> tuple[str, ...]:
+    def of_patients(self, names: Sequence[str]) -> tuple[str, ...]:
         """Return the slides of patients, in the order of the labels; an unknown patient stays as it is."""
         matching = match_patients(names, self.slides_of)
-        self.notes += matching.lines(str(where), "the labels")
+        self.other += matching.other
         return tuple(slide for name in names for slide in self.slides_of.get(matching.get(name), [name]))
 
 
@@ -175,7 +175,8 @@ def read_split(
             Fold(fold.name, *(tuple(without_suffix(i, suffixes) for i in ids) for ids in fold.parts.values()))
             for fold in folds
         ]
-    return Split(tuple(folds), tuple(dict.fromkeys(known.notes)) if known is not None else ())
+    other = tuple(dict.fromkeys(known.other)) if known is not None else ()
+    return Split(tuple(folds), tuple(Matching({}, other).lines(files, "the labels")))
 
 
 def read_fold(path: str | Path) -> Fold:
@@ -362,7 +363,7 @@ def _ids_of_part(path: Path, known: _Known | None) -> tuple[str, ...]:
     ids = list(dict.fromkeys(cell for cell in cells if cell))
     if known is None:
         return tuple(ids)
-    return known.of_patients(ids, path) if of_patients else known.slides(ids, path)
+    return known.of_patients(ids) if of_patients else known.slides(ids)
 
 
 def _read(path: Path, known: _Known | None, column: str | None) -> list[Fold]:
@@ -512,8 +513,8 @@ def _settled(fold: Fold, known: _Known | None, of_patients: bool, path: Path, st
                 f"{path} names {count(len(lost), 'patient')} without slides among the labels: {some(lost)}; add their "
                 f"slides to the labels, with the label 'exclude' for those to leave out."
             )
-        return Fold(fold.name, *(known.of_patients(ids, path) for ids in fold.parts.values()))
-    return Fold(fold.name, *(known.slides(ids, path) for ids in fold.parts.values()))
+        return Fold(fold.name, *(known.of_patients(ids) for ids in fold.parts.values()))
+    return Fold(fold.name, *(known.slides(ids) for ids in fold.parts.values()))
 
 
 def _one_part(path: Path) -> str:
