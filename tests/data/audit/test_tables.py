@@ -159,7 +159,7 @@ def test_what_cannot_be_read_is_a_finding_and_the_next_cohort_is_looked_at(tmp_p
     found = [(finding.cohort, finding.code, finding.severity) for finding in audit(bad)]
     assert found == [("lost", "unreadable", "error"), ("few", "unreadable", "error"),
                      ("planted", "slide-overlap", "error")]  # fmt: skip
-    assert "nowhere.csv is not there" in audit(bad)[0].sentence
+    assert "nowhere.csv cannot be read" in audit(bad)[0].sentence
     with pytest.raises(MilbenchError, match=r"too few for 40 folds; set split\.folds to 12 or less"):
         load_cohort(few, tmp_path)
 
