@@ -2,11 +2,37 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import sys
 from importlib import import_module
 
-import typer
+_INTERRUPTED = 130
+_interrupts = [0]  # how many have come: some libraries turn the exception into another, which then names a false cause
+
+
+def _at_once(*_: object) -> None:
+    """Answer Ctrl-C while the command line is imported: nothing has begun, and there is nothing to put in order."""
+    with contextlib.suppress(OSError):
+        os.write(2, b"milbench: interrupted; nothing has begun.\n")
+    os._exit(_INTERRUPTED)
+
+
+def _raised(*_: object) -> None:
+    _interrupts[0] += 1
+    raise KeyboardInterrupt
+
+
+def _is_program() -> bool:
+    """Whether this process is the command line itself, and not a program that imports it."""
+    return os.path.basename(sys.argv[0] if sys.argv else "") in ("milbench", "milbench.exe", "-m", "-c", "__main__.py")
+
+
+if _is_program() and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, _at_once)
+
+import typer  # noqa: E402
 
 app = typer.Typer(
     name="milbench",
@@ -50,14 +76,33 @@ for _verb in VERBS:
 #: What typer raises for a wrong option or argument. Recent versions carry their own copy of click, so it is asked for
 #: by name among the ancestors of a class that typer exports.
 _UsageError: type[Exception] = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
-_INTERRUPTED = 130
 
 
 def main() -> None:
     """Run the command line: exit code 0 ok, 1 usage or bad input, 2 some runs did not end ok, 130 interrupted.
 
-    What a user can mend ends in one sentence on stderr; a traceback is a mistake of milbench's own.
+    What a user can mend ends in one sentence on stderr; a traceback is a mistake of milbench's own. Where the reader of
+    stdout has gone (``| head``) the command ends without a word, with 141, as programs do that the system ends.
     """
+    if signal.getsignal(signal.SIGINT) in (_at_once, signal.default_int_handler):
+        with contextlib.suppress(ValueError):  # not the main thread
+            signal.signal(signal.SIGINT, _raised)
+    _in_utf8()
+    _streams()
+    _interrupts[0] = 0
+    code = _carry_out()
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        code = _refused(error)
+    if signal.getsignal(signal.SIGINT) is _raised:
+        # What is left to do is the interpreter's own end, whose tracebacks tell nobody anything.
+        signal.signal(signal.SIGINT, signal.SIG_IGN if _is_program() else signal.default_int_handler)
+    sys.exit(code)
+
+
+def _carry_out() -> int:
+    """Carry out the command; return the exit code."""
     from ..errors import MilbenchError
 
     try:
@@ -65,23 +110,115 @@ def main() -> None:
             sys.path.insert(0, here)  # a file beside the user is importable, as with python -m
         # Not standalone: typer would end with 2 for a wrong option, which here means that runs did not end ok.
         code = app(prog_name="milbench", standalone_mode=False)
+        code = code if isinstance(code, int) else 0
     except MilbenchError as error:
         code = _fail(str(error))
     except _UsageError as error:
         error.show()  # type: ignore[attr-defined]
         code = 1
     except OSError as error:
-        named = f"{error.filename}: " if error.filename is not None else ""
-        code = _fail(f"{named}{error.strerror or error}; check the path, its permissions and the free space.")
+        code = _INTERRUPTED if _interrupts[0] else _refused(error)
     except (KeyboardInterrupt, typer.Abort):
         code = _INTERRUPTED
+    except Exception as error:
+        sentence = _of_the_system(error)
+        if _interrupts[0]:  # on its way through a library it has become something else
+            code = _INTERRUPTED
+        elif sentence is None:
+            raise
+        else:
+            code = _fail(sentence)
     if code == _INTERRUPTED:
+        if signal.getsignal(signal.SIGINT) is _raised:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
         _fail("interrupted; what was finished is kept, and the same command, given again, goes on from there.")
-    sys.exit(code if isinstance(code, int) else 0)
+    return code
+
+
+def _of_the_system(error: BaseException) -> str | None:
+    """Return the sentence for an error by which the system refuses something, wherever it is noticed; None for others.
+
+    Libraries pass it on in forms of their own: a module that cannot be mapped, a thread that cannot be started.
+    """
+    seen: BaseException | None = error
+    for _ in range(16):
+        if seen is None:
+            return None
+        said = str(seen)
+        if isinstance(seen, OSError) and seen.errno in (23, 24):
+            return _DESCRIPTORS
+        if isinstance(seen, MemoryError) or any(words in said for words in _MEMORY):
+            return (
+                "the system gives this process no more memory; allow more (ulimit -v), close other programs, or use "
+                "fewer --jobs."
+            )
+        if "Too many open files" in said:
+            return _DESCRIPTORS
+        if isinstance(seen, RecursionError):
+            return "a file is nested deeper than any of its kind; check the files that were given, or make them again."
+        if isinstance(seen, UnicodeError):
+            return (
+                f"a name or text has letters that the locale cannot write ({said.splitlines()[0]}); set LC_ALL=C.UTF-8 "
+                "or PYTHONUTF8=1."
+            )
+        if isinstance(seen, OSError) and seen.errno is not None:
+            named = f"{seen.filename}: " if seen.filename is not None else ""
+            return f"{named}{seen.strerror or seen}; check the path, its permissions and the free space."
+        seen = seen.__cause__ or seen.__context__
+    return None
+
+
+_DESCRIPTORS = "the system lets this process open no more files; allow more (ulimit -n 256)."
+_MEMORY = (
+    "failed to map segment", "Cannot allocate memory", "cannot allocate memory", "can't start new thread",
+    "std::bad_alloc", "DefaultCPUAllocator", "Resource temporarily unavailable",
+)  # fmt: skip
+
+
+def _refused(error: OSError) -> int:
+    """Say what the system refused; return the exit code."""
+    if isinstance(error, BrokenPipeError):
+        # Whatever is written from now on, by the interpreter's own end as well, goes nowhere.
+        with contextlib.suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 141
+    if error.errno == 28 and error.filename is None and not _writable(sys.stdout):
+        with contextlib.suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return _fail("stdout cannot be written (No space left on device); free some, or write it elsewhere.")
+    return _fail(_of_the_system(error) or f"{error}; check the path, its permissions and the free space.")
+
+
+def _writable(stream: object) -> bool:
+    try:
+        stream.flush()  # type: ignore[attr-defined]
+    except OSError:
+        return False
+    return True
+
+
+def _in_utf8() -> None:
+    """Start again in UTF-8 where the locale is ASCII: names of files are then read and written as they are."""
+    if sys.getfilesystemencoding() != "ascii" or not _is_program() or sys.argv[0] == "-c":
+        return
+    with contextlib.suppress(OSError):
+        os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])
+
+
+def _streams() -> None:
+    """Give every stream something to write to, and letters that it cannot write an escape instead of an error."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:  # closed by who started the command
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
+        elif hasattr(stream, "reconfigure") and getattr(stream, "errors", "") == "strict":
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _fail(sentence: str) -> int:
     """Write one line, whatever the message quotes from files; return the exit code of bad input."""
     line = "".join(c if c.isprintable() else "?" for c in " ".join(sentence.split()))
-    sys.stderr.write(f"milbench: {line}\n")
+    with contextlib.suppress(OSError):
+        sys.stderr.write(f"milbench: {line}\n")
+        sys.stderr.flush()
     return 1

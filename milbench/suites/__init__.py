@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from pydantic import ValidationError
 
 from ..errors import MilbenchError, did_you_mean
 from ..spec import TRACKS, Budget, DataSpec, Frozen, Protocol, SplitSpec, Suite, Tuning
+from ..toml_text import read_toml
 
 #: the tables of a suite file whose fields are fixed
 _TABLES: dict[str, type[Frozen]] = {
@@ -40,12 +40,7 @@ def load_suite(name: str | Path) -> Suite:
         )
     if not path.is_file():
         raise MilbenchError(f"suite file {path} does not exist.")
-    try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise MilbenchError(f"{path} cannot be read ({error.strerror}); make it readable.") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise MilbenchError(f"{path} is not valid TOML: {error}.") from None
+    table = read_toml(path)
     if "base" in table:
         raise MilbenchError(f"{path}: unknown field base; relative paths start at the folder of the suite file.")
     table.setdefault("name", path.stem)
