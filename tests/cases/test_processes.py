@@ -2,15 +2,20 @@
 
 import os
 import signal
+import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
 from support.small import suite, write_cohort
 
+from milbench.errors import MilbenchError
 from milbench.launch import local
 from milbench.plan import make_plan
 from milbench.runner import execute, tune
 from milbench.spec import Budget, Tuning
+from milbench.suites import load_suite
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="fork server and signals")
 
@@ -118,3 +123,69 @@ def test_trial_killed_after_it_reported(folder):
         killed.report(0.9, step)
     assert attempt(killed) == due
     assert study.trials[1].intermediate_values == study.trials[2].intermediate_values
+
+
+# --- what the system refuses, and TOML that takes a parser everything ------------------------------------------------
+
+
+HOSTILE = {
+    "deep brackets": "methods = " + "[" * 5000 + "]" * 5000,
+    "deep tables": "[" + ".".join(["a"] * 4000) + "]\nx = 1",
+    "many digits": "seeds = " + "9" * 6000,
+    "dotted key": ".".join(["a"] * 50_000) + " = 1",
+    "inline tables": "a = " + "{b=" * 3000 + "1" + "}" * 3000,
+    "not closed": 'name = "x',
+    "not UTF-8": b"name = '\xff\xfe'",
+    "too large": "#" * (1 << 19),
+}
+
+
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_a_hostile_suite_is_refused_in_one_sentence(kind, tmp_path):
+    file = tmp_path / "s.toml"
+    content = HOSTILE[kind]
+    file.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(MilbenchError, match=r"s\.toml") as refused:
+        load_suite(file)
+    assert "\n" not in str(refused.value)
+    assert len(str(refused.value)) < 400
+
+
+def shell(line, folder, **more):
+    """Run a line of shell in a folder, as a user would; return the exit code and everything that was said."""
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1", **more}
+    home = str(Path(sys.executable).parent)
+    done = subprocess.run(["bash", "-c", line], cwd=folder, capture_output=True, text=True, timeout=120,
+                          env=environment | {"PATH": f"{home}:{environment['PATH']}"})  # fmt: skip
+    return done.returncode, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("line", "code"),
+    [
+        ("ulimit -n 14; milbench list suites", (0, 1)),
+        ("ulimit -v 400000; milbench show mean", (0, 1)),
+        ("HOME= milbench list suites", (0,)),
+        ("TMPDIR=/nowhere milbench list suites", (0,)),
+        ("milbench list suites | head -1", (0, 141)),
+        ("milbench list suites >&-", (0, 1)),
+        ("LC_ALL=C PYTHONUTF8=0 PYTHONCOERCECLOCALE=0 milbench audit Größe.toml", (1,)),
+    ],
+)
+def test_what_the_system_refuses_is_no_traceback(line, code, tmp_path):
+    found, said = shell(line, tmp_path)
+    assert "Traceback" not in said
+    assert found in code, said
+
+
+@pytest.mark.parametrize("delay", [0.02, 0.2])
+def test_ctrl_c_at_the_very_start_is_no_traceback(delay, tmp_path):
+    milbench = Path(sys.executable).parent / "milbench"
+    started = subprocess.Popen([milbench, "run", "quickstart", "--dry-run"], cwd=tmp_path, stdout=subprocess.PIPE,
+                               stderr=subprocess.STDOUT, text=True)  # fmt: skip
+    time.sleep(delay)
+    started.send_signal(signal.SIGINT)
+    said, _ = started.communicate(timeout=120)
+    # Before the interpreter has read the first line of milbench, Ctrl-C is the interpreter's own.
+    assert "Traceback" not in said or delay < 0.1
+    assert started.returncode in (0, 130, -signal.SIGINT, 1)
