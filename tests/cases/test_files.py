@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 import torch
 from support.features import write_csv
+from support.mutate_files import FEATURES, TABLES, campaign
 
 from milbench.data import supervised
 from milbench.data.build import build_cache
@@ -414,3 +415,11 @@ def test_a_file_that_ends_its_reader_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(clam, "_read_pt", end)
     with pytest.raises(MilbenchError, match=r"S00\d\.pt ended the process that read it \(SIGSEGV\)"):
         survey(tmp_path)
+
+
+def test_mutated_inputs_neither_hang_nor_show_a_traceback():
+    """A small campaign: two mutations of every format and table; see tests/support/mutate_files.py."""
+    found = campaign(2 * len(FEATURES | TABLES), seed=1)
+    assert found.bad == []
+    assert sum(found.counts.values()) == 2 * len(FEATURES | TABLES)
+    assert found.counts["refused"] > 0
