@@ -423,3 +423,12 @@ def test_mutated_inputs_neither_hang_nor_show_a_traceback():
     assert found.bad == []
     assert sum(found.counts.values()) == 2 * len(FEATURES | TABLES)
     assert found.counts["refused"] > 0
+
+
+def test_a_header_of_npy_that_is_no_python_is_refused(tmp_path):
+    """Found by a campaign: numpy parses the header as Python, and an open bracket made its tokenizer raise."""
+    np.save(tmp_path / "a.npy", np.ones((3, 2), np.float32))
+    raw = (tmp_path / "a.npy").read_bytes()
+    (tmp_path / "a.npy").write_bytes(raw.replace(b"}", b" ", 1))
+    with pytest.raises(MilbenchError, match=r"a\.npy is no readable \.npy file"):
+        survey(tmp_path)
