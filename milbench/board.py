@@ -63,8 +63,8 @@ class Board:
             yield Text(harmless(f"note: {note}"), style="yellow")
         yield Text(
             f"AUC: mean over folds and seeds [95 % interval over {units(units_of(self.df))} and seeds]; "
-            "rank by AUC [simultaneous 95 % interval of the rank]: where it begins with 1, the data do not separate "
-            "the method from the best.",
+            "rank by AUC, and the ranks that the data leave possible, all methods together at 95 %: where they "
+            "begin with 1, the data do not separate the method from the best.",
             style="dim",
         )
 
@@ -72,7 +72,7 @@ class Board:
 def _dispensable(block: pd.DataFrame) -> list[str]:
     """Return the columns that may go, the first to go first."""
     runs = ["Runs"] if (block["outcome"] == "ok").all() and block["cost_outcome"].isin(["", "ok"]).all() else []
-    return ["To best [95 %]", "MiB", *runs, "Patches/s", "Bal. acc.", "Pooling", "To best"]
+    return ["To best [95 %]", "MiB", *runs, "Patches/s", "Bal. acc.", "Pooling", "To best", "Ranks [95 %]"]
 
 
 def _width(cells: pd.DataFrame) -> int:

@@ -80,6 +80,7 @@ def execute(
     """
     if jobs is not None and jobs < 1:
         raise MilbenchError(f"jobs is {jobs}; at least one run must go at a time.")
+    plan.todo(overwrite)  # refuses a wrong word before anything is written
     with Session(plan.store.folder) as session:
         if on_start is not None:
             on_start(session)

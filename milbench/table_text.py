@@ -9,7 +9,7 @@ import pandas as pd
 from . import metrics
 from .escaping import code, markdown
 from .scoring import MEMORY_FLOOR_BYTES
-from .wording import ABSENT, fixed, rank_text, si, with_interval
+from .wording import ABSENT, fixed, plain_rank, rank_interval, rank_text, si, with_interval
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -115,7 +115,8 @@ COST: _Columns = {
 }
 
 SHORT: _Columns = {
-    "Rank": rank_text,
+    "Rank": plain_rank,
+    "Ranks [95 %]": rank_interval,
     "Method": lambda r: r.method,
     "Pooling": lambda r: r.family.replace("correlated", "corr.") or ABSENT,
     "AUC [95 %]": lambda r: with_interval(r.auc, r.auc_low, r.auc_high),

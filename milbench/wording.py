@@ -31,13 +31,23 @@ def si(value: float) -> str:
     return f"{value:.3g}"
 
 
+def rank_interval(row: Any) -> str:
+    """Return ``1-4``, the interval of a leaderboard row's rank; a dash for none."""
+    return ABSENT if row.rank != row.rank else f"{row.rank_low:.0f}-{row.rank_high:.0f}"
+
+
+def plain_rank(row: Any) -> str:
+    """Return ``2`` for a leaderboard row's rank, ``2=`` where equal scores share it; a dash for none."""
+    return ABSENT if row.rank != row.rank else f"{row.rank:.0f}{'=' if row.tied else ''}"
+
+
 def rank_text(row: Any) -> str:
     """Return ``2 [1-4]``, a leaderboard row's rank with its interval; ``2=`` where equal scores share it; a dash for
     none."""
     if row.rank != row.rank:
         return ABSENT
-    rank = f"{row.rank:.0f}{'=' if row.tied else ''}"
-    return rank if row.rank_low == row.rank_high else f"{rank} [{row.rank_low:.0f}-{row.rank_high:.0f}]"
+    rank = plain_rank(row)
+    return rank if row.rank_low == row.rank_high else f"{rank} [{rank_interval(row)}]"
 
 
 def count(number: int, noun: str) -> str:

@@ -343,7 +343,7 @@ def test_suites(case, here, cli, monkeypatch):
         ("show meen", r"Did you mean 'mean'"),
         ("cite meen", r"Did you mean 'mean'"),
         ("check meen", r"Did you mean 'mean'"),
-        ("check nowhere.pool:MyPool", r"cannot be imported"),
+        ("check nowhere.pool:MyPool", r"there is no module 'nowhere'"),
         ("leaderboard nowhere", r"no results folder nowhere; run a suite first"),
         ("leaderboard labels.csv", r"no results folder labels.csv"),
         ("leaderboard cohort.cache", r"holds no finished runs"),

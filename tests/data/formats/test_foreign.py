@@ -26,10 +26,10 @@ from support.foreign import (
 from milbench import MilbenchError
 from milbench.data.formats import formats
 
-#: path and csv apart, anything may be a slide's name; cells of a csv are stripped
+#: path and csv apart, anything may be a slide's name but what begins as hidden files do; cells of a csv are stripped
 NAMES = st.text(
     st.characters(codec="utf-8", exclude_categories=("Cc", "Cs", "Zl", "Zp"), exclude_characters="/\\"), max_size=12
-).filter(lambda name: name == name.strip() and name not in ("", ".", ".."))
+).filter(lambda name: name == name.strip() and name and not name.startswith((".", "~")))
 
 
 def bags(dtype: str) -> st.SearchStrategy[list[Slide]]:
