@@ -255,13 +255,13 @@ def test_run_status_and_report(cli, tmp_path):
     for words in (
         "milbench run small.toml --results results/runs",
         "bootstrap resamples of test bags",
-        "share a rank, marked `=`",
+        "a rank, marked `=`",
         "no test label",
         "the model with the smallest validation loss is kept",
         "For all methods alike, instead of their authors' recipes: epochs = 1, batch_size = 16.",
         "For mean alone: lr = 0.5.",
-        "small-v1 / digits: 100 bags (no 9: 50, some 9: 50), positive class some 9, 1 fold, 2 seeds a fold, intervals over "
-        "bags",
+        "small-v1 / digits: 100 bags (no 9: 50, some 9: 50), positive class some 9, 1 fold, 2 seeds a fold, intervals "
+        "over bags",
         "1 further run, not asked for last (seed 2)",
         "torch ",
         "cores",
