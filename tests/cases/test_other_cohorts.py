@@ -4,6 +4,7 @@ import json
 import os
 import re
 import subprocess
+import sys
 
 import numpy as np
 import pandas as pd
@@ -188,8 +189,8 @@ def test_an_exported_folder_loads_by_its_own_five_lines(study, tmp_path):
     prelude = "import milbench\n"
     cache = study / "A.cache"
     lines = f"{prelude}cache = milbench.FeatureCache.open({str(cache)!r})\nslides = cache.ids[:3]\n{code}"
-    done = subprocess.run(["python", "-c", lines + "\nprint(predictions.probabilities.shape)"], cwd=out, check=True,
-                          capture_output=True, text=True)  # fmt: skip
+    script = lines + "\nprint(predictions.probabilities.shape)"
+    done = subprocess.run([sys.executable, "-c", script], cwd=out, check=True, capture_output=True, text=True)
     assert "(3, 2)" in done.stdout
 
 
