@@ -72,7 +72,8 @@ class Board:
 def _dispensable(block: pd.DataFrame) -> list[str]:
     """Return the columns that may go, the first to go first."""
     runs = ["Runs"] if (block["outcome"] == "ok").all() and block["cost_outcome"].isin(["", "ok"]).all() else []
-    return ["To best [95 %]", "MiB", *runs, "Patches/s", "Bal. acc.", "Pooling", "To best", "Ranks [95 %]"]
+    scores = ["Sens./spec.", "Bal. acc."]
+    return ["To best [95 %]", "MiB", *runs, "Patches/s", *scores, "Pooling", "To best", "Ranks [95 %]"]
 
 
 def _width(cells: pd.DataFrame) -> int:

@@ -27,13 +27,13 @@ TIED = 0.1
 _MARGIN = 1e-3
 
 
-def of_predictions(labels: np.ndarray, probabilities: np.ndarray, scores: np.ndarray) -> dict[str, float | int]:
+def of_predictions(labels: np.ndarray, scores: np.ndarray, predicted: np.ndarray) -> dict[str, float | int]:
     """Return what the predictions of a run say of its having learnt anything.
 
     Args:
         labels: (n,) class indices.
-        probabilities: (n, C).
         scores: (n, C), what orders the bags.
+        predicted: (n,), the predicted classes.
 
     Returns:
         ``tied_pairs``: see `milbench.metrics.tied_share`; ``classes_predicted``: how many classes are predicted for any
@@ -41,7 +41,7 @@ def of_predictions(labels: np.ndarray, probabilities: np.ndarray, scores: np.nda
     """
     return {
         "tied_pairs": metrics.tied_share(labels, scores),
-        "classes_predicted": len(np.unique(probabilities.argmax(axis=1))),
+        "classes_predicted": len(np.unique(predicted)),
     }
 
 

@@ -3,12 +3,14 @@
 Everywhere ``labels`` is (n,) of class indices 0 ... C-1 and ``probabilities`` is (n, C), rows summing to 1. The
 predicted class is the most probable one, the lower index where two are equal. With two classes, class 1 is the
 positive one. What ranks bags takes ``log_odds`` as well, (n, C), of each class against the rest; without them it ranks
-by the probabilities, in which bags tie where these are rounded to 1: from a log-odds of 16.6 on in fp32.
+by the probabilities, in which bags tie where these are rounded to 1: from a log-odds of 16.6 on in fp32. What counts
+right and wrong answers takes ``predicted`` as well, (n,) classes by another rule than the most probable one
+(`milbench.threshold`).
 
 A metric is one function here, ``def name(labels, probabilities) -> float``: public, in this file, with these two
-arguments first and no other without a default; one that takes ``log_odds`` gets them. It is then a column of the
-leaderboard and of `run_scores`, for stored runs too. A package of one's own names such a function, or a `Metric`, as an
-entry point of the group ``milbench.metrics``; a program calls `register_metric`.
+arguments first and no other without a default; one that takes ``log_odds`` or ``predicted`` gets them. It is then a
+column of the leaderboard and of `run_scores`, for stored runs too. A package of one's own names such a function, or a
+`Metric`, as an entry point of the group ``milbench.metrics``; a program calls `register_metric`.
 """
 
 from __future__ import annotations
@@ -67,13 +69,15 @@ class Metric:
     direction: Literal["higher", "lower"] = "higher"
 
     def value(self, labels: NDArray[np.int64], probabilities: NDArray[np.float64],
-              log_odds: NDArray[np.float64] | None = None) -> float:  # fmt: skip
+              log_odds: NDArray[np.float64] | None = None,
+              predicted: NDArray[np.int64] | None = None) -> float:  # fmt: skip
         """Compute it of checked arguments.
 
         Raises:
             MilbenchError: the function fails or returns no number.
         """
-        given = {"log_odds": log_odds} if log_odds is not None and _takes_log_odds(self.function) else {}
+        more = {"log_odds": log_odds, "predicted": predicted}
+        given = {name: value for name, value in more.items() if value is not None and _takes(self.function, name)}
         try:
             return float(self.function(labels, probabilities, **given))
         except MilbenchError:
@@ -103,25 +107,32 @@ def register_metric(metric: Metric | Callable[..., float]) -> None:
     _REGISTERED[record.name] = record
 
 
-def all_metrics(labels: ArrayLike, probabilities: ArrayLike, log_odds: ArrayLike | None = None) -> dict[str, float]:
+def all_metrics(
+    labels: ArrayLike,
+    probabilities: ArrayLike,
+    log_odds: ArrayLike | None = None,
+    predicted: ArrayLike | None = None,
+) -> dict[str, float]:
     """Return every metric, by name.
 
     Args:
         labels: (n,) class indices.
         probabilities: (n, C).
         log_odds: (n, C), of each class against the rest, by which bags are ranked; None: the probabilities.
+        predicted: (n,), the predicted classes; None: the most probable ones.
 
     Returns:
-        ``auc``, ``balanced_accuracy``, ``accuracy``, ``average_precision``, ``f1``, ``log_loss``, ``brier``, ``ece``,
-        and what `registered` holds beyond; NaN where the labels do not define one.
+        ``auc``, ``balanced_accuracy``, ``accuracy``, ``average_precision``, ``f1``, ``sensitivity``, ``specificity``,
+        ``log_loss``, ``brier``, ``ece``, and what `registered` holds beyond; NaN where the labels do not define one.
 
     Raises:
         MilbenchError: probabilities are not finite, not in [0, 1], do not sum to 1 in every row, or do not fit the
-            labels; scores are not finite or of another shape.
+            labels; scores are not finite or of another shape; predicted classes are none.
     """
     y, p = check(labels, probabilities)
     s = None if log_odds is None else order_of(p, log_odds)
-    return {metric.name: metric.value(y, p, s) for metric in registered()}
+    found = None if predicted is None else _predicted(p, predicted)
+    return {metric.name: metric.value(y, p, s, found) for metric in registered()}
 
 
 def check(labels: ArrayLike, probabilities: ArrayLike) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
@@ -169,27 +180,54 @@ def average_precision(labels: ArrayLike, probabilities: ArrayLike, log_odds: Arr
     return _over_classes(y, s, _average_precision)
 
 
-def accuracy(labels: ArrayLike, probabilities: ArrayLike) -> float:
+def accuracy(labels: ArrayLike, probabilities: ArrayLike, predicted: ArrayLike | None = None) -> float:
     """Share of bags whose predicted class is right."""
     y, p = check(labels, probabilities)
-    return float((p.argmax(axis=1) == y).mean())
+    return float((_predicted(p, predicted) == y).mean())
 
 
-def balanced_accuracy(labels: ArrayLike, probabilities: ArrayLike) -> float:
+def balanced_accuracy(labels: ArrayLike, probabilities: ArrayLike, predicted: ArrayLike | None = None) -> float:
     """Mean recall of the classes that occur in the labels."""
     y, p = check(labels, probabilities)
     bags = np.bincount(y, minlength=p.shape[1])
-    hits = np.bincount(y[p.argmax(axis=1) == y], minlength=p.shape[1])
+    hits = np.bincount(y[_predicted(p, predicted) == y], minlength=p.shape[1])
     return float(np.mean(hits[bags > 0] / bags[bags > 0]))
 
 
-def f1(labels: ArrayLike, probabilities: ArrayLike) -> float:
+def sensitivity(labels: ArrayLike, probabilities: ArrayLike, predicted: ArrayLike | None = None) -> float:
+    """Share of the positive bags that are predicted positive; with more than two classes the mean recall.
+
+    NaN where, with two classes, no bag is positive.
+    """
+    y, p = check(labels, probabilities)
+    if p.shape[1] > 2:
+        return balanced_accuracy(y, p, predicted)
+    found = _predicted(p, predicted)
+    return _ratio(int((found[y == 1] == 1).sum()), int((y == 1).sum()))
+
+
+def specificity(labels: ArrayLike, probabilities: ArrayLike, predicted: ArrayLike | None = None) -> float:
+    """Share of the negative bags that are predicted negative.
+
+    With more than two classes the mean, over the classes that occur, of the share of the other classes' bags that are
+    not predicted to be of the class. NaN where no bag is negative, of any class.
+    """
+    y, p = check(labels, probabilities)
+    found = _predicted(p, predicted)
+    if p.shape[1] == 2:
+        return _ratio(int((found[y == 0] == 0).sum()), int((y == 0).sum()))
+    if (y == y[0]).all():
+        return float("nan")
+    return float(np.mean([(found[y != c] != c).mean() for c in np.unique(y)]))
+
+
+def f1(labels: ArrayLike, probabilities: ArrayLike, predicted: ArrayLike | None = None) -> float:
     """F1 of the positive class; with more than two classes the mean over those that occur in labels or predictions.
 
     NaN where, with two classes, no bag is positive nor predicted to be.
     """
     y, p = check(labels, probabilities)
-    found = p.argmax(axis=1)
+    found = _predicted(p, predicted)
     classes = p.shape[1]
     both = np.bincount(y, minlength=classes) + np.bincount(found, minlength=classes)
     hits = np.bincount(y[found == y], minlength=classes)
@@ -329,6 +367,20 @@ def order_of(probabilities: NDArray[np.float64], log_odds: ArrayLike | None) -> 
     return s
 
 
+def _predicted(probabilities: NDArray[np.float64], predicted: ArrayLike | None) -> NDArray[np.int64]:
+    """Return the predicted class (n,) of every bag: the most probable one where no other is given."""
+    if predicted is None:
+        return np.asarray(probabilities.argmax(axis=1), dtype=np.int64)
+    try:
+        found = np.asarray(predicted)
+    except (TypeError, ValueError) as error:
+        raise MilbenchError(f"predicted classes must be numbers ({error}).") from error
+    n, classes = probabilities.shape
+    if found.shape != (n,) or found.dtype.kind not in "iu" or found.min() < 0 or found.max() >= classes:
+        raise MilbenchError(f"predicted classes must be {n} integers from 0 to {classes - 1}, one a bag.")
+    return found.astype(np.int64)
+
+
 def _finite(scores: ArrayLike) -> NDArray[np.float64]:
     try:
         s = np.asarray(scores, dtype=np.float64)
@@ -386,6 +438,8 @@ OWN = (
     Metric("accuracy", accuracy, "Accuracy"),
     Metric("average_precision", average_precision, "Average precision"),
     Metric("f1", f1, "F1"),
+    Metric("sensitivity", sensitivity, "Sensitivity"),
+    Metric("specificity", specificity, "Specificity"),
     Metric("log_loss", log_loss, "Log loss (nats)", "lower"),
     Metric("brier", brier, "Brier score", "lower"),
     Metric("ece", expected_calibration_error, "Expected calibration error", "lower"),
@@ -398,8 +452,8 @@ _REGISTERED: dict[str, Metric] = {}
 
 
 @cache
-def _takes_log_odds(function: Callable[..., float]) -> bool:
-    return "log_odds" in inspect.signature(function).parameters
+def _takes(function: Callable[..., float], argument: str) -> bool:
+    return argument in inspect.signature(function).parameters
 
 
 @cache

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
+from . import threshold
 from .atomic_io import read_regular
 from .checksums import FILES, checksum
 from .errors import MilbenchError, did_you_mean
 from .registry import resolve
 from .saved_model import SavedModel, load_model
-from .scoring import CohortRuns, read_cohorts
+from .scoring import ARGMAX, CohortRuns, read_cohorts, threshold_of
 from .store import MODEL, RunRecord
+from .threshold import Threshold
 
 if TYPE_CHECKING:
     from .data.cache import FeatureCache
@@ -27,6 +30,8 @@ def kept_models(
     results: str | Path, suite: str, method: str, data: str | None = None, conditions: str | None = None
 ) -> list[SavedModel]:
     """Load the models of a method's runs, every fold and seed, in their order.
+
+    Their facts hold ``threshold`` as well, the rule of the suite, and ``thresholds`` also where the file is older.
 
     Args:
         results: results root, or the folder of one suite.
@@ -61,7 +66,15 @@ def kept_models(
         )
     for record in runs:
         _check(record)
-    return [load_model(record.path / MODEL, method) for record in runs]
+    models = [load_model(record.path / MODEL, method) for record in runs]
+    two = len(models[0].classes) == 2
+    for model, record in zip(models, runs, strict=True):
+        model.facts["threshold"] = tables[0].suite.threshold if two else "half"
+        if two and "thresholds" not in model.facts:
+            model.facts["thresholds"] = {
+                rule: asdict(threshold_of(tables[0], record, rule)) for rule in threshold.CHOSEN
+            }
+    return models
 
 
 def _check(record: RunRecord) -> None:
@@ -74,19 +87,26 @@ def _check(record: RunRecord) -> None:
         )
 
 
-def predict_slides(models: Sequence[SavedModel], cache: FeatureCache, slides: Sequence[str]) -> pd.DataFrame:
+def predict_slides(
+    models: Sequence[SavedModel], cache: FeatureCache, slides: Sequence[str], rule: str | None = None
+) -> pd.DataFrame:
     """Predict slides by every model and by all of them together.
 
-    The ensemble's log-probabilities are the mean of the members', normalised.
+    The ensemble's log-probabilities are the mean of the members', normalised; of two classes its log-odds are the mean
+    of theirs, and so is its threshold.
 
     Args:
         models: of one method and with the same classes.
         cache: the features.
         slides: ids.
+        rule: by which classes are predicted, see `SavedModel.threshold`; None: that of the suite, as `kept_models`
+            says it, else ``half``.
 
     Returns:
         one row a slide and member: ``slide_id``, ``member`` (``ensemble`` first, then ``fold ... seed ...``),
-        ``predicted`` (the most probable class), ``p_CLASS`` and ``log_odds_CLASS`` of every class.
+        ``predicted`` (the predicted class), ``p_CLASS`` and ``log_odds_CLASS`` of every class, ``threshold_rule`` and
+        ``threshold``, the lowest probability of the positive class that is predicted positive; of more than two classes
+        the most probable is predicted: ``argmax`` and NaN.
 
     Raises:
         MilbenchError: models of different classes, or features of another width.
@@ -94,12 +114,17 @@ def predict_slides(models: Sequence[SavedModel], cache: FeatureCache, slides: Se
     classes = models[0].classes
     if any(model.classes != classes for model in models):
         raise MilbenchError("the models have different classes; predict with those of one cohort.")
+    rule = rule or str(models[0].facts.get("threshold", "half"))
+    decided = [model.threshold(rule) for model in models]
     odds = [model.predict(cache, slides).log_odds for model in models]
     log_p = -np.logaddexp(0, -np.stack(odds))  # (models, slides, classes)
     mean = log_p.mean(axis=0)
     together = mean - np.logaddexp.reduce(mean, axis=1, keepdims=True)
-    frames = [_frame(slides, ENSEMBLE, together, _log_odds(together), classes)]
-    frames += [_frame(slides, m.name, lp, s, classes) for m, lp, s in zip(models, log_p, odds, strict=True)]
+    members = zip(
+        [ENSEMBLE, *(m.name for m in models)], [together, *log_p], [_log_odds(together), *odds],
+        [threshold.mean(decided), *decided], strict=True,
+    )  # fmt: skip
+    frames = [_frame(slides, *member, classes, rule) for member in members]
     return pd.concat(frames, ignore_index=True)
 
 
@@ -109,12 +134,22 @@ def _log_odds(log_p: np.ndarray) -> np.ndarray:
 
 
 def _frame(
-    slides: Sequence[str], member: str, log_p: np.ndarray, odds: np.ndarray, classes: Sequence[str]
+    slides: Sequence[str],
+    member: str,
+    log_p: np.ndarray,
+    odds: np.ndarray,
+    decided: Threshold,
+    classes: Sequence[str],
+    rule: str,
 ) -> pd.DataFrame:
     head: dict[str, Any] = {"slide_id": list(slides), "member": member}
-    head["predicted"] = [classes[i] for i in log_p.argmax(axis=1)]
+    head["predicted"] = [classes[i] for i in decided.predicted(log_p, odds)]
     values = {f"p_{name}": np.exp(log_p[:, c]) for c, name in enumerate(classes)}
-    return pd.DataFrame(head | values | {f"log_odds_{name}": odds[:, c] for c, name in enumerate(classes)})
+    values |= {f"log_odds_{name}": odds[:, c] for c, name in enumerate(classes)}
+    two = len(classes) == 2
+    said = {"threshold_rule": rule if two else ARGMAX,
+            "threshold": threshold.as_probability(decided.value) if two else np.nan}  # fmt: skip
+    return pd.DataFrame(head | values | said)
 
 
 def stored_predictions(

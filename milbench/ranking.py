@@ -5,13 +5,14 @@ from __future__ import annotations
 import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from . import collapse, metrics, stats, verdicts
+from . import collapse, metrics, stats, threshold, verdicts
 from .across import across
 from .asked import CONDITIONS, conditions_of
 from .board import to_rich
@@ -21,7 +22,17 @@ from .errors import MilbenchError, did_you_mean
 from .load import cost_notes
 from .published import beside
 from .reporting import comparison_lines, to_markdown, write_report
-from .scoring import PROBABILITIES, CohortRuns, Scores, read_cohorts, repetitions, run_scores, same_trainings, score
+from .scoring import (
+    ARGMAX,
+    PROBABILITIES,
+    CohortRuns,
+    Scores,
+    read_cohorts,
+    repetitions,
+    run_scores,
+    same_trainings,
+    score,
+)
 from .spec import digest
 from .spelling import find_method
 from .spending import AXES, FRONTS, SPENT, curves, mark_fronts, missing_flops, price_of, spent
@@ -37,12 +48,12 @@ __all__ = [
 COLUMNS = (
     "suite", "version", "data", "rank", "method", "title", "family", "auc", "auc_low", "auc_high", "diff_to_best",
     "diff_low", "diff_high", "tied", "rank_low", "rank_high", "among_best", "auc_low_patients", "auc_high_patients",
-    "auc_pooled", "seed_sd", "balanced_accuracy", "accuracy", "accuracy_sd", "average_precision", "f1",
-    "log_loss", "brier", "ece", "runs_ok", "runs", "outcome", "reason", "seeds", "folds", "infer_patches_per_s",
-    "infer_bags_per_s", "train_bags_per_s", "infer_peak_memory_bytes", "train_peak_memory_bytes", "cost_outcome",
-    "parameters", "flops_per_bag_infer", "flops_per_bag_train", "conditions", "budget", "tuning", "checkpoint",
-    "waived", "auc_untuned", *SPENT, *FRONTS.values(), "price",
-    "auc_last", "auc_best_val", "inflation", "inflation_low", "inflation_high",
+    "auc_pooled", "seed_sd", "balanced_accuracy", "accuracy", "accuracy_sd", "average_precision", "f1", "sensitivity",
+    "specificity", "threshold_rule", "threshold_low", "threshold_high", "log_loss", "brier", "ece", "runs_ok", "runs",
+    "outcome", "reason", "seeds", "folds", "infer_patches_per_s", "infer_bags_per_s", "train_bags_per_s",
+    "infer_peak_memory_bytes", "train_peak_memory_bytes", "cost_outcome", "parameters", "flops_per_bag_infer",
+    "flops_per_bag_train", "conditions", "budget", "tuning", "checkpoint", "waived", "auc_untuned", *SPENT,
+    *FRONTS.values(), "price", "auc_last", "auc_best_val", "inflation", "inflation_low", "inflation_high",
 )  # fmt: skip
 
 #: The columns of a comparison of two methods.
@@ -74,6 +85,7 @@ def leaderboard(
     over_cohorts: bool = False,
     all_runs: bool = False,
     details: bool = True,
+    threshold_rule: str | None = None,
 ) -> pd.DataFrame:
     """Return the leaderboard of everything below a results root.
 
@@ -88,6 +100,7 @@ def leaderboard(
             suites that say so (``across = true``).
         all_runs: show whatever was run, not only what was asked for last.
         details: also compute what a report alone shows, ``attrs["curves"]`` and ``attrs["known"]``: half of the time.
+        threshold_rule: call bags of two classes positive by this rule (`milbench.threshold`); None: by each suite's.
 
     Returns:
         one row a method, cohort and set of conditions, columns `columns`; sorted by rank, then AUC. In particular:
@@ -100,6 +113,9 @@ def leaderboard(
         - ``rank``: by `auc`, 1 is best; NaN for a method one of whose runs is not ``ok``: its scores are over fewer
           runs (``runs_ok`` of ``runs``), and ``outcome`` counts what happened to the others. ``tied``: another method
           has the same rank.
+        - ``threshold_rule``, ``threshold_low``, ``threshold_high``: how classes are predicted, ``argmax`` with more
+          than two, and the range over runs of the probability of the positive class from which a bag is called
+          positive.
         - the other metrics: means over runs; ``accuracy_sd``: standard deviation over the repetitions of a repeated
           k-fold (folds named ``r0-f3``), else over seeds; NaN where there is one.
         - ``infer_*``, ``train_bags_per_s``, ``train_peak_memory_bytes``: of the cost pass, all measured in one
@@ -128,6 +144,9 @@ def leaderboard(
     if price_per_hour is not None and not price_per_hour > 0:
         raise MilbenchError(f"the price of a device-hour is {price_per_hour}; it must be positive.")
     cohorts = read_cohorts(Path(results), suite, data, all_runs=all_runs)
+    if threshold_rule is not None:
+        rule = threshold.named(threshold_rule)
+        cohorts = [replace(c, suite=c.suite.model_copy(update={"threshold": rule})) for c in cohorts]
     environment, costs, notes = _one_environment(cohorts)
     notes += cost_notes({key: cost.record for key, cost in costs.items() if cost.outcome == "ok"})
     rows: list[dict[str, Any]] = []
@@ -375,12 +394,20 @@ def _block(cohort: CohortRuns, scored: list[Scores]) -> list[dict[str, Any]]:
             "tied": shared.get(rank, 0) > 1, "rank_low": ranks.low[i], "rank_high": ranks.high[i],
             "among_best": bool(ranks.best[i]), "auc_low_patients": s.mean.patients[0],
             "auc_high_patients": s.mean.patients[1], "auc_pooled": s.pooled, "seed_sd": s.mean.error.spread or nan,
-            "accuracy_sd": _spread(s.runs),
+            "accuracy_sd": _spread(s.runs), **_threshold_columns(s),
             "runs_ok": s.outcomes["ok"], "runs": len(cohort.cells), "outcome": _told(s.outcomes), "reason": s.reason,
             "seeds": len({seed for _, seed in cohort.cells}), "folds": len({fold for fold, _ in cohort.cells}),
             "parameters": s.parameters,
         })  # fmt: skip
     return rows
+
+
+def _threshold_columns(s: Scores) -> dict[str, Any]:
+    rule = str(s.runs["threshold_rule"].iloc[0]) if len(s.runs) else ""
+    return {
+        "threshold_rule": rule, "threshold_low": float(s.runs["threshold"].min()),
+        "threshold_high": float(s.runs["threshold"].max()),
+    }  # fmt: skip
 
 
 def _mark_inflation(cohort: CohortRuns, block: list[dict[str, Any]], scored: list[Scores], resamples: int) -> None:
@@ -457,6 +484,7 @@ def _notes(cohort: CohortRuns, scored: list[Scores]) -> list[str]:
     if undefined:
         out.append(f"{cohort.name}: {undefined} runs a method test on one class; their AUC is left out.")
     out += _of_classes(cohort, scored)
+    out += _of_thresholds(cohort, scored)
     out += _of_units(cohort)
     out += _of_seeds(cohort, scored)
     out += [f"{cohort.name}: {data.note}" for data in cohort.suite.data if data.name == cohort.data and data.note]
@@ -487,6 +515,27 @@ def _of_classes(cohort: CohortRuns, scored: list[Scores]) -> list[str]:
                 "column auc_pooled is of the bags of all folds together."
             )
     return out
+
+
+def _of_thresholds(cohort: CohortRuns, scored: list[Scores]) -> list[str]:
+    """Say by which thresholds classes were predicted, where the suite asks for other than the more probable class."""
+    rule = cohort.suite.threshold
+    if rule == "half":
+        return []
+    counted = "accuracy, balanced accuracy, F1, sensitivity and specificity"
+    runs = pd.concat([s.runs for s in scored if len(s.runs)] or [pd.DataFrame(columns=["threshold_rule"])])
+    if (runs["threshold_rule"] == ARGMAX).all():
+        why = "what was chosen on test has none" if cohort.oracle else "it is defined for two classes"
+        return [f"{cohort.name}: threshold = {rule} is not applied ({why}); {counted} are of the most probable class."]
+    chosen, without = runs[runs["threshold_reason"] == ""], runs[runs["threshold_reason"] != ""]
+    span = f", {chosen['threshold'].min():.3g} to {chosen['threshold'].max():.3g}," if len(chosen) else ""
+    found = [
+        f"{cohort.name}: {counted} are at the probability of {cohort.classes()[1]}{span} with the highest "
+        f"{threshold.CHOSEN[rule]} on the validation bags of each run ({rule}); test bags have no part in it."
+    ]
+    for reason, several in without.groupby("threshold_reason"):
+        found.append(f"{cohort.name}: {count(len(several), 'run')} had {reason}; 0.5 stands there.")
+    return found
 
 
 def _of_units(cohort: CohortRuns) -> list[str]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from . import across, effects, published, report_budget, verdicts
+from . import across, effects, published, report_budget, threshold, verdicts
 from .atomic_io import figure_bytes, was_interrupted, write_together
 from .errors import MilbenchError
 from .escaping import code, markdown, to_csv
@@ -241,6 +241,7 @@ def _protocol(suite: dict[str, Any], methods: set[str]) -> str:
         f"{markdown(suite['description'].rstrip('.'))}." if suite["description"] else "",
         f"Every method is trained by the same loop, and {rule}",
         "Budgets stand with the tables.",
+        _decision(suite),
         f"Threads a run: {suite['threads']}.",
     ]
     if suite["recipe"]:
@@ -260,6 +261,18 @@ def _protocol(suite: dict[str, Any], methods: set[str]) -> str:
     else:
         parts.append("What is not named here is as in the recipe that milbench show METHOD prints.")
     return " ".join(part for part in parts if part)
+
+
+def _decision(suite: dict[str, Any]) -> str:
+    """Tell how classes are predicted, where that is not by the larger probability."""
+    rule = suite.get("threshold", "half")
+    if rule == "half":
+        return ""
+    return (
+        "Accuracy, balanced accuracy, F1, sensitivity and specificity of two classes are at the threshold with the "
+        f"highest {threshold.CHOSEN[rule]} on the validation bags of each run; the calibration error is of the more "
+        "probable class."
+    )
 
 
 def _settings(recipe: dict[str, Any]) -> str:

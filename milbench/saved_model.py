@@ -13,16 +13,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
+from . import threshold
 from .aggregator import Aggregator
 from .data.cache import FeatureCache
 from .errors import MilbenchError
 from .feed import BagSet, Scaling
 from .registry import resolve
 from .spec import Recipe
+from .threshold import Threshold
 from .train import Predictions, Task, Trained, predict
 
 #: Version of the file's content; a reader refuses newer ones.
@@ -42,7 +45,8 @@ class SavedModel:
         classes: names of the classes, in the order of their indices.
         scaling: of the features; None: they are taken as they are.
         facts: ``method``, ``in_dim``, ``n_classes``, ``classes``, ``run_id``, ``suite``, ``data``, ``fold``, ``seed``,
-            ``code``, ``recipe``, ``dtype`` and ``order`` of the features, and what is known of `SOURCE`.
+            ``code``, ``recipe``, ``dtype`` and ``order`` of the features, what is known of `SOURCE`, and, of two
+            classes, ``thresholds``: `milbench.threshold.record` of the run's validation bags; absent in older files.
         path: the file.
     """
 
@@ -57,6 +61,27 @@ class SavedModel:
         """Return the model's fold and seed."""
         return f"fold {self.facts['fold']} seed {self.facts['seed']}"
 
+    def threshold(self, rule: str) -> Threshold:
+        """Return the threshold on the log-odds of the positive class that a rule chose on the validation bags.
+
+        Args:
+            rule: ``half``, ``val-youden`` or ``val-f1``; with more than two classes ``half`` alone.
+
+        Raises:
+            MilbenchError: no such rule, more than two classes, or a file that carries no thresholds.
+        """
+        which = threshold.named(rule)
+        if which == "half":
+            return Threshold()
+        if len(self.classes) != 2:
+            raise MilbenchError(f"threshold {rule} is defined for two classes; {self.path} has {len(self.classes)}.")
+        if "thresholds" not in self.facts:
+            raise MilbenchError(
+                f"{self.path} was written by a milbench without thresholds; predict with the results of its suite, "
+                "which hold the validation predictions, or with threshold half."
+            )
+        return threshold.recorded(self.facts["thresholds"], which)
+
     def predict(self, cache: FeatureCache, slides: Sequence[str], device: torch.device | None = None) -> Predictions:
         """Predict slides of a cache, as the run that trained the model predicted its test slides.
 
@@ -68,8 +93,13 @@ class SavedModel:
         return predict(self.model.to(where), bags, Recipe.model_validate(self.facts["recipe"]))
 
 
-def model_bytes(task: Task, trained: Trained, cache: FeatureCache) -> bytes:
-    """Return a trained model as the content of a file; see `SavedModel.facts` for what it says of itself."""
+def model_bytes(task: Task, trained: Trained, cache: FeatureCache, validation: Predictions | None = None) -> bytes:
+    """Return a trained model as the content of a file; see `SavedModel.facts` for what it says of itself.
+
+    Args:
+        task, trained, cache: of the run.
+        validation: what the model predicts of ``task.val``; None where there are none.
+    """
     tensors = {f"{_PARAMETERS}{name}": value for name, value in trained.model.state_dict().items()}
     if trained.scaling is not None:
         tensors |= {_MEAN: trained.scaling.mean, _DEVIATION: trained.scaling.deviation}
@@ -85,6 +115,9 @@ def model_bytes(task: Task, trained: Trained, cache: FeatureCache) -> bytes:
         "recipe": spec.recipe.model_dump(mode="json"),
         **{name: cache.meta.get(name) for name in ("dtype", "order", *SOURCE)},
     }
+    if task.n_classes == 2:
+        scores = np.empty(0) if validation is None else validation.log_odds[:, 1]
+        facts["thresholds"] = threshold.record([y for _, y in task.val], scores)
     return save(
         {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()},
         metadata={"milbench": json.dumps(facts, default=str)},
@@ -146,6 +179,8 @@ def _facts(value: Mapping[str, Any]) -> dict[str, Any]:
     if not all(isinstance(name, str) for name in facts["classes"]) or len(facts["classes"]) != facts["n_classes"]:
         raise ValueError("classes are not as many names as n_classes says")
     Recipe.model_validate(facts["recipe"])
+    for rule in threshold.CHOSEN if "thresholds" in facts else ():
+        threshold.recorded(facts["thresholds"], rule)
     return facts
 
 

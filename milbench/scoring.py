@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import pandas as pd
 
-from . import collapse, metrics, stats
+from . import collapse, metrics, stats, threshold
 from .asked import CONDITIONS, SUPERSEDED, Request, age, conditions_of, current_runs, read_requests, table_key
 from .atomic_io import child
 from .errors import MilbenchError, did_you_mean
@@ -28,7 +28,7 @@ from .wording import count
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping
 
-    from .spec import RunSpec, Suite
+    from .spec import RunSpec, Suite, ThresholdRule
 
 _OTHER = {
     "fingerprint": "other features, labels or folds", "protocol_version": "another version of the protocol",
@@ -46,6 +46,9 @@ MEMORY_FLOOR_BYTES = 0.1 * 2**20
 #: What orders the bags of a run: log-odds; probabilities of runs that were made before log-odds were stored, and of
 #: methods that define probabilities of their own alone.
 LOG_ODDS, PROBABILITIES = "log-odds", "probabilities"
+
+#: The most probable class is predicted, by no threshold: of more than two classes, and of what was chosen on test.
+ARGMAX = "argmax"
 
 #: Of a method without a score.
 _UNKNOWN = stats.MacroInterval(float("nan"), float("nan"), False)
@@ -209,7 +212,10 @@ class Scores:
 
     Attributes:
         runs: one row an ``ok`` run: fold, seed, bags, the columns of `metrics.all_metrics`, and
-            ``ordered_by``: `LOG_ODDS` or `PROBABILITIES`, and `milbench.collapse.of_predictions`.
+            ``ordered_by``: `LOG_ODDS` or `PROBABILITIES`, ``threshold_rule`` (what classes were predicted by: a rule of
+            `milbench.threshold`, or `ARGMAX`), ``threshold`` (the lowest probability of the positive class that is
+            called positive; NaN with `ARGMAX`), ``threshold_reason`` (why the rule chose nothing and 0.5 stands), and
+            `milbench.collapse.of_predictions`.
         auc: mean AUC over folds and seeds; NaN where no run is ``ok`` or none is defined.
         low, high: its 95 % interval, over patients and seeds.
         mean: `auc` with what is known of its error, for paired differences and ranks.
@@ -324,6 +330,7 @@ def score(cohort: CohortRuns, resamples: int, kept: Kept | None = None) -> list[
     labels, classes = cohort.labels(), len(cohort.classes())
     y, patients = labels["label"].to_numpy(), labels["patient_id"].to_numpy()
     kept = kept or ("oracle" if cohort.oracle else None)
+    rule: ThresholdRule | None = cohort.suite.threshold if classes == 2 and kept is None else None
     rows_of, predicted = _test_bags(cohort, labels, classes, kept)
     _check_folds(cohort, labels, rows_of)
 
@@ -341,7 +348,7 @@ def score(cohort: CohortRuns, resamples: int, kept: Kept | None = None) -> list[
 
     resampled = {}
     names = [metric.name for metric in metrics.registered()]
-    columns = ["fold", "seed", "bags", *names, "ordered_by", *collapse.COLUMNS]
+    columns = ["fold", "seed", "bags", *names, "ordered_by", *_THRESHOLD, *collapse.COLUMNS]
     for method, runs in cohort.runs.items():
         cells = np.full((len(folds), len(seeds), 1 + resamples), np.nan)
         areas = []
@@ -350,15 +357,22 @@ def score(cohort: CohortRuns, resamples: int, kept: Kept | None = None) -> list[
             if record.outcome != "ok":
                 continue
             truth, (p, s) = y[rows_of[fold]], predicted[method, (fold, seed)]
+            decided = threshold.Threshold() if rule is None else threshold_of(cohort, record, rule, labels)
+            classes_of = decided.predicted(p, metrics.order_of(p, s))
             try:
-                values: dict[str, Any] = metrics.all_metrics(truth, p, s)
+                values: dict[str, Any] = metrics.all_metrics(truth, p, s, classes_of)
             except MilbenchError as error:
                 raise MilbenchError(f"{record.path / 'predictions.parquet'}: {error}") from error
             if kept == "oracle":
                 values["accuracy"] = metrics.accuracy_at_best_threshold(truth, p, s)
             by = metrics.order_of(p, s)
             values["ordered_by"] = PROBABILITIES if s is None else str(record.record.get("ordered_by") or LOG_ODDS)
-            values |= collapse.of_predictions(truth, p, by)
+            values |= {
+                "threshold_rule": rule or ARGMAX,
+                "threshold": threshold.as_probability(decided.value, s is not None) if rule else float("nan"),
+                "threshold_reason": decided.reason,
+            }
+            values |= collapse.of_predictions(truth, by, classes_of)
             table.append({"fold": fold, "seed": seed, "bags": len(truth), **values})
             areas.append(stats.class_aucs(truth, by, weights[fold]))
             cells[folds.index(fold), seeds.index(seed)] = stats.nanmean(areas[-1][1])
@@ -375,6 +389,46 @@ def score(cohort: CohortRuns, resamples: int, kept: Kept | None = None) -> list[
         _scores(cohort, method, found, error, (y[tested], units), counts)
         for (method, found), error in zip(resampled.items(), errors, strict=True)
     ]
+
+
+#: Columns of the scores of a run that say how its classes were predicted.
+_THRESHOLD = ("threshold_rule", "threshold", "threshold_reason")
+
+
+def threshold_of(
+    cohort: CohortRuns, record: RunRecord, rule: ThresholdRule, labels: pd.DataFrame | None = None
+) -> threshold.Threshold:
+    """Return the threshold that a rule chooses for a run of two classes, on its own validation bags alone.
+
+    Args:
+        cohort: of the run.
+        record: the run; it ended ``ok``.
+        rule: which.
+        labels: those of the cohort, where they have been read.
+
+    Raises:
+        MilbenchError: the run's predictions are damaged, or are of other validation bags than its fold's.
+    """
+    if rule == "half":
+        return threshold.Threshold()
+    labels = cohort.labels() if labels is None else labels
+    file, columns = record.path / "predictions.parquet", record.arrays("predictions.parquet")
+    table = _selected(file, columns, "split", "val")
+    fold, held = record.spec.fold, set(map(str, table["slide_id"]))
+    parts = cohort.parts(fold)
+    if parts is not None and held != set(parts.index[parts == "val"]):
+        raise MilbenchError(
+            f"{file} holds predictions of {count(len(held), 'validation bag')} that are not those of fold {fold}; "
+            "delete its folder and run the suite again."
+        )
+    if not held:
+        return threshold.choose(rule, [], [])
+    row_of = {str(slide): row for row, slide in enumerate(labels.index)}
+    rows, (p, s) = _rows_of(file, table, row_of, 2)
+    try:
+        return threshold.choose(rule, labels["label"].to_numpy()[rows], metrics.order_of(p, s)[:, 1])
+    except MilbenchError as error:
+        raise MilbenchError(f"{file}: {error}") from error
 
 
 def _by_class(areas: list[tuple[np.ndarray, stats.Array]], resamples: int) -> stats.ClassAucs:

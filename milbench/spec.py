@@ -507,6 +507,10 @@ class Published(Frozen):
     source: str
 
 
+#: How bags of two classes are called positive, see `milbench.threshold`.
+ThresholdRule = Literal["half", "val-youden", "val-f1"]
+
+
 class Suite(Frozen):
     """A versioned set of runs: cohorts x methods x folds x seeds, under one protocol and one budget.
 
@@ -526,6 +530,10 @@ class Suite(Frozen):
         published: figures from the literature that the report puts beside ours.
         keep_models: ``best`` keeps the selected model of every run as a file, which ``milbench predict`` applies to
             other slides; no part of a run's identity.
+        threshold: how bags of two classes are called positive: ``half``, the more probable class; ``val-youden`` or
+            ``val-f1``, at the threshold with the highest Youden's J or F1 on the validation bags of each run. It
+            decides accuracy, balanced accuracy, F1, sensitivity and specificity, and no training: stored runs are
+            scored by it (`milbench.threshold`). No part of a run's identity.
     """
 
     name: str
@@ -548,6 +556,7 @@ class Suite(Frozen):
     across: bool = False
     published: tuple[Published, ...] = ()
     keep_models: Literal["best", "none"] = "none"
+    threshold: ThresholdRule = "half"
     #: folder relative paths of the suite start at; not part of its identity.
     base: Path = Field(Path(), exclude=True)
 

@@ -62,6 +62,11 @@ def _accuracy(row: Any) -> str:
     return fixed(row.accuracy) + spread
 
 
+def _sensitivity_and_specificity(row: Any) -> str:
+    """Return both where a threshold was chosen for them; at half they stand among the other scores."""
+    return f"{fixed(row.sensitivity)}/{fixed(row.specificity)}" if row.threshold_rule.startswith("val-") else ABSENT
+
+
 def _mib(value: float) -> str:
     if value != value:
         return ABSENT
@@ -123,6 +128,7 @@ SHORT: _Columns = {
     "To best [95 %]": _difference,
     "To best": lambda r: fixed(r.diff_to_best, sign=True) if r.diff_to_best else ("0" if r.rank == r.rank else ABSENT),
     "Bal. acc.": lambda r: fixed(r.balanced_accuracy),
+    "Sens./spec.": lambda r: _sensitivity_and_specificity(r),
     "Patches/s": lambda r: si(r.infer_patches_per_s),
     "MiB": lambda r: _mib(r.infer_peak_memory_bytes),
     "Runs": _runs,

@@ -116,9 +116,11 @@ def _predicted(task: Task, trained: Trained, cache: FeatureCache, device: torch.
     with watch:  # predictions come back to the host, so the device has finished
         predictions = predict(trained.model, test, task.spec.recipe)
     frames = [predictions_frame(task.test, "test", predictions)]
+    validated = None
     if task.val:
         val = BagSet(cache, [s for s, _ in task.val], device, trained.scaling, task.spec.budget.memory_bytes)
-        frames.insert(0, predictions_frame(val.ids, "val", predict(trained.model, val, task.spec.recipe)))
+        validated = predict(trained.model, val, task.spec.recipe)
+        frames.insert(0, predictions_frame(val.ids, "val", validated))
     busy, patches = trained.device_seconds, sum(test.lengths)
     flops = flops_of(task, cache)
     record: dict[str, Any] = {
@@ -157,7 +159,7 @@ def _predicted(task: Task, trained: Trained, cache: FeatureCache, device: torch.
         "history": pd.DataFrame(trained.history),
     }
     if task.model_classes is not None:
-        found["model"] = model_bytes(task, trained, cache)
+        found["model"] = model_bytes(task, trained, cache, validated)
     if trained.trajectory:
         every = [predictions_frame(task.test, "test", p).drop(columns="split") for p in trained.trajectory]
         found["trajectory"] = pd.concat(every, keys=range(1, len(every) + 1), names=["evaluation"]).reset_index(level=0)

@@ -54,6 +54,7 @@ def test_closed_forms():
     values = metrics.all_metrics(y, perfect)
     assert {k: round(v, 12) for k, v in values.items()} == {
         "auc": 1, "balanced_accuracy": 1, "accuracy": 1, "average_precision": 1, "f1": 1,
+        "sensitivity": 1, "specificity": 1,
         "log_loss": 0, "brier": 0, "ece": 0,
     }  # fmt: skip
     even = np.full((4, 2), 0.5)

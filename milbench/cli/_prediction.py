@@ -29,8 +29,14 @@ model = saved.load_model("models/{first}"{named})
 predictions = model.predict(cache, slides)     # cache: milbench.FeatureCache of the same encoder
 predictions.probabilities                      # (slides, {classes}), columns {names}
 ```
-
+{threshold}
 `milbench predict` does the same for all of them, and for their ensemble.
+"""
+
+
+_THRESHOLD = """
+`model.threshold("val-youden").value` is the log-odds of the second class from which the model's own validation bags are
+called positive best, by Youden's J; `val-f1` by F1; None: there was nothing to choose, and 0 stands.
 """
 
 
@@ -47,6 +53,7 @@ def suite_name(text: str) -> str:
 def predict_to(
     suite: str, method: str, features: Path, out: Path, results: Path, data: str | None, conditions: str | None,
     format: str, labels: Path | None, attention: Path | None, force: bool,
+    threshold: str | None = None,
 ) -> None:  # fmt: skip
     """Predict slides and write the table; see ``milbench predict``."""
     from ..atomic_io import write_atomic
@@ -63,7 +70,7 @@ def predict_to(
         cache = _opened(features, format, models[0], Path(folder))
         for sentence in check_features(models[0], cache, force):
             echo(f"warning: {sentence}")
-        table = predict_slides(models, cache, cache.ids)
+        table = predict_slides(models, cache, cache.ids, threshold)
         if labels is not None:
             table = _with_labels(table, labels, models[0])
         write_atomic(out, to_csv(table))
@@ -111,7 +118,20 @@ def _with_labels(table: pd.DataFrame, labels: Path, model: SavedModel) -> pd.Dat
     single = [value for member, value in aucs.items() if member != "ensemble"]
     if aucs:
         echo(f"AUC of the ensemble {aucs['ensemble']:.3f}; of single models {min(single):.3f} to {max(single):.3f}.")
+        together = table[(column != "") & (table["member"] == "ensemble")]
+        truth, found = ([model.classes.index(name) for name in together[of]] for of in ("label", "predicted"))
+        probabilities = together[[f"p_{name}" for name in model.classes]].to_numpy()
+        counted = (metrics.balanced_accuracy, metrics.sensitivity, metrics.specificity, metrics.f1)
+        words = ("balanced accuracy", "sensitivity", "specificity", "F1")
+        values = ", ".join(f"{word} {of(truth, probabilities, found):.3f}" for word, of in zip(words, counted, strict=True))
+        echo(f"Classes predicted by the ensemble ({_decision(together.iloc[0])}): {values}.")
     return table
+
+
+def _decision(row: pd.Series) -> str:
+    """Return in words how a row's class was predicted."""
+    rule, value = row["threshold_rule"], row["threshold"]
+    return "the most probable one" if rule == "argmax" else f"{rule}, from a probability of {value:.3g} on"
 
 
 def _export_attention(models: list[SavedModel], cache: FeatureCache, folder: Path) -> None:
@@ -165,10 +185,11 @@ def export_to(suite: str, method: str, out: Path, results: Path, data: str | Non
         shutil.copyfile(home / "suite.json", folder / "suite.json")
         for audit in sorted(home.glob(f"cohorts/{first.facts['data']}-*/audit.json"))[:1]:
             shutil.copyfile(audit, folder / "audit.json")
+        two = len(first.classes) == 2 and "thresholds" in first.facts
         named = f", method={resolved.canonical!r}" if ":" in resolved.canonical.partition("[")[0] else ""
         text = _LOADER.format(
             method=resolved.canonical, data=first.facts["data"], first=names[0], named=named,
-            classes=len(first.classes), names=", ".join(first.classes),
+            classes=len(first.classes), names=", ".join(first.classes), threshold=_THRESHOLD if two else "",
         )  # fmt: skip
         (folder / "README.md").write_text(text, encoding="utf-8")
     echo(f"{count(len(models), 'model')} of {resolved.canonical}: {out}")

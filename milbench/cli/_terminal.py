@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,15 @@ if TYPE_CHECKING:
 
     from ..launch.local import Progress
     from ..live import Session
+
+
+class Rule(StrEnum):
+    """By what bags of two classes are called positive: the names of `milbench.spec.ThresholdRule`."""
+
+    half = "half"
+    youden = "val-youden"
+    f1 = "val-f1"
+
 
 MINUTE = 60.0  # seconds between two lines on what runs where there is no terminal
 QUIET = 2.0  # seconds that work may take without a word where there is no terminal

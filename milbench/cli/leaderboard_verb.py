@@ -8,7 +8,7 @@ from pathlib import Path
 import typer
 
 from ..escaping import to_csv
-from ._terminal import echo, echo_data
+from ._terminal import Rule, echo, echo_data
 
 
 class Format(StrEnum):
@@ -48,6 +48,9 @@ def leaderboard_command(
     across: bool = typer.Option(
         False, "--across", help="Also compare methods over the cohorts of a suite: ranks, IQM of AUC, Elo."
     ),
+    threshold: Rule | None = typer.Option(
+        None, "--threshold", help="Call bags of two classes positive by this rule instead of the suite's."
+    ),
     every: bool = typer.Option(
         False, "--all", help="Show whatever was run, not only the methods, folds and seeds that were run last."
     ),
@@ -66,7 +69,8 @@ def leaderboard_command(
         check_folder(out, "--out")
         if foreign_readme(out):
             raise MilbenchError(f"{out / 'README.md'} is no report and would be overwritten; give another --out.")
-    df = leaderboard(results, suite, data, resamples, target_auc, price, across, every, details=out is not None)
+    df = leaderboard(results, suite, data, resamples, target_auc, price, across, every, details=out is not None,
+                     threshold_rule=None if threshold is None else threshold.value)  # fmt: skip
     if across and not df.attrs["across"]:
         raise MilbenchError(
             f"{results} has no suite with three or more cohorts on which two or more methods were run to their end; "

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import typer
 
+from ._terminal import Rule
+
 
 def predict_command(
     suite: str = typer.Argument(
@@ -24,6 +26,9 @@ def predict_command(
     attention: Path = typer.Option(
         None, "--attention", help="Folder for the attention of every model, a file a slide."
     ),
+    threshold: Rule | None = typer.Option(
+        None, "--threshold", help="Predict classes by this rule instead of the suite's; two classes."
+    ),
     force: bool = typer.Option(
         False, "--force", help="Predict in spite of another encoder, patch size or magnification."
     ),
@@ -34,4 +39,5 @@ def predict_command(
     """
     from ._prediction import predict_to
 
-    predict_to(suite, method, features, out, results, data, conditions, format, labels, attention, force)
+    predict_to(suite, method, features, out, results, data, conditions, format, labels, attention, force,
+               None if threshold is None else threshold.value)  # fmt: skip

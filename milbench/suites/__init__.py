@@ -77,7 +77,7 @@ def meaning(suite: Suite) -> dict[str, Any]:
     # Budget and tuning are part of every run's identity, and tables are kept apart by them.
     fields = suite.model_dump(
         mode="json", exclude={"methods", "seeds", "description", "cost", "budget", "tuning", "reference", "stacked",
-                             "published", "across", "keep_models"}
+                             "published", "across", "keep_models", "threshold"}
     )  # fmt: skip
     for data in fields["data"]:
         data["split"].pop("use")

@@ -289,8 +289,9 @@ def test_a_package_adds_a_metric_by_an_entry_point(tmp_path, monkeypatch, no_mor
 
 def test_what_is_no_metric_of_a_run_is_none():
     names = [metric.name for metric in metrics.registered()]
-    assert names[:8] == [
-        "auc", "balanced_accuracy", "accuracy", "average_precision", "f1", "log_loss", "brier", "ece",
+    assert names[:10] == [
+        "auc", "balanced_accuracy", "accuracy", "average_precision", "f1", "sensitivity", "specificity", "log_loss",
+        "brier", "ece",
     ]  # fmt: skip
     assert not {"accuracy_at_best_threshold", "expected_calibration_error", "check", "tied_share"} & set(names)
 
