@@ -77,11 +77,11 @@ def learning_rate(recipe: Recipe, progress: float) -> float:
     """Return the rate after a share `progress` in [0, 1] of the training is done.
 
     Under a warm-up of share w it is lr (progress + w / 100) / w at first, so that no step is taken at rate 0, at most
-    lr; the schedule then runs over what is left.
+    lr; the schedule then runs over what is left. Of ``plateau`` it is the rate before any `Plateau` has lowered it.
     """
     if progress < recipe.warmup:
         return recipe.lr * min(1.0, progress / recipe.warmup + 0.01)
-    if recipe.schedule == "constant":
+    if recipe.schedule in ("constant", "plateau"):
         return recipe.lr
     done = (min(1.0, progress) - recipe.warmup) / (1 - recipe.warmup)
     lowest = min(recipe.min_lr, recipe.lr)
@@ -90,6 +90,37 @@ def learning_rate(recipe: Recipe, progress: float) -> float:
         return max(lowest, recipe.lr * factor)
     share = 0.5 * (1 + math.cos(math.pi * done)) if recipe.schedule == "cosine" else 1 - done
     return lowest + (recipe.lr - lowest) * share
+
+
+class Plateau:
+    """The learning rate under ``schedule = "plateau"``: torch's ReduceLROnPlateau, apart from the optimizer.
+
+    Args:
+        recipe: its ``lr``, ``min_lr``, ``plateau_factor`` and ``plateau_patience``.
+        higher_is_better: whether the monitored quantity is better when it is higher.
+    """
+
+    def __init__(self, recipe: Recipe, higher_is_better: bool) -> None:
+        self._warmup = recipe.warmup
+        # It changes the rate of an optimizer of torch's alone, which Lookahead is not.
+        self._rate = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=recipe.lr)
+        self._scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(
+            self._rate, "max" if higher_is_better else "min", factor=recipe.plateau_factor,
+            patience=recipe.plateau_patience, min_lr=min(recipe.min_lr, recipe.lr),
+        )  # fmt: skip
+
+    @property
+    def lr(self) -> float:
+        """Return the rate that the evaluations so far have left."""
+        return float(self._rate.param_groups[0]["lr"])
+
+    def evaluated(self, value: float, progress: float) -> None:
+        """Take the monitored quantity of an evaluation after a share of the training.
+
+        One during the warm-up does not count, nor one that is undefined (NaN).
+        """
+        if progress >= self._warmup and not math.isnan(value):
+            self._scheduler.step(value)
 
 
 def balanced_weights(labels: Sequence[int], n_classes: int) -> list[float]:

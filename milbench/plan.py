@@ -353,6 +353,11 @@ def _task(suite: Suite, cohort: Cohort, fold: Any, method: Method, recipe: Recip
                 f"fold {fold.name} of {cohort.name} has no validation slides, but the suite selects on validation: "
                 'set checkpoint = "last" in [protocol], or val_fraction in the split.'
             )
+        if recipe.schedule == "plateau":
+            raise MilbenchError(
+                f"fold {fold.name} of {cohort.name} has no validation slides, but the learning rate of {method.name} "
+                'follows them: set another schedule than "plateau" in [recipe], or val_fraction in the split.'
+            )
         recipe = recipe.model_copy(update={"patience": None})  # nothing to wait for
     spec = RunSpec(
         suite=suite.name,

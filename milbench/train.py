@@ -31,7 +31,7 @@ from .feed import BagSet, Scaling
 from .measure.memory import bytes_asked_for, is_out_of_memory
 from .measure.timing import DeviceTimer
 from .nn.stacked import Stack
-from .optim import balanced_weights, build_optimizer, learning_rate
+from .optim import Plateau, balanced_weights, build_optimizer, learning_rate
 from .registry import resolve
 from .spec import Recipe, RunSpec
 from .wording import count
@@ -123,10 +123,11 @@ def train(task: Task, cache: FeatureCache, device: torch.device, on_evaluation: 
     spec, recipe, protocol = task.spec, task.spec.recipe, task.spec.protocol
     fixed = spec.budget.track is not None  # length of the training
     patience = None if fixed else recipe.patience
-    if not task.val and (protocol.checkpoint == "best-val" or patience is not None):
+    plateau = Plateau(recipe, protocol.monitor == "val_auc") if recipe.schedule == "plateau" else None
+    if not task.val and (protocol.checkpoint == "best-val" or patience is not None or plateau is not None):
         raise MilbenchError(
-            f'fold {spec.fold} of {spec.data} has no validation slides: set checkpoint = "last" and no '
-            "patience, or val_fraction."
+            f'fold {spec.fold} of {spec.data} has no validation slides: set checkpoint = "last", no patience and a '
+            "schedule other than plateau, or val_fraction."
         )
     seeds = {purpose: derive_seed(spec.seed, purpose) for purpose in ("init", "order", "dropout", "subsample")}
     seed_everything(seeds["init"])
@@ -148,7 +149,7 @@ def train(task: Task, cache: FeatureCache, device: torch.device, on_evaluation: 
     drawn = np.array([weights[y] for y in labels]) / len(labels) if recipe.sampler == "balanced" else None
     stepper = Stepper(
         model, recipe, math.ceil(math.ceil(len(bags) / recipe.batch_size) / recipe.accumulate) * recipe.epochs,
-        class_weights=weights if recipe.class_weights == "balanced" else None,
+        class_weights=weights if recipe.class_weights == "balanced" else None, plateau=plateau,
     )  # fmt: skip
     timer = DeviceTimer(device)
     flops = flops_of(task, cache)
@@ -166,6 +167,8 @@ def train(task: Task, cache: FeatureCache, device: torch.device, on_evaluation: 
                 explain_nonfinite(batch)
             raise Diverged(f"the training loss became {row['train_loss']} in epoch {epoch}")
         judge.look(model, row)
+        if plateau is not None:
+            plateau.evaluated(row[protocol.monitor], meter.progress)
         row |= {"seconds": time.perf_counter() - started, "device_seconds": timer.seconds, "steps": meter.steps}
         row |= {"flops": meter.flops}
         if on_evaluation is not None:
@@ -356,15 +359,17 @@ class Stepper:
         recipe: how.
         planned_steps: of the whole training.
         class_weights: factor of the loss of a bag of each class; None: 1.
+        plateau: of the schedule of that name, given every evaluation; None: the rate stays that of the start.
     """
 
     def __init__(self, model: Aggregator | Stack, recipe: Recipe, planned_steps: int,
-                 class_weights: Sequence[float] | None = None) -> None:  # fmt: skip
+                 class_weights: Sequence[float] | None = None, plateau: Plateau | None = None) -> None:  # fmt: skip
         self.model = model
         self.recipe = recipe
         device = next(model.parameters()).device
         self.class_weights = None if class_weights is None else torch.tensor(class_weights, device=device)
         self.planned = planned_steps
+        self.plateau = plateau
         self.steps = 0
         self.lr = recipe.lr
         self.optimizer = build_optimizer(model.groups() if isinstance(model, Stack) else model.parameters(), recipe)
@@ -408,7 +413,10 @@ class Stepper:
     def step(self, progress: float | None = None) -> None:
         """Apply the gathered gradients at the schedule's rate after a share of the training; None: by steps planned."""
         done = self.steps / self.planned if progress is None else progress
-        if (lr := learning_rate(self.recipe, done)) != self.lr:
+        lr = learning_rate(self.recipe, done)
+        if self.plateau is not None:
+            lr = min(lr, self.plateau.lr)
+        if lr != self.lr:
             self.lr = lr
             for group in self.optimizer.param_groups:
                 group["lr"] = lr

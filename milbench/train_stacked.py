@@ -40,9 +40,11 @@ def stacks(recipe: Recipe, budget: Budget) -> bool:
     """Whether runs of this kind can be stacked: all of them take the same steps, and nothing looks across a model.
 
     Not those that stop early or that a budget limits, nor clipped gradients or autocast, nor a recipe that weights
-    classes, draws bags by class or smooths labels, all of which are defined for the loss and bags of one model.
+    classes, draws bags by class or smooths labels, all of which are defined for the loss and bags of one model, nor one
+    whose learning rate follows the validation of one model (``plateau``).
     """
     plain = recipe.class_weights == "none" and recipe.sampler == "shuffle" and recipe.label_smoothing == 0
+    plain = plain and recipe.schedule != "plateau"
     alike = plain and recipe.patience is None and recipe.grad_clip is None and recipe.precision == "fp32"
     # A timeout limits a process, not what it computes: with one, a run has its process and stack to itself.
     return alike and budget.track is None and may_share(budget.model_copy(update={"timeout_s": None}))

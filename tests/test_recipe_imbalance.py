@@ -1,5 +1,8 @@
 """Recipes for rare classes (weights, sampling, smoothing) and schedules against plain torch; what is hashed of them."""
 
+from dataclasses import replace
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -10,7 +13,7 @@ from support.small import opened, task, write_cohort
 import milbench
 from milbench.bags import BagOutput, Bags
 from milbench.errors import MilbenchError
-from milbench.optim import balanced_weights, learning_rate
+from milbench.optim import Plateau, balanced_weights, learning_rate
 from milbench.spec import Budget, Frozen, Recipe, RunSpec, added
 from milbench.train import Stepper, derive_seed, train
 from milbench.train_stacked import stacks
@@ -138,7 +141,8 @@ def test_an_aux_without_a_row_a_bag_cannot_be_weighted_in_a_batch():
         out.bag(0)
 
 
-@pytest.mark.parametrize("field", [{"class_weights": "balanced"}, {"sampler": "balanced"}, {"label_smoothing": 0.1}])
+@pytest.mark.parametrize("field", [{"class_weights": "balanced"}, {"sampler": "balanced"}, {"label_smoothing": 0.1},
+                                   {"schedule": "plateau"}])  # fmt: skip
 def test_stacked_training_leaves_such_recipes_to_runs_of_their_own(field):
     assert stacks(Recipe(), Budget())
     assert not stacks(Recipe(**field), Budget())
@@ -167,7 +171,46 @@ def test_a_floor_is_never_passed_and_never_above_the_rate():
         assert learning_rate(Recipe(lr=1e-3, schedule=schedule, min_lr=1.0), 0.9) == pytest.approx(1e-3)
 
 
-NEW_FIELDS = {"min_lr": 1e-5, "class_weights": "balanced", "sampler": "balanced", "label_smoothing": 0.1}
+@pytest.mark.parametrize("monitor", ["val_loss", "val_auc"])
+@pytest.mark.parametrize(("budget", "warmup"), [({}, 0.0), ({}, 0.3), ({"steps": 96}, 0.0)])
+@pytest.mark.parametrize("optimizer", ["sgd", "lookahead-radam"])
+def test_a_plateau_is_torchs_on_the_history_of_the_training(rare, monitor, budget, warmup, optimizer):
+    """The rate of every evaluation is what torch's scheduler, given the evaluations before it, leaves."""
+    folder, parts = rare
+    given = {"schedule": "plateau", "lr": 0.5, "plateau_factor": 0.3, "plateau_patience": 1, "min_lr": 0.01,
+             "epochs": 20, "warmup": warmup, "optimizer": optimizer, "momentum": 0.0}  # fmt: skip
+    protocol = task(folder, parts).spec.protocol.model_copy(update={"monitor": monitor})
+    asked = task(folder, parts, "mean", protocol=protocol, **given)
+    asked = replace(asked, spec=asked.spec.model_copy(update={"budget": Budget(**budget)}))
+    history = train(asked, opened(folder), CPU).history
+    sgd = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.5)
+    torchs = torch.optim.lr_scheduler.ReduceLROnPlateau(
+        sgd, "min" if monitor == "val_loss" else "max", factor=0.3, patience=1, min_lr=0.01
+    )
+    warm = [row for row in history if row["steps"] / history[-1]["steps"] >= warmup]
+    for row, after in pairwise(warm):
+        torchs.step(row[monitor])
+        assert after["lr"] == pytest.approx(sgd.param_groups[0]["lr"])
+    assert history[-1]["lr"] < 0.5 * 0.3**2  # it was lowered several times
+    assert min(row["lr"] for row in warm) >= 0.01
+
+
+def test_a_plateau_passes_over_what_is_undefined_and_over_the_warm_up():
+    plateau = Plateau(Recipe(lr=1.0, warmup=0.5, plateau_patience=0), higher_is_better=True)
+    for progress, value, lr in ((0.1, 0.9, 1), (0.4, 0.2, 1), (0.5, 0.5, 1), (0.6, np.nan, 1), (0.7, 0.4, 0.1)):
+        plateau.evaluated(value, progress)
+        assert plateau.lr == pytest.approx(lr)
+
+
+def test_a_plateau_without_validation_slides_is_refused(rare):
+    folder, parts = rare
+    protocol = task(folder, parts).spec.protocol.model_copy(update={"checkpoint": "last"})
+    with pytest.raises(MilbenchError, match="plateau"):
+        train(task(folder, parts | {"val": []}, "mean", protocol=protocol, schedule="plateau"), opened(folder), CPU)
+
+
+NEW_FIELDS = {"min_lr": 1e-5, "class_weights": "balanced", "sampler": "balanced", "label_smoothing": 0.1,
+              "plateau_factor": 0.5, "plateau_patience": 3}  # fmt: skip
 
 
 @pytest.mark.parametrize("field", NEW_FIELDS)

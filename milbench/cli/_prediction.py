@@ -123,8 +123,8 @@ def _with_labels(table: pd.DataFrame, labels: Path, model: SavedModel) -> pd.Dat
         probabilities = together[[f"p_{name}" for name in model.classes]].to_numpy()
         counted = (metrics.balanced_accuracy, metrics.sensitivity, metrics.specificity, metrics.f1)
         words = ("balanced accuracy", "sensitivity", "specificity", "F1")
-        values = ", ".join(f"{word} {of(truth, probabilities, found):.3f}" for word, of in zip(words, counted, strict=True))
-        echo(f"Classes predicted by the ensemble ({_decision(together.iloc[0])}): {values}.")
+        values = [f"{word} {of(truth, probabilities, found):.3f}" for word, of in zip(words, counted, strict=True)]
+        echo(f"Classes predicted by the ensemble ({_decision(together.iloc[0])}): {', '.join(values)}.")
     return table
 
 
