@@ -244,12 +244,15 @@ def current_runs(records: Sequence[RunRecord], request: Request | None, methods:
         cell = spec.fold, spec.seed
         requested = request is None or request.has_cell(spec)
         named = request is not None and method not in request.methods and method in named_by and requested
-        if request is None or named:
+        of_request = None if request is None else request.method_of(record)
+        if of_request is not None:
+            method = of_request  # the run may be stored by another name of the same class
+        elif request is None or named:
             if spec.code != code[method]:
                 current.edited[method] += 1
                 current.cells.add(cell)
                 continue
-        elif not request.covers(record):
+        else:
             if not requested or method not in request.methods:
                 current.further.append(record)
                 current.present.add((method, *cell))
@@ -259,7 +262,7 @@ def current_runs(records: Sequence[RunRecord], request: Request | None, methods:
             else:
                 current.replaced[method] += 1
             continue
-        current.present.add(((None if request is None else request.method_of(record)) or method, *cell))
+        current.present.add((method, *cell))
         cells = current.shown.setdefault(method, {})
         current.replaced[method] += cell in cells
         cells[cell] = record

@@ -111,9 +111,15 @@ class Finished:
                 runs.setdefault(stacked.run_id, []).append(record)
         return runs
 
-    def state(self, spec: RunSpec) -> dict[str, Any]:
-        """Return the fields ``outcome``, ``stored`` and ``stopped_s`` of a planned run with this spec."""
-        found = self._runs.get(spec.run_id, [])
+    def state(self, spec: RunSpec, other_names: Sequence[str] = ()) -> dict[str, Any]:
+        """Return the fields ``outcome``, ``stored`` and ``stopped_s`` of a planned run with this spec.
+
+        Args:
+            spec: the run.
+            other_names: of its method, by which an earlier version may have stored it.
+        """
+        named = [spec, *(spec.model_copy(update={"method": name}) for name in other_names)]
+        found = next((runs for one in named if (runs := self._runs.get(one.run_id))), [])
         if not found:
             return {}
         best = min(found, key=lambda record: (record.outcome != "ok", record.path.name != spec.run_id))
@@ -166,7 +172,7 @@ def make_plan(
     if suite.tuning is not None:
         import_optuna()
     own, _ = _methods(suite.methods)
-    known = {m.name for m in [*resolved, *own]}
+    known = {name for m in [*resolved, *own] for name in (m.name, *m.other_names)}
     for where, named in (("", suite.recipes), *((f" of cohort {d.name}", d.recipes) for d in suite.data)):
         if unused := set(named) - known:
             hint = did_you_mean(min(unused), known)
@@ -176,6 +182,8 @@ def make_plan(
     if suite.reference is not None and not _is_one_of(suite.reference, own):
         hint = did_you_mean(suite.reference, suite.methods)
         raise MilbenchError(f"suite {suite.name}: reference {suite.reference!r} is none of its methods.{hint}")
+    if suite.reference is not None:  # the report finds it by its one name, as it does the published figures
+        store.suite = suite = suite.model_copy(update={"reference": resolve(suite.reference).canonical})
     recipes = {(d.name, m.canonical): _recipe(suite, m, d.recipes) for d in suite.data for m in resolved}
     _refuse_changed(store)  # what is wrong in itself has been told by now: a slip is no change of the suite
     device, finished = _device(suite), Finished(store)
@@ -194,7 +202,9 @@ def make_plan(
                     for seed in range(seeds or suite.seeds)
                 ]
                 work = float(passes[method.canonical] * len(fold.train))
-                runs += [Planned(task, method, work=work, **finished.state(task.spec)) for task in tasks]
+                runs += [
+                    Planned(task, method, work=work, **finished.state(task.spec, method.other_names)) for task in tasks
+                ]
                 if suite.tuning is not None:
                     if not fold.val:
                         raise MilbenchError(
@@ -335,7 +345,10 @@ def _is_one_of(text: str, methods: Sequence[Method]) -> bool:
 
 def _recipe(suite: Suite, method: Method, on_cohort: Mapping[str, dict[str, Any]]) -> Recipe:
     own = method.cls.recipe.model_dump()
-    named = suite.recipes.get(method.name, {}) | on_cohort.get(method.name, {})
+    named: dict[str, Any] = {}
+    for recipes in (suite.recipes, on_cohort):
+        for name in (*method.other_names, method.name):
+            named |= recipes.get(name, {})
     try:
         return Recipe.model_validate(own | suite.recipe | named)
     except ValidationError as error:

@@ -18,7 +18,7 @@ import types
 import typing
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from fnmatch import fnmatchcase
 from functools import cache, cached_property
@@ -138,6 +138,31 @@ class Registry:
             )
         return self._entries[name]
 
+    def name_of(self, cls: type) -> tuple[str, type[Aggregator]] | None:
+        """Return the name that a class is registered by, and the class; None where it is not registered.
+
+        A class of the same file, imported under another module's name, is the same. Entries whose package and file
+        have other names than the class's are not looked into, so that no method is imported for this.
+        """
+        top, _, _ = cls.__module__.partition(".")
+        file = cls.__module__.rpartition(".")[2]
+        for name, entry in self._entries.items():
+            alike = entry.module.rpartition(".")[2] == file
+            if not alike and (entry.attribute is None or entry.module.partition(".")[0] != top):
+                continue
+            try:
+                found = entry.load()
+                one = found is cls or (found.__qualname__ == cls.__qualname__ and _same_file(found, cls))
+            except (MilbenchError, OSError, TypeError):
+                continue
+            if one:
+                return name, found
+        return None
+
+
+def _same_file(a: type, b: type) -> bool:
+    return Path(inspect.getfile(a)).samefile(inspect.getfile(b))
+
 
 @cache
 def registry() -> Registry:
@@ -158,11 +183,23 @@ def _revision(cls: Any) -> str:
 
 @dataclass(frozen=True)
 class Method:
-    """A method with its parameters resolved: its class, and every parameter that differs from its default."""
+    """A method with its parameters resolved: its class, and every parameter that differs from its default.
+
+    Attributes:
+        name: as it is registered, or ``module:Class``.
+        given: the name that it was given by, where that is another: ``module:Class`` of a registered class.
+    """
 
     name: str
     cls: type[Aggregator]
     params: dict[str, Any]
+    given: str = field(default="", compare=False)
+
+    @property
+    def other_names(self) -> tuple[str, ...]:
+        """Other names of the same class, by which runs may be stored: as it was given, and ``module:Class``."""
+        names = (self.given, f"{self.cls.__module__}:{self.cls.__qualname__}")
+        return tuple(dict.fromkeys(name for name in names if name and name != self.name))
 
     @cached_property
     def canonical(self) -> str:
@@ -228,7 +265,8 @@ class Method:
         """Return the method with other values of some parameters."""
         every = self.params | values
         defaults = {name: default for name, (_, default) in parameters(self.cls).items()}
-        return Method(self.name, self.cls, {k: v for k, v in every.items() if not _same_value(v, defaults[k])})
+        changed = {k: v for k, v in every.items() if not _same_value(v, defaults[k])}
+        return Method(self.name, self.cls, changed, self.given)
 
     def create(self, in_dim: int, n_classes: int) -> Aggregator:
         """Build the module."""
@@ -260,6 +298,8 @@ class Method:
 def resolve(text: str) -> Method:
     """Resolve ``transmil[ppeg=none,layers=1]``, or ``my_pkg.pool:MyPool[...]`` for a class that is not registered.
 
+    One that is registered is the method of its registered name, however it is given.
+
     Raises:
         MilbenchError: a malformed text, an unknown method or parameter, or a value of the wrong type.
     """
@@ -274,6 +314,10 @@ def resolve(text: str) -> Method:
         if key in given:
             raise MilbenchError(f"parameter {key!r} is given twice in {text!r}.")
         given[key] = value
+    registered = registry().name_of(cls) if ":" in name else None
+    if registered is not None:
+        known, cls = registered
+        return Method(known, cls, _typed(known, cls, given), name)
     return Method(name, cls, _typed(name, cls, given))
 
 

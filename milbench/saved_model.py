@@ -149,7 +149,7 @@ def load_model(path: str | Path, method: str | None = None) -> SavedModel:
     if facts["format"] > FORMAT:
         raise MilbenchError(f"{file} has format {facts['format']}, newer than this milbench reads ({FORMAT}).")
     named = facts["method"]
-    if ":" in named.partition("[")[0] and (method is None or resolve(method).canonical != named):
+    if ":" in named.partition("[")[0] and (method is None or not _names(method, named)):
         raise MilbenchError(
             f"{file} is of method {named}, which would import a module that the file names; give method={named!r} if "
             "you know it."
@@ -163,6 +163,13 @@ def load_model(path: str | Path, method: str | None = None) -> SavedModel:
         raise MilbenchError(f"{file} holds other parameters than {named} has here ({reason}); {fix}.") from error
     scaling = Scaling(tensors[_MEAN], tensors[_DEVIATION]) if {_MEAN, _DEVIATION} <= set(tensors) else None
     return SavedModel(model.eval(), tuple(facts["classes"]), scaling, facts, file)
+
+
+def _names(method: str, named: str) -> bool:
+    """Whether a caller's text names the method that a file names, by whichever of its names."""
+    given = resolve(method)
+    texts = [f"{name}{given.canonical.removeprefix(given.name)}" for name in (given.name, *given.other_names)]
+    return named in texts
 
 
 def _facts(value: Mapping[str, Any]) -> dict[str, Any]:

@@ -231,3 +231,46 @@ def test_a_half_written_file_does_not_hide_the_others(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     assert Entry("half", "half_written").summary() == "cannot be read: SyntaxError in half_written.py"
     assert Entry("only", "class_only").summary() == "Pools by class."
+
+
+# --- two names of one class ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", milbench.list_aggregators())
+def test_a_registered_class_has_one_name_however_it_is_given(name):
+    cls = resolve(name).cls
+    spelled = resolve(f"{cls.__module__}:{cls.__qualname__}")
+    assert spelled == resolve(name)
+    assert (spelled.canonical, spelled.code, spelled.options) == (
+        resolve(name).canonical, resolve(name).code, resolve(name).options,
+    )  # fmt: skip
+
+
+def test_parameters_are_those_of_the_registered_name():
+    cls = resolve("abmil").cls
+    assert resolve(f"{cls.__module__}:{cls.__qualname__}[gated=true]").canonical == "abmil[gated=true]"
+    assert resolve(f"{cls.__module__}:{cls.__qualname__}[gated=true]").changed({"gated": False}).canonical == "abmil"
+
+
+def test_the_class_of_a_registered_file_under_another_modules_name_is_the_same(monkeypatch):
+    """The folder of the methods is importable by itself in a checkout: baselines.abmil is milbench.baselines.abmil."""
+    from pathlib import Path
+
+    import milbench.baselines.abmil as registered
+
+    monkeypatch.syspath_prepend(str(Path(registered.__file__).parents[1]))
+    cls = resolve("abmil").cls
+    assert resolve(f"{Path(registered.__file__).parent.name}.abmil:{cls.__qualname__}") == resolve("abmil")
+
+
+def test_a_strangers_class_keeps_its_own_name_and_a_registered_one_of_its_package_does_not(package, monkeypatch):
+    from milbench import registry as module
+
+    known = Registry()
+    known.add_entry_point(EntryPoint("alpha_pool", "strange_methods.alpha:Alpha", module.GROUP))
+    monkeypatch.setattr(module, "registry", lambda: known)
+    assert resolve("strange_methods.alpha:Alpha[deep=true]").canonical == "alpha_pool[deep=true]"
+    assert resolve("strange_methods.beta:Beta").canonical == "strange_methods.beta:Beta"
+    (package / "__init__.py").write_text("from .alpha import Alpha\n")
+    del sys.modules["strange_methods"]
+    assert resolve("strange_methods:Alpha").canonical == "alpha_pool"

@@ -36,6 +36,19 @@ MINUTE = 60.0  # seconds between two lines on what runs where there is no termin
 QUIET = 2.0  # seconds that work may take without a word where there is no terminal
 
 
+def registered(method: str) -> str:
+    """Return a method by its registered name where it is given as ``module:Class`` of a registered class."""
+    if ":" not in method.partition("[")[0]:
+        return method
+    from ..registry import resolve
+
+    try:
+        found = resolve(method)
+    except MilbenchError:  # results may name what cannot be imported here
+        return method
+    return found.canonical if found.given else method
+
+
 def print_leaderboard(table: pd.DataFrame) -> None:
     """Print a leaderboard: as wide as the terminal, or 120 columns where there is none and COLUMNS does not say."""
     from ..board import to_rich

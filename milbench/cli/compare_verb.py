@@ -8,7 +8,7 @@ from pathlib import Path
 import typer
 
 from ..escaping import to_csv
-from ._terminal import echo, echo_data
+from ._terminal import echo, echo_data, registered
 
 
 class Format(StrEnum):
@@ -35,7 +35,7 @@ def compare_command(
     """
     from ..ranking import compare, comparison_lines
 
-    table = compare(a, b, results, suite, data, resamples, every)
+    table = compare(registered(a), registered(b), results, suite, data, resamples, every)
     if form is Format.csv:
         echo_data(to_csv(table))
     elif form is Format.json:

@@ -16,15 +16,18 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
+from typer.testing import CliRunner
 
 import milbench
 from milbench import asked
-from milbench.cli import main
+from milbench import spec as specs
+from milbench.cli import app, main
 from milbench.data.cache import CacheWriter
 from milbench.errors import MilbenchError
 from milbench.live import Item, Session, State, reporter, sessions
 from milbench.load import Load, cost_notes
 from milbench.plan import Finished, make_plan
+from milbench.prediction import kept_models
 from milbench.ranking import compare, leaderboard
 from milbench.runner import run
 from milbench.scoring import read_cohorts
@@ -273,6 +276,69 @@ def test_no_run_is_still_to_be_made_when_two_spellings_name_one_method(tmp_path)
     assert not any("still to be made" in note for note in table.attrs["notes"])
     (file,) = (tmp_path / "r").glob("*/requests/*.json")
     assert json.loads(file.read_text())["suite_methods"] == ["mean", "abmil"]
+
+
+CLASS = "milbench.baselines.mean:MeanPooling"
+
+
+def test_a_registered_method_named_as_a_class_is_the_same_method(tmp_path):
+    write_cohort(tmp_path, 24)
+    text = SUITE.replace("[recipe]", f"""reference = "{CLASS}"\n[recipes."{CLASS}"]\nlr = 1e-3\n[recipe]""")
+    (tmp_path / "s.toml").write_text(text.replace('"max"', f'"max", "{CLASS}"'))
+    plan = make_plan(tmp_path / "s.toml", tmp_path / "r")
+    assert sorted({run.method.canonical for run in plan.runs}) == ["max", "mean"]
+    assert {run.spec.recipe.lr for run in plan.runs if run.method.canonical == "mean"} == {1e-3}
+    assert any(CLASS in note for note in plan.notes)
+    run(tmp_path / "s.toml", tmp_path / "r")
+    table = milbench.leaderboard(tmp_path / "r", resamples=10)
+    assert sorted(table["method"]) == ["max", "mean"]
+    assert [row["method"] for row in table.attrs["effects"]] == ["max"]
+    words = ["compare", CLASS, "max", "--results", str(tmp_path / "r"), "--resamples", "10"]
+    result = CliRunner().invoke(app, words)
+    assert result.exit_code == 0, result.output
+
+
+def test_runs_stored_by_a_class_name_are_those_of_its_registered_method(tmp_path, monkeypatch):
+    """Before, module:Class of a registered class was a method of its own: its runs are used, under the one name."""
+    write_cohort(tmp_path, 24)
+    suite = SUITE.replace("cost", 'keep_models = "best"\ncost')
+    (tmp_path / "s.toml").write_text(suite.replace('"mean", "max"', f'"{CLASS}"'))
+    with monkeypatch.context() as before:
+        before.setattr("milbench.registry.Registry.name_of", lambda self, cls: None)
+        stored = run(tmp_path / "s.toml", tmp_path / "r", jobs=1)
+    assert {record.method for record in stored} == {CLASS}
+    for name in (CLASS, "mean"):
+        (tmp_path / "s.toml").write_text(suite.replace('"mean", "max"', f'"{name}"'))
+        plan = make_plan(tmp_path / "s.toml", tmp_path / "r")
+        assert [planned.outcome for planned in plan.runs] == ["ok", "ok"]
+        run(tmp_path / "s.toml", tmp_path / "r")
+        table = milbench.leaderboard(tmp_path / "r", resamples=10)
+        assert table[["method", "runs", "runs_ok"]].to_numpy().tolist() == [["mean", 2, 2]]
+        assert not any("left out" in note or "still to be" in note for note in table.attrs["notes"])
+        assert len(kept_models(tmp_path / "r", "s", name)) == 2
+    assert len(list((tmp_path / "r").glob("*/runs/*"))) == 2
+
+
+def test_a_field_that_conditions_gain_later_changes_no_table(monkeypatch):
+    """The conditions of a run are those that an earlier version hashed, as long as a later field has its default."""
+
+    class Later(specs.Protocol):
+        smoothing: float = specs.added(0.0, since="9")
+
+    class LaterTuned(specs.Tuned):
+        restarts: int = specs.added(0, since="9")
+
+    class LaterBudget(specs.Budget):
+        joules: float | None = specs.added(None, since="9")
+
+    one = made.run_spec(made.suite(), "easy", "mean", "f0", 0)
+    tuned = {"trials": 3, "seed": 1}
+    same = one.model_copy(update={"protocol": Later(), "tuning": LaterTuned(**tuned), "budget": LaterBudget(steps=4)})
+    before = one.model_copy(update={"tuning": specs.Tuned(**tuned), "budget": Budget(steps=4)})
+    assert asked.conditions_of(same) == asked.conditions_of(before)
+    for used in ({"protocol": Later(smoothing=0.1)}, {"budget": LaterBudget(steps=4, joules=1.0)},
+                 {"tuning": LaterTuned(restarts=1, **tuned)}):  # fmt: skip
+        assert asked.conditions_of(same.model_copy(update=used)) != asked.conditions_of(before)
 
 
 # --- the command line ------------------------------------------------------------------------------------------------
