@@ -277,10 +277,11 @@ def once(records: Iterable[RunRecord]) -> list[RunRecord]:
     """
     best: dict[str, RunRecord] = {}
     for record in records:
-        other = best.get(record.spec.run_id)
+        run_id = record.spec.run_id  # hashed at each call
+        other = best.get(run_id)
         if other is None or record.outcome == "ok" or other.outcome != "ok":
-            best.pop(record.spec.run_id, None)
-            best[record.spec.run_id] = record
+            best.pop(run_id, None)
+            best[run_id] = record
     return list(best.values())
 
 

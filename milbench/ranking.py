@@ -28,7 +28,7 @@ from .scoring import (
     CohortRuns,
     Scores,
     read_cohorts,
-    repetitions,
+    repetition_of,
     run_scores,
     same_trainings,
     score,
@@ -450,9 +450,11 @@ def _spread(runs: pd.DataFrame) -> float:
     """Standard deviation of the accuracy over repetitions of the k-fold, or over seeds; NaN where there is one."""
     if not len(runs):
         return float("nan")
-    repetition = repetitions(runs["fold"])
-    groups = repetition if repetition.notna().all() and repetition.nunique() > 1 else runs["seed"]
-    return float(runs["accuracy"].groupby(groups).mean().std(ddof=1))
+    repetition = [repetition_of(str(fold)) for fold in runs["fold"]]
+    repeated = None not in repetition and len(set(repetition)) > 1
+    group = np.unique(np.array(repetition if repeated else runs["seed"].tolist()), return_inverse=True)[1]
+    means = np.bincount(group, weights=runs["accuracy"].to_numpy(dtype=np.float64)) / np.bincount(group)
+    return float(means.std(ddof=1)) if len(means) > 1 else float("nan")
 
 
 def _notes(cohort: CohortRuns, scored: list[Scores]) -> list[str]:

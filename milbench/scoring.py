@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from collections import Counter
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -107,7 +109,14 @@ class CohortRuns:
         return self.spec.protocol.checkpoint == "oracle"
 
     def labels(self) -> pd.DataFrame:
-        """Read the labels: indexed by ``slide_id`` (text), columns ``patient_id`` (text) and ``label`` (int)."""
+        """Read the labels, once: indexed by ``slide_id`` (text), columns ``patient_id`` (text) and ``label`` (int).
+
+        Not to be written to.
+        """
+        return self._labels
+
+    @cached_property
+    def _labels(self) -> pd.DataFrame:
         file = self._cohort / "labels.csv"
         try:
             content = io.BytesIO(self.listed(file.name))
@@ -462,8 +471,7 @@ def _pooled(
     parts: dict[tuple[int, str], list[Cell]] = {}
     for fold, seed in sorted(runs):
         if runs[fold, seed].outcome == "ok":
-            repetition = repetitions(pd.Series([fold])).fillna("")[0]
-            parts.setdefault((seed, repetition), []).append((fold, seed))
+            parts.setdefault((seed, repetition_of(fold) or ""), []).append((fold, seed))
     found = []
     for cells in parts.values():
         if len(cells) > 1:
@@ -667,8 +675,14 @@ def _labels(specs: list[RunSpec], differ: list[str]) -> list[str]:
 
 
 def repetitions(folds: pd.Series[str]) -> pd.Series[str]:
-    """Return which repetition of a k-fold each fold is of, ``3`` of ``r3-f0``; NaN where folds are not so named."""
-    return folds.astype(str).str.extract(r"r(\d+)-f\d+")[0]
+    """Return `repetition_of` of each fold; NaN where folds are not so named."""
+    return pd.Series([repetition_of(str(fold)) for fold in folds], index=folds.index, dtype="str")
+
+
+def repetition_of(fold: str) -> str | None:
+    """Return which repetition of a k-fold a fold is of, ``3`` of ``r3-f0``; None where it is not so named."""
+    found = re.search(r"r(\d+)-f\d+", fold)
+    return None if found is None else found[1]
 
 
 def _table(

@@ -70,19 +70,64 @@ def class_aucs(labels: ArrayLike, scores: ArrayLike, weights: ArrayLike) -> tupl
     return present, np.stack([_auc(y == c, s[:, c], w) for c in present])
 
 
+#: Columns of weights from which adding rows one by one, in memory that stays in the cache, takes less time than tables
+#: of cumulative sums: 0.4 ms for 1.8 ms with 300 bags and 2001 columns.
+_MANY = 256
+
+
 def _auc(positive: NDArray[np.bool_], scores: Array, w: Array) -> Array:
     negatives = np.flatnonzero(~positive)
     negatives = negatives[np.argsort(scores[negatives], kind="stable")]
-    below = np.zeros((len(negatives) + 1, w.shape[1]))
-    np.cumsum(w[negatives], axis=0, out=below[1:])
-    sorted_scores, s = scores[negatives], scores[positive]
+    positives = np.flatnonzero(positive)
+    sorted_scores, s = scores[negatives], scores[positives]
     # Strictly below, and below or equal: their mean counts a tie one half.
     low, high = np.searchsorted(sorted_scores, s, "left"), np.searchsorted(sorted_scores, s, "right")
-    w_pos = w[positive]
-    won = np.einsum("ir,ir->r", w_pos, below[low])
-    won += won if np.array_equal(low, high) else np.einsum("ir,ir->r", w_pos, below[high])
-    pairs = w_pos.sum(axis=0) * below[-1]
+    if w.shape[1] >= _MANY:
+        won, pairs = _won_by_rows(w, negatives, positives, low, high)
+    else:
+        below = np.zeros((len(negatives) + 1, w.shape[1]))
+        np.cumsum(w[negatives], axis=0, out=below[1:])
+        w_pos = w[positives]
+        won = np.einsum("ir,ir->r", w_pos, below[low])
+        won += won if np.array_equal(low, high) else np.einsum("ir,ir->r", w_pos, below[high])
+        pairs = w_pos.sum(axis=0) * below[-1]
     return np.divide(won / 2, pairs, out=np.full(len(pairs), np.nan), where=pairs > 0)
+
+
+def _won_by_rows(
+    w: Array, negatives: NDArray[np.intp], positives: NDArray[np.intp], low: NDArray[np.intp], high: NDArray[np.intp]
+) -> tuple[Array, Array]:
+    """Return twice the pairs that positives win, ties one half, and all pairs, (R,) each, one bag after the other.
+
+    Args:
+        w: (n, R) weights.
+        negatives: rows, ascending by score.
+        positives: rows.
+        low, high: of each positive, the negatives strictly below it, and below it or equal.
+    """
+    order = np.lexsort((high, low))
+    below, upto = np.zeros((2, w.shape[1]))
+    won, tied, weight, product = np.zeros((4, w.shape[1]))
+    rows, lows, highs = positives[order].tolist(), low[order].tolist(), high[order].tolist()
+    sorted_rows, at = negatives.tolist(), 0
+    for row, first, last in zip(rows, lows, highs, strict=True):
+        for other in sorted_rows[at:first]:
+            below += w[other]
+        at = max(at, first)
+        weight += w[row]
+        if first == last:
+            np.multiply(w[row], below, out=product)
+            won += product
+            continue
+        np.copyto(upto, below)
+        for other in sorted_rows[first:last]:
+            upto += w[other]
+        upto += below
+        np.multiply(w[row], upto, out=product)
+        tied += product
+    for other in sorted_rows[at:]:
+        below += w[other]
+    return 2 * won + tied, weight * below
 
 
 @dataclass(frozen=True)

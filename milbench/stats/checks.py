@@ -110,7 +110,8 @@ def non_negative_weights(weights: ArrayLike, n: int) -> Array:
         MilbenchError: another shape, negative or not finite.
     """
     w = np.asarray(weights, dtype=np.float64)
-    if w.ndim != 2 or w.shape[1] != n or not np.isfinite(w).all() or (w < 0).any():
+    # NaN is the least and the largest of what holds it, and fails both comparisons.
+    if w.ndim != 2 or w.shape[1] != n or (w.size and not (w.min() >= 0 and w.max() < np.inf)):
         raise MilbenchError(f"weights must be (R, {n}), finite and not negative, not an array {w.shape}.")
     return w
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.integrate import quad
-from scipy.optimize import brentq
 
 from ..errors import MilbenchError
 from .base import LEVEL, scipy_stats
@@ -79,6 +77,8 @@ def planned_difference(
     def short(d: float) -> float:
         return factor * planned_error(positives, negatives, auc, auc + d, correlation) - d
 
+    from scipy.optimize import brentq  # takes long to import, and a table needs no planning
+
     top = 1 - auc - 1e-9
     if short(top) > 0:
         return float("nan")
@@ -131,6 +131,8 @@ def planned_error(positives: int, negatives: int, auc_a: float, auc_b: float, co
 
 def _quadrant(first: float, second: float, r: float) -> float:
     """P(Z1 < h, Z2 < k) - P(Z1 < h) P(Z2 < k) of standard normals with correlation r, h and k the AUCs' quantiles."""
+    from scipy.integrate import quad
+
     h, k = float(scipy_stats.norm.ppf(first)), float(scipy_stats.norm.ppf(second))
 
     def density(angle: float) -> float:

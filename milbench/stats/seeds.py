@@ -16,7 +16,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.optimize import brentq
 from scipy.special import digamma, expit, logit, ndtr, ndtri, polygamma, stdtrit
 
 from ..errors import MilbenchError
@@ -242,6 +241,8 @@ def _lent(ratio: Array, free: Array) -> float:
         return MOST_SHARED
     if excess >= float(polygamma(1, LEAST_SHARED / 2)):
         return LEAST_SHARED
+    from scipy.optimize import brentq  # takes long to import, and few tables come here
+
     return float(2 * brentq(lambda x: float(polygamma(1, x)) - excess, LEAST_SHARED / 2, MOST_SHARED / 2))
 
 

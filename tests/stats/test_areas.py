@@ -53,6 +53,25 @@ def test_weights_count_bags_as_often_as_they_are_drawn():
         assert auc == pytest.approx(roc_auc_score(y[drawn], s[drawn]), abs=1e-12)
 
 
+def test_many_rows_of_weights_give_what_each_row_gives_alone():
+    """Few and many rows go different ways; counts, which are what resamples are made of, to the last bit."""
+    rng = np.random.default_rng(5)
+    for distinct in (4, 40, 10_000):  # all tied in blocks, some tied, none
+        y, s = rng.integers(0, 2, 40), rng.integers(0, distinct, 40).astype(float)
+        weights = rng.integers(0, 4, (300, 40)).astype(float)
+        many = stats.bootstrap_auc(y, s, weights)
+        np.testing.assert_array_equal(many, [stats.weighted_auc(y, s, w) for w in weights])
+        assert many[0] == pytest.approx(brute_auc(y.astype(bool), s, weights[0]), abs=1e-12)
+    real = rng.uniform(size=(300, 40))
+    expected = [brute_auc(y.astype(bool), s, w) for w in real[:5]]
+    np.testing.assert_allclose(stats.bootstrap_auc(y, s, real)[:5], expected, atol=1e-12)
+    assert np.isnan(stats.bootstrap_auc(y, s, weights * (y == 1))).all()  # one class has no weight
+    with pytest.raises(MilbenchError):
+        stats.bootstrap_auc(y, s, np.where(np.arange(40) == 3, np.nan, weights))
+    with pytest.raises(MilbenchError):
+        stats.bootstrap_auc(y, s, np.where(np.arange(40) == 3, np.inf, weights))
+
+
 def test_multi_class_auc_is_sklearns_macro_one_vs_rest():
     rng = np.random.default_rng(2)
     y, p = rng.integers(0, 4, 80), rng.dirichlet(np.ones(4), 80)
