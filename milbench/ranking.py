@@ -20,6 +20,7 @@ from .codes import CODES
 from .effects import effects
 from .errors import MilbenchError, did_you_mean
 from .load import cost_notes
+from .more_seeds import doubled, expected, known_sentence
 from .published import beside
 from .reporting import comparison_lines, to_markdown, write_report
 from .scoring import (
@@ -558,12 +559,35 @@ def _of_seeds(cohort: CohortRuns, scored: list[Scores]) -> list[str]:
         return [
             f"{cohort.name}: one seed, so the intervals leave out the spread over seeds; with two or more they hold it."
         ]
-    widths = {n: [s.mean.half_width(n) for s in scored if s.complete] for n in (seeds, 2 * seeds, 4 * seeds)}
-    known = {n: float(np.nanmean(w)) for n, w in widths.items() if np.isfinite(w).any()}
+    known = expected([s.mean for s in scored if s.complete], doubled(seeds))
     if len(known) < 3 or not known[seeds]:
         return []
     gain = ", ".join(f"{n} seeds ± {half:.3f}" for n, half in known.items())
     return [f"{cohort.name}: expected half-width of an interval over patients and seeds, mean over methods: {gain}."]
+
+
+def seeds_would_buy(folder: Path, data: str, fingerprint: str, seeds: int, resamples: int = 400) -> str:
+    """Return what more seeds would buy on a cohort, from its stored runs; empty where none with two seeds are complete.
+
+    Args:
+        folder: the suite's results folder.
+        data, fingerprint: of the cohort.
+        seeds: that are asked for.
+        resamples: bootstrap replicates.
+
+    Raises:
+        MilbenchError: there are no runs of it, or results are damaged.
+    """
+    found = [
+        (len({seed for _, seed in cohort.cells}), cohort)
+        for cohort in read_cohorts(folder, data=data, all_runs=True)
+        if cohort.fingerprint == fingerprint and not cohort.oracle
+    ]
+    for stored, cohort in sorted(found, key=lambda one: (-one[0], -len(one[1].runs))):
+        means = [s.mean for s in score(cohort, resamples) if s.complete] if stored > 1 else []
+        if sentence := known_sentence(data, means, stored, seeds):
+            return sentence
+    return ""
 
 
 def _ordered_by_probabilities(cohort: CohortRuns, scored: list[Scores]) -> list[str]:

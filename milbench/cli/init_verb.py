@@ -110,7 +110,10 @@ def init_command(
     estimates = _estimates(found, chosen, seeds) if estimate else []
     for line in estimates:
         echo(line)
-    made = draft(found, out, chosen, seeds, estimates)
+    gain = _gain_of_seeds(found, seeds)
+    for line in gain:
+        echo(line)
+    made = draft(found, out, chosen, seeds, [*estimates, *gain])
     out.parent.mkdir(parents=True, exist_ok=True)
     made.write(force)
     also = (
@@ -120,6 +123,16 @@ def init_command(
     )
     suite = shlex.quote(str(out))
     echo(f"Written: {out}{also}. Next: milbench audit {suite}, then milbench run {suite}")
+
+
+def _gain_of_seeds(found: Inspection, seeds: int) -> list[str]:
+    from ..more_seeds import planned_sentence, tested_counts
+
+    labels = found.labels
+    counts = tested_counts(
+        (fold.test for fold in found.division.folds), labels.labels, labels.patients, len(labels.classes)
+    )
+    return [sentence] if (sentence := planned_sentence("", counts, seeds)) else []
 
 
 def _estimates(found: Inspection, methods: list[str], seeds: int) -> list[str]:

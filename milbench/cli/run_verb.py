@@ -84,6 +84,9 @@ def run_command(
         echo(f"note: {line}")
     for line in unused(plan) if overwrite.value == "missing" else ():
         echo(line)
+    if seeds is not None or dry_run:
+        for line in _gain_of_seeds(plan, seeds or plan.suite.seeds):
+            echo(line)
     if dry_run:
         _list(plan, len(todo), sum(trials_left(plan).values()), costs_left(plan, overwrite.value))
         return
@@ -141,6 +144,24 @@ def _list(plan: Plan, todo: int, trials: int, costs: int) -> None:
     tuned = f", {trials} tuning trials to do and then as many runs again" if plan.searches else ""
     measured = f", {count(costs, 'measurement')} of cost to make" if costs else ""
     echo(f"{len(plan.runs)} runs, {todo} to do{tuned}{measured}; nothing was run.")
+
+
+def _gain_of_seeds(plan: Plan, seeds: int) -> list[str]:
+    """Return a line for every cohort: what more seeds would buy, from its stored runs, else from its size."""
+    from ..errors import MilbenchError
+    from ..more_seeds import planned_sentence, tested_counts
+    from ..ranking import seeds_would_buy
+
+    lines = []
+    for cohort in plan.cohorts:
+        try:
+            line = seeds_would_buy(plan.store.folder, cohort.name, cohort.fingerprint, seeds)
+        except MilbenchError:  # nothing was run yet; what is damaged is said where results are read for a table
+            line = ""
+        patients = cohort.patients if plan.suite.unit == "patient" else None
+        counts = tested_counts((fold.test for fold in cohort.folds), cohort.labels, patients, len(cohort.classes))
+        lines.append(line or planned_sentence(cohort.name, counts, seeds, plan.suite.unit))
+    return [line for line in lines if line]
 
 
 def _audited(plan: Plan, suite: str) -> list[str]:

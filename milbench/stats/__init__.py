@@ -32,7 +32,7 @@ from .intervals import auc_difference, auc_interval, combined_interval, estimate
 from .macro import ClassAucs, MacroInterval, class_interval, mean_interval, perfect_bound
 from .paired import Difference, TTest, corrected_t_test, holm, paired_difference
 from .permutation import SignFlips, auc_permutation_test, sign_flip_test
-from .planning import detectable_difference, planned_difference, planned_error, planned_power
+from .planning import detectable_difference, planned_difference, planned_error, planned_half_width, planned_power
 from .resampling import (
     bca_interval,
     bca_p_value,
@@ -72,7 +72,7 @@ __all__ = [
     "estimate_interval", "friedman", "holm", "interquartile_mean", "interval", "logit_interval", "mean_difference",
     "mean_interval", "mean_of", "nanmean", "paired_difference", "paired_seeds_difference", "pairwise_wins",
     "perfect_bound",
-    "performance_profile", "placements", "planned_difference", "planned_error", "planned_power",
+    "performance_profile", "placements", "planned_difference", "planned_error", "planned_half_width", "planned_power",
     "probability_of_improvement", "rank_intervals", "run_interval", "run_replicates", "seed_errors", "seed_weights",
     "seeds_of", "sign_flip_test", "weighted_auc",
 ]  # fmt: skip

@@ -1,14 +1,17 @@
-"""Power: the smallest difference in AUC that so many slides can show."""
+"""Planning: the difference in AUC that so many slides can show, and the interval that so many seeds would give."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from ..errors import MilbenchError
 from .base import LEVEL, scipy_stats
-from .checks import share_of
+from .checks import positive_count, share_of
 from .delong import delong
+from .seeds import FIELD_SPREAD
 
 
 def detectable_difference(
@@ -127,6 +130,42 @@ def planned_error(positives: int, negatives: int, auc_a: float, auc_b: float, co
 
     own = covariance(auc_a, auc_a, 1.0) + covariance(auc_b, auc_b, 1.0)
     return float(np.sqrt(max(own - 2 * covariance(auc_a, auc_b, correlation), 0.0)))
+
+
+def planned_half_width(
+    counts: Sequence[int], seeds: int, auc: float = 0.8, spread: float = FIELD_SPREAD, level: float = LEVEL
+) -> float:
+    """Return the half-width of an interval over patients and seeds to expect of a cohort of which no run is known.
+
+    z sqrt(e^2 + (spread auc (1 - auc))^2 / seeds), e the standard error over patients, see `planned_error`: it stays
+    however many seeds there are. Of more than two classes e is the mean over the classes of that of one against the
+    rest, which they have together at most.
+
+    Args:
+        counts: (C,) tested patients of each class.
+        seeds: number of seeds.
+        auc: of the method.
+        spread: standard deviation over seeds, in log-odds of the AUC.
+        level: coverage.
+
+    Returns:
+        The half-width in AUC; NaN where fewer than two classes have patients.
+
+    Raises:
+        MilbenchError: an argument out of its range.
+    """
+    positive_count(seeds, "seeds")
+    if not 0 < auc < 1 or not spread >= 0:
+        raise MilbenchError(f"an AUC lies between 0 and 1 and a spread is not negative, not {auc} and {spread}.")
+    z = float(scipy_stats.norm.ppf((1 + share_of(level)) / 2))
+    present = [int(n) for n in counts if n > 0]
+    if len(present) < 2:
+        return float("nan")
+    total = sum(present)
+    # The difference of two methods whose scores have nothing in common has twice the variance of either.
+    errors = [planned_error(n, total - n, auc, auc, 0.0) / np.sqrt(2) for n in present]
+    error = float(np.mean(errors))
+    return z * float(np.sqrt(error**2 + (spread * auc * (1 - auc)) ** 2 / seeds))
 
 
 def _quadrant(first: float, second: float, r: float) -> float:

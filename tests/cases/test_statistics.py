@@ -1,15 +1,20 @@
 """What tables say of classes, units and ranks, and that no lower score stands above a higher one."""
 
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
 from synthetic import fill
 
+from milbench import stats
 from milbench.data.audit.positive import hint
 from milbench.data.labels import Labels
+from milbench.more_seeds import planned_sentence, tested_counts
 from milbench.plots import auc_figure
-from milbench.ranking import leaderboard, to_markdown
+from milbench.ranking import leaderboard, seeds_would_buy, to_markdown
 from milbench.runner import run
+from milbench.scoring import read_cohorts
 
 SUITE = """
 name = "s"
@@ -124,6 +129,30 @@ def test_one_seed_and_more(tmp_path):
     outer, inner = ranked["auc_high"] - ranked["auc_low"], ranked["auc_high_patients"] - ranked["auc_low_patients"]
     assert (outer >= inner - 1e-12).all()
     assert (outer <= 3 * inner).all(), "seeds never make an interval useless"
+
+
+def numbers(sentence):
+    return [float(found) for found in re.findall(r"± (\d\.\d+)", sentence)]
+
+
+def test_what_more_seeds_would_buy_is_known_from_stored_runs_and_planned_without(tmp_path):
+    for name, seeds in (("one", 1), ("three", 3)):
+        fill(tmp_path / name, seeds=seeds)
+    cohort = read_cohorts(tmp_path / "three")[0]
+    notes = leaderboard(tmp_path / "three", data=cohort.data).attrs["notes"]
+    of_table = numbers(next(note for note in notes if "half-width" in note))
+    said = numbers(seeds_would_buy(tmp_path / "three", cohort.data, cohort.fingerprint, 3, resamples=2000))
+    assert said[:3] == of_table  # of 3, 6 and 12 seeds
+    assert said[3] < said[2]  # what patients make
+    assert seeds_would_buy(tmp_path / "three", cohort.data, "0" * 16, 3) == ""  # another state of the cohort
+    cohort = read_cohorts(tmp_path / "one")[0]
+    assert seeds_would_buy(tmp_path / "one", cohort.data, cohort.fingerprint, 3) == ""
+    counts = tested_counts([["a", "b"], ["b", "c", "x"]], {"a": 0, "b": 1, "c": 0}, {"a": "p", "b": "p", "c": "q"}, 2)
+    assert counts == [1, 1]
+    planned = numbers(planned_sentence("c", (20, 20), 2))
+    assert planned == sorted(planned, reverse=True)
+    assert planned[0] == pytest.approx(stats.planned_half_width((20, 20), 2), abs=5e-4)
+    assert planned_sentence("c", (20, 0), 2) == ""
 
 
 def test_no_figure_puts_a_lower_score_above_a_higher_one(tmp_path):

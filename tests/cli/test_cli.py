@@ -199,6 +199,9 @@ def test_run_status_and_report(cli, tmp_path):
     (tmp_path / "small.toml").write_text(SUITE)
     planned = cli("run", "small.toml", "--dry-run")
     assert planned.out.splitlines()[-1] == "4 runs, 4 to do; nothing was run."
+    (gain,) = re.findall(r"digits: .*half-width.*", planned.out)
+    widths = [float(width) for width in re.findall(r"± (0\.\d+)", gain)]
+    assert widths == sorted(widths, reverse=True)
     assert not (tmp_path / "results").exists()
     waiting = cli("status", "small.toml")
     assert "4 missing" in waiting.out

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import tomllib
 from dataclasses import replace
@@ -586,3 +587,11 @@ def test_transmils_own_split_of_camelyon16(shared_root, tmp_path, init):
     assert [len(ids) for ids in fold.parts.values()] == [216, 54, 129]
     due = pd.read_csv(splits / "transmil" / "fold0.csv", dtype=str)
     assert parts(cohort_of(tmp_path / "my.toml")) == [{part: due[part].dropna().tolist() for part in PARTS}]
+
+
+def test_what_more_seeds_would_buy_is_said_and_written_into_the_suite(clam, init):
+    said = init("--seeds", 2)
+    widths = [float(width) for width in re.findall(r"± (0\.\d+)", said.out)]
+    assert len(widths) == 4  # 2, 4 and 8 seeds, and the part of patients
+    assert widths == sorted(widths, reverse=True)
+    assert [float(width) for width in re.findall(r"± (0\.\d+)", (clam / "my.toml").read_text("utf-8"))] == widths

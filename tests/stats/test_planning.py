@@ -73,6 +73,26 @@ def test_more_slides_more_likeness_and_fewer_patients():
     assert stats.planned_power(60, 70, 0.9, 0.0, 0.7) == pytest.approx(0.05)
 
 
+def test_a_planned_half_width_is_the_spread_of_simulated_cohorts_and_seeds():
+    rng = np.random.default_rng(6)
+    shift, spread, seeds = np.sqrt(2) * sp.norm.ppf(0.8), 0.4 * 0.8 * 0.2, 3
+    positives, negatives = rng.normal(shift, 1, (4000, 30, 1)), rng.normal(0, 1, (4000, 1, 50))
+    aucs = (positives > negatives).mean(axis=(1, 2)) + rng.normal(0, spread, (4000, seeds)).mean(axis=1)
+    found = stats.planned_half_width((30, 50), seeds)
+    assert found == pytest.approx(1.96 * aucs.std(), rel=0.05)
+    # The part of patients stays, that of seeds goes with their number.
+    floor = stats.planned_half_width((30, 50), seeds, spread=0)
+    for n in (1, 2, 8, 10**9):
+        part = stats.planned_half_width((30, 50), n) ** 2 - floor**2
+        assert part == pytest.approx((1.96 * spread) ** 2 / n, rel=1e-3, abs=1e-9)
+    assert stats.planned_half_width((30, 50, 0), seeds) == found
+    assert np.isnan(stats.planned_half_width((30, 0), seeds))
+    with pytest.raises(MilbenchError):
+        stats.planned_half_width((30, 50), 0)
+    with pytest.raises(MilbenchError):
+        stats.planned_half_width((30, 50), 3, auc=1.0)
+
+
 def test_arguments_out_of_range_are_named():
     with pytest.raises(MilbenchError, match="slides of both classes"):
         stats.planned_difference(0, 10, 0.9, 0.5)
