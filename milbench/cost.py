@@ -22,6 +22,7 @@ from .feed import BagSet
 from .measure.flops import count_flops
 from .measure.memory import PeakMemory
 from .measure.timing import time_calls
+from .measure.yardstick import yardstick
 from .registry import resolve
 from .spec import Recipe
 from .train import Stepper, autocast, labels_of
@@ -61,10 +62,13 @@ class CostTask:
 
 
 def measure(task: CostTask, cache: FeatureCache, device: torch.device) -> dict[str, Any]:
-    """Measure one kind of cost; the keys are those of ``cost.json``, those of ``time`` after `pooled`."""
+    """Measure one kind of cost; the keys are those of ``cost.json``, those of ``time`` after `pooled`.
+
+    With ``time`` comes ``yardstick``: the machine's own rates after it, see `milbench.measure.yardstick`.
+    """
     torch.manual_seed(0)
     if task.kind == "time":
-        return _time(task, cache, device)
+        return _time(task, cache, device) | {"yardstick": yardstick(device)}
     return {task.kind: _memory(task, cache, device)}
 
 

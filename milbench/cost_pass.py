@@ -5,14 +5,14 @@ The methods of a cohort take turns, several each: whatever slows the machine for
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import Any
 
 from .cost import COST_VERSION, TURNS, CostTask, Kind, pooled, unpooled
 from .launch.local import Result, run_all
-from .load import Load
+from .load import Load, apart
 from .measure.environment import environment, fingerprint, now, this_machine
 from .plan import Overwrite, Plan
 from .spec import PROTOCOL_VERSION, digest
@@ -64,6 +64,31 @@ def costs_of(plan: Plan, overwrite: Overwrite) -> Iterator[Cost]:
         cost = CostTask("time", task.method, spec.recipe, task.cache_path, task.n_classes, task.train, task.test,
                         spec.threads, spec.device_type)  # fmt: skip
         yield Cost(cost_id, record, cost, kept)
+
+
+def costs_apart(plan: Plan, measured: Collection[str]) -> list[Cost]:
+    """Return measurements to be made again, since the machine was another one when they were made: faster or slower.
+
+    They are those of cohorts of which others have just been measured, of an earlier moment in which the machine's
+    yardsticks differ from those of the others by more than `milbench.load.APART`.
+
+    Args:
+        plan: after its costs were measured.
+        measured: ids of those that were measured now.
+    """
+
+    def cohort(cost: Cost) -> tuple[str, str]:
+        return cost.record["data"], cost.record["fingerprint"]
+
+    again: list[Cost] = []
+    for _, group in groupby(sorted(costs_of(plan, "all"), key=cohort), key=cohort):
+        done = {cost.cost_id: cost for cost in group if cost.kept is not None and cost.kept["outcome"] == "ok"}
+        now_made = [cost.kept for name, cost in done.items() if name in measured and cost.kept]
+        for cost_id, cost in done.items():
+            pairs = ((cost.kept, other) for other in now_made)
+            if cost_id not in measured and any(one and apart(one, other) for one, other in pairs):
+                again.append(cost)
+    return again
 
 
 @dataclass(frozen=True)
@@ -126,9 +151,11 @@ class _Measured:
             task = replace(self.cost.task, turn=len(self.turns))
             load = Load()
             ((_, result),) = run_all(work, [(None, task)], 1, timeout_s)
-            moment = load.reading() | {"at": now(), "threads": task.threads}
+            moment: dict[str, Any] = load.reading() | {"at": now(), "threads": task.threads}
             if (value := self._value("time", result)) is not None:
                 self.record.setdefault("environment", value.pop("environment"))
+                if (rates := value.pop("yardstick", None)) is not None:
+                    moment["yardstick"] = rates
                 self.turns.append(value)
                 self.record["moments"] = [*self.record.get("moments", ()), moment]
 

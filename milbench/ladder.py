@@ -24,6 +24,7 @@ from .checksums import checksum
 from .errors import MilbenchError, did_you_mean
 from .ladder_table import Cells, tidy
 from .launch.local import Progress, Result, run_all
+from .load import Load
 from .measure.ceiling import Dtype, check_dtype
 from .measure.environment import environment, fingerprint, source_digest
 from .registry import registry, resolve
@@ -95,6 +96,7 @@ class Ladder:
         environment: of the measuring processes.
         ceiling: of the machine, `milbench.measure.ceiling.Ceiling` as a JSON value.
         samples: raw, one entry a row of the table.
+        load: how busy the machine was since the command was given, `milbench.load.Load.reading`.
     """
 
     plan: LadderPlan
@@ -102,11 +104,12 @@ class Ladder:
     environment: dict[str, Any]
     ceiling: dict[str, Any]
     samples: list[dict[str, Any]] = field(default_factory=list)
+    load: dict[str, float] = field(default_factory=dict)
 
     def record(self) -> dict[str, Any]:
         """Return everything but the table as a JSON value."""
         return {"plan": asdict(self.plan), "environment": self.environment, "ceiling": self.ceiling,
-                "samples": self.samples}  # fmt: skip
+                "samples": self.samples, "load": self.load}  # fmt: skip
 
 
 def plan_ladder(
@@ -178,7 +181,7 @@ def run_ladder(
     Raises:
         MilbenchError: the machine itself could not be measured.
     """
-    cells = list(plan.cells())
+    cells, load = list(plan.cells()), Load()
     done = _Journal(journal)
     rows = {(c.n, c.mode, c.method): Cells(c.method, c.mode, c.n) for c in cells}
 
@@ -216,7 +219,7 @@ def run_ladder(
         kept, dtype=plan.dtype, device=device_slug(here, plan.device_type), in_dim=plan.in_dim,
         flops_per_s=ceiling["flops_per_s"], read_bytes_per_s=ceiling["read_bytes_per_s"], against=plan.against,
     )  # fmt: skip
-    return Ladder(plan, table, here, ceiling, [row.samples() for row in kept])
+    return Ladder(plan, table, here, ceiling, [row.samples() for row in kept], load.reading())
 
 
 def journal_of(plan: LadderPlan, folder: Path) -> Path:

@@ -15,7 +15,8 @@ from .atomic_io import child, figure_bytes, write_together
 from .errors import MilbenchError
 from .escaping import code, console, markdown, to_csv
 from .ladder_plot import ladder_figure
-from .ladder_table import MEMORY_FLOOR_BYTES, short_name
+from .ladder_table import BUSY_SHARE, MEMORY_FLOOR_BYTES, short_name
+from .load import disturbed
 from .table_text import machine_text, markdown_table
 from .wording import ABSENT
 
@@ -148,6 +149,32 @@ def write_ladder(df: pd.DataFrame, record: Mapping[str, Any], folder: Path, stem
     return paths if figure is not None else paths[:-1]
 
 
+def busy_notes(df: pd.DataFrame, record: Mapping[str, Any]) -> list[str]:
+    """Return sentences on rows that were measured while the machine did other work.
+
+    Args:
+        df: from `milbench.ladder_table.tidy`.
+        record: `milbench.ladder.Ladder.record`; one of before it held ``load`` tells nothing of it.
+    """
+    notes = []
+    slow = df[df["share_of_best"] < BUSY_SHARE]
+    if len(slow):
+        rows = ", ".join(f"{short_name(r.method)} {r.mode} n={r.n:,} ({r.share_of_best:.0%})" for r in _rows(slow[:5]))
+        more = f" and {len(slow) - 5} more" if len(slow) > 5 else ""
+        notes.append(
+            f"Busy machine: beside {rows}{more} its own matrix multiply ran at less than {BUSY_SHARE:.0%} of its best "
+            "rate in this table; these times are too long."
+        )
+    load = record.get("load")
+    if load and disturbed(load | {"threads": record["plan"]["threads"]}):
+        average = f", load average {load['load_1min']:.1f}" if "load_1min" in load else ""
+        notes.append(
+            f"Busy machine: {load['busy_cores']:.1f} of {load['cores']:.0f} cores were in use while "
+            f"{record['plan']['threads']} were measured{average}; take the times as upper limits."
+        )
+    return notes
+
+
 def _markdown(df: pd.DataFrame, record: Mapping[str, Any], stem: str, command: str, drawn: bool) -> str:
     plan, ceiling = record["plan"], record["ceiling"]
     warm = (
@@ -165,6 +192,7 @@ def _markdown(df: pd.DataFrame, record: Mapping[str, Any], stem: str, command: s
     cap = _bytes(plan["memory_bytes"])
     parts = [f"# Time and memory by bag length: {stem}", "", f"Made by:\n\n    {command}", "", sizes, "", rates, ""]
     parts += [f"![Time and memory against bag length]({stem}.png)", ""] if drawn else []
+    parts += [f"{sentence}\n" for sentence in busy_notes(df, record)]
     parts += [to_markdown(df), "## How to read it", "", _READING.format(warm=warm, cap=cap, stem=stem), ""]
     return "\n".join([*parts, "## Environment", "", f"- {machine_text(record['environment'])}.", ""])
 

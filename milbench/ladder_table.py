@@ -15,6 +15,9 @@ import pandas as pd
 #: Peak memory below this is not told apart from none, and no growth is read from it.
 MEMORY_FLOOR_BYTES = 0.1 * 2**20
 
+#: Share of the best multiply rate below which a row was measured on a busy machine.
+BUSY_SHARE = 0.8
+
 #: What stands in each column, units in the names; the CSV has them in this order.
 COLUMNS = {
     "method": "name with the parameters that differ from their defaults",
@@ -40,6 +43,7 @@ COLUMNS = {
     "flops_mandatory": "of products nothing avoids: the method's closed form, in training twice it; else flops",
     "bytes_mandatory": "features and parameters read once; train: gradients and parameters written once as well",
     "gemm_flops_per_s": "this machine's matrix multiply, timed between the method's own calls",
+    "share_of_best": "gemm_flops_per_s over its highest in the table; below 0.8 the machine was busy with other work",
     "time_over_gemm": "seconds over those its operations take at gemm_flops_per_s; medians of the rounds",
     "ceiling_seconds": "the longer of flops_mandatory / measured multiply rate, bytes / read bandwidth",
     "bound_by": "which of the two: compute or memory",
@@ -108,6 +112,7 @@ def tidy(cells: Sequence[Cells], *, dtype: str, device: str, in_dim: int, flops_
         peak = block["peak_memory_bytes"].to_numpy(float)
         grown = np.where(peak >= MEMORY_FLOOR_BYTES, peak, np.nan)
         df.loc[block.index, "memory_growth_exponent"] = growth_exponent(n, grown)
+    df["share_of_best"] = df["gemm_flops_per_s"] / df["gemm_flops_per_s"].max()
     other = {(r.method, r.mode, r.n): (r.seconds_median, r.peak_memory_bytes) for r in _rows(df)}
     of = [other.get((r.against, r.mode, r.n), (math.nan, math.nan)) for r in _rows(df)]
     df["speedup_vs_against"] = np.array([seconds for seconds, _ in of], float) / df["seconds_median"]

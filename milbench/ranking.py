@@ -19,7 +19,7 @@ from .board import to_rich
 from .codes import CODES
 from .effects import effects
 from .errors import MilbenchError, did_you_mean
-from .load import cost_notes
+from .load import budget_notes, cost_notes
 from .more_seeds import doubled, expected, known_sentence
 from .published import beside
 from .reporting import comparison_lines, to_markdown, write_report
@@ -482,6 +482,9 @@ def _notes(cohort: CohortRuns, scored: list[Scores]) -> list[str]:
             )
         if why := missing_flops(list(runs.values())):
             out.append(f"{cohort.name}: the training operations of {method} could not be counted ({why}).")
+    if cohort.spec.budget.track == "device_seconds":
+        done = {(method, *cell): run for method, runs in cohort.runs.items() for cell, run in runs.items()}
+        out += budget_notes(cohort.name, {key: run.record for key, run in done.items() if run.outcome == "ok"})
     out += _ordered_by_probabilities(cohort, scored)
     undefined = int(max((s.runs["auc"].isna().sum() for s in scored), default=0))
     if undefined:

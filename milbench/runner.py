@@ -15,7 +15,7 @@ import pandas as pd
 from . import __version__, asked
 from .atomic_io import appending
 from .cost import TURNS
-from .cost_pass import costs_of, measure_costs
+from .cost_pass import costs_apart, costs_of, measure_costs
 from .data.cohort import write_cohort
 from .errors import MilbenchError
 from .launch.local import REPEATS, WAIT, Progress, Result, run_all
@@ -127,11 +127,17 @@ def _execute(
             _publish(store, planned, result, when)
             report(str(planned), result.outcome, result.reason)
     # Cost is measured when nothing of ours is running.
-    session.phase("costs", float(TURNS * len(costs)))
-    for told in measure_costs(store, costs, timeout, anew=overwrite == "all"):
-        record, turn = told.cost.record, f"cost, turn {told.turn + 1} of {TURNS}"
-        session.advance(1.0)
-        report(f"{record['data']} {record['method_canonical']} {turn}", told.outcome, told.reason, told.last)
+    measured: set[str] = set()
+    anew = overwrite == "all"
+    while costs:
+        session.phase("costs", float(TURNS * len(costs)))
+        for told in measure_costs(store, costs, timeout, anew=anew):
+            record, turn = told.cost.record, f"cost, turn {told.turn + 1} of {TURNS}"
+            session.advance(1.0)
+            report(f"{record['data']} {record['method_canonical']} {turn}", told.outcome, told.reason, told.last)
+        measured |= {cost.cost_id for cost in costs}
+        costs, anew = costs_apart(plan, measured), True  # each at most once: then all were measured now
+        total += len(costs)
     ids = _ids(plan.runs) | _ids(tuned.runs) | _ids(p for p, _ in tuned.impossible)
     return [record for record in store.records() if record.path.name in ids]
 

@@ -19,9 +19,11 @@ from .data.cache import FeatureCache
 from .errors import Diverged, MilbenchError, OutOfMemory, Unsupported
 from .feed import BagSet
 from .launch.local import Result
+from .load import Load
 from .measure.environment import environment
 from .measure.memory import PeakMemory, is_out_of_memory, peak_address_bytes, settle_heap
 from .measure.timing import Stopwatch
+from .measure.yardstick import yardstick
 from .quantities import show_quantity
 from .saved_model import model_bytes
 from .train import Task, Trained, flops_of, predict, predictions_frame, train
@@ -72,7 +74,7 @@ def work(task: Task | StackTask | TrialTask | CostTask | CellTask | MachineTask)
 
 def _run(task: Task) -> dict[str, Any]:
     device = _set_up(task.spec.threads, task.spec.device_type)
-    cache = FeatureCache.open(task.cache_path)
+    cache, load = FeatureCache.open(task.cache_path), Load()
     with capped(task.spec.budget.memory_bytes, device, cache) as against_cap, PeakMemory(device) as peak:
         trained = train(task, cache, device, live.reporter(task.live))
         found = _predicted(task, trained, cache, device)
@@ -80,6 +82,9 @@ def _run(task: Task) -> dict[str, Any]:
             found["record"]["memory_cap"] = cap
     reading = {"peak_memory_bytes": peak.reading.peak_bytes, "peak_memory": peak.reading.as_dict()}
     found["record"] |= reading
+    if task.spec.budget.track == "device_seconds":  # how far they go depends on what else the machine does
+        moment = load.reading() | {"threads": task.spec.threads}
+        found["record"]["moment"] = moment | {"yardstick": yardstick(device)}  # after the peak was read
     return found
 
 

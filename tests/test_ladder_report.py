@@ -9,7 +9,7 @@ from rich.console import Console
 from support.ladders import ladder
 
 from milbench.errors import MilbenchError
-from milbench.ladder_report import cells, to_markdown, to_rich, write_ladder
+from milbench.ladder_report import busy_notes, cells, to_markdown, to_rich, write_ladder
 
 RECORD = {
     "plan": {"in_dim": 1024, "n_classes": 2, "dtype": "fp32", "memory_bytes": 8 << 30},
@@ -23,6 +23,20 @@ RECORD = {
 @pytest.fixture(scope="module")
 def df():
     return ladder()
+
+
+def test_rows_of_a_busy_machine_are_named(df):
+    quiet = df.assign(share_of_best=0.95)
+    assert busy_notes(quiet, RECORD) == []
+    slow = quiet.copy()
+    slow.loc[1, "share_of_best"] = 0.5
+    (note,) = busy_notes(slow, RECORD)
+    assert f"n={slow.loc[1, 'n']:,} (50%)" in note
+    plan = RECORD["plan"] | {"threads": 1}
+    load = {"busy_cores": 1.9, "cores": 2.0, "load_1min": 3.4}
+    (note,) = busy_notes(quiet, RECORD | {"plan": plan, "load": load})
+    assert "3.4" in note
+    assert busy_notes(quiet, RECORD | {"plan": plan | {"threads": 2}, "load": load}) == []
 
 
 @pytest.fixture

@@ -26,6 +26,11 @@ def table(*cells, flops_per_s=1000.0, read_bytes_per_s=1e4, **options):
                 read_bytes_per_s=read_bytes_per_s, **options)  # fmt: skip
 
 
+def test_a_share_of_the_best_rate_is_that_of_the_tables_best():
+    found = table(row(n=10), row(n=20, gemm=((0.5,), (0.5,))), row(n=30, gemm=((2.0,), (2.0,))))
+    assert found["share_of_best"].tolist() == pytest.approx([1.0, 200 / 300, 50 / 300])
+
+
 def only(*cells, **options):
     return table(*cells, **options).iloc[0]
 

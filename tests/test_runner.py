@@ -400,6 +400,35 @@ def test_methods_take_turns_and_what_fails_takes_no_more(three, tmp_path, asked)
     assert len(list(costs_of(three, "all"))) == 3
 
 
+def test_costs_of_another_speed_of_the_machine_are_made_again_beside_new_ones(folder, tmp_path, monkeypatch):
+    rate, measured = [1.0], []
+
+    def fake(work, tasks, jobs, timeout_s):
+        for key, task in tasks:
+            measured.extend([task.method] * (task.kind == "time"))
+            yard = {"yardstick": {"flops_per_s": rate[0], "copy_bytes_per_s": 1.0}}
+            yield key, Result("ok", "", _made_up(task) | (yard if task.kind == "time" else {}))
+
+    monkeypatch.setattr("milbench.cost_pass.run_all", fake)
+    costly = suite(folder, ("mean", "max", "abmil"), cost=True)
+
+    def measured_by(*methods):
+        measured.clear()
+        run(costly, tmp_path, methods=methods)
+        return {method: measured.count(method) for method in measured}
+
+    assert measured_by("mean") == {"mean": 3}
+    rate[0] = 0.9
+    assert measured_by("mean", "max") == {"max": 3}
+    rate[0] = 0.5
+    ids = {cost.path.name for cost in read_costs(tmp_path)}
+    assert measured_by("mean", "max", "abmil") == {"abmil": 3, "mean": 3, "max": 3}
+    assert ids < {cost.path.name for cost in read_costs(tmp_path)}
+    assert {m["yardstick"]["flops_per_s"] for c in read_costs(tmp_path) for m in c.record["moments"]} == {0.5}
+    rate[0] = 1.0
+    assert measured_by("mean", "max", "abmil") == {}
+
+
 def test_an_interrupted_cost_pass_goes_on_with_its_next_turn(three, tmp_path, asked):
     first = measure_costs(three.store, list(costs_of(three, "missing")), 9)
     order = [next(first).cost.task.method for _ in range(3)]

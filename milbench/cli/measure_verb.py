@@ -83,7 +83,7 @@ def measure_command(
 def _measure(plan: LadderPlan, out: Path, stem: str | None) -> list[str]:
     """Carry out a plan, print its tables and write its files; return what did not end ok."""
     from ..ladder import file_stem, journal_of, run_ladder
-    from ..ladder_report import to_rich, write_ladder
+    from ..ladder_report import busy_notes, to_rich, write_ladder
     from ._terminal import command_line, print_table, show_progress
 
     journal = journal_of(plan, out)
@@ -95,6 +95,8 @@ def _measure(plan: LadderPlan, out: Path, stem: str | None) -> list[str]:
     journal.unlink(missing_ok=True)
     for mode in plan.modes:
         print_table(to_rich(found.table, mode))
+    for sentence in busy_notes(found.table, found.record()):
+        echo(sentence)
     echo(f"Written: {', '.join(map(str, paths))}")
     rows = found.table[found.table["outcome"] != "ok"]
     return [f"{r.outcome}: {r.method} {r.mode} {r.dtype} n={r.n}: {r.reason}" for r in rows.itertuples()]

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -25,7 +26,7 @@ from milbench.cli import app, main
 from milbench.data.cache import CacheWriter
 from milbench.errors import MilbenchError
 from milbench.live import Item, Session, State, reporter, sessions
-from milbench.load import Load, cost_notes
+from milbench.load import Load, apart, budget_notes, cost_notes
 from milbench.plan import Finished, make_plan
 from milbench.prediction import kept_models
 from milbench.ranking import compare, leaderboard
@@ -534,7 +535,8 @@ def moment(busy, at="2026-01-01T10:00:00+00:00", cores=2.0, threads=1):
 ])  # fmt: skip
 def test_costs_that_others_disturbed_are_marked(found, noted):
     notes = cost_notes({("s-v1 / d", "mean"): {"moments": [moment(1.0), found]}, ("s-v1 / d", "max"): {}})
-    assert [("mean" in note, "max" in note) for note in notes] == [(True, False)] * noted
+    unknown = [(False, True)]  # measured by a milbench that recorded no moment
+    assert [("mean" in note, "max" in note) for note in notes] == unknown + [(True, False)] * noted
 
 
 def test_costs_of_different_hours_are_marked():
@@ -543,6 +545,36 @@ def test_costs_of_different_hours_are_marked():
     (note,) = cost_notes(records)
     assert "2026-01-01 10:00" in note
     assert "2026-01-03 10:00" in note
+
+
+def at_rate(product, copy=1.0, load=1.0):
+    moments = [moment(1.0) | {"load_1min": load, "yardstick": {"flops_per_s": product * f, "copy_bytes_per_s": copy}}
+               for f in (0.5, 1.0, 1.0)]  # fmt: skip
+    return {"moments": moments}
+
+
+@pytest.mark.parametrize(("other", "noted"), [
+    (at_rate(1.0), []), (at_rate(0.85), []), (at_rate(0.75), ["b"]), (at_rate(1.3), ["a"]), (at_rate(1.0, 0.7), ["b"]),
+])  # fmt: skip
+def test_costs_of_moments_in_which_the_machine_had_other_rates_are_marked(other, noted):
+    records = {("s-v1 / d", "a"): at_rate(1.0), ("s-v1 / d", "b"): other}
+    notes = cost_notes(records)
+    assert [re.findall(r"cost of (\w+)", note) for note in notes] == [noted] * bool(noted)
+    assert apart(*records.values()) == bool(noted)
+    assert not apart(at_rate(1.0), {})
+
+
+def test_runs_under_device_seconds_beside_which_the_machine_was_slow_are_marked():
+    def ran(rate):
+        return {"moment": at_rate(rate, load=3.5)["moments"][1], "environment": {"fingerprint": "e"}}
+
+    runs = {("max", "f0", seed): ran(rate) for seed, rate in enumerate((1.0, 0.9, 0.6))}
+    (note,) = budget_notes("s-v1 / d", runs)
+    assert "60%" in note
+    assert "3.5" in note
+    runs["max", "f0", 2]["environment"] = {"fingerprint": "another"}  # machines are not compared
+    assert budget_notes("s-v1 / d", runs) == []
+    assert len(budget_notes("s-v1 / d", {("max", "f0", 0): {}})) == 1
 
 
 def test_load_counts_the_cores_that_are_busy():

@@ -9,6 +9,7 @@ import torch
 from milbench.errors import MilbenchError
 from milbench.measure import ceiling
 from milbench.measure.ceiling import check_dtype, flops, gemm, measure_ceiling, probe, tf32
+from milbench.measure.yardstick import yardstick
 
 SHAPES = ((64, 64, 64), (128, 32, 16))
 CPU = torch.device("cpu")
@@ -17,6 +18,16 @@ CPU = torch.device("cpu")
 @pytest.fixture(scope="module", params=["fp32", "bf16"])
 def found(request):
     return measure_ceiling("cpu", request.param, rounds=3, array_bytes=1 << 20, shapes=SHAPES)
+
+
+def test_a_yardstick_leaves_random_numbers_as_they_were():
+    torch.manual_seed(3)
+    expected = torch.rand(4)
+    torch.manual_seed(3)
+    rates = yardstick(CPU)
+    assert sorted(rates) == ["copy_bytes_per_s", "flops_per_s"]
+    assert min(rates.values()) > 1e6
+    assert torch.equal(torch.rand(4), expected)
 
 
 def test_rates_are_amounts_over_median_seconds(found):
