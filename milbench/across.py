@@ -17,6 +17,7 @@ from . import stats
 from .asked import conditions_of
 from .scoring import repetitions
 from .spec import digest
+from .stats.base import equalized
 from .wording import fixed, listed, with_interval
 
 if TYPE_CHECKING:
@@ -128,11 +129,11 @@ def _over(group: Sequence[tuple[CohortRuns, Sequence[Scores]]], resamples: int) 
     methods = [m for m in every if all(m in of and of[m].complete and of[m].auc == of[m].auc for of in per_cohort)]
     if len(methods) < 2:
         return None
-    auc = np.array([[of[m].auc for m in methods] for of in per_cohort])
+    auc = equalized(np.array([[of[m].auc for m in methods] for of in per_cohort]))
     ranks = pd.DataFrame(-auc).rank(axis=1).mean().to_numpy()
     order = sorted(range(len(methods)), key=lambda i: (ranks[i], methods[i]))
     methods, auc, ranks = [methods[i] for i in order], auc[:, order], ranks[order]
-    runs = {m: _runs([of[m] for of in per_cohort]) for m in methods}
+    runs = _equalized({m: _runs([of[m] for of in per_cohort]) for m in methods})
     elo = stats.elo_ratings(stats.pairwise_wins(auc), resamples=resamples)
     rows = []
     single = len(runs[methods[0]]) == 1
@@ -185,6 +186,13 @@ def _runs(scores: Sequence[Scores]) -> stats.Array:
     if len({len(column) for column in columns}) > 1 or any(np.isnan(column).any() for column in columns):
         columns = [np.array([one.auc]) for one in scores]
     return np.stack(columns, axis=1)
+
+
+def _equalized(runs: dict[str, stats.Array]) -> dict[str, stats.Array]:
+    """Return method -> (S, N) runs in which AUCs of one cohort that differ by rounding alone are equal."""
+    ends = np.cumsum([len(own) for own in runs.values()])[:-1]
+    every = equalized(np.concatenate(list(runs.values())).T).T
+    return dict(zip(runs, np.split(every, ends), strict=True))
 
 
 def profiles(found: Across, resamples: int = 2000) -> dict[str, stats.Profile]:

@@ -408,18 +408,19 @@ def _counts(positive: NDArray[np.bool_], scores: NDArray[np.float64]) -> tuple[N
     return (1 + last - hits).astype(np.int64), hits
 
 
-# Both sum in the order in which scikit-learn does, so that scores of before are the same to the last digit.
 def _auc(positive: NDArray[np.bool_], scores: NDArray[np.float64]) -> float:
+    """Return U / (positives * negatives), U the Mann-Whitney statistic, counted in integers.
+
+    Equal U then is the equal float, here and in `milbench.stats.bootstrap_auc`; a sum of trapezoids in floats depends
+    on the order of the bags in its last bit.
+    """
     negatives, positives = _counts(positive, scores)
-    if len(positives) > 2:  # a point on a line between its neighbours adds nothing
-        corner = (np.diff(negatives, 2) != 0) | (np.diff(positives, 2) != 0)
-        kept = np.concatenate([[True], corner, [True]])
-        negatives, positives = negatives[kept], positives[kept]
-    x = np.append(0.0, negatives) / negatives[-1]
-    y = np.append(0.0, positives) / positives[-1]
-    return float(np.trapezoid(y, x))
+    before = np.append(0, positives[:-1])
+    twice_u = int(np.diff(negatives, prepend=0) @ (before + positives))
+    return twice_u / (2 * int(negatives[-1]) * int(positives[-1]))
 
 
+# Sums in the order in which scikit-learn does, so that scores of before are the same to the last digit.
 def _average_precision(positive: NDArray[np.bool_], scores: NDArray[np.float64]) -> float:
     negatives, positives = _counts(positive, scores)
     precision = (positives / (negatives + positives))[::-1]

@@ -24,6 +24,7 @@ from matplotlib.transforms import Bbox
 
 from .figure_layout import legend_below, points, set_title, set_xlabel, widest
 from .scoring import MEMORY_FLOOR_BYTES
+from .stats.base import TIE
 from .wording import rank_text
 
 if TYPE_CHECKING:
@@ -165,10 +166,10 @@ def pareto(gain: np.ndarray, score: np.ndarray) -> np.ndarray:
     """Return the indices of points that no other point beats in one coordinate without losing in the other.
 
     Args:
-        gain, score: (n,), more is better in both.
+        gain, score: (n,), more is better in both; scores that differ by rounding alone are equal.
     """
-    better = (gain[None] >= gain[:, None]) & (score[None] >= score[:, None])
-    strictly = (gain[None] > gain[:, None]) | (score[None] > score[:, None])
+    better = (gain[None] >= gain[:, None]) & (score[None] >= score[:, None] - TIE)
+    strictly = (gain[None] > gain[:, None]) | (score[None] > score[:, None] + TIE)
     return np.flatnonzero(~(better & strictly).any(axis=1))
 
 

@@ -438,7 +438,7 @@ def _monitored(runs: list[RunRecord]) -> bool:
 
 def _place(row: dict[str, Any]) -> tuple[float, float, str]:
     rank = row["rank"] if row["rank"] == row["rank"] else np.inf
-    auc = -row["auc"] if row["auc"] == row["auc"] else np.inf
+    auc = -round(row["auc"], 12) if row["auc"] == row["auc"] else np.inf
     return rank, auc, row["method"]
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from .errors import MilbenchError
+from .stats.base import TIE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -94,7 +95,9 @@ def mark_fronts(rows: list[dict[str, Any]], budget: Budget) -> None:
         points = [(row, min(row[cost], allowed), row["auc"]) for row in ranked]
         for row, price, auc in points:
             row[flag] = not any(
-                p <= price and a >= auc and (p < price or a > auc) for other, p, a in points if other is not row
+                p <= price and a >= auc - TIE and (p < price or a > auc + TIE)
+                for other, p, a in points
+                if other is not row
             )
 
 

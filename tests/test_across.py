@@ -10,8 +10,9 @@ import pandas as pd
 import pytest
 from scipy import stats as scipy_stats
 
-from milbench.across import Across, _permuted, profiles, short
+from milbench.across import Across, _permuted, across, profiles, short
 from milbench.ranking import leaderboard, run_scores, write_report
+from milbench.scoring import read_cohorts, score
 from milbench.stats import friedman
 
 _spec = importlib.util.spec_from_file_location("synthetic", Path(__file__).parent / "synthetic.py")
@@ -197,6 +198,21 @@ def test_profiles_are_shares_of_runs(found, runs):
     for name, profile in drawn.items():
         for at in (0, 40, 80):
             assert profile.share[at] == pytest.approx((runs[name] > profile.thresholds[at]).mean())
+
+
+def test_scores_that_differ_by_rounding_share_ranks_ratings_and_wins(root):
+    """A method beside its twin, each of whose AUCs is one unit in the last place higher."""
+    scored = []
+    for cohort in read_cohorts(root):
+        own = next(s for s in score(cohort, 2) if s.method == "mean")
+        higher = own.runs.assign(auc=np.nextafter(own.runs["auc"].to_numpy(), 1))
+        scored.append((cohort, [own, replace(own, method="twin", auc=float(np.nextafter(own.auc, 1)), runs=higher)]))
+    (one,) = across(scored, 50)
+    first, second = one.rows
+    assert first["mean_rank"] == second["mean_rank"] == 1.5
+    assert first["elo"] == pytest.approx(second["elo"])
+    # Of S runs against themselves: one half with every tie counted one half.
+    assert second["beats"] == 0.5
 
 
 def test_short_names():

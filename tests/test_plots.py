@@ -81,6 +81,7 @@ def test_pareto_front():
     gain, score = np.array([1, 2, 3, 2, 3]), np.array([0.9, 0.8, 0.7, 0.7, 0.6])
     assert list(pareto(gain, score)) == [0, 1, 2]
     assert list(pareto(np.array([1, 1]), np.array([0.5, 0.5]))) == [0, 1]
+    assert list(pareto(np.array([2, 1]), np.array([0.7, np.nextafter(0.7, 1)]))) == [0]
 
 
 def test_labels_of_a_crowd_do_not_overlap():

@@ -98,6 +98,16 @@ def test_fronts_against_their_definition(points):
         assert row["front_flops"] is not beaten
 
 
+def test_an_auc_that_is_higher_by_rounding_buys_no_place_on_a_front():
+    rows = [
+        {"auc": auc, "train_flops": cost, "train_device_seconds": 1.0, "run_peak_memory_bytes": 1.0, "rank": 1.0}
+        for auc, cost in ((0.7, 1.0), (math.nextafter(0.7, 1), 2.0))
+    ]
+    mark_fronts(rows, Budget())
+    assert [row["front_flops"] for row in rows] == [True, False]
+    assert [row["front_memory"] for row in rows] == [True, True]
+
+
 def test_no_front_where_the_cost_of_a_ranked_method_is_not_known():
     rows = [
         {"auc": 0.9, "train_flops": 1.0, "train_device_seconds": math.nan, "run_peak_memory_bytes": 1.0, "rank": 1.0},

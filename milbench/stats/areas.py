@@ -169,6 +169,7 @@ def placements(labels: ArrayLike, scores: ArrayLike) -> Placements:
         raise MilbenchError(f"{positives} positive and {negatives} negative bags have no AUC; it needs both classes.")
     among_all = scipy_stats.rankdata(s, axis=1)
     values = np.empty_like(s)
-    values[:, y] = (among_all[:, y] - scipy_stats.rankdata(s[:, y], axis=1)) / negatives
+    below = among_all[:, y] - scipy_stats.rankdata(s[:, y], axis=1)  # multiples of one half, whose sums are exact
+    values[:, y] = below / negatives
     values[:, ~y] = 1 - (among_all[:, ~y] - scipy_stats.rankdata(s[:, ~y], axis=1)) / positives
-    return Placements(y, values, values[:, y].mean(axis=1))
+    return Placements(y, values, below.sum(axis=1) / (positives * negatives))

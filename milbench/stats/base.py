@@ -16,6 +16,9 @@ scipy_stats = OnFirstUse("scipy.stats")
 #: Coverage of every interval, unless said otherwise.
 LEVEL = 0.95
 
+#: Scores that differ by no more are equal: means over folds and seeds of equal AUCs differ in the last bits.
+TIE = 1e-12
+
 
 @dataclass(frozen=True)
 class Interval:
@@ -33,3 +36,14 @@ def nanmean(values: Array) -> Array:
     number = defined.sum(axis=0)
     total = np.where(defined, values, 0.0).sum(axis=0)
     return np.divide(total, number, out=np.full(np.shape(total), np.nan), where=number > 0)
+
+
+def equalized(scores: Array) -> Array:
+    """Return scores (..., k) in which those of the last axis within `TIE` of the next lower one are equal to it."""
+    order = np.argsort(scores, axis=-1, kind="stable")
+    ascending = np.take_along_axis(scores, order, axis=-1)
+    starts = np.diff(ascending, axis=-1, prepend=-np.inf) > TIE
+    first = np.maximum.accumulate(np.where(starts, np.arange(scores.shape[-1]), 0), axis=-1)
+    found = np.empty_like(ascending)
+    np.put_along_axis(found, order, np.take_along_axis(ascending, first, axis=-1), axis=-1)
+    return found

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ..errors import MilbenchError
-from .base import LEVEL, Array
+from .base import LEVEL, TIE, Array
 from .checks import positive_count, share_of
 from .resampling import student_factor
 
@@ -31,7 +31,7 @@ def pairwise_wins(scores: ArrayLike, margin: float = 0.0) -> Array:
     Args:
         scores: (T, M), higher is better. A NaN takes part in no comparison: impute, and say so, if a missing result
             shall count as lost.
-        margin: differences up to it are ties.
+        margin: differences up to it, and to `TIE` beyond it for rounding, are ties.
     """
     s = np.asarray(scores, dtype=np.float64)
     if s.ndim != 2 or np.isinf(s).any() or not margin >= 0:
@@ -40,7 +40,7 @@ def pairwise_wins(scores: ArrayLike, margin: float = 0.0) -> Array:
             f"from an array {s.shape} and {margin}."
         )
     gap = s[:, :, None] - s[:, None, :]
-    wins = np.where(np.isnan(gap), 0.0, (gap > margin) + 0.5 * (np.abs(gap) <= margin))
+    wins = np.where(np.isnan(gap), 0.0, (gap > margin + TIE) + 0.5 * (np.abs(gap) <= margin + TIE))
     wins[:, np.arange(s.shape[1]), np.arange(s.shape[1])] = 0.0
     return wins
 

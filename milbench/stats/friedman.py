@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ..errors import MilbenchError
-from .base import Array
+from .base import Array, equalized
 from .base import scipy_stats as stats
 from .checks import share_of
 
@@ -54,7 +54,8 @@ def friedman(scores: ArrayLike, alpha: float = 0.05) -> Friedman:
     where there are several pairs.
 
     Args:
-        scores: (N, k), one row a task, higher is better; ties share their mean rank.
+        scores: (N, k), one row a task, higher is better; ties, to within 1e-12, share their
+            mean rank.
         alpha: level of the critical difference.
 
     Raises:
@@ -67,6 +68,7 @@ def friedman(scores: ArrayLike, alpha: float = 0.05) -> Friedman:
         )
     share_of(alpha, "alpha")
     tasks, k = s.shape
+    s = equalized(s)
     ranks = stats.rankdata(-s, axis=1).mean(axis=0)
     if (s == s[:, :1]).all():  # all tied everywhere: scipy divides 0 by 0
         chi, p = 0.0, 1.0

@@ -1,6 +1,7 @@
 """The AUC under weights, and placements, against their definitions and scikit-learn."""
 
 import time
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
-from milbench import stats
+from milbench import metrics, stats
 from milbench.errors import MilbenchError
 
 
@@ -110,6 +111,36 @@ def test_placements_are_shares_of_the_other_class(bags):
     assert found.values[0, ~y] == pytest.approx(beats[np.ix_(y, ~y)].mean(axis=0), abs=1e-12)
     auc = roc_auc_score(y, s)
     assert found.auc == pytest.approx([auc, 1 - auc], abs=1e-12)
+
+
+@given(weighted_bags())
+@settings(max_examples=150, deadline=None)
+def test_equal_mann_whitney_statistics_are_equal_floats_everywhere(bags):
+    """The float next to the fraction 2U / 2PN, in every way an AUC is computed."""
+    y, s, w = bags
+    if y.all() or not y.any():
+        return
+    twice = sum(int(np.sign(a - b)) + 1 for a in s[y] for b in s[~y])
+    exact = float(Fraction(twice, 2 * int(y.sum()) * int((~y).sum())))
+    scores = np.column_stack([-s, s])
+    assert metrics.auc(y.astype(int), np.full((len(y), 2), 0.5), scores) == exact
+    assert stats.weighted_auc(y, s) == exact
+    assert stats.placements(y, s).auc[0] == exact
+    assert stats.bootstrap_auc(y.astype(int), scores, np.vstack([np.ones(len(y)), w]))[0] == exact
+
+
+@pytest.mark.parametrize(("positives", "negatives"), [(12, 17), (33, 49)])
+def test_the_order_of_bags_of_one_statistic_leaves_no_trace(positives, negatives):
+    rng = np.random.default_rng(0)
+    y = np.repeat([0, 1], [negatives, positives])
+    found = {}
+    for _ in range(500):
+        s = rng.normal(size=len(y)) + y
+        u = int((s[y == 1][:, None] > s[y == 0]).sum())
+        both = metrics.auc(y, np.full((len(y), 2), 0.5), np.column_stack([-s, s])), stats.placements(y, s).auc[0]
+        found.setdefault(u, set()).update(both)
+    assert len(found) > 50
+    assert all(len(values) == 1 for values in found.values())
 
 
 def test_what_has_no_placements_is_named():

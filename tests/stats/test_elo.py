@@ -69,6 +69,21 @@ def test_wins_ties_and_missing_scores():
     assert wins[1] == pytest.approx(np.array([[0, 0, 0.5], [0, 0, 0], [0.5, 0, 0]]))
 
 
+def test_scores_that_differ_by_rounding_are_tied():
+    """Of 12 tasks on each of which the second is ahead of the first by one unit in the last place."""
+    first = np.linspace(0.7, 0.9, 12)
+    scores = np.column_stack([first, np.nextafter(first, 1), first - 0.01])
+    wins = stats.pairwise_wins(scores)
+    assert (wins[:, 0, 1] == 0.5).all()
+    rating = stats.elo_ratings(wins, resamples=20).rating
+    assert rating[0] == pytest.approx(rating[1])
+    found = stats.friedman(scores)
+    assert found.ranks == pytest.approx([1.5, 1.5, 3])
+    assert found.pairs[0, 1] == pytest.approx(1)
+    chi = sp.friedmanchisquare(first, first, first - 0.01)
+    assert (found.statistic, found.p) == pytest.approx((chi.statistic, chi.pvalue))
+
+
 def test_intervals_are_over_tasks_and_an_anchor_stands_still():
     rng = np.random.default_rng(2)
     wins = stats.pairwise_wins(rng.normal(size=(40, 4)) + np.array([1.0, 0.5, 0.0, 0.0]))
