@@ -71,7 +71,8 @@ class Board:
 
 def _dispensable(block: pd.DataFrame) -> list[str]:
     """Return the columns that may go, the first to go first."""
-    runs = ["Runs"] if (block["outcome"] == "ok").all() and block["cost_outcome"].isin(["", "ok"]).all() else []
+    plain = (block["outcome"] == "ok").all() and block["cost_outcome"].isin(["", "ok"]).all()
+    runs = ["Runs"] if plain and block["ordered_by"].nunique() == 1 else []
     scores = ["Sens./spec.", "Bal. acc."]
     return ["To best [95 %]", "MiB", *runs, "Patches/s", *scores, "Pooling", "To best", "Ranks [95 %]"]
 

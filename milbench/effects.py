@@ -37,7 +37,9 @@ difference that such an interval, which is not corrected, would have shown in fo
 the reference; training time is that of a bag, measured apart, methods in turns. All of it is for the recipe, sizes
 and data above, and for another draw of test bags and of seeds, not of training bags. Where a column
 Note stands, most runs of that method, or of the reference, predict one class, tie their bags, or never had a validation
-loss below that of predicting the class frequencies: a difference to such a method says little of what was changed."""
+loss below that of predicting the class frequencies: a difference to such a method says little of what was changed. Or
+the bags of one are ordered by log-odds and those of the other by rounded probabilities, in which bags tie: run the
+older of the two again before their difference is read."""
 
 #: half widths of a 95 % interval between no difference and one that it leaves out with probability 0.8
 _REACH = 1 + 0.841621 / 1.959964
@@ -58,7 +60,7 @@ def effects(
         cohort, method, reference, ``changed`` (see `changed`), ``auc``, ``reference_auc``, ``effect``, ``low``,
         ``high``, ``p`` (Holm's, over the rows of the cohort), ``detectable``; NaN for a method one of whose runs is not
         ``ok``; ``note``: why most runs of the method, or of the reference, show nothing learnt
-        (`milbench.collapse.in_words`).
+        (`milbench.collapse.in_words`), and what orders the bags of the two where that differs.
     """
     found = {s.method: s for s in scored}
     base = found.get(reference)
@@ -88,7 +90,9 @@ def effects(
 
 def _note(own: Scores, base: Scores, losses: Mapping[str, tuple[int, int]]) -> str:
     of_base = collapse.in_words(base, losses)
-    return "; ".join(filter(None, (collapse.in_words(own, losses), of_base and f"reference: {of_base}")))
+    differ = len({*own.runs["ordered_by"], *base.runs["ordered_by"]}) > 1
+    orders = f"ordered by {own.ordered_by}, the reference by {base.ordered_by}" if differ else ""
+    return "; ".join(filter(None, (collapse.in_words(own, losses), of_base and f"reference: {of_base}", orders)))
 
 
 def with_costs(rows: Sequence[Mapping[str, Any]], board: pd.DataFrame) -> pd.DataFrame:
@@ -149,5 +153,5 @@ def table_of(rows: pd.DataFrame) -> pd.DataFrame:
         if ratios.notna().any():
             shown[heading] = [fixed(x, 2) + ("x" if x == x else "") for x in ratios]
     if rows["note"].any():
-        shown["Learnt nothing"] = list(rows["note"])
+        shown["Note"] = list(rows["note"])
     return pd.DataFrame(shown)

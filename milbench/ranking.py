@@ -38,7 +38,7 @@ from .spec import digest
 from .spelling import find_method
 from .spending import AXES, FRONTS, SPENT, curves, mark_fronts, missing_flops, price_of, spent
 from .store import OUTCOMES, CostRecord, RunRecord
-from .wording import count
+from .wording import count, listed
 
 __all__ = [
     "COLUMNS", "COMPARISON", "compare", "comparison_lines", "leaderboard", "run_scores", "to_markdown", "to_rich",
@@ -53,14 +53,14 @@ COLUMNS = (
     "specificity", "threshold_rule", "threshold_low", "threshold_high", "log_loss", "brier", "ece", "runs_ok", "runs",
     "outcome", "reason", "seeds", "folds", "infer_patches_per_s", "infer_bags_per_s", "train_bags_per_s",
     "infer_peak_memory_bytes", "train_peak_memory_bytes", "cost_outcome", "parameters", "flops_per_bag_infer",
-    "flops_per_bag_train", "conditions", "budget", "tuning", "checkpoint", "waived", "auc_untuned", *SPENT,
-    *FRONTS.values(), "price", "auc_last", "auc_best_val", "inflation", "inflation_low", "inflation_high",
+    "flops_per_bag_train", "conditions", "budget", "tuning", "checkpoint", "waived", "ordered_by", "auc_untuned",
+    *SPENT, *FRONTS.values(), "price", "auc_last", "auc_best_val", "inflation", "inflation_low", "inflation_high",
 )  # fmt: skip
 
 #: The columns of a comparison of two methods.
 COMPARISON = (
     "suite", "version", "data", "unit", "a", "b", "auc_a", "auc_b", "difference", "low", "high", "p", "told_apart",
-    "seeds", "folds", "reason", "conditions", "waived",
+    "seeds", "folds", "reason", "conditions", "waived", "note",
 )  # fmt: skip
 
 
@@ -124,7 +124,9 @@ def leaderboard(
         - ``conditions``: what tells this table from the cohort's others, which have another budget, tuning, protocol,
           number of threads or device: methods are ranked within a table, never across. ``budget``, ``tuning``,
           ``checkpoint``: of this table, in words. ``waived``: codes of what ``milbench audit`` found in the cohort, and
-          the suite was run in spite of. ``auc_untuned``: of the same method before tuning, where such runs
+          the suite was run in spite of. ``ordered_by``: what orders the bags of its runs, ``log-odds``,
+          ``probabilities`` (rounded, so that bags far out tie) or both; scores of two orders are no fair comparison.
+          ``auc_untuned``: of the same method before tuning, where such runs
           are there under otherwise the same conditions.
         - of oracle runs, which have no rank: ``auc_last`` and ``auc_best_val`` of the same trainings under honest
           protocols (without validation slides the last model is the only honest choice), and ``inflation``, the paired
@@ -253,7 +255,9 @@ def compare(
     Returns:
         columns `COMPARISON`: ``difference`` is a - b with its 95 % interval ``low``, ``high`` and bootstrap ``p``;
         ``told_apart`` is whether 0 lies outside the interval. Where a run of either did not end ``ok`` the two were not
-        scored on the same runs: the difference is NaN, ``told_apart`` None, and ``reason`` says why.
+        scored on the same runs: the difference is NaN, ``told_apart`` None, and ``reason`` says why. Where bags of one
+        method are ordered by log-odds and of the other by rounded probabilities, ``note`` says so, and the two are
+        told apart only where the pairs of bags that tie in the probabilities cannot account for it.
 
     Raises:
         MilbenchError: a method no cohort was run with, one method given twice, or damaged results.
@@ -334,14 +338,44 @@ def _compared(cohort: CohortRuns, a: Scores, b: Scores) -> dict[str, Any]:
     else:
         found = stats.mean_difference(a.mean, b.mean)
     known = not bad and np.isfinite(found.low)
+    # Each pair that ties by rounding counts one half, where its log-odds would count 0 or 1.
+    unequal = _orders_differ(a, b)
+    slack = max(a.tied_by_rounding, b.tied_by_rounding) if unequal else 0.0
+    apart = not found.tied and (found.low > slack or found.high < -slack)
     return {
         "suite": cohort.suite.name, "version": cohort.suite.version, "data": cohort.data, "unit": cohort.suite.unit,
         "a": a.method, "b": b.method, "auc_a": a.auc, "auc_b": b.auc, "difference": found.estimate, "low": found.low,
-        "high": found.high, "p": found.p, "told_apart": (not found.tied) if known else None,
+        "high": found.high, "p": found.p, "told_apart": apart if known else None,
         "seeds": len({seed for _, seed in cohort.cells}), "folds": len({fold for fold, _ in cohort.cells}),
         "reason": "; ".join(bad) or ("" if known else "the AUC is defined on no fold"), "conditions": cohort.label,
-        "waived": ", ".join(cohort.waived()),
+        "waived": ", ".join(cohort.waived()), "note": _of_orders(cohort, a, b) if unequal else "",
     }  # fmt: skip
+
+
+def _orders_differ(a: Scores, b: Scores) -> bool:
+    """Return whether the runs of two methods are ordered by different quantities."""
+    return len({order for s in (a, b) for order in s.runs["ordered_by"]}) > 1
+
+
+def _of_orders(cohort: CohortRuns, a: Scores, b: Scores) -> str:
+    """Say which of two methods is ordered by rounded probabilities, what that can amount to, and what renews it."""
+    by = {s.method: s for s in (a, b) if PROBABILITIES in s.ordered_by}
+    told = listed([f"{name} (by up to {s.tied_by_rounding:.3f}, in bags that tie)" for name, s in by.items()])
+    again = [name for name in by if not _defines_probabilities(cohort, name)]
+    renew = f"; run it again: {_run_again(cohort, again)}" if again else ""
+    return f"the AUC may be off for want of log-odds of {told}{renew}"
+
+
+def _defines_probabilities(cohort: CohortRuns, method: str) -> bool:
+    """Return whether a method defines probabilities alone, so that new runs of it have no log-odds either."""
+    return any("ordered_by" in record.record for record in cohort.runs[method].values())
+
+
+def _run_again(cohort: CohortRuns, methods: Sequence[str]) -> str:
+    """Return the command that makes all runs of some methods again."""
+    source = (cohort.request.source if cohort.request else "") or "SUITE"
+    named = "".join(f" -m {shlex.quote(method)}" for method in methods)
+    return f"milbench run {shlex.quote(source)} --overwrite all{named}"
 
 
 def _apart(cohorts: list[CohortRuns], a: str, b: str) -> list[str]:
@@ -398,7 +432,7 @@ def _block(cohort: CohortRuns, scored: list[Scores]) -> list[dict[str, Any]]:
             "accuracy_sd": _spread(s.runs), **_threshold_columns(s),
             "runs_ok": s.outcomes["ok"], "runs": len(cohort.cells), "outcome": _told(s.outcomes), "reason": s.reason,
             "seeds": len({seed for _, seed in cohort.cells}), "folds": len({fold for fold, _ in cohort.cells}),
-            "parameters": s.parameters,
+            "parameters": s.parameters, "ordered_by": s.ordered_by,
         })  # fmt: skip
     return rows
 
@@ -595,16 +629,18 @@ def seeds_would_buy(folder: Path, data: str, fingerprint: str, seeds: int, resam
 
 def _ordered_by_probabilities(cohort: CohortRuns, scored: list[Scores]) -> list[str]:
     by = {s.method: int((s.runs["ordered_by"] == PROBABILITIES).sum()) for s in scored}
-    own = [  # methods that define probabilities alone; the other runs are of before log-odds were stored
-        method
-        for method, runs in cohort.runs.items()
-        if by[method] and any("ordered_by" in record.record for record in runs.values())
-    ]
+    # Methods that define probabilities alone; the other runs are of before log-odds were stored.
+    own = [method for method, n in by.items() if n and _defines_probabilities(cohort, method)]
+    older = {method: n for method, n in by.items() if n and method not in own}
     out = []
-    if older := sum(n for method, n in by.items() if method not in own):
+    if older:
+        all_of_them = not own and len(older) == len([s for s in scored if len(s.runs)])
+        whose = "all methods" if all_of_them and len(older) > 1 else listed(list(older))
+        unequal = "" if all_of_them else " Their scores are not comparable with those of the others until then."
         out.append(
-            f"{cohort.name}: {count(older, 'run')} stored no log-odds and are scored from probabilities in fp32, in "
-            "which bags tie from a log-odds of 16.6 on."
+            f"{cohort.name}: {count(sum(older.values()), 'run')} of {whose} stored no log-odds; such runs are scored "
+            "from probabilities in fp32, in which bags tie from a log-odds of 16.6 on. To have log-odds: "
+            f"{_run_again(cohort, [] if all_of_them else list(older))}.{unequal}"
         )
     if own:
         out.append(

@@ -326,7 +326,7 @@ def comparison_lines(table: pd.DataFrame) -> list[str]:
             continue
         word = "told apart" if row.told_apart else "not told apart"
         difference = with_interval(row.difference, row.low, row.high, sign=True)
-        lines.append(f"{head}; difference {difference}: {word}.")
+        lines.append(f"{head}; difference {difference}: {word}.{f' But {row.note}.' if row.note else ''}")
     over = units(set(table["unit"]))
     return [
         *lines,

@@ -254,6 +254,17 @@ class Scores:
         return set(self.outcomes) == {"ok"}
 
     @property
+    def ordered_by(self) -> str:
+        """Return what orders the bags of its runs: `LOG_ODDS`, `PROBABILITIES`, or both, joined by ``and``."""
+        return " and ".join(sorted(set(self.runs["ordered_by"])))
+
+    @property
+    def tied_by_rounding(self) -> float:
+        """Return by how much at most its AUC is off because bags tie in rounded probabilities: half of those pairs."""
+        rounded = self.runs["ordered_by"] == PROBABILITIES
+        return float(self.runs["tied_pairs"].where(rounded, 0.0).mean()) / 2 if len(self.runs) else 0.0
+
+    @property
     def replicates(self) -> stats.Array:
         """Return (R,) of `auc` over patients, seeds as they are; row r of every method holds the same patients."""
         return self.mean.replicates

@@ -8,7 +8,7 @@ import pandas as pd
 
 from . import metrics
 from .escaping import code, markdown
-from .scoring import MEMORY_FLOOR_BYTES
+from .scoring import LOG_ODDS, MEMORY_FLOOR_BYTES
 from .wording import ABSENT, fixed, plain_rank, rank_interval, rank_text, si, with_interval
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ def published_of(df: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
 
 def cells_of(block: pd.DataFrame, columns: dict[str, Callable[[Any], str]]) -> pd.DataFrame:
     """Return one block as text; a column that nobody filled is left out."""
+    block = block.assign(order=_other_orders(block))
     rows = [{heading: show(row) for heading, show in columns.items()} for row in block.itertuples()]
     table = pd.DataFrame(rows, columns=list(columns))
     keep = [h for h in table if h in ("Rank", "Method") or (table[h] != ABSENT).any()]
@@ -49,6 +50,13 @@ def markdown_table(table: pd.DataFrame) -> str:
     ]
     lines += ["| " + " | ".join(map(markdown, row)) + " |" for row in table.itertuples(index=False)]
     return "\n".join(lines)
+
+
+def _other_orders(block: pd.DataFrame) -> list[str]:
+    """Return of each row what orders its bags, where that is not log-odds as in other rows; else an empty text."""
+    orders = [str(order) for order in block.get("ordered_by", pd.Series("", block.index)).fillna("")]
+    mixed = len(set(filter(None, orders))) > 1
+    return [order if mixed and order != LOG_ODDS else "" for order in orders]
 
 
 def _difference(row: Any) -> str:
@@ -79,6 +87,8 @@ def _runs(row: Any) -> str:
     told = f"{row.runs_ok}/{row.runs}" if row.outcome == "ok" else f"{row.runs_ok}/{row.runs}: {row.outcome}"
     if row.runs_subsampled:
         told += f"; {row.runs_subsampled} trained on parts of bags"
+    if row.order:
+        told += f"; ordered by {row.order}"
     return told if row.cost_outcome in ("", "ok") else f"{told}; cost: {row.cost_outcome}"
 
 

@@ -1,22 +1,26 @@
 """Bags are ordered by log-odds: no saturation, whatever the scale of scores, the method and the order of classes."""
 
+import io
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rich.console import Console
 from scipy.special import expit
 from sklearn.metrics import average_precision_score, roc_auc_score
-from synthetic import fill
+from synthetic import fill, suite
 
 import milbench
 from milbench import metrics
 from milbench.aggregator import Aggregator, head_log_odds, head_probabilities
 from milbench.bags import BagOutput, Bags
 from milbench.data.cache import FeatureCache
-from milbench.ranking import leaderboard, run_scores
+from milbench.ranking import compare, comparison_lines, leaderboard, run_scores, to_rich
 from milbench.spec import Card, Recipe
+from milbench.table_text import VERDICT, cells_of
 
 
 def reference(logits):
@@ -155,6 +159,53 @@ def test_runs_that_order_alike_score_alike_however_far_out_they_lie(store, tmp_p
 def test_runs_without_log_odds_are_read_and_marked(store, tmp_path):
     assert set(run_scores(tmp_path)["ordered_by"]) == {"probabilities"}
     assert any("scored from probabilities" in note for note in leaderboard(tmp_path, resamples=50).attrs["notes"])
+
+
+@pytest.fixture
+def mixed(tmp_path):
+    """Three methods of one order, perfect and far out; the runs of one were made before log-odds were stored."""
+    methods = ("mean", "max", "abmil")
+    store = fill(tmp_path, suite(data=("easy",), reference="mean"), methods, folds=("f0",), seeds=1, costs=False)
+
+    def change(table, record):
+        at = np.arange(len(table))
+        s = 15 + 4 * (at % 2) + at / 31  # the label of a made-up bag is its number modulo 2
+        p = expit(s.astype(np.float32)).astype(float)
+        table = table.assign(p0=1 - p, p1=p)
+        return table if record.method == "abmil" else table.assign(s0=-s, s1=s)
+
+    rewritten(store, change)
+    return tmp_path
+
+
+def test_runs_of_before_are_named_marked_and_renewed_by_a_command(mixed):
+    """Three methods of one order, of which one ties by rounding: its name, its row, the command; and no verdict."""
+    board = leaderboard(mixed, resamples=50)
+    rows = board.set_index("method")
+    assert rows["ordered_by"].to_dict() == {"mean": "log-odds", "max": "log-odds", "abmil": "probabilities"}
+    assert rows["auc"]["mean"] == rows["auc"]["max"] == 1 > rows["auc"]["abmil"]
+    (note,) = [n for n in board.attrs["notes"] if "stored no log-odds" in n]
+    assert "of abmil " in note
+    assert "--overwrite all -m abmil" in note
+    cells = cells_of(board, VERDICT).set_index("Method")["Runs"]
+    assert "probabilities" in cells["abmil"]
+    assert "probabilities" not in cells["mean"] + cells["max"]
+    console = Console(width=60, file=io.StringIO())
+    console.print(to_rich(board))
+    assert "Runs" in console.file.getvalue()  # the column stays where it says something
+    effect = {row["method"]: row["note"] for row in board.attrs["effects"]}
+    assert "probabilities" in effect["abmil"]
+    assert "probabilities" not in effect["max"]
+
+
+def test_a_comparison_of_two_orders_tells_so_and_decides_nothing_that_ties_may_explain(mixed):
+    found = compare("mean", "abmil", mixed, resamples=200).iloc[0]
+    assert found["low"] > 0  # by itself it would be told apart
+    assert not found["told_apart"]
+    assert "--overwrite all -m abmil" in found["note"]
+    (line, _) = comparison_lines(compare("mean", "abmil", mixed, resamples=200))
+    assert found["note"] in line
+    assert compare("mean", "max", mixed, resamples=50).iloc[0]["note"] == ""
 
 
 def test_a_trained_run_stores_log_odds(tmp_path):
