@@ -30,7 +30,7 @@ from .labels import (
 from .likely_patients import likely_patients
 from .spellings import clean, is_missing, label_key, patient_key, without_endings
 from .split_files import is_split, read_task_config, split_column
-from .tables import Table, count, load_table, some, without_suffix
+from .tables import Table, count, load_table, refuse_unreadable, some, without_suffix
 
 #: more endings than this are not those of scanners
 _MOST_ENDINGS = 8
@@ -129,6 +129,7 @@ def read_label_rows(tables: Tables, features: Collection[str]) -> LabelRows:
     slide = _slide_column(tables.labels, header, rows, tables.slide, guess, features, label)
     if slide is None:
         return _of_patients(tables, table, label, sites, features)
+    refuse_unreadable(tables.labels, (header, rows), [slide, label, *filter(None, [sites])])
     cells = [row[header.index(slide)] for row in rows]
     ids, suffixes = _ids(cells, slide, features)
     plain = ids
@@ -138,6 +139,7 @@ def read_label_rows(tables: Tables, features: Collection[str]) -> LabelRows:
     whose = _patients_among(matching.lost, plain, features, set(matching.names.values()))
     own = [name for name, text in zip(ids, plain, strict=True) if text not in whose]
     patient = _patient_column(tables, header, tables.patient, guess, slide, own)
+    refuse_unreadable(tables.labels, (header, rows), [patient])
     # A slide that is a patient of its own goes by its id, with nothing that was taken off.
     told = [ids if patient == slide else [row[header.index(patient)] for row in rows]]
     told += [[row[header.index(label)] for row in rows]]
@@ -206,6 +208,8 @@ def _pair(tables: Tables, table: Table, label: str, sites: str | None, features:
     mine = _patient_column(tables, header, tables.patient, guess_columns(header))
     theirs = guess.patient if tables.patient is None else resolve_column(slide_header, tables.patient) or guess.patient
     theirs = _patient_column(tables, slide_header, theirs, guess, path=tables.slides)
+    refuse_unreadable(tables.labels, (header, rows), [mine, label, *filter(None, [sites])])
+    refuse_unreadable(tables.slides, (slide_header, slide_rows), [slide, theirs])
     patients = [row[header.index(mine)] for row in rows]
     columns = [[row[header.index(name)] for row in rows] for name in (label, sites) if name is not None]
     row_of, differ = rows_of_patients(patients, columns)
@@ -258,6 +262,7 @@ def _of_patients(tables: Tables, table: Table, label: str, sites: str | None, fe
     patient = tables.patient if tables.patient is None else _named(tables.labels, header, tables.patient, "patient")
     patient = patient or guess.patient
     assert patient is not None
+    refuse_unreadable(tables.labels, (header, rows), [patient, label, *filter(None, [sites])])
     patients = [row[header.index(patient)] for row in rows]
     columns = [[row[header.index(name)] for row in rows] for name in (label, sites) if name is not None]
     row_of, differ = rows_of_patients(patients, columns)

@@ -31,7 +31,7 @@ from .label_values import EXCLUDE, is_excluded, plain_label, read_values, said_m
 from .likely_patients import likely_patients
 from .spellings import label_key, merged, patient_key, said_of
 from .splits import PARTS, Fold
-from .tables import count, load_table, path_stem, read_table, some, without_suffix
+from .tables import count, load_table, path_stem, read_table, refuse_unreadable, some, without_suffix
 
 #: columns that are none of the three, by `column_key`
 _OTHER_NAMES = re.compile(
@@ -585,6 +585,7 @@ def _cells(
         columns[key] = column
     if not rows:
         raise MilbenchError(f"{path} has no rows below its header; give one row a slide.")
+    refuse_unreadable(path, (header, rows), columns.values())
     return {key: [row[header.index(column)] for row in rows] for key, column in columns.items()}
 
 

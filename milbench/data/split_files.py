@@ -26,7 +26,7 @@ from .id_matching import Matching, match_ids, match_patients
 from .regular import regular_size
 from .spellings import is_missing
 from .splits import PARTS, Fold
-from .tables import count, path_stem, read_table, read_text, some, without_suffix
+from .tables import count, path_stem, read_table, read_text, refuse_unreadable, some, unreadable, without_suffix
 
 #: names of columns of a part, where a table has one column a part
 _COLUMNS = ("train", "training", "val", "valid", "validation", "tune", "dev", "test", "testing")
@@ -345,9 +345,24 @@ def _numbered(folder: Path, pattern: str, folders: bool = False) -> list[Path]:
 
 def _read_source(source: SplitSource, known: _Known | None, column: str | None) -> list[Fold]:
     if isinstance(source.files, Path):
-        return _read(source.files, known, column)
-    parts = {part: _ids_of_part(path, known) for part, path in source.files.items()}
-    return [Fold(source.name, *(parts.get(part, ()) for part in PARTS))]
+        folds = _read(source.files, known, column)
+    else:
+        parts = {part: _ids_of_part(path, known) for part, path in source.files.items()}
+        folds = [Fold(source.name, *(parts.get(part, ()) for part in PARTS))]
+    bad = next((name for fold in folds for ids in fold.parts.values() for name in ids if unreadable(name)), None)
+    if bad is not None:
+        _refuse_id(source.paths, bad)
+    return folds
+
+
+def _refuse_id(paths: Sequence[Path], name: str) -> None:
+    """Refuse a name that is not readable, by its place in the files."""
+    for path in paths:
+        if path.suffix.lower() != ".json":
+            header, rows = read_table(path)
+            columns = [c for at, c in enumerate(header) if name == c or any(name in row[at] for row in rows)]
+            refuse_unreadable(path, (header, rows), columns)
+    raise MilbenchError(f"{paths[0]} has {unreadable(name)} in the name {name!r}; correct it, or copy the file again.")
 
 
 def _ids_of_part(path: Path, known: _Known | None) -> tuple[str, ...]:

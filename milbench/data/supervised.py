@@ -40,6 +40,7 @@ from . import regular
 from .formats import Slides, SourceTable, detect_format, formats
 from .formats._arrays import coords_are
 from .reading import Look, Read, Reading, convert, look_at
+from .tables import unreadable
 
 #: seconds of computing and of waiting that a file may take at least, and bytes for which it gets one more of either
 COMPUTING, WAITING, BYTES_A_SECOND = 30.0, 300.0, 1 << 20
@@ -83,6 +84,9 @@ class SourceReader:
         except BaseException:
             self.close()
             raise
+        if (name := next((name for name in ids if unreadable(name)), None)) is not None:
+            self.close()
+            raise MilbenchError(f"{source} has {unreadable(name)} in the name of slide {name!r}; rename it.")
         self.ids: tuple[str, ...] = ids
         self.files: list[tuple[Path, ...]] = files
         self.feature_names: tuple[str, ...] = names
@@ -109,6 +113,14 @@ class SourceReader:
     def table(self) -> SourceTable | None:
         """Return what the source says of its slides beside their features."""
         found: SourceTable | None = self._call("table")
+        if found is not None:
+            for what, names in (("label", found.labels), ("patient", found.patients)):
+                for slide, name in (names or {}).items():
+                    if (problem := unreadable(str(name))) is not None:
+                        raise MilbenchError(
+                            f"{self._of[0]} has {problem} in the {what} of slide {slide!r} ({str(name)[:60]!r}); "
+                            f"correct it."
+                        )
         return found
 
     def look(self, i: int, advice: str) -> Look:

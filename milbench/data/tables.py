@@ -12,6 +12,7 @@ import re
 import warnings
 import zipfile
 import zlib
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from typing import Any
 
 from ..errors import MilbenchError, did_you_mean
 from .column_names import known_names, plain_header
+from .intact import refuse_damaged_members, refuse_parquet_gaps
 from .regular import regular_size
 
 #: No table of labels or splits comes near these; what does is a bomb, or not the file that was meant.
@@ -35,6 +37,10 @@ _NO_TEXT = {
     b"\x1f\x8b": "gzip; name it .gz",
     b"\xd0\xcf\x11\xe0": "an old Excel workbook; save it as .xlsx or as CSV UTF-8",
 }
+
+#: control characters but for line breaks and tabs, which cells of spreadsheets hold; what a decoder puts in the place
+#: of bytes that it does not know; marks that turn the direction of writing
+_UNREADABLE = re.compile("[\\x00-\\x08\\x0b\\x0c\\x0e-\\x1f\\x7f-\\x9f\\ufffd\\u202a-\\u202e\\u2066-\\u2069]")
 
 #: rows in which the header is searched for, below titles and comments
 _TOP = 30
@@ -99,7 +105,8 @@ def load_table(path: Path) -> Table:
         return table if sheet is not None or len(sheets) < 2 else _first_of(table, file, sheets)
     if ending in (".parquet", ".pq"):
         return _shaped(_parquet(file), file)
-    return _shaped(_separated(read_text(file), file), file)
+    text = read_text(file)
+    return _shaped(_separated(text, file), file, ended=text.endswith(("\n", "\r")))
 
 
 def table_file(path: Path) -> Path:
@@ -173,7 +180,44 @@ def without_suffix(name: str, suffixes: Sequence[str]) -> str:
     return name.removesuffix(next((suffix for suffix in suffixes if name.endswith(suffix)), ""))
 
 
-def _shaped(rows: Rows, path: Path) -> Table:
+def refuse_unreadable(path: Path, table: tuple[Sequence[str], Sequence[Sequence[str]]], columns: Iterable[str]) -> None:
+    """Refuse ids, labels and words of splits with characters that are shown as nothing, or as something else.
+
+    They come from a damaged file or a wrong encoding, and make two names of one.
+
+    Args:
+        path: for messages.
+        table: header and rows.
+        columns: of the header; a name that it does not have is passed over.
+
+    Raises:
+        MilbenchError: names the row, counted below the header, and the column.
+    """
+    header, rows = table
+    for column in dict.fromkeys(columns):
+        at = header.index(column) if column in header else None
+        if at is None:
+            continue
+        if (problem := unreadable(column)) is not None:
+            raise MilbenchError(f"{path} has {problem} in the name of column {column!r}; correct it.")
+        for number, row in enumerate(rows, 1):
+            if (problem := unreadable(row[at])) is not None:
+                raise MilbenchError(
+                    f"{path} has {problem} in row {number} of column {column!r} ({row[at][:60]!r}); correct it, or "
+                    f"copy the file again."
+                )
+
+
+def unreadable(text: str) -> str | None:
+    """Say which character of a name is shown as nothing or as something else; None where all of them are readable."""
+    found = None if text.isascii() and text.isprintable() else _UNREADABLE.search(text)
+    if found is None:
+        return None
+    what = "a letter that was lost to another encoding" if found[0] == "\ufffd" else "a control character"
+    return f"{what} (U+{ord(found[0]):04X})"
+
+
+def _shaped(rows: Rows, path: Path, ended: bool = True) -> Table:
     numbered = iter(rows)
     top = [(line, [cell.strip() for cell in row]) for line, row in itertools.islice(numbered, _TOP)]
     top = [(line, cells) for line, cells in top if any(cells)]
@@ -189,6 +233,7 @@ def _shaped(rows: Rows, path: Path) -> Table:
     notes = [f"line {lines} of {path.name} is read as a title, line {top[at][0]} as the header"] if titles else []
     kept: list[list[str]] = []
     again = 0
+    short = [0, 0]  # rows with fewer cells than the header: of the last one, of all
     for line, row in itertools.chain(top[at + 1 :], numbered):
         cells = [cell.strip() for cell in row]
         if not any(cells):
@@ -197,6 +242,8 @@ def _shaped(rows: Rows, path: Path) -> Table:
             cells.pop()
         if len(cells) > len(header):
             raise MilbenchError(f"{path} line {line} has {len(cells)} cells but the header {len(header)}.")
+        lacking = len(cells) < len(header)
+        short = [int(lacking), short[1] + lacking]
         cells += [""] * (len(header) - len(cells))
         if len(header) > 1 and [plain_header(cell) for cell in cells] == header:
             again += 1
@@ -204,11 +251,28 @@ def _shaped(rows: Rows, path: Path) -> Table:
         kept.append(cells)
         if len(kept) * len(header) > _MOST_CELLS:
             raise MilbenchError(_too_large(path, f"{_MOST_CELLS:,} cells"))
+    if not ended and kept and (short == [1, 1] or _is_beginning([row[-1] for row in kept])):
+        raise MilbenchError(
+            f"{path} seems to be cut off: its last line, {','.join(kept[-1])[:60]!r}, ends without a line break and "
+            f"before its last cell is complete; copy the file again, or end the line with a line break if it is whole."
+        )
     if again:
         notes.append(f"{count(again, 'row')} of {path.name} repeat{'s' if again == 1 else ''} the header and "
                      f"{'is' if again == 1 else 'are'} left out")  # fmt: skip
     said = tuple(" ".join(filter(None, top[n][1])) for n in comments if n != at)
     return Table(header, kept, tuple(notes), said)
+
+
+def _is_beginning(column: Sequence[str]) -> bool:
+    """Whether the last cell is the beginning of a word that stands in several others, and stands nowhere itself.
+
+    Numbers tell nothing: 1 is the beginning of 10. An empty cell is the beginning of all.
+    """
+    *others, last = column
+    if last in others or len(others) < 2 or any(c.isdecimal() for c in last):
+        return False
+    words = Counter(others)
+    return not last or any(times > 1 and word.startswith(last) for word, times in words.items())
 
 
 def _header_at(top: Sequence[Sequence[str]]) -> tuple[int, list[int], list[int]]:
@@ -316,8 +380,9 @@ def _workbook(path: Path, sheet: str | None, sheets: list[str]) -> Iterator[tupl
         # A member of a zip archive never unpacks to more than the archive says.
         with zipfile.ZipFile(path) as archive:
             size = sum(member.file_size for member in archive.infolist())
-        if size > _MOST_BYTES:
-            raise MilbenchError(_too_large(path, f"{_MOST_BYTES // 2**20} MiB"))
+            if size > _MOST_BYTES:
+                raise MilbenchError(_too_large(path, f"{_MOST_BYTES // 2**20} MiB"))
+            refuse_damaged_members(path, archive)
         with warnings.catch_warnings():  # about drop-down lists and the like, which are no values
             warnings.simplefilter("ignore")
             book = openpyxl.load_workbook(path, read_only=True, data_only=True, keep_links=False)
@@ -396,7 +461,8 @@ def _parquet(path: Path) -> Iterator[tuple[int, list[str]]]:
             flat = [field for field in schema if not pa.types.is_nested(field.type)]
             words = [field.name for field in flat if not pa.types.is_primitive(field.type)]
             # Words that repeat are kept once: a column of one long word a million times is small on disk.
-            file = parquet.ParquetFile(source, read_dictionary=words)
+            file = parquet.ParquetFile(source, read_dictionary=words, page_checksum_verification=True)
+            refuse_parquet_gaps(path, path.stat().st_size, file)
             size = sum(file.metadata.row_group(i).total_byte_size for i in range(file.metadata.num_row_groups))
             if size > _MOST_BYTES or file.metadata.num_rows * len(flat) > _MOST_CELLS:
                 raise MilbenchError(_too_large(path, f"{_MOST_BYTES // 2**20} MiB or {_MOST_CELLS:,} cells"))

@@ -29,9 +29,9 @@ from safetensors.numpy import save_file
 from milbench.data import supervised
 from milbench.data.build import build_cache
 from milbench.data.cache import FeatureCache
+from milbench.data.label_rows import Tables, read_label_rows
 from milbench.data.split_files import read_folds
 from milbench.data.survey import survey
-from milbench.data.tables import read_table
 from milbench.errors import MilbenchError
 
 from .features import digit_slides, write_clam, write_csv, write_trident
@@ -271,7 +271,7 @@ def _content_of(kind: str, place: Path, folder: Path) -> object:
     if kind in TABLES:
         (path,) = place.glob(f"*.{kind.split()[1]}")
         if kind.startswith("labels"):
-            return read_table(path)
+            return read_label_rows(Tables(path), [slide.name for slide in SLIDES]).rows
         return [(fold.name, fold.parts) for fold in read_folds(str(path), place, {s.name: s.patient for s in SLIDES})]
     source = place / f"long.{kind.split()[1]}" if kind.startswith("long") else place / _BELOW.get(kind, "")
     survey(source)

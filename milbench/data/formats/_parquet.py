@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...errors import MilbenchError
+from ..intact import refuse_parquet_gaps
 from ..tables import some
 from ._arrow import Cursor, coord_dtype, dtype_of, fill, kind_of
 from ._columns import Columns, recognise
@@ -55,7 +56,10 @@ class ParquetTable:
         size = need_file(path)
         with reading(path):
             # Not whole row groups ahead, which may be gigabytes.
-            self._file = parquet.ParquetFile(str(path), buffer_size=1 << 16, pre_buffer=False)
+            self._file = parquet.ParquetFile(
+                str(path), buffer_size=1 << 16, pre_buffer=False, page_checksum_verification=True
+            )
+            refuse_parquet_gaps(path, size, self._file)
             schema, metadata = self._file.schema_arrow, self._file.metadata
             found = columns_of(schema, path)
             if found is None:

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 
 from ...errors import MilbenchError
+from ..intact import refuse_damaged_members, refuse_h5_length
 from ..regular import cannot_open, passed_over, regular_size
 from ._arrays import COORDS, Array, bag, coords_key, coords_wanted, features_key
 from ._listing import ending
@@ -108,9 +109,11 @@ def open_h5(path: Path) -> Iterator[Any]:
         MilbenchError: h5py is not installed; the file is missing, forbidden, locked by a process that writes it, or
             damaged.
     """
-    if need_file(path) == 0:
+    size = need_file(path)
+    if size == 0:
         raise MilbenchError(f"{path} is empty, it has no bytes; {_AGAIN}.")
     try:
+        refuse_h5_length(path, size)
         with _opened_h5(path) as file:
             yield file
     except MilbenchError:
@@ -377,13 +380,22 @@ def open_safetensors(path: Path) -> Iterator[Any]:
 def _torch_load(path: Path, mend: str) -> object:
     size = need_file(path)
     try:
-        if zipfile.is_zipfile(path):
+        archived = zipfile.is_zipfile(path)
+        if archived:
             with zipfile.ZipFile(path) as archive:
                 refuse_bomb(path, sum(entry.file_size for entry in archive.infolist()), size)
+                refuse_damaged_members(path, archive)
+        value: object
         with warnings.catch_warnings():  # about old pickle protocols; what cannot be read raises
             warnings.simplefilter("ignore")
-            value: object = torch.load(path, map_location="cpu", weights_only=True)
-            return value
+            if archived:
+                value = torch.load(path, map_location="cpu", weights_only=True)
+            else:  # the form of before torch 1.6: pickles, and the values behind them
+                with path.open("rb") as file:
+                    value = torch.load(file, map_location="cpu", weights_only=True)
+                    if file.read(1):
+                        raise ValueError("it holds more bytes than its tensors")
+        return value
     except MilbenchError:
         raise
     except pickle.UnpicklingError as error:
@@ -464,7 +476,10 @@ def npz_arrays(path: Path, keys: Collection[str] | None = None, kinds: str = "bi
                     _npy_header(file, entries[key].file_size, path, kinds, f"{key!r} of ")
                 with archive.open(entries[key]) as file:
                     found[key] = np.asarray(np.lib.format.read_array(file, allow_pickle=False))
-                    file.read(1)  # the checksum is compared at the end
+                    file.read(1)  # at the end of a member, where its checksum is compared
+            for key in set(entries) - set(wanted):  # a damaged name may hide an array that would be wanted
+                with archive.open(entries[key]):
+                    pass
     except MilbenchError:
         raise
     except Exception as error:  # of the archive, of its compression, of the arrays in it
@@ -524,7 +539,7 @@ def _npy_header(file: IO[bytes], size: int, path: Path, kinds: str, which: str =
     if dtype.kind == "f" and dtype.itemsize > 8:
         raise MilbenchError(f"{which}{path} is of dtype {dtype}, which no cache holds; convert it to float32.")
     held = size - file.tell()
-    if min(shape, default=0) < 0 or prod(shape) * dtype.itemsize > held:
+    if min(shape, default=0) < 0 or prod(shape) * dtype.itemsize != held:
         raise MilbenchError(
             f"{which}{path} declares shape {shape} of {dtype} but holds {held:,} bytes of values; copy it again."
         )
