@@ -22,19 +22,26 @@ from .worker import work
 
 @dataclass(frozen=True)
 class Cost:
-    """One measurement to be made, or to be completed: its id, what identifies it, and what the store has by that id."""
+    """One measurement to be made, or to be completed.
+
+    Attributes:
+        cost_id: names it in the store.
+        record: what identifies it.
+        task: of its first process.
+        kept: what the store has by that id.
+        anew: begin again what is there already.
+    """
 
     cost_id: str
     record: dict[str, Any]
     task: CostTask
     kept: dict[str, Any] | None
+    anew: bool = False
 
 
 def costs_of(plan: Plan, overwrite: Overwrite) -> Iterator[Cost]:
     """Yield the measurements still to be made: one a cohort and method, on the first fold, in this environment."""
-    # As the measuring process will see itself, however many threads this one has.
-    here = environment()
-    here["numerics"]["threads"] = plan.suite.threads
+    here = _environment(plan)
     seen: set[str] = set()
     for planned in plan.runs:
         spec, task = planned.spec, planned.task
@@ -63,7 +70,32 @@ def costs_of(plan: Plan, overwrite: Overwrite) -> Iterator[Cost]:
                 continue
         cost = CostTask("time", task.method, spec.recipe, task.cache_path, task.n_classes, task.train, task.test,
                         spec.threads, spec.device_type)  # fmt: skip
-        yield Cost(cost_id, record, cost, kept)
+        yield Cost(cost_id, record, cost, kept, anew=overwrite == "all")
+
+
+def claim_of(plan: Plan) -> str:
+    """Return the name of the claim to measure a plan's costs in this environment: one process makes all of them."""
+    # Not one a measurement: two that go at the same time disturb each other.
+    return f"costs-{fingerprint(_environment(plan))}"
+
+
+def _environment(plan: Plan) -> dict[str, Any]:
+    """Return the environment as a measuring process will see it, however many threads this one has."""
+    here = environment()
+    here["numerics"]["threads"] = plan.suite.threads
+    return here
+
+
+def still_open(store: Store, costs: Sequence[Cost]) -> list[Cost]:
+    """Return the measurements that no other process has made since they were planned, with what the store has now."""
+    left = []
+    for cost in costs:
+        kept = store.cost(cost.cost_id)
+        if kept == cost.kept:
+            left.append(cost)
+        elif kept is not None and kept["outcome"] == "ok" and len(kept.get("turns", ())) < TURNS:
+            left.append(replace(cost, kept=kept, anew=False))  # begun by a process that was killed
+    return left
 
 
 def costs_apart(plan: Plan, measured: Collection[str]) -> list[Cost]:
@@ -102,21 +134,20 @@ class Told:
     last: bool
 
 
-def measure_costs(store: Store, costs: Sequence[Cost], timeout_s: float | None, anew: bool = False) -> Iterator[Told]:
+def measure_costs(store: Store, costs: Sequence[Cost], timeout_s: float | None) -> Iterator[Told]:
     """Measure, and publish after every turn what is known by then; who is interrupted loses the turn under way.
 
     Args:
         store: where to.
         costs: from `costs_of`.
         timeout_s: wall seconds that one process may take.
-        anew: begin again what is there already.
     """
 
     def cohort(cost: Cost) -> tuple[str, str]:
         return cost.record["data"], cost.record["fingerprint"]
 
     for _, group in groupby(sorted(costs, key=cohort), key=cohort):
-        measured = [_Measured.of(cost, anew) for cost in group]
+        measured = [_Measured.of(cost) for cost in group]
         for turn in range(TURNS):
             # There and back, so that what gets slower or quicker steadily does so to all of them.
             for one in measured if turn % 2 == 0 else reversed(measured):
@@ -138,9 +169,9 @@ class _Measured:
     exists: bool = False
 
     @classmethod
-    def of(cls, cost: Cost, anew: bool) -> _Measured:
+    def of(cls, cost: Cost) -> _Measured:
         kept = cost.kept
-        if kept is None or anew or kept["outcome"] != "ok":
+        if kept is None or cost.anew or kept["outcome"] != "ok":
             return cls(cost, exists=kept is not None)
         return cls(cost, record=kept, turns=unpooled(kept), exists=True)
 

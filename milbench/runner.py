@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,12 @@ from typing import Any
 import pandas as pd
 
 from . import __version__, asked
-from .atomic_io import appending
+from .claims import Claims
 from .cost import TURNS
-from .cost_pass import costs_apart, costs_of, measure_costs
+from .cost_pass import claim_of, costs_apart, costs_of, measure_costs, still_open
 from .data.cohort import write_cohort
 from .errors import MilbenchError
-from .launch.local import REPEATS, WAIT, Progress, Result, run_all
+from .launch.local import LATER, REPEATS, WAIT, Progress, Result, run_all
 from .live import Session
 from .measure.environment import now, this_machine
 from .plan import Finished, Overwrite, Plan, Planned, make_plan, task_of, together, usable_jobs
@@ -44,6 +45,9 @@ def run(
     on_progress: Callable[[Progress], None] | None = None,
 ) -> list[RunRecord]:
     """Run what is missing of a suite and return the records of all its runs.
+
+    Several processes may run one suite into one results folder at the same time: they share the runs, trials and
+    measurements, and each returns when all of them are done.
 
     Args:
         suite: a built-in suite's name, the path of a TOML file, or a Suite.
@@ -112,6 +116,7 @@ def _execute(
     timeout = plan.suite.budget.timeout_s
     session.phase("tuning" if trials else "runs", float(trials))
     tuned = _tune(plan, jobs, lambda t: report(f"{t.search} trial {t.number}", t.outcome, t.reason))
+    done = trials  # those that another process made are done too
     for planned, result in tuned.impossible:
         if planned.outcome is not None and overwrite == "missing":
             continue
@@ -120,24 +125,34 @@ def _execute(
     again = Plan(plan.suite, store, (), tuple(tuned.runs)).todo(overwrite)
     asked.renew(store, _ids(tuned.runs) | _ids(p for p, _ in tuned.impossible), when)
     total -= len(plan.searches) * seeds - len(again) - len(tuned.impossible)
-    # Closed, not only left: after an error or Ctrl-C here the runs that still go on are ended.
     session.phase("runs", sum(planned.work for planned in (*todo, *again)))
-    with closing(_carried_out([*todo, *again], jobs, timeout, plan.suite.stacked, session)) as results:
-        for planned, result in results:
-            _publish(store, planned, result, when)
-            report(str(planned), result.outcome, result.reason)
-    # Cost is measured when nothing of ours is running.
-    measured: set[str] = set()
-    anew = overwrite == "all"
-    while costs:
+    with Claims(store.root, store.folder / ".claims") as claims:
+        # Closed, not only left: after an error or Ctrl-C here the runs that still go on are ended.
+        queue = _Queue([*todo, *again], plan.suite.stacked, store, claims, session)
+        with closing(_carried_out(queue, jobs, timeout)) as results:
+            for planned, own in results:
+                if own is None:
+                    report(str(planned), store.has(planned.spec.run_id) or "gone", "made by another process")
+                    continue
+                _publish(store, planned, own, when)
+                claims.release(planned.spec.run_id)
+                report(str(planned), own.outcome, own.reason)
+        # Cost is measured when nothing of ours is running.
         session.phase("costs", float(TURNS * len(costs)))
-        for told in measure_costs(store, costs, timeout, anew=anew):
-            record, turn = told.cost.record, f"cost, turn {told.turn + 1} of {TURNS}"
-            session.advance(1.0)
-            report(f"{record['data']} {record['method_canonical']} {turn}", told.outcome, told.reason, told.last)
-        measured |= {cost.cost_id for cost in costs}
-        costs, anew = costs_apart(plan, measured), True  # each at most once: then all were measured now
-        total += len(costs)
+        if costs:
+            claims.wait(claim_of(plan))
+        missing = still_open(store, costs)
+        done += len(costs) - len(missing)
+        measured: set[str] = set()
+        while missing:
+            for told in measure_costs(store, missing, timeout):
+                record, turn = told.cost.record, f"cost, turn {told.turn + 1} of {TURNS}"
+                session.advance(1.0)
+                report(f"{record['data']} {record['method_canonical']} {turn}", told.outcome, told.reason, told.last)
+            measured |= {cost.cost_id for cost in missing}
+            missing = costs_apart(plan, measured)  # each at most once: then all were measured now
+            total += len(missing)
+            session.phase("costs", float(TURNS * len(missing)))
     ids = _ids(plan.runs) | _ids(tuned.runs) | _ids(p for p, _ in tuned.impossible)
     return [record for record in store.records() if record.path.name in ids]
 
@@ -200,10 +215,10 @@ def tune(plan: Plan, *, jobs: int | None = None, on_trial: Callable[[Trial], Non
             f"suite {plan.suite.name} is not tuned: give it trials in [budget], or --budget '20 trials'."
         )
     prepare(plan)
-    with _alone(plan.storage):
+    with _claims_of(plan.storage) as claims:
         return search_all(
             plan.searches, plan.storage, jobs=jobs or usable_jobs(plan.suite), timeout_s=plan.suite.budget.timeout_s,
-            on_trial=on_trial,
+            on_trial=on_trial, claims=claims,
         )  # fmt: skip
 
 
@@ -238,25 +253,66 @@ def _of_studies(plan: Plan, found: Mapping[str, Found]) -> _Tuned:
     return tuned
 
 
-def _carried_out(
-    todo: Sequence[Planned], jobs: int, timeout_s: float | None, stacked: int, session: Session
-) -> Generator[tuple[Planned, Result]]:
-    """Run what is to do; what does not fit into memory is run again where the budget has a fallback."""
-    queue: deque[tuple[Sequence[Planned], Task | StackTask]] = deque(
-        (group, task_of(group, stacked)) for group in together(todo, stacked)
-    )
+class _Queue:
+    """The groups of runs that are to be made; each is handed out once this process has claimed its runs.
+
+    Runs that another process has claimed are kept for later: it publishes them, or ends and leaves them to this one.
+    """
+
+    def __init__(self, todo: Sequence[Planned], stacked: int, store: Store, claims: Claims, session: Session) -> None:
+        self._stacked, self._store, self._claims, self.session = stacked, store, claims, session
+        # What is there under a run's id before this process begins is to be replaced; anything else is not.
+        self._before = {planned.spec.run_id: store.version(planned.spec.run_id) for planned in todo}
+        self._mine: deque[tuple[Sequence[Planned], Task | StackTask]] = deque()
+        self._others: deque[Sequence[Planned]] = deque(together(todo, stacked))
+        self.made: deque[Planned] = deque()  # by another process
+
+    def __bool__(self) -> bool:
+        return bool(self._mine or self._others)
+
+    def again(self, group: Sequence[Planned], task: Task | StackTask | None = None) -> None:
+        """Put back runs that this process has claimed, to be made in another way."""
+        self._mine.append((group, task or task_of(group, self._stacked)))
+
+    def next(self) -> tuple[Sequence[Planned], Task | StackTask] | None:
+        """Return the next group and its task; None where there is none, or all belong to other processes."""
+        for _ in range(len(self._others)):
+            group, foreign = [], []
+            for planned in self._others.popleft():
+                run_id = planned.spec.run_id
+                if not self._claims.take(run_id):
+                    foreign.append(planned)
+                elif self._store.version(run_id) != self._before[run_id]:
+                    self._claims.release(run_id)
+                    self.made.append(planned)
+                    self.session.advance(planned.work)
+                else:
+                    group.append(planned)
+            if foreign:
+                self._others.append(foreign)
+            if group:
+                return group, task_of(group, self._stacked)
+        return self._mine.popleft() if self._mine else None
+
+
+def _carried_out(queue: _Queue, jobs: int, timeout_s: float | None) -> Generator[tuple[Planned, Result | None]]:
+    """Run what is to do; what does not fit into memory is run again where the budget has a fallback.
+
+    Yields:
+        a run and its result, None where another process has made it.
+    """
     under_way = 0
     counts: dict[tuple[str, str, bool], dict[int, int | None]] = {}
 
     def tasks() -> Iterator[Any]:
         nonlocal under_way
         while queue or under_way:
-            if not queue:
-                yield WAIT
+            item = queue.next()
+            if item is None:
+                yield LATER if queue else WAIT
                 continue
             under_way += 1
-            item = queue.popleft()
-            yield item, _watched(item[0], _spared(item[1], counts), session)
+            yield item, _watched(item[0], _spared(item[1], counts), queue.session)
 
     def repeats(task: Task | StackTask) -> int:
         # Of several runs in one process each goes on by itself: their memory together may have been the reason.
@@ -265,7 +321,7 @@ def _carried_out(
     with closing(run_all(work, tasks(), jobs, timeout_s, repeats)) as results:
         for (group, task), result in results:
             under_way -= 1
-            session.finish(group[0].spec.run_id)
+            queue.session.finish(group[0].spec.run_id)
             each = result.value if isinstance(task, StackTask) and result.outcome == "ok" else [result] * len(group)
             each = [replace(own, lost=result.lost) for own in each] if result.lost else each
             for planned, own in zip(group, each, strict=True):
@@ -276,14 +332,17 @@ def _carried_out(
                 ended = result.outcome != "ok"
                 for planned, own in zip(group, each, strict=True):
                     if ended or own.outcome == "oom":
-                        queue.append(([planned], task_of([planned], stacked)))
+                        queue.again([planned])
                     else:
                         yield planned, own
-                continue
-            if isinstance(task, Task) and result.outcome == "oom" and (cut := smaller(task)) is not None:
-                queue.append((group, cut))
-                continue
-            yield group[0], each[0]
+            elif isinstance(task, Task) and result.outcome == "oom" and (cut := smaller(task)) is not None:
+                queue.again(group, cut)
+            else:
+                yield group[0], each[0]
+            while queue.made:
+                yield queue.made.popleft(), None
+    while queue.made:
+        yield queue.made.popleft(), None
 
 
 def _watched(group: Sequence[Planned], task: Task | StackTask, session: Session) -> Task | StackTask:
@@ -307,29 +366,17 @@ def _spared(task: Task | StackTask, counts: Mapping[Any, Mapping[int, int | None
     return replace(task, counted=tuple(counts.get(_counted_as(task), {}).items()))
 
 
-@contextmanager
-def _alone(storage: str) -> Iterator[None]:
-    """Hold a storage's lock: a second process would take trials that are under way for interrupted ones.
+def _claims_of(storage: str) -> Claims:
+    """Return the claims on the studies of a storage: beside a journal file, in this host's own folder for a database.
 
-    A database that several hosts share is locked on each of them alone.
+    A database that several hosts share is shared by the processes of each of them alone.
     """
-    # Not NAME.lock: that is the name of Optuna's own, of every write.
-    local = "://" not in storage
-    lock = Path(f"{storage}.milbench") if local else Path(tempfile.gettempdir()) / f"milbench-{digest(storage)}.lock"
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        yield
-        return
-    with appending(lock) as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise MilbenchError(
-                f"another process is tuning in {storage}; wait for it, or give another --storage."
-            ) from None
-        yield
+    if "://" not in storage:
+        folder = Path(f"{storage}.claims")
+        return Claims(folder.parent, folder)
+    temporary = Path(tempfile.gettempdir())
+    user = os.getuid() if hasattr(os, "getuid") else 0
+    return Claims(temporary, temporary / f"milbench-{user}-{digest(storage)}.claims")
 
 
 def _refuse_other_predictions(folder: Path, predictions: pd.DataFrame) -> None:

@@ -26,6 +26,7 @@ import os
 import re
 import shutil
 import socket
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -242,6 +243,13 @@ class Store:
     def reason(self, run_id: str) -> str:
         """Return why a published run did not end ``ok``; empty where it did."""
         return str(_load(self.runs / run_id / "run.json").get("reason") or "")
+
+    def version(self, run_id: str) -> str | None:
+        """Return what changes when a run is made again, and not when it is marked; None where it is not published."""
+        file = self.runs / run_id / "run.json"
+        if not file.exists():
+            return None
+        return digest({key: value for key, value in _load(file).items() if key not in ("asked", KEY)})
 
     def cost(self, cost_id: str) -> dict[str, Any] | None:
         """Return the record of a published cost measurement, or None where there is none."""
@@ -586,7 +594,7 @@ def _check_file(file: Path, content: bytes, record: Mapping[str, Any], fix: str)
 
 def _load(file: Path) -> dict[str, Any]:
     fix = "delete its folder and run the suite again"
-    content = _read(file, lambda f: json.loads(read_regular(f)), fix)
+    content = _read(file, lambda f: json.loads(_read_replaced(f)), fix)
     schema = content.get("schema") if isinstance(content, dict) else None
     if not isinstance(schema, int) or isinstance(schema, bool):
         raise MilbenchError(f"{file} carries no schema number; delete its folder and run the suite again.")
@@ -596,6 +604,17 @@ def _load(file: Path) -> dict[str, Any]:
     if FILES in content and not isinstance(content[FILES], dict):
         raise MilbenchError(f"{file} holds no list of its files; {fix}.")
     return dict(content)
+
+
+def _read_replaced(file: Path) -> bytes:
+    """Read a file of a result that another process may be replacing: for an instant its folder is not there."""
+    for _ in range(20):
+        with suppress(FileNotFoundError):
+            return read_regular(file)
+        if file.parent.exists():
+            break
+        time.sleep(0.01)
+    return read_regular(file)
 
 
 def _read(file: Path, reader: Callable[[Path], Any], mend: str) -> Any:

@@ -22,8 +22,9 @@ import numpy as np
 from pydantic import ValidationError
 
 from .atomic_io import child, write_figure
+from .claims import Claims
 from .errors import MilbenchError
-from .launch.local import WAIT, Result, run_all
+from .launch.local import LATER, WAIT, Result, run_all
 from .registry import Method, unreadable
 from .spec import Budget, Choice, Dimension, Recipe, Tuned, Tuning, digest
 from .studies import distribution, import_optuna, open_storage, pruner, sampler
@@ -144,15 +145,20 @@ def search_all(
     jobs: int,
     timeout_s: float | None = None,
     on_trial: Callable[[Trial], None] | None = None,
+    claims: Claims | None = None,
 ) -> dict[str, Found]:
     """Carry out what is missing of some studies and return what each found, by its name.
+
+    A study is claimed while one of its trials is made: several processes may search the same studies, with the draws
+    of one. A trial that is under way without a claim was interrupted.
 
     Args:
         searches: the studies.
         storage: where trials are kept: the path of a journal file, or any storage URL of Optuna.
         jobs: trials side by side, of different studies.
         timeout_s: wall seconds a trial may take.
-        on_trial: called after every trial.
+        on_trial: called after every trial of this process.
+        claims: of the storage; None: no other process uses it.
 
     Raises:
         MilbenchError: Optuna is not installed, or the storage cannot be opened.
@@ -160,7 +166,7 @@ def search_all(
     for search in searches:
         search.check()
     opened = [_Study(search, open_storage(storage), storage) for search in searches]
-    results = run_all(work, _tasks(opened), jobs, timeout_s)
+    results = run_all(work, _tasks(opened, claims), jobs, timeout_s)
     try:
         for (study, trial, task), result in results:
             study.busy = False
@@ -169,6 +175,8 @@ def search_all(
                 study.again = trial, replace(task, task=cut, storage=None)
                 continue
             outcome, reason = study.tell(trial, result)
+            if claims is not None:
+                claims.release(study.key)
             if on_trial is not None:
                 on_trial(Trial(study.search, trial.number, outcome, reason))
     finally:
@@ -270,6 +278,11 @@ class _Study:
         self.again: tuple[optuna.trial.Trial, TrialTask] | None = None  # in less memory, see `Budget.on_oom`
 
     @property
+    def key(self) -> str:
+        """Return what a claim to make a trial of the study is named."""
+        return digest(self.search.name)
+
+    @property
     def left(self) -> int:
         """Return how many trials are still to be made."""
         return max(0, self.search.trials - sum(map(_counts, self.study.get_trials(deepcopy=False))))
@@ -336,21 +349,27 @@ class _Study:
         return Found(values, float(best.value), best.number, outcomes, bad[-1] if bad else "", dict(used))
 
 
-def _tasks(studies: Sequence[_Study]) -> Iterator[Any]:
-    """Yield a trial of whichever study has none under way; `WAIT` where all have one."""
+def _tasks(studies: Sequence[_Study], claims: Claims | None) -> Iterator[Any]:
+    """Yield a trial of whichever study has none under way; `WAIT` where all have one, `LATER` where others make it."""
     while True:
         left = {id(study): study.left for study in studies}
         ready = [study for study in studies if not study.busy and left[id(study)]]
-        if ready:
-            study = max(ready, key=lambda s: left[id(s)])  # all move on alike
+        # All move on alike.
+        for study in sorted(ready, key=lambda s: -left[id(s)]):
+            if claims is not None and not claims.take(study.key):
+                continue
+            if claims is not None and not study.left:  # another process made the last one meanwhile
+                claims.release(study.key)
+                continue
             study.busy = True
             trial, task = study.again or study.ask()
             study.again = None
             yield (study, trial, task), task
-        elif any(left.values()):
-            yield WAIT
+            break
         else:
-            return
+            if not any(left.values()):
+                return
+            yield LATER if ready else WAIT
 
 
 def derived(search: Search, index: int) -> int:

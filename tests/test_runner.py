@@ -443,7 +443,7 @@ def test_an_interrupted_cost_pass_goes_on_with_its_next_turn(three, tmp_path, as
     assert done["abmil"]["memory"] == {"infer_peak_bytes": 1, "train_peak_bytes": 1}
     # Begun anew where that is asked for.
     asked.clear()
-    list(measure_costs(three.store, list(costs_of(three, "all")), 9, anew=True))
+    list(measure_costs(three.store, list(costs_of(three, "all")), 9))
     assert timed(asked)[:3] == [(method, 0) for method in order]
 
 

@@ -173,10 +173,23 @@ def test_kill_minus_nine_loses_no_trial_and_adds_none(folder):
     assert sum(trials_left(plan).values()) == 0
 
 
-def test_two_searches_in_one_folder_are_refused(folder):
-    plan = make_plan(tuned(folder), folder / "runs")
-    with runner._alone(plan.storage), pytest.raises(MilbenchError, match="another process is tuning"):
-        tune(plan)
+def test_a_trial_that_another_process_makes_is_left_to_it(folder):
+    """A trial under way is taken for an interrupted one only where nobody has claimed its study."""
+    quiet, plan = make_plan(tuned(folder), folder / "quiet"), make_plan(tuned(folder), folder / "runs")
+    tune(quiet)
+    key, seen = tuning_module.digest(plan.searches[0].name), []
+    with runner._claims_of(plan.storage) as other:
+        assert other.take(key)
+
+        def on_trial(trial):
+            seen.append(trial.search.name)
+            if len(seen) == 2:
+                other.release(key)
+
+        tune(plan, jobs=1, on_trial=on_trial)
+    assert plan.searches[0].name not in seen[:2]
+    drawn = [[[t.params for t in s.trials] for s in studies(p).values()] for p in (quiet, plan)]
+    assert drawn[0] == drawn[1]
 
 
 def test_failed_trials_count_and_a_study_without_any_success_is_a_result(folder):

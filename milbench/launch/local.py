@@ -26,6 +26,7 @@ from multiprocessing.connection import Connection, wait
 from typing import Any
 
 from ..errors import MilbenchError
+from ..wording import count
 
 #: What the fork server imports once. The compilers of torch are not used, but optimizers and the switch to
 #: deterministic algorithms import them: seconds that every process would spend anew.
@@ -36,6 +37,9 @@ PRELOAD = [
 METHOD = "forkserver" if "forkserver" in mp.get_all_start_methods() else "spawn"
 #: What an iterator of tasks yields when its next task cannot be told before one that is running has ended.
 WAIT = object()
+#: The same, where it depends on another process: `run_all` asks again after `LATER_S` seconds.
+LATER = object()
+LATER_S = 0.3
 GRACE_S = 1.0  # for a process to leave once its result is here, and for a signal to reach us too
 #: How often a run is repeated whose process was ended by a signal from elsewhere.
 REPEATS = 2
@@ -87,7 +91,12 @@ class _Lost:
 
 
 def warm_up() -> None:
-    """Start the fork server now, so that it imports torch while the caller does, on another core."""
+    """Start the fork server now, so that it imports torch while the caller does, on another core.
+
+    Raises:
+        MilbenchError: this process, and so the server, may open too few files.
+    """
+    _check_descriptors(1)
     if METHOD == "forkserver":
         from multiprocessing import forkserver, resource_tracker
 
@@ -95,6 +104,25 @@ def warm_up() -> None:
         resource_tracker.ensure_running()  # the server's start would begin with it, and it lets all signals through
         with _main_module_hidden(), _interrupts_held():
             forkserver.ensure_running()
+
+
+def _check_descriptors(jobs: int) -> None:
+    """Refuse to start processes where the fork server would run out of descriptors, and end with a traceback of it."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return
+    allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = _DESCRIPTORS + _DESCRIPTORS_A_RUN * jobs
+    if allowed != resource.RLIM_INFINITY and allowed < needed:
+        raise MilbenchError(
+            f"this process may open {allowed} files, and {count(jobs, 'run')} at a time may need {needed}; allow more "
+            "(ulimit -n 256)" + (", or use fewer --jobs." if jobs > 1 else ".")
+        )
+
+
+#: Descriptors that a fork server holds by itself, with those of a start under way, and for every run it has forked.
+_DESCRIPTORS, _DESCRIPTORS_A_RUN = 18, 3
 
 
 def run_all(
@@ -108,7 +136,8 @@ def run_all(
 
     Args:
         work: an importable function that returns a Result.
-        tasks: read one by one, as processes become free; `WAIT` where the next one depends on one that is running.
+        tasks: read one by one, as processes become free; `WAIT` where the next one depends on one that is running,
+            `LATER` where it depends on another process.
         jobs: processes side by side.
         timeout_s: wall seconds after which a process is killed; its outcome is ``timeout``.
         repeats: how often a task is repeated whose process was ended by a signal from elsewhere.
@@ -116,25 +145,30 @@ def run_all(
     Raises:
         MilbenchError: the system starts no process (too many open files, no memory).
     """
+    _check_descriptors(jobs)
     context: Any = mp.get_context(METHOD)
     pending = iter(tasks)
     running: list[_Running] = []
     exhausted = False
     try:
         while True:
+            later = False
             while not exhausted and len(running) < jobs:
                 try:
                     item = next(pending)
                 except StopIteration:
                     exhausted = True
                     break
-                if item is WAIT:
+                if item is WAIT or item is LATER:
+                    later = item is LATER
                     break
                 key, task = item
                 running.append(_start(context, work, key, task, timeout_s))
-            if not running:
+            if not running and not later:
                 return
-            for one in _ended(running):
+            if not running:
+                time.sleep(LATER_S)
+            for one in _ended(running, LATER_S if later else None) if running else ():
                 running.remove(one)
                 ended = _collect(one, timeout_s)
                 if isinstance(ended, Result):
@@ -165,6 +199,7 @@ def _start(context: Any, work: Callable[[Any], Result], key: Any, task: Any, tim
                     f"the process that starts the runs was ended {attempt + 1} times by something other than milbench; "
                     "free memory or find out what ends it, then give the same command again."
                 ) from None
+            _await_end(_server())
         except OSError as error:
             if error.errno not in _NO_MORE:
                 raise
@@ -208,6 +243,21 @@ def _server() -> int | None:
     return getattr(forkserver._forkserver, "_forkserver_pid", None)
 
 
+def _await_end(server: int | None) -> None:
+    """Wait until a fork server that answers no more has ended: large processes take a while, on a busy machine longer.
+
+    Before its end can be seen, another start would turn to it again.
+    """
+    end = time.monotonic() + 10 * GRACE_S
+    while server is not None and time.monotonic() < end:
+        try:
+            if os.waitid(os.P_PID, server, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None:
+                return
+        except ChildProcessError:
+            return
+        time.sleep(0.02)
+
+
 def _ended_with_server(one: _Running, code: int | None) -> bool:
     """Return whether a run's process was lost because its fork server has ended, not by an exit code of its own."""
     if code != _ORPHANED or one.server is None:
@@ -239,9 +289,12 @@ def _die_with_parent(pipe: Connection) -> None:
     os._exit(1)
 
 
-def _ended(running: list[_Running]) -> list[_Running]:
+def _ended(running: list[_Running], within_s: float | None = None) -> list[_Running]:
+    """Wait until a run has ended or exceeded its time, for some seconds at most, and return those that have."""
     deadlines = [one.deadline for one in running if one.deadline is not None]
     patience = max(0.0, min(deadlines) - time.monotonic()) if deadlines else None
+    if within_s is not None:
+        patience = within_s if patience is None else min(patience, within_s)
     # The process as well as its pipe: a process of its own that a method started may hold the pipe open after it.
     ready = wait([end for one in running for end in (one.pipe, one.process.sentinel)], timeout=patience)
     now = time.monotonic()

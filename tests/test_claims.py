@@ -1,0 +1,233 @@
+"""Claims: one holder at a time, free again when it dies, and two commands on one folder that share their work."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+
+import pytest
+
+from milbench import claims
+from milbench.claims import Claims
+from milbench.errors import MilbenchError
+from milbench.plan import make_plan
+from milbench.runner import execute, run
+from milbench.store import read_costs, read_runs
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="locks of files")
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from milbench.claims import Claims
+claims = Claims(Path({root!r}), Path({root!r}) / "claims")
+print(claims.take("a"), flush=True)
+time.sleep(60)
+"""
+
+
+def holder(root):
+    """Return a process that has taken claim ``a``."""
+    process = subprocess.Popen([sys.executable, "-c", HOLDER.format(root=str(root))], stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "True\n"
+    return process
+
+
+def mine(root):
+    return Claims(root, root / "claims")
+
+
+def test_a_claim_has_one_holder_and_goes_with_it(tmp_path):
+    with mine(tmp_path) as first, mine(tmp_path) as second:
+        assert first.take("a")
+        assert first.take("a")
+        assert second.take("b")
+        assert not second.take("a")
+        first.release("a")
+        assert second.take("a")
+        assert not first.take("a")
+    assert not (tmp_path / "claims").exists()
+
+
+def test_the_claim_of_a_killed_process_is_free_at_once(tmp_path):
+    process = holder(tmp_path)
+    with mine(tmp_path) as own:
+        assert not own.take("a")
+        process.kill()
+        process.wait()
+        assert own.take("a")
+
+
+def test_what_killed_processes_left_is_removed_and_what_living_ones_hold_is_not(tmp_path):
+    dead = holder(tmp_path)
+    dead.kill()
+    dead.wait()
+    with mine(tmp_path) as living:
+        living.take("b")
+        with mine(tmp_path):
+            pass
+        assert [file.name for file in (tmp_path / "claims").iterdir()] == ["b.claim"]
+
+
+@pytest.mark.parametrize("beats", [True, False])
+def test_another_machine_counts_while_it_gives_signs_of_life(tmp_path, monkeypatch, beats):
+    """Its lock cannot be seen here: only that its file is touched."""
+    monkeypatch.setattr(claims, "STALE_S", 0.2)
+    (tmp_path / "claims").mkdir()
+    file = tmp_path / "claims" / "a.claim"
+    file.write_text(json.dumps({"host": "elsewhere", "kernel": "another", "pid": 1, "since": 0}))
+    with mine(tmp_path) as own:
+        assert not own.take("a")
+        time.sleep(0.3)
+        if beats:
+            os.utime(file)
+        assert own.take("a") is not beats
+    assert file.exists() is beats
+
+
+def test_a_holder_gives_signs_of_life(tmp_path, monkeypatch):
+    monkeypatch.setattr(claims, "BEAT_S", 0.01)
+    with mine(tmp_path) as own:
+        own.take("a")
+        file = tmp_path / "claims" / "a.claim"
+        os.utime(file, (0, 0))
+        end = time.monotonic() + 10
+        while file.stat().st_mtime == 0 and time.monotonic() < end:
+            time.sleep(0.01)
+        assert file.stat().st_mtime > 0
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"kernel": 1}', '{"kernel": "x", "pid": []}', "\0" * 9000])
+def test_a_damaged_claim_is_free(tmp_path, content):
+    (tmp_path / "claims").mkdir()
+    (tmp_path / "claims" / "a.claim").write_text(content)
+    with mine(tmp_path) as own:
+        assert own.take("a")
+
+
+def test_links_and_names_do_not_lead_out_of_the_folder(tmp_path):
+    (tmp_path / "else").mkdir()
+    (tmp_path / "else" / "mine").write_text("mine")
+    root = tmp_path / "root"
+    (root / "claims").mkdir(parents=True)
+    (root / "claims" / "a.claim").symlink_to(tmp_path / "else" / "mine")
+    with mine(root) as own:
+        for key in ("a", "../else/mine", ""):
+            with pytest.raises(MilbenchError):
+                own.take(key)
+    (root / "claims" / "a.claim").unlink(missing_ok=True)
+    if (root / "claims").exists():
+        (root / "claims").rmdir()
+    (root / "claims").symlink_to(tmp_path / "else")
+    with mine(root) as own, pytest.raises(MilbenchError, match="link"):
+        own.take("a")
+    assert (tmp_path / "else" / "mine").read_text() == "mine"
+    assert [file.name for file in (tmp_path / "else").iterdir()] == ["mine"]
+
+
+SUITE = """
+methods = ["mean", "max"]
+seeds = 2
+device = "cpu"
+[recipe]
+epochs = 3
+batch_size = 4
+[tuning]
+startup_trials = 1
+pruner = "median"
+[budget]
+trials = 3
+steps = 12
+[[data]]
+name = "digits"
+dataset = "digits-bags"
+params = { train = 24, val = 8, test = 12 }
+"""
+
+
+def trials(plan):
+    import optuna
+
+    storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(plan.storage))
+    return {
+        s.name: [
+            (t.number, t.params, t.value, t.state, t.intermediate_values, t.user_attrs["outcome"])
+            for t in optuna.load_study(study_name=s.name, storage=storage).trials
+        ]
+        for s in plan.searches
+    }
+
+
+def test_two_commands_share_a_suite_and_end_alike(tmp_path):
+    """Runs, trials and costs are made once, as one process makes them, and both print the one table."""
+    pytest.importorskip("optuna")
+    toml, shared = tmp_path / "s.toml", tmp_path / "shared"
+    toml.write_text(SUITE)
+    line = [sys.executable, "-c", "from milbench.cli import main; main()", "run", str(toml), "--jobs", "1",
+            "--results", str(shared), "--report", "none"]  # fmt: skip
+    both = [subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=tmp_path)
+            for _ in range(2)]  # fmt: skip
+    alone = {r.spec.run_id: r for r in run(toml, tmp_path / "alone")}
+    said = [process.communicate(timeout=120)[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0], said
+    tables = [[row for row in text.splitlines() if not row.startswith("[")][-12:] for text in said]
+    assert tables[0] == tables[1]
+    steps = re.findall(r"^\[\d+/\d+\] (.*)$", "\n".join(said), re.M)
+    done = [step for step in steps if "another process" not in step]
+    assert len(done) == len(set(done)) == 2 * 3 + 2 * 2 * 2 + 2 * 3  # trials; runs, untuned and tuned; turns of costs
+    together = {r.spec.run_id: r for r in read_runs(shared)}
+    assert together.keys() == alone.keys()
+    assert {r.outcome for r in together.values()} == {"ok"}
+    assert all(together[key].predictions().equals(alone[key].predictions()) for key in alone)
+    assert [(len(cost.record["turns"]), cost.outcome) for cost in read_costs(shared)] == [(3, "ok")] * 2
+    assert trials(make_plan(toml, shared)) == trials(make_plan(toml, tmp_path / "alone"))
+    assert not list(shared.rglob(".*"))
+    assert not list(shared.rglob("*.claim*"))
+
+
+def test_a_run_whose_claimant_dies_is_taken_over(tmp_path):
+    """While another process holds a run it is waited for; once that process is killed the run is made here."""
+    from support.small import suite, write_cohort
+
+    write_cohort(tmp_path)
+    plan = make_plan(suite(tmp_path, ("mean", "max")), tmp_path / "runs")
+    held = plan.runs[0].spec.run_id
+    plan.store.prepare()
+    text = HOLDER.format(root=str(plan.store.folder)).replace('"claims"', '".claims"').replace('"a"', repr(held))
+    process = subprocess.Popen([sys.executable, "-c", text], stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "True\n"
+    ended = []
+
+    def on_progress(step):
+        ended.append(step.what)
+        process.kill()  # after the other run
+
+    records = execute(plan, jobs=1, on_progress=on_progress)
+    process.wait()
+    assert ended == [str(plan.runs[1]), str(plan.runs[0])]
+    assert [r.outcome for r in records] == ["ok", "ok"]
+
+
+@pytest.mark.parametrize("overwrite", ["missing", "failed", "all"])
+def test_what_another_process_publishes_meanwhile_is_not_made_again(tmp_path, overwrite):
+    from support.small import suite, write_cohort
+
+    write_cohort(tmp_path)
+    given = suite(tmp_path, ("mean", "max"))
+    if overwrite == "all":
+        execute(make_plan(given, tmp_path / "runs"))
+    plan, other = make_plan(given, tmp_path / "runs"), make_plan(given, tmp_path / "runs")
+    made = []
+
+    def on_progress(step):
+        if not made:  # after the first of this process's runs, all of them by another
+            made.extend(execute(other, jobs=1, overwrite=overwrite))
+        ended.append(step)
+
+    ended = []
+    execute(plan, jobs=1, overwrite=overwrite, on_progress=on_progress)
+    files = {r.path.name: r.record["finished"] for r in read_runs(tmp_path / "runs")}
+    assert files == {r.path.name: r.record["finished"] for r in made}
+    assert ["another process" in step.reason for step in ended] == [False, True]
