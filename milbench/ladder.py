@@ -24,6 +24,7 @@ from .checksums import checksum
 from .errors import MilbenchError, did_you_mean
 from .ladder_table import Cells, tidy
 from .launch.local import Progress, Result, run_all
+from .live import Session
 from .load import Load
 from .measure.ceiling import Dtype, check_dtype
 from .measure.environment import environment, fingerprint, source_digest
@@ -166,7 +167,10 @@ def plan_ladder(
 
 
 def run_ladder(
-    plan: LadderPlan, on_progress: Callable[[Progress], None] | None = None, journal: Path | None = None
+    plan: LadderPlan,
+    on_progress: Callable[[Progress], None] | None = None,
+    journal: Path | None = None,
+    on_start: Callable[[Session], None] | None = None,
 ) -> Ladder:
     """Carry out a plan: the machine first, then cell by cell, each in a fresh process, one at a time.
 
@@ -177,6 +181,7 @@ def run_ladder(
         on_progress: called after every cell.
         journal: file in which every cell is kept as it ends, see `journal_of`. What is there already is not measured
             again; whoever has written the ladder's files removes it.
+        on_start: called with what knows the state of the work, before any of it is done.
 
     Raises:
         MilbenchError: the machine itself could not be measured.
@@ -185,7 +190,14 @@ def run_ladder(
     done = _Journal(journal)
     rows = {(c.n, c.mode, c.method): Cells(c.method, c.mode, c.n) for c in cells}
 
+    session = Session(None)
+    if on_start is not None:
+        on_start(session)
+    session.progress(0, len(cells) + 1)
+    session.phase("measuring", sum(_work(cell) for n, cell in enumerate(cells, start=2) if n not in done.results))
+
     def report(done: int, what: str, result: Result) -> None:
+        session.progress(done, len(cells) + 1)
         if on_progress is not None:
             on_progress(Progress(done, len(cells) + 1, what, result.outcome, result.reason))
 
@@ -206,13 +218,17 @@ def run_ladder(
             if number in done.results:
                 _keep(rows[cell.n, cell.mode, cell.method], cell, done.results[number])
             elif rows[cell.n, cell.mode, cell.method].outcome == "ok":
+                session.start(str(number), _named(cell), _work(cell))
                 yield (number, cell), cell
+            else:
+                session.advance(_work(cell))
 
     with closing(done), closing(run_all(work, tasks(), 1)) as results:
         for (number, cell), result in results:
             done.add(number, result)
             _keep(rows[cell.n, cell.mode, cell.method], cell, result)
-            report(number, f"{cell.method} {cell.mode} n={cell.n} {cell.kind}", result)
+            session.finish(str(number))
+            report(number, _named(cell), result)
     here, ceiling = machine.value["environment"], machine.value["ceiling"]
     kept = list(rows.values())
     table = tidy(
@@ -220,6 +236,16 @@ def run_ladder(
         flops_per_s=ceiling["flops_per_s"], read_bytes_per_s=ceiling["read_bytes_per_s"], against=plan.against,
     )  # fmt: skip
     return Ladder(plan, table, here, ceiling, [row.samples() for row in kept], load.reading())
+
+
+def _named(cell: CellTask) -> str:
+    return f"{cell.method} {cell.mode} n={cell.n} {cell.kind}"
+
+
+def _work(cell: CellTask) -> float:
+    """Return the size of a cell in units that all share: a process to start, and calls as long as the bag."""
+    calls = (cell.iterations + 2 if cell.kind == "time" else 3) * (3 if cell.mode == "train" else 1)
+    return 20_000.0 + calls * cell.n
 
 
 def journal_of(plan: LadderPlan, folder: Path) -> Path:

@@ -47,9 +47,11 @@ class Item:
     epoch: int = 0
 
     def __str__(self) -> str:
-        if self.epoch and self.epochs:
-            return f"{self.what} (epoch {self.epoch} of {self.epochs})"
-        return f"{self.what} ({self.share:.0%})" if self.share else self.what
+        said = [f"epoch {self.epoch} of {self.epochs}"] if self.epoch and self.epochs else []
+        said += [f"{self.share:.0%}"] if self.share and not said else []
+        if (taken := time.time() - self.began) >= 1:
+            said.append(f"for {duration(taken)}")
+        return f"{self.what} ({', '.join(said)})" if said else self.what
 
 
 @dataclass
@@ -94,16 +96,23 @@ class State:
 
 
 class Session:
-    """The state of this process's work on a suite; use as a context."""
+    """The state of this process's work on a suite; use as a context.
 
-    def __init__(self, suite_folder: Path) -> None:
-        self.folder = suite_folder / ".live" / f"{os.getpid()}-{HOST}"
+    Args:
+        suite_folder: in whose folder the state is written; None: it is kept for this process alone.
+    """
+
+    def __init__(self, suite_folder: Path | None) -> None:
+        self._kept = suite_folder is None
+        self.folder = (suite_folder or Path()) / ".live" / f"{os.getpid()}-{HOST}"
         self._state = State(os.getpid(), time.time())
         self._items: dict[str, Item] = {}
         self._lock = threading.Lock()
         self._written = 0.0
 
     def __enter__(self) -> Session:
+        if self._kept:
+            return self
         for left in _sessions(self.folder.parent):
             if not _alive(left):
                 shutil.rmtree(left, ignore_errors=True)
@@ -113,6 +122,8 @@ class Session:
         return self
 
     def __exit__(self, *_: object) -> None:
+        if self._kept:
+            return
         shutil.rmtree(self.folder, ignore_errors=True)
         with suppress(OSError):
             self.folder.parent.rmdir()  # others may be at work
@@ -142,7 +153,7 @@ class Session:
         with self._lock:
             self._items[key] = Item(what, time.time(), work, epochs)
         self._write()
-        return str(self.folder / f"{key}.share")
+        return "" if self._kept else str(self.folder / f"{key}.share")
 
     def finish(self, key: str) -> None:
         """Note that it has ended; its work counts as done."""
@@ -166,7 +177,7 @@ class Session:
 
     def _write(self, force: bool = False) -> None:
         now = time.monotonic()
-        if not force and now - self._written < _EVERY_S:
+        if self._kept or (not force and now - self._written < _EVERY_S):
             return
         self._written = now
         with suppress(OSError):
@@ -178,20 +189,43 @@ class Session:
         return self.state()
 
 
-def reporter(path: str) -> Callable[[float, dict[str, Any]], None] | None:
+def reporter(path: str, part: tuple[int, int] = (0, 1)) -> Callable[[float, dict[str, Any]], None] | None:
     """Return what a training calls after every evaluation, with its share done and the row of its history.
 
     Args:
         path: from `Session.start`; empty: nobody wants to know.
+        part: number of the training among those that share the path, one after the other, and how many they are.
     """
     if not path:
         return None
 
     def report(share: float, row: dict[str, Any]) -> None:
         with suppress(OSError):
-            _replace(Path(path), f"{share:.4f} {row['epoch']}")
+            _replace(Path(path), f"{(part[0] + share) / part[1]:.4f} {row['epoch']}")
 
     return report
+
+
+def step_reporter(path: str, part: tuple[int, int] = (0, 1)) -> Callable[[float, int], None] | None:
+    """Return what a training calls after every step, with its share done and the epoch under way.
+
+    Written at most once in `_EVERY_S`, so that the time left is known long before a first epoch has ended.
+
+    Args:
+        path, part: see `reporter`.
+    """
+    report, clock = reporter(path, part), time.monotonic
+    if report is None:
+        return None
+    due = clock() + _EVERY_S
+
+    def on_step(share: float, epoch: int) -> None:
+        nonlocal due
+        if clock() >= due:
+            report(share, {"epoch": epoch - 1})
+            due = clock() + _EVERY_S
+
+    return on_step
 
 
 def sessions(suite_folder: Path) -> list[State]:

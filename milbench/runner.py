@@ -27,7 +27,7 @@ from .spec import Suite, digest
 from .store import OUTCOMES, RunRecord, Store, read_run
 from .train import Task
 from .train_stacked import StackTask
-from .tune import Found, Trial, progress, search_all, smaller, tuned_task
+from .tune import Found, Search, Trial, progress, search_all, smaller, tuned_task
 from .worker import work
 
 
@@ -115,7 +115,15 @@ def _execute(
     session.progress(done, total)
     timeout = plan.suite.budget.timeout_s
     session.phase("tuning" if trials else "runs", float(trials))
-    tuned = _tune(plan, jobs, lambda t: report(f"{t.search} trial {t.number}", t.outcome, t.reason))
+
+    def trial_ended(trial: Trial) -> None:
+        session.finish(_trial_key(trial.search, trial.number))
+        report(f"{trial.search} trial {trial.number}", trial.outcome, trial.reason)
+
+    def trial_begins(search: Search, number: int) -> str:
+        return session.start(_trial_key(search, number), f"{search} trial {number}", 1.0)
+
+    tuned = _tune(plan, jobs, trial_ended, trial_begins)
     done = trials  # those that another process made are done too
     for planned, result in tuned.impossible:
         if planned.outcome is not None and overwrite == "missing":
@@ -208,8 +216,48 @@ def tuned_runs(plan: Plan) -> list[Planned]:
     return [*tuned.runs, *(planned for planned, _ in tuned.impossible)]
 
 
-def tune(plan: Plan, *, jobs: int | None = None, on_trial: Callable[[Trial], None] | None = None) -> dict[str, Found]:
-    """Carry out what is missing of a plan's studies and nothing else; return what each found, by its name."""
+def _trial_key(search: Search, number: int) -> str:
+    return f"{digest(search.name)}-{number}"
+
+
+def tune(
+    plan: Plan,
+    *,
+    jobs: int | None = None,
+    on_trial: Callable[[Trial], None] | None = None,
+    on_begin: Callable[[Search, int], str] | None = None,
+    on_start: Callable[[Session], None] | None = None,
+) -> dict[str, Found]:
+    """Carry out what is missing of a plan's studies and nothing else; return what each found, by its name.
+
+    Args:
+        plan: of a suite that is tuned.
+        jobs: trials side by side.
+        on_trial: called after every trial.
+        on_begin: called before every trial with study and number; returns where it writes how far it is, see
+            `milbench.live.reporter`.
+        on_start: called with what knows the state of the work, before any of it is done; in place of ``on_begin``.
+    """
+    if on_start is not None:
+        left = sum(trials_left(plan).values())
+        with Session(plan.store.folder) as session:
+            on_start(session)
+            session.phase("tuning", float(left))
+            done = 0
+
+            def ended(trial: Trial) -> None:
+                nonlocal done
+                done += 1
+                session.finish(_trial_key(trial.search, trial.number))
+                session.progress(done, left)
+                if on_trial is not None:
+                    on_trial(trial)
+
+            def begins(search: Search, number: int) -> str:
+                return session.start(_trial_key(search, number), f"{search} trial {number}", 1.0)
+
+            session.progress(0, left)
+            return tune(plan, jobs=jobs, on_trial=ended, on_begin=begins)
     if not plan.searches:
         raise MilbenchError(
             f"suite {plan.suite.name} is not tuned: give it trials in [budget], or --budget '20 trials'."
@@ -218,7 +266,7 @@ def tune(plan: Plan, *, jobs: int | None = None, on_trial: Callable[[Trial], Non
     with _claims_of(plan.storage) as claims:
         return search_all(
             plan.searches, plan.storage, jobs=jobs or usable_jobs(plan.suite), timeout_s=plan.suite.budget.timeout_s,
-            on_trial=on_trial, claims=claims,
+            on_trial=on_trial, on_begin=on_begin, claims=claims,
         )  # fmt: skip
 
 
@@ -230,8 +278,10 @@ class _Tuned:
     impossible: list[tuple[Planned, Result]]
 
 
-def _tune(plan: Plan, jobs: int, on_trial: Callable[[Trial], None]) -> _Tuned:
-    return _of_studies(plan, tune(plan, jobs=jobs, on_trial=on_trial)) if plan.searches else _Tuned([], [])
+def _tune(plan: Plan, jobs: int, on_trial: Callable[[Trial], None], on_begin: Callable[[Search, int], str]) -> _Tuned:
+    if not plan.searches:
+        return _Tuned([], [])
+    return _of_studies(plan, tune(plan, jobs=jobs, on_trial=on_trial, on_begin=on_begin))
 
 
 def _of_studies(plan: Plan, found: Mapping[str, Found]) -> _Tuned:
@@ -349,9 +399,12 @@ def _watched(group: Sequence[Planned], task: Task | StackTask, session: Session)
     """Note that a group of runs begins, and let a run that has its process to itself say how far it is."""
     first = group[0]
     what = str(first) + (f" and {len(group) - 1} more of it" if len(group) > 1 else "")
-    epochs = 0 if first.spec.budget.track else first.spec.recipe.epochs
+    in_turn = len(group) > 1 and not first.spec.stacked
+    epochs = 0 if first.spec.budget.track or in_turn else first.spec.recipe.epochs
     live = session.start(first.spec.run_id, what, sum(planned.work for planned in group), epochs)
-    return replace(task, live=live) if isinstance(task, Task) else task
+    if isinstance(task, Task):
+        return replace(task, live=live)
+    return StackTask(tuple(replace(one, live=live, live_part=(i, len(group))) for i, one in enumerate(task.tasks)))
 
 
 def _counted_as(task: Task) -> tuple[str, str, bool]:

@@ -38,6 +38,8 @@ from .wording import count
 
 #: Called with the share of a training that is done and the newest row of its history.
 OnEvaluation = Callable[[float, dict[str, Any]], None]
+#: Takes the share of a training that is done, and the epoch under way.
+OnStep = Callable[[float, int], None]
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,7 @@ class Task:
     max_instances: int | None = None  # of a training bag, where the budget's fallback has come to that
     counted: tuple[tuple[int, int | None], ...] = ()  # `StepFlops.known` of an earlier run, to be spared the work
     live: str = ""  # the file that takes the share of the training that is done, see `milbench.live`
+    live_part: tuple[int, int] = (0, 1)  # its number among the runs that share the file, and how many they are
 
 
 @dataclass(frozen=True)
@@ -105,7 +108,13 @@ def derive_seed(seed: int, purpose: str) -> int:
     return int(np.random.SeedSequence([seed, *purpose.encode()]).generate_state(1, np.uint64)[0] >> 1)
 
 
-def train(task: Task, cache: FeatureCache, device: torch.device, on_evaluation: OnEvaluation | None = None) -> Trained:
+def train(
+    task: Task,
+    cache: FeatureCache,
+    device: torch.device,
+    on_evaluation: OnEvaluation | None = None,
+    on_step: OnStep | None = None,
+) -> Trained:
     """Train a task's method within its budget and select the evaluation its protocol asks for.
 
     Args:
@@ -114,6 +123,7 @@ def train(task: Task, cache: FeatureCache, device: torch.device, on_evaluation: 
         device: where.
         on_evaluation: called with the share of the training that is done and the new row of the history; what it
             raises ends the training.
+        on_step: called after every step.
 
     Raises:
         Diverged: the training loss is NaN or infinite although the features are finite.
@@ -201,6 +211,8 @@ def train(task: Task, cache: FeatureCache, device: torch.device, on_evaluation: 
                         if j + 1 == i + len(group):
                             stepper.step(meter.progress)
                 meter.add(taken)
+                if on_step is not None:
+                    on_step(meter.progress, epoch)
                 seen, patches = seen + len(taken), patches + sum(taken)
                 if meter.spent:
                     break

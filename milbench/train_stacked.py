@@ -26,7 +26,7 @@ from .measure.timing import DeviceTimer
 from .nn.stacked import Stack
 from .registry import resolve
 from .spec import Budget, Recipe
-from .train import Judge, Stepper, Task, Trained, check_labels, derive_seed, fits, flops_of, seed_everything
+from .train import Judge, OnStep, Stepper, Task, Trained, check_labels, derive_seed, fits, flops_of, seed_everything
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,9 @@ def may_share(budget: Budget) -> bool:
     return budget.memory_bytes is None and budget.timeout_s is None and budget.on_oom == "fail"
 
 
-def train_stacked(tasks: Sequence[Task], cache: FeatureCache, device: torch.device) -> list[Trained | Diverged]:
+def train_stacked(
+    tasks: Sequence[Task], cache: FeatureCache, device: torch.device, on_step: OnStep | None = None
+) -> list[Trained | Diverged]:
     """Train tasks together; without dropout the same for each as `milbench.train.train`, to rounding.
 
     What only the whole stack has, the seconds and the training loss, is NaN in results and histories.
@@ -64,6 +66,7 @@ def train_stacked(tasks: Sequence[Task], cache: FeatureCache, device: torch.devi
         tasks: with the same method, recipe, protocol and number of training bags; `stacks` is true of them.
         cache: the features.
         device: where.
+        on_step: called after every step.
 
     Returns:
         for each task what its training left, or that it diverged.
@@ -75,7 +78,7 @@ def train_stacked(tasks: Sequence[Task], cache: FeatureCache, device: torch.devi
     if len({(t.method, t.spec.recipe.model_dump_json(), t.n_classes, len(t.train)) for t in tasks}) > 1:
         raise ValueError("a stack is of one method, recipe and number of classes and training bags")
     if len(tasks) == 1:  # one bag alone would take the paths of one bag, which round in another way
-        return train_stacked([tasks[0], tasks[0]], cache, device)[:1]
+        return train_stacked([tasks[0], tasks[0]], cache, device, on_step)[:1]
     first, size, nan = tasks[0], len(tasks), float("nan")
     recipe, protocol = first.spec.recipe, first.spec.protocol
     seeds = [
@@ -122,6 +125,8 @@ def train_stacked(tasks: Sequence[Task], cache: FeatureCache, device: torch.devi
                             stepper.backward(_packed(sets, each), wanted, len(group))
                         stepper.step(steps / stepper.planned)
                     steps += 1
+                    if on_step is not None:
+                        on_step(steps / stepper.planned, epoch)
             row = {"epoch": epoch, "train_loss": nan, "lr": stepper.lr, "seconds": nan, "device_seconds": nan,
                    "steps": steps}  # fmt: skip
             for i, (model, judge, own_flops) in enumerate(zip(models, judges, an_epoch, strict=True)):

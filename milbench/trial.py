@@ -10,7 +10,7 @@ import torch
 from .data.cache import FeatureCache
 from .errors import MilbenchError
 from .spec import Protocol, Tuning
-from .train import OnEvaluation, Task, Trained, train
+from .train import OnEvaluation, OnStep, Task, Trained, train
 
 
 class Pruned(Exception):  # noqa: N818
@@ -37,7 +37,11 @@ class TrialTask:
 
 
 def run_trial(
-    trial: TrialTask, cache: FeatureCache, device: torch.device, report: OnEvaluation | None
+    trial: TrialTask,
+    cache: FeatureCache,
+    device: torch.device,
+    report: OnEvaluation | None,
+    on_step: OnStep | None = None,
 ) -> dict[str, Any]:
     """Train and score.
 
@@ -46,6 +50,7 @@ def run_trial(
         cache: the features.
         device: where.
         report: from `reporter`.
+        on_step: called after every step.
 
     Returns:
         ``score`` (the monitored validation quantity of the selected evaluation; absent when ``pruned``), ``pruned``,
@@ -61,7 +66,7 @@ def run_trial(
             report(progress, row)
 
     try:
-        trained = train(trial.task, cache, device, on_evaluation)
+        trained = train(trial.task, cache, device, on_evaluation, on_step)
     except Pruned:
         return {"pruned": True, "used": _used(rows[-1])}
     return {"score": score(trained, trial.task.spec.protocol), "used": _used(rows[-1])}

@@ -145,6 +145,7 @@ def search_all(
     jobs: int,
     timeout_s: float | None = None,
     on_trial: Callable[[Trial], None] | None = None,
+    on_begin: Callable[[Search, int], str] | None = None,
     claims: Claims | None = None,
 ) -> dict[str, Found]:
     """Carry out what is missing of some studies and return what each found, by its name.
@@ -158,6 +159,7 @@ def search_all(
         jobs: trials side by side, of different studies.
         timeout_s: wall seconds a trial may take.
         on_trial: called after every trial of this process.
+        on_begin: called before every trial with study and number; returns where it writes how far it is.
         claims: of the storage; None: no other process uses it.
 
     Raises:
@@ -166,7 +168,7 @@ def search_all(
     for search in searches:
         search.check()
     opened = [_Study(search, open_storage(storage), storage) for search in searches]
-    results = run_all(work, _tasks(opened, claims), jobs, timeout_s)
+    results = run_all(work, _tasks(opened, claims, on_begin), jobs, timeout_s)
     try:
         for (study, trial, task), result in results:
             study.busy = False
@@ -349,7 +351,9 @@ class _Study:
         return Found(values, float(best.value), best.number, outcomes, bad[-1] if bad else "", dict(used))
 
 
-def _tasks(studies: Sequence[_Study], claims: Claims | None) -> Iterator[Any]:
+def _tasks(
+    studies: Sequence[_Study], claims: Claims | None, on_begin: Callable[[Search, int], str] | None = None
+) -> Iterator[Any]:
     """Yield a trial of whichever study has none under way; `WAIT` where all have one, `LATER` where others make it."""
     while True:
         left = {id(study): study.left for study in studies}
@@ -364,6 +368,8 @@ def _tasks(studies: Sequence[_Study], claims: Claims | None) -> Iterator[Any]:
             study.busy = True
             trial, task = study.again or study.ask()
             study.again = None
+            if on_begin is not None:
+                task = replace(task, task=replace(task.task, live=on_begin(study.search, trial.number)))
             yield (study, trial, task), task
             break
         else:

@@ -43,7 +43,7 @@ def work(task: Task | StackTask | TrialTask | CostTask | CellTask | MachineTask)
             device, cache = _set_up(spec.threads, spec.device_type), FeatureCache.open(task.task.cache_path)
             report = reporter(task)
             with capped(spec.budget.memory_bytes, device, cache):
-                return Result("ok", "", run_trial(task, cache, device, report))
+                return Result("ok", "", run_trial(task, cache, device, report, live.step_reporter(task.task.live)))
         if isinstance(task, MachineTask):
             return Result("ok", "", measure_machine(task, _set_up(task.threads, task.device_type)))
         if isinstance(task, CellTask):
@@ -76,7 +76,8 @@ def _run(task: Task) -> dict[str, Any]:
     device = _set_up(task.spec.threads, task.spec.device_type)
     cache, load = FeatureCache.open(task.cache_path), Load()
     with capped(task.spec.budget.memory_bytes, device, cache) as against_cap, PeakMemory(device) as peak:
-        trained = train(task, cache, device, live.reporter(task.live))
+        reports = live.reporter(task.live, task.live_part), live.step_reporter(task.live, task.live_part)
+        trained = train(task, cache, device, *reports)
         found = _predicted(task, trained, cache, device)
         if (cap := against_cap()) is not None:
             found["record"]["memory_cap"] = cap
@@ -92,7 +93,8 @@ def _run_stack(stack: StackTask) -> list[Result]:
     spec = stack.tasks[0].spec
     device, cache = _set_up(spec.threads, spec.device_type), FeatureCache.open(stack.tasks[0].cache_path)
     results = []
-    for task, trained in zip(stack.tasks, train_stacked(stack.tasks, cache, device), strict=True):
+    done = train_stacked(stack.tasks, cache, device, live.step_reporter(stack.tasks[0].live))
+    for task, trained in zip(stack.tasks, done, strict=True):
         if isinstance(trained, Diverged):
             results.append(Result("diverged", str(trained)))
             continue

@@ -97,15 +97,29 @@ class Shown:
 
 @contextmanager
 def show_progress() -> Iterator[Shown]:
-    """Give what shows work: a bar on a terminal; elsewhere a line a finished run, and one a minute of what runs."""
+    """Give what shows work: a bar on a terminal; elsewhere a line a minute of what runs and how long it will take.
+
+    There the first and the last run to end have lines of their own, and whatever did not end ok.
+    """
     ended = threading.Event()
     if not sys.stdout.isatty():
-        shown = Shown(lambda step: print(console(f"[{step.done}/{step.total}] {_ended(step)}"), flush=True))
+        spoken = [-MINUTE]  # when the last line was printed
+
+        def say(line: str) -> None:
+            spoken[0] = time.monotonic()
+            print(console(line), flush=True)
+
+        def show(step: Progress) -> None:
+            due = time.monotonic() - spoken[0] >= MINUTE
+            if due or step.done == step.total or step.outcome not in ("ok", "pruned"):
+                say(f"[{step.done}/{step.total}] {_ended(step)}{_left(shown.session)}")
 
         def lines() -> None:
-            while not ended.wait(MINUTE):
-                if shown.session is not None:
-                    print(console(str(shown.session.tick())), flush=True)
+            while not ended.wait(max(1.0, MINUTE - (time.monotonic() - max(spoken[0], began)))):
+                if shown.session is not None and time.monotonic() - spoken[0] >= MINUTE:
+                    say(str(shown.session.tick()))
+
+        shown, began = Shown(show), time.monotonic()
 
         with _thread(lines, ended):
             yield shown
@@ -168,6 +182,14 @@ def counted(what: str) -> Iterator[Callable[[int, int, str], None]]:
             print(console(f"{what} {done}/{total} {slide}"), file=sys.stderr, flush=True)
 
     yield line
+
+
+def _left(session: Session | None) -> str:
+    from ..live import duration
+
+    state = None if session is None else session.tick()
+    left = None if state is None else state.seconds_left()
+    return f"; {duration(left)} left" if left and state is not None and state.work_left > 0 else ""
 
 
 def _ended(step: Progress) -> str:

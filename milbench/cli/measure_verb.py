@@ -90,7 +90,7 @@ def _measure(plan: LadderPlan, out: Path, stem: str | None) -> list[str]:
     if journal.is_file() and journal.stat().st_size:
         echo(f"Going on with what {journal} holds of an interrupted run; delete it to begin anew.")
     with show_progress() as show:
-        found = run_ladder(plan, show, journal)
+        found = run_ladder(plan, show, journal, show.watch)
     paths = write_ladder(found.table, found.record(), out, stem or file_stem(found), command_line())
     journal.unlink(missing_ok=True)
     for mode in plan.modes:

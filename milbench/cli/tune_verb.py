@@ -60,7 +60,7 @@ def tune_command(
             done += 1
             show(Progress(done, total, f"{trial.search} trial {trial.number}", trial.outcome, trial.reason))
 
-        found = tune(plan, jobs=jobs, on_trial=report)
+        found = tune(plan, jobs=jobs, on_trial=report, on_start=show.watch)
     missing = 0
     for search in plan.searches:
         best = found[search.name]
