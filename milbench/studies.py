@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections import Counter
 from collections.abc import Generator
 from contextlib import suppress
 from pathlib import Path
@@ -15,6 +16,7 @@ from .checksums import KEY as CHECKSUM
 from .checksums import record_checksum, with_checksum
 from .errors import MilbenchError
 from .spec import Choice, Dimension, Float, Int, Tuning
+from .spelling import plain, quoted
 
 if TYPE_CHECKING:
     import optuna
@@ -204,6 +206,14 @@ def distribution(dimension: Dimension) -> optuna.distributions.BaseDistribution:
         case Choice():
             # By position: Optuna keeps plain values alone, and an option may be anything a suite can say.
             return distributions.CategoricalDistribution(list(range(len(dimension.options))))
+
+
+def option_texts(choice: Choice) -> list[str]:
+    """Return a text for every option of a choice: plain, or as a Python literal where plain texts would be alike."""
+    texts = [plain(option) if not isinstance(option, tuple | list | dict) else quoted(option)
+             for option in choice.options]  # fmt: skip
+    alike = {text for text, n in Counter(texts).items() if n > 1}
+    return [quoted(o) if text in alike else text for o, text in zip(choice.options, texts, strict=True)]
 
 
 def import_optuna() -> Any:

@@ -18,7 +18,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from pydantic import ValidationError
 
 from .atomic_io import child, write_figure
@@ -202,25 +201,26 @@ def progress(searches: Sequence[Search], storage: str) -> dict[str, int]:
 
 
 def draw(searches: Sequence[Search], storage: str, folder: Path) -> list[Path]:
-    """Write Optuna's figures of each study, its history and where its parameters lie, as PNG; return their paths."""
-    import warnings
+    """Write two figures of each study, its history and where its parameters lie, as PNG; return their paths."""
+    from .tuning_plots import Shown, history_figure, slice_figure
 
     optuna = import_optuna()
-    from matplotlib import pyplot as plt
-
     folder.mkdir(parents=True, exist_ok=True)
     kept, written = open_storage(storage), []
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        for search in searches:
-            study = optuna.load_study(study_name=search.name, storage=kept)
-            for what in ("optimization_history", "slice"):
-                drawn = getattr(optuna.visualization.matplotlib, f"plot_{what}")(study)
-                figure = np.ravel(np.asarray(drawn, dtype=object))[0].figure
-                path = child(folder, _file_name(search), f"-{what}.png", "study")
-                write_figure(path, figure, dpi=120, bbox_inches="tight")
-                plt.close(figure)
-                written.append(path)
+    for search in searches:
+        found = optuna.load_study(study_name=search.name, storage=kept).get_trials(deepcopy=False)
+        ended = [t for t in found if _counts(t)][: search.trials]
+        trials = [Shown(t.number, float(t.value), t.params) for t in ended if _is_ok(t)]
+        outcomes = Counter(str(t.user_attrs.get("outcome", "failed")) for t in ended)
+        words = ", ".join(f"{n} {outcome}" for outcome, n in outcomes.most_common()) or "none ended"
+        monitor = search.task.spec.protocol.monitor
+        for what, figure in (
+            ("history", history_figure(trials, monitor, str(search), words)),
+            ("slice", slice_figure(trials, search.space, monitor, str(search))),
+        ):
+            path = child(folder, _file_name(search), f"-{what}.png", "study")
+            write_figure(path, figure, dpi=120)
+            written.append(path)
     return written
 
 
@@ -342,7 +342,7 @@ class _Study:
         used: Counter[str] = Counter()
         for trial in trials:
             used.update({key: float(v) for key, v in trial.user_attrs.get("used", {}).items() if v is not None})
-        done = [t for t in trials if t.value is not None and t.user_attrs.get("outcome") == "ok"]
+        done = [t for t in trials if _is_ok(t)]
         if not done:
             return Found(None, math.nan, -1, outcomes, bad[-1] if bad else "", dict(used))
         best = min(done, key=lambda t: ((t.value if self.loss else -t.value), t.number))
@@ -387,6 +387,10 @@ def derived(search: Search, index: int) -> int:
 def _counts(trial: Any) -> bool:
     """Whether a trial is one of those that were asked for: it has ended, and not before it had its parameters."""
     return bool(trial.state.is_finished() and "outcome" in trial.user_attrs)
+
+
+def _is_ok(trial: Any) -> bool:
+    return trial.value is not None and trial.user_attrs.get("outcome") == "ok"
 
 
 def _value(dimension: Dimension, drawn: Any) -> Any:

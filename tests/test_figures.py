@@ -22,8 +22,10 @@ from milbench.ladder_plot import ladder_figure
 from milbench.plots import auc_figure, tradeoff_figure
 from milbench.ranking import COLUMNS, leaderboard
 from milbench.reporting import write_report
+from milbench.spec import Choice, Float, Int
 from milbench.stats import friedman, performance_profile
 from milbench.stats_plots import critical_difference_figure, profile_figure
+from milbench.tuning_plots import Shown, history_figure, slice_figure
 
 MANY = (1, 8, 27)
 PANELS = (1, 3)
@@ -95,6 +97,40 @@ def removal(name):
 @pytest.mark.parametrize(("n", "panels"), CASES)
 def test_auc(n, panels):
     assert defects(auc_figure(board(n, panels))) == []
+
+
+NAME_OF_40 = "a_name_as_long_as_forty_letters_may_bee_"
+
+SPACE = {
+    "lr": Float(low=1e-4, high=1e-1, log=True),
+    "layers": Int(low=1, high=4),
+    "kind": Choice(options=("none", None, True, "true", "a b", "price in $ and %")),
+    "widths": Choice(options=((256, 128), (64,), ())),
+    NAME_OF_40: Choice(options=tuple(f"{NAME_OF_40}{i}" for i in range(8))),
+}
+TICKS = {
+    "kind": ["'none'", "None", "True", "'true'", "a b", r"price in \$ and %"], "widths": ["(256,128)", "(64,)", "()"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("dimensions", [1, 3, 5])
+@pytest.mark.parametrize("trials", [0, 1, 30])
+def test_tuning_names_the_options_of_choices(dimensions, trials):
+    rng = np.random.default_rng(0)
+    space = dict(list(SPACE.items())[-dimensions:])
+    drawn = [
+        Shown(i, rng.normal() ** 2, {
+            name: int(rng.integers(len(d.options))) if isinstance(d, Choice) else d.low for name, d in space.items()
+        })
+        for i in range(trials)
+    ]  # fmt: skip
+    figure = slice_figure(drawn, space, "val_loss", f"cohort {NAME_OF_40}[gated=true] fold fold0")
+    assert defects(figure) == []
+    panels = dict(zip(space, figure.axes, strict=False))
+    for name, options in TICKS.items():
+        if name in panels:
+            assert [text.get_text() for text in panels[name].get_yticklabels()] == options
+    assert defects(history_figure(drawn, "val_auc", f"cohort {NAME_OF_40} fold fold0", "12 ok, 3 failed")) == []
 
 
 COSTS = ("infer_patches_per_s", "train_device_seconds", "infer_peak_memory_bytes")

@@ -62,6 +62,29 @@ def test_every_method_gets_the_same_trials_and_the_runs_use_the_best(folder):
     assert {len(s.trials) for s in studies(plan).values()} == {4}  # the same command again tries nothing
 
 
+def test_figures_and_the_table_name_the_options_of_a_choice(folder, monkeypatch):
+    options = ("adam", "adamw", "sgd")
+    space = {"optimizer": Choice(options=options), "grad_clip": Choice(options=(None, 0.5))}
+    plan = make_plan(tuned(folder, ("mean",), tuning=Tuning(startup_trials=2, space=space)), folder / "runs")
+    best = next(iter(tune(plan).values())).best
+    assert best["optimizer"] in options
+    assert best["grad_clip"] in (None, 0.5)
+    drawn = []
+    monkeypatch.setattr(tuning_module, "write_figure", lambda path, figure, **_: drawn.append((path, figure)))
+    paths = tuning_module.draw(plan.searches, plan.storage, folder / "figures")
+    assert [path for path, _ in drawn] == paths
+    assert len(paths) == 2
+    history, slices = (figure for _, figure in drawn)
+    values = [trial.value for trial in studies(plan)["mean"].trials]
+    points = history.axes[0].collections[0].get_offsets()
+    assert points[:, 1].tolist() == values
+    by_name = {ax.get_title(loc="left"): ax for ax in slices.axes}
+    assert [text.get_text() for text in by_name["optimizer"].get_yticklabels()] == list(options)
+    assert [text.get_text() for text in by_name["grad_clip"].get_yticklabels()] == ["none", "0.5"]
+    at = by_name["optimizer"].collections[0].get_offsets()
+    assert at[:, 1].tolist() == [trial.params["optimizer"] for trial in studies(plan)["mean"].trials]
+
+
 def test_searches_repeat_to_the_bit_whatever_goes_on_beside_them(folder):
     found = []
     for name, jobs in (("a", 1), ("b", 2)):

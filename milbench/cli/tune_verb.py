@@ -21,7 +21,7 @@ def tune_command(
     ),
     timeout: float = typer.Option(None, "--timeout", min=0.001, help="Seconds a trial may take; default: the suite's."),
     jobs: int = typer.Option(None, "--jobs", min=1, help="Trials side by side, of different studies."),
-    plots: Path = typer.Option(None, "--plots", help="Write Optuna's own figures of every study into this folder."),
+    plots: Path = typer.Option(None, "--plots", help="Write two figures of every study into this folder."),
 ) -> None:
     """Search the hyperparameters of every method with the same number of trials, on validation slides alone.
 
