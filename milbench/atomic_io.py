@@ -117,13 +117,24 @@ def read_regular(path: Path) -> bytes:
 
 
 @contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Let errors of the system name the file that was being written: those of a full disk do not by themselves."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None and error.errno is not None:
+            error.filename = str(path)
+        raise
+
+
+@contextmanager
 def appending(path: Path) -> Iterator[IO[bytes]]:
     """Open a file to append bytes to it, made where there is none; a link in its place is not followed.
 
     Raises:
         OSError: it cannot be opened, or is a link.
     """
-    with open_appending(path) as file:
+    with naming(path), open_appending(path) as file:
         yield file
 
 
@@ -146,7 +157,7 @@ def write_atomic(path: Path, content: str | bytes) -> None:
     sweep(path)
     partial, handle = _claim_file(path)
     try:
-        with os.fdopen(handle, "wb") as out:
+        with naming(path), os.fdopen(handle, "wb") as out:
             out.write(content.encode("utf-8") if isinstance(content, str) else content)
             out.flush()
             os.fsync(out.fileno())
@@ -182,7 +193,7 @@ def write_together(folder: Path, files: Mapping[str, bytes], stale: Collection[s
             sweep(path)
             partial, handle = _claim_file(path)
             waiting[partial] = path
-            with os.fdopen(handle, "wb") as out:
+            with naming(path), os.fdopen(handle, "wb") as out:
                 out.write(content)
                 out.flush()
                 os.fsync(out.fileno())

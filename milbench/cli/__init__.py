@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import sys
-from importlib import import_module
 
 _INTERRUPTED = 130
 _interrupts = [0]  # how many have come: some libraries turn the exception into another, which then names a false cause
@@ -14,9 +12,10 @@ _interrupts = [0]  # how many have come: some libraries turn the exception into 
 
 def _at_once(*_: object) -> None:
     """Answer Ctrl-C while the command line is imported: nothing has begun, and there is nothing to put in order."""
-    with contextlib.suppress(OSError):
+    try:
         os.write(2, b"milbench: interrupted; nothing has begun.\n")
-    os._exit(_INTERRUPTED)
+    finally:
+        os._exit(_INTERRUPTED)
 
 
 def _raised(*_: object) -> None:
@@ -31,6 +30,9 @@ def _is_program() -> bool:
 
 if _is_program() and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
     signal.signal(signal.SIGINT, _at_once)
+
+import contextlib  # noqa: E402
+from importlib import import_module  # noqa: E402
 
 import typer  # noqa: E402
 
@@ -84,21 +86,32 @@ def main() -> None:
     What a user can mend ends in one sentence on stderr; a traceback is a mistake of milbench's own. Where the reader of
     stdout has gone (``| head``) the command ends without a word, with 141, as programs do that the system ends.
     """
-    if signal.getsignal(signal.SIGINT) in (_at_once, signal.default_int_handler):
-        with contextlib.suppress(ValueError):  # not the main thread
-            signal.signal(signal.SIGINT, _raised)
     _in_utf8()
     _streams()
     _interrupts[0] = 0
-    code = _carry_out()
     try:
-        sys.stdout.flush()
-    except OSError as error:
-        code = _refused(error)
-    if signal.getsignal(signal.SIGINT) is _raised:
-        # What is left to do is the interpreter's own end, whose tracebacks tell nobody anything.
-        signal.signal(signal.SIGINT, signal.SIG_IGN if _is_program() else signal.default_int_handler)
+        if signal.getsignal(signal.SIGINT) in (_at_once, signal.default_int_handler):
+            with contextlib.suppress(ValueError):  # not the main thread
+                signal.signal(signal.SIGINT, _raised)
+        code = _carry_out()
+        try:
+            sys.stdout.flush()
+        except OSError as error:
+            code = _refused(error)
+        if signal.getsignal(signal.SIGINT) is _raised:
+            # What is left to do is the interpreter's own end, whose tracebacks tell nobody anything.
+            signal.signal(signal.SIGINT, signal.SIG_IGN if _is_program() else signal.default_int_handler)
+    except KeyboardInterrupt:  # between two of these lines, or while an error is said
+        code = _interrupted()
     sys.exit(code)
+
+
+def _interrupted() -> int:
+    """Say that the command was interrupted; return the exit code."""
+    if signal.getsignal(signal.SIGINT) is _raised:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _fail("interrupted; what was finished is kept, and the same command, given again, goes on from there.")
+    return _INTERRUPTED
 
 
 def _carry_out() -> int:
@@ -118,6 +131,11 @@ def _carry_out() -> int:
         code = 1
     except OSError as error:
         code = _INTERRUPTED if _interrupts[0] else _refused(error)
+    except SystemExit as error:
+        # Typer and rich answer a reader of stdout that has gone, each in its own way, with 1.
+        if not isinstance(error.__context__, BrokenPipeError):
+            raise
+        code = _refused(error.__context__)
     except (KeyboardInterrupt, typer.Abort):
         code = _INTERRUPTED
     except Exception as error:
@@ -128,11 +146,7 @@ def _carry_out() -> int:
             raise
         else:
             code = _fail(sentence)
-    if code == _INTERRUPTED:
-        if signal.getsignal(signal.SIGINT) is _raised:
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
-        _fail("interrupted; what was finished is kept, and the same command, given again, goes on from there.")
-    return code
+    return _interrupted() if code == _INTERRUPTED else code
 
 
 def _of_the_system(error: BaseException) -> str | None:

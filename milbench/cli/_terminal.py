@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -117,7 +117,8 @@ def show_progress() -> Iterator[Shown]:
         def lines() -> None:
             while not ended.wait(max(1.0, MINUTE - (time.monotonic() - max(spoken[0], began)))):
                 if shown.session is not None and time.monotonic() - spoken[0] >= MINUTE:
-                    say(str(shown.session.tick()))
+                    with suppress(OSError):  # a reader that has gone is the main thread's to answer
+                        say(str(shown.session.tick()))
 
         shown, began = Shown(show), time.monotonic()
 
@@ -139,7 +140,10 @@ def show_progress() -> Iterator[Shown]:
             while not ended.wait(2.0):
                 if shown.session is not None:
                     state = shown.session.tick()
-                    bar.update(task, completed=state.done, total=state.total or None, description=console(str(state)))
+                    with suppress(OSError):
+                        bar.update(
+                            task, completed=state.done, total=state.total or None, description=console(str(state))
+                        )
 
         with _thread(redraw, ended):
             yield shown
