@@ -15,6 +15,7 @@ from .data.audit.patients import (
     mixed_patients,
     unnamed_patients,
 )
+from .data.encoders import kinds_are_classes
 from .data.id_matching import near_pairs, shown_apart
 from .data.label_rows import LabelRows, Row, Tables, read_label_rows
 from .data.label_values import EXCLUDE, is_excluded, read_values, said_missing
@@ -195,6 +196,16 @@ class Inspection:
             f"{'; '.join(loss.text for loss in stopping)}{pairs}: correct the names, or go on without them with "
             f"--allow-missing {most}."
         )
+
+    @property
+    def two_encoders(self) -> bool:
+        """Whether features are of two kinds that are not the classes, as those of two encoders are."""
+        kinds = self.survey.kinds
+        if kinds is None or not kinds.sure:
+            return False
+        classes = self.labels.labels
+        first, second = ([classes[s] for s in part if s in classes] for part in (kinds.first, kinds.second))
+        return not kinds_are_classes(first, second)
 
     @property
     def whole(self) -> bool:

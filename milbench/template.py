@@ -168,7 +168,8 @@ def _data(inspection: Inspection, out: Path, labels: Path | None) -> str:
     lines += [_prose([order]), to_toml({"classes": classes})]
     lines += [
         "# A caveat that every table of this cohort carries, and codes of audit findings to run in spite of:\n",
-        '#note = "..."\n#waive = ["shortcut-length"]\n',
+        '#note = "..."\n',
+        'waive = ["two-encoders"]\n' if inspection.two_encoders else '#waive = ["shortcut-length"]\n',
     ]
     return "".join(lines)
 

@@ -24,6 +24,9 @@ def build(
     workers: int = typer.Option(
         None, "--workers", min=1, help="Processes that read; default: one a core where there is much to read."
     ),
+    allow_two_encoders: bool = typer.Option(
+        False, "--allow-two-encoders", help="Keep features that are of two kinds by their statistics."
+    ),
 ) -> None:
     """Build a feature cache from another tool's files; after an interruption the same command goes on.
 
@@ -37,7 +40,15 @@ def build(
         raise MilbenchError(f"unknown order {order!r}; give source or raster.")
     with counted("reading") as progress:
         report = build_cache(
-            source, out, format, dtype, "raster" if order == "raster" else "source", coords, progress, workers
+            source,
+            out,
+            format,
+            dtype,
+            "raster" if order == "raster" else "source",
+            coords,
+            progress,
+            workers,
+            two_encoders=allow_two_encoders,
         )
     for line in report.lines():
         echo(line)

@@ -49,6 +49,9 @@ def init_command(
     allow_missing: str = typer.Option(
         None, "--allow-missing", metavar="N", help="Slides that may be left out for want of a match: 5, or 10%."
     ),
+    allow_two_encoders: bool = typer.Option(
+        False, "--allow-two-encoders", help="Go on where features are of two kinds by their statistics."
+    ),
     method: list[str] = typer.Option(None, "-m", "--method", help="Methods to compare; default: the founding ones."),
     seeds: int = typer.Option(3, "--seeds", min=1, help="Seeds of every method on every fold."),
     estimate: bool = typer.Option(
@@ -104,6 +107,8 @@ def init_command(
     for line in lines(found):
         echo(line)
     found.refuse_losses(allow_missing)
+    if found.two_encoders and not allow_two_encoders and found.survey.kinds is not None:
+        found.survey.kinds.refuse(features)
     problem = [*found.gaps.lines(), *filter(None, [found.division.problem])]
     if strict and problem:
         raise MilbenchError(f"{problem[0].rstrip('.')}; mend it, or leave out --strict.")

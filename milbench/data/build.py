@@ -14,17 +14,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+
 from ..errors import MilbenchError
 from ..spec import digest
+from .encoders import two_kinds
 from .files import resumable
 from .journal import Entry, Journal, stamp
 from .layout import SCHEMA
-from .reading import NO_COORDS, Read, Reading, read_slides
+from .reading import NO_COORDS, ROWS_ENOUGH, Look, Read, Reading, read_slides
 from .supervised import SourceReader
 from .writer import CacheWriter
 
 #: facts that must be the same for every slide of a cache; coord_step may differ and is kept with each slide
 _COMMON = ("encoder", "patch_size", "magnification", "units")
+#: slides whose features are compared with each other, at most; those of them that are read again after a kill
+_COMPARED, _AGAIN = 512, 32
 #: bytes of a source from which on starting further processes, each of which imports torch, is worth the while
 _WORTH_WORKERS = 4 << 30
 
@@ -78,7 +83,8 @@ class BuildReport:
 def build_cache(source: str | Path, out: str | Path, format: str = "auto", dtype: str = "float16",
                 order: Literal["source", "raster"] = "source", coords: bool = True,
                 progress: Callable[[int, int, str], None] | None = None,
-                workers: int | None = None, advice: str = NO_COORDS) -> BuildReport:  # fmt: skip
+                workers: int | None = None, advice: str = NO_COORDS,
+                two_encoders: bool = True) -> BuildReport:  # fmt: skip
     """Build a feature cache from the files of another tool.
 
     The source is never written to. After a kill, an interruption or an error the same call goes on after the last slide
@@ -94,6 +100,8 @@ def build_cache(source: str | Path, out: str | Path, format: str = "auto", dtype
         progress: called with (slides done, slides in all, slide).
         workers: processes that read; None: one for each core where there is much to read, at most 8.
         advice: a sentence on how to leave coordinates out, for messages about them.
+        two_encoders: False: features are refused that are of two kinds by their statistics, as those of two encoders
+            of one width are; what was read is kept for a call that takes them.
 
     Raises:
         MilbenchError: unknown format, a damaged file, slides that disagree about their encoder, patch size or
@@ -107,7 +115,9 @@ def build_cache(source: str | Path, out: str | Path, format: str = "auto", dtype
         raise MilbenchError(f"workers is {workers}; it must be 1 or more.")
     source, out = Path(source), Path(out)
     with SourceReader(source, format, coords=coords) as reader:
-        return _build(reader, Reading(reader.format, source, dtype, order, coords, advice), out, progress, workers)
+        return _build(
+            reader, Reading(reader.format, source, dtype, order, coords, advice), out, progress, workers, two_encoders
+        )
 
 
 def _build(
@@ -116,6 +126,7 @@ def _build(
     out: Path,
     progress: Callable[[int, int, str], None] | None,
     workers: int | None,
+    two_encoders: bool,
 ) -> BuildReport:
     source, dtype, order, coords = how.source, how.dtype, how.order, how.coords
     key = digest([SCHEMA, reader.format, str(source.absolute()), dtype, order, coords])[:8]
@@ -125,6 +136,7 @@ def _build(
     with CacheWriter(out, dtype, meta, place=place) as writer, Journal(writer.folder) as journal:
         done = _whole(journal.entries(), reader, writer)
         facts = _Facts(coords)
+        moments = _Moments(len(reader), two_encoders)
         for entry in done:
             facts.agree(entry.slide_id, entry.facts, entry.stamp[0][0] if entry.stamp else "")
         journal.start(done)
@@ -132,6 +144,7 @@ def _build(
         with closing(read_slides(reader, how, len(done), workers or _workers(reader))) as ahead:
             for number, read in enumerate(ahead, len(done)):
                 facts.agree(read.slide_id, read.facts, str(read.path))
+                moments.add(number, read)
                 entry = _keep(writer, read, stamp(reader.files[number]), how.advice)
                 if entry.placed is None:
                     left_out[entry.slide_id] = entry.why
@@ -143,6 +156,7 @@ def _build(
             raise MilbenchError(
                 f"{source} holds no slide with patches ({len(left_out)} empty); there is nothing to keep."
             )
+        moments.refuse(source, reader, [i for i, entry in enumerate(done) if entry.placed is not None], how.advice)
         writer.meta |= facts.common
         writer.meta["left_out"] = sorted(left_out)
         if reader.feature_names:
@@ -186,6 +200,47 @@ def _whole(entries: list[Entry], slides: SourceReader, writer: CacheWriter) -> l
         true += 1
     there = writer.restore([entry.placed for entry in entries[:true] if entry.placed is not None])
     return entries[:true] if there else []
+
+
+class _Moments:
+    """Mean and spread of the features of some slides, evenly spaced, which tell whether one encoder made them all.
+
+    Args:
+        slides: how many there are.
+        two_encoders: whether those of two encoders are taken, so that nothing needs to be known.
+    """
+
+    def __init__(self, slides: int, two_encoders: bool) -> None:
+        every = {int(i) for i in np.linspace(0, slides - 1, min(slides, _COMPARED)).round()} if slides else set()
+        self._numbers = set() if two_encoders else every
+        self._known: dict[int, tuple[str, Any, Any]] = {}
+
+    def add(self, number: int, read: Read | Look) -> None:
+        """Keep what is known of a slide."""
+        if number in self._numbers and read.mean is not None:
+            self._known[number] = read.slide_id, read.mean, read.spread
+
+    def refuse(self, source: Path, reader: SourceReader, before: list[int], advice: str) -> None:
+        """Refuse features of two kinds.
+
+        Args:
+            source: for the message.
+            reader: the opened source.
+            before: numbers of the slides that an earlier build read; some of them are read once more.
+            advice: for `SourceReader.look`.
+
+        Raises:
+            MilbenchError: they are of two kinds.
+        """
+        again = sorted(self._numbers & set(before))
+        for number in again[:: max(1, len(again) // _AGAIN)]:
+            look = reader.look(number, advice)
+            if look.rows >= ROWS_ENOUGH:
+                self.add(number, look)
+        known = [self._known[number] for number in sorted(self._known)]
+        kinds = two_kinds(*zip(*known, strict=True)) if known else None
+        if kinds is not None and kinds.sure:
+            kinds.refuse(source)
 
 
 class _Facts:

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 NO_COORDS = "Leave coordinates out with --no-coords."
 #: rows of a slide from which its moments are taken
 _SAMPLED = 64
+#: rows of a slide below which its moments say nothing of its encoder
+ROWS_ENOUGH = 5
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,7 @@ class Read:
         why: the reason it is left out.
         facts: what its file says of itself.
         path: the file, for messages.
+        mean, spread: (width) of its features, over 64 of its rows; None where those are few.
     """
 
     slide_id: str
@@ -62,6 +65,8 @@ class Read:
     why: str = ""
     facts: dict[str, Any] = field(default_factory=dict)
     path: Path | None = None
+    mean: np.ndarray | None = None
+    spread: np.ndarray | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,12 +163,17 @@ def look_at(slide: SourceSlide, advice: str = NO_COORDS) -> Look:
             check_coords(slide.slide_id, slide.coords, rows)
     except MilbenchError as error:
         raise MilbenchError(f"{slide.path}: {error}{_hint(error, advice)}") from None
+    mean, spread = _moments(features)
+    return Look(slide.slide_id, rows, int(features.shape[1]), dtype, slide.coords is not None, slide.meta, mean, spread)
+
+
+def _moments(features: np.ndarray | Tensor) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """Return mean and standard deviation (width) of features (rows, width), over some rows; None: they say nothing."""
+    rows = len(features)
     at = np.unique(np.linspace(0, rows - 1, min(rows, _SAMPLED)).round().astype(np.int64))
     some = features[torch.from_numpy(at)] if isinstance(features, Tensor) else np.asarray(features[at])
     values = some.double().numpy() if isinstance(some, Tensor) else some.astype(np.float64)
-    width = int(features.shape[1])
-    mean, spread = (values.mean(0), values.std(0)) if np.isfinite(values).all() else (None, None)
-    return Look(slide.slide_id, rows, width, dtype, slide.coords is not None, slide.meta, mean, spread)
+    return (values.mean(0), values.std(0)) if np.isfinite(values).all() else (None, None)
 
 
 def _hint(error: Exception, advice: str) -> str:
@@ -190,7 +200,8 @@ def convert(slide: SourceSlide, how: Reading) -> Read:
         made = prepare(slide.slide_id, features, xy, how.dtype, step)
     except MilbenchError as error:
         raise MilbenchError(f"{slide.path}: {error}{_hint(error, how.advice)}") from None
-    return Read(slide.slide_id, made, "", slide.meta, slide.path)
+    mean, spread = _moments(features) if len(features) >= ROWS_ENOUGH else (None, None)
+    return Read(slide.slide_id, made, "", slide.meta, slide.path, mean, spread)
 
 
 def _raster(features: np.ndarray | Tensor, xy: np.ndarray | Tensor) -> tuple[np.ndarray | Tensor, np.ndarray | Tensor]:

@@ -12,7 +12,7 @@ import numpy as np
 
 from ..errors import MilbenchError
 from .cache import FeatureCache
-from .encoders import encoder_groups
+from .encoders import TwoKinds, two_kinds
 from .formats import SourceTable
 from .layout import DTYPES, TOML
 from .reading import NO_COORDS, Look
@@ -47,6 +47,7 @@ class Survey:
         table: labels, patients and splits that come along.
         left_out: slides that a cache has left out, since they are empty.
         notes: sentences about what should be looked at.
+        kinds: of the loaded slides where their features are of two kinds, as of two encoders.
     """
 
     source: Path
@@ -62,6 +63,7 @@ class Survey:
     table: SourceTable
     left_out: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    kinds: TwoKinds | None = None
 
     @property
     def empty(self) -> tuple[str, ...]:
@@ -138,6 +140,7 @@ def _of_source(
         raise MilbenchError(f"{source} holds no slide with patches; there is nothing to learn from.")
     dim = seen.one("dim", seen.dims)
     facts = {key: seen.one(key, values) for key, values in seen.facts.items()}
+    kinds = _two_kinds(seen)
     return Survey(
         source=source,
         format=slides.format,
@@ -150,28 +153,15 @@ def _of_source(
         coords=next(iter(seen.coords)) if coords and len(seen.coords) == 1 else None,
         facts=facts,
         table=slides.table() or SourceTable(),
-        notes=tuple(_two_encoders(seen)),
+        notes=() if kinds is None else (f"{kinds} of {len(seen.looks)} that were loaded",),
+        kinds=kinds,
     )
 
 
-def _two_encoders(seen: _Seen) -> list[str]:
-    """Say that the features of the slides loaded fall into two groups, as those of two encoders do."""
-    known = [look for look in seen.looks if look.rows >= 5 and look.mean is not None and look.spread is not None]
-    if len({look.width for look in known}) != 1:
-        return []
-    mean = np.stack([look.mean for look in known if look.mean is not None])
-    spread = np.stack([look.spread for look in known if look.spread is not None])
-    groups = encoder_groups(mean, spread)
-    if groups is None:
-        return []
-    parts = [
-        [look.slide_id for look, second in zip(known, groups.second, strict=True) if second == of] for of in (0, 1)
-    ]
-    return [
-        f"features of two kinds, as of two encoders: {groups.how}, between {count(len(parts[0]), 'slide')} "
-        f"({some(parts[0], 3)}) and {count(len(parts[1]), 'slide')} ({some(parts[1], 3)}) of {len(known)} that were "
-        f"loaded; make sure that one encoder made them all"
-    ]
+def _two_kinds(seen: _Seen) -> TwoKinds | None:
+    """Tell whether the features of the slides loaded fall into two groups, as those of two encoders do."""
+    known = [look for look in seen.looks if look.rows >= 5 and look.mean is not None]
+    return two_kinds([look.slide_id for look in known], [look.mean for look in known], [look.spread for look in known])
 
 
 @dataclass

@@ -15,7 +15,9 @@ import pytest
 import torch
 from support.features import write_csv
 from support.mutate_files import FEATURES, TABLES, campaign
+from typer.testing import CliRunner
 
+from milbench.cli import app
 from milbench.data import supervised
 from milbench.data.build import build_cache
 from milbench.data.cache import FeatureCache
@@ -432,3 +434,91 @@ def test_a_header_of_npy_that_is_no_python_is_refused(tmp_path):
     (tmp_path / "a.npy").write_bytes(raw.replace(b"}", b" ", 1))
     with pytest.raises(MilbenchError, match=r"a\.npy is no readable \.npy file"):
         survey(tmp_path)
+
+
+def encoder(seed, d=64):
+    """Return the usual values and spreads of the features of an encoder."""
+    rng = np.random.default_rng(seed)
+    return 0.8 * rng.normal(size=d), np.exp(0.3 * rng.normal(size=d))
+
+
+def cohort_of(folder, groups, scale=1.0, offset=0.0):
+    """Write slides of an encoder each group; those of the second are scaled and moved, as by another scanner."""
+    rng = np.random.default_rng(1)
+    rows = []
+    for k, (mean, spread) in enumerate(groups):
+        for i in range(10):
+            name = f"S{k}{i:02d}"
+            x = mean + spread * rng.normal(size=(40, len(mean))) + 0.3 * spread * rng.normal(size=(1, len(mean)))
+            plain_file(folder / "f" / f"{name}.npy", x * (scale if k else 1) + (offset if k else 0))
+            rows.append((name, name, ["neg", "pos"][i % 2]))
+    write_csv(folder / "l.csv", [("slide_id", "patient_id", "label"), *rows])
+
+
+def plain_file(path, x):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.save(path, x.astype(np.float32))
+
+
+def command(*words):
+    result = CliRunner().invoke(app, [str(word) for word in words])
+    said = str(result.exception) if isinstance(result.exception, MilbenchError) else result.output
+    return (1 if isinstance(result.exception, MilbenchError) else result.exit_code), said
+
+
+def test_half_a_cohort_of_another_encoder_stops_every_command(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    cohort_of(tmp_path, [encoder(0), encoder(5)])
+    build = ("cache", "build", "--from", "f", "--out", "c.cache")
+    init = ("init", "--features", "f", "--labels", "l.csv", "--no-estimate", "--out", "a.toml")
+    for words in (build, init):
+        code, said = command(*words)
+        assert code == 1, said
+        assert "--allow-two-encoders" in said
+        assert not (tmp_path / words[-1]).exists()
+        code, said = command(*words, "--allow-two-encoders")
+        assert code == 0, said
+    code, said = command("audit", "a.toml")
+    assert code == 0, said
+    assert "waived" in said and "two-encoders" in said  # noqa: PT018
+    text = (tmp_path / "a.toml").read_text()
+    (tmp_path / "a.toml").write_text(text.replace('waive = ["two-encoders"]', ""))
+    code, said = command("audit", "a.toml")
+    assert code == 1
+    assert "two-encoders" in said
+
+
+def test_another_scanner_is_no_other_encoder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    mean, spread = encoder(0)
+    rng = np.random.default_rng(2)
+    offset = np.where(rng.random(64) < 0.4, 2 * spread * rng.choice([-1, 1], size=64), 0)
+    cohort_of(tmp_path, [(mean, spread)] * 2, 1.5, offset)
+    code, said = command("cache", "build", "--from", "f", "--out", "c.cache")
+    assert code == 0, said
+    code, said = command("init", "--features", "f", "--labels", "l.csv", "--no-estimate", "--out", "a.toml")
+    assert code == 0, said
+    code, said = command("audit", "a.toml")
+    assert "encoders" not in said
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_site_shifts_of_one_encoder_and_encoders_of_one_width(seed):
+    rng = np.random.default_rng(seed)
+    d = (64, 256)[seed % 2]
+    mean, spread = encoder(seed, d)
+
+    def slides(mean, spread, n, scale=1.0, offset=0.0):
+        x = mean + spread * rng.normal(size=(n, 64, d)) + 0.3 * spread * rng.normal(size=(n, 1, d))
+        return (x * scale + offset).mean(1), (x * scale).std(1)
+
+    offset = np.where(rng.random(d) < 0.4, 2 * spread * rng.uniform(-1, 1, d), 0)
+    gain = np.exp(0.2 * rng.normal(size=d))
+    here = slides(mean, spread, 16)
+    for there in ((1.5, 0.0), (1.5, offset), (1 / 1.5, offset), (1.0, offset), (gain, offset)):
+        both = [np.concatenate(pair) for pair in zip(here, slides(mean, spread, 12, *there), strict=True)]
+        assert encoder_groups(*both) is None, there
+    other = [np.concatenate(pair) for pair in zip(here, slides(*encoder(seed + 100, d), 12), strict=True)]
+    groups = encoder_groups(*other)
+    assert groups is not None
+    assert groups.second.sum() == 12

@@ -21,7 +21,7 @@ from scipy import sparse, stats
 from scipy.sparse import csgraph
 
 from ..cache import FeatureCache
-from ..encoders import encoder_groups
+from ..encoders import encoder_groups, kinds_are_classes
 from ..tables import count, some
 from .findings import Finding
 from .subject import Subject
@@ -174,9 +174,7 @@ def encoder_findings(subject: Subject, of: Sketch) -> list[Finding]:
     y = np.array([subject.labels.labels[slide] for slide in slides])
     second = [slide for slide, other in zip(slides, groups.second, strict=True) if other]
     first = [slide for slide, other in zip(slides, groups.second, strict=True) if not other]
-    classes = any(
-        ((y == c) == groups.second).mean() >= 0.9 or ((y == c) != groups.second).mean() >= 0.9 for c in set(y)
-    )
+    classes = kinds_are_classes(y[~groups.second].tolist(), y[groups.second].tolist())
     text = (
         f"features are of two kinds, as of two encoders: {groups.how}, between {count(len(first), 'slide')} "
         f"({some(first, 3)}) and {count(len(second), 'slide')} ({some(second, 3)}); extract all with one encoder"
