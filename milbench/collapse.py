@@ -15,7 +15,11 @@ from .wording import count
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    import pandas as pd
+
     from .scoring import CohortRuns, Scores
+    from .spec import Recipe
+    from .store import RunRecord
 
 #: Columns that `of_predictions` adds to the scores of a run.
 COLUMNS = ("tied_pairs", "classes_predicted")
@@ -50,35 +54,72 @@ def constant_losses(cohort: CohortRuns) -> dict[str, float]:
 
     Folds without validation slides, or that the store does not hold, are left out.
     """
+    return {fold: _log_loss(frequencies[val]) for fold, (frequencies, val) in _frequencies(cohort).items()}
+
+
+def _frequencies(cohort: CohortRuns) -> dict[str, tuple[np.ndarray, pd.Series]]:
+    """Return by fold the class frequencies (C,) of its training bags, and the labels of its validation bags."""
     labels = cohort.labels()["label"]
-    losses = {}
+    found = {}
     for fold in dict.fromkeys(fold for fold, _ in cohort.cells):
         parts = cohort.parts(fold)
         if parts is None:
             continue
         train, val = (labels.reindex(parts.index[parts == part]).dropna().astype(int) for part in ("train", "val"))
         if len(train) and len(val):
-            frequencies = np.bincount(train, minlength=int(labels.max()) + 1) / len(train)
-            losses[fold] = float(-np.log(np.clip(frequencies[val], 1e-12, 1)).mean())
-    return losses
+            found[fold] = np.bincount(train, minlength=int(labels.max()) + 1) / len(train), val
+    return found
+
+
+def _log_loss(chosen: np.ndarray) -> float:
+    return float(-np.log(np.clip(chosen, 1e-12, 1)).mean())
 
 
 def never_better(cohort: CohortRuns) -> dict[str, tuple[int, int]]:
     """Return by method how many runs never had a validation loss below a constant's, and of how many it is known.
 
-    The constant is that of `constant_losses`. Runs without a validation loss are not counted.
+    The constant is that of `constant_losses`. Runs without a validation loss are not counted. A training with balanced
+    class weights or a balanced sampler aims at probabilities under equal class frequencies, whose plain loss is above a
+    constant's however much was learnt: of such a run the model that was kept is taken, and its probabilities are
+    brought back to the frequencies of the training bags.
     """
-    losses = constant_losses(cohort)
+    known = _frequencies(cohort)
+    losses = {fold: _log_loss(frequencies[val]) for fold, (frequencies, val) in known.items()}
     found = {}
     for method, runs in cohort.runs.items():
         best = []
         for (fold, _), record in runs.items():
-            smallest = record.smallest("val_loss") if record.outcome == "ok" and fold in losses else None
+            smallest = None
+            if record.outcome == "ok" and fold in losses:
+                shift = balance(record.spec.recipe)
+                smallest = _under_frequencies(record, *known[fold], shift) if shift else record.smallest("val_loss")
             if smallest is not None:
                 best.append(smallest >= losses[fold] * (1 - _MARGIN))
         if best:
             found[method] = (sum(best), len(best))
     return found
+
+
+def balance(recipe: Recipe) -> int:
+    """Return how many times a recipe divides the weight of a class by its frequency in training: 0, 1 or 2."""
+    return (recipe.class_weights == "balanced") + (recipe.sampler == "balanced")
+
+
+def _under_frequencies(record: RunRecord, frequencies: np.ndarray, labels: pd.Series, shift: int) -> float | None:
+    """Return the validation loss of a run's stored predictions, brought from balanced classes to class frequencies.
+
+    Where training weighs class c by w_c, the best predictions are in proportion to w_c P(c | bag): divided by w_c, that
+    is times the frequency, as often as it was balanced, and normalised they are P(c | bag) again.
+    """
+    columns = record.arrays("predictions.parquet")
+    val = columns["split"] == "val"
+    known = labels.reindex([str(slide) for slide in columns["slide_id"][val]])
+    if not len(known) or known.isna().any():
+        return None
+    p = np.column_stack([columns[f"p{c}"][val] for c in range(len(frequencies))]) * frequencies**shift
+    total = p.sum(axis=1)
+    chosen = p[np.arange(len(p)), known.to_numpy(dtype=np.int64)]
+    return _log_loss(np.divide(chosen, total, out=np.zeros(len(p)), where=total > 0))
 
 
 def notes(cohort: CohortRuns, scored: Sequence[Scores], losses: Mapping[str, tuple[int, int]]) -> list[str]:

@@ -339,7 +339,10 @@ class Protocol(Frozen):
             the one that was best on TEST: what some published scripts do. It is there to show by how much that inflates
             a table, and is never ranked. No label reaches the training: predictions of every evaluation are stored, and
             the leaderboard, which alone reads test labels, picks.
-        monitor: the validation quantity for selection and early stopping.
+        monitor: the validation quantity for selection and early stopping. ``val_loss`` is the plain log loss, at the
+            class frequencies of the validation bags: a recipe with balanced `class_weights` or a balanced `sampler`
+            aims at equal frequencies, and this loss may rise while the order of bags improves; ``val_auc`` does not
+            depend on the frequencies.
         evaluations: looks at the validation slides under a budget that sets the length of a training, evenly spaced
             over it, so that every method has as many models to choose from; one that takes fewer steps than that is
             looked at after each. Without such a budget they are looked at after every epoch.
