@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 FEWEST = 3
 
 WORDS = """\
-Over cohorts, of the methods whose runs ended well on all of them. Mean rank: of the AUC within a cohort, 1 is best,
+Over cohorts, of the methods whose runs ended well on all of them. Rows go by mean rank alone: an IQM or a rating may be
+higher in a lower row. Mean rank: of the AUC within a cohort, 1 is best,
 ties shared; it depends on which other methods are in the table. Friedman's test asks whether all methods rank alike,
 Nemenyi's difference which pairs do not; the first may say no where the second finds no pair. IQM: the interquartile
 mean of AUC, over all runs of all cohorts together (a run is one seed, and one repetition of a repeated k-fold, mean

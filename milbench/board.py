@@ -8,7 +8,7 @@ import pandas as pd
 
 from . import published, report_budget
 from .escaping import console as harmless
-from .table_text import SHORT, TEXT, cells_of, cohorts_of, published_of, units, units_of
+from .table_text import SHORT, TEXT, cells_of, cohorts_of, published_of, units, units_of, with_seeds
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderResult
@@ -56,15 +56,18 @@ class Board:
             cells = published.table_of(rows).drop(columns="Source")
             yield _rich_table(f"{name}: beside published figures", rows.assign(rank=0.0), cells)
         for one in self.df.attrs.get("across", []):
-            yield _rich_table(f"{one.name}: over cohorts", pd.DataFrame(one.rows).assign(rank=0.0), one.table())
+            yield _rich_table(
+                f"{one.name}: over cohorts, by mean rank", pd.DataFrame(one.rows).assign(rank=0.0), one.table()
+            )
             yield Text(harmless(one.sentence()), style="dim")
             yield Text()
         for note in self.df.attrs.get("notes", []):
             yield Text(harmless(f"note: {note}"), style="yellow")
         yield Text(
-            f"AUC: mean over folds and seeds [95 % interval over {units(units_of(self.df))} and seeds]; "
+            f"AUC: mean over folds and seeds [95 % interval over {with_seeds(units(units_of(self.df)), self.df)}]; "
             "rank by AUC, and the ranks that the data leave possible, all methods together at 95 %: where they "
-            "begin with 1, the data do not separate the method from the best.",
+            "begin with 1, the data do not separate the method from the best. Below a line: not ranked, as "
+            "not every run ended ok; scores over fewer runs.",
             style="dim",
         )
 
@@ -96,6 +99,9 @@ def _rich_table(name: str, block: pd.DataFrame, cells: pd.DataFrame) -> Table:
             label, justify="left" if heading in TEXT else "right", overflow="fold", no_wrap=not method,
             min_width=8 if method else None,
         )  # fmt: skip
-    for row, rank in zip(cells.itertuples(index=False), block["rank"], strict=True):
+    ranked = [rank == rank for rank in block["rank"]]
+    for i, (row, rank) in enumerate(zip(cells.itertuples(index=False), block["rank"], strict=True)):
+        if i and ranked[i - 1] and not ranked[i]:  # what follows may have higher scores, over fewer runs
+            table.add_row(*("─" * min(len(str(heading)), 8) for heading in cells), style="dim")
         table.add_row(*(Text(harmless(cell)) for cell in row), style="" if rank == rank else "dim")
     return table

@@ -57,10 +57,10 @@ def effects(
         losses: from `milbench.collapse.never_better`.
 
     Returns:
-        cohort, method, reference, ``changed`` (see `changed`), ``auc``, ``reference_auc``, ``effect``, ``low``,
-        ``high``, ``p`` (Holm's, over the rows of the cohort), ``detectable``; NaN for a method one of whose runs is not
-        ``ok``; ``note``: why most runs of the method, or of the reference, show nothing learnt
-        (`milbench.collapse.in_words`), and what orders the bags of the two where that differs.
+        by AUC, methods without an effect last: cohort, method, reference, ``changed`` (see `changed`), ``auc``,
+        ``reference_auc``, ``effect``, ``low``, ``high``, ``p`` (Holm's, over the rows of the cohort), ``detectable``;
+        NaN for a method one of whose runs is not ``ok``; ``note``: why most runs of the method, or of the reference,
+        show nothing learnt (`milbench.collapse.in_words`), and what orders the bags of the two where that differs.
     """
     found = {s.method: s for s in scored}
     base = found.get(reference)
@@ -85,7 +85,8 @@ def effects(
     if told:
         for row, p in zip(told, stats.holm([row["p"] for row in told]), strict=True):
             row["p"] = float(p)
-    return rows
+    # By AUC; a method one of whose runs is not ok comes last, as its AUC is over fewer runs.
+    return sorted(rows, key=lambda row: (row["effect"] != row["effect"], -round(row["auc"], 12), row["method"]))
 
 
 def _note(own: Scores, base: Scores, losses: Mapping[str, tuple[int, int]]) -> str:

@@ -63,7 +63,8 @@ _COSTS = {
 def auc_figure(df: pd.DataFrame) -> Figure:
     """Draw AUC with its interval by method, one panel a cohort, the best on top; a dashed line marks chance.
 
-    Methods without a rank are drawn hollow and named with their outcome; those without a score are named only.
+    Methods without a rank are drawn hollow below a line, as their AUC is over fewer runs, and named with their outcome;
+    those without a score are named only.
 
     Args:
         df: from `milbench.leaderboard`.
@@ -95,6 +96,8 @@ def auc_figure(df: pd.DataFrame) -> Figure:
                 ax.plot(ends, [i, i], color=edge, lw=1.6, solid_capstyle="butt", zorder=2, gid="interval")
                 _point(ax, row.auc, i, row)
             ax.axvline(0.5, color=_GREY, lw=1, ls=(0, (4, 3)), zorder=1)
+            if 0 < (ranked := int(block["rank"].notna().sum())) < len(block):
+                ax.axhline(ranked - 0.5, color=_GREY, lw=0.8, zorder=1, gid="unranked")
             ax.set_yticks(range(len(block)), list(block["method"]))
             ax.text(1.015, -1.0, "rank [95 %]", transform=ax.get_yaxis_transform(), va="center", **_SMALL)
             # All panels have room for the longest, so that rows lie at the same height.

@@ -22,7 +22,7 @@ from .errors import MilbenchError, did_you_mean
 from .load import budget_notes, cost_notes
 from .more_seeds import doubled, expected, known_sentence
 from .published import beside
-from .reporting import comparison_lines, to_markdown, write_report
+from .reporting import NO_AUC, comparison_lines, to_markdown, write_report
 from .scoring import (
     ARGMAX,
     PROBABILITIES,
@@ -108,7 +108,7 @@ def leaderboard(
 
         - ``auc``: mean over folds and seeds of the test AUC; ``auc_low``, ``auc_high``: 95 % interval over
           patients (or bags, as the suite says) and seeds, on the logit scale, where it keeps its coverage near 1; see
-          `milbench.stats.combined_interval`, and `milbench.stats` for what it covers.
+          `milbench.stats.mean_interval` and `milbench.stats.mean_of`, and `milbench.stats` for what it covers.
         - ``diff_to_best``, ``diff_low``, ``diff_high``: paired difference to the best complete method; the difference
           itself is never above 0, its interval may be.
         - ``rank``: by `auc`, 1 is best; NaN for a method one of whose runs is not ``ok``: its scores are over fewer
@@ -255,9 +255,10 @@ def compare(
     Returns:
         columns `COMPARISON`: ``difference`` is a - b with its 95 % interval ``low``, ``high`` and bootstrap ``p``;
         ``told_apart`` is whether 0 lies outside the interval. Where a run of either did not end ``ok`` the two were not
-        scored on the same runs: the difference is NaN, ``told_apart`` None, and ``reason`` says why. Where bags of one
-        method are ordered by log-odds and of the other by rounded probabilities, ``note`` says so, and the two are
-        told apart only where the pairs of bags that tie in the probabilities cannot account for it.
+        scored on the same runs, and where no fold tests two classes there is no AUC: the difference is NaN,
+        ``told_apart`` None, and ``reason`` says why. Where bags of one method are ordered by log-odds and of the other
+        by rounded probabilities, ``note`` says so, and the two are told apart only where the pairs of bags that tie in
+        the probabilities cannot account for it.
 
     Raises:
         MilbenchError: a method no cohort was run with, one method given twice, or damaged results.
@@ -347,7 +348,7 @@ def _compared(cohort: CohortRuns, a: Scores, b: Scores) -> dict[str, Any]:
         "a": a.method, "b": b.method, "auc_a": a.auc, "auc_b": b.auc, "difference": found.estimate, "low": found.low,
         "high": found.high, "p": found.p, "told_apart": apart if known else None,
         "seeds": len({seed for _, seed in cohort.cells}), "folds": len({fold for fold, _ in cohort.cells}),
-        "reason": "; ".join(bad) or ("" if known else "the AUC is defined on no fold"), "conditions": cohort.label,
+        "reason": "; ".join(bad) or ("" if known else NO_AUC), "conditions": cohort.label,
         "waived": ", ".join(cohort.waived()), "note": _of_orders(cohort, a, b) if unequal else "",
     }  # fmt: skip
 
@@ -535,13 +536,17 @@ def _of_classes(cohort: CohortRuns, scored: list[Scores]) -> list[str]:
     """Say which class is positive, and which folds lack a class or test one bag of it."""
     names, labels = cohort.classes(), cohort.labels()["label"]
     out = []
+    counts = next((s.test_counts for s in scored if s.test_counts), {})
     if len(names) == 2:
         share = float((labels == 1).mean())
+        # Of the runs over which the average precision is a mean: their folds' test bags, where any is positive.
+        tested = [(of[1], sum(of)) for fold, _ in cohort.cells if (of := counts.get(fold, (0, 0)))[1]]
+        level = float(np.mean([positive / bags for positive, bags in tested])) if tested else float("nan")
+        chance = f", and an average precision of {level:.2f} is what no order at all gives" if tested else ""
         out.append(
             f"{cohort.name}: the positive class is {names[1]} ({share:.0%} of the bags); average precision and F1 are "
-            f"of it, and an average precision of {share:.2f} is what no order at all gives."
+            f"of it{chance}."
         )
-    counts = next((s.test_counts for s in scored if s.test_counts), {})
     for words, wanted in (("test no bag", 0), ("test one bag", 1)):
         folds = {
             name: [fold for fold, of_class in counts.items() if c < len(of_class) and of_class[c] == wanted]
@@ -549,10 +554,15 @@ def _of_classes(cohort: CohortRuns, scored: list[Scores]) -> list[str]:
         }
         some = {name: found for name, found in folds.items() if found and (wanted or len(found) < len(counts))}
         for name, found in some.items():
-            why = "their AUC is over the other classes" if wanted == 0 else "their AUC of it hangs on that bag"
+            undefined = sum(sum(n > 0 for n in counts[fold]) < 2 for fold in found)
+            why = "their AUC of it hangs on that bag"
+            if wanted == 0:
+                why = "their AUC is over the other classes" if not undefined else "their AUC is undefined and left out"
+            if 0 < undefined < len(found) and wanted == 0:
+                why = f"the AUC of {undefined} of them is undefined and left out, of the others over the other classes"
+            pooled = "; the column auc_pooled is of the bags of all folds together" if len(counts) > 1 else ""
             out.append(
-                f"{cohort.name}: {count(len(found), 'fold')} of {len(counts)} {words} of class {name} ({why}); the "
-                "column auc_pooled is of the bags of all folds together."
+                f"{cohort.name}: {count(len(found), 'fold')} of {len(counts)} {words} of class {name} ({why}){pooled}."
             )
     return out
 

@@ -24,6 +24,7 @@ from .table_text import (
     scores_columns,
     units,
     units_of,
+    with_seeds,
 )
 from .wording import count, fixed, listed, with_interval
 
@@ -56,7 +57,8 @@ def to_markdown(df: pd.DataFrame) -> str:
     parts = []
     for name, block in cohorts_of(df):
         parts += [f"### {markdown(name)}", "", markdown(report_budget.words(block)), "", _sentence(block), ""]
-        parts += [markdown_table(cells_of(block, VERDICT)), ""]
+        for heading, part in _by_rank(block):
+            parts += [*([heading, ""] if heading else []), markdown_table(cells_of(part, VERDICT)), ""]
         for title, columns in (("Other scores", scores_columns()), ("Cost", COST)):
             cells = cells_of(block, columns)
             if len(cells.columns) > 1:
@@ -67,6 +69,14 @@ def to_markdown(df: pd.DataFrame) -> str:
     if df.attrs.get("notes"):
         parts += [*(f"- {markdown(note)}" for note in df.attrs["notes"]), ""]
     return "\n".join(parts)
+
+
+def _by_rank(block: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
+    """Return the rows with a rank, then those without, whose scores are over fewer runs and may be above."""
+    ranked = block["rank"].notna()
+    if ranked.all() or not ranked.any():
+        return [("", block)]
+    return [("", block[ranked]), ("Not ranked, as not every run ended ok: scores over fewer runs.", block[~ranked])]
 
 
 #: Formats that figures are written in beside PNG, where they are asked for.
@@ -152,6 +162,9 @@ def write_report(df: pd.DataFrame, out_dir: str | Path, title: str, provenance: 
         raise MilbenchError(f"cannot write the report to {folder} ({error.strerror}); give another --out.") from error
     return folder / "README.md"
 
+
+#: Why two methods are not compared where every run ended ok.
+NO_AUC = "the AUC is defined on no fold"
 
 #: How the first line of every report begins.
 _HEADING = "# Leaderboard"
@@ -322,14 +335,15 @@ def comparison_lines(table: pd.DataFrame) -> list[str]:
         head = f"{row.suite}-v{row.version} / {where}: {row.a} {fixed(row.auc_a)}, {row.b} {fixed(row.auc_b)}"
         head += f" (run in spite of {row.waived}, waived)" if row.waived else ""
         if row.told_apart is None:
-            lines.append(f"{head}; not compared, because not every run ended ok ({row.reason}).")
+            why = row.reason if row.reason == NO_AUC else f"not every run ended ok ({row.reason})"
+            lines.append(f"{head}; not compared, because {why}.")
             continue
         word = "told apart" if row.told_apart else "not told apart"
         difference = with_interval(row.difference, row.low, row.high, sign=True)
         lines.append(f"{head}; difference {difference}: {word}.{f' But {row.note}.' if row.note else ''}")
-    over = units(set(table["unit"]))
+    over = with_seeds(units(set(table["unit"])), table)
     return [
         *lines,
-        f"AUC, mean over folds and seeds; paired difference A - B with its 95 % bootstrap interval over test {over} "
-        "and seeds. Training data and folds are taken as given; one pair is tested, nothing is corrected for others.",
+        f"AUC, mean over folds and seeds; paired difference A - B with its 95 % bootstrap interval over test {over}. "
+        "Training data and folds are taken as given; one pair is tested, nothing is corrected for others.",
     ]

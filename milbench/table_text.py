@@ -167,3 +167,18 @@ def units_of(df: pd.DataFrame) -> set[str]:
 def units(names: set[str]) -> str:
     """Return ``patients`` or ``bags or patients``."""
     return " or ".join(f"{name}s" for name in sorted(names or {"patient"}))
+
+
+def with_seeds(over: str, table: pd.DataFrame) -> str:
+    """Return what intervals are over, seeds included where a table of rows with a column ``seeds`` has several.
+
+    Args:
+        over: see `units`.
+        table: a leaderboard or a comparison.
+    """
+    several = table["seeds"] > 1
+    if several.all():
+        return f"{over} and seeds"
+    return (
+        f"{over} and, where there are two or more, seeds" if several.any() else f"{over}, with one seed not over seeds"
+    )

@@ -81,6 +81,15 @@ def test_costs_are_ratios_to_the_reference(table):
         assert table.loc["easy", method].train_time_ratio == pytest.approx(speed[REFERENCE] / speed[method])
 
 
+def test_rows_go_by_auc_and_end_with_what_has_no_effect(board):
+    for data in ("easy", "hard"):
+        rows = [row for row in board.attrs["effects"] if row["data"] == data]
+        known = [row["auc"] for row in rows if row["effect"] == row["effect"]]
+        assert known == sorted(known, reverse=True)
+        assert [row["effect"] == row["effect"] for row in rows] == [True] * len(known) + [False] * (3 - len(known))
+    assert rows[-1]["method"] == "abmil"  # one of its runs failed; by name it would come first
+
+
 def test_no_effects_without_a_reference_or_without_its_runs(tmp_path):
     made.fill(tmp_path / "a", made.suite(), METHODS)
     assert leaderboard(tmp_path / "a", resamples=50).attrs["effects"] == []

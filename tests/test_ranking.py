@@ -1,6 +1,7 @@
 """The leaderboard of a made-up store: scores, intervals, ranks, costs, and what it refuses."""
 
 import importlib.util
+import io
 import json
 import re
 from pathlib import Path
@@ -14,7 +15,17 @@ from typer.testing import CliRunner
 
 import milbench
 from milbench.errors import MilbenchError
-from milbench.ranking import COLUMNS, compare, leaderboard, run_scores, to_markdown, to_rich, write_report
+from milbench.plots import auc_figure
+from milbench.ranking import (
+    COLUMNS,
+    compare,
+    comparison_lines,
+    leaderboard,
+    run_scores,
+    to_markdown,
+    to_rich,
+    write_report,
+)
 from milbench.store import read_runs
 
 _spec = importlib.util.spec_from_file_location("synthetic", Path(__file__).parent / "synthetic.py")
@@ -293,9 +304,11 @@ def test_markdown_and_terminal(table):
     assert text.count("### made-up-v1") == 2
     assert "Inference (patches/s)" in text
     assert "8/9: 1 oom" in text
+    (ranked,) = {int(block["rank"].notna().sum()) for _, block in table.groupby("data")} - {9}
     for table_text in re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE):
         assert len({line.count("|") for line in table_text.splitlines()}) == 1
-        assert len(table_text.splitlines()) == 2 + 9  # every method in every table
+        # Every method in every table; where a cohort has methods without a rank, its first table is in two parts.
+        assert len(table_text.splitlines()) in (2 + 9, 2 + ranked, 2 + 9 - ranked)
     console = Console(width=120, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
     console.print(to_rich(table))
     shown = console.export_text()
@@ -354,3 +367,65 @@ def test_all_commits_that_made_a_table_are_told(tmp_path):
     assert re.search(r"- Runs and costs: .*commit (aaa|bbb)[^;]*\. Costs by commit ccc\.\n", text)
     board.attrs["cost_environment"]["software"] = {"commit": "bbb"}
     assert "Costs by commit" not in write_report(board, tmp_path / "out", "T", "P").read_text()
+
+
+def _labelled(root, change):
+    """Let a stored cohort have other labels: what `change` makes of the table of slides and labels."""
+    file = next(root.rglob("labels.csv"))
+    table = pd.read_csv(file)
+    table["label"] = change(table)
+    table.to_csv(file, index=False)
+
+
+def test_what_no_order_gives_is_the_prevalence_of_the_bags_an_average_precision_is_over(tmp_path):
+    """Of three folds one tests a positive, half of its bags: the others have no average precision."""
+    store = made.fill(tmp_path, made.suite(data=("easy",)), ("mean", "max"), seeds=1, costs=False)
+    first = next(r for r in store.records() if r.spec.fold == "f0").predictions()
+    tested = set(first.loc[first["split"] == "test", "slide_id"])
+    _labelled(tmp_path, lambda t: [y if s in tested else 0 for s, y in zip(t["slide_id"], t["label"], strict=True)])
+    board = leaderboard(tmp_path, resamples=20)
+    runs = run_scores(tmp_path)
+    assert runs["average_precision"].notna().sum() == 2
+    (note,) = [n for n in board.attrs["notes"] if "average precision of" in n]
+    assert float(re.search(r"average precision of ([\d.]+)", note)[1]) == 0.5  # of all bags it is one sixth
+    (note,) = [n for n in board.attrs["notes"] if "test no bag" in n]
+    assert "left out" in note  # with two classes there are no other classes for an AUC to be over
+    assert "other classes" not in note
+
+
+def test_one_class_is_no_failed_run(tmp_path):
+    made.fill(tmp_path, made.suite(data=("easy",)), ("mean", "max"), seeds=1, costs=False)
+    _labelled(tmp_path, lambda t: 0)
+    found = compare("mean", "max", tmp_path, resamples=20)
+    assert found["told_apart"].tolist() == [None]
+    (line, _) = comparison_lines(found)
+    assert found["reason"][0] in line
+    assert "ended" not in line
+
+
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_intervals_are_over_seeds_where_there_are_several(tmp_path, seeds):
+    made.fill(tmp_path, made.suite(data=("easy",)), ("mean", "max"), folds=("f0",), seeds=seeds, costs=False)
+    console = Console(width=120, file=io.StringIO())
+    console.print(to_rich(leaderboard(tmp_path, resamples=20)))
+    foot = " ".join(console.file.getvalue().split())
+    *_, last = comparison_lines(compare("mean", "max", tmp_path, resamples=20))
+    for text in (foot, last):
+        assert ("patients and seeds" in text) == (seeds > 1)
+
+
+def test_a_higher_score_over_fewer_runs_stands_apart(tmp_path):
+    """In Markdown in a table of its own, on the terminal and in the figure below a line."""
+    fail = (("easy", "transmil", "f1", 0, "oom"),)
+    made.fill(tmp_path, made.suite(data=("easy",)), ("mean", "transmil", "max"), seeds=1, costs=False, fail=fail)
+    board = leaderboard(tmp_path, resamples=50)
+    assert board.set_index("method")["auc"]["transmil"] > board["auc"].drop(board.index[-1]).max()
+    verdicts = [part for part in re.findall(r"(?:^\|.*\n)+", to_markdown(board), re.MULTILINE) if "AUC" in part]
+    first = [part for part in verdicts if part.startswith("| Rank")]
+    assert [part.count("\n") - 2 for part in first] == [2, 1]
+    console = Console(width=120, file=io.StringIO())
+    console.print(to_rich(board))
+    lines = console.file.getvalue().splitlines()
+    at = {name: next(i for i, line in enumerate(lines) if f" {name} " in line) for name in ("mean", "transmil")}
+    assert any("──" in line for line in lines[at["mean"] + 1 : at["transmil"]])
+    assert [line.get_ydata()[0] for line in auc_figure(board).axes[0].lines if line.get_gid() == "unranked"] == [1.5]
