@@ -6,6 +6,7 @@ others.
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import re
@@ -279,6 +280,7 @@ class _Resampled:
     classes: stats.ClassAucs
     seeds: stats.Seeds
     pooled: float
+    order: str
 
 
 def read_cohorts(
@@ -373,6 +375,7 @@ def score(cohort: CohortRuns, resamples: int, kept: Kept | None = None) -> list[
         cells = np.full((len(folds), len(seeds), 1 + resamples), np.nan)
         areas = []
         table = []
+        order = hashlib.blake2b(digest_size=16)
         for (fold, seed), record in sorted(runs.items()):
             if record.outcome != "ok":
                 continue
@@ -395,6 +398,7 @@ def score(cohort: CohortRuns, resamples: int, kept: Kept | None = None) -> list[
             values |= collapse.of_predictions(truth, by, classes_of)
             table.append({"fold": fold, "seed": seed, "bags": len(truth), **values})
             areas.append(stats.class_aucs(truth, by, weights[fold]))
+            order.update(f"{fold}\0{seed}\0".encode() + _ranks(by))
             cells[folds.index(fold), seeds.index(seed)] = stats.nanmean(areas[-1][1])
         resampled[method] = _Resampled(
             runs=pd.DataFrame(table, columns=columns),
@@ -402,11 +406,13 @@ def score(cohort: CohortRuns, resamples: int, kept: Kept | None = None) -> list[
             classes=_by_class(areas, resamples),
             seeds=stats.seeds_of(cells[:, :, 0], cells[:, :, 1:]),
             pooled=_pooled(method, runs, rows_of, predicted, y),
+            order=order.hexdigest() if table else "",
         )
     errors = stats.seed_errors([found.seeds for found in resampled.values()])
     counts = {fold: tuple(np.bincount(y[rows], minlength=classes).tolist()) for fold, rows in rows_of.items()}
+    at = {fold: np.searchsorted(tested, rows) for fold, rows in rows_of.items()}
     return [
-        _scores(cohort, method, found, error, (y[tested], units), counts)
+        _scores(cohort, method, found, error, (y[tested], units), at, counts)
         for (method, found), error in zip(resampled.items(), errors, strict=True)
     ]
 
@@ -449,6 +455,12 @@ def threshold_of(
         return threshold.choose(rule, labels["label"].to_numpy()[rows], metrics.order_of(p, s)[:, 1])
     except MilbenchError as error:
         raise MilbenchError(f"{file}: {error}") from error
+
+
+def _ranks(scores: np.ndarray) -> bytes:
+    """Return what two score tables (n, C) share that order all bags alike in every class, and no others."""
+    columns = scores[:, 1:] if scores.ndim == 2 and scores.shape[1] == 2 else scores.reshape(len(scores), -1)
+    return b"".join(np.unique(one, return_inverse=True)[1].astype("<i8").tobytes() for one in columns.T)
 
 
 def _by_class(areas: list[tuple[np.ndarray, stats.Array]], resamples: int) -> stats.ClassAucs:
@@ -548,6 +560,7 @@ def _scores(
     found: _Resampled,
     error: stats.SeedError,
     tested: tuple[np.ndarray, np.ndarray],
+    rows_of: dict[str, np.ndarray],
     counts: dict[str, tuple[int, ...]],
 ) -> Scores:
     runs = cohort.runs[method]
@@ -555,8 +568,9 @@ def _scores(
     bad = [runs[cell] for cell in cohort.cells if cell in runs and runs[cell].outcome != "ok"]
     parameters = [r.record["parameters"] for r in runs.values() if r.record.get("parameters") is not None]
     auc = float(found.runs["auc"].mean()) if len(found.runs) else float("nan")
-    over_patients = stats.mean_interval(found.classes, *tested) if len(found.runs) else _UNKNOWN
-    mean = stats.mean_of(auc, over_patients, found.replicates, error)
+    folds = [rows_of[fold] for fold in found.runs["fold"].unique()]
+    over_patients = stats.mean_interval(found.classes, *tested, folds=folds) if len(found.runs) else _UNKNOWN
+    mean = stats.mean_of(auc, over_patients, found.replicates, error, order=found.order)
     return Scores(
         method=method,
         title=str(some.get("title") or method),

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -191,8 +191,11 @@ def estimates(
     if draws is None:
         return {name: Estimate(*_UNKNOWN, np.full(resamples, np.nan)) for name in scores}
     areas = {name: _areas(cells, draws, resamples) for name, cells in scores.items()}
-    errors = stats.seed_errors([stats.seeds_of(cells[:, :, 0], cells[:, :, 1:]) for cells in areas.values()])
-    return {name: _estimate(cells, error, draws) for (name, cells), error in zip(areas.items(), errors, strict=True)}
+    # What is known without training has no seeds, and lends none to the methods.
+    trained = [name for name in areas if name in cohort.runs]
+    found = stats.seed_errors([stats.seeds_of(areas[name][:, :, 0], areas[name][:, :, 1:]) for name in trained])
+    errors = dict(zip(trained, found, strict=True))
+    return {name: _estimate(cells, errors.get(name, stats.SeedError()), draws) for name, cells in areas.items()}
 
 
 @dataclass(frozen=True)
@@ -316,11 +319,13 @@ class _Draws:
         folds: labels (n,) and weights (R, n) of the bags of each fold.
         seeds: the seeds.
         scored: labels and patients (or bags, as the suite says) of everything scored.
+        rows: of ``scored`` in each fold.
     """
 
     folds: dict[str, tuple[np.ndarray, stats.Array]]
     seeds: list[int]
     scored: tuple[np.ndarray, np.ndarray]
+    rows: dict[str, np.ndarray] = field(default_factory=dict)
 
 
 def _draw(cohort: CohortRuns, labels: pd.DataFrame, rows: Mapping[str, np.ndarray], resamples: int) -> _Draws:
@@ -329,9 +334,10 @@ def _draw(cohort: CohortRuns, labels: pd.DataFrame, rows: Mapping[str, np.ndarra
     scored = np.unique(np.concatenate(list(rows.values())))
     rng = np.random.default_rng(SEED)  # as the leaderboard draws them
     weights = stats.cluster_weights(units[scored], y[scored], resamples, rng)
-    folds = {fold: (y[at], weights[:, np.searchsorted(scored, at)]) for fold, at in rows.items()}
+    places = {fold: np.searchsorted(scored, at) for fold, at in rows.items()}
+    folds = {fold: (y[at], weights[:, places[fold]]) for fold, at in rows.items()}
     seeds = sorted({seed for _, seed in cohort.cells})
-    return _Draws(folds, seeds, (y[scored], units[scored]))
+    return _Draws(folds, seeds, (y[scored], units[scored]), places)
 
 
 def _areas(scores: Mapping[Cell, np.ndarray], draws: _Draws, resamples: int) -> stats.Array:
@@ -351,9 +357,11 @@ def _estimate(cells: stats.Array, error: stats.SeedError, draws: _Draws) -> Esti
     if not np.isfinite(points).any():
         return Estimate(*_UNKNOWN, np.full(len(replicates), np.nan))
     auc = float(np.nanmean(points))
-    y, units = draws.scored
-    ends = stats.combined_interval(auc, replicates, y, units)
-    mean = stats.mean_of(auc, stats.MacroInterval(*ends, auc in (0.0, 1.0)), replicates, error)
+    folds = None
+    if draws.rows:
+        folds = [draws.rows[fold] for fold, row in zip(draws.folds, points, strict=True) if np.isfinite(row).any()]
+    one = stats.ClassAucs(np.array([1]), np.array([auc]), np.ones(1), replicates[None])
+    mean = stats.mean_of(auc, stats.mean_interval(one, *draws.scored, folds=folds), replicates, error)
     return Estimate(auc, mean.low, mean.high, replicates, mean)
 
 

@@ -25,11 +25,11 @@ say about either is read there.
 
 from .areas import Placements, bootstrap_auc, class_aucs, placements, weighted_auc
 from .base import LEVEL, Array, Interval, nanmean
-from .delong import AucEstimates, certain_bound, delong
+from .delong import AucEstimates, PatientPairs, certain_bound, delong, exact_bound
 from .elo import Ratings, bradley_terry, elo_ratings, pairwise_wins
 from .friedman import Friedman, critical_difference, friedman
 from .intervals import auc_difference, auc_interval, combined_interval, estimate_interval
-from .macro import ClassAucs, MacroInterval, class_interval, mean_interval, perfect_bound
+from .macro import ClassAucs, ClassGuard, MacroInterval, class_interval, mean_interval, perfect_bound
 from .paired import Difference, TTest, corrected_t_test, holm, paired_difference
 from .permutation import SignFlips, auc_permutation_test, sign_flip_test
 from .planning import detectable_difference, planned_difference, planned_error, planned_half_width, planned_power
@@ -64,15 +64,14 @@ from .seeds import (
 )
 
 __all__ = [
-    "LEVEL", "Array", "AucEstimates", "ClassAucs", "Difference", "Friedman", "Interval", "MacroInterval", "Mean",
-    "Placements", "Profile", "Ranks", "Ratings", "SeedError", "Seeds", "SignFlips", "TTest", "auc_difference",
-    "auc_interval", "auc_permutation_test", "bca_interval", "bca_p_value", "bootstrap_auc", "bradley_terry",
-    "certain_bound", "class_aucs", "class_interval", "cluster_weights", "combine", "combined_interval",
-    "corrected_t_test", "critical_difference", "delong", "detectable_difference", "elo_ratings",
-    "estimate_interval", "friedman", "holm", "interquartile_mean", "interval", "logit_interval", "mean_difference",
-    "mean_interval", "mean_of", "nanmean", "paired_difference", "paired_seeds_difference", "pairwise_wins",
-    "perfect_bound",
-    "performance_profile", "placements", "planned_difference", "planned_error", "planned_half_width", "planned_power",
-    "probability_of_improvement", "rank_intervals", "run_interval", "run_replicates", "seed_errors", "seed_weights",
-    "seeds_of", "sign_flip_test", "weighted_auc",
+    "LEVEL", "Array", "AucEstimates", "ClassAucs", "ClassGuard", "Difference", "Friedman", "Interval",
+    "MacroInterval", "Mean", "PatientPairs", "Placements", "Profile", "Ranks", "Ratings", "SeedError", "Seeds",
+    "SignFlips", "TTest", "auc_difference", "auc_interval", "auc_permutation_test", "bca_interval", "bca_p_value",
+    "bootstrap_auc", "bradley_terry", "certain_bound", "class_aucs", "class_interval", "cluster_weights",
+    "combine", "combined_interval", "corrected_t_test", "critical_difference", "delong", "detectable_difference",
+    "elo_ratings", "estimate_interval", "exact_bound", "friedman", "holm", "interquartile_mean", "interval",
+    "logit_interval", "mean_difference", "mean_interval", "mean_of", "nanmean", "paired_difference",
+    "paired_seeds_difference", "pairwise_wins", "perfect_bound", "performance_profile", "placements",
+    "planned_difference", "planned_error", "planned_half_width", "planned_power", "probability_of_improvement",
+    "rank_intervals", "run_interval", "run_replicates", "seed_errors", "seed_weights", "seeds_of", "sign_flip_test", "weighted_auc",
 ]  # fmt: skip

@@ -6,7 +6,8 @@ before anything is computed from them.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -15,6 +16,90 @@ from numpy.typing import ArrayLike, NDArray
 from ..errors import MilbenchError
 from .base import Array
 
+T = TypeVar("T")
+
+
+def numbers(values: Any, name: str, ndim: int | None = None, length: int | None = None, finite: bool = False) -> Array:
+    """Return an argument as float64: what every public function of `milbench.stats` reads its arrays with.
+
+    Args:
+        values: as given.
+        name: of the argument, in the message.
+        ndim: axes that it must have; None: any.
+        length: of its first axis; None: any.
+        finite: whether NaN and infinity are refused.
+
+    Raises:
+        MilbenchError: no numbers, rows of different lengths, or what is asked for does not hold.
+    """
+    try:
+        found = np.asarray(values, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        told = str(error).splitlines()[0]
+        raise MilbenchError(f"{name} must be numbers in rows of one length ({told}).") from error
+    if ndim is not None and found.ndim != ndim:
+        raise MilbenchError(f"{name} must have {ndim} axes, not {found.ndim} ({found.shape}).")
+    if length is not None and (not found.ndim or len(found) != length):
+        raise MilbenchError(f"{name} must be {length}, not an array {found.shape}.")
+    if finite and not np.isfinite(found).all():
+        raise MilbenchError(f"{name} must be finite.")
+    return found
+
+
+def number(value: Any, name: str) -> float:
+    """Return one number.
+
+    Raises:
+        MilbenchError: it is none.
+    """
+    return float(numbers(value, name, ndim=0))
+
+
+def whole_numbers(values: Any, name: str) -> NDArray[np.int64]:
+    """Return whole numbers from 0 on.
+
+    Raises:
+        MilbenchError: others.
+    """
+    found = numbers(values, name, finite=True)
+    if (found < 0).any() or (found != np.floor(found)).any() or (found > 2**53).any():
+        raise MilbenchError(f"{name} must be whole numbers from 0 on, not {values}.")
+    return found.astype(np.int64)
+
+
+def auc_of(value: Any, name: str = "an AUC") -> float:
+    """Return a number from 0 to 1, or NaN. Rounding beyond the ends is taken off.
+
+    Raises:
+        MilbenchError: another.
+    """
+    found = number(value, name)
+    if found < -1e-9 or found > 1 + 1e-9:
+        raise MilbenchError(f"{name} lies between 0 and 1, not at {found:g}.")
+    return min(max(found, 0.0), 1.0) if np.isfinite(found) else found
+
+
+def instance(value: Any, kind: type[T], name: str, makers: str) -> T:
+    """Return a value of `milbench.stats` that another of its functions made.
+
+    Raises:
+        MilbenchError: another kind of value.
+    """
+    if not isinstance(value, kind):
+        raise MilbenchError(f"{name} must be a {kind.__name__}, which {makers} returns, not a {type(value).__name__}.")
+    return value
+
+
+def several(values: Any, name: str) -> Any:
+    """Return a sequence as it is.
+
+    Raises:
+        MilbenchError: a text, or no sequence.
+    """
+    if isinstance(values, (str, bytes)) or not isinstance(values, Sequence):
+        raise MilbenchError(f"{name} must be a list, not a {type(values).__name__}.")
+    return values
+
 
 def finite_scores(scores: ArrayLike) -> Array:
     """Return scores as float64.
@@ -22,10 +107,7 @@ def finite_scores(scores: ArrayLike) -> Array:
     Raises:
         MilbenchError: not numbers, or not finite.
     """
-    try:
-        s = np.asarray(scores, dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        raise MilbenchError(f"scores must be numbers ({error}).") from error
+    s = numbers(scores, "scores")
     if not np.isfinite(s).all():
         raise MilbenchError("scores are not finite; such a run has diverged and has no AUC.")
     return s
@@ -77,6 +159,18 @@ def class_labels(labels: ArrayLike, classes: int) -> NDArray[np.int64]:
     return y.astype(np.int64)
 
 
+def class_indices(labels: ArrayLike) -> NDArray[np.int64]:
+    """Return labels (n,) as class indices, of however many classes.
+
+    Raises:
+        MilbenchError: see `numeric_labels`; a label that is no whole number from 0 on.
+    """
+    y = numeric_labels(labels)
+    if y.min() < 0 or (y != np.floor(y)).any():
+        raise MilbenchError("labels must be class indices: whole numbers from 0.")
+    return y.astype(np.int64)
+
+
 def owners(patients: ArrayLike | None, n: int) -> NDArray[np.int64]:
     """Return (n,) patient numbers from 0 on; a slide without patient (None, NaN, empty text) is a patient of its own.
 
@@ -109,30 +203,32 @@ def non_negative_weights(weights: ArrayLike, n: int) -> Array:
     Raises:
         MilbenchError: another shape, negative or not finite.
     """
-    w = np.asarray(weights, dtype=np.float64)
+    w = numbers(weights, "weights")
     # NaN is the least and the largest of what holds it, and fails both comparisons.
     if w.ndim != 2 or w.shape[1] != n or (w.size and not (w.min() >= 0 and w.max() < np.inf)):
         raise MilbenchError(f"weights must be (R, {n}), finite and not negative, not an array {w.shape}.")
     return w
 
 
-def share_of(level: float, name: str = "level") -> float:
+def share_of(level: Any, name: str = "level") -> float:
     """Return a probability between 0 and 1, both excluded.
 
     Raises:
         MilbenchError: it is not.
     """
-    if not 0 < level < 1:
+    found = number(level, name)
+    if not 0 < found < 1:
         raise MilbenchError(f"{name} is {level}; it must lie between 0 and 1.")
-    return float(level)
+    return found
 
 
-def positive_count(number: int, name: str = "resamples") -> int:
-    """Return a number that is at least 1.
+def positive_count(value: Any, name: str = "resamples") -> int:
+    """Return a whole number that is at least 1.
 
     Raises:
         MilbenchError: it is not.
     """
-    if not number >= 1:
-        raise MilbenchError(f"{name} is {number}; it must be at least 1.")
-    return int(number)
+    found = numbers(value, name, ndim=0)
+    if not 1 <= found <= 2**53 or found != np.floor(found):
+        raise MilbenchError(f"{name} is {value}; it must be a whole number, at least 1.")
+    return int(found)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.special import stdtr, stdtrit
+from scipy.optimize import brentq
+from scipy.special import bdtr, stdtr, stdtrit
 
 from ..errors import MilbenchError
 from .areas import placements
 from .base import LEVEL, Array, scipy_stats
-from .checks import owners, share_of
+from .checks import auc_of, owners, share_of, whole_numbers
 from .permutation import swapped_p
 
 
@@ -31,6 +33,9 @@ class AucEstimates:
         positive: (n,) of bool.
         ranks: (k, n) midranks of each method's scores.
         owner: (n,) number of each slide's patient.
+
+    With positive or negative slides of one patient only, DeLong's error is not known: intervals are then those of
+    `exact_bound`, and tests those of `auc_permutation_test`.
     """
 
     auc: Array
@@ -42,6 +47,11 @@ class AucEstimates:
     positive: np.ndarray
     ranks: Array
     owner: np.ndarray
+
+    @property
+    def pairs(self) -> PatientPairs:
+        """Return the pairs of patients that the AUCs rest on."""
+        return patient_pairs(self.owner, self.positive)
 
     @property
     def errors(self) -> Array:
@@ -66,7 +76,7 @@ class AucEstimates:
         no such test, and the p-value is that of `milbench.stats.auc_permutation_test`.
         """
         gap, error = self.difference(first, second)
-        if not error:
+        if not error > 0:
             if abs(gap) < 1e-12:
                 return 1.0
             return swapped_p(self.positive, self.ranks[[first, second]], self.owner)
@@ -80,6 +90,8 @@ class AucEstimates:
         interval is what their bounds leave. Two methods that order all slides alike have a difference of exactly 0.
         """
         gap, error = self.difference(first, second)
+        if np.isnan(error):
+            return self._exact_contrast(first, second, level)
         half = float(stdtrit(self.student, (1 + share_of(level)) / 2)) * error
         certain = np.isin(self.auc[[first, second]], (0.0, 1.0))
         if not certain.any() or np.array_equal(self.ranks[first], self.ranks[second]):
@@ -95,6 +107,18 @@ class AucEstimates:
         down, up = a - low_a + high_b - b, high_a - a + b - low_b
         low, high = np.clip([gap - np.hypot(down, half), gap + np.hypot(up, half)], -1, 1).tolist()
         return low, high
+
+    def _exact_contrast(self, first: int, second: int, level: float) -> tuple[float, float]:
+        """Return what the exact bounds of two AUCs leave of their difference."""
+        gap = self.difference(first, second)[0]
+        if np.array_equal(self.ranks[first], self.ranks[second]):
+            return gap, gap
+        pairs, a, b = self.pairs, float(self.auc[first]), float(self.auc[second])
+        (low_a, high_a), (low_b, high_b) = (
+            (exact_bound(auc, pairs, level), 1 - exact_bound(1 - auc, pairs, level)) for auc in (a, b)
+        )
+        low, high = gap - np.hypot(a - low_a, high_b - b), gap + np.hypot(high_a - a, b - low_b)
+        return max(-1.0, float(low)), min(1.0, float(high))
 
 
 def delong(labels: ArrayLike, scores: ArrayLike, patients: ArrayLike | None = None) -> AucEstimates:
@@ -160,7 +184,90 @@ def _unbias(count: int) -> float:
     return count / (count - 1) if count > 1 else float("nan")
 
 
-def certain_bound(patients: tuple[int, int, int], level: float = LEVEL) -> float:
+@dataclass(frozen=True)
+class PatientPairs:
+    """Pairs of a positive and a negative patient that an AUC, or a mean over folds of AUCs, rests on.
+
+    Patients of different folds never meet: each fold pairs its own, and a patient whom several folds test is counted in
+    the first of them.
+
+    Attributes:
+        folds: (positive, negative, all) patients of each fold that has both classes.
+        disjoint: pairs that can be formed within folds, each patient used once.
+        even: so many disjoint pairs of which none weighs more than another: 1 over the largest share of the mean that
+            one patient has.
+        least: smallest share of the mean that one of the ``disjoint`` pairs has.
+    """
+
+    folds: tuple[tuple[int, int, int], ...]
+    disjoint: int
+    even: int
+    least: float
+
+    @property
+    def rarest(self) -> int:
+        """Return the patients of the class that is rarer, fold by fold."""
+        return sum(min(one[:2]) for one in self.folds)
+
+    @classmethod
+    def of_counts(cls, patients: ArrayLike | PatientPairs) -> PatientPairs:
+        """Return the pairs of (positive, negative, all) patients with a bag each, of one fold (3,) or several (F, 3).
+
+        Raises:
+            MilbenchError: not whole numbers from 0 on, or more patients of a class than there are.
+        """
+        if isinstance(patients, PatientPairs):
+            return patients
+        counts = np.atleast_2d(whole_numbers(patients, "numbers of patients"))
+        if counts.ndim != 2 or counts.shape[1] != 3 or (counts[:, :2] > counts[:, 2:]).any():
+            raise MilbenchError(
+                f"an interval needs the patients with positive bags, with negative bags, and of all, not {patients}."
+            )
+        folds = tuple((int(p), int(n), int(every)) for p, n, every in counts if p and n)
+        pairs = [min(p, n, every // 2) for p, n, every in folds]
+        smallest = len(pairs) * min(pairs, default=0)
+        least = 1 / (len(pairs) * max(pairs)) if any(pairs) else 1.0
+        return cls(folds, sum(pairs), min(sum(pairs), smallest), least)
+
+
+def patient_pairs(owner: np.ndarray, positive: np.ndarray, folds: Sequence[np.ndarray] | None = None) -> PatientPairs:
+    """Return the pairs of patients of an AUC, or of a mean over folds of AUCs.
+
+    Args:
+        owner: (n,) patient numbers from 0 on.
+        positive: (n,) of bool.
+        folds: rows that each fold tests; None: one fold of all. Folds with bags of one class have no AUC.
+    """
+    every = [np.arange(len(owner))] if folds is None else folds
+    usable = [rows for rows in every if positive[rows].any() and not positive[rows].all()]
+    number = int(owner.max(initial=0)) + 1
+    counted: np.ndarray = np.zeros(number, dtype=bool)
+    share = np.zeros((2, number))
+    found: list[tuple[int, int, int]] = []
+    disjoint, least = 0, 1.0
+    for rows in usable:
+        slides = np.stack(
+            [np.bincount(owner[rows[positive[rows] == part]], minlength=number) for part in (True, False)]
+        )
+        of_class = slides / slides.sum(axis=1, keepdims=True) / len(usable)
+        share += of_class
+        free = (slides > 0) & ~counted
+        counted |= (slides > 0).any(axis=0)
+        of_both = free.sum(axis=1)
+        if of_both.all():
+            found.append((int(of_both[0]), int(of_both[1]), int(free.any(axis=0).sum())))
+            disjoint += (pairs := min(int(of_both.min()), found[-1][2] // 2))
+            rarer = int(of_both.argmin())
+            if pairs:
+                least = min(least, float(of_class[rarer, free[rarer]].min()))
+    largest = float(share.sum(axis=0).max(initial=0.0))
+    # A patient of both classes may be needed on either side; two thirds of the pairs are then disjoint (Shannon 1949).
+    shared = 2 / 3 if (share > 0).all(axis=0).any() else 1.0
+    even = int(shared / largest + 1e-9) if largest else 0
+    return PatientPairs(tuple(found), disjoint, min(even, disjoint), least)
+
+
+def certain_bound(patients: ArrayLike | PatientPairs, level: float = LEVEL) -> float:
     """Return the lower end of the interval of an AUC of 1: exact, whatever the scores are distributed like.
 
     Pair k positive with k negative slides, each patient used once: the pairs are independent, and all are in order with
@@ -169,18 +276,65 @@ def certain_bound(patients: tuple[int, int, int], level: float = LEVEL) -> float
     to tell nothing of its scores.
 
     Args:
-        patients: with positive slides, with negative slides, and all, as in `AucEstimates`.
+        patients: with positive slides, with negative slides, and all, as in `AucEstimates`; (F, 3) for a mean over
+            folds, whose patients are paired within the fold.
         level: coverage, two-sided.
     """
-    if min(patients) < 0:
-        raise MilbenchError(f"numbers of patients cannot be negative: {patients}.")
-    pairs = min(patients[0], patients[1], patients[2] // 2)
-    if not pairs:
+    return exact_bound(1.0, patients, level)
+
+
+def exact_bound(auc: float, patients: ArrayLike | PatientPairs, level: float = LEVEL) -> float:
+    """Return the lower end of an interval of an AUC that no distribution of scores breaks: `certain_bound` at 1.
+
+    The AUC of a sample is a mean over all ways to form k disjoint pairs of a positive and a negative of the share of
+    pairs in order. So for every convex f its mean is at most that of f(X / k), X binomial with the true AUC A
+    (Hoeffding, JASA 58, 1963, section 5), and with hinges for f
+
+        P(AUC >= 1 - d) <= min_j E max(j - Y, 0) / (j - k d),  Y ~ binomial(k, 1 - A),  k d < j <= k.
+
+    AUCs for which that is below (1 - level) / 2 are refuted. At d = 0 it is A^k. It falls as d grows, without a step.
+
+    Args:
+        auc: of the sample.
+        patients: see `certain_bound`.
+        level: coverage, two-sided.
+
+    Raises:
+        MilbenchError: an AUC outside [0, 1], or counts that are none.
+    """
+    pairs, tail = PatientPairs.of_counts(patients), (1 - share_of(level)) / 2
+    disorder = 1 - auc_of(auc)
+    if np.isnan(disorder):
+        return float("nan")
+    if not pairs.disjoint:
         return 0.0
-    return float(((1 - share_of(level)) / 2) ** (1 / pairs))
+    # Of all pairs with the hinge at the lightest one: exact at 1, where the others are those of pairs that weigh alike.
+    left = 1 - disorder / pairs.least
+    low = (tail * left) ** (1 / pairs.disjoint) if left > 0 else 0.0
+    if pairs.even and 0 < disorder < 1:
+        wrong = brentq(lambda share: _tail_bound(share, disorder, pairs.even) - tail, disorder, 1.0, xtol=1e-10)
+        low = max(low, 1 - float(wrong))
+    return float(min(low, auc))
 
 
-def certain_ends(patients: tuple[int, int, int], auc: float, level: float = LEVEL) -> tuple[float, float]:
+def not_below(low: float, auc: float, pairs: PatientPairs, level: float = LEVEL) -> float:
+    """Return a lower end, raised to `exact_bound` where it lies below."""
+    tail = (1 - level) / 2
+    above = 0 < low < auc < 1 and pairs.even and low >= tail ** (1 / pairs.disjoint) * (auc > 1 - pairs.least)
+    if above and _tail_bound(1 - low, 1 - auc, pairs.even) >= tail:  # one evaluation tells that it is not
+        return low
+    return max(low, exact_bound(auc, pairs, level))
+
+
+def _tail_bound(wrong: float, disorder: float, pairs: int) -> float:
+    """Return a bound of the probability of so little disorder where a pair is out of order with probability wrong."""
+    first = int(pairs * disorder + 1e-12) + 1
+    last = min(pairs, first + 10 + int(3 * np.sqrt(first)))
+    hinges = np.cumsum(bdtr(np.arange(last, dtype=np.float64), pairs, wrong))[first - 1 :]
+    return float((hinges / (np.arange(first, last + 1) - pairs * disorder)).min())
+
+
+def certain_ends(patients: ArrayLike | PatientPairs, auc: float, level: float = LEVEL) -> tuple[float, float]:
     """Return the interval of an AUC of exactly 1 or 0, see `certain_bound`."""
     bound = certain_bound(patients, level)
     return (bound, 1.0) if auc == 1 else (0.0, 1 - bound)

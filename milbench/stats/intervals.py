@@ -11,8 +11,19 @@ from scipy.special import expit, logit, ndtri, stdtrit
 from ..errors import MilbenchError, did_you_mean
 from .areas import bootstrap_auc, class_aucs
 from .base import LEVEL, Array, Interval
-from .checks import binary_labels, class_labels, finite_scores, numeric_labels, owners, positive_count, share_of
-from .delong import AucEstimates, certain_ends, count_patients, delong
+from .checks import (
+    auc_of,
+    binary_labels,
+    class_indices,
+    class_labels,
+    finite_scores,
+    instance,
+    numbers,
+    owners,
+    positive_count,
+    share_of,
+)
+from .delong import AucEstimates, certain_ends, delong, exact_bound, not_below, patient_pairs
 from .macro import ClassAucs, class_interval, mean_interval, perfect_bound
 from .paired import Difference, paired_difference
 from .resampling import bca_interval, bca_p_value, cluster_weights, interval, logit_interval
@@ -51,7 +62,7 @@ def auc_interval(
       even (Perme and Manevski, Stat. Methods Med. Res. 28, 2019), with Student's t at Satterthwaite's degrees of
       freedom (Brunner and Munzel, Biometrical J. 42, 2000). At an AUC of 1 or 0: `certain_bound`.
     - ``guarded``: the same; the end toward chance is that of a sample in which a tenth of a patient of each class is on
-      the wrong side of all others.
+      the wrong side of all others, or `exact_bound` where that is nearer.
     - ``wald``: estimate -+ z error, as DeLong's interval is usually printed. It covers 78 % at 50 slides and .98,
       and may end beyond 1.
     - With more than two classes ``bootstrap-logit`` is `mean_interval`.
@@ -115,12 +126,22 @@ def estimate_interval(
 ) -> Interval:
     """Return the interval of one of the AUCs that `delong` estimated together; see `auc_interval`."""
     share_of(level)
+    instance(found, AucEstimates, "an estimate", "delong")
+    if method not in get_args(ClosedMethod):
+        raise MilbenchError(
+            f"no interval {method!r} of an estimate.{did_you_mean(str(method), get_args(ClosedMethod))}"
+        )
+    if positive_count(index + 1 if isinstance(index, int) else index, "index + 1") > len(found.auc):
+        raise MilbenchError(f"there are {len(found.auc)} AUCs, numbered from 0, and none of number {index}.")
     auc, error = float(found.auc[index]), float(found.errors[index])
     if method == "wald":
         half = float(ndtri((1 + level) / 2)) * error
         return Interval(auc, auc - half, auc + half, method)
     if not 0 < auc < 1:
         return Interval(auc, *certain_ends(found.patients, auc, level), method)
+    if np.isnan(error):
+        pairs = found.pairs
+        return Interval(auc, exact_bound(auc, pairs, level), 1 - exact_bound(1 - auc, pairs, level), method)
     quantile = float(stdtrit(found.degrees[index], (1 + level) / 2))
     low, high = _on_logit(auc, quantile * error)
     if method == "guarded":
@@ -128,6 +149,8 @@ def estimate_interval(
         side = max(auc, 1 - auc)
         farther = _guarded_low(side, error, quantile, found.patients[:2])
         low, high = (min(low, farther), high) if auc >= 0.5 else (low, max(high, 1 - farther))
+        pairs = found.pairs
+        low, high = not_below(low, auc, pairs, level), 1 - not_below(1 - high, 1 - auc, pairs, level)
     return Interval(auc, low, high, method)
 
 
@@ -149,22 +172,25 @@ def combined_interval(
 
     Returns:
         low and high; (NaN, NaN) where fewer than two replicates are defined.
+
+    Raises:
+        MilbenchError: an AUC outside [0, 1], labels that are no class indices, or patients of another number of slides.
     """
     share_of(level)
-    y = numeric_labels(labels)
+    y, auc = class_indices(labels), auc_of(auc)
     owner = owners(patients, len(y))
     classes = np.unique(y)
     if len(classes) <= 2:
-        found = class_interval(auc, replicates, count_patients(owner, y == classes[-1]), level)
+        found = class_interval(auc, replicates, patient_pairs(owner, y == classes[-1]), level)
         return found.low, found.high
-    values = np.asarray(replicates, dtype=np.float64)
-    counts = [count_patients(owner, y == c) for c in classes]
-    parts = [class_interval(auc, values, own, level) for own in counts]
+    values = numbers(replicates, "replicates", ndim=1)
+    pairs = [patient_pairs(owner, y == c) for c in classes]
+    parts = [class_interval(auc, values, own, level) for own in pairs]
     if np.isnan(parts[0].low):
         return parts[0].low, parts[0].high
     # Every class may have its own interval at this AUC, but moves the mean by its share alone.
     share = 1 / len(classes)
-    every = np.array([own[0] for own in counts])
+    every = np.array([len(np.unique(owner[y == c])) for c in classes])
     if auc in (0.0, 1.0):
         bound = perfect_bound(every, np.full(len(classes), share), int(owner.max()) + 1, level)
         return (bound, 1.0) if auc == 1 else (0.0, 1 - bound)
@@ -193,7 +219,8 @@ def auc_difference(
     Methods:
 
     - ``delong``: see `AucEstimates.test` and `AucEstimates.contrast`, Obuchowski's with `patients`. An AUC of 1 or 0
-      has no error to estimate; the interval allows for its `certain_bound`.
+      has no error to estimate; the interval allows for its `certain_bound`, or, where a class has slides of one
+      patient, for the `exact_bound` of both AUCs.
     - ``percentile``, ``bca``: bootstrap over patients within each label, both methods on the same patients. As a test
       the percentile interval rejects 3 to 7.5 % under the null at nominal 5 % where the methods are alike, up to 12 %
       where one is more uneven and AUCs are near 1, and 2.5 to 10.5 % with 17 to 43 patients of several slides; BCa up
@@ -224,7 +251,9 @@ def auc_difference(
     if method == "delong":
         low, high = found.contrast(level=level)
         return Difference(gap, low, high, found.test())
-    replicates = _replicates(np.asarray(labels) > 0, s, patients, resamples, seed)
+    replicates = _replicates(found.positive, s, patients, resamples, seed)
+    if abs(gap) > 1e-12 and np.ptp(replicates[0] - replicates[1]) < 1e-12:  # nothing varies, which is not certainty
+        return Difference(gap, *found.contrast(level=level), found.test())
     if method == "percentile":
         return paired_difference(float(found.auc[0]), replicates[0], float(found.auc[1]), replicates[1], level)
     influence, d = found.influence[0] - found.influence[1], replicates[0] - replicates[1]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -10,8 +11,8 @@ from scipy.special import expit, logit, ndtri
 
 from ..errors import MilbenchError
 from .base import LEVEL, Array
-from .checks import numeric_labels, owners, share_of
-from .delong import certain_bound, count_patients
+from .checks import auc_of, class_indices, instance, numbers, owners, share_of, whole_numbers
+from .delong import PatientPairs, certain_bound, not_below, patient_pairs
 
 #: Of a patient: disorder below which an AUC is treated as nearly perfect.
 NEARLY = 0.2
@@ -42,6 +43,26 @@ class ClassAucs:
 
 
 @dataclass(frozen=True)
+class ClassGuard:
+    """What one class adds to the interval of a mean of AUCs beyond its replicates.
+
+    Attributes:
+        label: its index.
+        below, above: squared reach that it adds at either end.
+        auc: of the class.
+        patients: those of the rarer side, fold by fold.
+        replicates: (R,) of ``auc``.
+    """
+
+    label: int
+    below: float
+    above: float
+    auc: float
+    patients: int
+    replicates: Array
+
+
+@dataclass(frozen=True)
 class MacroInterval:
     """The interval of a macro AUC over patients.
 
@@ -49,14 +70,29 @@ class MacroInterval:
         low, high: ends; NaN where fewer than two replicates are defined.
         guarded: whether a class is so rare, or so nearly in perfect order, that its part of the interval is wider than
             its replicates are.
+        drawn: (low, high) of the replicates alone, within the interval; None: the same.
+        guards: what each class adds to them, where that is known class by class.
     """
 
     low: float
     high: float
     guarded: bool
+    drawn: tuple[float, float] | None = None
+    guards: tuple[ClassGuard, ...] = ()
+
+    @property
+    def of_replicates(self) -> tuple[float, float]:
+        """Return the ends that the replicates alone give."""
+        return (self.low, self.high) if self.drawn is None else self.drawn
 
 
-def mean_interval(found: ClassAucs, labels: ArrayLike, patients: ArrayLike, level: float = LEVEL) -> MacroInterval:
+def mean_interval(
+    found: ClassAucs,
+    labels: ArrayLike,
+    patients: ArrayLike,
+    level: float = LEVEL,
+    folds: Sequence[ArrayLike] | None = None,
+) -> MacroInterval:
     """Return the interval over patients of a mean of one-vs-rest AUCs.
 
     The replicates of the mean give its interval on the logit scale, as those of one AUC do. A class that is rare, or
@@ -66,56 +102,82 @@ def mean_interval(found: ClassAucs, labels: ArrayLike, patients: ArrayLike, leve
         low = A - sqrt(d^2 + sum_c w_c^2 (d_c^2 - b_c^2)),
 
     d the reach of the mean's replicates, d_c that of the class's interval, b_c that of its replicates. A class of one
-    bag among many so moves the mean by its weight at most. A mean of exactly 1 has the exact bound `perfect_bound`.
+    bag among many so moves the mean by its weight at most. A mean of exactly 1 has the exact bound `perfect_bound`, and
+    no interval of a mean near 1 reaches below the bound of its disorder.
 
     Args:
         found: AUCs of the classes, with replicates.
         labels: (n,) class indices of all bags tested.
         patients: (n,) of each bag.
         level: coverage.
+        folds: rows that each fold tests, where ``found`` holds means over folds: patients of different folds are never
+            compared. None: one fold of all bags.
 
     Raises:
-        MilbenchError: labels are no class indices, or patients of another number of bags.
+        MilbenchError: labels are no class indices, patients of another number of bags, a class that no bag has, or rows
+            that are none.
     """
     share_of(level)
-    y = numeric_labels(labels)
-    if len(y) and (y.min() < 0 or (y % 1 != 0).any()):
-        raise MilbenchError("labels must be class indices: whole numbers from 0.")
+    instance(found, ClassAucs, "the AUCs of classes", "ClassAucs(classes, auc, weights, replicates)")
+    y = class_indices(labels)
     owner = owners(patients, len(y))
+    classes, aucs, weights, replicates = _of_classes(found, y)
+    rows = None if folds is None else [_rows(one, len(y)) for one in folds]
     nan = MacroInterval(float("nan"), float("nan"), False)
-    if not len(found.auc) or not np.isfinite(found.auc).all():
+    if not len(aucs) or not np.isfinite(aucs).all():
         return nan
-    counts = [count_patients(owner, y == c) for c in found.classes]
+    pairs = [patient_pairs(owner, y == c, rows) for c in classes]
     parts = [
-        class_interval(float(auc), replicates, own, level)
-        for auc, replicates, own in zip(found.auc, found.replicates, counts, strict=True)
+        class_interval(float(auc), own, of_class, level)
+        for auc, own, of_class in zip(aucs, replicates, pairs, strict=True)
     ]
     if any(np.isnan(part.low) for part in parts):
         return nan
     if len(parts) == 1:
         return parts[0]
     guarded = any(part.guarded for part in parts)
-    mean = found.mean
-    if (found.auc == 1).all() or (found.auc == 0).all():
-        every = np.array([len(np.unique(owner[y == c])) for c in np.unique(y)])
-        of_mean = dict(zip(found.classes.tolist(), found.weights.tolist(), strict=True))
-        weights = np.array([of_mean.get(int(c), 0.0) for c in np.unique(y)])
-        bound = perfect_bound(every, weights, int(owner.max()) + 1, level)
-        return MacroInterval(bound, 1.0, True) if mean > 0.5 else MacroInterval(0.0, 1 - bound, True)
-    replicates = found.weights @ np.where(np.isfinite(found.replicates), found.replicates, found.auc[:, None])
-    low, high = _on_logit(mean, _half_width(replicates, level))
-    down, up = (mean - low) ** 2, (high - mean) ** 2
-    for weight, auc, own, part in zip(found.weights, found.auc, found.replicates, parts, strict=True):
+    mean = float(weights @ aucs)
+    bound = _MeanBound(owner, y, rows, classes, weights, level)
+    if (aucs == 1).all() or (aucs == 0).all():
+        low = bound.low(0.0)
+        if mean > 0.5:
+            return MacroInterval(low, 1.0, True, (1.0, 1.0))
+        return MacroInterval(0.0, 1 - low, True, (0.0, 0.0))
+    low, high = _on_logit(
+        mean, _half_width(weights @ np.where(np.isfinite(replicates), replicates, aucs[:, None]), level)
+    )
+    drawn, guards = (low, high), []
+    for c, weight, auc, own, of_class, part in zip(classes, weights, aucs, replicates, pairs, parts, strict=True):
         if part.guarded:
-            drawn = _half_width(own[np.isfinite(own)], level)
-            ends = _on_logit(auc, drawn) if 0 < auc < 1 else (auc, auc)
-            down += weight**2 * max((auc - part.low) ** 2 - (auc - ends[0]) ** 2, 0.0)
-            up += weight**2 * max((part.high - auc) ** 2 - (ends[1] - auc) ** 2, 0.0)
-    return MacroInterval(max(0.0, mean - float(np.sqrt(down))), min(1.0, mean + float(np.sqrt(up))), guarded)
+            ends = part.of_replicates
+            below, above = _squared_beyond(auc, part.low, ends[0]), _squared_beyond(auc, part.high, ends[1])
+            guards.append(ClassGuard(int(c), weight**2 * below, weight**2 * above, float(auc), of_class.rarest, own))
+    down = (mean - low) ** 2 + sum(one.below for one in guards)
+    up = (high - mean) ** 2 + sum(one.above for one in guards)
+    low, high = max(0.0, mean - float(np.sqrt(down))), min(1.0, mean + float(np.sqrt(up)))
+    # Of patients: what could be all of the disorder. Near perfect order the end goes over to that of perfect order.
+    toward_one = mean > 0.5
+    wrong = sum(float(1 - auc if toward_one else auc) * one.rarest for auc, one in zip(aucs, pairs, strict=True))
+    share = max(0.0, 1 - wrong / NEARLY)
+    if share and toward_one:
+        low += share * (min(low, bound.low(0.0)) - low)
+    elif share:
+        high += share * (max(high, 1 - bound.low(0.0)) - high)
+    low, high = min(mean, max(low, bound.low(1 - mean))), max(mean, min(high, 1 - bound.low(mean)))
+    drawn = max(drawn[0], low), min(drawn[1], high)
+    total = _squared_beyond(mean, low, drawn[0]), _squared_beyond(mean, high, drawn[1])
+    return MacroInterval(low, high, guarded, drawn, _sum_to(guards, *total))
+
+
+def _sum_to(guards: list[ClassGuard], below: float, above: float) -> tuple[ClassGuard, ...]:
+    """Return guards scaled so that they sum to what an interval of all classes holds."""
+    sums = sum(one.below for one in guards), sum(one.above for one in guards)
+    first, second = (goal / have if have else 0.0 for goal, have in zip((below, above), sums, strict=True))
+    return tuple(replace(one, below=first * one.below, above=second * one.above) for one in guards)
 
 
 def class_interval(
-    auc: float, replicates: ArrayLike, patients: tuple[int, int, int], level: float = LEVEL
+    auc: float, replicates: ArrayLike, patients: ArrayLike | PatientPairs, level: float = LEVEL
 ) -> MacroInterval:
     """Return the interval of one AUC from its replicates, on the logit scale.
 
@@ -124,27 +186,35 @@ def class_interval(
     little disorder the replicates know as good as nothing.
 
     Of fewer than `RARE` patients of a class the resamples know too little, and of one nothing: their variance is then
-    completed, with weight (RARE - n) / (RARE - 1), by Hanley and McNeil's (Radiology 143, 1982) of the same AUC.
+    completed, with weight (RARE - n) / (RARE - 1), by Hanley and McNeil's (Radiology 143, 1982) of the same AUC. On the
+    logit scale that grows without limit toward 1, so no end lies farther out than `exact_bound` of the AUC.
 
     Args:
         auc: of the data as they are.
         replicates: (R,) of it; NaN left out.
-        patients: with positive bags, with negative bags, of all.
+        patients: with positive bags, with negative bags, of all; (F, 3) of a mean over folds.
         level: coverage.
+
+    Raises:
+        MilbenchError: an AUC outside [0, 1], replicates that are no list of numbers, or counts that are none.
     """
-    values = np.asarray(replicates, dtype=np.float64)
+    share_of(level)
+    auc = auc_of(auc)
+    values = numbers(replicates, "replicates", ndim=1)
+    pairs = PatientPairs.of_counts(patients)
     values = values[np.isfinite(values)]
     if len(values) < 2 or not np.isfinite(auc):
         return MacroInterval(float("nan"), float("nan"), False)
-    bound = certain_bound(patients, level)
+    bound = certain_bound(pairs, level)
     if auc in (0.0, 1.0):
-        return MacroInterval(bound, 1.0, True) if auc == 1 else MacroInterval(0.0, 1 - bound, True)
-    half = _half_width(values, level)
-    rarest = min(patients[:2])
+        ends = (bound, 1.0) if auc == 1 else (0.0, 1 - bound)
+        return MacroInterval(*ends, True, (auc, auc), _guard_of_one(auc, *ends, (auc, auc), pairs, values))
+    half = plain = _half_width(values, level)
+    rarest = pairs.rarest
     if rarest < RARE:
         own = float(values.var(ddof=1)) * rarest / max(rarest - 1, 1)
         weight = (RARE - max(rarest, 1)) / (RARE - 1)
-        variance = (1 - weight) * own + weight * _exponential_variance(auc, patients[0], patients[1])
+        variance = (1 - weight) * own + weight * _exponential_variance(auc, pairs)
         half = max(half, float(ndtri((1 + level) / 2)) * float(np.sqrt(variance)))
     low, high = _on_logit(auc, half)
     share = max(0.0, 1 - min(auc, 1 - auc) * rarest / NEARLY)
@@ -152,10 +222,109 @@ def class_interval(
         low += share * (min(low, bound) - low)
     else:
         high += share * (max(high, 1 - bound) - high)
-    return MacroInterval(low, high, share > 0 or rarest < RARE)
+    low, high = not_below(low, auc, pairs, level), 1 - not_below(1 - high, 1 - auc, pairs, level)
+    if not share and rarest >= RARE:
+        return MacroInterval(low, high, False)
+    ends = _on_logit(auc, plain)
+    ends = max(ends[0], low), min(ends[1], high)
+    return MacroInterval(low, high, True, ends, _guard_of_one(auc, low, high, ends, pairs, values))
 
 
-def perfect_bound(counts: ArrayLike, weights: ArrayLike, patients: int, level: float = LEVEL) -> float:
+def _guard_of_one(
+    auc: float, low: float, high: float, drawn: tuple[float, float], pairs: PatientPairs, replicates: Array
+) -> tuple[ClassGuard]:
+    below, above = _squared_beyond(auc, low, drawn[0]), _squared_beyond(auc, high, drawn[1])
+    return (ClassGuard(1, below, above, auc, pairs.rarest, replicates),)
+
+
+def _squared_beyond(estimate: float, end: float, drawn: float) -> float:
+    """Return the square of what an end reaches beyond that of the replicates."""
+    return max((estimate - end) ** 2 - (estimate - drawn) ** 2, 0.0)
+
+
+def _of_classes(found: ClassAucs, y: NDArray[np.int64]) -> tuple[NDArray[np.int64], Array, Array, Array]:
+    classes = whole_numbers(found.classes, "classes")
+    aucs, weights = numbers(found.auc, "the AUCs of classes", ndim=1), numbers(found.weights, "weights", ndim=1)
+    replicates = numbers(found.replicates, "replicates", ndim=2)
+    if classes.ndim != 1 or not len(classes) == len(aucs) == len(weights) == len(replicates):
+        raise MilbenchError(
+            f"classes, AUCs, weights and replicates are of the same classes, not of {classes.shape}, {aucs.shape}, "
+            f"{weights.shape} and {replicates.shape}."
+        )
+    if len(aucs) and (not (weights >= 0).all() or abs(weights.sum() - 1) > 1e-6):
+        raise MilbenchError(f"the weights of classes in a mean are not negative and sum to 1, not {weights}.")
+    for auc in aucs:
+        auc_of(auc, "the AUC of a class")
+    if not np.isin(classes, y).all() and np.isfinite(aucs).all():
+        raise MilbenchError(f"no bag is of class {classes[~np.isin(classes, y)][0]}, which has an AUC.")
+    return classes, aucs, weights, replicates
+
+
+def _rows(rows: ArrayLike, n: int) -> NDArray[np.int64]:
+    at = whole_numbers(rows, "the rows of a fold")
+    if at.ndim != 1 or (at >= n).any():
+        raise MilbenchError(f"the rows of a fold are numbers from 0 to {n - 1} in a list.")
+    return at
+
+
+class _MeanBound:
+    """`perfect_bound` of the data at hand, and what is left of it for a mean that is not quite 1."""
+
+    def __init__(
+        self,
+        owner: NDArray[np.int64],
+        y: NDArray[np.int64],
+        rows: Sequence[NDArray[np.int64]] | None,
+        classes: NDArray[np.int64],
+        weights: Array,
+        level: float,
+    ) -> None:
+        every = np.unique(y)
+        of_mean = dict(zip(classes.tolist(), weights.tolist(), strict=True))
+        self.weights = np.array([of_mean.get(int(c), 0.0) for c in every])
+        self.tail = (1 - level) / 2
+        patients = int(owner.max()) + 1
+        counted: np.ndarray = np.zeros(patients, dtype=bool)
+        pairs, defined = [], np.zeros(len(every))
+        self.single = True  # whether no patient has several bags in a fold
+        for at in [np.arange(len(y))] if rows is None else rows:
+            bags = np.stack([np.bincount(owner[at[y[at] == c]], minlength=patients) for c in every])
+            present = bags.any(axis=1)
+            if present.sum() < 2:
+                continue
+            defined += present
+            self.single &= bool(bags.max() <= 1 and (bags > 0).sum(axis=0).max() <= 1)
+            free = (bags > 0) & ~counted
+            counted |= bags.any(axis=0)
+            of_class = free.sum(axis=1)
+            pairs.append(_pairs(of_class, np.where(self.weights > 0, of_class, 0), int(free.any(axis=0).sum())))
+        self.pairs = np.array(pairs, dtype=np.int64).reshape(len(pairs), len(every))
+        with np.errstate(divide="ignore"):
+            #: share of the mean that one fold's AUC of a class has
+            self.of_fold = np.where(defined > 0, self.weights / defined, 0.0)
+
+    def low(self, disorder: float) -> float:
+        """Return the least mean of the AUCs that data with so much disorder, 1 less the mean, do not refute.
+
+        Where every pair weighs at least l in the mean, order is as good as seen with probability at most
+        prod_c A_c^k_c / (1 - disorder / l), see `exact_bound`. Few pairs weigh more: several choices are tried.
+        """
+        if not len(self.pairs):
+            return 0.0
+        if disorder <= 0:
+            return _least_mean(self.pairs.sum(axis=0), self.weights, float(np.log(self.tail)))
+        if not self.single:
+            return 0.0
+        best = 0.0
+        for least in disorder * np.array([1.1, 1.3, 1.6, 2, 3, 5, 10, 30, 100, 1e3, 1e4]):
+            most = np.floor(self.of_fold / least + 1e-9).astype(np.int64)
+            pairs = np.minimum(self.pairs, most).sum(axis=0)
+            goal = float(np.log(self.tail * (1 - disorder / least)))
+            best = max(best, _least_mean(pairs, self.weights, goal))
+        return best
+
+
+def perfect_bound(counts: ArrayLike, weights: ArrayLike, patients: ArrayLike, level: float = LEVEL) -> float:
     """Return the lower end of the interval of a mean of one-vs-rest AUCs that are all 1: exact for any scores.
 
     Choose k_c positive patients of each class c and pair each with a patient of another class, every patient used once.
@@ -167,22 +336,28 @@ def perfect_bound(counts: ArrayLike, weights: ArrayLike, patients: int, level: f
     A class without weight has none.
 
     Args:
-        counts: (C,) patients of each class.
+        counts: (C,) patients of each class; (F, C) in each fold of a mean over folds, whose patients never meet.
         weights: (C,) of each class in the mean; they sum to 1.
-        patients: of all classes.
+        patients: of all classes; (F,) in each fold.
         level: coverage, two-sided.
 
     Raises:
-        MilbenchError: counts or weights that are negative, or of different lengths.
+        MilbenchError: counts that are not whole numbers from 0 on, weights that are negative or do not sum to 1, or
+            different lengths.
     """
-    given, w = np.asarray(counts, dtype=np.float64), np.asarray(weights, dtype=np.float64)
-    if not np.isfinite(given).all():
-        raise MilbenchError(f"a bound needs counts of patients, not {given}.")
-    n = given.astype(np.int64)
+    n, w = np.atleast_2d(whole_numbers(counts, "patients of each class")), numbers(weights, "weights", ndim=1)
+    every = np.atleast_1d(whole_numbers(patients, "the number of patients"))
     goal = float(np.log((1 - share_of(level)) / 2))
-    if n.ndim != 1 or n.shape != w.shape or not len(n) or (n < 0).any() or not (w >= 0).all() or patients < 0:
-        raise MilbenchError(f"a bound needs patients and weights of the same classes, not {n} and {w}.")
-    pairs = _pairs(n, np.where(w > 0, n, 0), patients)
+    if n.ndim != 2 or n.shape != (len(every), len(w)) or not len(w) or not (w >= 0).all() or abs(w.sum() - 1) > 1e-6:
+        raise MilbenchError(
+            f"a bound needs patients and weights, summing to 1, of the same classes, not {n.tolist()} and {w.tolist()}."
+        )
+    pairs = sum(_pairs(one, np.where(w > 0, one, 0), int(of_all)) for one, of_all in zip(n, every, strict=True))
+    return _least_mean(np.asarray(pairs), w, goal)
+
+
+def _least_mean(pairs: NDArray[np.int64], w: Array, goal: float) -> float:
+    """Return the least weighted mean of AUCs with sum_c pairs_c log AUC_c at least goal."""
     bounded = (w > 0) & (pairs > 0)  # an AUC without pairs may be 0
     k, w = pairs[bounded].astype(np.float64), w[bounded]
     if not len(k):
@@ -216,11 +391,15 @@ def _pairs(n: NDArray[np.int64], wanted: NDArray[np.int64], patients: int) -> ND
     return pairs
 
 
-def _exponential_variance(auc: float, positives: int, negatives: int) -> float:
-    first, second = auc / (2 - auc), 2 * auc**2 / (1 + auc)
-    square = auc**2
-    total = auc * (1 - auc) + (positives - 1) * (first - square) + (negatives - 1) * (second - square)
-    return max(total, 0.0) / max(positives * negatives, 1)
+def _exponential_variance(auc: float, pairs: PatientPairs) -> float:
+    """Return Hanley and McNeil's variance of a mean over folds, the same for the opposite order and class."""
+    side, total = max(auc, 1 - auc), 0.0
+    first, second, square = side / (2 - side), 2 * side**2 / (1 + side), side**2
+    for positives, negatives, _ in pairs.folds:
+        few, many = sorted((positives, negatives))
+        spread = side * (1 - side) + (few - 1) * (first - square) + (many - 1) * (second - square)
+        total += max(spread, 0.0) / (few * many)
+    return total / max(len(pairs.folds), 1) ** 2
 
 
 def _half_width(values: Array, level: float) -> float:

@@ -20,8 +20,8 @@ from scipy.special import digamma, expit, logit, ndtr, ndtri, polygamma, stdtrit
 
 from ..errors import MilbenchError
 from .base import LEVEL, Array
-from .checks import positive_count, share_of
-from .macro import MacroInterval
+from .checks import auc_of, instance, number, numbers, positive_count, several, share_of
+from .macro import ClassGuard, MacroInterval
 from .paired import Difference, paired_difference
 
 #: Standard deviation over seeds, in log-odds of the AUC, that is supposed of methods of which too few seeds are known:
@@ -29,6 +29,8 @@ from .paired import Difference, paired_difference
 FIELD_SPREAD = 0.4
 #: Degrees of freedom of every variance over seeds, at least.
 LEAST = 4.0
+#: A variance below it is rounding: an AUC of a million pairs has steps of 1e-6.
+ROUNDING = 1e-20
 #: Degrees of freedom that the other methods of a cohort lend to one, at least where they have them, and at most.
 LEAST_SHARED, MOST_SHARED = 2.0, 5.0
 
@@ -43,6 +45,7 @@ class Seeds:
         variance: of a seed's mean AUC over folds, between the seeds at hand; NaN with one seed.
         within: the part of it that patients make: how much a seed's mean strays from that of all seeds under resamples.
         share: sum of the squares of each seed's part of the mean: 1 / count where every seed has every fold.
+        compared: seeds that ``variance`` is of: those that share a fold with another; None: all.
     """
 
     auc: float
@@ -50,6 +53,18 @@ class Seeds:
     variance: float
     within: float
     share: float
+    compared: int | None = None
+
+    @property
+    def degrees(self) -> int:
+        """Return the degrees of freedom of ``variance``: 0 where it is not known."""
+        seeds = self.count if self.compared is None else self.compared
+        return max(seeds - 1, 0) if np.isfinite(self.variance) else 0
+
+    @property
+    def steady(self) -> bool:
+        """Return whether every seed has the same scores: neither AUCs nor their replicates differ but by rounding."""
+        return self.degrees > 0 and self.variance < ROUNDING and self.within < ROUNDING
 
 
 @dataclass(frozen=True)
@@ -84,6 +99,9 @@ class Mean:
         error: of seeds.
         guard: (below, above): squared reach of ``patients`` beyond that of its replicates, where a rare class or nearly
             perfect order asks for it.
+        guards: the same class by class, where that is known; they sum to it.
+        drawn: (low, high) of the replicates alone; None: ``patients``.
+        order: what two methods share that order all bags of all runs alike, and no others; empty: not known.
     """
 
     estimate: float
@@ -93,6 +111,9 @@ class Mean:
     replicates: Array
     error: SeedError
     guard: tuple[float, float] = (0.0, 0.0)
+    guards: tuple[ClassGuard, ...] = ()
+    drawn: tuple[float, float] | None = None
+    order: str = ""
 
     def stretch(self, level: float = LEVEL) -> float:
         """Return by how much seeds lengthen an interval over patients: 1 where nothing is known of them."""
@@ -105,19 +126,31 @@ class Mean:
     def half_width(self, seeds: int, level: float = LEVEL) -> float:
         """Return the expected half-width of the interval with so many seeds, from the variances at hand.
 
-        With one seed it is the error that the mean then has, although an interval of one seed alone cannot hold it.
-        NaN where nothing is known of seeds or the interval is not defined.
+        With as many as there are it is half the length of the interval itself. Each seed more is a degree of freedom
+        more. With one seed it is the error that the mean then has, although an interval of one seed alone cannot hold
+        it. NaN where nothing is known of seeds or the interval is not defined.
         """
         positive_count(seeds, "seeds")
+        share_of(level)
         known = self.error
         spread = _variance(self.replicates)
-        if not known.spread or not np.isfinite(spread) or not 0 < self.estimate < 1:
+        if not known.estimated or not np.isfinite(spread) or not 0 < self.estimate < 1 or np.isnan(self.patients[0]):
             return float("nan")
-        within = max(known.estimated - known.added, 0.0)  # of the mean over the seeds at hand
-        patients = max(spread - within, 0.0) + within * known.seeds / seeds
-        total = patients + known.spread**2 / seeds
-        reach = (self.patients[1] - self.patients[0]) / 2 / max(float(np.sqrt(spread)), 1e-12)
-        return float(reach * np.sqrt(total))
+        within = min(max(known.estimated - known.added, 0.0), spread)  # of the mean over the seeds at hand
+        fewer = known.seeds / seeds
+        patients = spread - within + within * fewer
+        error = replace(
+            known,
+            added=known.added * fewer,
+            estimated=known.estimated * fewer,
+            degrees=max(LEAST, known.degrees + seeds - known.seeds),
+            seeds=seeds,
+        )
+        scale = float(np.sqrt(patients / spread)) if spread else 1.0
+        low, high = _over_seeds(
+            self.estimate, self.patients, self.drawn or self.patients, patients, error, level, scale
+        )
+        return (high - low) / 2
 
 
 def seeds_of(cells: ArrayLike, replicates: ArrayLike | None = None) -> Seeds:
@@ -130,8 +163,8 @@ def seeds_of(cells: ArrayLike, replicates: ArrayLike | None = None) -> Seeds:
     Raises:
         MilbenchError: not of two dimensions, or replicates of other cells.
     """
-    a = np.asarray(cells, dtype=np.float64)
-    drawn = None if replicates is None else np.asarray(replicates, dtype=np.float64)
+    a = numbers(cells, "the AUCs of folds and seeds")
+    drawn = None if replicates is None else numbers(replicates, "replicates")
     if a.ndim != 2 or (drawn is not None and (drawn.ndim != 3 or drawn.shape[:2] != a.shape)):
         raise MilbenchError(f"seeds need AUCs (folds, seeds) and replicates (folds, seeds, R), not {a.shape}.")
     known = np.isfinite(a)
@@ -143,15 +176,17 @@ def seeds_of(cells: ArrayLike, replicates: ArrayLike | None = None) -> Seeds:
     mean = float(a[known].mean())
     deviations = _seed_deviations(a[:, present])
     used = np.isfinite(deviations)
-    if used.sum() < 2:
-        return Seeds(mean, int(present.sum()), float("nan"), 0.0, share)
+    compared = int(used.sum())
+    if compared < 2:
+        return Seeds(mean, int(present.sum()), float("nan"), 0.0, share, compared)
     variance = float(deviations[used].var(ddof=1))
     within = 0.0
     if drawn is not None and drawn.shape[2] > 1:
         away = _drawn_deviations(drawn[:, present])[used]
         away -= away.mean(axis=0)
         within = float(np.nanvar(away, axis=1, ddof=1).mean() * used.sum() / (used.sum() - 1))
-    return Seeds(mean, int(present.sum()), variance, within if np.isfinite(within) else 0.0, share)
+    variance, within = (0.0 if part < ROUNDING else part for part in (variance, within))
+    return Seeds(mean, int(present.sum()), variance, within if np.isfinite(within) else 0.0, share, compared)
 
 
 def _seed_deviations(a: Array) -> Array:
@@ -186,10 +221,15 @@ def seed_errors(methods: Sequence[Seeds]) -> list[SeedError]:
     A method with one seed among methods with several has the variance of the others. Where no method has two seeds
     nothing is known of them, and every error is 0. A method that scores the same with every seed on every fold has no
     error of seeds.
+
+    Args:
+        methods: of every method, from `seeds_of`.
     """
+    for m in several(methods, "methods"):
+        instance(m, Seeds, "a method's seeds", "seeds_of")
     scale = np.array([_slope(m.auc) for m in methods])
-    free = np.array([max(m.count - 1, 0) if np.isfinite(m.variance) else 0 for m in methods], dtype=np.float64)
-    fixed = np.array([m.count > 1 and m.variance == 0 and m.within == 0 for m in methods])
+    free = np.array([m.degrees for m in methods], dtype=np.float64)
+    fixed = np.array([m.steady for m in methods], dtype=bool)
     usable = (free > 0) & (scale > 0) & ~fixed
     if not (free > 0).any():
         return [SeedError(seeds=m.count) for m in methods]
@@ -251,12 +291,19 @@ def _slope(auc: float) -> float:
 
 
 def mean_of(
-    estimate: float, interval: MacroInterval, replicates: Array, error: SeedError, level: float = LEVEL
+    estimate: float,
+    interval: MacroInterval,
+    replicates: ArrayLike,
+    error: SeedError,
+    level: float = LEVEL,
+    order: str = "",
 ) -> Mean:
     """Return a mean with its interval over patients and seeds, from the one over patients.
 
-    Both ends move on the log-odds scale: h = f sqrt(h_patients^2 + h_seeds^2) with f the ratio of Student's quantile,
-    at Satterthwaite's degrees of freedom, to the normal one. With one seed h is h_patients.
+    What the replicates of patients give moves on the log-odds scale: h = f sqrt(h_patients^2 + h_seeds^2) with f the
+    ratio of Student's quantile, at Satterthwaite's degrees of freedom, to the normal one. What a rare class or nearly
+    perfect order adds to them is exact or of a known model, and no seed tells more or less of it: it is added as it is,
+    as limits of independent parts are. With one seed the interval is that over patients.
 
     Args:
         estimate: the mean.
@@ -264,26 +311,65 @@ def mean_of(
         replicates: (R,) over patients alone.
         error: see `seed_errors`.
         level: coverage.
+        order: see `Mean.order`.
+
+    Raises:
+        MilbenchError: a mean outside [0, 1] or outside its interval, or replicates that are no list of numbers.
     """
-    z = float(ndtri((1 + share_of(level)) / 2))
-    low, high = interval.low, interval.high
+    share_of(level)
+    estimate = auc_of(estimate, "a mean AUC")
+    instance(interval, MacroInterval, "the interval over patients", "mean_interval")
+    instance(error, SeedError, "the error of seeds", "seed_errors")
+    drawn = numbers(replicates, "replicates", ndim=1)
+    low, high = number(interval.low, "the interval"), number(interval.high, "the interval")
+    if np.isfinite(estimate) and not np.isnan([low, high]).any() and not low - 1e-9 <= estimate <= high + 1e-9:
+        raise MilbenchError(f"the mean {estimate:g} lies outside its interval, {low:g} to {high:g}.")
+    own = interval.of_replicates
+    ends = _over_seeds(estimate, (low, high), own, _variance(drawn), error, level)
     guard = (0.0, 0.0)
-    if interval.guarded:
-        finite = replicates[np.isfinite(replicates)]
-        ends = np.quantile(finite, [(1 - level) / 2, (1 + level) / 2]) if len(finite) else np.full(2, estimate)
-        own = max(estimate - float(ends[0]), 0.0), max(float(ends[1]) - estimate, 0.0)
-        guard = max((estimate - low) ** 2 - own[0] ** 2, 0.0), max((high - estimate) ** 2 - own[1] ** 2, 0.0)
-    if 0 < estimate < 1 and error.estimated and np.isfinite(low):
-        patients = _variance(replicates)
-        factor = _student(patients, [error], level) / z
-        seeds = z * float(np.sqrt(error.added)) / (estimate * (1 - estimate))
-        centre = float(logit(estimate))
-        reach = [
-            factor * float(np.hypot(abs(centre - float(logit(np.clip(end, 1e-300, 1 - 1e-16)))), seeds))
-            for end in (low, high)
-        ]
-        low, high = float(expit(centre - reach[0])), float(expit(centre + reach[1]))
-    return Mean(estimate, low, high, (interval.low, interval.high), replicates, error, guard)
+    if interval.guarded and np.isfinite(low):
+        guard = _beyond(estimate, low, own[0]), _beyond(estimate, high, own[1])
+    return Mean(estimate, *ends, (low, high), drawn, error, guard, interval.guards, own, order)
+
+
+def _over_seeds(
+    estimate: float,
+    ends: tuple[float, float],
+    drawn: tuple[float, float],
+    patients: float,
+    error: SeedError,
+    level: float,
+    scale: float = 1.0,
+) -> tuple[float, float]:
+    """Return the ends of an interval over patients and seeds.
+
+    Args:
+        estimate: the mean.
+        ends: over patients.
+        drawn: of the replicates of patients alone.
+        patients: the variance over patients.
+        error: of seeds.
+        level: coverage.
+        scale: of the reach of the replicates, on the log-odds scale.
+    """
+    if not 0 < estimate < 1 or not error.estimated or not np.isfinite(ends).all():
+        return ends
+    z = float(ndtri((1 + level) / 2))
+    factor = _student(patients, [error], level) / z
+    seeds = z * float(np.sqrt(error.added)) / (estimate * (1 - estimate))
+    centre, out = float(logit(estimate)), []
+    for side, end, own in zip((-1, 1), ends, drawn, strict=True):
+        away = scale * abs(centre - float(logit(np.clip(own, 1e-300, 1 - 1e-16))))
+        moved = float(expit(centre + side * factor * float(np.hypot(away, seeds))))
+        more = _beyond(estimate, end, own)
+        out.append(estimate + side * float(np.hypot(estimate - moved, np.sqrt(more))) if more else moved)
+    return max(0.0, out[0]), min(1.0, out[1])
+
+
+def _beyond(estimate: float, end: float, drawn: float) -> float:
+    """Return the square of what an end reaches beyond that of the replicates alone."""
+    more = (estimate - end) ** 2 - (estimate - drawn) ** 2
+    return max(more, 0.0) if np.isfinite(more) else 0.0
 
 
 def mean_difference(a: Mean, b: Mean, level: float = LEVEL) -> Difference:
@@ -291,14 +377,25 @@ def mean_difference(a: Mean, b: Mean, level: float = LEVEL) -> Difference:
 
     Over patients it is paired, by the same resamples; seeds of two methods are independent. With one seed it is
     `paired_difference`; with more the percentile interval is stretched about the estimate by the ratio of the standard
-    errors and of Student's quantile to the normal one. A method of which a rare class or perfect order hides the error
-    adds its ``guard``. A method has no difference to itself.
+    errors and of Student's quantile to the normal one. What a rare class or perfect order hides from the replicates of
+    the two methods is added as it is, a class's part as far as the two methods disagree on it.
+
+    Methods that order all bags alike have a difference of exactly 0: those of one `Mean.order` and, where that is not
+    known, those of equal replicates (but for two perfect orders, whose replicates cannot differ).
+
+    Raises:
+        MilbenchError: no means, or replicates under other resamples.
     """
+    share_of(level)
+    for one in (a, b):
+        instance(one, Mean, "a method", "mean_of")
     plain = paired_difference(a.estimate, a.replicates, b.estimate, b.replicates, level)
-    if a is b or np.isnan(plain.estimate) or np.isnan(plain.low):
+    if np.isnan(plain.estimate) or np.isnan(plain.low):
         return plain
+    if a is b or _same_order(a, b):
+        return Difference(0.0, 0.0, 0.0, 1.0)
     errors = [e for e in (a.error, b.error) if e.estimated]
-    below, above = a.guard[0] + b.guard[1], a.guard[1] + b.guard[0]
+    below, above = _common_guard(a, b)
     if not errors and not below and not above:
         return plain
     z = float(ndtri((1 + level) / 2))
@@ -309,13 +406,50 @@ def mean_difference(a: Mean, b: Mean, level: float = LEVEL) -> Difference:
     ends = []
     for end, more in ((plain.low, below), (plain.high, above)):
         reach = abs(gap - end) * float(np.sqrt(1 + added / patients)) if patients > 1e-18 else z * float(np.sqrt(added))
-        ends.append(factor * float(np.hypot(reach, np.sqrt(more))))
+        ends.append(float(np.hypot(factor * reach, np.sqrt(more))))
     low, high = max(-1.0, gap - ends[0]), min(1.0, gap + ends[1])
     toward = ends[0] if gap > 0 else ends[1]
     if gap == 0:
         return Difference(gap, low, high, 1.0)
     p = float(2 * ndtr(-z * abs(gap) / toward)) if toward else plain.p
     return Difference(gap, low, high, max(p, 2 / (len(a.replicates) + 1)))
+
+
+def _same_order(a: Mean, b: Mean) -> bool:
+    if a.order and b.order:
+        return a.order == b.order
+    return 0 < a.estimate < 1 and abs(a.estimate - b.estimate) < 1e-12 and _alike(a.replicates, b.replicates)
+
+
+def _alike(first: Array, second: Array) -> bool:
+    """Return whether two arrays of replicates are the same but for rounding, NaN in the same places."""
+    return first.shape == second.shape and np.allclose(first, second, rtol=0, atol=1e-12, equal_nan=True)
+
+
+def _common_guard(a: Mean, b: Mean) -> tuple[float, float]:
+    """Return the squared reach (below, above) of a - b beyond its replicates.
+
+    A class whose AUCs have the same replicates under both methods has none. Otherwise its part is that of independent
+    methods times ((n - 1) v + 1) / n, v the variance of the class's difference over the sum of both variances and n the
+    patients of its rarer side: of one patient nothing tells how alike two methods are.
+    """
+    pairs = [(first, second) for first in a.guards for second in b.guards if first.label == second.label]
+    if len(pairs) != len(a.guards) or len(pairs) != len(b.guards) or not pairs:
+        return a.guard[0] + b.guard[1], a.guard[1] + b.guard[0]
+    below = above = 0.0
+    for first, second in pairs:
+        if first.replicates.shape != second.replicates.shape:
+            apart = 1.0
+        elif 0 < first.auc < 1 and first.auc == second.auc and _alike(first.replicates, second.replicates):
+            apart = 0.0
+        else:
+            both = _variance(first.replicates) + _variance(second.replicates)
+            own = min(1.0, _variance(first.replicates - second.replicates) / both) if both > ROUNDING else 1.0
+            n = max(first.patients, 1)
+            apart = ((n - 1) * own + 1) / n
+        below += apart * (first.below + second.above)
+        above += apart * (first.above + second.below)
+    return below, above
 
 
 def paired_seeds_difference(a: Mean, b: Mean, seeds: Seeds, level: float = LEVEL) -> Difference:
@@ -329,10 +463,14 @@ def paired_seeds_difference(a: Mean, b: Mean, seeds: Seeds, level: float = LEVEL
         seeds: of the differences, from `seeds_of`.
         level: coverage.
     """
+    share_of(level)
+    for one in (a, b):
+        instance(one, Mean, "a method", "mean_of")
+    instance(seeds, Seeds, "the seeds of differences", "seeds_of")
     plain = paired_difference(a.estimate, a.replicates, b.estimate, b.replicates, level)
-    if seeds.count < 2 or np.isnan(seeds.variance) or np.isnan(plain.low):
+    if not seeds.degrees or np.isnan(plain.low):
         return plain
-    free = float(seeds.count - 1)
+    free = float(seeds.degrees)
     field = max(0.0, LEAST - free)
     patients = _variance(a.replicates - b.replicates)
     variance = (free * seeds.variance + field * patients / seeds.share) / (free + field) * seeds.share
@@ -371,9 +509,14 @@ def rank_intervals(means: Sequence[Mean | None], level: float = LEVEL, seed: int
         seed: of the draws of seeds.
     """
     share_of(level)
+    for one in several(means, "means"):
+        if one is not None:
+            instance(one, Mean, "a method", "mean_of")
     n = len(means)
     rank, low, high = (np.full(n, np.nan) for _ in range(3))
     kept = [(i, m) for i, m in enumerate(means) if m is not None and np.isfinite(m.estimate)]
+    # The draws of seeds go by score, so that another order of methods gives the same ranks.
+    kept.sort(key=lambda one: (-one[1].estimate, one[1].low, one[1].high))
     points = np.array([m.estimate for _, m in kept])
     better = np.zeros((len(kept), len(kept)), dtype=bool)
     if len(kept) > 1:
@@ -389,6 +532,8 @@ def _better(means: list[Mean], level: float, rng: np.random.Generator) -> np.nda
     """Return (M, M) whether method i is better than method j, simultaneously over all pairs."""
     m = len(means)
     z = float(ndtri((1 + level) / 2))
+    if len({one.replicates.shape for one in means}) > 1:
+        raise MilbenchError("ranks need replicates of every method under the same resamples of patients.")
     replicates = np.stack([one.replicates for one in means])
     size = replicates.shape[1]
     best: np.ndarray = np.zeros((m, m), dtype=bool)
@@ -415,9 +560,9 @@ def _better(means: list[Mean], level: float, rng: np.random.Generator) -> np.nda
         patients = _variance(replicates[i] - replicates[j])
         pair = [e for e in (means[i].error, means[j].error) if e.estimated]
         factor = _student(patients, pair, level) / z
-        total = patients + sum(e.added for e in pair)
+        total = factor**2 * (patients + sum(e.added for e in pair))
         total += (means[first].guard[0] + means[second].guard[1]) / z**2
-        reach = critical * factor * float(np.sqrt(total))
+        reach = critical * float(np.sqrt(total))
         best[first, second] = gap > 1e-12 and np.isfinite(reach) and gap > reach > 0
     return best
 

@@ -40,7 +40,8 @@ CALLS = {
     "auc_permutation_test": (PAIR, "labels a b", ""),
     "detectable_difference": ({**PAIR, "power": 0.8, "level": 0.9}, "labels a b power level", ""),
     "estimate_interval": ({"found": stats.delong(Y, S), "level": 0.9}, "level", ""),
-    "certain_bound": ({"patients": (5, 5, 10), "level": 0.9}, "level", ""),
+    "certain_bound": ({"patients": (5, 5, 10), "level": 0.9}, "patients level", ""),
+    "exact_bound": ({"auc": 0.9, "patients": (5, 5, 10), "level": 0.9}, "patients level", "auc"),
     "combined_interval": (
         {"auc": 0.8, "replicates": DRAWS, "labels": Y, "patients": np.arange(20), "level": 0.9}, "labels level", "auc",
     ),
@@ -59,7 +60,9 @@ CALLS = {
     "paired_difference": (
         {"a": 0.8, "a_replicates": DRAWS, "b": 0.7, "b_replicates": OTHER, "level": 0.9}, "level", "a b",
     ),
-    "class_interval": ({"auc": 0.8, "replicates": DRAWS, "patients": (5, 5, 10), "level": 0.9}, "level", "auc"),
+    "class_interval": (
+        {"auc": 0.8, "replicates": DRAWS, "patients": (5, 5, 10), "level": 0.9}, "patients level", "auc",
+    ),
     "mean_interval": ({"found": CLASSES, "labels": Y, "patients": np.arange(20), "level": 0.9}, "labels level", ""),
     "perfect_bound": (
         {"counts": np.array([3, 4]), "weights": np.array([0.5, 0.5]), "patients": 7, "level": 0.9},
