@@ -26,12 +26,13 @@ from .data.labels import (
     index_classes,
     match_features,
     merge_patients,
+    merge_sites,
     patient_notes,
 )
 from .data.labels_copy import NO_FEATURES
 from .data.schemes import carve_validation, make_folds
 from .data.sites import sites_of
-from .data.spellings import label_key
+from .data.spellings import label_key, missing_names
 from .data.split_files import Split, read_split
 from .data.splits import PARTS, Fold
 from .data.survey import Survey
@@ -358,11 +359,15 @@ def _labels(survey: Survey, tables: Tables, rows: LabelRows) -> tuple[Labels, Ga
     )
     out = set(gaps.reasons) | {row.slide for row in rows.rows if is_excluded(row.label)}
     kept = [row for row in asked if row.slide not in out]
-    for what, column in ((rows.patient, [row.patient for row in kept]), (tables.site, [row.site for row in kept])):
-        if what is not None and (lacking := [row.slide for row, cell in zip(kept, column, strict=True) if not cell]):
+    for what, column in ((rows.patient, {row.slide: row.patient for row in kept}),
+                         (tables.site, {row.slide: row.site for row in kept})):  # fmt: skip
+        none = missing_names(cell for slide, cell in column.items() if cell != slide)
+        if what is not None and (lacking := [slide for slide, cell in column.items() if cell in none]):
+            words = said_missing({slide: column[slide] for slide in lacking})
             raise MilbenchError(
-                f"{tables.labels} has no {what} for {count(len(lacking), 'slide')}: {some(lacking)}; fill it in, or "
-                f"give them the label {EXCLUDE!r} to leave them out."
+                f"{tables.labels} has no {what} for {count(len(lacking), 'slide')}: {some(lacking)}"
+                f"{f' (written as {words})' if words else ''}; fill it in, or give them the label {EXCLUDE!r} to leave "
+                "them out."
             )
     kept = [row for row in kept if row.slide not in empty]
     try:
@@ -375,7 +380,8 @@ def _labels(survey: Survey, tables: Tables, rows: LabelRows) -> tuple[Labels, Ga
             f"{str(error).rstrip('.')} (column {rows.label!r}; --label-column names another{words})."
         ) from None
     owners, joined = merge_patients({row.slide: row.patient for row in rows.rows} | dict.fromkeys(gaps.no_row, ""))
-    said = [*values.notes(where), *patient_notes(joined, where)]
+    sites, alike = merge_sites({row.slide: row.site for row in kept} if tables.site is not None else {})
+    said = [*values.notes(where), *patient_notes(joined, where), *patient_notes(alike, where, "site")]
     found = Labels(
         slides=tuple(row.slide for row in kept),
         patients={row.slide: owners[row.slide] for row in kept},
@@ -383,7 +389,7 @@ def _labels(survey: Survey, tables: Tables, rows: LabelRows) -> tuple[Labels, Ga
         classes=classes,
         excluded=frozenset(set(owners) - {row.slide for row in kept}),
         excluded_patients={slide: owners[slide] for slide in owners if slide not in labels},
-        sites={row.slide: row.site for row in kept} if tables.site is not None else {},
+        sites=sites,
         notes=tuple(Note("other-spelling", text) for text in said),
     )
     return (

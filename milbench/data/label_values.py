@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from ..errors import MilbenchError
-from .spellings import clean, is_missing, label_key, merged, missing_codes, said_of
+from .spellings import clean, is_missing, label_key, merged, missing_codes, perhaps_codes, said_of
 from .tables import count, some
 
 #: a row with this label leaves its slide out, knowingly
@@ -27,18 +27,25 @@ class Values:
         classes: slide -> class name, of the slides whose cell holds one.
         missing: slide -> its cell, where that is how tools write a missing value.
         merged: spellings of one class, the one that is kept first.
+        doubtful: classes that may stand for a missing value, 99 beside 0 and 1.
     """
 
     classes: dict[str, str]
     missing: dict[str, str]
     merged: tuple[tuple[str, ...], ...] = ()
+    doubtful: tuple[str, ...] = ()
 
     def notes(self, where: str) -> list[str]:
-        """Return a sentence about spellings that count as one class, without a point."""
-        if not self.merged:
-            return []
-        return [f"classes of {where} that differ in letter case, blanks or invisible characters alone are one: "
-                f"{said_of(self.merged)}"]  # fmt: skip
+        """Return a sentence about spellings that count as one class, and one about doubtful classes, no points."""
+        notes = []
+        if self.merged:
+            notes.append(f"classes of {where} that differ in letter case, blanks or invisible characters alone are "
+                         f"one: {said_of(self.merged)}")  # fmt: skip
+        return notes + [
+            f"{name!r} counts as a class of {where}; if it stands for a missing value, leave its slides out with "
+            f"--exclude-class {name} of init, or with the label {EXCLUDE!r}"
+            for name in self.doubtful
+        ]
 
 
 def plain_label(value: str) -> str:
@@ -79,7 +86,9 @@ def read_values(
         found = {slide: chosen[value] for slide, value in kept.items() if value not in named}
         _refuse_lists(found, column, where)
         _refuse_quantity(found, column, where)
-    return Values({slide: chosen[value] for slide, value in kept.items()}, missing, tuple(groups))
+    doubtful = perhaps_codes(kept.values()) if classes is None else ()
+    doubtful = tuple(name for name in doubtful if name not in named)
+    return Values({slide: chosen[value] for slide, value in kept.items()}, missing, tuple(groups), doubtful)
 
 
 def said_missing(missing: Mapping[str, str]) -> str:

@@ -29,7 +29,7 @@ from .column_names import (
 from .id_matching import match_ids, match_patients, near_pairs, shown_apart
 from .label_values import EXCLUDE, is_excluded, plain_label, read_values, said_missing
 from .likely_patients import likely_patients
-from .spellings import label_key, merged, patient_key, said_of
+from .spellings import label_key, merged, missing_names, patient_key, said_of
 from .splits import PARTS, Fold
 from .tables import count, load_table, path_stem, read_table, refuse_unreadable, some, without_suffix
 
@@ -141,10 +141,13 @@ def read_label_table(path: Path, spec: DataSpec, slide_table: Path | None = None
     if spec.split.site_column is not None:
         columns[spec.split.site_column] = rows.sites
     for column, cells in columns.items():
-        pairs = zip(slides, cells, strict=True)
-        if empty := [slide for slide, value in pairs if value == "" and slide not in excluded]:
+        pairs = [(slide, value) for slide, value in zip(slides, cells, strict=True) if slide not in excluded]
+        lacking = {""} if column in (spec.label_column, spec.slide_column) else missing_names(v for _, v in pairs)
+        if empty := [slide for slide, value in pairs if value in lacking]:
+            words = said_missing({slide: value for slide, value in pairs if value in lacking})
             raise MilbenchError(
-                f"{path} has no {column} for {count(len(empty), 'slide')}: {some(empty)}; "
+                f"{path} has no {column} for {count(len(empty), 'slide')}: {some(empty)}"
+                f"{f' (written as {words})' if words else ''}; "
                 f"fill it in, or give them the label "
                 f"{EXCLUDE!r} to leave them out."
             )
@@ -158,9 +161,11 @@ def read_label_table(path: Path, spec: DataSpec, slide_table: Path | None = None
         )
     labels, classes = index_classes(values.classes, spec.classes, str(path))
     owner, joined = merge_patients(dict(zip(slides, rows.patients, strict=True)))
-    site = dict(zip(slides, rows.sites, strict=True)) if rows.sites else {}
+    site, alike = merge_sites({s: v for s, v in zip(slides, rows.sites, strict=True) if s in cells_of} if rows.sites
+                              else {})  # fmt: skip
     notes = [*rows.notes, *(Note("other-spelling", text) for text in values.notes(str(path)))]
     notes += [Note("other-spelling", text) for text in patient_notes(joined, str(path))]
+    notes += [Note("other-spelling", text) for text in patient_notes(alike, str(path), "site")]
     return Labels(
         slides=tuple(cells_of),
         patients={slide: owner[slide] for slide in cells_of},
@@ -168,7 +173,7 @@ def read_label_table(path: Path, spec: DataSpec, slide_table: Path | None = None
         classes=classes,
         excluded=excluded,
         excluded_patients={slide: owner[slide] for slide in excluded},
-        sites={slide: site[slide] for slide in cells_of if slide in site},
+        sites=site,
         notes=tuple(notes),
     )
 
@@ -183,11 +188,17 @@ def merge_patients(owner: Mapping[str, str]) -> tuple[dict[str, str], list[tuple
     return {slide: chosen[patient] if slide in named else patient for slide, patient in owner.items()}, groups
 
 
-def patient_notes(groups: Sequence[tuple[str, ...]], where: str) -> list[str]:
-    """Return a sentence about patients that are written in several ways, without a point."""
+def merge_sites(sites: Mapping[str, str]) -> tuple[dict[str, str], list[tuple[str, ...]]]:
+    """Return slide -> site with one name for every site, and the spellings that are one; see `label_key`."""
+    chosen, groups = merged(sites.values(), label_key)
+    return {slide: chosen[site] for slide, site in sites.items()}, groups
+
+
+def patient_notes(groups: Sequence[tuple[str, ...]], where: str, what: str = "patient") -> list[str]:
+    """Return a sentence about patients, or sites, that are written in several ways, without a point."""
     if not groups:
         return []
-    return [f"{count(len(groups), 'patient')} of {where} written in several ways, each taken as one patient: "
+    return [f"{count(len(groups), what)} of {where} written in several ways, each taken as one {what}: "
             f"{said_of(groups, 3)}"]  # fmt: skip
 
 
@@ -207,8 +218,15 @@ def brought_labels(
             "labels in a table of your own."
         )
     labels, names = index_classes(values.classes, classes, where)
-    owner, joined = merge_patients({slide: (patients or {}).get(slide, slide) for slide in cells})
+    named = patients or {}
+    none = missing_names(patient for slide, patient in named.items() if patient != slide)
+    told = {slide: slide if named.get(slide, slide) in none else named.get(slide, slide) for slide in cells}
+    bare = [slide for slide in cells if named.get(slide, slide) != told[slide]]
+    owner, joined = merge_patients(told)
     said = [*values.notes(where), *patient_notes(joined, where)]
+    if bare:
+        said.append(f"{where} names no patient of {count(len(bare), 'slide')}, each taken as one of its own: "
+                    f"{some(bare)}")  # fmt: skip
     return Labels(tuple(cells), owner, labels, names, notes=tuple(Note("other-spelling", text) for text in said))
 
 

@@ -23,10 +23,19 @@ MISSING = frozenset(
      "not specified", "not determined", "not done", "not assessed", "not recorded", "not provided", "not given",
      "not tested", "not performed", "not allowed to collect", "unspecified", "undefined", "unavailable", "no data",
      "nd", "n.d.", "n/d", "nk", "n/k", "n.k.", "tbd", "no value", "no label", "unlabeled", "unlabelled",
-     "unlabelled slide", "discrepancy", "redacted", "pending", "data not available", "information not available"]
+     "unlabelled slide", "discrepancy", "redacted", "pending", "data not available", "information not available",
+     "#n/a n/a", "#nv", "#getting data", "1.#ind", "1.#inf", "\\n", "na character", "na integer", "na real",
+     "na logical", "na complex", "(blank)", "(blanks)", "(leer)", "(empty)", "no information", "not stated",
+     "not collected", "not applicable or not available", "missing data"]
 )  # fmt: skip
-#: numbers that stand for a missing value where all other values are whole numbers from 0 on
+#: errors of spreadsheets in any language: #VALUE!, #WERT!, #SPILL!, #NOM?, #¡REF!
+_ERROR = re.compile(r"#\S*[!?]")
+#: numbers that stand for a missing value where all other values are whole numbers from 0 or 1 on, or words
 _CODES = ("-1", "-9", "-99", "-999", "-9999")
+#: numbers that may stand for one, where all others are 0, 1, 2, ...
+_PERHAPS_CODES = ("9", "99", "999", "9999")
+#: words beside which NR is who does not respond, and no missing value
+_RESPONSE = re.compile(r"r|cr|pr|pcr|mpr|sd|pd|.*respon.*")
 _BLANKS = re.compile(r"\s+")
 
 
@@ -62,17 +71,50 @@ def is_missing(label: str) -> bool:
     """Whether a cell is how tools write that a value is missing; brackets around the words count as nothing."""
     text = clean(label).casefold()
     bare = text.strip('[](){}<>"').strip()
-    return text in MISSING or bare in MISSING
+    words = clean(bare.replace("_", " ").replace("-", " "))
+    return text in MISSING or bare in MISSING or words in MISSING or _ERROR.fullmatch(bare) is not None
 
 
 def missing_codes(values: Iterable[str]) -> frozenset[str]:
-    """Return the values that are codes of a missing one: -1, -9, -99, ... where all others are 0, 1, 2, ..."""
-    found = {whole_number(clean(value)): value for value in values if not is_missing(value)}
-    others = [text for text in found if text not in _CODES]
-    if not {"0", "1"} <= set(others) or not all(re.fullmatch(r"\d+", text) for text in others):
-        return frozenset()
-    spellings = {value for value in values if whole_number(clean(value)) in _CODES}
-    return frozenset(spellings)
+    """Return the values that are codes of a missing one by what stands beside them.
+
+    -1, -9, -99, ... where all others are 0, 1, 2, ... or 1, 2, ... or words; NR unless others tell of a response.
+    """
+    every = {value: whole_number(clean(value)) for value in set(values) if not is_missing(value)}
+    codes = {value for value, text in every.items() if text in _CODES}
+    others = {text for value, text in every.items() if value not in codes}
+    numbers = all(re.fullmatch(r"\d+", text) for text in others) and bool({"0", "2"} & others) and "1" in others
+    if not numbers and (len(others) < 2 or any(re.search(r"^[-+.,\d]+$", text) for text in others)):
+        codes = set()
+    reported = {value for value, text in every.items() if text.casefold() in ("nr", "n.r.", "n/r")}
+    if any(_RESPONSE.fullmatch(text.casefold()) for value, text in every.items() if value not in reported):
+        reported = set()
+    return frozenset(codes | reported)
+
+
+def perhaps_codes(values: Iterable[str]) -> tuple[str, ...]:
+    """Return 9, 99, 999 where all other values are 0, 1, 2, ... without a gap: they may stand for a missing value."""
+    every = {whole_number(clean(value)) for value in values}
+    others = every - {*_PERHAPS_CODES}
+    if not others or not all(text.isascii() and text.isdigit() for text in others):
+        return ()
+    low, high = min(map(int, others)), max(map(int, others))
+    whole = low in (0, 1) and high < 8 and high - low + 1 == len(others) > 1
+    return tuple(sorted(every - others, key=int)) if whole else ()
+
+
+def missing_names(names: Iterable[str]) -> frozenset[str]:
+    """Return the names of patients or sites that are none: empty, words for a missing value, and -1, -9, -99, ...
+    where all others are whole numbers from 0 on.
+    """
+    every = set(names)
+    missing = {name for name in every if is_missing(name)}
+    numbers = {name: whole_number(clean(name)) for name in every - missing}
+    codes = {name for name, number in numbers.items() if number in _CODES}
+    others = numbers.keys() - codes
+    if others and all(re.fullmatch(r"\d+", numbers[name]) for name in others):
+        missing |= codes
+    return frozenset(missing)
 
 
 def label_key(label: str) -> str:
