@@ -73,5 +73,6 @@ __all__ = [
     "logit_interval", "mean_difference", "mean_interval", "mean_of", "nanmean", "paired_difference",
     "paired_seeds_difference", "pairwise_wins", "perfect_bound", "performance_profile", "placements",
     "planned_difference", "planned_error", "planned_half_width", "planned_power", "probability_of_improvement",
-    "rank_intervals", "run_interval", "run_replicates", "seed_errors", "seed_weights", "seeds_of", "sign_flip_test", "weighted_auc",
+    "rank_intervals", "run_interval", "run_replicates", "seed_errors", "seed_weights", "seeds_of", "sign_flip_test",
+    "weighted_auc",
 ]  # fmt: skip
