@@ -62,18 +62,22 @@ class Campaign:
     Attributes:
         folder: of everything it writes.
         chance: draws the moments.
+        suite: that is run, TOML.
+        within_s: of the work in which a kill comes, at most.
         counts: kills by kind, and what they met.
         problems: sentences; empty where all is as it should be.
     """
 
     folder: Path
     chance: random.Random
+    suite: str = SUITE
+    within_s: float = 3.0
     counts: Counter[str] = field(default_factory=Counter)
     problems: list[str] = field(default_factory=list)
 
     def run(self, kills: int) -> None:
         """Make a reference, then disturb as many runs of the suite as it takes for so many kills."""
-        (self.folder / "s.toml").write_text(SUITE)
+        (self.folder / "s.toml").write_text(self.suite)
         reference = self.folder / "reference"
         command = self.start(reference)
         if command.wait(LIMIT_S) != 0:
@@ -133,7 +137,7 @@ class Campaign:
             if at_work and (kind != "worker" or workers(command.pid)):
                 break
             time.sleep(0.01)
-        until = time.monotonic() + (self.chance.uniform(0, 0.4) if kind == "worker" else self.chance.uniform(0, 3.0))
+        until = time.monotonic() + self.chance.uniform(0, 0.4 if kind == "worker" else self.within_s)
         while time.monotonic() < until and command.poll() is None:
             time.sleep(0.005)
         while kind == "worker" and command.poll() is None and not workers(command.pid):
@@ -146,8 +150,9 @@ class Campaign:
             victims = workers(command.pid) if kind == "worker" else servers(command.pid)
             if not victims:
                 self.counts[f"{kind}: gone by then"] += 1
+                return False
             with suppress(psutil.NoSuchProcess):
-                self.chance.choice(victims or [psutil.Process(command.pid)]).kill() if victims else None
+                self.chance.choice(victims).kill()
             return False
         if kind == "disk":
             disk.fill(command.pid)
@@ -269,9 +274,9 @@ class Disk:
                     process.rlimit(psutil.RLIMIT_FSIZE, (most, resource.RLIM_INFINITY))
 
 
-def campaign(folder: Path, kills: int, seed: int) -> Campaign:
+def campaign(folder: Path, kills: int, seed: int, suite: str = SUITE, within_s: float = 3.0) -> Campaign:
     """Carry out a campaign in an empty folder; return what was seen."""
-    made = Campaign(folder, random.Random(seed))
+    made = Campaign(folder, random.Random(seed), suite, within_s)
     made.run(kills)
     return made
 
