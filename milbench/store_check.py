@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from .asked import read_requests
 from .atomic_io import PUBLISHING, read_regular
 from .checksums import FILES
 from .data.labels import read_classes, read_labels
@@ -108,6 +109,8 @@ def _check_suite(folder: Path, report: StoreReport, progress: Progress | None, c
             progress(done, len(runs), run.name)
     for cost in _folders(folder / "costs"):
         report.add("cost", _sentences(lambda cost=cost: read_cost(cost)))  # type: ignore[misc]
+    if (folder / "requests").is_dir():
+        report.add("request", _sentences(lambda: read_requests(folder)))
     journal = folder / "tuning" / "journal.log"
     if journal.exists():
         report.add("tuning journal", _check_journal(journal))

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ..data.cache import FeatureCache
     from ..saved_model import SavedModel
 
-_LOADER = """# Models of {method}
+_LOADER = """# Models of {title}
 
 Trained by milbench on {data}; `card.json` says of which method, `suite.json` how, `audit.json` what was found in the
 cohort. Each file of `models/` is one fold and seed: safetensors, in which nothing is executed.
@@ -25,10 +25,12 @@ cohort. Each file of `models/` is one fold and seed: safetensors, in which nothi
 ```python
 import milbench.saved_model as saved
 
-model = saved.load_model("models/{first}"{named})
+model = saved.load_model({first}{named})
 predictions = model.predict(cache, slides)     # cache: milbench.FeatureCache of the same encoder
-predictions.probabilities                      # (slides, {classes}), columns {names}
+predictions.probabilities                      # (slides, {classes})
 ```
+
+The columns are the classes in this order: {names}.
 {threshold}
 `milbench predict` does the same for all of them, and for their ensemble.
 """
@@ -169,6 +171,7 @@ def export_to(suite: str, method: str, out: Path, results: Path, data: str | Non
     """Write one folder to hand over; see ``milbench export``."""
     from ..atomic_io import child
     from ..data.files import staged
+    from ..escaping import code, markdown
     from ..prediction import kept_models
     from ..registry import resolve
 
@@ -186,10 +189,16 @@ def export_to(suite: str, method: str, out: Path, results: Path, data: str | Non
         for audit in sorted(home.glob(f"cohorts/{first.facts['data']}-*/audit.json"))[:1]:
             shutil.copyfile(audit, folder / "audit.json")
         two = len(first.classes) == 2 and "thresholds" in first.facts
-        named = f", method={resolved.canonical!r}" if ":" in resolved.canonical.partition("[")[0] else ""
+        named = f", method={_literal(resolved.canonical)}" if ":" in resolved.canonical.partition("[")[0] else ""
         text = _LOADER.format(
-            method=resolved.canonical, data=first.facts["data"], first=names[0], named=named,
-            classes=len(first.classes), names=", ".join(first.classes), threshold=_THRESHOLD if two else "",
+            title=markdown(resolved.canonical), data=markdown(first.facts["data"]),
+            first=_literal(f"models/{names[0]}"), named=named, classes=len(first.classes),
+            names=", ".join(map(code, first.classes)), threshold=_THRESHOLD if two else "",
         )  # fmt: skip
         (folder / "README.md").write_text(text, encoding="utf-8")
     echo(f"{count(len(models), 'model')} of {resolved.canonical}: {out}")
+
+
+def _literal(text: str) -> str:
+    """Return a text as a Python literal of ASCII without a backtick, which might end a block of code in Markdown."""
+    return ascii(text).replace("`", "\\x60")

@@ -107,7 +107,10 @@ def by_stem(paths: Iterable[Path]) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for path in paths:
         if (first := found.setdefault(path.stem, path)) is not path:
-            raise MilbenchError(f"{first} and {path} are two files of one slide {path.stem!r}; remove or rename one.")
+            mend = "remove or rename one"
+            if first.parent != path.parent:  # as the folders of two encoders
+                mend = f"give one of the two folders, {first.parent} or {path.parent}, or rename one of the files"
+            raise MilbenchError(f"{first} and {path} are two files of one slide {path.stem!r}; {mend}.")
     return found
 
 
@@ -147,8 +150,8 @@ _CONVERT = {
     ".zarr": "These are zarr stores, which milbench does not read; " + _H5 + ": h5['features'] = zarr.open(path)[KEY]",
     ".pkl": "These are pickles ({n}), which run code when they are loaded, so milbench does not read them; load each "
     "yourself and write its array with numpy.save('NAME.npy', array)",
-    ".csv": "If each of the {n} is one slide: milbench reads text as one long table with a column slide_id, so join "
-    "them, or write each as NAME.npy with numpy.save",
+    ".csv": "If each of the {n} is one slide: milbench reads text as one long table with a column slide_id, so give "
+    "each that column, or write each as NAME.npy with numpy.save",
     ".h5": "An .h5 file of a slide is read by its dataset 'features', 'feats', 'embeddings' or the only array of "
     "floating point numbers (rows, width) in it; none was found in the files that were opened",
     ".json": "JSON files of features are not read; " + _H5,

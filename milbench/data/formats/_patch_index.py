@@ -141,6 +141,8 @@ def _joined(slide: np.ndarray, run: np.ndarray) -> tuple[np.ndarray, np.ndarray]
 
 def _refuse_scattered(slide: np.ndarray, run: np.ndarray, names: list[str], path: Path) -> None:
     slide, run = _joined(slide, run)
+    begins = np.append(True, slide[1:] != slide[:-1])  # a slide may go on at the begin of the next part
+    slide, run = slide[begins], run[begins]
     _, first = np.unique(slide, return_index=True)
     again = np.setdiff1d(np.arange(len(slide)), first)
     if len(again):

@@ -1,4 +1,4 @@
-"""long_table: one row a patch, slides in a column, in a .parquet, .csv or .csv.gz file or a folder of Parquet parts.
+"""long_table: one row a patch, slides in a column, in a .parquet, .csv or .csv.gz file or a folder of parts.
 
 Columns are told by their names: slides (slide_id, slide, bag_id ...), positions (x and y, coord_x and coord_y ..., or a
 list ``coords``), patients and labels of slides. Features are a column of lists (features, embedding ...), or else all
@@ -23,7 +23,7 @@ from ._columns import Columns, recognise
 from ._csv_table import CsvTable, dialect_of
 from ._label_columns import LabelColumns
 from ._listing import by_number, ending, files_in
-from ._marks import claimed, eva_manifest, label_text, split_files
+from ._marks import claimed, columns, eva_manifest, label_text, split_files
 from ._parquet import ParquetTable, columns_of, schema_of
 from ._patch_index import index_patches
 
@@ -49,7 +49,11 @@ def detect(source: Path) -> str | None:
 
 def _look(source: Path) -> tuple[Columns | None, str]:
     """Return the columns of a source, and how its text is one where that is not the usual way."""
-    if (parts := _parts(source)) and parts[0].is_file():
+    parts = _parts(source)
+    if parts and parts[0].name.lower().endswith(_TEXTS):
+        dialect = dialect_of(parts[0])
+        return recognise(dialect.kinds), f" ({dialect})" if str(dialect) else ""
+    if parts and parts[0].is_file():
         return columns_of(schema_of(parts[0]), parts[0]), ""
     if not source.name.lower().endswith(_TEXTS) or not source.is_file():
         return None, ""
@@ -80,12 +84,16 @@ class LongTable(Slides):
     def __init__(self, paths: list[Path]) -> None:
         self._paths = paths
         self._table: Table | None = None
+        self._texts: dict[int, CsvTable] = {}  # they know their rows once they have been read through
         self._first = self._open(0)
         if self._first.columns.slide is None:
             raise MilbenchError(f"{paths[0]} has no column of slides; name one slide_id.")
         names = self._first.columns.features
         self.feature_names = names if 1 < len(names) == self._first.width <= _MOST_NAMES else ()
         self._index = index_patches(self._open(t) for t in range(len(paths)))
+        if any(text.coord_dtype == np.float64 for text in self._texts.values()):
+            for text in self._texts.values():
+                text.coord_dtype = np.dtype(np.float64)
         if not self._index.slides:
             raise MilbenchError(f"{paths[0]} holds no rows; give one row a patch.")
         super().__init__(self._index.slides)
@@ -137,7 +145,14 @@ class LongTable(Slides):
         path = self._paths[t]
         if self._table is None or self._table.path != path:
             self._table = None
-            opened: Table = CsvTable(path) if path.name.lower().endswith(_TEXTS) else ParquetTable(path)
+            opened: Table
+            if t in self._texts:
+                self._table = self._texts[t]
+                return self._table
+            if path.name.lower().endswith(_TEXTS):
+                opened = self._texts[t] = CsvTable(path)
+            else:
+                opened = ParquetTable(path)
             if t and not _alike(opened, self._first):
                 raise MilbenchError(
                     f"{path} has other columns than {self._paths[0]} ({opened.columns}; not {self._first.columns}); "
@@ -171,7 +186,12 @@ class LongTable(Slides):
 
 def _alike(table: Table, first: Table) -> bool:
     """Whether a part has the columns of the first one; what is left out may differ."""
-    a, b = ((replace(one.columns, left_out=()), one.width, one.dtype, one.coord_dtype) for one in (table, first))
+    # Whether the positions in a text are whole numbers is known once it has been read through.
+    places = [None if isinstance(one, CsvTable) else one.coord_dtype for one in (table, first)]
+    a, b = (
+        (replace(one.columns, left_out=()), one.width, one.dtype, place)
+        for one, place in zip((table, first), places, strict=True)
+    )
     return a == b
 
 
@@ -183,11 +203,26 @@ def _as_numbers(labels: dict[str, str]) -> dict[str, float] | None:
 
 
 def _parts(source: Path) -> list[Path]:
-    """Return the Parquet files that a source is or holds; none where other files say that they are no features."""
+    """Return the Parquet files that a source is or holds, or the text tables that it holds.
+
+    There are none where other files say that they are no features.
+    """
     if not source.is_dir():
         return [source] if ending(source) == ".parquet" else []
     if (source / TOML).exists() or claimed(source) is not None:
         return []
     if files_in(source, *_OTHERS):
         return []
-    return sorted(files_in(source, ".parquet"), key=lambda path: by_number(path.name))
+    found = files_in(source, ".parquet") or _text_parts(source)
+    return sorted(found, key=lambda path: by_number(path.name))
+
+
+def _text_parts(folder: Path) -> list[Path]:
+    """Return the text tables of a folder that has the same header in all of them, of slides and several features."""
+    found = [path for path in files_in(folder, ".csv", ".tsv", ".gz") if path.name.lower().endswith(_TEXTS)]
+    headers = {tuple(columns(path)) for path in found}
+    if len(headers) != 1:
+        return []
+    columns_there = recognise(dialect_of(found[0]).kinds)
+    wanted = columns_there is not None and columns_there.slide is not None and len(columns_there.features) > 1
+    return found if wanted else []
