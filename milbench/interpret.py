@@ -34,6 +34,7 @@ from .bags import Bags
 from .checksums import checksum
 from .data.cache import FeatureCache
 from .errors import MilbenchError
+from .feed import BagSet, Scaling
 
 if TYPE_CHECKING:
     from .bag_plots import Scale
@@ -288,7 +289,8 @@ def interpret(model: Aggregator, slides: Iterable[tuple[str, Bags]], targets: Ma
 
 def export_attention(model: Aggregator, cache: FeatureCache, slides: Sequence[str], folder: str | Path,
                      source: Source | None = None, heatmaps: bool = True, classes: Sequence[str] | None = None,
-                     labels: Mapping[str, int] | None = None, scale: Scale = "auto") -> list[Path]:  # fmt: skip
+                     labels: Mapping[str, int] | None = None, scale: Scale = "auto",
+                     scaling: Scaling | None = None) -> list[Path]:  # fmt: skip
     """Write the scores of slides, and heatmaps where the cache has coordinates.
 
     A file ``<slide>.parquet`` a slide, one row an instance in the order of the cache: ``x`` and ``y`` (as in the
@@ -307,6 +309,7 @@ def export_attention(model: Aggregator, cache: FeatureCache, slides: Sequence[st
         classes: names of the classes, in the order of their indices; None: the indices.
         labels: slide -> class index, for the titles.
         scale: how scores become colours, see `milbench.bag_plots.Scale`.
+        scaling: of the features, where the method was trained on standardised ones.
 
     Returns:
         the files.
@@ -321,7 +324,7 @@ def export_attention(model: Aggregator, cache: FeatureCache, slides: Sequence[st
     device, written = next(model.parameters()).device, []
     steps = cache.slides.set_index("slide_id")["coord_step"]
     for slide in slides:
-        bag = cache.bags([slide], dtype=torch.float32).to(device)
+        bag = BagSet(cache, [slide], device, scaling).batch([0])
         found = relevance(model, bag, source=source)
         table = pd.DataFrame({"score": found.scores.float().cpu().numpy()})
         if bag.coords is not None:

@@ -8,6 +8,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..errors import MilbenchError
 from ..wording import count
 from ._terminal import check_folder, counted, echo
 
@@ -59,7 +60,6 @@ def predict_to(
 ) -> None:  # fmt: skip
     """Predict slides and write the table; see ``milbench predict``."""
     from ..atomic_io import write_atomic
-    from ..errors import MilbenchError
     from ..escaping import to_csv
     from ..prediction import kept_models, predict_slides
     from ..saved_model import check_features
@@ -72,6 +72,8 @@ def predict_to(
         cache = _opened(features, format, models[0], Path(folder))
         for sentence in check_features(models[0], cache, force):
             echo(f"warning: {sentence}")
+        if attention is not None:
+            _check_attention(models[0], cache)
         table = predict_slides(models, cache, cache.ids, threshold)
         if labels is not None:
             table = _with_labels(table, labels, models[0])
@@ -136,6 +138,18 @@ def _decision(row: pd.Series) -> str:
     return "the most probable one" if rule == "argmax" else f"{rule}, from a probability of {value:.3g} on"
 
 
+def _check_attention(model: SavedModel, cache: FeatureCache) -> None:
+    """Refuse a method without attention before anything is written."""
+    import torch
+
+    from ..feed import BagSet
+
+    bag = BagSet(cache, cache.ids[:1], torch.device("cpu"), model.scaling).batch([0])
+    with torch.no_grad():
+        if model.model(bag, attention=True).attention is None:
+            raise MilbenchError(f"{model.facts['method']} returns no attention; leave out --attention.")
+
+
 def _export_attention(models: list[SavedModel], cache: FeatureCache, folder: Path) -> None:
     from ..atomic_io import child
     from ..interpret import export_attention
@@ -143,14 +157,14 @@ def _export_attention(models: list[SavedModel], cache: FeatureCache, folder: Pat
     files = 0
     for model in models:
         part = child(folder, f"{model.facts['fold']}-seed{model.facts['seed']}", "", "fold")
-        files += len(export_attention(model.model, cache, cache.ids, part, classes=model.classes))
+        files += len(export_attention(model.model, cache, cache.ids, part, "attention", classes=model.classes,
+                                      scaling=model.scaling))  # fmt: skip
     echo(f"Attention: {count(files, 'file')} in {folder}")
 
 
 def write_predictions(suite: str | None, out: Path, results: Path, data: str | None, part: str) -> None:
     """Write the stored predictions; see ``milbench predictions``."""
     from ..atomic_io import write_atomic
-    from ..errors import MilbenchError
     from ..escaping import to_csv
     from ..prediction import stored_predictions
 

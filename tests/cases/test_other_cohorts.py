@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from sklearn.metrics import roc_auc_score
 from typer.testing import CliRunner
 
+import milbench
 from milbench.cli import app
 from milbench.errors import MilbenchError
 from milbench.prediction import kept_models, predict_slides, stored_predictions
@@ -147,6 +148,25 @@ def test_attention_of_kept_models_is_exported(study, tmp_path):
                         "--results", study / "r", "--attention", tmp_path / "attention")  # fmt: skip
     assert code == 0, text
     assert len(list((tmp_path / "attention").glob("*/*.parquet"))) == 3 * 12
+    model = kept_models(study / "r", "s", "abmil")[0]  # of standardised features, as the suite says
+    x = torch.from_numpy(np.load(study / "B" / "f" / "s003.npy")).half().float()
+    bag = milbench.Bags.pack([(x - model.scaling.mean) / model.scaling.deviation])
+    expected = model.model(bag, attention=True).attention.detach().numpy()
+    name = f"{model.facts['fold']}-seed{model.facts['seed']}"
+    found = pd.read_parquet(tmp_path / "attention" / name / "s003.parquet")
+    np.testing.assert_allclose(found[["attention_0"]], expected, rtol=1e-5)
+
+
+def test_attention_of_a_method_without_any_is_refused_before_anything_is_written(study, tmp_path, monkeypatch):
+    from milbench.aggregator import Aggregator
+
+    forward = Aggregator.forward
+    monkeypatch.setattr(Aggregator, "forward", lambda self, bags, attention=False: forward(self, bags))
+    code, text = invoke("predict", "s", "-m", "abmil", "--features", study / "B" / "f", "--out", tmp_path / "p.csv",
+                        "--results", study / "r", "--attention", tmp_path / "attention")  # fmt: skip
+    assert code == 1
+    assert "abmil" in text
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_features_of_another_width_or_encoder_are_refused(study, tmp_path):
