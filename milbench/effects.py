@@ -74,7 +74,7 @@ def effects(
         gap, reach = stats.Difference(nan, nan, nan, nan), nan
         if own.complete:
             gap = stats.mean_difference(own.mean, base.mean)
-            reach = _REACH * (gap.high - gap.low) / 2
+            reach = _REACH * (gap.high - gap.low) / 2 if gap.high > gap.low else nan  # 0: nothing was to be seen
         rows.append({
             "cohort": cohort.name, "data": cohort.data, "method": method, "reference": reference,
             "changed": changed(method, reference, _options(cohort, method)), "auc": own.auc, "reference_auc": base.auc,

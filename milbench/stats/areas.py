@@ -9,13 +9,13 @@ from numpy.typing import ArrayLike, NDArray
 
 from ..errors import MilbenchError
 from .base import Array, nanmean, scipy_stats
-from .checks import binary_labels, class_labels, finite_scores, non_negative_weights
+from .checks import binary_labels, class_labels, finite_scores, non_negative_weights, numbers, numeric_labels
 
 
 def weighted_auc(labels: ArrayLike, scores: ArrayLike, weights: ArrayLike | None = None) -> float:
     """Return the AUC of weighted bags, ties counted one half; see `bootstrap_auc`. NaN where a class has no weight."""
-    n = len(np.asarray(labels))
-    row = np.ones(n) if weights is None else np.asarray(weights, dtype=np.float64)
+    n = len(numeric_labels(labels))
+    row = np.ones(n) if weights is None else numbers(weights, "weights")
     if row.shape != (n,):
         raise MilbenchError(f"{n} labels have weights {row.shape}; each bag needs one.")
     return float(bootstrap_auc(labels, scores, row.reshape(1, n))[0])
@@ -57,7 +57,7 @@ def class_aucs(labels: ArrayLike, scores: ArrayLike, weights: ArrayLike) -> tupl
         MilbenchError: see `bootstrap_auc`.
     """
     s = finite_scores(scores)
-    if s.ndim not in (1, 2) or len(s) != len(np.asarray(labels)) or (s.ndim == 2 and s.shape[1] < 2):
+    if s.ndim not in (1, 2) or len(s) != len(numeric_labels(labels)) or (s.ndim == 2 and s.shape[1] < 2):
         raise MilbenchError(
             f"an AUC needs labels (n,) and scores (n,) or (n, C >= 2), not {np.shape(labels)} and {s.shape}."
         )
@@ -156,11 +156,10 @@ def placements(labels: ArrayLike, scores: ArrayLike) -> Placements:
     Raises:
         MilbenchError: shapes do not fit, scores are not finite, labels are not of two classes, or a class is missing.
     """
-    s = np.atleast_2d(np.asarray(scores, dtype=np.float64))
-    if np.ndim(labels) != 1 or s.ndim != 2 or s.shape[1] != np.shape(labels)[0]:
-        raise MilbenchError(
-            f"an AUC needs labels (n,) and scores (n,) or (k, n), not {np.shape(labels)} and {np.shape(scores)}."
-        )
+    s = np.atleast_2d(numbers(scores, "scores"))
+    n = len(numeric_labels(labels))
+    if s.ndim != 2 or s.shape[1] != n:
+        raise MilbenchError(f"an AUC needs labels (n,) and scores (n,) or (k, n), not ({n},) and {np.shape(scores)}.")
     finite_scores(s)
     y = binary_labels(labels)
     positives = int(y.sum())

@@ -32,6 +32,9 @@ class Interval:
 
 def nanmean(values: Array) -> Array:
     """Return the mean over the first axis without NaN, NaN where nothing is left, and no warning."""
+    from .checks import numbers
+
+    values = numbers(values, "values")
     defined = np.isfinite(values)
     number = defined.sum(axis=0)
     total = np.where(defined, values, 0.0).sum(axis=0)

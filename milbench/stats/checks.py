@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from ..errors import MilbenchError
+from ..errors import MilbenchError, did_you_mean
 from .base import Array
 
 T = TypeVar("T")
@@ -90,6 +90,29 @@ def instance(value: Any, kind: type[T], name: str, makers: str) -> T:
     return value
 
 
+def generator(seed: Any) -> np.random.Generator:
+    """Return the source of chance of a seed, or a generator as it is.
+
+    Raises:
+        MilbenchError: neither.
+    """
+    try:
+        return np.random.default_rng(seed)
+    except (TypeError, ValueError) as error:
+        raise MilbenchError(f"a seed is a whole number from 0 on, not {seed!r}.") from error
+
+
+def one_of(value: Any, known: tuple[str, ...], name: str) -> str:
+    """Return a name that is known.
+
+    Raises:
+        MilbenchError: another.
+    """
+    if not isinstance(value, str) or value not in known:
+        raise MilbenchError(f"no {name} {value!r}; there are {', '.join(known)}.{did_you_mean(str(value), known)}")
+    return value
+
+
 def several(values: Any, name: str) -> Any:
     """Return a sequence as it is.
 
@@ -113,16 +136,27 @@ def finite_scores(scores: ArrayLike) -> Array:
     return s
 
 
+def pair_of_scores(a: Any, b: Any) -> Array:
+    """Return scores (2, n) of two methods on the same slides.
+
+    Raises:
+        MilbenchError: not numbers, not finite, or of different slides.
+    """
+    first, second = finite_scores(a), finite_scores(b)
+    if first.shape != second.shape or first.ndim != 1:
+        raise MilbenchError(
+            f"a difference is of two methods' scores (n,) of one length, not {first.shape}, {second.shape}."
+        )
+    return np.stack([first, second])
+
+
 def numeric_labels(labels: ArrayLike) -> Array:
     """Return labels (n,) as float64.
 
     Raises:
         MilbenchError: not one-dimensional, empty, not numbers, or not finite.
     """
-    try:
-        y = np.asarray(labels, dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        raise MilbenchError(f"labels must be numbers, class indices from 0 on ({error}).") from error
+    y = numbers(labels, "labels")
     if y.ndim != 1 or not len(y) or not np.isfinite(y).all():
         raise MilbenchError(f"labels must be finite class indices (n,), n > 0, not an array {y.shape}.")
     return y
@@ -183,7 +217,11 @@ def owners(patients: ArrayLike | None, n: int) -> NDArray[np.int64]:
     """
     if patients is None:
         return np.arange(n, dtype=np.int64)
-    values: Any = patients if isinstance(patients, np.ndarray) else np.array(_listed(patients), dtype=object)
+    listed: Any = patients if isinstance(patients, np.ndarray) else _listed(patients)
+    try:
+        values = np.array(listed, dtype=object) if isinstance(listed, list) else listed
+    except ValueError as error:
+        raise MilbenchError(f"patients must be a list of one for each slide ({error}).") from error
     if values.shape != (n,):
         raise MilbenchError(f"{n} slides have {values.size} patients; each slide needs one.")
     missing = np.asarray(pd.isna(values)) | np.array([isinstance(v, str) and not v for v in values], dtype=bool)
@@ -194,6 +232,8 @@ def owners(patients: ArrayLike | None, n: int) -> NDArray[np.int64]:
 
 
 def _listed(patients: Any) -> list[Any]:
+    if isinstance(patients, (str, bytes)) or not hasattr(patients, "__iter__"):
+        raise MilbenchError(f"patients must be a list of one for each slide, not {patients!r}.")
     return list(patients)
 
 

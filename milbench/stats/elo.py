@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from ..errors import MilbenchError
 from .base import LEVEL, TIE, Array
-from .checks import positive_count, share_of
+from .checks import generator, number, numbers, positive_count, share_of
 from .resampling import student_factor
 
 #: Elo points of a factor of ten in the odds of winning.
@@ -33,7 +34,7 @@ def pairwise_wins(scores: ArrayLike, margin: float = 0.0) -> Array:
             shall count as lost.
         margin: differences up to it, and to `TIE` beyond it for rounding, are ties.
     """
-    s = np.asarray(scores, dtype=np.float64)
+    s, margin = numbers(scores, "scores"), number(margin, "margin")
     if s.ndim != 2 or np.isinf(s).any() or not margin >= 0:
         raise MilbenchError(
             f"wins are counted from scores (tasks, methods), finite or NaN, and a margin from 0 on, not "
@@ -62,7 +63,7 @@ def bradley_terry(wins: ArrayLike, prior: float = 1.0) -> Array:
     Raises:
         MilbenchError: wins are not square, negative or not finite, or the prior is not positive.
     """
-    w = np.asarray(wins, dtype=np.float64)
+    w, prior = numbers(wins, "wins"), number(prior, "prior")
     if w.ndim < 2 or w.shape[-1] != w.shape[-2] or not np.isfinite(w).all() or (w < 0).any() or not prior > 0:
         raise MilbenchError(
             f"strengths need wins (..., M, M), none negative, and a positive prior, not {w.shape}, {prior}."
@@ -111,15 +112,15 @@ def elo_ratings(
         resamples: of tasks, with replacement.
         seed: of the resamples.
     """
-    w = np.asarray(wins, dtype=np.float64)
+    w, mean = numbers(wins, "wins"), number(mean, "mean")
     share_of(level)
-    positive_count(resamples)
+    resamples = positive_count(resamples)
     if w.ndim != 3 or not len(w):
         raise MilbenchError(f"ratings need the wins of every task, (T, M, M), not an array {w.shape}.")
-    if anchor is not None and not (0 <= anchor[0] < w.shape[-1] and np.isfinite(anchor[1])):
+    if anchor is not None and not _is_anchor(anchor, w.shape[-1]):
         raise MilbenchError(f"the anchor {anchor} is not the index of one of {w.shape[-1]} methods and its rating.")
     tasks = len(w)
-    drawn = np.random.default_rng(seed).multinomial(tasks, np.full(tasks, 1 / tasks), size=resamples)
+    drawn = generator(seed).multinomial(tasks, np.full(tasks, 1 / tasks), size=resamples)
     counts = np.concatenate([np.ones((1, tasks)), drawn])
     strengths = bradley_terry(np.einsum("rt,tij->rij", counts, w), prior)
     elo = ELO_SCALE / np.log(10) * strengths + mean
@@ -128,3 +129,11 @@ def elo_ratings(
     low, high = np.quantile(elo[1:] - elo[0], [(1 - level) / 2, (1 + level) / 2], axis=0)
     expanded = student_factor(tasks, level) * (np.sqrt(tasks / (tasks - 1)) if tasks > 1 else 1.0)
     return Ratings(elo[0], elo[0] + expanded * low, elo[0] + expanded * high)
+
+
+def _is_anchor(anchor: Any, methods: int) -> bool:
+    if not isinstance(anchor, (tuple, list)) or len(anchor) != 2:
+        return False
+    index, rating = anchor
+    known = isinstance(index, (int, np.integer)) and 0 <= index < methods
+    return bool(known and np.isfinite(number(rating, "the rating")))

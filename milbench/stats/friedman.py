@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 from ..errors import MilbenchError
 from .base import Array, equalized
 from .base import scipy_stats as stats
-from .checks import share_of
+from .checks import numbers, positive_count, share_of
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def friedman(scores: ArrayLike, alpha: float = 0.05) -> Friedman:
     Raises:
         MilbenchError: fewer than 2 tasks or 3 methods, or scores that are not finite.
     """
-    s = np.asarray(scores, dtype=np.float64)
+    s = numbers(scores, "scores")
     if s.ndim != 2 or s.shape[0] < 2 or s.shape[1] < 3 or not np.isfinite(s).all():
         raise MilbenchError(
             f"Friedman's test needs finite scores of 2 or more tasks and 3 or more methods, not {s.shape}."
@@ -95,7 +95,8 @@ def critical_difference(methods: int, tasks: int, alpha: float = 0.05) -> float:
     Raises:
         MilbenchError: fewer than 2 methods, no task, or a level outside (0, 1).
     """
-    if not methods >= 2 or not tasks >= 1:
+    methods, tasks = positive_count(methods, "methods"), positive_count(tasks, "tasks")
+    if methods < 2:
         raise MilbenchError(f"a critical difference is of 2 or more methods over tasks, not of {methods} over {tasks}.")
     share_of(alpha, "alpha")
     return _nemenyi(methods, alpha) * float(np.sqrt(methods * (methods + 1) / (6 * tasks)))

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import expit, logit, ndtri, stdtrit
 
-from ..errors import MilbenchError, did_you_mean
+from ..errors import MilbenchError
 from .areas import bootstrap_auc, class_aucs
 from .base import LEVEL, Array, Interval
 from .checks import (
@@ -17,11 +17,15 @@ from .checks import (
     class_indices,
     class_labels,
     finite_scores,
+    generator,
     instance,
     numbers,
+    one_of,
     owners,
+    pair_of_scores,
     positive_count,
     share_of,
+    whole_numbers,
 )
 from .delong import AucEstimates, certain_ends, delong, exact_bound, not_below, patient_pairs
 from .macro import ClassAucs, class_interval, mean_interval, perfect_bound
@@ -84,8 +88,8 @@ def auc_interval(
     Raises:
         MilbenchError: no such method, or one that more than two classes do not have; see also `delong`.
     """
-    if method not in get_args(Method):
-        raise MilbenchError(f"no interval {method!r} of an AUC.{did_you_mean(method, get_args(Method))}")
+    one_of(method, get_args(Method), "interval of an AUC")
+    generator(seed)
     share_of(level)
     positive_count(resamples)
     s = finite_scores(scores)
@@ -101,7 +105,7 @@ def auc_interval(
                 f"the {method} interval is of two classes; with {s.shape[1]} take 'bootstrap-logit' or 'percentile'."
             )
         owner = owners(patients, len(y))
-        weights = cluster_weights(owner, y, resamples, np.random.default_rng(seed))
+        weights = cluster_weights(owner, y, resamples, generator(seed))
         classes, found_aucs = class_aucs(y, s, np.vstack([np.ones(len(y)), weights]))
         parts = ClassAucs(classes, found_aucs[:, 0], np.full(len(classes), 1 / len(classes)), found_aucs[:, 1:])
         auc = parts.mean
@@ -127,11 +131,8 @@ def estimate_interval(
     """Return the interval of one of the AUCs that `delong` estimated together; see `auc_interval`."""
     share_of(level)
     instance(found, AucEstimates, "an estimate", "delong")
-    if method not in get_args(ClosedMethod):
-        raise MilbenchError(
-            f"no interval {method!r} of an estimate.{did_you_mean(str(method), get_args(ClosedMethod))}"
-        )
-    if positive_count(index + 1 if isinstance(index, int) else index, "index + 1") > len(found.auc):
+    one_of(method, get_args(ClosedMethod), "interval of an estimate")
+    if whole_numbers(index, "an index").ndim or index >= len(found.auc):
         raise MilbenchError(f"there are {len(found.auc)} AUCs, numbered from 0, and none of number {index}.")
     auc, error = float(found.auc[index]), float(found.errors[index])
     if method == "wald":
@@ -238,20 +239,17 @@ def auc_difference(
     Raises:
         MilbenchError: no such method; see also `delong`.
     """
-    if method not in get_args(PairedMethod):
-        raise MilbenchError(f"no interval {method!r} of a difference.{did_you_mean(method, get_args(PairedMethod))}")
+    one_of(method, get_args(PairedMethod), "interval of a difference")
     share_of(level)
-    s = [finite_scores(a), finite_scores(b)]
-    if s[0].shape != s[1].shape or s[0].ndim != 1:
-        raise MilbenchError(
-            f"a difference is of two methods' scores (n,) of one length, not {s[0].shape}, {s[1].shape}."
-        )
-    found = delong(labels, np.stack(s), patients)
+    positive_count(resamples)
+    generator(seed)
+    s = pair_of_scores(a, b)
+    found = delong(labels, s, patients)
     gap, _ = found.difference()
     if method == "delong":
         low, high = found.contrast(level=level)
         return Difference(gap, low, high, found.test())
-    replicates = _replicates(found.positive, s, patients, resamples, seed)
+    replicates = _replicates(found.positive, list(s), patients, resamples, seed)
     if abs(gap) > 1e-12 and np.ptp(replicates[0] - replicates[1]) < 1e-12:  # nothing varies, which is not certainty
         return Difference(gap, *found.contrast(level=level), found.test())
     if method == "percentile":
@@ -284,5 +282,5 @@ def _replicates(
 ) -> list[Array]:
     """Return (resamples,) AUCs of each method, all under the same draws of patients."""
     owner = owners(patients, len(labels))
-    weights = cluster_weights(owner, labels, resamples, np.random.default_rng(seed))
+    weights = cluster_weights(owner, labels, resamples, generator(seed))
     return [bootstrap_auc(labels, s, weights) for s in scores]

@@ -11,7 +11,7 @@ from scipy.special import expit, logit, ndtri
 
 from ..errors import MilbenchError
 from .base import LEVEL, Array
-from .checks import auc_of, class_indices, instance, numbers, owners, share_of, whole_numbers
+from .checks import auc_of, class_indices, instance, numbers, owners, several, share_of, whole_numbers
 from .delong import PatientPairs, certain_bound, not_below, patient_pairs
 
 #: Of a patient: disorder below which an AUC is treated as nearly perfect.
@@ -122,7 +122,7 @@ def mean_interval(
     y = class_indices(labels)
     owner = owners(patients, len(y))
     classes, aucs, weights, replicates = _of_classes(found, y)
-    rows = None if folds is None else [_rows(one, len(y)) for one in folds]
+    rows = None if folds is None else [_rows(one, len(y)) for one in several(folds, "folds")]
     nan = MacroInterval(float("nan"), float("nan"), False)
     if not len(aucs) or not np.isfinite(aucs).all():
         return nan

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 from ..errors import MilbenchError
 from .base import LEVEL, Array
 from .base import scipy_stats as stats
-from .checks import share_of
+from .checks import number, numbers, share_of
 from .resampling import interval
 
 
@@ -39,24 +39,35 @@ def paired_difference(a: float, a_replicates: Array, b: float, b_replicates: Arr
             paired.
         level: coverage of the interval.
 
+    Raises:
+        MilbenchError: replicates that are not of these means: another difference, the same under every resample.
+
     Returns:
         the difference with its percentile interval, no longer than from -1 to 1; p is twice the smaller share of
         replicates on one side of 0, (k + 1) / (R + 1), at most 1. It agrees with the interval: p < 1 - level where 0 is
-        outside. Differences between many pairs are not corrected for their number: see `holm`.
+        outside. It holds the difference. Differences between many pairs are not corrected for
+        their number: see `holm`.
     """
-    of_a, of_b = np.asarray(a_replicates, dtype=np.float64), np.asarray(b_replicates, dtype=np.float64)
+    a, b = number(a, "a mean"), number(b, "a mean")
+    of_a, of_b = numbers(a_replicates, "replicates"), numbers(b_replicates, "replicates")
     share_of(level)
     if of_a.shape != of_b.shape or of_a.ndim != 1:
         raise MilbenchError(f"paired replicates are two arrays (R,) of one length, not {of_a.shape} and {of_b.shape}.")
-    d = of_a - of_b
+    gap, d = 0.0 if abs(a - b) < 1e-12 else a - b, of_a - of_b
     d = d[np.isfinite(d)]
+    if not len(d) or not np.isfinite(gap):
+        return Difference(gap, float("nan"), float("nan"), float("nan"))
+    if len(d) > 1 and np.ptp(d) < 1e-12 and abs(gap - d[0]) > 1e-9:
+        raise MilbenchError(
+            f"the difference of the means is {gap:g}, but {d[0]:g} under every resample; give their own."
+        )
     low, high = np.clip(interval(d, level), -1, 1).tolist()  # few seeds have longer tails than an AUC
     # Sums of equal numbers in another order differ in the last bits; that is no difference.
     d = np.where(np.abs(d) < 1e-12, 0.0, d)
     low, high = (0.0 if abs(x) < 1e-12 else x for x in (low, high))
     side = min(int((d <= 0).sum()), int((d >= 0).sum()))
-    p = min(1.0, 2 * (side + 1) / (len(d) + 1)) if len(d) else float("nan")
-    return Difference(a - b, low, high, p)
+    p = min(1.0, 2 * (side + 1) / (len(d) + 1))
+    return Difference(gap, min(low, gap), max(high, gap), p)
 
 
 @dataclass(frozen=True)
@@ -81,6 +92,9 @@ def corrected_t_test(differences: ArrayLike, test_train_ratio: float, level: flo
     classifier (the plain test 5 to 7 %, and 42 % over five repetitions). Over five folds it can reach p < .05, which
     Wilcoxon's test cannot: its smallest p is 1/16.
 
+    Where all differences are the same number, and not 0, their variance is not known: there is no interval (NaN), and
+    the p-value is that of `sign_flip_test`, 2^(1 - J).
+
     Args:
         differences: (J,) differences of a metric, one per fold; with repeated cross-validation J counts all
             repetitions.
@@ -90,7 +104,7 @@ def corrected_t_test(differences: ArrayLike, test_train_ratio: float, level: flo
     Raises:
         MilbenchError: fewer than two differences, or a ratio that is not positive.
     """
-    d = np.asarray(differences, dtype=np.float64)
+    d, test_train_ratio = numbers(differences, "differences"), number(test_train_ratio, "test_train_ratio")
     share_of(level)
     if d.ndim != 1 or len(d) < 2 or not np.isfinite(d).all() or not 0 < test_train_ratio < math.inf:
         raise MilbenchError(
@@ -98,9 +112,12 @@ def corrected_t_test(differences: ArrayLike, test_train_ratio: float, level: flo
             f"{test_train_ratio}."
         )
     j, mean = len(d), float(d.mean())
+    if np.ptp(d) <= 1e-12 * np.abs(d).max():  # the mean of equal numbers may differ from them in the last bits
+        if not d[0]:
+            return TTest(0.0, 0.0, 0.0, 0.0, j - 1, 1.0)
+        return TTest(mean, math.nan, math.nan, math.copysign(math.inf, mean), j - 1, 2.0 ** (1 - j))
     error = math.sqrt((1 / j + test_train_ratio) * float(d.var(ddof=1)))
-    certain = 0.0 if mean == 0 else math.copysign(math.inf, mean)
-    t = mean / error if error else certain
+    t = mean / error
     half = float(stats.t.ppf((1 + level) / 2, j - 1)) * error
     return TTest(mean, mean - half, mean + half, t, j - 1, float(2 * stats.t.sf(abs(t), j - 1)))
 
@@ -117,7 +134,7 @@ def holm(p_values: ArrayLike) -> Array:
     Raises:
         MilbenchError: a value outside [0, 1].
     """
-    p = np.asarray(p_values, dtype=np.float64)
+    p = numbers(p_values, "p-values")
     known = ~np.isnan(p)
     if p.ndim != 1 or (p[known] < 0).any() or (p[known] > 1).any():
         raise MilbenchError("p-values must be a list of numbers from 0 to 1.")

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 from ..errors import MilbenchError
 from .areas import placements
 from .base import Array, scipy_stats
-from .checks import owners, positive_count
+from .checks import generator, numbers, owners, pair_of_scores, positive_count
 
 #: Up to so many differences that are not 0 every flip is counted: 2^19 sums, 4 MB.
 COUNTED = 20
@@ -45,10 +45,10 @@ def sign_flip_test(differences: ArrayLike, resamples: int = 10_000, seed: int = 
     Raises:
         MilbenchError: no differences, or not finite ones.
     """
-    d = np.asarray(differences, dtype=np.float64)
+    d = numbers(differences, "differences")
     if d.ndim != 1 or not len(d) or not np.isfinite(d).all():
         raise MilbenchError(f"a paired permutation test needs finite differences (n,), not an array {d.shape}.")
-    positive_count(resamples)
+    resamples, rng = positive_count(resamples), generator(seed)
     total, parts = float(d.sum()), d[d != 0]
     # Sums of equal numbers in another order differ in the last bits; they count as equal.
     threshold = abs(total) - 1e-9 * float(np.abs(parts).sum())
@@ -58,7 +58,6 @@ def sign_flip_test(differences: ArrayLike, resamples: int = 10_000, seed: int = 
             # The opposite of every flip has the opposite sum, so that the first sign may stay.
             sums = sums + part if k == 0 else np.concatenate([sums + part, sums - part])
         return SignFlips(total / len(d), float((np.abs(sums) >= threshold).mean()), True, 2 ** len(parts))
-    rng = np.random.default_rng(seed)
     reached = sum(
         int((np.abs(_flips(rng, rows, len(parts)) @ parts) >= threshold).sum()) for rows in _chunks(resamples)
     )
@@ -97,7 +96,7 @@ def auc_permutation_test(
     Raises:
         MilbenchError: see `placements`.
     """
-    s = np.stack([np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)])
+    s = pair_of_scores(a, b)
     found = placements(labels, s)
     tested = _swapped(
         found.positive, scipy_stats.rankdata(s, axis=1), owners(patients, len(found.positive)), resamples, seed

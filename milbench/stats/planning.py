@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike
 
 from ..errors import MilbenchError
 from .base import LEVEL, scipy_stats
-from .checks import positive_count, share_of
+from .checks import number, pair_of_scores, positive_count, share_of
 from .delong import delong
 from .seeds import FIELD_SPREAD
 
@@ -31,10 +31,13 @@ def detectable_difference(
         labels, a, b, patients: see `auc_difference`.
         power: probability to see it.
         level: 1 - level is the two-sided level of the test.
+
+    Returns:
+        the difference; NaN where these slides show no error of it: both methods order them alike, or no placement
+        varies, or a class has slides of one patient only.
     """
-    s = np.stack([np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)])
-    _, error = delong(labels, s, patients).difference()
-    return _sum_of_quantiles(power, level) * error
+    _, error = delong(labels, pair_of_scores(a, b), patients).difference()
+    return _sum_of_quantiles(power, level) * error if error > 0 else float("nan")
 
 
 def planned_difference(
@@ -69,13 +72,13 @@ def planned_difference(
         MilbenchError: an argument out of its range.
     """
     planned_error(positives, negatives, auc, auc, correlation)  # refuses what is out of range
-    design = 1 + (slides_per_patient - 1) * within_patient
-    factor = _sum_of_quantiles(power, level) * float(np.sqrt(design))
-
-    if not slides_per_patient >= 1 or not 0 <= within_patient <= 1:
+    slides_per_patient, within_patient = number(slides_per_patient, "slides"), number(within_patient, "a correlation")
+    if not 1 <= slides_per_patient < np.inf or not 0 <= within_patient <= 1:
         raise MilbenchError(
             f"a patient has 1 slide or more, correlated from 0 to 1, not {slides_per_patient} and {within_patient}."
         )
+    design = 1 + (slides_per_patient - 1) * within_patient
+    factor = _sum_of_quantiles(power, level) * float(np.sqrt(design))
 
     def short(d: float) -> float:
         return factor * planned_error(positives, negatives, auc, auc + d, correlation) - d
@@ -93,6 +96,7 @@ def planned_power(
 ) -> float:
     """Return the probability that DeLong's paired test tells auc + difference from auc on so many slides."""
     share_of(level)
+    auc, difference = number(auc, "an AUC"), number(difference, "a difference")
     if not np.isfinite(difference):
         raise MilbenchError(f"a difference in AUC is a number, not {difference}.")
     error = planned_error(positives, negatives, auc, auc + difference, correlation)
@@ -118,7 +122,9 @@ def planned_error(positives: int, negatives: int, auc_a: float, auc_b: float, co
     Raises:
         MilbenchError: no slides of a class, an AUC outside (0, 1), or a correlation outside [0, 1].
     """
-    if not positives >= 1 or not negatives >= 1 or not 0 < auc_a < 1 or not 0 < auc_b < 1 or not 0 <= correlation <= 1:
+    auc_a, auc_b, correlation = number(auc_a, "an AUC"), number(auc_b, "an AUC"), number(correlation, "a correlation")
+    of_both = all(1 <= number(slides, "a number of slides") < np.inf for slides in (positives, negatives))
+    if not of_both or not 0 < auc_a < 1 or not 0 < auc_b < 1 or not 0 <= correlation <= 1:
         raise MilbenchError(
             "planning needs slides of both classes, AUCs between 0 and 1 and a correlation from 0 to 1, not "
             f"{positives}, {negatives}, {auc_a}, {auc_b}, {correlation}."
@@ -184,6 +190,5 @@ def _quadrant(first: float, second: float, r: float) -> float:
 
 
 def _sum_of_quantiles(power: float, level: float) -> float:
-    if not 0 < power < 1 or not 0 < level < 1:
-        raise MilbenchError(f"power and level lie between 0 and 1, not {power} and {level}.")
+    power, level = share_of(power, "power"), share_of(level)
     return float(scipy_stats.norm.ppf((1 + level) / 2) + scipy_stats.norm.ppf(power))

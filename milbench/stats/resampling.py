@@ -8,7 +8,7 @@ from scipy.special import expit, logit, ndtr, ndtri, stdtrit
 
 from ..errors import MilbenchError
 from .base import LEVEL, Array
-from .checks import class_labels, numeric_labels, owners, positive_count, share_of
+from .checks import class_labels, generator, number, numbers, numeric_labels, owners, positive_count, share_of
 
 
 def cluster_weights(patients: ArrayLike, labels: ArrayLike, resamples: int, rng: np.random.Generator) -> Array:
@@ -32,7 +32,7 @@ def cluster_weights(patients: ArrayLike, labels: ArrayLike, resamples: int, rng:
     """
     y = class_labels(labels, int(np.max(numeric_labels(labels))) + 1)
     patient = owners(patients, len(y))
-    positive_count(resamples)
+    resamples, rng = positive_count(resamples), generator(rng)
     label = np.full(patient.max() + 1, y.min())
     np.maximum.at(label, patient, y)
     drawn = np.zeros((len(label), resamples))
@@ -57,7 +57,8 @@ def seed_weights(seeds: int, resamples: int, rng: np.random.Generator) -> Array:
     Returns:
         rows of mean 1, some weights below 0; all 1 for one seed, which has no spread.
     """
-    if positive_count(seeds, "seeds") == 1:
+    resamples, rng = positive_count(resamples), generator(rng)
+    if (seeds := positive_count(seeds, "seeds")) == 1:
         return np.ones((resamples, 1))
     free = seeds - 1
     normal = rng.normal(size=(resamples, seeds))
@@ -80,7 +81,8 @@ def combine(cells: Array, seeds: Array) -> Array:
     Returns:
         (R,); NaN where nothing is defined. With few seeds some lie far outside the metric's range.
     """
-    if cells.ndim != 3 or seeds.ndim != 2 or seeds.shape[1] != cells.shape[1] or not np.isfinite(seeds).all():
+    cells, seeds = numbers(cells, "cells"), numbers(seeds, "weights of seeds")
+    if cells.ndim != 3 or seeds.ndim != 2 or seeds.shape != cells.shape[:0:-1] or not np.isfinite(seeds).all():
         raise MilbenchError(
             f"cells (F, S, R) need finite weights (R, S) of their seeds, not {cells.shape}, {seeds.shape}."
         )
@@ -128,7 +130,7 @@ def logit_interval(estimate: float, replicates: ArrayLike, level: float = LEVEL)
         low and high; (NaN, NaN) where fewer than two replicates are left; the estimate twice where it is 0 or 1, which
         the replicates know nothing beyond: see `certain_bound`.
     """
-    values = _finite(replicates)
+    values, estimate = _finite(replicates), number(estimate, "an estimate")
     share_of(level)
     if len(values) < 2 or not np.isfinite(estimate):
         return float("nan"), float("nan")
@@ -156,7 +158,7 @@ def bca_interval(
     Returns:
         low and high; (NaN, NaN) where no replicate is left.
     """
-    values = np.sort(_finite(replicates))
+    values, estimate = np.sort(_finite(replicates)), number(estimate, "an estimate")
     share_of(level)
     if not len(values) or not np.isfinite(estimate):
         return float("nan"), float("nan")
@@ -168,11 +170,11 @@ def bca_interval(
 
 def bca_p_value(estimate: float, replicates: ArrayLike, influence: ArrayLike, null: float = 0.0) -> float:
     """Return the two-sided p-value of `null` that agrees with `bca_interval`: 1 - level where null is an end of it."""
-    values = np.sort(_finite(replicates))
+    values, estimate = np.sort(_finite(replicates)), number(estimate, "an estimate")
     if not len(values) or not np.isfinite(estimate):
         return float("nan")
     z0, a = _bias(values, estimate), _acceleration(influence)
-    w = float(ndtri(_share_below(values, null))) - z0
+    w = float(ndtri(_share_below(values, number(null, "the null")))) - z0
     z = w / (1 + a * w) - z0
     return float(min(1.0, 2 * ndtr(-abs(z))))
 
@@ -189,7 +191,7 @@ def student_factor(count: int, level: float = LEVEL) -> float:
 
 
 def _finite(replicates: ArrayLike) -> Array:
-    values = np.asarray(replicates, dtype=np.float64)
+    values = numbers(replicates, "replicates", ndim=1)
     return values[np.isfinite(values)]
 
 
@@ -205,7 +207,7 @@ def _bias(values: Array, estimate: float) -> float:
 
 
 def _acceleration(influence: ArrayLike) -> float:
-    parts = np.asarray(influence, dtype=np.float64)
+    parts = numbers(influence, "influence values")
     if not np.isfinite(parts).all():
         raise MilbenchError("influence values must be finite.")
     square = float((parts**2).sum())

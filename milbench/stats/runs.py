@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike
 
 from ..errors import MilbenchError
 from .base import LEVEL, Array, Interval, scipy_stats
-from .checks import positive_count, share_of
+from .checks import generator, numbers, positive_count, share_of
 from .resampling import interval, student_factor
 
 Drawn = Literal["runs", "tasks"]
@@ -69,9 +69,9 @@ def performance_profile(
         level: of the interval, at each threshold alone.
         resamples, seed, draw: see `run_replicates`.
     """
-    tau = np.asarray(thresholds, dtype=np.float64)
+    tau = numbers(thresholds, "thresholds")
     share_of(level)
-    if tau.ndim != 1 or not np.isfinite(tau).all():
+    if tau.ndim != 1 or not len(tau) or not np.isfinite(tau).all():
         raise MilbenchError(f"thresholds must be finite numbers (K,), not an array {tau.shape}.")
 
     def above(s: Array) -> Array:
@@ -142,14 +142,16 @@ def run_replicates(
     Raises:
         MilbenchError: scores are not (S, T), not finite, or of different tasks.
     """
-    positive_count(resamples)
+    resamples = positive_count(resamples)
+    if not callable(statistic):
+        raise MilbenchError(f"a statistic is a function of scores (..., runs, tasks), not {statistic!r}.")
     if draw not in get_args(Drawn) or not scores:
         raise MilbenchError(f"runs or tasks of one or more methods are drawn, not {draw!r} of {len(scores)}.")
     arrays = [_checked(s) for s in scores]
     tasks = arrays[0].shape[1]
     if any(s.shape[1] != tasks for s in arrays):
         raise MilbenchError(f"methods have runs of {sorted({s.shape[1] for s in arrays})} tasks; give the same tasks.")
-    rng = np.random.default_rng(seed)
+    rng = generator(seed)
     if draw == "tasks":
         picks = rng.integers(tasks, size=(resamples, tasks))
         drawn = [np.moveaxis(s[:, picks], 0, 1) for s in arrays]
@@ -163,7 +165,7 @@ def run_replicates(
 
 
 def _checked(scores: ArrayLike) -> Array:
-    s = np.asarray(scores, dtype=np.float64)
+    s = numbers(scores, "scores")
     if s.ndim != 2 or not s.size or not np.isfinite(s).all():
         raise MilbenchError(
             f"scores must be finite and (runs, tasks), not an array {s.shape}; leave out tasks that lack runs."
@@ -172,7 +174,7 @@ def _checked(scores: ArrayLike) -> Array:
 
 
 def _finite_runs(scores: ArrayLike) -> Array:
-    s = np.asarray(scores, dtype=np.float64)
+    s = numbers(scores, "scores")
     if s.ndim < 2 or not s.size or not np.isfinite(s).all():
         raise MilbenchError(f"scores must be finite and (..., runs, tasks), not an array {s.shape}.")
     return s

@@ -20,7 +20,7 @@ from scipy.special import digamma, expit, logit, ndtr, ndtri, polygamma, stdtrit
 
 from ..errors import MilbenchError
 from .base import LEVEL, Array
-from .checks import auc_of, instance, number, numbers, positive_count, several, share_of
+from .checks import auc_of, generator, instance, number, numbers, positive_count, several, share_of
 from .macro import ClassGuard, MacroInterval
 from .paired import Difference, paired_difference
 
@@ -520,7 +520,7 @@ def rank_intervals(means: Sequence[Mean | None], level: float = LEVEL, seed: int
     points = np.array([m.estimate for _, m in kept])
     better = np.zeros((len(kept), len(kept)), dtype=bool)
     if len(kept) > 1:
-        better = _better([m for _, m in kept], level, np.random.default_rng(seed))
+        better = _better([m for _, m in kept], level, generator(seed))
     for place, (i, _) in enumerate(kept):
         rank[i] = 1 + int((points > points[place] + 1e-12).sum())
         low[i] = 1 + int(better[:, place].sum())

@@ -153,6 +153,137 @@ def test_nan_is_refused_or_gives_nan(name):
         assert np.isnan(numbers(found)).any(), argument
 
 
+#: arguments that take a text, None or any object, and those of a fixed kind
+ANYTHING = {"order"}
+WRONG = {"text": "text", "ragged": [[0.1, 0.2], [0.3]], "object": object(), "mapping": {"a": 1}}
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_what_is_no_argument_is_refused_in_one_sentence(name, wrong):
+    """Text, rows of different lengths, any object: for every parameter, those with a default too."""
+    arguments, _, _ = CALLS[name]
+    parameters = inspect.signature(getattr(stats, name)).parameters
+    for parameter in parameters.values():
+        if parameter.name in ANYTHING:
+            continue
+        value = WRONG[wrong]
+        with pytest.raises(MilbenchError) as raised:
+            call(name, arguments | {parameter.name: value})
+        assert "\n" not in str(raised.value), parameter.name
+
+
+NUMBERS = {"seed": (-1, 2.5), "resamples": (0, -3, 2.5), "level": (0, 1, "0.9x", [0.9, 0.8]), "seeds": (0, -1, 2.5)}
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_counts_seeds_and_levels_out_of_their_range_are_refused(name):
+    arguments, _, _ = CALLS[name]
+    for parameter in inspect.signature(getattr(stats, name)).parameters:
+        if isinstance(arguments.get(parameter, 0), (int, float)):
+            for value in NUMBERS.get(parameter, ()):
+                with pytest.raises(MilbenchError):
+                    call(name, arguments | {parameter: value})
+
+
+#: arguments of which a shorter one is as good
+ALONE = {
+    "differences", "p_values", "thresholds", "methods", "means", "values", "influence", "folds", "wins", "cells",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_arguments_of_different_lengths_are_refused(name):
+    arguments, _, _ = CALLS[name]
+    for parameter, value in arguments.items():
+        shorter = value[:-1] if isinstance(value, (list, tuple, np.ndarray)) else None
+        together = [other for other in arguments.values() if isinstance(other, (list, tuple, np.ndarray))]
+        if parameter == "weights" and np.ndim(value) == 2:
+            continue  # as many resamples as there are
+        if shorter is None or parameter in ALONE or len(together) < 2:
+            continue
+        if name in (
+            "bca_interval",
+            "bca_p_value",
+            "probability_of_improvement",
+            "class_interval",
+            "performance_profile",
+            "combined_interval",
+        ):
+            continue  # replicates, influence values and runs are as many as they are
+        with pytest.raises(MilbenchError):
+            call(name, arguments | {parameter: shorter})
+
+
+@pytest.mark.parametrize(
+    ("name", "changed"),
+    [
+        ("paired_difference", {"a": 0.8, "a_replicates": [0.1, 0.2], "b": 0.4, "b_replicates": [0.1, 0.2]}),
+        ("mean_of", {"estimate": 0.9, "interval": stats.MacroInterval(0.2, 0.3, False)}),
+        ("mean_of", {"estimate": 1.7}),
+        ("class_interval", {"auc": 1.5}),
+        ("combined_interval", {"auc": 1.5}),
+        ("combined_interval", {"labels": Y - 1}),
+        ("combined_interval", {"labels": Y + 0.5}),
+        ("perfect_bound", {"counts": [5, 5], "weights": [3, 3], "patients": 10}),
+        ("perfect_bound", {"counts": [5.9, 5]}),
+        ("mean_interval", {"labels": np.where(Y == 1, 2, 0)}),
+        ("mean_interval", {"folds": [[0, 1, 40]]}),
+        ("planned_difference", {"slides_per_patient": np.inf}),
+        ("performance_profile", {"thresholds": []}),
+        ("combine", {"seeds": np.ones((4, 3))}),
+        ("combine", {"cells": [0.1, 0.2]}),
+        ("rank_intervals", {"means": [MEANS[0], stats.mean_of(0.7, stats.MacroInterval(0.6, 0.8, False), DRAWS[:50],
+                                                              stats.SeedError())]}),
+        ("mean_difference", {"b": stats.mean_of(0.7, stats.MacroInterval(0.6, 0.8, False), DRAWS[:50],
+                                                stats.SeedError())}),
+        ("seed_weights", {"seeds": 3, "resamples": -1}),
+        ("auc_permutation_test", {"b": T[:-1]}),
+        ("detectable_difference", {"b": T[:-1]}),
+        ("class_interval", {"patients": (5.5, 5, 11)}),
+        ("class_interval", {"patients": (5, 5)}),
+        ("exact_bound", {"auc": 1.2}),
+    ],
+)  # fmt: skip
+def test_what_contradicts_itself_is_refused(name, changed):
+    with pytest.raises(MilbenchError):
+        call(name, CALLS[name][0] | changed)
+
+
+def test_no_methods_have_no_errors_of_seeds():
+    assert stats.seed_errors([]) == []
+
+
+def test_what_is_not_known_is_not_a_number():
+    nan = float("nan")
+    unknown = stats.paired_difference(nan, [0.1, 0.2], 0.5, [0.1, 0.2])
+    assert np.isnan([unknown.low, unknown.high, unknown.p]).all()
+    perfect, constant = Y + 0.0, np.zeros(20)
+    assert np.isnan(stats.detectable_difference(Y, perfect, constant))
+
+
+@pytest.mark.parametrize("method", ["delong", "percentile", "bca"])
+def test_nothing_that_varies_is_not_certainty(method):
+    """Perfect order against a constant, two of each class: 1 of 8 swaps is as far."""
+    found = stats.auc_difference([0, 0, 1, 1], [0, 1, 2, 3], [0, 0, 0, 0], method=method)
+    assert found.p == 0.125
+    assert found.low <= 0 < found.estimate == 0.5
+
+
+def test_one_positive_patient_has_the_exact_interval_and_test():
+    labels = np.r_[np.zeros(30), 1].astype(int)
+    rng = np.random.default_rng(0)
+    a, b = labels * 9 + rng.normal(size=(2, 31))
+    b[-1] = 0.0
+    for method in ("delong", "percentile", "bca"):
+        found = stats.auc_difference(labels, a, b, method=method)
+        assert -1 <= found.low <= found.estimate <= found.high <= 1
+        assert 0 < found.p <= 1
+    one = stats.auc_interval(labels, b)
+    assert one.low == pytest.approx(stats.exact_bound(one.estimate, (1, 30, 31)))
+    assert one.low <= one.estimate <= one.high
+
+
 WITH_LABELS = [name for name, (arguments, _, _) in CALLS.items() if "labels" in arguments]
 
 

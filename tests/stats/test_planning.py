@@ -96,5 +96,5 @@ def test_a_planned_half_width_is_the_spread_of_simulated_cohorts_and_seeds():
 def test_arguments_out_of_range_are_named():
     with pytest.raises(MilbenchError, match="slides of both classes"):
         stats.planned_difference(0, 10, 0.9, 0.5)
-    with pytest.raises(MilbenchError, match="power and level"):
+    with pytest.raises(MilbenchError, match="power"):
         stats.planned_difference(10, 10, 0.9, 0.5, power=1.0)
