@@ -28,7 +28,7 @@ from .labels import (
     unused_note,
 )
 from .likely_patients import likely_patients
-from .spellings import clean, is_missing, label_key, patient_key, without_endings
+from .spellings import clean, is_missing, key_of_labels, label_key, patient_key, without_endings
 from .split_files import is_split, read_task_config, split_column
 from .tables import Table, count, load_table, refuse_unreadable, some, without_suffix
 
@@ -508,9 +508,10 @@ def _once(path: Path, what: str, rows: Sequence[Row]) -> tuple[list[Row], list[s
         raise MilbenchError(f"{path} has a row without a {what} (row {names.index('') + 1}); fill it in.")
     first: dict[str, Row] = {}
     differ: dict[str, str] = {}
+    of_labels = key_of_labels([row.label for row in rows])
     for row in rows:
         there = first.setdefault(row.slide, row)
-        for part, key in (("label", label_key), ("patient", patient_key), ("site", label_key)):
+        for part, key in (("label", of_labels), ("patient", patient_key), ("site", label_key)):
             one, other = getattr(there, part), getattr(row, part)
             if key(plain_label(one)) != key(plain_label(other)) and not (part == "patient" and one == there.slide):
                 differ.setdefault(there.slide, f"{part} {one!r} and {other!r}")

@@ -8,7 +8,18 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from ..errors import MilbenchError
-from .spellings import clean, is_missing, label_key, merged, missing_codes, perhaps_codes, said_of
+from .spellings import (
+    clean,
+    is_missing,
+    key_of_labels,
+    label_key,
+    merged,
+    missing_codes,
+    names_of_booleans,
+    perhaps_codes,
+    said_of,
+    truth,
+)
 from .tables import count, some
 
 #: a row with this label leaves its slide out, knowingly
@@ -39,8 +50,10 @@ class Values:
         """Return a sentence about spellings that count as one class, and one about doubtful classes, no points."""
         notes = []
         if self.merged:
-            notes.append(f"classes of {where} that differ in letter case, blanks or invisible characters alone are "
-                         f"one: {said_of(self.merged)}")  # fmt: skip
+            booleans = all(truth(name) is not None for group in self.merged for name in group)
+            alike = "both say yes or both no" if booleans else "differ in letter case, blanks or invisible " \
+                    "characters alone"  # fmt: skip
+            notes.append(f"classes of {where} that {alike} are one: {said_of(self.merged)}")
         return notes + [
             f"{name!r} counts as a class of {where}; if it stands for a missing value, leave its slides out with "
             f"--exclude-class {name} of init, or with the label {EXCLUDE!r}"
@@ -81,7 +94,13 @@ def read_values(
         if value not in named and (is_missing(value) or value in codes)
     }
     kept = {slide: value for slide, value in plain.items() if slide not in missing}
-    chosen, groups = merged(kept.values(), label_key, named)
+    key = key_of_labels([*kept.values(), *named])
+    chosen, groups = merged(kept.values(), key, named)
+    if groups and key is not label_key and not named:
+        names = names_of_booleans(kept.values())
+        chosen = {value: names[truth(value) is True] for value in chosen}
+        groups = [(name, *(v for v in sorted(chosen) if chosen[v] == name != v)) for name in sorted(names.values())]
+        groups = [group for group in groups if len(group) > 1]
     if classes is None:
         found = {slide: chosen[value] for slide, value in kept.items() if value not in named}
         _refuse_lists(found, column, where)

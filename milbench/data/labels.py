@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,7 +30,7 @@ from .column_names import (
 from .id_matching import match_ids, match_patients, near_pairs, shown_apart
 from .label_values import EXCLUDE, is_excluded, plain_label, read_values, said_missing
 from .likely_patients import likely_patients
-from .spellings import label_key, merged, missing_names, patient_key, said_of
+from .spellings import key_of_labels, label_key, merged, missing_names, patient_key, said_of
 from .splits import PARTS, Fold
 from .tables import count, load_table, path_stem, read_table, refuse_unreadable, some, without_suffix
 
@@ -336,7 +337,7 @@ def repeated_slides(path: Path, spec: DataSpec, slide_table: Path | None = None)
 
 def _disagreement(rows: _Rows, one: int, other: int) -> str:
     for what, column, key in (
-        ("label", rows.values, label_key),
+        ("label", rows.values, rows.key),
         ("patient", rows.patients, patient_key),
         ("site", rows.sites, label_key),
     ):
@@ -494,6 +495,11 @@ class _Rows:
     patient_column: str
     notes: tuple[Note, ...] = ()
 
+    @cached_property
+    def key(self) -> Callable[[str], str]:
+        """What spellings of one class have in common."""
+        return key_of_labels(self.values)
+
 
 def _slide_rows(path: Path, spec: DataSpec) -> _Rows:
     table = load_table(path)
@@ -575,9 +581,10 @@ def rows_of_patients(patients: Sequence[str], columns: Sequence[Sequence[str]]) 
     """Return patient -> its row, and the patients of which two rows disagree in one of the columns."""
     first: dict[str, int] = {}
     differ = []
+    keyed = [list(map(key_of_labels(column), column)) for column in columns]
     for i, patient in enumerate(patients):
         at = first.setdefault(patient, i)
-        if at != i and any(column and label_key(column[at]) != label_key(column[i]) for column in columns):
+        if at != i and any(column and column[at] != column[i] for column in keyed):
             differ.append(patient)
     return first, list(dict.fromkeys(differ))
 

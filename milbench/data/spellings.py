@@ -36,6 +36,11 @@ _CODES = ("-1", "-9", "-99", "-999", "-9999")
 _PERHAPS_CODES = ("9", "99", "999", "9999")
 #: words beside which NR is who does not respond, and no missing value
 _RESPONSE = re.compile(r"r|cr|pr|pcr|mpr|sd|pd|.*respon.*")
+#: (no, yes) as they are written, in lower case
+BOOLEANS = (
+    ("false", "true"), ("no", "yes"), ("0", "1"), ("f", "t"), ("n", "y"), ("nein", "ja"), ("falsch", "wahr"),
+    ("faux", "vrai"), ("non", "oui"), ("n", "j"), ("falso", "verdadero"), ("falso", "vero"),
+)  # fmt: skip
 _BLANKS = re.compile(r"\s+")
 
 
@@ -121,6 +126,42 @@ def label_key(label: str) -> str:
     """Return what spellings of one class have in common: neither letter case, blanks nor invisible characters count."""
     text = whole_number(clean(label)).casefold()
     return without_zeros(text.replace(" ", ""))
+
+
+def truth(cell: str) -> bool | None:
+    """Return what a cell says that is yes or no, in one of the ways of `BOOLEANS`; None where it is neither."""
+    text = whole_number(clean(cell)).casefold()
+    return next((text == yes for no, yes in BOOLEANS if text in (no, yes)), None)
+
+
+def key_of_labels(labels: Iterable[str]) -> Callable[[str], str]:
+    """Return what spellings of one class have in common in a column: `label_key`, or where all say yes or no, which.
+
+    Two letters for one thing, N and F, are two classes.
+    """
+    words = {whole_number(clean(label)).casefold() for label in labels if not is_missing(label)} - {"exclude"}
+    sides = {word: truth(word) for word in words}
+    letters = [side for word, side in sides.items() if len(word) == 1 and word.isalpha()]
+    if not words or None in sides.values() or len(set(letters)) < len(letters):
+        return label_key
+    return lambda label: label_key(label) if truth(label) is None else str(truth(label))
+
+
+def names_of_booleans(labels: Iterable[str]) -> dict[bool, str]:
+    """Return which spelling names yes and which no, of one pair of `BOOLEANS`, so that yes comes last in any order."""
+    times = Counter(labels)
+    spelled: dict[str, list[str]] = {}
+    for label in sorted(times, key=lambda v: (-times[v], v != clean(v), len(v), v)):
+        spelled.setdefault(whole_number(clean(label)).casefold(), []).append(label)
+
+    def weight(pair: tuple[str, str]) -> tuple[int, int]:
+        return sum(word in spelled for word in pair), sum(times[v] for word in pair for v in spelled.get(word, []))
+
+    pair = max(BOOLEANS, key=weight)
+    partner = next(spelled[word][0] for word in pair if word in spelled)
+    as_partner = str.upper if partner.isupper() and len(partner) > 1 else str.title if partner[0].isupper() else str
+    return {yes: spelled[word][0] if word in spelled else as_partner(word)
+            for yes, word in zip((False, True), pair, strict=True)}  # fmt: skip
 
 
 def patient_key(patient: str) -> str:

@@ -154,3 +154,37 @@ def test_features_that_bring_a_missing_patient():
     found = brought_labels(cells, {s: "NA" if i < 10 else f"P{i // 2}" for i, s in enumerate(IDS)}, None, "x")
     assert len(set(found.patients.values())) == 10 + 15
     assert any("10 slides" in note.text for note in found.notes)
+
+
+# --- classes ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("yes", "no", "classes"),
+    [
+        (["True", "True", "TRUE", "1", "1.0"], ["False", "0"], ("False", "True")),
+        (["True", "yes"], ["False", "no"], ("False", "True")),
+        (["WAHR", "ja"], ["FALSCH", "0"], ("FALSCH", "WAHR")),
+        (["1", "1", "yes"], ["False"], ("False", "True")),
+        (["Y", "yes"], ["N", "N"], ("N", "Y")),
+    ],
+)
+def test_yes_and_no_written_in_two_ways(yes, no, classes, tmp_path, init):
+    features(tmp_path)
+    cells = [yes[i // 2 % len(yes)] if i % 2 else no[i // 2 % len(no)] for i in range(40)]
+    labels(tmp_path, [*IDS, IDS[1]], label=[*cells, yes[-1]], patient_id=[*(f"P{i}" for i in range(40)), "P1"])
+    code, out, err = init()
+    assert (code, "are one" in out) == (0, True), err
+    made = cohort(tmp_path)
+    assert made.classes == classes
+    assert [made.labels[s] for s in IDS] == [i % 2 for i in range(40)]
+    assert "other-spelling" in [finding.code for finding in findings(tmp_path)]
+
+
+@pytest.mark.parametrize("words", [("T", "N"), ("0", "1"), ("N", "F", "T"), ("1", "2"), ("yes", "no", "maybe")])
+def test_words_that_are_no_second_spelling_of_yes_or_no(words, tmp_path, init):
+    features(tmp_path)
+    labels(tmp_path, label=[words[i % len(words)] for i in range(40)])
+    code, out, err = init()
+    assert (code, "are one" in out) == (0, False), err
+    assert set(cohort(tmp_path).classes) == set(words)
