@@ -99,6 +99,11 @@ def read_listed(folder: Path, name: str, fix: str) -> bytes:
     raise MilbenchError(f"{folder / name} was changed or damaged after it was written (its checksum differs); {fix}.")
 
 
+def no_manifest(folder: Path, fix: str) -> str:
+    """Return the sentence about a folder that was written with a manifest and has it no more."""
+    return f"{folder / NAME} is missing, and with it the checksums of the labels and folds there; {fix}."
+
+
 def read_file(path: Path, fix: str) -> bytes:
     """Return the content of a regular file.
 

@@ -22,8 +22,9 @@ import pandas as pd
 from . import collapse, metrics, stats, threshold
 from .asked import CONDITIONS, SUPERSEDED, Request, age, conditions_of, current_runs, read_requests, table_key
 from .atomic_io import child
+from .checksums import FILES
 from .errors import MilbenchError, did_you_mean
-from .manifest import read_listed, read_manifest
+from .manifest import no_manifest, read_listed, read_manifest
 from .spec import Tuned, digest
 from .store import CostRecord, RunRecord, Store, read_costs, read_runs, read_suite, suite_folders
 from .wording import count
@@ -205,6 +206,8 @@ class CohortRuns:
         """Return the content of a file of the cohort, compared with its checksum where there is one."""
         content = read_listed(self._cohort, name, _AGAIN)
         manifest = read_manifest(self._cohort, _AGAIN)
+        if manifest is None and any(FILES in run.record for runs in self.runs.values() for run in runs.values()):
+            raise MilbenchError(no_manifest(self._cohort, _AGAIN))  # both came with the same version
         if manifest is not None and manifest.get("fingerprint") != self.fingerprint:
             raise MilbenchError(
                 f"{self._cohort} holds the labels and folds of fingerprint {manifest.get('fingerprint')}; {_AGAIN}."

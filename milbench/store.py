@@ -451,15 +451,24 @@ def read_suite(folder: Path) -> Suite:
 
 
 def suite_folders(root: Path) -> list[Path]:
-    """Return the folders of suites below a results root, sorted; the root itself where it is one."""
+    """Return the folders of suites below a results root, sorted; the root itself where it is one.
+
+    One that has lost its suite.json is among them, so that its runs are not passed over: `read_suite` then says so.
+    """
     root = Path(root)
     if root.suffix == ".toml" and root.is_file():
         raise MilbenchError(f"{root} is a suite, not its results; give the results root, and --suite with its name.")
     if not root.is_dir():
         raise MilbenchError(f"there is no results folder {root}; run a suite first: milbench run quickstart.")
-    if (root / "suite.json").exists():
+    if (root / "suite.json").exists() or _holds_runs(root):
         return [root]
-    return sorted(file.parent for file in root.glob("*/suite.json"))
+    return sorted(folder for folder in root.glob("[!.]*") if (folder / "suite.json").exists() or _holds_runs(folder))
+
+
+def _holds_runs(folder: Path) -> bool:
+    """Whether a folder is that of a suite by its name and its finished runs or costs, its suite.json there or not."""
+    named = re.fullmatch(r"\w[\w.+-]*-v\d+", folder.absolute().name) is not None
+    return named and any(True for name in ("runs/[!.]*/run.json", "costs/[!.]*/cost.json") for _ in folder.glob(name))
 
 
 def _runs(folder: Path) -> Iterator[RunRecord]:

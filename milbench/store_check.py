@@ -17,7 +17,7 @@ from .data.split_files import read_fold
 from .data.verify import verify as verify_cache
 from .errors import MilbenchError
 from .manifest import NAME as MANIFEST
-from .manifest import read_listed, read_manifest
+from .manifest import no_manifest, read_listed, read_manifest
 from .spec import Suite
 from .store import RunRecord, read_cost, read_run, read_suite, suite_folders
 from .studies import read_line
@@ -103,10 +103,12 @@ def _check_suite(folder: Path, report: StoreReport, progress: Progress | None, c
         report.add("cohort", lines)
         tested[cohort.name, ""] = folds
     runs = _folders(folder / "runs")
+    sealed: dict[str, bool] = {}
     for done, run in enumerate(runs, start=1):
-        report.add("run", _check_run(run, suite, tested))
+        report.add("run", _check_run(run, suite, tested, sealed))
         if progress is not None:
             progress(done, len(runs), run.name)
+    report.defects += _lost_cohorts(folder / "cohorts", sealed)
     for cost in _folders(folder / "costs"):
         report.add("cost", _sentences(lambda cost=cost: read_cost(cost)))  # type: ignore[misc]
     if (folder / "requests").is_dir():
@@ -133,12 +135,32 @@ def _sentences(check: Callable[[], Any]) -> list[str]:
     return []
 
 
-def _check_run(folder: Path, suite: Suite | None, tested: dict[tuple[str, str], dict[str, set[str]]]) -> list[str]:
+def _lost_cohorts(cohorts: Path, sealed: dict[str, bool]) -> list[str]:
+    """Return a sentence for every cohort that runs need and that is not there, or has lost its checksums.
+
+    Args:
+        cohorts: the folder of the suite's cohorts.
+        sealed: name of a cohort's folder -> whether a run of it carries checksums.
+    """
+    found = []
+    for name, carries in sorted(sealed.items()):
+        if not (cohorts / name).is_dir():
+            found.append(f"{cohorts / name}, the labels and folds of runs that are here, is missing; {_AGAIN}.")
+        elif carries and not (cohorts / name / MANIFEST).exists():
+            found.append(no_manifest(cohorts / name, _AGAIN))
+    return found
+
+
+def _check_run(
+    folder: Path, suite: Suite | None, tested: dict[tuple[str, str], dict[str, set[str]]], sealed: dict[str, bool]
+) -> list[str]:
     try:
         run = read_run(folder)
     except MilbenchError as error:
         return [str(error)]
     found = []
+    cohort = f"{run.spec.data}-{run.spec.fingerprint}"
+    sealed[cohort] = sealed.get(cohort, False) or FILES in run.record
     if suite is not None and (run.spec.suite, run.spec.suite_version) != (suite.name, suite.version):
         found.append(f"{folder} is a run of suite {run.spec.suite} version {run.spec.suite_version}.")
     names = {path.name for path in folder.iterdir()} - {"run.json"}

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from milbench.manifest import write_manifest
 from milbench.spec import Budget, DataSpec, Protocol, Recipe, RunSpec, Suite
 from milbench.store import Store
 
@@ -72,6 +73,13 @@ def _part(fold: str, folds: tuple[str, ...], n: int, classes: int) -> np.ndarray
     return np.isin(np.arange(n) // classes, shuffled[int(turn) :: k])
 
 
+def seal(cohort: Path, data: str) -> None:
+    """Write the manifest of a cohort's folder, of the files that are there."""
+    files = [path for path in cohort.rglob("*") if path.is_file() and path.name != "manifest.json"]
+    contents = {path.relative_to(cohort).as_posix(): path.read_bytes() for path in files}
+    write_manifest(cohort, contents, {"cohort": data, "fingerprint": "f0"})
+
+
 def fill(
     root: Path,
     of: Suite | None = None,
@@ -121,4 +129,5 @@ def fill(
                     )
             if costs:
                 store.publish_cost(f"{data}{method.replace('[', '-').replace(']', '')}", cost_record(of, data, method))
+        seal(cohort, data)
     return store

@@ -84,6 +84,7 @@ def hostile(tmp_path_factory):
                       folds=("f0",), seeds=2)  # fmt: skip
     cohort = store.cohort("easy", "f0")
     (cohort / "classes.json").write_text(json.dumps([HOSTILE, f"=cmd|{HOSTILE}"]))
+    made.seal(cohort, "easy")
     table = leaderboard(store.root, resamples=5)
     table.loc[table.index[0], ["method", "title", "family"]] = [f"=cmd|{HOSTILE}", HOSTILE, HOSTILE]
     table["suite"] = table["suite"].astype(object)

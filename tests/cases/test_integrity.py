@@ -23,6 +23,7 @@ from milbench.data.layout import file_checksum, seal
 from milbench.data.source_table import SourceTable
 from milbench.data.splits import Fold
 from milbench.errors import MilbenchError
+from milbench.forget import Selection, select
 from milbench.ladder_report import write_ladder
 from milbench.ranking import leaderboard, write_report
 from milbench.reporting import foreign_readme
@@ -266,8 +267,8 @@ def test_a_renamed_folder_is_refused(store):
         read_runs(store.root)
 
 
-def test_a_store_of_before_gives_the_same_table(store):
-    before = leaderboard(store.root, resamples=20)
+def without_checksums(store):
+    """Make a store what versions wrote that knew no checksums."""
     for file in [
         *store.folder.glob("runs/*/run.json"),
         *store.folder.glob("costs/*/cost.json"),
@@ -277,12 +278,20 @@ def test_a_store_of_before_gives_the_same_table(store):
         for key in ("files", "checksum"):
             content.pop(key, None)
         file.write_text(json.dumps(content))
+    for file in store.folder.glob("cohorts/*/manifest.json"):
+        file.unlink()
+
+
+def test_a_store_of_before_gives_the_same_table(store):
+    before = leaderboard(store.root, resamples=20)
+    without_checksums(store)
     pd.testing.assert_frame_equal(leaderboard(store.root, resamples=20), before)
     assert check_path(store.root).defects == []
 
 
 def test_predictions_of_other_bags_than_the_folds_are_refused(store):
     """Of a store without checksums too: the fold says which bags it tests."""
+    without_checksums(store)
     cohort = store.cohort("easy", "f0")
     tested = {run.spec.fold: run.predictions().query("split == 'test'")["slide_id"] for run in ok_runs(store)}
     for fold, slides in tested.items():
@@ -293,6 +302,48 @@ def test_predictions_of_other_bags_than_the_folds_are_refused(store):
     pd.DataFrame({"slide_id": slides, "split": "test"}).to_csv(cohort / "folds" / "f0.csv", index=False)
     with pytest.raises(MilbenchError, match="the fold does not test"):
         score(runs, resamples=5)
+
+
+@pytest.mark.parametrize(
+    ("lost", "named"),
+    [
+        ("cohorts/easy-f0", "easy-f0"),
+        ("cohorts", "easy-f0"),
+        ("cohorts/easy-f0/manifest.json", "manifest.json"),
+        ("suite.json", "suite.json"),
+    ],
+)
+def test_what_a_store_has_lost_is_a_defect(store, lost, named):
+    path = store.folder / lost
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    defects = check_path(store.root).defects
+    assert len(defects) == 1
+    assert named in defects[0]
+    assert check_path(store.folder).defects == defects
+    with pytest.raises(MilbenchError, match=named):
+        leaderboard(store.root, resamples=5)
+
+
+def test_a_label_edited_in_a_cohort_without_its_manifest_gives_no_table(store):
+    cohort = store.cohort("easy", "f0")
+    (cohort / "manifest.json").unlink()
+    text = (cohort / "labels.csv").read_text()
+    (cohort / "labels.csv").write_text(text.replace(",0\n", ",1\n", 1))
+    with pytest.raises(MilbenchError, match=r"manifest\.json is missing"):
+        leaderboard(store.root, resamples=5)
+    (runs,) = read_cohorts(store.root)
+    with pytest.raises(MilbenchError, match=r"manifest\.json is missing"):
+        runs.labels()
+
+
+def test_runs_of_a_suite_that_lost_its_record_are_not_passed_over(store):
+    other = made.fill(store.root, made.suite("other", data=("easy",)), ("max",), n=24, seeds=1, costs=False)
+    (other.folder / "suite.json").unlink()
+    assert any("other-v1" in line for line in check_path(store.root).defects)
+    with pytest.raises(MilbenchError, match=r"other-v1.suite\.json"):
+        select(store.root, Selection(outcome="ok"))
+    shutil.rmtree(other.folder / "runs")  # nothing was finished: what an interrupted start leaves
+    assert check_path(store.root).defects == []
 
 
 def test_marking_a_run_keeps_its_checksum_right(store):
