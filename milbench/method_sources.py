@@ -5,7 +5,8 @@ runs of the method as it is. Imports are read from the sources, at any depth and
 are modules of the method's own project: not the standard library, not milbench, and no distribution that is installed,
 unless the method itself belongs to it. A data file counts where a source that opens files of its own package (it names
 ``__file__``, ``importlib.resources`` or ``pkgutil.get_data``) has a string with the file's name, its folder, or a
-pattern of it; f-strings are patterns.
+pattern of it; f-strings are patterns. A file that a call opens by a path written out in it counts where it is there,
+from the working folder, unless the source writes it too.
 """
 
 from __future__ import annotations
@@ -31,11 +32,17 @@ _MOST_FILES = 2000
 _OF_RESOURCES = {"__file__", "__path__", "__spec__", "__loader__", "resources", "importlib_resources", "get_data"}
 #: calls that import or run what no reading of the source can know
 _DYNAMIC = {"exec", "eval", "import_module", "__import__", "run_path", "run_module", "spec_from_file_location"}
-#: calls that open a file
+#: calls that open a file, by a path that is their first argument or, of some, what they are called on
 _OPENS = {
-    "open", "load", "load_file", "loadtxt", "genfromtxt", "fromfile", "read_csv", "read_json", "read_parquet",
-    "from_pretrained", "load_state_dict_from_url",
+    "open", "load", "load_file", "load_model", "loadtxt", "genfromtxt", "fromfile", "memmap", "open_memmap",
+    "safe_open", "loadmat", "load_npz", "load_svmlight_file", "File", "ZipFile", "imread", "read_image", "read_csv",
+    "read_json", "read_parquet", "read_table", "read_excel", "read_feather", "read_pickle", "read_hdf", "read_orc",
+    "read_fwf", "read_xml", "from_file", "from_csv", "from_json", "from_pretrained", "load_state_dict_from_url", "mmap",
+    "read_text", "read_bytes", "open_text", "open_binary",
 }  # fmt: skip
+_OF_PATHS = {"read_text", "read_bytes", "open"}
+#: calls that take a path and write no file
+_ASKS = {"Path", "PurePath", "exists", "isfile", "is_file", "get_data", "joinpath", "with_name"}
 
 
 @dataclass(frozen=True)
@@ -78,6 +85,15 @@ def _checksum_of_state(path: str, _modified_ns: int, _size: int) -> str:
 
 
 @dataclass(frozen=True)
+class _Open:
+    """A call that opens a file: its line, the patterns of names it may mean, and its path where it is written out."""
+
+    line: int
+    patterns: tuple[str, ...]
+    path: str | None
+
+
+@dataclass(frozen=True)
 class _Read:
     """What one source file says: the modules it imports, the data files it may open, and what cannot be known.
 
@@ -86,14 +102,16 @@ class _Read:
         patterns: of file names, where the source opens files of its own package.
         resources: whether it does.
         notes: lines with imports that are computed.
-        opens: lines that open a file of whatever place.
+        opens: calls that open a file of whatever place.
+        written: strings that a call takes which neither opens a file to read it nor asks about one.
     """
 
     imports: tuple[tuple[int, str, tuple[str, ...]], ...]
     patterns: tuple[str, ...]
     resources: bool
     notes: tuple[str, ...]
-    opens: tuple[int, ...]
+    opens: tuple[_Open, ...]
+    written: frozenset[str]
 
 
 def sources_of(cls: type) -> Sources:
@@ -158,11 +176,22 @@ class _Walk:
         package = name if path.name == "__init__.py" else name.rpartition(".")[0]
         for level, module, names in read.imports:
             self._imported(package, level, module, names)
-        matched = read.resources and self._data(name, path, read.patterns)
-        if (read.resources or read.opens) and not matched:
-            where = f"line {read.opens[0]} of {path.name} opens a file" if read.opens else f"{path.name} uses its place"
+        data = self._data(name, path, read.patterns) if read.resources else []
+        unknown = [
+            call.line
+            for call in read.opens
+            if not any(_matches(pattern, file) for pattern in call.patterns for file in data)
+            and not self._opened(call, read.written)
+        ]
+        # What one call opens is not known by what another one names.
+        for line in unknown:
             self.notes.append(
-                f"{where}, but names no data file in the folder of {path.name}; what it reads is not part of the "
+                f"line {line} of {path.name} opens a file that the line does not name, or that is not there; it is "
+                "part of the method's identity only where it is listed above"
+            )
+        if read.resources and not read.opens and not data:
+            self.notes.append(
+                f"{path.name} uses its place, but names no data file in its folder; what it reads is not part of the "
                 "method's identity"
             )
 
@@ -179,19 +208,38 @@ class _Walk:
         if not names or not all(submodules) or "*" in names or len(submodules) == 0:
             self.module(base)
 
-    def _data(self, name: str, path: Path, patterns: tuple[str, ...]) -> bool:
+    def _opened(self, call: _Open, written: frozenset[str]) -> bool:
+        """Add the file that a call opens by a path written out in it; return whether it is there."""
+        if call.path is None or call.path in written:
+            return False
+        file = Path(call.path)
+        try:
+            if not file.is_file():
+                return False
+        except (OSError, ValueError):
+            return False
+        if file.resolve() not in {known.resolve() for known in self.further.values()}:
+            self._add(call.path, file)
+            self._note_size(file)
+        return True
+
+    def _data(self, name: str, path: Path, patterns: tuple[str, ...]) -> list[Path]:
+        """Add the data files of a source's folder that its strings name; return their paths from the folder."""
         folder = path.parent
         is_package = (folder / "__init__.py").exists()
-        matched = False
+        matched = []
         for file in _data_files(folder, None if is_package else patterns):
             within = file.relative_to(folder)
             if any(_matches(pattern, within) for pattern in patterns):
-                matched = True
+                matched.append(within)
                 label = f"{name.rpartition('.')[0] if path.name != '__init__.py' else name}/{within.as_posix()}"
                 self._add(label, file)
-                if file.stat().st_size > LARGEST_BYTES:
-                    self.notes.append(f"{file.name} is larger than 256 MiB; only its size is part of the identity")
+                self._note_size(file)
         return matched
+
+    def _note_size(self, file: Path) -> None:
+        if file.stat().st_size > LARGEST_BYTES:
+            self.notes.append(f"{file.name} is larger than 256 MiB; only its size is part of the identity")
 
     def _add(self, name: str, path: Path) -> None:
         if path.resolve() != self.own:
@@ -285,9 +333,13 @@ def _read(path: str, _modified_ns: int, _size: int) -> _Read:
     imports: list[tuple[int, str, tuple[str, ...]]] = []
     patterns: list[str] = []
     notes: list[str] = []
-    opens: list[int] = []
+    opens: list[_Open] = []
+    written: set[str] = set()
     resources = False
+    assigned = _assigned(tree)
     for node in _nodes(tree):
+        if isinstance(node, ast.Call):
+            written |= _written(node)
         match node:
             case ast.Import(names=names):
                 imports += [(0, alias.name, ()) for alias in names]
@@ -299,13 +351,11 @@ def _read(path: str, _modified_ns: int, _size: int) -> _Read:
                 )
             case ast.Name(id=name) | ast.Attribute(attr=name) if name in _OF_RESOURCES:
                 resources = True
-            case ast.Constant(value=str(text)) if 0 < len(text) < 200:
-                patterns.append(_escaped(text))
-            case ast.JoinedStr(values=values):
-                parts = [getattr(v, "value", None) for v in values]  # of what is put in, an expression
-                patterns.append("".join(_escaped(part) if isinstance(part, str) else "*" for part in parts))
+            case ast.Constant() | ast.JoinedStr() if pattern := _pattern(node):
+                patterns.append(pattern)
             case ast.Call(func=ast.Name(id=name) | ast.Attribute(attr=name), lineno=line) if name in _OPENS:
-                opens.append(line)
+                if not _of_open_file(node, assigned):
+                    opens.append(_Open(line, tuple(_patterns(node, assigned)), _path(node)))
             case ast.Call(func=ast.Name(id=name) | ast.Attribute(attr=name) as function, args=args, lineno=line) if (
                 name in _DYNAMIC
             ):
@@ -318,7 +368,99 @@ def _read(path: str, _modified_ns: int, _size: int) -> _Read:
                         f"line {line} of {Path(path).name} calls {name}, and what it runs is not part of the "
                         "method's identity"
                     )
-    return _Read(tuple(dict.fromkeys(imports)), tuple(dict.fromkeys(patterns)), resources, tuple(notes), tuple(opens))
+    return _Read(
+        tuple(dict.fromkeys(imports)), tuple(dict.fromkeys(patterns)), resources, tuple(notes),
+        tuple(dict.fromkeys(opens)), frozenset(written),
+    )  # fmt: skip
+
+
+def _pattern(node: ast.AST) -> str:
+    """Return the pattern of names that a string, or an f-string, of a source may mean; empty of any other node."""
+    match node:
+        case ast.Constant(value=str(text)) if len(text) < 200:
+            return _escaped(text)
+        case ast.JoinedStr(values=values):
+            parts = [getattr(v, "value", None) for v in values]  # of what is put in, an expression
+            return "".join(_escaped(part) if isinstance(part, str) else "*" for part in parts)
+    return ""
+
+
+def _name(node: ast.AST) -> str | None:
+    match node:
+        case ast.Name(id=name) | ast.Attribute(attr=name):
+            return name
+        case ast.Call(func=function):
+            return _name(function)
+    return None
+
+
+def _assigned(tree: ast.AST) -> dict[str, list[ast.expr]]:
+    """Return what is assigned to every name, or attribute of that name, of a source."""
+    found: dict[str, list[ast.expr]] = {}
+    for node in ast.walk(tree):
+        match node:
+            case ast.Assign(targets=targets, value=value):
+                for target in targets:
+                    found.setdefault(_name(target) or "", []).append(value)
+            case ast.AnnAssign(target=target, value=ast.expr() as value) | ast.NamedExpr(target=target, value=value):
+                found.setdefault(_name(target) or "", []).append(value)
+            case (
+                ast.withitem(context_expr=value, optional_vars=ast.expr() as target)
+                | ast.For(iter=value, target=target)
+            ):
+                found.setdefault(_name(target) or "", []).append(value)
+    return found
+
+
+def _patterns(call: ast.Call, assigned: Mapping[str, list[ast.expr]]) -> Iterator[str]:
+    """Yield the patterns in a call, and in what is assigned to the names in it."""
+    waiting: list[ast.AST] = [call]
+    seen: set[str] = set()
+    while waiting:
+        for node in ast.walk(waiting.pop()):
+            if pattern := _pattern(node):
+                yield pattern
+            name = _name(node) if isinstance(node, ast.Name | ast.Attribute) else None
+            if name is not None and name not in seen:
+                seen.add(name)
+                waiting += assigned.get(name, ())
+
+
+def _of_open_file(call: ast.Call, assigned: Mapping[str, list[ast.expr]]) -> bool:
+    """Whether a call reads what another call has opened: ``torch.load(open("w"))``, or in two lines."""
+    first = call.args[0] if call.args else None
+    values = assigned.get(first.id, ()) if isinstance(first, ast.Name) else [first]
+    return any(isinstance(value, ast.Call) and _name(value) in _OPENS for value in values)
+
+
+def _path(call: ast.Call) -> str | None:
+    """Return the path that a call opens to read, where it is written out there: ``open("w")``, ``Path("w").open()``."""
+    holder = call.func.value if isinstance(call.func, ast.Attribute) and _name(call) in _OF_PATHS else None
+    of_path = isinstance(holder, ast.Call) and _name(holder) in ("Path", "PurePath")
+    if _writes(call, of_path):
+        return None
+    first: ast.AST | None = holder if of_path else call.args[0] if call.args else None
+    if isinstance(first, ast.Call) and _name(first) in ("Path", "PurePath") and len(first.args) == 1:
+        first = first.args[0]
+    return first.value if isinstance(first, ast.Constant) and isinstance(first.value, str) else None
+
+
+def _writes(call: ast.Call, of_path: bool) -> bool:
+    """Whether a call opens a file to write it, by its mode."""
+    modes: list[ast.expr] = [keyword.value for keyword in call.keywords if keyword.arg == "mode"]
+    if _name(call) in ("open", "File", "ZipFile"):
+        modes += call.args[:1] if of_path else call.args[1:2]
+    return any(isinstance(m, ast.Constant) and isinstance(m.value, str) and set(m.value) & set("wax+") for m in modes)
+
+
+def _written(call: ast.Call) -> set[str]:
+    """Return the strings that a call takes which may be files that it writes."""
+    name = _name(call)
+    if name in _ASKS or (name in _OPENS and not _writes(call, False)):
+        return set()
+    values = [*call.args, *(keyword.value for keyword in call.keywords), getattr(call.func, "value", call)]
+    paths = [v.args[0] if isinstance(v, ast.Call) and _name(v) == "Path" and v.args else v for v in values]
+    return {node.value for node in paths if isinstance(node, ast.Constant) and isinstance(node.value, str)}
 
 
 def _nodes(tree: ast.AST) -> Iterator[ast.AST]:

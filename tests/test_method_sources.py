@@ -114,6 +114,61 @@ def test_an_edit_of_whatever_a_method_is_made_of_changes_its_code(write, project
     assert code(name) == last
 
 
+@pytest.mark.parametrize(
+    "reads",
+    ['Path("w30.json").read_text()', 'Path("w30.json").read_bytes()', 'open("w30.json")',
+     'with open("w30.json") as f: json.load(f)', 'Path("w30.json").open("rb")',
+     'numpy.memmap("w30.json", dtype="u1")',
+         'safe_open("w30.json", "pt")', 'torch.load(open("w30.json", mode="rb"))'],
+)  # fmt: skip
+def test_a_file_opened_by_a_path_from_the_working_folder_is_part_of_the_code(write, monkeypatch, reads):
+    name = f"p30{abs(hash(reads)) % 10**6}"
+    root = write({f"{name}.py": pool(body=reads), "w30.json": "1", "other30.json": "1"})
+    alone = hashlib.sha256((root / f"{name}.py").read_bytes()).hexdigest()[:16]
+    assert code(f"{name}:Pool") == alone  # from elsewhere there is no such file
+    monkeypatch.chdir(root)
+    first = code(f"{name}:Pool")
+    assert first != alone
+    assert sources_of(resolve(f"{name}:Pool").cls).notes == ()
+    (root / "other30.json").write_text("22")
+    assert code(f"{name}:Pool") == first
+    (root / "w30.json").write_text("22")
+    assert code(f"{name}:Pool") != first
+
+
+@pytest.mark.parametrize(
+    "body",
+    ['open("log31.txt", "a").write("x")', 'Path("log31.txt").open(mode="w")', 'Path("log31.txt").write_text("x")',
+     'torch.load("log31.txt"); torch.save(1, "log31.txt")'],
+)  # fmt: skip
+def test_a_file_that_a_method_writes_is_no_part_of_its_code(write, monkeypatch, body):
+    name = f"p31{abs(hash(body)) % 10**6}"
+    root = write({f"{name}.py": pool(body=body), "log31.txt": "1"})
+    monkeypatch.chdir(root)
+    assert sources_of(resolve(f"{name}:Pool").cls).further == {}
+
+
+@pytest.mark.parametrize(
+    ("opens", "known"),
+    [
+        ("(HERE / NAME).read_bytes()", False), ('safe_open(HERE / NAME, "pt")', False),
+        ("numpy.memmap(HERE / NAME)", False),
+        ('(HERE / "w32.json").read_bytes()', True), ("(HERE / GOOD).read_text()", True), ("open(self.path)", True),
+        ("h5py.File(HERE / GOOD)", True),
+    ],
+)  # fmt: skip
+def test_a_file_of_a_computed_name_is_said_whatever_else_the_source_names(write, opens, known):
+    name = f"p32{abs(hash(opens)) % 10**6}"
+    place = 'from pathlib import Path\nHERE = Path(__file__).parent\nNAME = "v" + "32.json"\n'
+    place += 'GOOD = "w32.json"\nUNUSED = "other32.json"'
+    files = {f"{name}.py": pool(place, body=f"self.path = HERE / GOOD; {opens}")}
+    write(files | dict.fromkeys(("v32.json", "w32.json", "other32.json"), "1"))
+    found = sources_of(resolve(f"{name}:Pool").cls)
+    assert "/v32.json" not in found.further
+    line = files[f"{name}.py"].splitlines().index(f"        self.path = HERE / GOOD; {opens}") + 1
+    assert any(f"line {line} " in note for note in found.notes) == (not known)
+
+
 def test_a_single_file_has_the_code_it_always_had(write):
     root = write({"alone.py": pool(), "q20/__init__.py": "from . import one, two\n", "q20/one.py": pool(),
                   "q20/two.py": "x = 1\n"})  # fmt: skip
