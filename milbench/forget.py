@@ -83,6 +83,8 @@ def select(root: Path, selection: Selection) -> list[Doomed]:
     if selection.outcome is not None and selection.outcome not in OUTCOMES:
         hint = did_you_mean(selection.outcome, OUTCOMES)
         raise MilbenchError(f"--outcome is {selection.outcome!r}; it is one of {', '.join(OUTCOMES)}.{hint}")
+    if selection.condition is not None and not selection.condition.strip():
+        raise MilbenchError("--condition is empty; give the words of a table's heading, or the first digits of it.")
     before = None if selection.older is None else _before(selection.older)
     found, names, methods, conditions = [], set(), set(), dict[str, str]()
     for folder in suite_folders(root):
@@ -113,8 +115,8 @@ def select(root: Path, selection: Selection) -> list[Doomed]:
     if not found:
         _refuse(selection, root, names, methods, conditions)
     for doomed in found:
-        for folder in doomed.folders:
-            inside(doomed.store.root, folder)
+        for path in [*doomed.folders, *doomed.requests]:
+            inside(doomed.store.root, path)
     return found
 
 
@@ -127,7 +129,10 @@ def remove(doomed: Doomed) -> None:
     for folder in doomed.folders:
         doomed.store.remove(folder)
     for file in doomed.requests:
-        inside(doomed.store.root, file).unlink(missing_ok=True)
+        try:
+            inside(doomed.store.root, file).unlink(missing_ok=True)
+        except OSError as error:
+            raise MilbenchError(f"cannot remove {file} ({error.strerror or error}); make it writable.") from error
 
 
 def _tables(folder: Path) -> tuple[dict[str, str], set[Path]]:
@@ -141,7 +146,7 @@ def _tables(folder: Path) -> tuple[dict[str, str], set[Path]]:
 
 
 def _is(condition: str, key: str, labels: dict[str, str]) -> bool:
-    return (len(condition) >= 4 and key.startswith(condition.lower())) or labels.get(key, "") == condition.strip()
+    return (len(condition) >= 4 and key.startswith(condition.lower())) or labels.get(key) == condition.strip()
 
 
 def _with_leftovers(store: Store, records: Sequence[RunRecord], runs: list[RunRecord]) -> Doomed:

@@ -418,7 +418,8 @@ def test_forget_removes_a_condition_and_what_is_superseded(tmp_path, cli):
 
 @pytest.mark.parametrize(("options", "words"), [
     ((), "say which runs"), (("--suite", "made-down"), "no suite 'made-down'"), (("-m", "maen"), "Did you mean 'mean'"),
-    (("--condition", "1 h"), "there are: "), (("--older", "yesterday"), "an age such as"),
+    (("--condition", "1 h"), "there are: "), (("--condition", ""), "--condition"), (("--condition", " "), "--condition"),
+    (("--older", "yesterday"), "an age such as"),
     (("--outcome", "fine"), "failed"),
 ])  # fmt: skip
 def test_forget_refuses(tmp_path, cli, options, words):
@@ -440,6 +441,19 @@ def test_forget_follows_no_link(tmp_path, cli):
     assert "symbolic link" in said.err
     assert (outside / "run.json").exists()
     assert len(shown_runs(store)) == 3
+
+
+def test_forget_removes_nothing_where_requests_are_a_link(tmp_path, cli):
+    store = made.fill(tmp_path / "r", made.suite(data=("easy",)), ("mean",), n=20, folds=FOLDS, seeds=1, costs=False)
+    request(store, "2028-01-01T00:00:00+00:00", ["mean"], 3, 1)
+    outside = tmp_path / "outside"
+    (store.folder / "requests").rename(outside)
+    (store.folder / "requests").symlink_to(outside)
+    said = cli("forget", "r", "-m", "mean", "--yes")
+    assert said.code == 1
+    assert "requests" in said.err
+    assert len(shown_runs(store)) == 3
+    assert len(list(outside.iterdir())) == 1
 
 
 def test_forget_waits_for_a_run_at_work(tmp_path, cli):
