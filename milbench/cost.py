@@ -23,6 +23,7 @@ from .measure.flops import count_flops
 from .measure.memory import PeakMemory
 from .measure.timing import time_calls
 from .measure.yardstick import yardstick
+from .optim import balanced_weights
 from .registry import resolve
 from .spec import Recipe
 from .train import Stepper, autocast, labels_of
@@ -190,7 +191,7 @@ def _memory(task: CostTask, cache: FeatureCache, device: torch.device) -> dict[s
                 model.eval()
                 model.probabilities(model(batch))
             return
-        stepper = Stepper(model, task.recipe, planned_steps=2)
+        stepper = Stepper(model, task.recipe, planned_steps=2, class_weights=_class_weights(task))
         for _ in range(2):  # the second step has the optimizer's state beside its gradients
             stepper.backward(batch, labels, 1)
             stepper.step()
@@ -231,7 +232,7 @@ class _Steps:
         self._steps = [[[at[i] for i in batch] for batch in steps[rank]] for rank in ranks]
         self._bags = BagSet(cache, [ids[i] for i in used], device, as_if=ids)
         self._targets = torch.tensor([task.train[i][1] for i in used], device=device)
-        self._stepper = Stepper(model, task.recipe, planned_steps=10**6)
+        self._stepper = Stepper(model, task.recipe, planned_steps=10**6, class_weights=_class_weights(task))
         mine = [i for i in range(len(ranks)) if i % TURNS == task.turn % TURNS]
         self.own = max(1, len(mine))
         self._order = mine + [i for i in range(len(ranks)) if i not in mine]
@@ -268,6 +269,12 @@ class _Steps:
         batches = [batch for at in self._order for batch in self._steps[at]] * 50
         while True:
             yield from self._bags.stream(batches)
+
+
+def _class_weights(task: CostTask) -> list[float] | None:
+    """Return the weights that a training on the task's training bags gives to classes; None: none."""
+    balanced = task.recipe.class_weights == "balanced"
+    return balanced_weights([label for _, label in task.train], task.n_classes) if balanced else None
 
 
 def _sample(task: CostTask, cache: FeatureCache, device: torch.device) -> list[Bags]:

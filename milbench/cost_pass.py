@@ -59,6 +59,8 @@ def costs_of(plan: Plan, overwrite: Overwrite) -> Iterator[Cost]:
             "cost_version": COST_VERSION,
         }
         hashed = record | {"recipe": spec.recipe.identity()}
+        if spec.recipe.class_weights != "none":  # measurements of before took steps without the weights
+            hashed |= {"weighted_steps": True}
         cost_id = digest(hashed | {"environment": fingerprint(here), "protocol_version": PROTOCOL_VERSION})
         if cost_id in seen:
             continue

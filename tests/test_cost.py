@@ -7,6 +7,7 @@ from itertools import product
 import numpy as np
 import pytest
 import torch
+from sklearn.utils.class_weight import compute_class_weight
 from support.small import ODD, opened, task, write_cohort
 
 from milbench.cost import COUNTED, STEPS, TURNS, CostTask, measure, pooled, unpooled
@@ -149,6 +150,28 @@ def test_flops_are_the_closed_forms(cohort):
     assert abmil["flops_per_bag_infer"] == projection + score + pooling + head
     # Backward: weights everywhere, inputs of score and head too, and of pooling the weights' side alone.
     assert abmil["flops_per_bag_train"] == 2 * projection + 3 * score + 2 * pooling + 3 * head
+
+
+@pytest.mark.parametrize("kind", ["time", "train_memory"])
+def test_a_measured_step_is_that_of_a_recipe_with_weights(cohort, kind, monkeypatch):
+    """Bags are weighted one by one, by the counts of the training bags: every loss is of one bag."""
+    folder, parts = cohort
+    cohort = folder, parts | {"train": [row for row in parts["train"] if row[1] == 0][:3] + parts["train"][-4:]}
+    sizes, weights = [], []
+    loss = Stepper._smoothed
+
+    def spied(self, out, targets):
+        sizes.append(len(targets))
+        weights.append(self.class_weights)
+        return loss(self, out, targets)
+
+    monkeypatch.setattr(Stepper, "_smoothed", spied)
+    measured(cohort, "mean", kind, SGD.model_copy(update={"class_weights": "balanced"}))
+    labels = np.array([y for _, y in cohort[1]["train"]])
+    expected = compute_class_weight("balanced", classes=np.array([0, 1]), y=labels)
+    assert set(sizes) == {1}
+    assert len(weights) > 2
+    assert all(w is not None and w.tolist() == pytest.approx(expected) for w in weights)
 
 
 @pytest.mark.parametrize("kind", ["infer_memory", "train_memory"])
