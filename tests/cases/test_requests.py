@@ -418,7 +418,9 @@ def test_forget_removes_a_condition_and_what_is_superseded(tmp_path, cli):
 
 @pytest.mark.parametrize(("options", "words"), [
     ((), "say which runs"), (("--suite", "made-down"), "no suite 'made-down'"), (("-m", "maen"), "Did you mean 'mean'"),
-    (("--condition", "1 h"), "there are: "), (("--condition", ""), "--condition"), (("--condition", " "), "--condition"),
+    (("--condition", "1 h"), "there are: "),
+    (("--condition", ""), "--condition"),
+    (("--condition", " "), "--condition"),
     (("--older", "yesterday"), "an age such as"),
     (("--outcome", "fine"), "failed"),
 ])  # fmt: skip
