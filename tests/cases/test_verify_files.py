@@ -1,0 +1,57 @@
+"""A flipped bit in any file of a finished store is reported by `milbench verify`, or changes nothing that is read."""
+
+import json
+import re
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support.flip_bits import make_store
+
+from milbench.cli._prediction import _LOADER, _literal
+from milbench.escaping import code, markdown
+from milbench.store_check import check_path
+
+#: what keeps no content: locks, and logs of Optuna's writers
+_NO_CONTENT = re.compile(r"\.lock$|(^|/)\.")
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    return make_store(tmp_path_factory.mktemp("store"))
+
+
+def test_a_changed_letter_in_every_kind_of_file_is_reported(store):
+    assert check_path(store).defects == []
+    kinds = {}
+    for path in sorted(store.rglob("*")):
+        name = path.relative_to(store).as_posix()
+        if path.is_file() and not _NO_CONTENT.search(name) and path.stat().st_size:
+            parts = name.split("/")
+            kinds.setdefault((parts[1], path.name if path.suffix != ".json" or parts[1] != "requests" else "*"), path)
+    assert {"runs", "costs", "cohorts", "requests", "suite.json", "tuning"} <= {kind for kind, _ in kinds}
+    silent = []
+    for path in kinds.values():
+        raw = path.read_bytes()
+        at = raw.find(b"0") if b"0" in raw else len(raw) // 2
+        path.write_bytes(raw[:at] + bytes([raw[at] ^ 1]) + raw[at + 1 :])
+        if not check_path(store).defects:
+            silent.append(path.relative_to(store).as_posix())
+        path.write_bytes(raw)
+    assert silent == []
+
+
+@settings(max_examples=200)
+@given(st.text(min_size=1), st.text(min_size=1))
+def test_names_in_the_readme_of_an_export_stay_names(method, name):
+    text = _LOADER.format(
+        title=markdown(method), data=markdown(name), first=_literal(f"models/{name}"),
+        named=f", method={_literal(method)}", classes=2, names=code(name),
+    )  # fmt: skip
+    block = text.split("```python\n")[1].split("```")[0]
+    compile(block, "readme", "exec")
+    assert text.count("```") == 2
+    assert len(block.splitlines()) == 5
+    assert "<script" not in text
+    assert json.dumps(text)
+    assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e]", text)
