@@ -32,6 +32,7 @@ if _is_program() and signal.getsignal(signal.SIGINT) is signal.default_int_handl
     signal.signal(signal.SIGINT, _at_once)
 
 import contextlib  # noqa: E402
+import threading  # noqa: E402
 from importlib import import_module  # noqa: E402
 
 import typer  # noqa: E402
@@ -103,6 +104,10 @@ def main() -> None:
             signal.signal(signal.SIGINT, signal.SIG_IGN if _is_program() else signal.default_int_handler)
     except KeyboardInterrupt:  # between two of these lines, or while an error is said
         code = _interrupted()
+    if code == 1 and _short_of_memory():  # the interpreter's end would fail too, with tracebacks
+        with contextlib.suppress(Exception):
+            sys.stderr.flush()
+        os._exit(code)
     sys.exit(code)
 
 
@@ -121,11 +126,13 @@ def _carry_out() -> int:
     try:
         if (here := os.getcwd()) not in sys.path:
             sys.path.insert(0, here)  # a file beside the user is importable, as with python -m
+        _refuse_few_threads()
         # Not standalone: typer would end with 2 for a wrong option, which here means that runs did not end ok.
         code = app(prog_name="milbench", standalone_mode=False)
         code = code if isinstance(code, int) else 0
     except MilbenchError as error:
-        code = _fail(str(error))
+        # A file that there was no memory to read is not damaged, whatever its reader took it for.
+        code = _fail(_MORE_MEMORY if _lacks_memory(error) else str(error))
     except _UsageError as error:
         error.show()  # type: ignore[attr-defined]
         code = 1
@@ -139,7 +146,7 @@ def _carry_out() -> int:
     except (KeyboardInterrupt, typer.Abort):
         code = _INTERRUPTED
     except Exception as error:
-        sentence = _of_the_system(error)
+        sentence = _of_the_system(error) or (_MORE_MEMORY if _short_of_memory() else None)
         if _interrupts[0]:  # on its way through a library it has become something else
             code = _INTERRUPTED
         elif sentence is None:
@@ -162,10 +169,7 @@ def _of_the_system(error: BaseException) -> str | None:
         if isinstance(seen, OSError) and seen.errno in (23, 24):
             return _DESCRIPTORS
         if isinstance(seen, MemoryError) or any(words in said for words in _MEMORY):
-            return (
-                "the system gives this process no more memory; allow more (ulimit -v), close other programs, or use "
-                "fewer --jobs."
-            )
+            return _MORE_MEMORY
         if "Too many open files" in said:
             return _DESCRIPTORS
         if isinstance(seen, RecursionError):
@@ -182,6 +186,61 @@ def _of_the_system(error: BaseException) -> str | None:
     return None
 
 
+def _lacks_memory(error: BaseException) -> bool:
+    """Whether an error came of a lack of memory."""
+    seen: BaseException | None = error
+    for _ in range(16):
+        if seen is None or isinstance(seen, MemoryError):
+            return seen is not None
+        seen = seen.__cause__ or seen.__context__
+    return False
+
+
+def _short_of_memory() -> bool:
+    """Whether a limit leaves this process little memory: libraries then fail in ways that do not say so."""
+    try:
+        import resource
+
+        allowed, _ = resource.getrlimit(resource.RLIMIT_AS)
+        with open("/proc/self/statm", "rb") as file:
+            used = int(file.read().split()[0]) * resource.getpagesize()
+    except Exception:  # another system, or no memory for this either
+        return False
+    return allowed != resource.RLIM_INFINITY and allowed - used < 512 << 20
+
+
+def _refuse_few_threads() -> None:
+    """Refuse a limit of processes that numerical libraries would meet on import: one of them answers with SIGINT.
+
+    Raises:
+        MilbenchError: the system starts no more threads.
+    """
+    try:
+        import resource
+    except ImportError:  # Windows
+        return
+    allowed, _ = resource.getrlimit(resource.RLIMIT_NPROC)
+    if allowed == resource.RLIM_INFINITY or allowed > 4096:
+        return
+    ended, threads = threading.Event(), []
+    try:
+        for _ in range((os.cpu_count() or 1) + 8):  # theirs, the fork server, its watcher and a run
+            threads.append(threading.Thread(target=ended.wait, daemon=True))
+            threads[-1].start()
+    except RuntimeError:
+        from ..errors import MilbenchError
+
+        raise MilbenchError(
+            f"this user may have {allowed} processes and threads, and too few of them are left; allow more (ulimit -u)."
+        ) from None
+    finally:
+        ended.set()
+
+
+_MORE_MEMORY = (
+    "the system gives this process no more memory or threads; allow more (ulimit -v, ulimit -u), close other programs, "
+    "or use fewer --jobs."
+)
 _DESCRIPTORS = "the system lets this process open no more files; allow more (ulimit -n 256)."
 _MEMORY = (
     "failed to map segment", "Cannot allocate memory", "cannot allocate memory", "can't start new thread",

@@ -96,7 +96,7 @@ def warm_up() -> None:
     Raises:
         MilbenchError: this process, and so the server, may open too few files.
     """
-    _check_descriptors(1)
+    _check_limits(1)
     if METHOD == "forkserver":
         from multiprocessing import forkserver, resource_tracker
 
@@ -106,8 +106,12 @@ def warm_up() -> None:
             forkserver.ensure_running()
 
 
-def _check_descriptors(jobs: int) -> None:
-    """Refuse to start processes where the fork server would run out of descriptors, and end with a traceback of it."""
+def _check_limits(jobs: int) -> None:
+    """Refuse to start processes where the fork server would run into a limit, and end with a traceback of it.
+
+    Raises:
+        MilbenchError: too few descriptors, or too little memory to import torch.
+    """
     try:
         import resource
     except ImportError:  # Windows
@@ -119,8 +123,15 @@ def _check_descriptors(jobs: int) -> None:
             f"this process may open {allowed} files, and {count(jobs, 'run')} at a time may need {needed}; allow more "
             "(ulimit -n 256)" + (", or use fewer --jobs." if jobs > 1 else ".")
         )
+    memory, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if memory != resource.RLIM_INFINITY and memory < _ADDRESS_BYTES:
+        raise MilbenchError(
+            f"this process may take {memory >> 20:,} MiB of memory, and torch alone needs more; allow more (ulimit -v)."
+        )
 
 
+#: Address space without which torch is not imported (2.5 GiB fail, 4 GiB are enough for a small suite on CPU).
+_ADDRESS_BYTES = 3 << 29
 #: Descriptors that a fork server holds by itself, with those of a start under way, and for every run it has forked.
 _DESCRIPTORS, _DESCRIPTORS_A_RUN = 18, 3
 
@@ -145,7 +156,7 @@ def run_all(
     Raises:
         MilbenchError: the system starts no process (too many open files, no memory).
     """
-    _check_descriptors(jobs)
+    _check_limits(jobs)
     context: Any = mp.get_context(METHOD)
     pending = iter(tasks)
     running: list[_Running] = []

@@ -213,6 +213,36 @@ def test_few_descriptors_are_one_sentence(files, tmp_path):
     assert len(said.splitlines()) == 1
 
 
+@pytest.mark.parametrize("limit", [600_000, 1_000_000, 2_500_000])
+def test_little_memory_is_one_sentence_that_blames_no_file(limit, tmp_path):
+    """Libraries fail in many ways for want of memory; a file that could not be read for it is not damaged."""
+    found, said = shell(f"ulimit -v {limit}; milbench run quickstart -m mean --results r --report none", tmp_path)
+    if found == 0:
+        pytest.skip("enough memory here")
+    assert found == 1
+    assert "ulimit -v" in said
+    assert "damaged" not in said
+    assert "Traceback" not in said
+
+
+def test_few_processes_are_a_sentence_and_no_interruption(tmp_path, monkeypatch, capsys):
+    """A numerical library that gets no thread sends the process SIGINT, which would read as Ctrl-C."""
+    resource = pytest.importorskip("resource")
+    from milbench import cli
+
+    def no_thread(_):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (6, 6))
+    monkeypatch.setattr(cli.threading.Thread, "start", no_thread)
+    monkeypatch.setattr(sys, "argv", ["milbench", "list", "suites"])
+    monkeypatch.setattr(cli, "_short_of_memory", lambda: False)
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 1
+    assert "ulimit -u" in capsys.readouterr().err
+
+
 def test_a_full_disk_is_told_with_the_file_that_was_written(tmp_path, monkeypatch):
     from milbench import atomic_io
 
