@@ -32,6 +32,7 @@ def _with_checked_targets(loss: _Loss) -> _Loss:
             check_targets(targets, len(out.logits), self.n_classes)
         return loss(self, out, targets)
 
+    checked.checks_targets = checked  # type: ignore[attr-defined]  # itself: `wraps` copies attributes to others
     return checked
 
 
@@ -68,7 +69,8 @@ class Aggregator(nn.Module, ABC):
     def __init_subclass__(cls, **options: Any) -> None:
         """Let every loss that a subclass defines check its targets; keep `log_odds` in step with `probabilities`."""
         super().__init_subclass__(**options)
-        if "loss" in vars(cls):
+        # Also one that comes from a class beside the bases, which is no Aggregator and so was not seen here.
+        if getattr(cls.loss, "checks_targets", None) is not cls.loss:
             cls.loss = _with_checked_targets(cls.loss)  # type: ignore[method-assign]
         nearest = next(vars(base) for base in cls.__mro__ if {"log_odds", "probabilities"} & vars(base).keys())
         if "log_odds" not in nearest:
@@ -135,7 +137,7 @@ class Aggregator(nn.Module, ABC):
             MilbenchError: targets of another shape or type, or outside 0 .. n_classes - 1; also of a loss that a
                 subclass defines.
         """
-        return head_loss(out.logits, targets)
+        return _head_loss(out.logits, targets)  # checked already
 
     def probabilities(self, out: BagOutput) -> Tensor:
         """Return ``(B, n_classes)`` class probabilities in fp32; every row sums to 1."""
@@ -233,7 +235,22 @@ def check_targets(targets: Tensor, bags: int, n_classes: int) -> None:
 
 
 def head_loss(logits: Tensor, targets: Tensor) -> Tensor:
-    """Cross-entropy, or binary cross-entropy for a one-output head; mean over bags, in fp32."""
+    """Cross-entropy, or binary cross-entropy for a one-output head; mean over bags, in fp32.
+
+    Args:
+        logits: ``(B, k)``; of one output two classes.
+        targets: ``(B,)`` int64 class indices. A cross-entropy refuses others, a binary one would take any number.
+
+    Raises:
+        MilbenchError: targets of another shape or type, or outside the classes.
+    """
+    # On CUDA a cross-entropy refuses wrong classes by itself, and the stream does not wait.
+    if logits.shape[1] == 1 or not isinstance(targets, Tensor) or not targets.is_cuda:
+        check_targets(targets, len(logits), max(2, logits.shape[1]))
+    return _head_loss(logits, targets)
+
+
+def _head_loss(logits: Tensor, targets: Tensor) -> Tensor:
     logits = logits.float()
     if logits.shape[1] == 1:
         return F.binary_cross_entropy_with_logits(logits[:, 0], targets.to(logits.dtype))

@@ -1,9 +1,12 @@
 """What the base class does for every method."""
 
+from functools import wraps
+
 import pytest
 import torch
 
 import milbench
+from milbench.aggregator import head_loss
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -16,3 +19,35 @@ def test_features_of_half_precision_are_read_as_they_are(name, dtype):
     out = model(bags)
     assert out.logits.dtype == torch.float32
     torch.testing.assert_close(out.logits, model(bags.to(dtype=torch.float32)).logits, atol=0, rtol=0)
+
+
+@pytest.mark.parametrize("wrong", [torch.tensor([2]), torch.tensor([-1]), torch.tensor([0, 1]), torch.tensor([0.5]), 1])
+@pytest.mark.parametrize("outputs", [1, 2])
+def test_the_loss_of_a_head_refuses_what_is_no_class(outputs, wrong):
+    """A binary cross-entropy takes any number, and falls without end for a class of 2."""
+    with pytest.raises(milbench.MilbenchError):
+        head_loss(torch.full((1, outputs), 3.0), wrong)
+    logits = torch.tensor([[3.0], [-1.0]])
+    expected = torch.nn.functional.cross_entropy(torch.cat([torch.zeros(2, 1), logits], dim=1), torch.tensor([1, 0]))
+    torch.testing.assert_close(head_loss(logits, torch.tensor([1, 0])), expected)
+
+
+class Beside:
+    """A loss for several methods, no method itself."""
+
+    def loss(self, out, targets):
+        return (out.logits[:, 1] * targets).mean()
+
+
+def test_a_loss_from_beside_the_bases_checks_its_targets():
+    mean = type(milbench.create("mean", in_dim=2))
+    mixed = type("Mixed", (Beside, mean), {})
+    below = type("Below", (mixed,), {})
+    copied = type("Copied", (mean,), {"loss": wraps(mean.loss)(Beside.loss)})  # with the attributes of a checked one
+    for cls in (mixed, below, copied):
+        model = cls(2, 2)
+        out = model(milbench.Bags.pack([torch.ones(3, 2)]))
+        assert model.loss(out, torch.tensor([1])) == out.logits[0, 1]
+        with pytest.raises(milbench.MilbenchError):
+            model.loss(out, torch.tensor([2]))
+    assert below.loss is mixed.loss  # once
