@@ -637,6 +637,22 @@ def seeds_would_buy(folder: Path, data: str, fingerprint: str, seeds: int, resam
     return ""
 
 
+def _of_monitor(cohort: CohortRuns, older: Sequence[str]) -> str:
+    """Say where runs of before log-odds were stored chose by a validation AUC, which then was of probabilities."""
+    selected = cohort.spec.protocol.checkpoint == "best-val"
+    chosen = [
+        method
+        for method in older
+        if any(selected or run.spec.recipe.patience is not None for run in cohort.runs[method].values())
+    ]
+    if cohort.spec.protocol.monitor != "val_auc" or not chosen:
+        return ""
+    return (
+        f" The val_auc that chose the models of {listed(chosen)} was of such probabilities, too; runs of today "
+        "choose by log-odds and may keep another evaluation under the same run id."
+    )
+
+
 def _ordered_by_probabilities(cohort: CohortRuns, scored: list[Scores]) -> list[str]:
     by = {s.method: int((s.runs["ordered_by"] == PROBABILITIES).sum()) for s in scored}
     # Methods that define probabilities alone; the other runs are of before log-odds were stored.
@@ -650,7 +666,7 @@ def _ordered_by_probabilities(cohort: CohortRuns, scored: list[Scores]) -> list[
         out.append(
             f"{cohort.name}: {count(sum(older.values()), 'run')} of {whose} stored no log-odds; such runs are scored "
             "from probabilities in fp32, in which bags tie from a log-odds of 16.6 on. To have log-odds: "
-            f"{_run_again(cohort, [] if all_of_them else list(older))}.{unequal}"
+            f"{_run_again(cohort, [] if all_of_them else list(older))}.{unequal}{_of_monitor(cohort, list(older))}"
         )
     if own:
         out.append(

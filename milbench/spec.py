@@ -342,7 +342,8 @@ class Protocol(Frozen):
         monitor: the validation quantity for selection and early stopping. ``val_loss`` is the plain log loss, at the
             class frequencies of the validation bags: a recipe with balanced `class_weights` or a balanced `sampler`
             aims at equal frequencies, and this loss may rise while the order of bags improves; ``val_auc`` does not
-            depend on the frequencies.
+            depend on the frequencies. It orders bags by log-odds; runs of before these were stored ordered them by
+            rounded probabilities (``val_auc_ordered_by`` in a run's record).
         evaluations: looks at the validation slides under a budget that sets the length of a training, evenly spaced
             over it, so that every method has as many models to choose from; one that takes fewer steps than that is
             looked at after each. Without such a budget they are looked at after every epoch.

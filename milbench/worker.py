@@ -155,8 +155,11 @@ def _predicted(task: Task, trained: Trained, cache: FeatureCache, device: torch.
         },
         "environment": environment(),
     }
-    if trained.model.ordered_by_probabilities():
+    probabilities = trained.model.ordered_by_probabilities()
+    if probabilities:
         record["ordered_by"] = "probabilities"
+    if task.val:  # runs of before that stored no log-odds, and no such entry, had it of rounded probabilities
+        record["val_auc_ordered_by"] = "probabilities" if probabilities else "log-odds"
     if trained.history[-1]["flops"] is None:
         record["train"]["flops_missing"] = flops.why or "an earlier run of the method could not count them"
     found = {

@@ -1,6 +1,7 @@
 """Bags are ordered by log-odds: no saturation, whatever the scale of scores, the method and the order of classes."""
 
 import io
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -20,6 +21,7 @@ from milbench.bags import BagOutput, Bags
 from milbench.data.cache import FeatureCache
 from milbench.ranking import compare, comparison_lines, leaderboard, run_scores, to_rich
 from milbench.spec import Card, Recipe
+from milbench.store import Store
 from milbench.table_text import VERDICT, cells_of
 
 
@@ -198,6 +200,23 @@ def test_runs_of_before_are_named_marked_and_renewed_by_a_command(mixed):
     assert "probabilities" not in effect["max"]
 
 
+def test_a_checkpoint_chosen_by_rounded_probabilities_is_told(tmp_path):
+    """Where the monitor is val_auc, and only of runs that stored no log-odds: their ids are those of runs of today."""
+    for monitor in ("val_loss", "val_auc"):
+        for old in (True, False):
+            root = tmp_path / f"{monitor}-{old}"
+            made = suite(data=("easy",), protocol={"monitor": monitor})
+            store = Store(root, made)
+            fill(root, made, ("mean",), folds=("f0",), seeds=1, costs=False)
+            for record in store.records():
+                spec = record.spec.model_copy(update={"protocol": made.protocol})
+                table = record.predictions() if old else with_log_odds(1.0)(record.predictions(), record)
+                shutil.rmtree(record.path)
+                store.publish_run(spec.run_id, record.record | {"spec": spec, "run_id": spec.run_id}, table, None)
+            notes = leaderboard(root, resamples=20).attrs["notes"]
+            assert any("val_auc" in note and "mean" in note for note in notes) == (old and monitor == "val_auc")
+
+
 def test_a_comparison_of_two_orders_tells_so_and_decides_nothing_that_ties_may_explain(mixed):
     found = compare("mean", "abmil", mixed, resamples=200).iloc[0]
     assert found["low"] > 0  # by itself it would be told apart
@@ -219,5 +238,6 @@ def test_a_trained_run_stores_log_odds(tmp_path):
     assert result.outcome == "ok", result.reason
     table = result.value["predictions"]
     assert list(table) == ["slide_id", "split", "p0", "p1", "s0", "s1"]
+    assert result.value["record"]["val_auc_ordered_by"] == "log-odds"
     np.testing.assert_allclose(1 / (1 + np.exp(-table["s1"])), table["p1"], atol=1e-6)
     assert FeatureCache.open(given.cache_path).dim > 0
