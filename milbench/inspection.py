@@ -32,7 +32,7 @@ from .data.labels import (
 from .data.labels_copy import NO_FEATURES
 from .data.schemes import carve_validation, make_folds
 from .data.sites import sites_of
-from .data.spellings import label_key, missing_names
+from .data.spellings import label_key, missing_names, shell_quoted
 from .data.split_files import Split, read_split
 from .data.splits import PARTS, Fold
 from .data.survey import Survey
@@ -268,7 +268,8 @@ def _patient_notes(labels: Labels, folds: Sequence[Fold], unnamed: bool) -> list
     notes = []
     likely = unnamed_patients(labels)
     if likely is not None:
-        notes.append(likely_text(likely, folds))
+        named = all(labels.patients[slide] != slide for slide in likely.patients)
+        notes.append(likely_text(likely, folds, named))
     elif unnamed:
         notes.append(
             f"patients are not named: each of the {count(len(labels.slides), 'slide')} counts as a patient of its own, "
@@ -503,21 +504,26 @@ def _made(labels: Labels, survey: Survey, site: str | None) -> Division:
         said = f"{part if spec.scheme == 'held-out' else f'{spec.folds} folds'}, made by patient"
         said += f"{' and site' if site is not None else ''}, stratified by class"
         said += f", {spec.val_fraction:.0%} of training for validation" if spec.val_fraction else ", without validation"
-        rare = _rare(labels) if first else None
-        first += f" (--exclude-class {rare!r} leaves that class out)" if rare is not None else ""
+        rare = _rare(labels, FOLDS) if first else ()
+        classes = "that class" if len(rare) == 1 else "these classes"
+        first += f" ({_excluding(rare)} leaves {classes} out)" if rare else ""
         return Division(spec, tuple(folds), said + (f"; not {FOLDS} with validation, as {first}" if first else ""))
-    rare = _rare(labels)
-    offer = f"; or leave it out with --exclude-class {rare!r}" if rare is not None else ""
+    rare = _rare(labels, 2) or _rare(labels, FOLDS)[:1]
+    offer = f"; or leave {'it' if len(rare) == 1 else 'them'} out with {_excluding(rare)}" if rare else ""
     raise MilbenchError(f"no folds can be made, not even a test part alone: {problem}{offer}.")
 
 
-def _rare(labels: Labels) -> str | None:
-    """Return the class with the fewest patients, where two others remain without it and it has too few for a fold."""
+def _excluding(classes: Sequence[str]) -> str:
+    return " ".join(f"--exclude-class {shell_quoted(name)}" for name in classes)
+
+
+def _rare(labels: Labels, fewest: int) -> tuple[str, ...]:
+    """Return the classes with fewer patients than that, the rarest first, as far as two others remain."""
     patients: dict[int, set[str]] = {}
     for slide in labels.slides:
         patients.setdefault(labels.labels[slide], set()).add(labels.patients[slide])
-    label = min(patients, key=lambda c: len(patients[c]))
-    return labels.classes[label] if len(patients) > 2 and len(patients[label]) < FOLDS else None
+    rare = sorted((c for c in patients if len(patients[c]) < fewest), key=lambda c: (len(patients[c]), c))
+    return tuple(labels.classes[c] for c in rare[: max(0, len(patients) - 2)])
 
 
 def _candidates(site: str | None) -> Iterator[SplitSpec]:

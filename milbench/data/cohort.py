@@ -147,10 +147,10 @@ def read_subject(spec: DataSpec, base: Path, progress: Progress | None = None) -
     labels, where = _labels(spec, base, cache, table)
     left_out = [str(slide) for slide in cache.meta.get("left_out", ())]
     labels = match_labels(labels, [*cache.ids, *left_out], str(where), str(cache.path))
-    if spec.patient_rule is not None:
-        labels = apply_rule(labels, spec.patient_rule)
     empty = tuple(slide for slide in left_out if slide in labels.labels)
     labels = labels.without(frozenset(empty))
+    if spec.patient_rule is not None:
+        labels = apply_rule(labels, spec.patient_rule)
     folds: list[Fold] = []
     published, trouble = False, None
     try:

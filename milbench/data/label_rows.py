@@ -28,7 +28,7 @@ from .labels import (
     unused_note,
 )
 from .likely_patients import likely_patients
-from .spellings import clean, is_missing, key_of_labels, label_key, patient_key, without_endings
+from .spellings import clean, is_missing, key_of_labels, label_key, patient_key, shell_quoted, without_endings
 from .split_files import is_split, read_task_config, split_column
 from .tables import Table, count, load_table, refuse_unreadable, some, without_suffix
 
@@ -460,9 +460,17 @@ def _patient_column(tables: Tables, header: list[str], asked: str | None, guess:
     if slide is not None and len(guessed_patients({name: name for name in ids})) == len(ids):
         return slide
     # Taking every slide for a patient of its own could put one patient on both sides of a split.
-    alone = f", or --patient-column {slide!r} if every slide is a patient of its own" if slide is not None else ""
+    alone = (
+        f", or --patient-column {shell_quoted(slide)} if every slide is a patient of its own"
+        if slide is not None
+        else ""
+    )
     if (likely := likely_patients(ids)) is not None:
-        rule = f"--patient-rule {likely.rule!r} if so" if likely.whole else "a column of patients is needed if so"
+        rule = (
+            f"--patient-rule {shell_quoted(likely.rule)} if so"
+            if likely.whole
+            else "a column of patients is needed if so"
+        )
         alone = f"; {likely.said}: {rule}"
     raise MilbenchError(
         f"{path} has columns {some(header, 20)}, and none of them is known to hold patients; name it with "

@@ -18,6 +18,7 @@ from .spellings import (
     names_of_booleans,
     perhaps_codes,
     said_of,
+    shell_quoted,
     truth,
 )
 from .tables import count, some
@@ -56,7 +57,7 @@ class Values:
             notes.append(f"classes of {where} that {alike} are one: {said_of(self.merged)}")
         return notes + [
             f"{name!r} counts as a class of {where}; if it stands for a missing value, leave its slides out with "
-            f"--exclude-class {name} of init, or with the label {EXCLUDE!r}"
+            f"--exclude-class {shell_quoted(name)} of init, or with the label {EXCLUDE!r}"
             for name in self.doubtful
         ]
 

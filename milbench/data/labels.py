@@ -30,7 +30,7 @@ from .column_names import (
 from .id_matching import match_ids, match_patients, near_pairs, shown_apart
 from .label_values import EXCLUDE, is_excluded, plain_label, read_values, said_missing
 from .likely_patients import likely_patients
-from .spellings import key_of_labels, label_key, merged, missing_names, patient_key, said_of
+from .spellings import key_of_labels, label_key, merged, missing_names, patient_key, said_of, toml_quoted
 from .splits import PARTS, Fold
 from .tables import count, load_table, path_stem, read_table, refuse_unreadable, some, without_suffix
 
@@ -640,14 +640,14 @@ def _patient_column(path: Path, header: list[str], spec: DataSpec, slides: Seque
             f"set patient_column to one of them."
         )
     likely = likely_patients(slides)
-    alone = f"{spec.slide_column!r} if every slide is a patient of its own"
+    alone = f"{toml_quoted(spec.slide_column)} if every slide is a patient of its own"
     if likely is not None:
-        alone = f"{spec.slide_column!r} with patient_rule = {likely.rule!r}, as {likely.said}"
+        alone = f"{toml_quoted(spec.slide_column)} with patient_rule = {toml_quoted(likely.rule)}, as {likely.said}"
     alias = next((name for name in header if column_key(name) in PATIENT_NAMES and name != spec.slide_column), None)
     if alias is not None:
         # Taking every slide for a patient of its own here could put one patient on both sides of a split.
         raise MilbenchError(
-            f"{path} has no column {spec.patient_column!r} but has {alias!r}; set patient_column = {alias!r}, or "
+            f"{path} has no column {spec.patient_column!r} but has {alias!r}; set patient_column = {toml_quoted(alias)}, or "
             f"to {alone}."
         )
     raise MilbenchError(

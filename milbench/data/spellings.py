@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+import shlex
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable
@@ -51,6 +53,17 @@ def clean(text: str) -> str:
     composed = unicodedata.normalize("NFC", text)
     visible = "".join(c for c in composed if unicodedata.category(c) != "Cf")
     return _BLANKS.sub(" ", visible).strip()
+
+
+def shell_quoted(text: str) -> str:
+    """Return text in quotes as a shell reads it; what stands between them is not changed by the shell."""
+    quoted = shlex.quote(text)
+    return quoted if "'" in quoted else f"'{quoted}'"
+
+
+def toml_quoted(text: str) -> str:
+    """Return text in quotes as TOML reads it: as it stands, where it holds no quotation mark and no line break."""
+    return f"'{text}'" if "'" not in text and text.isprintable() else json.dumps(text, ensure_ascii=False)
 
 
 def without_endings(name: str) -> str:

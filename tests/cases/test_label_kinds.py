@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 import sys
+import tomllib
 from pathlib import Path
 
 import numpy as np
@@ -144,7 +147,7 @@ def test_codes_beside_classes(classes, tmp_path, init):
         labels(tmp_path, label=[code if cell == "-1" else cell for cell in cells])
         ended, out, err = init()
         assert ended == 0, err
-        assert f"--exclude-class {code}" in out
+        assert f"--exclude-class '{code}'" in out
         assert init("--exclude-class", code)[0] == 0
         assert set(cohort(tmp_path).classes) == set(classes)
 
@@ -188,3 +191,60 @@ def test_words_that_are_no_second_spelling_of_yes_or_no(words, tmp_path, init):
     code, out, err = init()
     assert (code, "are one" in out) == (0, False), err
     assert set(cohort(tmp_path).classes) == set(words)
+
+
+# --- patients that names of slides tell ------------------------------------------------------------------------------
+
+NODES = [f"patient_{p:03d}_node_{n}" for p in range(12) for n in range(4)]
+
+
+def test_the_patient_rule_that_is_advised_works_as_it_is_printed(tmp_path, init):
+    features(tmp_path, NODES)
+    labels(tmp_path, NODES, patient_id=None)
+    code, _, err = init()
+    assert code == 1
+    (words,) = re.findall(r"--patient-rule '[^']*'", err)
+    assert init(*shlex.split(words))[0] == 0
+    assert cohort(tmp_path).patients == {s: s[:11] for s in NODES}
+    suite = (tmp_path / "a.toml").read_text()
+    lines = [line for line in suite.splitlines() if not line.startswith("patient")]
+    (tmp_path / "b.toml").write_text("\n".join(lines))
+    with pytest.raises(MilbenchError) as error:
+        cohort(tmp_path, "b.toml")
+    (line,) = re.findall(r"patient_rule = '[^']*'", str(error.value))
+    assert tomllib.loads(line) == {"patient_rule": shlex.split(words)[1]}
+
+
+@pytest.mark.parametrize("patients", ["numbers", "files", "barcodes"])
+def test_a_column_of_one_patient_a_slide_does_not_hide_likely_patients(patients, tmp_path, init):
+    names = NODES
+    if patients == "barcodes":
+        names = [f"TCGA-A1-{1000 + p}-01Z-00-DX{n}" for p in range(12) for n in range(4)]
+    features(tmp_path, names)
+    column = [f"{s}.tif" for s in names] if patients == "files" else [str(i) for i in range(len(names))]
+    labels(tmp_path, names, patient_id=column)
+    code, out, err = init()
+    assert (code, "48 slides, 12 patients" in out) == (0, True), err
+    assert "likely-patients" in [finding.code for finding in findings(tmp_path)]
+    (words,) = re.findall(r"--patient-rule '[^']*'", out)
+    assert init(*shlex.split(words))[0] == 0
+    assert len(set(cohort(tmp_path).patients.values())) == 12
+
+
+def test_a_rule_need_not_fit_a_slide_that_takes_no_part(tmp_path, init):
+    features(tmp_path, NODES)
+    labels(tmp_path, [*NODES, "zzz.svs"], patient_id=None)
+    code, _, err = init("--patient-rule", r"^(patient_\d+)")
+    assert code == 0, err
+    assert cohort(tmp_path).patients == {s: s[:11] for s in NODES}
+
+
+def test_all_rare_classes_are_named(tmp_path, init):
+    features(tmp_path)
+    labels(tmp_path, label=["rare one" if i == 3 else "9" if i == 5 else two(i) for i in range(40)])
+    code, _, err = init()
+    assert code == 1
+    words = re.findall(r"--exclude-class '[^']*'", err)
+    assert sorted(words) == ["--exclude-class '9'", "--exclude-class 'rare one'"]
+    assert init(*shlex.split(" ".join(words)))[0] == 0
+    assert cohort(tmp_path).classes == ("neg", "pos")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from ...errors import MilbenchError
 from ..labels import Labels
 from ..likely_patients import Likely, likely_patients
+from ..spellings import shell_quoted, toml_quoted
 from ..splits import Fold
 from ..tables import count, some
 
@@ -49,18 +51,30 @@ def mixed_patients(labels: Labels) -> str:
 
 
 def unnamed_patients(labels: Labels) -> Likely | None:
-    """Return the patients that names of slides seem to tell, where slides are patients of their own."""
-    own = [slide for slide in labels.slides if labels.patients[slide] == slide]
-    if 2 * len(own) < len(labels.slides) or guessed_patients({slide: slide for slide in own}):
+    """Return the patients that names of slides seem to tell, where slides are patients of their own.
+
+    They are where a patient has that one slide, whatever it is called: a column of running numbers or of names of files
+    tells no more than the slides do.
+    """
+    every = labels.patients | labels.excluded_patients
+    times = Counter(every.values())
+    own = [slide for slide in labels.slides if times[labels.patients[slide]] == 1]
+    if 2 * len(own) < len(labels.slides) or guessed_patients({slide: labels.patients[slide] for slide in own}):
         return None
     return likely_patients(own)
 
 
-def likely_text(likely: Likely, folds: Sequence[Fold]) -> str:
-    """Return what names of slides seem to tell, and how many patients lie on both sides of a fold, without a point."""
+def likely_text(likely: Likely, folds: Sequence[Fold], named: bool = False) -> str:
+    """Return what names of slides seem to tell, and how many patients lie on both sides of a fold, without a point.
+
+    Args:
+        named: whether the labels have a column of patients, which gives every slide one of its own.
+    """
     shared = likely.shared(((*fold.train, *fold.val), fold.test) for fold in folds)
     sides = f", and up to {shared} of these patients lie in training and in test of a fold" if shared else ""
-    rule = f"patient_rule = {likely.rule!r}" if likely.whole else "a column of patients"
+    rule = f"patient_rule = {toml_quoted(likely.rule)}" if likely.whole else "a column of patients"
+    if likely.whole and named:
+        rule += f" (--patient-rule {shell_quoted(likely.rule)} of init) with the column of slides as patient_column"
     return f"{likely.said}, but every slide counts as a patient of its own{sides}; give {rule}, unless they are not"
 
 
@@ -88,7 +102,7 @@ def apply_rule(labels: Labels, rule: str) -> Labels:
         rule: a regular expression with one group, searched for in the slide's name; the group is the patient.
 
     Raises:
-        MilbenchError: it does not fit some of these slides, or there are none.
+        MilbenchError: it does not fit some of these slides that take part, or there are none.
     """
     pattern = re.compile(rule)
     every = labels.patients | labels.excluded_patients
@@ -96,10 +110,10 @@ def apply_rule(labels: Labels, rule: str) -> Labels:
     if not own:
         raise MilbenchError(f"patient_rule {rule!r} has no use, as the labels name every slide's patient; remove it.")
     found = {slide: match[1] for slide in own if (match := pattern.search(slide)) and match[1]}
-    if lost := sorted(set(own) - set(found)):
+    if lost := sorted((set(own) & labels.patients.keys()) - set(found)):
         raise MilbenchError(
-            f"patient_rule {rule!r} does not fit {count(len(lost), 'slide')}: {some(lost)}; correct it, or name the "
-            "patients in patient_column."
+            f"patient_rule {toml_quoted(rule)} does not fit {count(len(lost), 'slide')}: {some(lost)}; correct it, "
+            "or name the patients in patient_column."
         )
     return replace(
         labels,

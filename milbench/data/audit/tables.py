@@ -63,8 +63,9 @@ def patient_findings(subject: Subject) -> list[Finding]:
         found.append(Finding.of("mixed-patient", subject.name, text, sorted(classes_of_patients(labels))))
     likely = unnamed_patients(labels)
     if likely is not None:
+        own = any(labels.patients[slide] == slide for slide in likely.patients)
         joined = sorted(patient for patient, n in Counter(likely.patients.values()).items() if n > 1)
-        found.append(Finding.of("likely-patients", subject.name, likely_text(likely, subject.folds), joined))
+        found.append(Finding.of("likely-patients", subject.name, likely_text(likely, subject.folds, not own), joined))
     return found
 
 
