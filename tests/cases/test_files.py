@@ -268,6 +268,37 @@ def test_feats_without_unit(tmp_path):
     assert holds(cache_of(tmp_path / "feats", coords=False), WHOLE)  # which are not read, whatever they are
 
 
+@pytest.mark.parametrize("end", ["h5", "npy"])
+def test_a_folder_a_slide(tmp_path, end):
+    for name, (x, xy) in BAGS.items():
+        path = h5(tmp_path / "feats" / name / "features.h5", x, xy)
+        if end == "npy":
+            path.unlink()
+            np.save(path.with_suffix(".npy"), x)
+    assert holds(cache_of(tmp_path / "feats"), WHOLE)
+    np.save(tmp_path / "feats" / "S001" / f"more.{end}", BAGS["S001"][0])
+    if end == "npy":  # now a file names no slide, and its folder neither
+        with pytest.raises(MilbenchError, match="name each file after its slide") as told:
+            survey(tmp_path / "feats")
+        assert "remove" not in str(told.value)
+
+
+@pytest.mark.parametrize("own", [False, True])
+@pytest.mark.parametrize("kinds", [("h5",), ("pt",), ("h5", "pt")])
+def test_batches_of_clams_layout(tmp_path, kinds, own):
+    homes = [tmp_path / "feats" / ("." if own else "batch0"), tmp_path / "feats" / "batch1"]
+    for i, (name, (x, xy)) in enumerate(BAGS.items()):
+        if "h5" in kinds:
+            h5(homes[i % 2] / "h5_files" / f"{name}.h5", x, xy)
+        if "pt" in kinds:
+            pt(homes[i % 2] / "pt_files" / f"{name}.pt", torch.from_numpy(x))
+            h5(homes[i % 2] / "patches" / f"{name}.h5", None, xy)
+    cache = cache_of(tmp_path / "feats")
+    assert holds(cache, WHOLE)
+    for name, (_, xy) in BAGS.items():
+        assert torch.equal(cache.coords(name), torch.from_numpy(xy))
+
+
 def test_tiatoolbox_pairs(tmp_path):
     (tmp_path / "feats").mkdir()
     for name, (x, xy) in BAGS.items():

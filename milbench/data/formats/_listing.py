@@ -19,6 +19,8 @@ from ..tables import count, some
 _SAME = {".hdf5": ".h5", ".hdf": ".h5", ".he5": ".h5", ".pth": ".pt", ".pq": ".parquet"}
 #: endings that files of features have
 FEATURE_ENDINGS = (".h5", ".pt", ".npy", ".npz", ".safetensors", ".parquet")
+#: folders of CLAM's layout that hold slides
+LAYOUT = ("h5_files", "pt_files")
 #: folders beside features that hold something else than slides
 _OTHER_FOLDERS = frozenset({
     "patches", "masks", "stitches", "coords", "labels", "patch_labels", "inst_labels", "graphs", "splits", "heatmaps",
@@ -87,12 +89,21 @@ def gather(folder: Path, endings: Sequence[str], accept: Callable[[list[Path]], 
     return found
 
 
-def several_folders(folder: Path, endings: Sequence[str], accept: Callable[[list[Path]], bool]) -> bool:
-    """Whether a folder without files of its own has two folders of slides or more, as the batches of a cohort."""
+def several_folders(
+    folder: Path, endings: Sequence[str], accept: Callable[[list[Path]], bool], within: Sequence[str] = ()
+) -> bool:
+    """Whether a folder without files of its own has two folders of slides or more, as the batches of a cohort.
+
+    Args:
+        folder: of the batches.
+        endings: as `ending` returns them.
+        accept: whether some files of one folder are slides of this source.
+        within: names of folders in a batch that may hold its slides.
+    """
     batches = 0
     for below in folders_in(folder):
-        files = files_in(below, *endings)
-        batches += bool(files) and accept(files)
+        places = (below, *(below / name for name in within))
+        batches += any(accept(files) for place in places if (files := files_in(place, *endings)))
         if batches == 2:
             return True
     return False
@@ -101,16 +112,28 @@ def several_folders(folder: Path, endings: Sequence[str], accept: Callable[[list
 def by_stem(paths: Iterable[Path]) -> dict[str, Path]:
     """Return files by the names of their slides, which are their names without ending and folder.
 
+    Where all files have one name, each in a folder of its own (``S000/features.h5``), the folders are the slides.
+
     Raises:
         MilbenchError: two files have one name.
     """
     found: dict[str, Path] = {}
-    for path in paths:
+    every = list(paths)
+    if len(every) > 1 and len({path.stem for path in every}) == 1:
+        homes = {path.parent.name: path for path in every}
+        parents = {path.parent for path in every}
+        if len(homes) == len(every) and not any(home in other.parents for home in parents for other in parents):
+            return homes
+    for path in every:
         if (first := found.setdefault(path.stem, path)) is not path:
             mend = "remove or rename one"
             if first.parent != path.parent:  # as the folders of two encoders
-                mend = f"give one of the two folders, {first.parent} or {path.parent}, or rename one of the files"
-            raise MilbenchError(f"{first} and {path} are two files of one slide {path.stem!r}; {mend}.")
+                mend = (
+                    f"give one of the two folders, {first.parent} or {path.parent}, or name each file after its slide"
+                )
+            raise MilbenchError(
+                f"{first} and {path} are two files of one slide {path.stem!r}, as a slide is named by its file; {mend}."
+            )
     return found
 
 
@@ -118,7 +141,8 @@ def not_read(folder: Path, used: Iterable[Path]) -> str:
     """Return a clause that names the files of features below a folder that a format does not read; "" for none."""
     taken = {os.path.abspath(path) for path in used}
     left: dict[tuple[str, str], list[str]] = {}
-    for here in [folder, *folders_in(folder)]:
+    below = folders_in(folder)
+    for here in [folder, *below, *(home / name for home in below for name in LAYOUT)]:
         for path in files_in(here, *FEATURE_ENDINGS):
             if os.path.abspath(path) not in taken:
                 where = path.parent.relative_to(folder).as_posix()

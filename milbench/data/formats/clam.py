@@ -3,7 +3,7 @@
 Lu et al., Data-efficient and weakly supervised computational pathology on whole-slide images, Nature Biomedical
 Engineering 2021. Coordinates are (x, y) in level-0 pixels; for pt_files/ they come from ``patches/{slide}.h5``, or
 from h5_files/ beside it. Folders below are read too, where their files are of the same kind; a slide is named by its
-file, whatever its folder.
+file, whatever its folder. Batches may have h5_files/ and pt_files/ of their own.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import torch
 from ...errors import MilbenchError
 from . import FileSlides, Slides, SourceSlide
 from ._arrays import Array, bag
-from ._listing import by_stem, ending, files_in, gather, not_read, several_folders
+from ._listing import LAYOUT, by_stem, ending, files_in, folders_in, gather, not_read, several_folders
 from ._marks import claimed
 from ._probe import folder_kind
 from ._read import (
@@ -138,12 +138,23 @@ def _files(source: Path) -> tuple[dict[str, Path], dict[str, Path]]:
     """Return the files of the slides, and the .pt files of those that are read from an .h5 file."""
     if not source.is_dir() or any(claimed(folder) for folder in (source, source / "pt_files")):
         return {}, {}
-    if (source / "h5_files").is_dir() or (source / "pt_files").is_dir():
-        h5 = gather(source / "h5_files", (".h5",), _holds_h5) if (source / "h5_files").is_dir() else []
-        pt = gather(source / "pt_files", (".pt",), _holds_pt) if (source / "pt_files").is_dir() else []
+    if _has_layout(source):
+        homes = [source, *_batches(source)]
+        h5 = [
+            path
+            for home in homes
+            if (place := home / "h5_files").is_dir()
+            for path in gather(place, (".h5",), _holds_h5)
+        ]
+        pt = [
+            path
+            for home in homes
+            if (place := home / "pt_files").is_dir()
+            for path in gather(place, (".pt",), _holds_pt)
+        ]
         return _paired(h5, pt)
     here = files_in(source, ".h5", ".pt")
-    if not here and not several_folders(source, (".h5", ".pt"), _of_clam):
+    if not here and not several_folders(source, (".h5", ".pt"), _of_clam, LAYOUT):
         return {}, {}
     # In a folder that is given itself, .pt files that do not load are refused as such, not as being of no format.
     if here and not (_holds_h5(here) or _holds_pt(here, ("Tensor", "list", None))):
@@ -154,6 +165,15 @@ def _files(source: Path) -> tuple[dict[str, Path], dict[str, Path]]:
     return _paired(
         [path for path in found if ending(path) == ".h5"], [path for path in found if ending(path) == ".pt"]
     )  # fmt: skip
+
+
+def _has_layout(folder: Path) -> bool:
+    return any((folder / name).is_dir() for name in LAYOUT)
+
+
+def _batches(source: Path) -> list[Path]:
+    """Return the folders in a folder that have CLAM's layout themselves."""
+    return [folder for folder in folders_in(source) if folder.name not in LAYOUT and _has_layout(folder)]
 
 
 def _of_clam(files: Sequence[Path]) -> bool:
@@ -185,4 +205,5 @@ def _patches(source: Path) -> list[Path]:
     places = [source / "patches", source.parent / "patches"]
     if source.name == "pt_files":
         places = [source.parent / "h5_files", *places, source.parent.parent / "patches"]
+    places += [batch / "patches" for batch in _batches(source)]
     return [place for place in places if place.is_dir()]
