@@ -25,6 +25,7 @@ from milbench.data.encoders import encoder_groups
 from milbench.data.formats import detect_format
 from milbench.data.formats._arrays import as_positions
 from milbench.data.formats._listing import by_number
+from milbench.data.formats._read import torch_tensors
 from milbench.data.regular import regular_size
 from milbench.data.survey import survey
 from milbench.data.tables import read_table
@@ -283,6 +284,23 @@ def test_a_folder_a_slide(tmp_path, end):
         assert "remove" not in str(told.value)
 
 
+@pytest.mark.parametrize("kind", ["bare", "named", "parameter", "list", "beside h5"])
+def test_tensors_that_require_grad_are_values(tmp_path, kind):
+    folder = tmp_path / "feats" / ("pt_files" if kind == "beside h5" else "")
+    for name, (x, xy) in BAGS.items():
+        values = torch.from_numpy(x).requires_grad_()
+        named = {"feats": values, "coords": torch.from_numpy(xy)}
+        kinds = {"named": named, "parameter": torch.nn.Parameter(torch.from_numpy(x)), "list": [values]}
+        pt(folder / f"{name}.pt", kinds.get(kind, values))
+        if kind == "beside h5":
+            h5(tmp_path / "feats" / "h5_files" / f"{name}.h5", x, xy)
+    if kind == "list":
+        assert all(not one.requires_grad for one in torch_tensors(folder / f"{NAMES[0]}.pt"))
+        return
+    assert survey(tmp_path / "feats").ids == tuple(NAMES)
+    assert holds(cache_of(tmp_path / "feats"), WHOLE)
+
+
 @pytest.mark.parametrize("own", [False, True])
 @pytest.mark.parametrize("kinds", [("h5",), ("pt",), ("h5", "pt")])
 def test_batches_of_clams_layout(tmp_path, kinds, own):
@@ -307,6 +325,13 @@ def test_tiatoolbox_pairs(tmp_path):
     cache = cache_of(tmp_path / "feats")
     assert holds(cache, WHOLE)
     assert torch.equal(cache.coords("S001"), torch.from_numpy(BAGS["S001"][1]))
+    (tmp_path / "feats" / "S002.position.npy").rename(tmp_path / "position")
+    with pytest.raises(MilbenchError, match=r"S002\.position\.npy"):
+        survey(tmp_path / "feats")
+    with pytest.raises(MilbenchError, match=r"S002\.position\.npy"):
+        build_cache(tmp_path / "feats", tmp_path / "none.cache")
+    assert holds(cache_of(tmp_path / "feats", coords=False), WHOLE)
+    (tmp_path / "position").rename(tmp_path / "feats" / "S002.position.npy")
     np.save(tmp_path / "feats" / "S001.features.1.npy", BAGS["S001"][0])
     with pytest.raises(MilbenchError, match="two heads of a model"):
         survey(tmp_path / "feats")

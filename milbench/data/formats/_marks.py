@@ -41,14 +41,19 @@ def slideflow_bags(folder: Path) -> bool:
 
 
 def tiatoolbox_pairs(folder: Path) -> dict[str, list[Path]]:
-    """Return TIAToolbox's files by slide: ``S.features.0.npy``, one a head of the model, with ``S.position.npy``."""
+    """Return TIAToolbox's files by slide: ``S.features.0.npy``, one a head of the model, with ``S.position.npy``.
+
+    Where one slide has its positions, features without them are of this kind, too.
+    """
     found: dict[str, list[Path]] = {}
+    paired = False
     there = {path.stem: path for path in files_in(folder, ".npy")}
     for stem, path in there.items():
         match = re.fullmatch(r"(.+)\.features(\.\d+)?", stem)
-        if match is not None and f"{match[1]}.position" in there:
+        if match is not None:
             found.setdefault(match[1], []).append(path)
-    return found
+            paired = paired or f"{match[1]}.position" in there
+    return found if paired else {}
 
 
 def eva_manifest(source: Path) -> Path | None:

@@ -330,7 +330,8 @@ def pt_kind(paths: Sequence[Path]) -> str | None:
             warnings.simplefilter("ignore")
             need_file(path)
             value = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-            votes["dict" if isinstance(value, dict) else type(value).__name__] += 1
+            kinds = {dict: "dict", torch.Tensor: "Tensor"}  # their subclasses, such as parameters, among them
+            votes[next((name for kind, name in kinds.items() if isinstance(value, kind)), type(value).__name__)] += 1
             if votes.total() == 2 and len(votes) == 1:
                 break
     return votes.most_common(1)[0][0] if votes else None
@@ -352,7 +353,7 @@ def torch_few_rows(path: Path, most: int) -> tuple[tuple[int, ...], torch.Tensor
     if len(shape) != 2 or 0 in shape:
         return shape, None
     rows = np.unique(np.linspace(0, shape[0] - 1, min(shape[0], most)).round().astype(int))
-    return shape, torch.as_tensor(value)[torch.from_numpy(rows)].clone()
+    return shape, torch.as_tensor(value)[torch.from_numpy(rows)].detach().clone()
 
 
 @contextmanager
@@ -424,7 +425,7 @@ def _dense(value: torch.Tensor, path: Path) -> torch.Tensor:
             f"{path} declares a tensor of shape {tuple(value.shape)} but stores less; write it with "
             f"torch.save(tensor.contiguous(), path)."
         )
-    return value
+    return value.detach().resolve_neg()  # parameters and tensors saved with their gradient's need are values, too
 
 
 def npy_array(path: Path, kinds: str = "biuf") -> np.ndarray:

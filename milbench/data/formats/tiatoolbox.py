@@ -46,6 +46,11 @@ def open_source(source: Path) -> Slides:
 
     def load(slide: str, path: Path) -> SourceSlide:
         where = _position(path)
+        if coords_wanted() and not where.exists():
+            raise MilbenchError(
+                f"{path} has no {where.name} beside it; add that file, or leave coordinates out with --no-coords (in a "
+                "suite: coords = false)."
+            )
         coords = npy_array(where, "iuf") if coords_wanted() else None
         x, xy = bag(path, npy_array(path, "f"), coords, where)
         return SourceSlide(slide, x, xy, {}, path)
@@ -55,7 +60,8 @@ def open_source(source: Path) -> Slides:
 
 
 def _position(path: Path) -> Path:
-    """Return the file of positions that belongs to one of features, whatever the case of its ending."""
+    """Return the file of positions that belongs to one of features, whatever the case of its ending; there or not."""
     name = path.stem.rpartition(".features")[0]
     ends = (path.suffix, ".npy", ".NPY")
-    return next((there for end in ends if (there := path.with_name(f"{name}.position{end}")).exists()), path)
+    places = [path.with_name(f"{name}.position{end}") for end in ends]
+    return next((place for place in places if place.exists()), places[0])
