@@ -18,7 +18,7 @@ from .data.cohort import Cohort, load_cohort
 from .data.imported import Progress
 from .errors import MilbenchError, did_you_mean
 from .registry import Method, look_beside, resolve
-from .spec import Published, Recipe, RunSpec, Suite, digest
+from .spec import MOST_FOLDS, Published, Recipe, RunSpec, Suite, digest
 from .store import MODEL, RunRecord, Store, read_suite
 from .studies import import_optuna
 from .suites import load_suite, meaning, with_budget
@@ -157,6 +157,8 @@ def make_plan(
     for name, value in (("seeds", seeds), ("timeout_s", timeout_s)):
         if value is not None and value <= 0:
             raise MilbenchError(f"{name} is {value}; it must be positive.")
+    if seeds is not None and seeds > MOST_FOLDS:
+        raise MilbenchError(f"seeds is {seeds}; there are at most {MOST_FOLDS}.")
     if timeout_s is not None:
         budget = dict(budget or {}) | {"timeout_s": timeout_s}
     if budget:

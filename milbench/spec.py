@@ -357,6 +357,10 @@ class Protocol(Frozen):
     standardize: bool = False
 
 
+#: folds, and seeds, of a suite at most: all are listed before one is run, and more take hours
+MOST_FOLDS = 10_000
+
+
 class SplitSpec(Frozen):
     """Where folds come from.
 
@@ -400,6 +404,9 @@ class SplitSpec(Frozen):
         if idle := [name for name in asked if name not in takes[self.scheme]]:
             ways = [scheme for scheme, fields in takes.items() if idle[0] in fields]
             raise ValueError(f"{idle[0]} belongs to scheme {' or '.join(ways)}, not to {self.scheme}")
+        made = self.repeats * (self.folds if "folds" in takes[self.scheme] else 1)
+        if made > MOST_FOLDS:
+            raise ValueError(f"{made} folds are more than milbench makes ({MOST_FOLDS}); lower repeats or folds")
         if self.files is not None and self.scheme != "k-fold":
             raise ValueError("folds come from files or from a scheme; give one of them")
         if self.column is not None and self.files is None:
@@ -553,7 +560,7 @@ class Suite(Frozen):
     methods: tuple[str, ...]
     reference: str | None = None
     data: tuple[DataSpec, ...]
-    seeds: int = Field(1, ge=1)
+    seeds: int = Field(1, ge=1, le=MOST_FOLDS)
     protocol: Protocol = Protocol()
     budget: Budget = Budget()
     tuning: Tuning | None = None

@@ -137,3 +137,14 @@ def test_specs_import_no_torch():
     run = subprocess.run([sys.executable, "-c", "import sys, milbench.spec; print('torch' in sys.modules)"],
                          capture_output=True, text=True, check=True)  # fmt: skip
     assert run.stdout.strip() == "False"
+
+
+@pytest.mark.parametrize("split", [
+    {"repeats": 100_000_000}, {"repeats": 5000, "folds": 5}, {"folds": 10**9},
+    {"scheme": "monte-carlo", "repeats": 100_000_000}, {"scheme": "site-preserved", "folds": 10**9},
+])  # fmt: skip
+def test_more_folds_than_anyone_waits_for_are_refused(split):
+    with pytest.raises(ValidationError, match="folds"):
+        SplitSpec(**split)
+    assert SplitSpec(repeats=100, folds=10).repeats == 100
+    assert SplitSpec(scheme="monte-carlo", repeats=10_000).repeats == 10_000

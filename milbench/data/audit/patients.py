@@ -10,6 +10,7 @@ from dataclasses import replace
 from ...errors import MilbenchError
 from ..labels import Labels
 from ..likely_patients import Likely, likely_patients
+from ..patient_rule import search_patients
 from ..spellings import shell_quoted, toml_quoted
 from ..splits import Fold
 from ..tables import count, some
@@ -104,12 +105,11 @@ def apply_rule(labels: Labels, rule: str) -> Labels:
     Raises:
         MilbenchError: it does not fit some of these slides that take part, or there are none.
     """
-    pattern = re.compile(rule)
     every = labels.patients | labels.excluded_patients
     own = [slide for slide, patient in every.items() if patient == slide]
     if not own:
         raise MilbenchError(f"patient_rule {rule!r} has no use, as the labels name every slide's patient; remove it.")
-    found = {slide: match[1] for slide in own if (match := pattern.search(slide)) and match[1]}
+    found = search_patients(rule, own)
     if lost := sorted((set(own) & labels.patients.keys()) - set(found)):
         raise MilbenchError(
             f"patient_rule {toml_quoted(rule)} does not fit {count(len(lost), 'slide')}: {some(lost)}; correct it, "

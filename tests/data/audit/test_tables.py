@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 
 import numpy as np
 import pandas as pd
@@ -15,6 +16,7 @@ from milbench.data.audit.suite import audit
 from milbench.data.cache import CacheWriter
 from milbench.data.cohort import load_cohort
 from milbench.data.labels import Labels
+from milbench.data.patient_rule import search_patients
 from milbench.spec import DataSpec, SplitSpec, Suite
 
 #: how a split file may write the two classes
@@ -227,6 +229,23 @@ def test_patients_by_a_rule():
         apply_rule(labels, "^(.)-1")
     with pytest.raises(MilbenchError, match="has no use, as the labels name every slide's patient; remove it"):
         apply_rule(Labels(("x",), {"x": "P"}, {}, ()), "(.)")
+
+
+@pytest.mark.parametrize("rule", ["^((?:a+)+)$", "^(a*)*$", r"(?:a|a?)+(b)"])
+def test_a_rule_that_takes_for_ever_is_refused(monkeypatch, rule):
+    monkeypatch.setattr("milbench.data.patient_rule.SECONDS", 0.4)
+    name = "a" * 60 + "_0"
+    with pytest.raises(MilbenchError, match="patient_rule") as told:
+        apply_rule(Labels((name,), {name: name}, {}, ()), rule)
+    assert "does not fit" not in str(told.value)
+
+
+def test_a_rule_finds_the_same_in_a_process_of_its_own():
+    names = ("P01_a", "P02-é", "x", "P03_\udcff", "P_")
+    rule = r"^(P\d+)[_-].*$"
+    wanted = {name: match[1] for name in names if (match := re.search(rule, name))}
+    assert search_patients(rule, names) == wanted == {"P01_a": "P01", "P02-é": "P02", "P03_\udcff": "P03"}
+    assert search_patients(rule, ()) == {}
 
 
 def test_a_rule_makes_folds_by_patient(tmp_path):
