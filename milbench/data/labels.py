@@ -647,8 +647,8 @@ def _patient_column(path: Path, header: list[str], spec: DataSpec, slides: Seque
     if alias is not None:
         # Taking every slide for a patient of its own here could put one patient on both sides of a split.
         raise MilbenchError(
-            f"{path} has no column {spec.patient_column!r} but has {alias!r}; set patient_column = {toml_quoted(alias)}, "
-            f"or to {alone}."
+            f"{path} has no column {spec.patient_column!r} but has {alias!r}; set patient_column = "
+            f"{toml_quoted(alias)}, or to {alone}."
         )
     raise MilbenchError(
         f"{path} has no column {spec.patient_column!r}, its columns are {some(header, 20)}; add it, as folds are by "
