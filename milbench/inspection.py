@@ -239,7 +239,10 @@ def inspect(survey: Survey, tables: Tables | None, splits: str | None = None) ->
         labels = _brought(survey)
     else:
         if survey.table.labels is not None:
-            raise MilbenchError(f"{survey.source} brings its own labels; leave {tables.labels} out.")
+            raise MilbenchError(
+                f"{survey.source} brings its own labels; leave {tables.labels} out, or take the labels out of the "
+                "features to use yours (in a long table: name their column otherwise)."
+            )
         rows = read_label_rows(tables, (*survey.ids, *survey.left_out))
         labels, gaps, losses = _labels(survey, tables, rows)
     labels, rule = _ruled(labels, None if tables is None else tables.patient_rule)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import codecs
+import io
 import re
 import tomllib
 from pathlib import Path
@@ -28,7 +30,7 @@ _TOKEN = re.compile(
 
 
 def read_toml(file: Path) -> dict[str, Any]:
-    """Parse a TOML file.
+    """Parse a TOML file, of UTF-8 with or without byte-order mark, or UTF-16 with one.
 
     Raises:
         MilbenchError: it cannot be read, is no TOML, or is larger or deeper than any file of this kind; one sentence.
@@ -38,9 +40,14 @@ def read_toml(file: Path) -> dict[str, Any]:
             raise MilbenchError(f"{file} is no regular file; give a TOML file.")
         if (size := file.stat().st_size) > LARGEST:
             raise MilbenchError(f"{file} has {size:,} bytes, more than any TOML file read here ({LARGEST:,}).")
-        text = file.read_text(encoding="utf-8")
+        raw = file.read_bytes()
+        # Windows' editors begin a file with a byte-order mark, and may write UTF-16.
+        wide = raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+        text = io.TextIOWrapper(io.BytesIO(raw), encoding="utf-16" if wide else "utf-8-sig").read()
     except UnicodeDecodeError as error:
-        raise MilbenchError(f"{file} is not valid TOML: {error}.") from None
+        raise MilbenchError(
+            f"{file} is not valid TOML, as it is not UTF-8 text (byte {error.start}); save it as UTF-8."
+        ) from None
     except OSError as error:
         raise MilbenchError(f"{file} cannot be read ({error.strerror}); make it readable.") from None
     return parse_toml(text, file)

@@ -94,10 +94,34 @@ def test_what_cannot_be_read(tmp_path):
     with pytest.raises(MilbenchError, match="is not valid TOML"):
         load_suite(tmp_path / "latin.toml")
     (tmp_path / "folder.toml").mkdir()
-    with pytest.raises(MilbenchError, match="does not exist"):
+    with pytest.raises(MilbenchError, match=r"folder\.toml is no regular file"):
         load_suite(tmp_path / "folder.toml")
     (tmp_path / "closed.toml").write_text(GOOD)
     (tmp_path / "closed.toml").chmod(0)
     if not os.access(tmp_path / "closed.toml", os.R_OK):
         with pytest.raises(MilbenchError, match="cannot be read"):
             load_suite(tmp_path / "closed.toml")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("newline", ["\n", "\r\n"])
+def test_a_suite_as_windows_editors_write_it(tmp_path, encoding, newline):
+    text = GOOD + 'note = "Charité"\n'
+    (tmp_path / "mine.toml").write_bytes(text.replace("\n", newline).encode(encoding))
+    assert load_suite(tmp_path / "mine.toml").data[0].note == "Charité"
+
+
+def test_a_suite_in_another_encoding_says_which_it_has_to_be(tmp_path):
+    (tmp_path / "mine.toml").write_bytes((GOOD + 'note = "Charité"\n').encode("cp1252"))
+    with pytest.raises(MilbenchError, match=r"mine\.toml .*UTF-8"):
+        load_suite(tmp_path / "mine.toml")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+def test_a_suite_that_is_no_file_is_not_said_to_be_absent(tmp_path):
+    os.mkfifo(tmp_path / "pipe.toml")
+    (tmp_path / "folder.toml").mkdir()
+    for name in ("pipe.toml", "folder.toml"):
+        with pytest.raises(MilbenchError, match=name) as told:
+            load_suite(tmp_path / name)
+        assert "does not exist" not in str(told.value)

@@ -215,7 +215,10 @@ def _labels(spec: DataSpec, base: Path, cache: FeatureCache, table: SourceTable)
     source = Path(str(cache.meta.get("source", cache.path)))
     if spec.labels is not None:
         if table.labels is not None:
-            raise MilbenchError(f"{source} brings its own labels; remove labels from cohort {spec.name}.")
+            raise MilbenchError(
+                f"{source} brings its own labels; remove labels from cohort {spec.name}, or take the labels out of the "
+                "features to use yours (in a long table: name their column otherwise)."
+            )
         where = base / Path(spec.labels).expanduser()
         if spec.slide_table is None and spec.slide_column in cache:
             raise MilbenchError(

@@ -38,7 +38,7 @@ def load_suite(name: str | Path) -> Suite:
         raise MilbenchError(
             f"unknown suite {str(name)!r}.{did_you_mean(str(name), list_suites())} A file must end in .toml."
         )
-    if not path.is_file():
+    if not path.exists():  # what is there and no file is refused as such
         raise MilbenchError(f"suite file {path} does not exist.")
     table = read_toml(path)
     if "base" in table:
