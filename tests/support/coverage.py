@@ -403,6 +403,48 @@ def macro(sizes: Sizes) -> Iterator[Row]:
             yield from count.rows()
 
 
+#: bags of each class, one of them rare
+RARE_COUNTS = {name: MACRO_COUNTS[name] for name in ("60, 20, 8, 2", "40 x 2 + 1")} | {"30 x 5 + 1": [30] * 5 + [1]}
+
+
+def macro_seeds(sizes: Sizes) -> Iterator[Row]:
+    """The mean of one-vs-rest AUCs over seeds where a class is rare; two methods, and their paired difference."""
+    small = replace(sizes, resampled=max(sizes.resampled // 10, 10), resamples=sizes.resamples // 5)
+    for name, counts in RARE_COUNTS.items():
+        labels, owner = np.repeat(np.arange(len(counts)), counts), np.arange(sum(counts))
+        for n_seeds, auc in ((n, auc) for n in (2, 3, 5) for auc in (0.85, 0.95)):
+            rng = np.random.default_rng([16, len(labels), n_seeds, int(1000 * auc)])
+            count, widths = Count(counts=name, classes=len(counts), seeds=n_seeds, auc=auc), []
+            for drawn in weights_of(owner, labels, small, rng):
+                weights = np.vstack([np.ones(len(labels)), drawn])
+                scores = simulated.seeds_of_classes(rng, labels, len(counts), auc, 2, n_seeds, 0.3)
+                areas = np.array([[stats.class_aucs(labels, run, weights)[1] for run in own] for own in scores])
+                means, ones = (class_means(labels, areas[:, :some]) for some in (n_seeds, 1))
+                for mean in means:
+                    count.interval("mean", mean.low, mean.high, auc)
+                    count.interval("patients alone", *mean.patients, auc)
+                gap = stats.mean_difference(*means)
+                count.interval("difference", gap.low, gap.high, 0.0)
+                length = [np.mean([m.high - m.low for m in some]) for some in (means, ones)]
+                widths.append((length[0], np.mean([m.patients[1] - m.patients[0] for m in means]), length[1]))
+            of_all, of_patients, of_one = np.mean(widths, axis=0)
+            count.where |= {"to_patients": of_all / of_patients, "to_one_seed": of_all / of_one}
+            yield from count.rows()
+
+
+def class_means(labels: np.ndarray, areas: np.ndarray) -> list[stats.Mean]:
+    """Return the means of methods from AUCs (M, S, K, 1 + R), as a leaderboard makes them."""
+    runs = areas.mean(axis=2)
+    errors = stats.seed_errors([stats.seeds_of(own[None, :, 0], own[None, :, 1:]) for own in runs])
+    classes, out = np.unique(labels), []
+    alike = np.full(len(classes), 1 / len(classes))
+    for own, error in zip(areas.mean(axis=1), errors, strict=True):
+        found = stats.ClassAucs(classes, own[:, 0], alike, own[:, 1:])
+        over = stats.mean_interval(found, labels, np.arange(len(labels)))
+        out.append(stats.mean_of(found.mean, over, alike @ found.replicates, error))
+    return out
+
+
 #: spread of the seeds' separation -> of each of M methods
 SPREADS = {
     "little": lambda methods: np.full(methods, 0.15),
@@ -516,9 +558,9 @@ def _pair_by_pair(means: list[stats.Mean]) -> tuple[np.ndarray, np.ndarray]:
 
 #: name of the table -> its function
 TABLES = {
-    "intervals": intervals, "macro": macro, "shapes": shapes, "patients": patients, "leaderboards": leaderboards,
-    "seeds": seeds, "seed_levels": seed_levels, "rank_intervals": rank_intervals, "levels": levels,
-    "patient_levels": patient_levels, "folds": folds, "runs": runs, "ranks": ranks, "power": power,
+    "intervals": intervals, "macro": macro, "macro_seeds": macro_seeds, "shapes": shapes, "patients": patients,
+    "leaderboards": leaderboards, "seeds": seeds, "seed_levels": seed_levels, "rank_intervals": rank_intervals,
+    "levels": levels, "patient_levels": patient_levels, "folds": folds, "runs": runs, "ranks": ranks, "power": power,
 }  # fmt: skip
 QUICK = Sizes(closed=200, resampled=40, resamples=199)
 

@@ -115,6 +115,22 @@ def of_classes(rng: np.random.Generator, labels: np.ndarray, classes: int, auc: 
     return scores
 
 
+def seeds_of_classes(
+    rng: np.random.Generator, labels: np.ndarray, classes: int, auc: float, methods: int, seeds: int, spread: float
+) -> np.ndarray:
+    """Scores (M, S, n, C) of methods on the same bags; every class's mean AUC over all seeds there could be is ``auc``.
+
+    Of a bag's noise four tenths are shared by all methods, three by the seeds of a method, three are the run's; seeds
+    differ in separation by N(0, spread), the same for all classes.
+    """
+    n = len(labels)
+    noise = np.sqrt(0.4) * rng.normal(size=(n, classes)) + np.sqrt(0.3) * rng.normal(size=(methods, 1, n, classes))
+    scores = noise + np.sqrt(0.3) * rng.normal(size=(methods, seeds, n, classes))
+    gaps = norm.ppf(auc) * np.sqrt(2 + spread**2) + spread * rng.normal(size=(methods, seeds))
+    scores[:, :, np.arange(n), labels] += gaps[:, :, None]
+    return scores
+
+
 def cohort(
     rng: np.random.Generator, labels: np.ndarray, aucs: np.ndarray, seeds: int, spreads: np.ndarray
 ) -> np.ndarray:
