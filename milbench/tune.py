@@ -348,7 +348,8 @@ class _Study:
         best = min(done, key=lambda t: ((t.value if self.loss else -t.value), t.number))
         space = self.search.space
         values = {name: _value(space[name], v) for name, v in best.params.items()}
-        return Found(values, float(best.value), best.number, outcomes, bad[-1] if bad else "", dict(used))
+        # Its place among the trials that count, which one that was never begun does not shift.
+        return Found(values, float(best.value), trials.index(best), outcomes, bad[-1] if bad else "", dict(used))
 
 
 def _tasks(

@@ -215,6 +215,21 @@ def test_a_trial_that_another_process_makes_is_left_to_it(folder):
     assert drawn[0] == drawn[1]
 
 
+def test_a_trial_that_was_never_begun_shifts_nothing(folder):
+    """A kill between the entry of a trial and its first parameter: later draws and what runs record stay the same."""
+    found = []
+    for name, killed in (("quiet", False), ("killed", True)):
+        plan = make_plan(tuned(folder, ("mean",)), folder / name)
+        if killed:
+            storage = tuning_module.open_storage(plan.storage)
+            study = optuna.create_study(study_name=plan.searches[0].name, storage=storage, direction="minimize")
+            study._storage.create_new_trial(study._study_id)
+        (result,) = tune(plan).values()
+        found.append((result.best, result.value, result.number, result.outcomes))
+    assert found[0] == found[1]
+    assert len(studies(plan)["mean"].trials) == 5
+
+
 def test_failed_trials_count_and_a_study_without_any_success_is_a_result(folder):
     """A rate at which a linear layer's loss overflows: every trial diverges, and so says the tuned run."""
     tuning = Tuning(space={"lr": Float(low=1e37, high=1e38)}, startup_trials=1)

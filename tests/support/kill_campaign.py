@@ -187,7 +187,10 @@ class Campaign:
                     f"{name} tuned": tuned and {k: tuned[k] for k in ("trial", "value", "params", "outcomes")},
                 }
         for name, trials in read_trials(self.folder / "s.toml", results).items():
-            state |= {f"trial {number} of {name}": trial for number, *trial in trials}
+            # A kill before a trial had its first parameter leaves an entry without any: it is none of the trials.
+            begun = [trial for trial in trials if trial[0] or trial[-2] is not None]
+            self.counts["trials never begun"] += len(trials) - len(begun)
+            state |= {f"trial {number} of {name}": trial for number, trial in enumerate(begun)}
         state |= {
             f"cost {c.path.name}": (c.outcome, c.record.get("reason"), len(c.record["turns"]))
             for c in read_costs(results)
@@ -213,7 +216,7 @@ def read_trials(toml: Path, results: Path) -> dict[str, list[tuple[Any, ...]]]:
     storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(plan.storage))
     return {
         search.name: [
-            (t.number, t.params, t.value, t.state, t.intermediate_values, t.user_attrs.get("outcome"),
+            (t.params, t.value, t.state, t.intermediate_values, t.user_attrs.get("outcome"),
              t.user_attrs.get("reason"))
             for t in optuna.load_study(study_name=search.name, storage=storage).trials
         ]
