@@ -33,7 +33,7 @@ from .data.labels_copy import NO_FEATURES
 from .data.schemes import carve_validation, make_folds
 from .data.sites import sites_of
 from .data.spellings import label_key, missing_names, shell_quoted
-from .data.split_files import Split, read_split
+from .data.split_files import Split, read_split, unnamed_slides
 from .data.splits import PARTS, Fold
 from .data.survey import Survey
 from .data.tables import count, some
@@ -190,6 +190,13 @@ class Inspection:
         """
         stopping = [loss for loss in self.losses if loss.stops(allow)]
         if not stopping:
+            bare = [(fold.name, part) for fold in self.division.folds for part in ("train", "test")
+                    if not fold.parts[part]]  # fmt: skip
+            if bare:
+                raise MilbenchError(
+                    f"fold {bare[0][0]} of {self.division.spec.files or self.survey.source} has no slide in its "
+                    f"{bare[0][1]} part; correct the split."
+                )
             return
         most = max(loss.number for loss in stopping)
         pairs = f"; perhaps {', '.join(' is '.join(shown_apart(*pair)) for pair in self.near)}" if self.near else ""
@@ -254,6 +261,8 @@ def inspect(survey: Survey, tables: Tables | None, splits: str | None = None) ->
     if given and tables is not None:
         labels, gaps, more = _without_strangers(labels, gaps, given)
         losses += more
+        if files is not None and rows is not None:
+            losses += _unsplit(labels, files, given, rows.suffixes)
     column = None
     if tables is not None and files is not None:
         column = tables.split if splits is not None else rows.split if rows is not None else None
@@ -466,6 +475,17 @@ def _without_strangers(labels: Labels, gaps: Gaps, folds: Sequence[Fold]) -> tup
         replace(gaps, splits_alone=alone),
         losses,
     )
+
+
+def _unsplit(labels: Labels, files: str, folds: Sequence[Fold], suffixes: Sequence[str]) -> list[Loss]:
+    """Return the slides that take part and that split files do not name at all."""
+    used = {slide for fold in folds for ids in fold.parts.values() for slide in ids}
+    idle = [slide for slide in labels.slides if slide not in used]
+    bare = unnamed_slides(files, idle, labels.patients, suffixes) if idle else []
+    if not bare:
+        return []
+    text = f"{count(len(bare), 'slide')} with a label and features that {files} does not name"
+    return [Loss(f"{text} ({len(bare)} of {len(labels.slides)}): {some(bare)}", len(bare), len(labels.slides))]
 
 
 def _given(given: Sequence[Fold], files: str | None, column: str | None, labels: Labels, survey: Survey) -> Division:

@@ -68,10 +68,11 @@ class Matching:
 def match_ids(given: Iterable[str], known: Iterable[str]) -> Matching:
     """Match names of slides.
 
-    The steps: the same text; blanks, invisible characters and Unicode's form; endings of files, ``100.0`` for ``100``,
-    backslashes and a leading ``./``; letter case; zeros in front of numbers; folders; what follows a point, such as
-    TCGA's UUID. A name that fits two known ones in a step, or two names that fit one, match nothing in that step or a
-    later one.
+    A name that differs from one that matches as it stands in blanks or in the ending of a file alone is that name
+    again. The steps: the same text; blanks, invisible characters and Unicode's form; endings of files, ``100.0`` for
+    ``100``, backslashes and a leading ``./``; letter case; zeros in front of numbers; folders; what follows a point,
+    such as TCGA's UUID. A name that fits two known ones in a step, or two names that fit one, match nothing in that
+    step or a later one.
 
     Args:
         given: names to match, with repetitions.
@@ -152,6 +153,8 @@ _SLIDE_STEPS: tuple[Callable[[str], str], ...] = (
     lambda name: _base(_cased(name)),
     lambda name: _base(_zeros(name)),
 )
+#: steps in which two names are one even where both stand in one file: S000 and S000.svs
+_SAME = (clean, _light)
 #: the differences by name, in the order in which they are applied
 _PARTS: tuple[tuple[str, Callable[[str], str]], ...] = (
     ("blanks, invisible characters or Unicode form", clean),
@@ -185,6 +188,9 @@ def _match(
         for key, group in mine.items():
             found = theirs.get(key, [])
             if len(group) == len(found) == 1 and not _zeros_lost(group[0], found[0]):
+                continue
+            if step in _SAME and len(found) == 1 and names.get(found[0]) == found[0]:
+                names.update(dict.fromkeys(group, found[0]))  # the same once more: whether they agree shows later
                 continue
             _settle(group, found, names, several, taken)
         left = [name for name in left if name not in names and name not in several]

@@ -27,7 +27,7 @@ from .column_names import (
     first_of,
     resolve_column,
 )
-from .id_matching import match_ids, match_patients, near_pairs, shown_apart
+from .id_matching import Matching, match_ids, match_patients, near_pairs, shown_apart
 from .label_values import EXCLUDE, is_excluded, plain_label, read_values, said_missing
 from .likely_patients import likely_patients
 from .spellings import key_of_labels, label_key, merged, missing_names, patient_key, said_of, toml_quoted
@@ -247,6 +247,7 @@ def match_labels(labels: Labels, features: Collection[str], where: str, cache: s
     if not matching.other:
         return labels
     new = matching.get
+    labels = _without_repetitions(labels, matching, where)
 
     def owners(given: Mapping[str, str]) -> dict[str, str]:
         return {new(slide): new(slide) if patient == slide else patient for slide, patient in given.items()}
@@ -261,6 +262,45 @@ def match_labels(labels: Labels, features: Collection[str], where: str, cache: s
         excluded_patients=owners(labels.excluded_patients),
         sites={new(slide): site for slide, site in labels.sites.items()},
         notes=(*labels.notes, *notes),
+    )
+
+
+def _without_repetitions(labels: Labels, matching: Matching, where: str) -> Labels:
+    """Return labels with one name of every slide, where several agree.
+
+    Raises:
+        MilbenchError: two names of a slide disagree.
+    """
+    every = [*labels.slides, *sorted(labels.excluded)]
+    owner = labels.patients | labels.excluded_patients
+    owner = {slide: matching.get(slide) if patient == slide else patient for slide, patient in owner.items()}
+    first: dict[str, str] = {}
+    again: dict[str, str] = {}
+    for slide in every:
+        there = first.setdefault(matching.get(slide), slide)
+        if there != slide:
+            again[slide] = there
+    differ = [
+        (there, slide) for slide, there in again.items()
+        if labels.labels.get(slide) != labels.labels.get(there) or owner.get(slide) != owner.get(there)
+        or labels.sites.get(slide) != labels.sites.get(there)
+    ]  # fmt: skip
+    if differ:
+        raise MilbenchError(
+            f"{where} has {count(len(differ), 'slide')} in two rows that disagree in label, patient or site: "
+            f"{' and '.join(map(repr, differ[0]))} are one; keep one row a slide."
+        )
+    if not again:
+        return labels
+
+    return replace(
+        labels,
+        slides=tuple(slide for slide in labels.slides if slide not in again),
+        patients={s: patient for s, patient in labels.patients.items() if s not in again},
+        labels={s: label for s, label in labels.labels.items() if s not in again},
+        excluded=labels.excluded - again.keys(),
+        excluded_patients={s: patient for s, patient in labels.excluded_patients.items() if s not in again},
+        sites={s: site for s, site in labels.sites.items() if s not in again},
     )
 
 

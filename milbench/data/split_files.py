@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import compress
@@ -24,13 +25,13 @@ from .column_names import (
 )
 from .id_matching import Matching, match_ids, match_patients
 from .regular import regular_size
-from .spellings import is_missing
+from .spellings import is_missing, truth
 from .splits import PARTS, Fold
 from .tables import count, path_stem, read_table, read_text, refuse_unreadable, some, unreadable, without_suffix
 
 #: names of columns of a part, where a table has one column a part
 _COLUMNS = ("train", "training", "val", "valid", "validation", "tune", "dev", "test", "testing")
-_TRUE, _FALSE = ("true", "t", "yes", "y", "1", "1.0", "x"), ("false", "f", "no", "n", "0", "0.0", "")
+_MARKS = ("x", "\u2713", "\u2714")
 #: files of one part each: train.csv, val_0.csv, fold3-test.tsv
 _PART_FILE = re.compile(
     r"(?P<before>.*?)(?<![A-Za-z])(?P<part>train|training|val|valid|validation|tune|dev|test|testing)(?![A-Za-z])"
@@ -103,6 +104,26 @@ class _Known:
         mine = match_ids(names, self.patients)
         theirs = match_patients(names, self.slides_of)
         return tuple(2 * len(m.names) - len(m.other) for m in (mine, theirs))  # type: ignore[return-value]
+
+    def refuse_undecided(self, path: Path, cells: Iterable[str]) -> None:
+        """Refuse cells that are slides as much as they are patients, unless that is the same or they are all slides.
+
+        Raises:
+            MilbenchError: they are patients with other slides.
+        """
+        names = list(dict.fromkeys(cell for cell in cells if cell))
+        slides, patients = self.hits(names)
+        if not slides or slides != patients:
+            return
+        kept = list(self.other)
+        named, theirs = set(self.slides(names)), set(self.of_patients(names))
+        self.other = kept
+        if named == theirs or named >= set(self.patients):
+            return
+        raise MilbenchError(
+            f"{path} names {some(names, 3)}, which are slides as well as patients of the labels: it is not plain which "
+            "are meant; give a table with a column slide_id or patient_id, and one split."
+        )
 
     def slides(self, names: Sequence[str]) -> tuple[str, ...]:
         """Return names of slides as the labels have them; what they do not have stays."""
@@ -370,6 +391,7 @@ def _ids_of_part(path: Path, known: _Known | None) -> tuple[str, ...]:
     header, rows = read_table(path)
     if len(header) == 1 and known is not None and any(known.hits([header[0]])):  # a list without a header
         cells, of_patients = [header[0], *(row[0] for row in rows)], False
+        known.refuse_undecided(path, cells)
         slides, patients = known.hits(cells)
         of_patients = patients > slides
     else:
@@ -414,13 +436,14 @@ def _read(path: Path, known: _Known | None, column: str | None) -> list[Fold]:
     if not paths and _boolean(columns):
         skip = {*named_parts.values(), *(f"{name}_label" for name in named_parts.values())}
         key, of_patients = _id_column(path, header, rows, known, skip)
-        chosen = {part: [value.lower() in _TRUE for value in column] for part, column in columns.items()}
+        chosen = {part: list(map(_says_yes, column)) for part, column in columns.items()}
         ids = [row[header.index(key)] for row in rows]
         fold = Fold(path.stem, *(tuple(compress(ids, chosen[part])) for part in PARTS))
         return [_settled(fold, known, of_patients, path)]
     fold = Fold(path.stem, *(tuple(value for value in columns[part] if value) for part in PARTS))
     of_patients = False
     if known is not None:
+        known.refuse_undecided(path, (value for ids in fold.parts.values() for value in ids))
         slides, theirs = known.hits(value for ids in fold.parts.values() for value in ids)
         of_patients = theirs > slides
     return [_settled(fold, known, of_patients, path)]
@@ -452,14 +475,19 @@ def _part_columns(header: Sequence[str]) -> dict[str, str]:
 
 
 def _boolean(columns: Mapping[str, Sequence[str]]) -> bool:
-    """Whether columns of parts say yes or no; 0 and 1 do where no cell is empty, as ids in such columns end early."""
-    cells = [value.lower() for column in columns.values() for value in column]
-    values = set(cells) - {""}
-    if not values or not values <= {*_TRUE, *_FALSE}:
+    """Whether columns of parts say yes or no; 0 and 1 do where one stands twice in a column, which no id does."""
+    cells = [value for column in columns.values() for value in column]
+    values = {value for value in cells if not is_missing(value)}
+    if not values or not all(value.lower() in _MARKS or truth(value) is not None for value in values):
         return False
     if values <= {"0", "1", "0.0", "1.0"}:
-        return len(cells) > 3 and "" not in cells
-    return bool(values & set(_TRUE))
+        twice = any(times > 1 for column in columns.values() for v, times in Counter(column).items() if v in values)
+        return twice or (len(cells) > 3 and "" not in cells)
+    return any(map(_says_yes, values))
+
+
+def _says_yes(cell: str) -> bool:
+    return cell.lower() in _MARKS or truth(cell) is True
 
 
 def _id_column(
@@ -499,6 +527,7 @@ def _id_column(
                 "is meant; name it slide_id, or remove the other."
             )
         if best:
+            known.refuse_undecided(path, (row[header.index(best[0])] for row in rows))
             return best[0], which == 1
     if (found := named or patient or (columns[0] if len(columns) == 1 else None)) is not None:
         return found, found == patient and named is None
@@ -592,6 +621,30 @@ def _patient(name: Any) -> str:
     if not isinstance(name, str):
         raise TypeError(name)
     return name
+
+
+def unnamed_slides(
+    files: str, slides: Iterable[str], patients: Mapping[str, str], suffixes: Sequence[str]
+) -> list[str]:
+    """Return the slides that no cell of split files names, by themselves or by their patient, in any part or none.
+
+    Args:
+        files: see `read_split`; relative paths start at the working folder.
+        slides: of the labels.
+        patients: slide -> patient.
+        suffixes: endings to take off the ids.
+    """
+    cells: set[str] = set()
+    for path in split_paths(files, Path()):
+        if path.suffix.lower() == ".json":
+            return []
+        header, rows = read_table(path)
+        columns = [at for at, name in enumerate(header) if not is_index(name)]
+        cells |= {row[at] for row in rows for at in columns} | {path_stem(row[at]) for row in rows for at in columns}
+        cells |= set(header)
+    there = set(known_ids(cells, patients, suffixes).values())
+    owners = set(match_patients(cells, set(patients.values())).names.values())
+    return [slide for slide in slides if slide not in there and patients[slide] not in owners]
 
 
 def known_ids(names: Iterable[str], patients: Mapping[str, str], suffixes: Sequence[str]) -> dict[str, str]:

@@ -248,3 +248,88 @@ def test_all_rare_classes_are_named(tmp_path, init):
     assert sorted(words) == ["--exclude-class '9'", "--exclude-class 'rare one'"]
     assert init(*shlex.split(" ".join(words)))[0] == 0
     assert cohort(tmp_path).classes == ("neg", "pos")
+
+
+# --- two names of one slide ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("other", ["{}.svs", "{}.SVS", "{}\u200b"])
+def test_two_names_of_one_slide_are_compared(other, tmp_path, init):
+    features(tmp_path)
+    slides = [*IDS, *(other.format(s) for s in IDS)]
+    patients = [f"P{i % 40}" for i in range(80)]
+    labels(tmp_path, slides, patient_id=patients)
+    code, out, err = init()
+    assert (code, "40 rows of labels.csv" in out) == (0, True), err
+    assert cohort(tmp_path).labels == {s: i % 2 for i, s in enumerate(IDS)}
+    suite = tmp_path / "b.toml"
+    suite.write_text(
+        'name = "b"\nversion = "1"\nmethods = ["mean"]\n[[data]]\nname = "b"\nfeatures = "feats"\n'
+        'labels = "labels.csv"\nsplit = { folds = 5 }\n'
+    )
+    assert cohort(tmp_path, "b.toml").labels == {s: i % 2 for i, s in enumerate(IDS)}
+    labels(
+        tmp_path, [*IDS, other.format(IDS[0])], patient_id=[*patients[:40], "P0"], label=[*map(two, range(40)), "pos"]
+    )
+    code, _, err = init(out="c.toml")
+    assert (code, "disagree" in err, IDS[0] in err) == (1, True, True)
+    with pytest.raises(MilbenchError, match="disagree"):
+        cohort(tmp_path, "b.toml")
+
+
+# --- split files -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("words", [("1", ""), ("True", "nan"), ("ja", "nein"), ("WAHR", "FALSCH"), ("x", ""),
+                                   ("yes", "NA"), ("1", "0")])  # fmt: skip
+def test_split_files_that_say_yes_and_no_in_other_words(words, tmp_path, init):
+    features(tmp_path)
+    labels(tmp_path)
+    parts = ["train"] * 24 + ["val"] * 8 + ["test"] * 8
+    table(tmp_path / "s.csv", {"slide_id": IDS, **{name: [words[p != name] for p in parts]
+                                                   for name in ("train", "val", "test")}})  # fmt: skip
+    code, _, err = init("--splits", "s.csv")
+    assert code == 0, err
+    (fold,) = cohort(tmp_path).folds
+    assert [list(ids) for ids in fold.parts.values()] == [IDS[:24], IDS[24:32], IDS[32:]]
+
+
+def test_a_part_is_never_empty(tmp_path, init):
+    features(tmp_path)
+    labels(tmp_path)
+    table(tmp_path / "s.csv", {"slide_id": [*IDS[:20], *(f"x{i}" for i in range(20))],
+                               "split": ["test"] * 20 + ["train"] * 20})  # fmt: skip
+    code, _, err = init("--splits", "s.csv", "--allow-missing", 20)
+    assert (code, "train" in err, (tmp_path / "a.toml").exists()) == (1, True, False)
+
+
+@pytest.mark.parametrize("form", ["parts", "list"])
+def test_cells_that_are_slides_and_patients_alike(form, tmp_path, init):
+    slides = [str(i) for i in range(40)]
+    features(tmp_path, slides)
+    labels(tmp_path, slides, patient_id=[str(i // 2) for i in range(40)], label=[two(i // 2) for i in range(40)])
+    parts = ["train"] * 12 + ["val"] * 4 + ["test"] * 4
+    if form == "list":
+        columns = {"id": slides[:20], "split": parts}
+    else:
+        columns = {"train": slides[:12], "val": slides[12:16] + [""] * 8, "test": slides[16:20] + [""] * 8}
+    table(tmp_path / "s.csv", columns)
+    code, _, err = init("--splits", "s.csv")
+    assert (code, "s.csv" in err) == (1, True)
+    table(tmp_path / "s.csv", {"patient_id": slides[:20], "split": parts})
+    code, _, err = init("--splits", "s.csv")
+    assert code == 0, err
+    (fold,) = cohort(tmp_path).folds
+    assert [list(ids) for ids in fold.parts.values()] == [slides[:24], slides[24:32], slides[32:]]
+
+
+def test_slides_that_split_files_do_not_name_are_a_loss(tmp_path, init):
+    features(tmp_path)
+    labels(tmp_path)
+    parts = ["train"] * 12 + ["val"] * 4 + ["test"] * 4
+    table(tmp_path / "s.csv", {"slide_id": IDS[:20], "split": parts})
+    code, _, err = init("--splits", "s.csv")
+    assert (code, "20 slides" in err, IDS[20] in err) == (1, True, True)
+    assert init("--splits", "s.csv", "--allow-missing", 20)[0] == 0
+    table(tmp_path / "s.csv", {"slide_id": IDS, "split": [*parts, *["unused"] * 20]})
+    assert init("--splits", "s.csv")[0] == 0

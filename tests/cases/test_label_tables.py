@@ -133,7 +133,10 @@ def test_other_names_stay_other_names(given, known):
 def test_matching_is_one_to_one_and_exact_first(given, known):
     matching = match_ids(given, known)
     assert all(matching.names[name] == name for name in given if name in known)
-    assert len(set(matching.names.values())) == len(matching.names)
+    once = {name: known for name, known in matching.names.items() if known not in given or name == known}
+    assert len(set(once.values())) == len(once)
+    again = {name: known for name, known in matching.names.items() if name not in once}
+    assert all(match_ids([name], [known]).names == {name: known} for name, known in again.items())
     assert set(given) == {*matching.names, *matching.several, *matching.lost}
     assert match_ids(reversed(given), reversed(known)).names == matching.names
 

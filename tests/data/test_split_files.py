@@ -202,7 +202,7 @@ def test_ids_as_tools_leave_them(tmp_path):
     text = ",train,val,test\n0,7.0,x.0,s.svs\n1,0012,9.0,s.tif\n2,12.0,,\n"
     _write(tmp_path / "splits_0.csv", text)
     (fold,) = read_folds("splits_0.csv", tmp_path, known, (".svs", ".ndpi"))
-    assert fold == Fold("splits_0", ("7", "0012", "12"), ("x.0", "9.0"), ("s", "s.tif"))
+    assert fold == Fold("splits_0", ("7", "0012", "12"), ("x.0", "9.0"), ("s", "s"))
     (fold,) = read_folds("splits_0.csv", tmp_path)
     assert fold.train == ("7.0", "0012", "12.0")
 
