@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
@@ -134,7 +135,7 @@ def read_label_rows(tables: Tables, features: Collection[str]) -> LabelRows:
     ids, suffixes = _ids(cells, slide, features)
     plain = ids
     matching = match_ids(ids, features)
-    refuse_several_slides(matching.lost, features, str(tables.labels))
+    refuse_several_slides([*matching.lost, *matching.several], features, str(tables.labels))
     ids = [matching.get(name) for name in ids]
     whose = _patients_among(matching.lost, plain, features, set(matching.names.values()))
     own = [name for name, text in zip(ids, plain, strict=True) if text not in whose]
@@ -154,7 +155,8 @@ def read_label_rows(tables: Tables, features: Collection[str]) -> LabelRows:
         or any(re.fullmatch(r"fold_\d+", name) for name in header)
         or ("split" in header and bool({"slide_id", "bag_name", "wsi_id"} & set(header)))
     )
-    notes = [*table.notes, *again, *matching.lines(tables.labels.name, "the features")]
+    notes = [*table.notes, *again, *_endings_note(cells, suffixes, tables.labels.name),
+             *matching.lines(tables.labels.name, "the features")]  # fmt: skip
     if whose:
         names = list(dict.fromkeys(name for name in plain if name in whose))
         notes.append(f"{count(len(names), 'row')} of {tables.labels.name} named after patients, not slides, and not "
@@ -225,7 +227,7 @@ def _pair(tables: Tables, table: Table, label: str, sites: str | None, features:
     cells = [row[at] for row in listed]
     ids, suffixes = _ids(cells, slide, features, ".h5")
     found = match_ids(ids, features)
-    refuse_several_slides(found.lost, features, str(tables.slides))
+    refuse_several_slides([*found.lost, *found.several], features, str(tables.slides))
 
     def cell(patient: str, name: str | None) -> str:
         row = row_of.get(matching.get(patient))
@@ -243,7 +245,8 @@ def _pair(tables: Tables, table: Table, label: str, sites: str | None, features:
             f"{tables.labels} and {tables.slides} share no patient: {next(iter(row_of))!r} in the first, "
             f"{slide_rows[0][whose]!r} in the second; give another --patient-column, or tables of the same patients."
         )
-    notes = [*table.notes, *second.notes, *again, *matching.lines(tables.slides.name, tables.labels.name),
+    endings = _endings_note(cells, suffixes, tables.slides.name)
+    notes = [*table.notes, *second.notes, *again, *endings, *matching.lines(tables.slides.name, tables.labels.name),
              *found.lines(tables.slides.name, "the features")]  # fmt: skip
     if empty := len(slide_rows) - len(listed):
         bare = sorted({row[whose] for row in slide_rows if not row[at]})
@@ -347,6 +350,17 @@ def _refuse_merged(path: Path, rows: Sequence[Row], with_patients: bool) -> None
             f"{path} has neither patient nor label for {count(len(bare), 'slide')}: {some(bare)}; these seem to be "
             "merged cells of a spreadsheet, which hold in their first row alone once they are saved as text: fill them "
             "in, or give the .xlsx file."
+        )
+    bare = [row.slide for row in rows if with_patients and row.patient and not row.label]
+    below = [
+        row.slide for above, row in itertools.pairwise(rows)
+        if row.patient and row.patient == above.patient and not row.label
+    ]  # fmt: skip
+    if len(bare) > 1 and bare == below and 10 * len(bare) > len(rows):
+        raise MilbenchError(
+            f"{path} has no label for {count(len(bare), 'slide')}, each below a row of its patient: {some(bare)}; "
+            "these seem to be merged cells of a spreadsheet, which hold in their first row alone once they are saved "
+            "as text: fill them in, or give the .xlsx file."
         )
 
 
@@ -487,6 +501,16 @@ def _ids(
     suffixes = tuple(suffix for suffix in _suffixes(names, set(features)) if suffix != ending)
     spec = spec.model_copy(update={"slide_suffix": suffixes})
     return [slide_name(cell, spec).removesuffix(ending) for cell in cells], suffixes
+
+
+def _endings_note(cells: Sequence[str], suffixes: Sequence[str], where: str) -> list[str]:
+    """Return a sentence about endings that ids have and features do not, without a point."""
+    ending = [cell for cell in dict.fromkeys(cells) if without_suffix(cell, suffixes) != cell]
+    if not ending:
+        return []
+    name, differ = ("name", "differs") if len(ending) == 1 else ("names", "differ")
+    return [f"{len(ending)} {name} of {where} matched to the features, which {differ} in file ending alone "
+            f"({some(list(suffixes), 8)}): {ending[0]!r} is {without_suffix(ending[0], suffixes)!r}"]  # fmt: skip
 
 
 def _suffixes(ids: Sequence[str], features: Collection[str]) -> tuple[str, ...]:

@@ -124,6 +124,8 @@ def _refuse_lists(values: Mapping[str, str], column: str, where: str) -> None:
     by_parts: dict[frozenset[str], list[str]] = {}
     split: dict[str, list[str]] = {}
     for value in times:
+        if re.fullmatch(r"\d\s*\+\s*\d(\s*=\s*\d+)?", value):  # Gleason's sum of the first and the second pattern
+            continue
         for marks in (_LISTS, _PERHAPS):
             parts = [label_key(part) for part in re.split(f"[{re.escape(marks)}]", value) if part.strip()]
             if len(parts) > 1:

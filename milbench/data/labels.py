@@ -30,7 +30,16 @@ from .column_names import (
 from .id_matching import Matching, match_ids, match_patients, near_pairs, shown_apart
 from .label_values import EXCLUDE, is_excluded, plain_label, read_values, said_missing
 from .likely_patients import likely_patients
-from .spellings import key_of_labels, label_key, merged, missing_names, patient_key, said_of, toml_quoted
+from .spellings import (
+    key_of_labels,
+    label_key,
+    merged,
+    missing_names,
+    patient_key,
+    said_of,
+    toml_quoted,
+    without_endings,
+)
 from .splits import PARTS, Fold
 from .tables import count, load_table, path_stem, read_table, refuse_unreadable, some, without_suffix
 
@@ -243,7 +252,7 @@ def match_labels(labels: Labels, features: Collection[str], where: str, cache: s
     if set(every) <= set(features):
         return labels
     matching = match_ids(every, features)
-    refuse_several_slides(matching.lost, features, where)
+    refuse_several_slides([*matching.lost, *matching.several], features, where)
     if not matching.other:
         return labels
     new = matching.get
@@ -317,7 +326,8 @@ def refuse_several_slides(lost: Sequence[str], features: Collection[str], where:
     several = [
         name
         for name, parts in listed.items()
-        if sum(part in known.names or part in known.several for part in parts) > 1
+        if sum(part in known.names or part in known.several for part in parts)
+        > (0 if all(without_endings(part) != part for part in parts) else 1)
     ]
     if several:
         raise MilbenchError(

@@ -291,8 +291,13 @@ def _header_at(top: Sequence[Sequence[str]]) -> tuple[int, list[int], list[int]]
         if at == len(top) or names > below or alone:  # ``#slide_id,label``: the header itself
             return last, comments, []
     titles: list[int] = []
-    while at + 2 < len(top) + 1 and _is_title(top, filled, at):
-        titles.append(at)
+    while at + 1 < len(top):
+        if _is_title(top, filled, at):
+            titles.append(at)
+        elif titles and _is_comment(top[at]) and known_names(top[at]) < 2:
+            comments.append(at)
+        else:
+            break
         at += 1
     return at, comments, titles
 
@@ -304,7 +309,12 @@ def _is_title(top: Sequence[Sequence[str]], filled: Sequence[int], at: int) -> b
     if filled[at] == 1 and top[at][0] and wider >= 2:
         return True
     # A title with commas in it: what comes next is plainly the header.
-    return at + 2 < len(top) and known_names(top[at + 1]) >= 2 and filled[at + 1] > filled[at]
+    after = next((n for n in range(at + 1, len(top)) if not _is_comment(top[n]) or known_names(top[n]) > 1), len(top))
+    return after + 1 < len(top) and known_names(top[after]) >= 2
+
+
+def _is_comment(cells: Sequence[str]) -> bool:
+    return next(cell for cell in cells if cell).startswith("#")
 
 
 def _first_of(table: Table, path: Path, sheets: Sequence[str]) -> Table:
@@ -319,6 +329,18 @@ def _first_of(table: Table, path: Path, sheets: Sequence[str]) -> Table:
             f"the first sheet of {path}, {sheets[0]!r}, holds no table; its other sheets are "
             f"{some(list(sheets[1:]), 10)}: name one as in {others}."
         )
+    if not known_names(table.header):
+        for name in sheets[1:10]:
+            try:
+                other = _shaped(_workbook(path, name, []), path)
+            except MilbenchError:
+                continue
+            if known_names(other.header) > 1 and other.rows:
+                raise MilbenchError(
+                    f"the first sheet of {path}, {sheets[0]!r}, has columns {some(table.header)}, and sheet {name!r} "
+                    f"those of labels or splits, {some(other.header)}: name the sheet that is meant as in "
+                    f"{path}#{name}, or {path}#{sheets[0]}."
+                )
     note = f"the first sheet of {path.name}, {sheets[0]!r}, is read; {path.name}#{sheets[1]} would name another"
     return Table(table.header, table.rows, (*table.notes, note), table.comments)
 

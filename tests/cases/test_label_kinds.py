@@ -9,6 +9,7 @@ import tomllib
 from pathlib import Path
 
 import numpy as np
+import openpyxl
 import pytest
 from support.features import write_csv
 
@@ -16,6 +17,7 @@ import milbench.cli
 from milbench.data.audit.suite import audit
 from milbench.data.cohort import Cohort, load_cohort
 from milbench.data.labels import brought_labels
+from milbench.data.tables import read_table
 from milbench.errors import MilbenchError
 from milbench.suites import load_suite
 
@@ -333,3 +335,66 @@ def test_slides_that_split_files_do_not_name_are_a_loss(tmp_path, init):
     assert init("--splits", "s.csv", "--allow-missing", 20)[0] == 0
     table(tmp_path / "s.csv", {"slide_id": IDS, "split": [*parts, *["unused"] * 20]})
     assert init("--splits", "s.csv")[0] == 0
+
+
+# --- form of tables --------------------------------------------------------------------------------------------------
+
+
+def test_merged_labels_of_patients_that_were_saved_as_text(tmp_path, init):
+    features(tmp_path)
+    patients = [f"P{i // 2}" for i in range(40)]
+    labels(tmp_path, patient_id=patients, label=["" if i % 2 else two(i // 2) for i in range(40)])
+    code, _, err = init()
+    assert (code, "labels.csv" in err, "20 slides" in err) == (1, True, True)
+    labels(tmp_path, patient_id=patients, label=["" if i in (0, 5) else two(i // 2) for i in range(40)])
+    assert init()[0] == 0
+
+
+def test_endings_that_are_taken_off_are_said(tmp_path, init):
+    features(tmp_path)
+    labels(tmp_path, [f"{s}{('.svs', '.NDPI', '.SVS.gz', '')[i % 4]}" for i, s in enumerate(IDS)])
+    code, out, err = init()
+    assert code == 0, err
+    (line,) = [line for line in out.splitlines() if "file ending" in line]
+    assert all(word in line for word in ("30 names", "'S000.svs'", ".NDPI", ".SVS.gz"))
+
+
+def test_a_first_sheet_of_two_columns_names_the_sheet_of_labels(tmp_path, init):
+    features(tmp_path)
+    book = openpyxl.Workbook()
+    book.active.title = "README"
+    for row in (("what", "who"), ("cohort", "me"), ("date", "2021")):
+        book.active.append(row)
+    sheet = book.create_sheet("Cohort")
+    sheet.append(("slide_id", "patient_id", "label"))
+    for i, s in enumerate(IDS):
+        sheet.append((s, f"P{i}", two(i)))
+    book.save(tmp_path / "l.xlsx")
+    code, _, err = init(labels="l.xlsx")
+    assert (code, "l.xlsx#Cohort" in err) == (1, True)
+    assert init(labels="l.xlsx#Cohort")[0] == 0
+
+
+@pytest.mark.parametrize("between", ["", "\n", "\n# a comment\n", "# one\n# two\n\n"])
+def test_a_title_as_wide_as_the_header(between, tmp_path):
+    rows = "".join(f"{s},P{i},{two(i)}\n" for i, s in enumerate(IDS))
+    (tmp_path / "t.csv").write_text(f"Cohort of 2021, exported, by me\n{between}slide_id,patient_id,label\n{rows}")
+    header, cells = read_table(tmp_path / "t.csv")
+    assert header == ["slide_id", "patient_id", "label"]
+    assert [row[0] for row in cells] == IDS
+
+
+def test_sums_of_gleason_are_classes(tmp_path, init):
+    features(tmp_path)
+    labels(tmp_path, label=[("3+3", "3+4", "4+3", "4 + 4")[i % 4] for i in range(40)])
+    code, _, err = init()
+    assert code == 0, err
+    assert len(cohort(tmp_path).classes) == 4
+
+
+@pytest.mark.parametrize("cell", ["S000.svs, S999.svs", "/a b/S000.svs /a b/S001.svs", "S000.svs;S999.svs"])
+def test_a_cell_of_two_slides_of_which_one_has_a_row_or_no_features(cell, tmp_path, init):
+    features(tmp_path)
+    labels(tmp_path, [cell, *IDS[1:]])
+    code, _, err = init()
+    assert (code, "several slides in a cell" in err) == (1, True)
