@@ -22,6 +22,7 @@ from .label_values import is_excluded, plain_label
 from .labels import (
     Columns,
     guess_columns,
+    refuse_lost_digits,
     refuse_several_slides,
     rows_of_patients,
     slide_name,
@@ -132,6 +133,7 @@ def read_label_rows(tables: Tables, features: Collection[str]) -> LabelRows:
         return _of_patients(tables, table, label, sites, features)
     refuse_unreadable(tables.labels, (header, rows), [slide, label, *filter(None, [sites])])
     cells = [row[header.index(slide)] for row in rows]
+    refuse_lost_digits(tables.labels, slide, cells)
     ids, suffixes = _ids(cells, slide, features)
     plain = ids
     matching = match_ids(ids, features)
@@ -141,6 +143,7 @@ def read_label_rows(tables: Tables, features: Collection[str]) -> LabelRows:
     own = [name for name, text in zip(ids, plain, strict=True) if text not in whose]
     patient = _patient_column(tables, header, tables.patient, guess, slide, own)
     refuse_unreadable(tables.labels, (header, rows), [patient])
+    refuse_lost_digits(tables.labels, patient, [row[header.index(patient)] for row in rows])
     # A slide that is a patient of its own goes by its id, with nothing that was taken off.
     told = [ids if patient == slide else [row[header.index(patient)] for row in rows]]
     told += [[row[header.index(label)] for row in rows]]

@@ -313,6 +313,20 @@ def _without_repetitions(labels: Labels, matching: Matching, where: str) -> Labe
     )
 
 
+def refuse_lost_digits(where: Path, column: str, cells: Sequence[str]) -> None:
+    """Refuse ids that a spreadsheet has written as 1.23457E+15: the digits left out tell one from another.
+
+    Raises:
+        MilbenchError: there is one.
+    """
+    lost = list(dict.fromkeys(cell for cell in cells if re.fullmatch(r"\d([.,]\d+)?E\+\d{2,}", cell, re.IGNORECASE)))
+    if lost:
+        raise MilbenchError(
+            f"{where} has {some(lost, 3)} in column {column!r}: Excel has lost digits of these ids, as it keeps 15; "
+            "write them as text in the spreadsheet, from where they came."
+        )
+
+
 def refuse_several_slides(lost: Sequence[str], features: Collection[str], where: str) -> None:
     """Refuse cells that name several slides with features, ``a.svs;b.svs``.
 
@@ -558,10 +572,12 @@ def _slide_rows(path: Path, spec: DataSpec) -> _Rows:
     if "slide_column" not in spec.model_fields_set and (found := guess_columns(header)).patient and not found.slide:
         hint = ", or give slide_table if its rows are patients"
     cells = _cells(path, header, rows, {"slide_column": spec.slide_column, "label_column": spec.label_column}, hint)
+    refuse_lost_digits(path, spec.slide_column, cells["slide_column"])
     slides = [slide_name(cell, spec) for cell in cells["slide_column"]]
     owners = {"patient_column": _patient_column(path, header, spec, slides)}
     owners |= {} if spec.split.site_column is None else {"split.site_column": spec.split.site_column}
     cells |= _cells(path, header, rows, owners)
+    refuse_lost_digits(path, owners["patient_column"], cells["patient_column"])
     sites = cells.get("split.site_column", [])
     used = [spec.slide_column, spec.label_column, owners["patient_column"], *filter(None, [spec.split.site_column])]
     idle = unused_columns(header, used, taken_as_split=spec.split.files is not None)

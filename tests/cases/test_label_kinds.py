@@ -398,3 +398,21 @@ def test_a_cell_of_two_slides_of_which_one_has_a_row_or_no_features(cell, tmp_pa
     labels(tmp_path, [cell, *IDS[1:]])
     code, _, err = init()
     assert (code, "several slides in a cell" in err) == (1, True)
+
+
+@pytest.mark.parametrize("column", ["slide_id", "patient_id"])
+def test_ids_of_which_excel_has_lost_digits(column, tmp_path, init):
+    features(tmp_path)
+    book = openpyxl.Workbook()
+    book.active.append(("slide_id", "patient_id", "label"))
+    for i, s in enumerate(IDS):
+        number = 1234567890123450000 + i
+        row = {"slide_id": s, "patient_id": f"P{i}", "label": two(i)} | ({column: number} if i < 20 else {})
+        book.active.append(tuple(row.values()))
+    book.save(tmp_path / "l.xlsx")
+    code, _, err = init(labels="l.xlsx")
+    assert (code, "lost digits" in err, column in err) == (1, True, True)
+    cells = ["1.23457E+18" if i < 20 else s for i, s in enumerate(IDS)]
+    labels(tmp_path, **{column: cells})
+    code, _, err = init()
+    assert (code, "lost digits" in err, column in err) == (1, True, True)
