@@ -152,7 +152,9 @@ def read_label_table(path: Path, spec: DataSpec, slide_table: Path | None = None
         columns[spec.split.site_column] = rows.sites
     for column, cells in columns.items():
         pairs = [(slide, value) for slide, value in zip(slides, cells, strict=True) if slide not in excluded]
-        lacking = {""} if column in (spec.label_column, spec.slide_column) else missing_names(v for _, v in pairs)
+        lacking = (
+            {""} if column in (spec.label_column, spec.slide_column) else missing_names(v for s, v in pairs if v != s)
+        )
         if empty := [slide for slide, value in pairs if value in lacking]:
             words = said_missing({slide: value for slide, value in pairs if value in lacking})
             raise MilbenchError(
