@@ -360,7 +360,7 @@ def _separated(text: str, path: Path) -> Iterator[tuple[int, list[str]]]:
     if said := re.match(r"sep=(.)\r?\n", text):  # Excel's own first line; a blank one keeps the lines' numbers
         delimiter, text = said[1], "\n" + text[said.end() :]
     else:
-        delimiter = max(",;\t", key=lambda mark: _width(text, mark))
+        delimiter = max(",;\t", key=lambda mark: _fit(text, mark))
     # Strict: otherwise a quotation mark that is never closed swallows the rest of the file.
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     try:
@@ -372,8 +372,11 @@ def _separated(text: str, path: Path) -> Iterator[tuple[int, list[str]]]:
         ) from None
 
 
-def _width(text: str, delimiter: str) -> int:
-    """Count the cells of the header, below titles and comments."""
+def _fit(text: str, delimiter: str) -> tuple[bool, bool, int]:
+    """Return how well a separator fits: the header has known names, stands in no title's stead, and its cells.
+
+    The second keeps decimal commas below ``score;weight`` from making a title of that line.
+    """
     rows: list[list[str]] = []
     try:
         for cells in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter):
@@ -383,7 +386,11 @@ def _width(text: str, delimiter: str) -> int:
                 break
     except csv.Error:
         pass
-    return len(rows[_header_at(rows)[0]]) if rows else 0
+    if not rows:
+        return False, False, 0
+    at, _, titles = _header_at(rows)
+    width = len(rows[at])
+    return known_names(rows[at]) > 0, width > 1 and not titles, width
 
 
 def _sheet_of(path: Path) -> tuple[Path, str | None]:

@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike
 
 from ..errors import MilbenchError
 from .base import LEVEL, scipy_stats
-from .checks import number, pair_of_scores, positive_count, share_of
+from .checks import number, numbers, pair_of_scores, positive_count, share_of
 from .delong import delong
 from .seeds import FIELD_SPREAD
 
@@ -160,11 +160,15 @@ def planned_half_width(
     Raises:
         MilbenchError: an argument out of its range.
     """
-    positive_count(seeds, "seeds")
-    if not 0 < auc < 1 or not spread >= 0:
-        raise MilbenchError(f"an AUC lies between 0 and 1 and a spread is not negative, not {auc} and {spread}.")
+    seeds = positive_count(seeds, "seeds")
+    auc, spread = number(auc, "an AUC"), number(spread, "a spread")
+    patients = numbers(counts, "counts", ndim=1, finite=True)
+    if not 0 < auc < 1 or not 0 <= spread < np.inf or (patients < 0).any():
+        raise MilbenchError(
+            f"an AUC lies between 0 and 1, a spread and counts are not negative, not {auc}, {spread} and {counts}."
+        )
     z = float(scipy_stats.norm.ppf((1 + share_of(level)) / 2))
-    present = [int(n) for n in counts if n > 0]
+    present = [int(n) for n in patients if n > 0]
     if len(present) < 2:
         return float("nan")
     total = sum(present)

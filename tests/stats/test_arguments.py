@@ -100,6 +100,9 @@ CALLS = {
         {"positives": 20, "negatives": 30, "auc_a": 0.8, "auc_b": 0.7, "correlation": 0.5},
         "positives negatives auc_a auc_b correlation", "",
     ),
+    "planned_half_width": (
+        {"counts": [20, 30], "seeds": 3, "auc": 0.8, "spread": 0.2, "level": 0.9}, "counts seeds auc spread level", "",
+    ),
     "planned_difference": (
         {"positives": 20, "negatives": 30, "auc": 0.8, "correlation": 0.5, "power": 0.8, "within_patient": 0.1},
         "positives auc correlation power within_patient", "",
