@@ -160,21 +160,31 @@ def trials(plan):
     }
 
 
+RUN_AND_TABLE = """
+import sys
+from milbench.cli import main
+from milbench.runner import run
+
+run(*sys.argv[1:], jobs=1, on_progress=lambda step: print("step", step.what, step.outcome, step.reason, flush=True))
+sys.argv = ["milbench", "leaderboard", sys.argv[2]]
+main()
+"""
+
+
 def test_two_commands_share_a_suite_and_end_alike(tmp_path):
     """Runs, trials and costs are made once, as one process makes them, and both print the one table."""
     pytest.importorskip("optuna")
     toml, shared = tmp_path / "s.toml", tmp_path / "shared"
     toml.write_text(SUITE)
-    line = [sys.executable, "-c", "from milbench.cli import main; main()", "run", str(toml), "--jobs", "1",
-            "--results", str(shared), "--report", "none"]  # fmt: skip
+    line = [sys.executable, "-c", RUN_AND_TABLE, str(toml), str(shared)]
     both = [subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=tmp_path)
             for _ in range(2)]  # fmt: skip
     alone = {r.spec.run_id: r for r in run(toml, tmp_path / "alone")}
     said = [process.communicate(timeout=120)[0] for process in both]
     assert [process.returncode for process in both] == [0, 0], said
-    tables = [[row for row in text.splitlines() if not row.startswith("[")][-12:] for text in said]
+    tables = [[row for row in text.splitlines() if not row.startswith("step ")][-12:] for text in said]
     assert tables[0] == tables[1]
-    steps = re.findall(r"^\[\d+/\d+\] (.*)$", "\n".join(said), re.M)
+    steps = re.findall(r"^step (.*)$", "\n".join(said), re.M)
     done = [step for step in steps if "another process" not in step]
     assert len(done) == len(set(done)) == 2 * 3 + 2 * 2 * 2 + 2 * 3  # trials; runs, untuned and tuned; turns of costs
     together = {r.spec.run_id: r for r in read_runs(shared)}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal, get_args
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from scipy.special import expit, logit, ndtri, stdtrit
 
 from ..errors import MilbenchError
@@ -28,7 +28,7 @@ from .checks import (
     whole_numbers,
 )
 from .delong import AucEstimates, certain_ends, delong, exact_bound, not_below, patient_pairs
-from .macro import ClassAucs, class_interval, mean_interval, perfect_bound
+from .macro import ClassAucs, class_interval, half_width, mean_interval, on_logit, perfect_bound
 from .paired import Difference, paired_difference
 from .resampling import bca_interval, bca_p_value, cluster_weights, interval, logit_interval
 
@@ -144,7 +144,7 @@ def estimate_interval(
         pairs = found.pairs
         return Interval(auc, exact_bound(auc, pairs, level), 1 - exact_bound(1 - auc, pairs, level), method)
     quantile = float(stdtrit(found.degrees[index], (1 + level) / 2))
-    low, high = _on_logit(auc, quantile * error)
+    low, high = on_logit(auc, quantile * error)
     if method == "guarded":
         # In terms of the larger side: an AUC below one half is guarded from above.
         side = max(auc, 1 - auc)
@@ -162,7 +162,8 @@ def combined_interval(
 
     As `logit_interval`, but from the quantile of the replicates' absolute deviations instead of their standard
     deviation, and with what `class_interval` adds for rare classes and nearly perfect order. With more than two classes
-    `mean_interval`, which knows the AUC of each class, is shorter where one is rare.
+    `mean_interval`, which knows the AUC of each class, is shorter where one is rare. Exact bounds are of patients
+    alone, and replicates may hold seeds as well: a bound takes nothing of what the replicates say on both scales.
 
     Args:
         auc: the mean.
@@ -180,11 +181,22 @@ def combined_interval(
     share_of(level)
     y, auc = class_indices(labels), auc_of(auc)
     owner = owners(patients, len(y))
+    values = numbers(replicates, "replicates", ndim=1)
+    low, high = _of_patients(auc, values, y, owner, level)
+    if auc in (0.0, 1.0) or np.isnan(low):
+        return low, high
+    drawn, plain = interval(values, level), on_logit(auc, half_width(values, level))
+    return min(low, max(drawn[0], plain[0])), max(high, min(drawn[1], plain[1]))
+
+
+def _of_patients(
+    auc: float, values: Array, y: NDArray[np.int64], owner: NDArray[np.int64], level: float
+) -> tuple[float, float]:
+    """Return the interval of a mean AUC from its replicates and what a few patients of a class exclude."""
     classes = np.unique(y)
     if len(classes) <= 2:
-        found = class_interval(auc, replicates, patient_pairs(owner, y == classes[-1]), level)
+        found = class_interval(auc, values, patient_pairs(owner, y == classes[-1]), level)
         return found.low, found.high
-    values = numbers(replicates, "replicates", ndim=1)
     pairs = [patient_pairs(owner, y == c) for c in classes]
     parts = [class_interval(auc, values, own, level) for own in pairs]
     if np.isnan(parts[0].low):
@@ -264,13 +276,8 @@ def _guarded_low(auc: float, error: float, quantile: float, patients: tuple[int,
     for k in patients:
         kept *= k / (k + GUARD)
         added += k * GUARD * auc**2 / ((k + GUARD) ** 2 * (k + GUARD - 1))
-    low, _ = _on_logit(auc * kept, quantile * float(np.sqrt(error**2 + added)))
+    low, _ = on_logit(auc * kept, quantile * float(np.sqrt(error**2 + added)))
     return low
-
-
-def _on_logit(share: float, half: float) -> tuple[float, float]:
-    scaled = half / (share * (1 - share))
-    return float(expit(logit(share) - scaled)), float(expit(logit(share) + scaled))
 
 
 def _ends(auc: float, replicates: Array, method: str, level: float) -> tuple[float, float]:

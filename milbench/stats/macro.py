@@ -143,8 +143,8 @@ def mean_interval(
         if mean > 0.5:
             return MacroInterval(low, 1.0, True, (1.0, 1.0))
         return MacroInterval(0.0, 1 - low, True, (0.0, 0.0))
-    low, high = _on_logit(
-        mean, _half_width(weights @ np.where(np.isfinite(replicates), replicates, aucs[:, None]), level)
+    low, high = on_logit(
+        mean, half_width(weights @ np.where(np.isfinite(replicates), replicates, aucs[:, None]), level)
     )
     drawn, guards = (low, high), []
     for c, weight, auc, own, of_class, part in zip(classes, weights, aucs, replicates, pairs, parts, strict=True):
@@ -209,14 +209,14 @@ def class_interval(
     if auc in (0.0, 1.0):
         ends = (bound, 1.0) if auc == 1 else (0.0, 1 - bound)
         return MacroInterval(*ends, True, (auc, auc), _guard_of_one(auc, *ends, (auc, auc), pairs, values))
-    half = plain = _half_width(values, level)
+    half = plain = half_width(values, level)
     rarest = pairs.rarest
     if rarest < RARE:
         own = float(values.var(ddof=1)) * rarest / max(rarest - 1, 1)
         weight = (RARE - max(rarest, 1)) / (RARE - 1)
         variance = (1 - weight) * own + weight * _exponential_variance(auc, pairs)
         half = max(half, float(ndtri((1 + level) / 2)) * float(np.sqrt(variance)))
-    low, high = _on_logit(auc, half)
+    low, high = on_logit(auc, half)
     share = max(0.0, 1 - min(auc, 1 - auc) * rarest / NEARLY)
     if auc > 0.5:
         low += share * (min(low, bound) - low)
@@ -225,7 +225,7 @@ def class_interval(
     low, high = not_below(low, auc, pairs, level), 1 - not_below(1 - high, 1 - auc, pairs, level)
     if not share and rarest >= RARE:
         return MacroInterval(low, high, False)
-    ends = _on_logit(auc, plain)
+    ends = on_logit(auc, plain)
     ends = max(ends[0], low), min(ends[1], high)
     return MacroInterval(low, high, True, ends, _guard_of_one(auc, low, high, ends, pairs, values))
 
@@ -402,10 +402,12 @@ def _exponential_variance(auc: float, pairs: PatientPairs) -> float:
     return max(sum(parts), 0.0) / max(len(parts), 1) ** 2
 
 
-def _half_width(values: Array, level: float) -> float:
+def half_width(values: Array, level: float) -> float:
+    """Return the quantile of the absolute deviations of replicates (R,) from their median."""
     return float(np.quantile(np.abs(values - np.median(values)), level)) if len(values) else 0.0
 
 
-def _on_logit(share: float, half: float) -> tuple[float, float]:
+def on_logit(share: float, half: float) -> tuple[float, float]:
+    """Return the ends of share -+ half, taken on the logit scale."""
     scaled = half / (share * (1 - share))
     return float(expit(logit(share) - scaled)), float(expit(logit(share) + scaled))
