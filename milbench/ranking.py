@@ -532,6 +532,16 @@ def _notes(cohort: CohortRuns, scored: list[Scores]) -> list[str]:
     return out
 
 
+def _chance_precision(positives: int, bags: int) -> float:
+    """Return the average precision to expect of a random order: the prevalence, and more of few bags.
+
+    The bag at rank i is positive with probability p / n, and of the i - 1 before it (i - 1) (p - 1) / (n - 1) are then:
+    with H the n-th harmonic number, ((p - 1) / (n - 1)) (1 - H / n) + H / n.
+    """
+    first = float(np.mean(1 / np.arange(1, bags + 1)))
+    return first + (1 - first) * (positives - 1) / (bags - 1) if bags > 1 else 1.0
+
+
 def _of_classes(cohort: CohortRuns, scored: list[Scores]) -> list[str]:
     """Say which class is positive, and which folds lack a class or test one bag of it."""
     names, labels = cohort.classes(), cohort.labels()["label"]
@@ -541,7 +551,7 @@ def _of_classes(cohort: CohortRuns, scored: list[Scores]) -> list[str]:
         share = float((labels == 1).mean())
         # Of the runs over which the average precision is a mean: their folds' test bags, where any is positive.
         tested = [(of[1], sum(of)) for fold, _ in cohort.cells if (of := counts.get(fold, (0, 0)))[1]]
-        level = float(np.mean([positive / bags for positive, bags in tested])) if tested else float("nan")
+        level = float(np.mean([_chance_precision(*of) for of in tested])) if tested else float("nan")
         chance = f", and an average precision of {level:.2f} is what no order at all gives" if tested else ""
         out.append(
             f"{cohort.name}: the positive class is {names[1]} ({share:.0%} of the bags); average precision and F1 are "

@@ -24,7 +24,7 @@ from sklearn.metrics import (
 )
 
 import milbench
-from milbench import collapse, metrics
+from milbench import collapse, metrics, ranking
 from milbench.aggregator import Aggregator, head_log_odds, head_probabilities
 from milbench.bags import BagOutput, Bags
 from milbench.ranking import leaderboard, run_scores, to_markdown, write_report
@@ -497,3 +497,11 @@ def test_a_table_without_details_has_the_same_figures(tmp_path):
     full, short = (leaderboard(tmp_path, resamples=20, details=details) for details in (True, False))
     pd.testing.assert_frame_equal(pd.DataFrame(full), pd.DataFrame(short), check_flags=False)
     assert full.attrs["notes"] == short.attrs["notes"]
+
+
+@pytest.mark.parametrize(("positives", "bags"), [(3, 7), (4, 7), (3, 6), (1, 5), (5, 5), (1, 1)])
+def test_the_average_precision_of_no_order_is_that_of_all_orders(positives, bags):
+    labels = [1] * positives + [0] * (bags - positives)
+    orders = set(itertools.permutations(labels))
+    due = np.mean([average_precision_score(order, np.arange(bags)) for order in orders])
+    assert ranking._chance_precision(positives, bags) == pytest.approx(due, abs=1e-12)
