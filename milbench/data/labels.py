@@ -669,6 +669,11 @@ def _cells(
     columns = {}
     for key, name in names.items():
         column = resolve_column(header, name)
+        if column is None and key == "split.site_column" and "made_from" in header:
+            raise MilbenchError(
+                f"{path} has no column {name!r}, as init wrote it without; give the same init command with "
+                f"--site-column {name} --force, which keeps that column, and make your changes of the suite again."
+            )
         if column is None:
             raise MilbenchError(
                 f"{path} has no column {name!r}, its columns are {some(header, 20)}; set {key} to one of them{hint}."

@@ -208,6 +208,14 @@ def test_columns_that_are_not_there(tmp_path):
         DataSpec(name="x", cache="c", slide_table="s.csv")
 
 
+def test_a_site_that_init_left_out_is_told_with_the_option_that_keeps_it(tmp_path):
+    path = tmp_path / "labels.csv"
+    path.write_text("slide_id,patient_id,label,made_from\ns1,p,a,x\ns2,q,b,\n")
+    with pytest.raises(MilbenchError, match="--site-column lab") as raised:
+        read_label_table(path, _spec(split=SplitSpec(scheme="site-preserved", site_column="lab")))
+    assert str(path) in str(raised.value)
+
+
 def test_excluded_slides_need_neither_patient_nor_site(tmp_path):
     rows = [("1", "p", "a", "x"), ("2", "q", "b", "y"), ("3", "", "exclude", ""), ("4", "r", "exclude", "z")]
     path = _write(tmp_path / "l.csv", [("slide_id", "patient_id", "label", "lab"), *rows])
