@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-from matplotlib.ticker import EngFormatter
+from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 
 from .figure_layout import legend_below, method_styles, set_title
 from .plots import grid_of_panels, look
@@ -42,12 +42,16 @@ def anytime_figure(curves: pd.DataFrame) -> Figure | None:
             for method, line in block.groupby("method", sort=False):
                 style = styles[str(method)]
                 ax.plot(line["x"], line["auc"], label=str(method), lw=1.6, **style)
-                ax.fill_between(line["x"], line["low"], line["high"], color=style["color"], alpha=0.15, lw=0)
+                ax.fill_between(line["x"], line["low"], line["high"], color=style["color"], alpha=0.08, lw=0)
+                for edge in ("low", "high"):
+                    ax.plot(line["x"], line[edge], color=style["color"], alpha=0.35, lw=0.6)
             set_title(ax, f"{data}{f' / {conditions}' if conditions else ''}", 4.2)
             ax.set_xscale("log")
             if block["x"].min() < block["x"].max():
                 ax.set_xlim(block["x"].min(), block["x"].max())
+            ax.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
             ax.xaxis.set_major_formatter(EngFormatter(sep=""))
+            ax.xaxis.set_minor_formatter(NullFormatter())
             ax.set_ylim(max(0.0, min(0.5, float(np.nanmin(block["low"]))) - 0.02), 1.02)
             ax.set_xlabel(LABELS[str(block["axis"].iloc[0])])
         axes[0].set_ylabel("Validation AUC, mean and range of runs")

@@ -99,7 +99,8 @@ def auc_figure(df: pd.DataFrame) -> Figure:
             if 0 < (ranked := int(block["rank"].notna().sum())) < len(block):
                 ax.axhline(ranked - 0.5, color=_GREY, lw=0.8, zorder=1, gid="unranked")
             ax.set_yticks(range(len(block)), list(block["method"]))
-            ax.text(1.015, -1.0, "rank [95 %]", transform=ax.get_yaxis_transform(), va="center", **_SMALL)
+            ax.annotate("rank [95 %]", (1.015, 1), xycoords="axes fraction", xytext=(0, 6), textcoords="offset points",
+                        va="bottom", **_SMALL)  # fmt: skip
             # All panels have room for the longest, so that rows lie at the same height.
             ax.set_ylim(rows_most - 0.4, -0.6)
             set_title(ax, name, _AXIS)

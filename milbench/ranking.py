@@ -620,7 +620,8 @@ def _of_seeds(cohort: CohortRuns, scored: list[Scores]) -> list[str]:
     if len(known) < 3 or not known[seeds]:
         return []
     gain = ", ".join(f"{n} seeds ± {half:.3f}" for n, half in known.items())
-    return [f"{cohort.name}: expected half-width of an interval over patients and seeds, mean over methods: {gain}."]
+    units = f"{cohort.suite.unit}s"
+    return [f"{cohort.name}: expected half-width of an interval over {units} and seeds, mean over methods: {gain}."]
 
 
 def seeds_would_buy(folder: Path, data: str, fingerprint: str, seeds: int, resamples: int = 400) -> str:

@@ -46,7 +46,7 @@ def test_a_changed_letter_in_every_kind_of_file_is_reported(store):
 def test_names_in_the_readme_of_an_export_stay_names(method, name):
     text = _LOADER.format(
         title=markdown(method), data=markdown(name), first=_literal(f"models/{name}"),
-        named=f", method={_literal(method)}", classes=2, names=code(name),
+        named=f", method={_literal(method)}", classes=2, names=code(name), threshold="",
     )  # fmt: skip
     block = text.split("```python\n")[1].split("```")[0]
     compile(block, "readme", "exec")
