@@ -33,7 +33,7 @@ def test_unknown_fields_are_refused(kind):
 
 @pytest.mark.parametrize("wrong", [
     {"lr": 0}, {"lr": -1}, {"weight_decay": -1}, {"momentum": 1.0}, {"epochs": 0}, {"batch_size": 0}, {"accumulate": 0},
-    {"patience": 0}, {"grad_clip": 0}, {"optimizer": "newton"}, {"schedule": "plateau"}, {"precision": "fp8"},
+    {"patience": 0}, {"grad_clip": 0}, {"optimizer": "newton"}, {"schedule": "triangle"}, {"precision": "fp8"},
 ])  # fmt: skip
 def test_recipes_that_cannot_train_are_refused(wrong):
     with pytest.raises(ValidationError):
