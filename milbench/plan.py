@@ -21,7 +21,7 @@ from .registry import Method, look_beside, resolve
 from .spec import MOST_FOLDS, Published, Recipe, RunSpec, Suite, digest
 from .store import MODEL, RunRecord, Store, read_suite
 from .studies import import_optuna
-from .suites import load_suite, meaning, with_budget
+from .suites import load_suite, meaning, other_level, with_budget
 from .train import Task
 from .train_stacked import StackTask, may_share, stacks
 from .tune import Search
@@ -357,7 +357,9 @@ def _recipe(suite: Suite, method: Method, on_cohort: Mapping[str, dict[str, Any]
         first = error.errors()[0]
         field = ".".join(map(str, first["loc"]))
         table = f"recipes.{method.name}" if field.split(".")[0] in named else "recipe"
-        hint = did_you_mean(field, Recipe.model_fields) if first["type"] == "extra_forbidden" else ""
+        hint = ""
+        if first["type"] == "extra_forbidden":
+            hint = other_level(field) or did_you_mean(field, Recipe.model_fields)
         raise MilbenchError(f"suite {suite.name}: {table}.{field}: {first['msg']}.{hint}") from None
 
 

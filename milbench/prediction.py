@@ -48,6 +48,9 @@ def kept_models(
     if not tables:
         known = sorted({m for table in read_cohorts(Path(results), suite, data) for m in table.runs})
         raise MilbenchError(f"no run of {name} in {results}.{did_you_mean(name, known)}")
+    records = [record for table in tables for record in table.runs[name].values()]
+    if not any((record.path / MODEL).is_file() for record in records):
+        raise MilbenchError(_none_kept(name, records))  # whichever cohort or table would be chosen
     cohorts = sorted({table.data for table in tables})
     if len(cohorts) > 1:
         raise MilbenchError(f"{name} was run on {', '.join(cohorts)}; choose one with --data.")
@@ -59,11 +62,7 @@ def kept_models(
     runs = [record for _, record in sorted(tables[0].runs[name].items()) if record.outcome == "ok"]
     without = [record for record in runs if not (record.path / MODEL).is_file()]
     if not runs or without:
-        raise MilbenchError(
-            f"{len(without) or 'all'} of {len(runs) or 'no'} runs of {name} that ended ok kept no model; set "
-            f'keep_models = "best" in the suite and run it with --overwrite missing-models, which trains them again to '
-            "the same bits."
-        )
+        raise MilbenchError(_none_kept(name, list(tables[0].runs[name].values())))
     for record in runs:
         _check(record)
     models = [load_model(record.path / MODEL, method) for record in runs]
@@ -75,6 +74,16 @@ def kept_models(
                 rule: asdict(threshold_of(tables[0], record, rule)) for rule in threshold.CHOSEN
             }
     return models
+
+
+def _none_kept(name: str, records: Sequence[RunRecord]) -> str:
+    runs = [record for record in records if record.outcome == "ok"]
+    without = sum(not (record.path / MODEL).is_file() for record in runs)
+    return (
+        f"{without or 'all'} of {len(runs) or 'no'} runs of {name} that ended ok kept no model; set "
+        'keep_models = "best" in the suite, above its first [table], and run it with --overwrite missing-models, which '
+        "trains them again to the same bits."
+    )
 
 
 def _check(record: RunRecord) -> None:

@@ -133,7 +133,9 @@ def _suite(inspection: Inspection, name: str, methods: Sequence[str], seeds: int
         "# More than 1 pays where there are fewer runs than cores.\n"
         f"{to_toml({'threads': threads_for(len(methods) * len(inspection.division.folds) * seeds)})}"
         "# Measure inference and training of every method in runs of their own:\n"
-        f"{to_toml({'cost': True})}\n"
+        f"{to_toml({'cost': True})}"
+        "# Keep the selected model of every run, which milbench predict applies to other slides; no part of a run:\n"
+        '#keep_models = "best"\n\n'
         "# Every method is trained by its own recipe (milbench show transmil), but for fields that are laid over all:\n"
         "#[recipe]\n#epochs = 20\n#lr = 2e-4\n\n"
         f"[protocol]\n# {why}\n{to_toml({'checkpoint': checkpoint, 'monitor': 'val_loss'})}"

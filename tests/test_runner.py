@@ -215,6 +215,7 @@ def test_recipes_are_laid_one_over_the_other(folder):
             r"\[recipes\.abmli\] names no method of the suite\. Did you mean 'abmil'",
         ),
         ({"recipes": {"abmil": {"learning_rate": 1.0}}}, r"recipes\.abmil\.learning_rate: Extra inputs"),
+        ({"recipe": {"keep_models": "best"}}, r"recipe\.keep_models: .*suite itself"),
         ({"recipe": {"epoch": 3}}, r"recipe\.epoch: Extra inputs.*Did you mean 'epochs'"),
         ({"recipe": {"lr": -1}}, r"recipe\.lr: Input should be greater than 0"),
         ({"methods": ("meen",)}, r"unknown aggregator 'meen'\. Did you mean 'mean'"),

@@ -105,6 +105,7 @@ def test_the_label_table_that_is_written_is_read_back(data, tmp_path_factory):
 def test_every_option_can_be_switched_on(split):
     """One by one, and those of a table that stands commented out all together."""
     text = draft(inspected(split=split), Path("my.toml")).text
+    assert "#keep_models = " in text
     blocks = re.findall(r"(?m)(?:^#[^ \n].*\n)+", text)
     assert len(blocks) >= 5
     for block in blocks:

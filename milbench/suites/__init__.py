@@ -9,12 +9,19 @@ from typing import Any
 from pydantic import ValidationError
 
 from ..errors import MilbenchError, did_you_mean
-from ..spec import TRACKS, Budget, DataSpec, Frozen, Protocol, SplitSpec, Suite, Tuning
+from ..quantities import NAMES
+from ..spec import TRACKS, Budget, DataSpec, Frozen, Protocol, Recipe, SplitSpec, Suite, Tuning
 from ..toml_text import read_toml
 
 #: the tables of a suite file whose fields are fixed
 _TABLES: dict[str, type[Frozen]] = {
     "data": DataSpec, "split": SplitSpec, "protocol": Protocol, "budget": Budget, "tuning": Tuning,
+}  # fmt: skip
+
+#: the level of a suite file that has these keys, in words -> what holds them
+_LEVELS: dict[str, type[Frozen]] = {
+    "the suite itself: put it above the first [table]": Suite, "[recipe]": Recipe, "[protocol]": Protocol,
+    "[budget]": Budget, "[tuning]": Tuning, "[[data]]": DataSpec, "[data.split]": SplitSpec,
 }  # fmt: skip
 
 HERE = Path(__file__).parent
@@ -57,8 +64,16 @@ def load_suite(name: str | Path) -> Suite:
             table_of = _TABLES.get(tables[-1]) if tables else Suite
             if table_of is not None:
                 known = did_you_mean(str(first["loc"][-1]), set(table_of.model_fields) - {"base"})
+            known = other_level(str(first["loc"][-1])) or known
         message = first["msg"].removeprefix("Value error, ").rstrip(".")
         raise MilbenchError(f"{path}: {where}: {message}.{known}") from None
+
+
+def other_level(key: str) -> str:
+    """Return `` It is a key of [protocol].`` for a key that another level of a suite file has; "" where none has it."""
+    field = NAMES.get(key, key)
+    levels = [level for level, holder in _LEVELS.items() if field in set(holder.model_fields) - {"base"}]
+    return f" It is a key of {' or '.join(levels[::-1])}." if levels else ""
 
 
 def with_budget(suite: Suite, fields: Mapping[str, float]) -> Suite:

@@ -102,6 +102,18 @@ def test_models_can_be_had_later_with_the_same_bits(study, tmp_path):
     assert len(kept_models(tmp_path / "r", "s", "mean")) == 3
 
 
+def test_without_kept_models_that_is_said_before_any_table_is_asked_for(study, tmp_path):
+    os.symlink(study / "A", tmp_path / "A")
+    suite = tmp_path / "s.toml"
+    for steps in (1, 2):
+        suite.write_text(SUITE.format(keep=f"budget = {{ steps = {steps} }}"))
+        run(suite, tmp_path / "r", methods=["mean"], jobs=1)
+    assert len(list((tmp_path / "r" / "s-v1" / "requests").iterdir())) == 2
+    with pytest.raises(MilbenchError, match="keep_models") as error:
+        kept_models(tmp_path / "r", "s", "mean")
+    assert "--conditions" not in str(error.value)
+
+
 def test_a_kept_model_predicts_what_its_run_predicted(study):
     from milbench.data.cache import FeatureCache
 
