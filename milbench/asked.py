@@ -53,6 +53,8 @@ class Request:
         source: the suite as it was given, a name or a path.
         costs: ids of the measurements of cost that belong to the same run.
         studies: name -> trials of its tuning studies, which are kept in `storage`.
+        of_suite: whether the suite itself has this table; not where ``--budget`` gave it other conditions: then nobody
+            has asked for the suite's other methods and seeds under them.
     """
 
     data: str
@@ -69,6 +71,7 @@ class Request:
     costs: tuple[str, ...] = ()
     studies: dict[str, int] = field(default_factory=dict)
     storage: str = ""
+    of_suite: bool = True
 
     @property
     def key(self) -> str:
@@ -91,14 +94,39 @@ class Request:
         return spec.fold in self.folds and spec.seed in self.seeds
 
     def wanted(self) -> set[tuple[str, str, int]]:
-        """Return (method, fold, seed) of every run requested, and of every run of the suite itself."""
+        """Return (method, fold, seed) of every run requested, and of every run of the suite itself in this table."""
+        of_suite = ((self.suite_methods, range(self.suite_seeds)),) if self.of_suite else ()
         return {
             (method, fold, seed)
-            for methods, seeds in ((self.methods, self.seeds), (self.suite_methods, range(self.suite_seeds)))
+            for methods, seeds in ((self.methods, self.seeds), *of_suite)
             for method in methods
             for fold in self.folds
             for seed in seeds
         }
+
+    def beside(self, known: Request) -> Request:
+        """Return this request together with the one known of the same table, where they do not contradict each other.
+
+        For what goes along with the request of another table: runs before tuning, which a command makes for the runs
+        after it, take nothing away from what the table was asked for before.
+        """
+        both = set(known.methods) & set(self.methods)
+        fits = (
+            known.folds == self.folds
+            and all(known.methods[method] == self.methods[method] for method in both)
+            and all(run_id in known.runs for run_id, method in self.runs.items() if method in both)
+            and set(self.seeds) <= set(known.seeds)
+            and (self.seeds == known.seeds or both == set(self.methods))
+        )
+        if not fits:
+            return self
+        return replace(
+            self,
+            methods=known.methods | self.methods,
+            seeds=known.seeds,
+            runs=known.runs | self.runs,
+            costs=tuple(dict.fromkeys((*known.costs, *self.costs))),
+        )
 
 
 def requests_of(
@@ -147,9 +175,14 @@ def record_requests(store: Store, requests: Sequence[Request]) -> None:
         known = read_requests(store.folder)
     except MilbenchError:  # damaged: written anew
         known = {}
+    if any(request.conditions["tuning"] is not None for request in requests):
+        requests = [
+            r.beside(known[r.key]) if r.conditions["tuning"] is None and r.key in known else r for r in requests
+        ]
     same = all(r.key in known and replace(known[r.key], asked=r.asked) == r for r in requests)
     latest = min((known[r.key].asked for r in requests), default="") if same else ""
-    if same and all(other.asked <= latest for other in known.values()):
+    others = [other for key, other in known.items() if key not in {r.key for r in requests}]
+    if same and all(other.asked < latest for other in others):
         return
     for request in requests:
         store.publish_request(request.key, {"schema": 1, **asdict(request)})

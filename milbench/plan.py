@@ -18,7 +18,7 @@ from .data.cohort import Cohort, load_cohort
 from .data.imported import Progress
 from .errors import MilbenchError, did_you_mean
 from .registry import Method, look_beside, resolve
-from .spec import MOST_FOLDS, Published, Recipe, RunSpec, Suite, digest
+from .spec import MOST_FOLDS, Budget, Published, Recipe, RunSpec, Suite, digest
 from .store import MODEL, RunRecord, Store, read_suite
 from .studies import import_optuna
 from .suites import load_suite, meaning, other_level, with_budget
@@ -66,6 +66,7 @@ class Plan:
         source: the suite as it was given, a name or a path.
         suite_methods: the suite's own methods by their canonical names; the runs may be of others.
         notes: sentences on what the suite says twice.
+        own_budget: of the suite as it stands, where the command line gave another.
     """
 
     suite: Suite
@@ -77,6 +78,7 @@ class Plan:
     source: str = ""
     suite_methods: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    own_budget: Budget | None = None
 
     def todo(self, overwrite: Overwrite = "missing") -> list[Planned]:
         """Return the runs to do: those never done, also those that did not end ``ok`` or kept no model, or all."""
@@ -161,6 +163,7 @@ def make_plan(
         raise MilbenchError(f"seeds is {seeds}; there are at most {MOST_FOLDS}.")
     if timeout_s is not None:
         budget = dict(budget or {}) | {"timeout_s": timeout_s}
+    own_budget = suite.budget
     if budget:
         suite = with_budget(suite, budget)
     if any(":" in text.partition("[")[0] for text in (*suite.methods, *(methods or ()))):
@@ -225,6 +228,7 @@ def make_plan(
         source,
         tuple(method.canonical for method in own),
         notes,
+        own_budget,
     )
 
 

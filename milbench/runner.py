@@ -175,19 +175,25 @@ def _requests(plan: Plan, when: str) -> list[asked.Request]:
     suite = plan.suite
     runs = {run_id: (p.method.canonical, p.spec) for p in plan.runs for run_id in sorted(_ids([p]))}
     requests = asked.requests_of(runs, when, plan.suite_methods, suite.seeds, plan.source)
+    if requests and suite.cost:  # what is no table's own stands with the first of them
+        requests[0] = replace(requests[0], costs=tuple(cost.cost_id for cost in costs_of(plan, "all")))
     if plan.searches:
         search = plan.searches[0]
         tuned = {"tuning": search.tuned}
         after = {run_id: (method, spec.model_copy(update=tuned)) for run_id, (method, spec) in runs.items()}
-        requests += asked.requests_of(after, when, plan.suite_methods, suite.seeds, plan.source, ids_known=False)
-    if requests:  # what is no table's own stands with the first of them
-        requests[0] = replace(
-            requests[0],
-            costs=tuple(cost.cost_id for cost in costs_of(plan, "all")) if suite.cost else (),
-            studies={search.name: search.trials for search in plan.searches},
-            storage=plan.storage if plan.searches else "",
-        )
-    return requests
+        made = asked.requests_of(after, when, plan.suite_methods, suite.seeds, plan.source, ids_known=False)
+        # With a table after tuning: one before it may be asked for anew without any studies.
+        made[0] = replace(made[0], studies={s.name: s.trials for s in plan.searches}, storage=plan.storage)
+        requests += made
+    return [replace(request, of_suite=_of_suite(plan, request)) for request in requests]
+
+
+def _of_suite(plan: Plan, request: asked.Request) -> bool:
+    """Return whether a table is one of the suite as it stands, without the budget of the command line."""
+    own = plan.own_budget or plan.suite.budget
+    tuned = request.conditions["tuning"] is not None
+    lengths = [budget.model_copy(update={"trials": None, "timeout_s": None}) for budget in (own, plan.suite.budget)]
+    return lengths[0] == lengths[1] and (not tuned or own.trials == plan.suite.budget.trials)
 
 
 def prepare(plan: Plan) -> None:

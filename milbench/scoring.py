@@ -639,8 +639,9 @@ def _tables(
     ]
     tables = [table for table in every if table.runs]
     if len(tables) > 1:
-        newest = max(tables, key=lambda table: "" if table.request is None else table.request.asked)
-        which = "" if newest.request is None else f" {newest.label} was asked for last."
+        when = ["" if table.request is None else table.request.asked for table in tables]
+        newest = [table.label for table, asked_at in zip(tables, when, strict=True) if asked_at == max(when) != ""]
+        which = f" {' and '.join(newest)} {'was' if len(newest) == 1 else 'were'} asked for last." if newest else ""
         notes.append(
             f"{where}: runs differ in {', '.join(differ)}; they stand in {len(tables)} tables and are not ranked "
             f"against each other.{which}"

@@ -30,6 +30,7 @@ from milbench.load import Load, apart, budget_notes, cost_notes
 from milbench.plan import Finished, make_plan
 from milbench.prediction import kept_models
 from milbench.ranking import compare, leaderboard
+from milbench.runner import _requests as requests_for
 from milbench.runner import run
 from milbench.scoring import read_cohorts
 from milbench.spec import Budget, Suite, digest
@@ -318,6 +319,56 @@ def test_runs_stored_by_a_class_name_are_those_of_its_registered_method(tmp_path
         assert not any("left out" in note or "still to be" in note for note in table.attrs["notes"])
         assert len(kept_models(tmp_path / "r", "s", name)) == 2
     assert len(list((tmp_path / "r").glob("*/runs/*"))) == 2
+
+
+def test_a_tuned_request_leaves_the_untuned_table_and_asks_for_no_other_method(cohort, tmp_path):
+    """Each table is held against the last request for its own conditions, of whatever command line it came."""
+    suite = suite_of(cohort, methods=("mean", "max"))
+
+    def ask(when, **options):
+        plan = make_plan(suite, tmp_path, **options)
+        plan.store.prepare()
+        asked.record_requests(plan.store, requests_for(plan, when))
+        found = {r.conditions["tuning"] is not None: r for r in asked.read_requests(plan.store.folder).values()}
+        return found, plan
+
+    ask("2027-01-01T00:00:00+00:00")
+    tables, plan = ask("2027-01-02T00:00:00+00:00", methods=["mean"], budget={"trials": 2})
+    assert set(tables[False].methods) == {"mean", "max"}
+    assert {method for method, _, _ in tables[False].wanted()} == {"mean", "max"}
+    assert set(tables[True].methods) == {"mean"}
+    assert {method for method, _, _ in tables[True].wanted()} == {"mean"}
+    studies = {search.name: 2 for search in plan.searches}
+    assert tables[True].studies == studies
+    tables, _ = ask("2027-01-03T00:00:00+00:00")
+    assert tables[False].asked > tables[True].asked  # asked for by itself, so it is the last one
+    assert tables[True].studies == studies
+    tables, _ = ask("2027-01-04T00:00:00+00:00", methods=["mean"], seeds=2, budget={"trials": 2})
+    assert (set(tables[False].methods), tables[False].seeds) == ({"mean"}, (0, 1))  # it contradicts the one before
+    tables, _ = ask("2027-01-05T00:00:00+00:00", methods=["mean"])
+    assert {method for method, _, _ in tables[False].wanted()} == {"mean", "max"}  # the suite's own table
+
+
+def test_tables_of_one_command_are_both_those_asked_for_last(tmp_path):
+    suite = made.suite(data=("easy",)).model_copy(update={"methods": ("mean",)})
+    store = made.fill(tmp_path, suite, ("mean",), n=30, folds=FOLDS[:1], seeds=1, costs=False)
+    steps = Budget(steps=7)
+    spec = made.run_spec(suite, "easy", "mean", FOLDS[0], 0, budget=steps)
+    old = next(record for record in read_runs(store.root))
+    store.publish_run(spec.run_id, made.record(spec, "mean", "ok"), old.predictions())
+
+    def last(whens):
+        for when, budget in whens:
+            one = made.run_spec(suite, "easy", "mean", FOLDS[0], 0, budget=budget)
+            asked.record_requests(store, asked.requests_of({one.run_id: ("mean", one)}, when, ("mean",), 1, ""))
+        (note,) = (n for t in read_cohorts(store.root) for n in t.notes if "2 tables" in n)
+        labels = [table.label for table in read_cohorts(store.root)]
+        return {label for label in labels if label in note.partition("2 tables")[2]}
+
+    both = {table.label for table in read_cohorts(store.root)}
+    assert len(both) == 2
+    assert last([("2027-01-01T00:00:00+00:00", Budget()), ("2027-01-01T00:00:00+00:00", steps)]) == both
+    assert len(last([("2027-01-02T00:00:00+00:00", Budget())])) == 1
 
 
 def test_a_field_that_conditions_gain_later_changes_no_table(monkeypatch):
