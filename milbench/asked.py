@@ -53,6 +53,7 @@ class Request:
         source: the suite as it was given, a name or a path.
         costs: ids of the measurements of cost that belong to the same run.
         studies: name -> trials of its tuning studies, which are kept in `storage`.
+        sources: name -> `milbench.method_sources.Sources.record` of methods that are not milbench's own.
         of_suite: whether the suite itself has this table; not where ``--budget`` gave it other conditions: then nobody
             has asked for the suite's other methods and seeds under them.
     """
@@ -71,6 +72,7 @@ class Request:
     costs: tuple[str, ...] = ()
     studies: dict[str, int] = field(default_factory=dict)
     storage: str = ""
+    sources: dict[str, dict[str, Any]] = field(default_factory=dict)
     of_suite: bool = True
 
     @property
@@ -125,6 +127,7 @@ class Request:
             methods=known.methods | self.methods,
             seeds=known.seeds,
             runs=known.runs | self.runs,
+            sources=known.sources | self.sources,
             costs=tuple(dict.fromkeys((*known.costs, *self.costs))),
         )
 

@@ -139,7 +139,7 @@ class Session:
     def progress(self, done: int, total: int) -> None:
         """Note how much of all phases is done."""
         self._state.done, self._state.total = done, total
-        self._write()
+        self._write(force=True)  # ``milbench status`` counts the runs themselves, too
 
     def advance(self, work: float) -> None:
         """Note work as done that was not started with `start`."""

@@ -71,6 +71,36 @@ class Sources:
             hashed.update(f"\0{name}\0{_checksum(path)}".encode())
         return hashed.hexdigest()[:16]
 
+    def record(self, base: str, folder: Path) -> dict[str, Any]:
+        """Return what `code_of_record` needs; paths within `folder`, the suite's, are written from there."""
+        root = folder.resolve()
+
+        def written(path: Path) -> str:
+            full = path.resolve()
+            return full.relative_to(root).as_posix() if full.is_relative_to(root) else str(full)
+
+        further = {name: written(path) for name, path in sorted(self.further.items())}
+        return {"base": base, "own": written(self.own), "further": further}
+
+
+def code_of_record(record: Mapping[str, Any], folder: Path) -> str | None:
+    """Return what the code of a method is now, from a `Sources.record`, importing nothing; None where a file is gone.
+
+    A file that the method has come to need since is not seen; the one that names it has been edited then.
+
+    Args:
+        record: of the method when it was asked for last.
+        folder: of the suite, as it was given to `Sources.record`.
+    """
+    try:
+        own = folder / record["own"]
+        further = {str(name): folder / path for name, path in record["further"].items()}
+        if not all(path.is_file() for path in (own, *further.values())):
+            return None
+        return Sources(own, further).code(str(record["base"]))
+    except (OSError, KeyError, TypeError, AttributeError, ValueError):
+        return None
+
 
 def _checksum(path: Path) -> str:
     state = path.stat()

@@ -185,7 +185,10 @@ def _requests(plan: Plan, when: str) -> list[asked.Request]:
         # With a table after tuning: one before it may be asked for anew without any studies.
         made[0] = replace(made[0], studies={s.name: s.trials for s in plan.searches}, storage=plan.storage)
         requests += made
-    return [replace(request, of_suite=_of_suite(plan, request)) for request in requests]
+    methods = {p.method.canonical: p.method for p in plan.runs}
+    files = {name: method.sources(suite.base) for name, method in methods.items()}
+    sources = {name: record for name, record in files.items() if record is not None}
+    return [replace(request, sources=sources, of_suite=_of_suite(plan, request)) for request in requests]
 
 
 def _of_suite(plan: Plan, request: asked.Request) -> bool:

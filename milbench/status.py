@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import re
 import statistics
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from .asked import Request, age, conditions_of, once, read_requests
 from .live import State, duration, sessions
+from .method_sources import code_of_record
 from .spec import PROTOCOL_VERSION, Suite
 from .spelling import spelling
 from .store import RunRecord, Store, read_suite
@@ -33,6 +35,8 @@ class Standing:
         storage: of the trials.
         costs: measurements of cost that are not whole.
         now: what the processes at work on it are doing.
+        edited: method -> how many of its finished runs are of another form of its code, and so are missing.
+        last: how many runs the last request of these tables had, where those are others than `runs`.
     """
 
     suite: Suite
@@ -43,15 +47,23 @@ class Standing:
     storage: str
     costs: int
     now: list[State]
+    edited: Mapping[str, int] = field(default_factory=dict)
+    last: int | None = None
 
     def lines(self) -> list[str]:
         """Return what ``milbench status`` prints."""
         counts = Counter("missing" if run is None else run.outcome for run in self.runs.values())
+        on = f"run last on {self.asked[:16].replace('T', ' ')} UTC"
         lines = [
-            f"{self.suite.name} version {self.suite.version}: {len(self.runs)} runs in {self.folder}, as run last on "
-            f"{self.asked[:16].replace('T', ' ')} UTC"
+            f"{self.suite.name} version {self.suite.version}: {len(self.runs)} runs in {self.folder}"
+            + (f", as {on}" if self.last is None else f"; {on} with other methods or seeds, {count(self.last, 'run')}")
         ]
         lines += [f"  {number:5d} {outcome}" for outcome, number in counts.most_common()]
+        lines += [
+            f"  {count(number, 'finished run')} of {method} not used: the method's code differs; milbench run makes "
+            f"{'it' if number == 1 else 'them'} again"
+            for method, number in self.edited.items()
+        ]
         if self.trials[1]:
             lines.append(f"  {self.trials[0]:5d} of {self.trials[1]} tuning trials, in {self.storage}")
         if self.costs:
@@ -102,6 +114,15 @@ def standing(
     store = Store(results, suite)
     if not (store.folder / "suite.json").exists():
         return None
+    for _ in range(3):  # what is at work meanwhile is told as of the moment of which the runs are
+        before = sessions(store.folder)
+        found = _standing(suite, store, methods, seeds)
+        if found is None or [(s.pid, s.done) for s in before] == [(s.pid, s.done) for s in found.now]:
+            break
+    return found
+
+
+def _standing(suite: Suite, store: Store, methods: Sequence[str], seeds: int | None) -> Standing | None:
     then = read_suite(store.folder)
     uses = [{data.name: data.split.use for data in of.data} for of in (then, suite)]
     if uses[0] != uses[1] or meaning(then) != meaning(suite):
@@ -110,6 +131,7 @@ def standing(
     records = sorted(store.records(), key=age)
     runs: dict[Key, RunRecord | None] = {}
     used: list[Request] = []
+    edited: Counter[str] = Counter()
     for data in suite.data:
         for tuned in (False, True) if suite.tuning is not None else (False,):
             request = _request(requests, suite, data.name, tuned)
@@ -119,20 +141,55 @@ def standing(
             names = _names(methods, suite, then, request)
             if names is None:
                 return None
-            done = dict(_done(records, request))
+            codes = _codes(request, suite.base)
+            if codes is None:
+                return None
+            done = dict(_done(records, request, codes))
             runs |= {
                 (data.name, name, fold, seed, tuned): done.get((name, fold, seed))
                 for name in names
                 for fold in request.folds
                 for seed in range(seeds or suite.seeds)
             }
+            if codes != request.methods:
+                before = dict(_done(records, request, request.methods))
+                edited.update(
+                    method
+                    for (cohort, method, fold, seed, was_tuned), run in runs.items()
+                    if run is None and (cohort, was_tuned) == (data.name, tuned) and (method, fold, seed) in before
+                )
+    newest = max(request.asked for request in used)
+    last = {
+        (request.data, name, fold, seed, request.conditions["tuning"] is not None)
+        for request in used
+        if request.asked == newest
+        for name in request.methods
+        for fold in request.folds
+        for seed in request.seeds
+    }
+    tables = {(key[0], key[4]) for key in last}
+    same = last == {key for key in runs if (key[0], key[4]) in tables}
     costs = {cost_id for request in used for cost_id in request.costs} if suite.cost else set()
     studies = {name: number for request in used for name, number in request.studies.items()}
     storage = next((request.storage for request in used if request.storage), "")
     return Standing(
-        suite, store.folder, max(request.asked for request in used), runs, _trials(studies, storage), storage,
-        sum(_open(store.cost(cost_id)) for cost_id in costs), sessions(store.folder),
+        suite, store.folder, newest, runs, _trials(studies, storage), storage,
+        sum(_open(store.cost(cost_id)) for cost_id in costs), sessions(store.folder), edited,
+        None if same else len(last),
     )  # fmt: skip
+
+
+def _codes(request: Request, base: Path) -> dict[str, str] | None:
+    """Return what the code of every method is now; None where the request does not tell by which files."""
+    codes = dict(request.methods)
+    for name, then in request.methods.items():
+        if not re.fullmatch("[0-9a-f]{16}", then):  # milbench's own, whose code is their revision
+            continue
+        now = code_of_record(request.sources.get(name, {}), base)
+        if now is None:
+            return None
+        codes[name] = now
+    return codes
 
 
 def _request(requests: Sequence[Request], suite: Suite, data: str, tuned: bool) -> Request | None:
@@ -159,7 +216,16 @@ def _names(methods: Sequence[str], suite: Suite, then: Suite, request: Request) 
     return None if None in found else [name for name in dict.fromkeys(found) if name is not None]
 
 
-def _done(records: Sequence[RunRecord], request: Request) -> Iterator[tuple[tuple[str, str, int], RunRecord]]:
+def _done(
+    records: Sequence[RunRecord], request: Request, codes: Mapping[str, str]
+) -> Iterator[tuple[tuple[str, str, int], RunRecord]]:
+    """Yield the runs of a table that are done, with method, fold and seed.
+
+    Args:
+        records: of the suite.
+        request: of the table.
+        codes: method -> its code, by which alone runs of it count.
+    """
     for record in once(records):
         spec = record.spec
         same = (spec.data, spec.fingerprint, spec.protocol_version) == (
@@ -167,8 +233,10 @@ def _done(records: Sequence[RunRecord], request: Request) -> Iterator[tuple[tupl
         )  # fmt: skip
         if not same or conditions_of(spec) != request.conditions:
             continue
-        if spec.code == request.methods.get(record.method, spec.code) or request.covers(record):
-            yield (request.method_of(record) or record.method, spec.fold, spec.seed), record
+        method = request.method_of(record) or record.method
+        covered = request.covers(record) and codes.get(method) == request.methods.get(method)
+        if spec.code == codes.get(method, spec.code) or covered:
+            yield (method, spec.fold, spec.seed), record
 
 
 def _trials(studies: Mapping[str, int], storage: str) -> tuple[int, int]:

@@ -45,6 +45,7 @@ def _planned(
     """Plan the suite anew, as it was never run so; that imports the methods and reads the cohorts."""
     from collections import Counter
 
+    from ..live import sessions
     from ..plan import make_plan
     from ..runner import costs_left, trials_left, tuned_runs
     from ..wording import count
@@ -63,6 +64,8 @@ def _planned(
         echo(f"  {done:5d} of {sum(s.trials for s in plan.searches)} tuning trials, in {plan.storage}")
     if costs := costs_left(plan, "missing"):
         echo(f"  {count(costs, 'measurement')} of cost not done")
+    for state in sessions(plan.store.folder):
+        echo(f"  running now (process {state.pid}): {state}")
     for planned in runs:
         if planned.outcome not in (None, "ok"):
             run_id = planned.stored or planned.spec.run_id

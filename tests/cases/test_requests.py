@@ -549,6 +549,70 @@ def test_status_and_dry_run_from_the_records(tmp_path, cli):
     assert "2 finished runs of mean not used: budget.steps was None and is 3" in said.out
 
 
+OWN = """from asked_helper import scale
+from milbench import Card
+from milbench.baselines.mean import MeanPooling
+
+
+class Own(MeanPooling):
+    card = Card(title="Own", family="iid", citation="Nobody.")
+    factor = scale()
+"""
+
+
+def test_status_tells_that_a_helper_was_edited(tmp_path, cli):
+    write_cohort(tmp_path, 24)
+    (tmp_path / "asked_helper.py").write_text("def scale():\n    return 1.0\n")
+    (tmp_path / "asked_own.py").write_text(OWN)
+    (tmp_path / "s.toml").write_text(SUITE.replace('"max"', '"asked_own:Own"'))
+    assert cli("run", "s.toml", "--results", "r", "--report", "none").code == 0
+
+    def counts(*words):
+        with patch("milbench.plan.make_plan", side_effect=AssertionError("nothing is planned")):
+            said = cli("status", "s.toml", "--results", "r", *words)
+        assert said.code == 0, said.err
+        return {word: int(n) for n, word in re.findall(r"^ +(\d+) (ok|missing)$", said.out, re.M)}, said.out
+
+    assert counts()[0] == {"ok": 4}
+    before = (tmp_path / "asked_helper.py").read_bytes()
+    (tmp_path / "asked_helper.py").write_bytes(before + b"# edited\n")
+    found, text = counts()
+    assert found == {"ok": 2, "missing": 2}
+    assert "asked_own:Own" in text
+    assert "2 to do" in cli("run", "s.toml", "--results", "r", "--dry-run").out  # what run itself says
+    (tmp_path / "asked_helper.py").write_bytes(before)
+    assert counts()[0] == {"ok": 4}
+    (tmp_path / "asked_helper.py").unlink()  # the records do not tell any more: it has to be planned
+    with patch("milbench.plan.make_plan", side_effect=MilbenchError("planned")):
+        assert cli("status", "s.toml", "--results", "r").code == 1
+
+
+def test_status_tells_a_last_request_of_other_seeds(tmp_path, cli):
+    write_cohort(tmp_path, 24)
+    (tmp_path / "s.toml").write_text(SUITE)
+    assert cli("run", "s.toml", "--results", "r", "--report", "none", "--seeds", "2", "-m", "mean").code == 0
+    first = cli("status", "s.toml", "--results", "r").out.splitlines()[0]
+    assert re.findall(r"(\d+) runs", first) == ["4", "4"]  # two methods of one seed; one method of two
+    first = cli("status", "s.toml", "--results", "r", "--seeds", "2", "-m", "mean").out.splitlines()[0]
+    assert re.findall(r"(\d+) runs", first) == ["4"]
+
+
+def test_status_of_what_was_never_asked_for_tells_what_is_at_work(tmp_path, cli):
+    write_cohort(tmp_path, 24)
+    (tmp_path / "s.toml").write_text(SUITE)
+    with Session(tmp_path / "r" / "s-v1") as session:
+        session.phase("tuning", 30.0)
+        session.progress(11, 30)
+        assert "11 of 30 done" in cli("status", "s.toml", "--results", "r", "--budget", "3 trials").out
+
+
+def test_what_is_done_is_told_at_once(tmp_path):
+    with Session(tmp_path) as session:
+        for done in range(3):
+            session.progress(done, 3)
+            assert [state.done for state in sessions(tmp_path)] == [done]
+
+
 def test_a_dead_session_is_not_at_work_and_goes_with_the_next(tmp_path):
     dead = tmp_path / ".live" / f"4194304-{HOST}"
     dead.mkdir(parents=True)
