@@ -29,7 +29,14 @@ ENSEMBLE = "ensemble"
 def kept_models(
     results: str | Path, suite: str, method: str, data: str | None = None, conditions: str | None = None
 ) -> list[SavedModel]:
-    """Load the models of a method's runs, every fold and seed, in their order.
+    """Load the models of a method's runs, every fold and seed, in their order; see `kept_models_of_cohort`."""
+    return kept_models_of_cohort(results, suite, method, data, conditions)[0]
+
+
+def kept_models_of_cohort(
+    results: str | Path, suite: str, method: str, data: str | None = None, conditions: str | None = None
+) -> tuple[list[SavedModel], CohortRuns]:
+    """Load the models of a method's runs, every fold and seed, in their order, and the runs that they are of.
 
     Their facts hold ``threshold`` as well, the rule of the suite, and ``thresholds`` also where the file is older.
 
@@ -73,7 +80,27 @@ def kept_models(
             model.facts["thresholds"] = {
                 rule: asdict(threshold_of(tables[0], record, rule)) for rule in threshold.CHOSEN
             }
-    return models
+    return models, tables[0]
+
+
+def trained_on(models: Sequence[SavedModel], cohort: CohortRuns) -> list[frozenset[str] | None]:
+    """Return the slides that each model was trained or selected on: train and val of its fold, and test of an oracle.
+
+    Args:
+        models, cohort: of `kept_models_of_cohort`.
+
+    Returns:
+        one set a model; None where the store does not hold its fold.
+
+    Raises:
+        MilbenchError: a fold is damaged.
+    """
+    untouched = () if cohort.oracle else ("test",)
+    found: list[frozenset[str] | None] = []
+    for model in models:
+        parts = cohort.parts(model.facts["fold"])
+        found.append(None if parts is None else frozenset(map(str, parts.index[~parts.isin(untouched)])))
+    return found
 
 
 def _none_kept(name: str, records: Sequence[RunRecord]) -> str:

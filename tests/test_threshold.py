@@ -309,7 +309,7 @@ def predicted(study, out, *more):
 
 
 def test_kept_models_predict_by_the_thresholds_of_the_table(study, tmp_path):
-    table, text = predicted(study, tmp_path / "p.csv", "--labels", study / "A" / "l.csv")
+    table, text = predicted(study, tmp_path / "p.csv", "--labels", study / "A" / "l.csv", "--new-slides")
     runs = run_scores(study / "r").set_index("fold")
     assert (table["threshold_rule"] == "val-youden").all()
     labels = pd.read_csv(study / "A" / "l.csv").set_index("slide_id")["label"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,10 +14,10 @@ from ..wording import count
 from ._terminal import check_folder, counted, echo
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from ..data.cache import FeatureCache
+    from ..data.label_rows import Tables
     from ..saved_model import SavedModel
+    from ..scoring import CohortRuns
 
 _LOADER = """# Models of {title}
 
@@ -55,30 +56,43 @@ def suite_name(text: str) -> str:
 
 def predict_to(
     suite: str, method: str, features: Path, out: Path, results: Path, data: str | None, conditions: str | None,
-    format: str, labels: Path | None, attention: Path | None, force: bool,
-    threshold: str | None = None,
+    format: str, labels: Tables | None, attention: Path | None, force: bool,
+    threshold: str | None = None, new_slides: bool = False,
 ) -> None:  # fmt: skip
     """Predict slides and write the table; see ``milbench predict``."""
     from ..atomic_io import write_atomic
+    from ..data.label_rows import check_columns
     from ..escaping import to_csv
-    from ..prediction import kept_models, predict_slides
+    from ..labelled import read_slide_labels, score_lines, with_labels
+    from ..prediction import kept_models_of_cohort, predict_slides
     from ..saved_model import check_features
 
     check_folder(out.parent, "--out")
     if out.suffix.lower() != ".csv":
         raise MilbenchError(f"--out {out}: the table is a .csv file.")
-    models = kept_models(results, suite_name(suite), method, data, conditions)
+    if labels is not None:
+        check_columns(labels)
+    models, cohort = kept_models_of_cohort(results, suite_name(suite), method, data, conditions)
     with tempfile.TemporaryDirectory(prefix="milbench-") as folder:
         cache = _opened(features, format, models[0], Path(folder))
         for sentence in check_features(models[0], cache, force):
             echo(f"warning: {sentence}")
         if attention is not None:
             _check_attention(models[0], cache)
+        classes = models[0].classes
+        known = None if labels is None else read_slide_labels(labels, cache.ids, classes)  # refused before the work
+        for note in () if known is None else known.notes:
+            echo(f"note: {note}")
         table = predict_slides(models, cache, cache.ids, threshold)
-        if labels is not None:
-            table = _with_labels(table, labels, models[0])
+        scores = []
+        if known is not None:
+            seen = {} if new_slides else _seen(cache.ids, known.patients, models, cohort)
+            table = with_labels(table, known, seen, classes)
+            scores = score_lines(table, known, classes)
         write_atomic(out, to_csv(table))
         echo(f"{count(len(cache.ids), 'slide')} predicted by {count(len(models), 'model')} and their ensemble: {out}")
+        for line in scores:
+            echo(line)
         if attention is not None:
             _export_attention(models, cache, attention)
 
@@ -99,43 +113,21 @@ def _opened(features: Path, format: str, model: SavedModel, folder: Path) -> Fea
     return FeatureCache.open(made)
 
 
-def _with_labels(table: pd.DataFrame, labels: Path, model: SavedModel) -> pd.DataFrame:
-    """Add the column ``label``, and tell the AUC of the ensemble and of the single models."""
-    from .. import metrics
-    from ..data.labels import read_label_table
-    from ..data.tables import read_table
-    from ..spec import DataSpec
+def _seen(
+    slides: Sequence[str], owner: Mapping[str, str], models: list[SavedModel], cohort: CohortRuns
+) -> dict[str, frozenset[str]]:
+    """Return member -> the slides that it was trained or selected on."""
+    from ..labelled import seen_slides
+    from ..prediction import trained_on
 
-    patient = "patient_id" if "patient_id" in read_table(labels)[0] else "slide_id"
-    spec = DataSpec(name="new", cache="new", labels=str(labels), patient_column=patient, classes=model.classes)
-    known = read_label_table(labels, spec).labels
-    missing = sorted(set(table["slide_id"]) - set(known))
-    if missing:
-        echo(f"{count(len(missing), 'slide')} without a label, the first {missing[0]!r}.")
-    column = table["slide_id"].map(lambda slide: model.classes[known[slide]] if slide in known else "")
-    table.insert(2, "label", column)
-    aucs = {}
-    for member, rows in table[column != ""].groupby("member", sort=False):
-        y = [model.classes.index(name) for name in rows["label"]]
-        p, s = ([f"{kind}_{name}" for name in model.classes] for kind in ("p", "log_odds"))
-        aucs[str(member)] = metrics.auc(y, rows[p].to_numpy(), rows[s].to_numpy())
-    single = [value for member, value in aucs.items() if member != "ensemble"]
-    if aucs:
-        echo(f"AUC of the ensemble {aucs['ensemble']:.3f}; of single models {min(single):.3f} to {max(single):.3f}.")
-        together = table[(column != "") & (table["member"] == "ensemble")]
-        truth, found = ([model.classes.index(name) for name in together[of]] for of in ("label", "predicted"))
-        probabilities = together[[f"p_{name}" for name in model.classes]].to_numpy()
-        counted = (metrics.balanced_accuracy, metrics.sensitivity, metrics.specificity, metrics.f1)
-        words = ("balanced accuracy", "sensitivity", "specificity", "F1")
-        values = [f"{word} {of(truth, probabilities, found):.3f}" for word, of in zip(words, counted, strict=True)]
-        echo(f"Classes predicted by the ensemble ({_decision(together.iloc[0])}): {', '.join(values)}.")
-    return table
-
-
-def _decision(row: pd.Series) -> str:
-    """Return in words how a row's class was predicted."""
-    rule, value = row["threshold_rule"], row["threshold"]
-    return "the most probable one" if rule == "argmax" else f"{rule}, from a probability of {value:.3g} on"
+    trained = trained_on(models, cohort)
+    if gone := [model.name for model, slides in zip(models, trained, strict=True) if slides is None]:
+        echo(f"warning: {cohort.folder} does not hold the folds of {count(len(gone), 'model')}, the first {gone[0]}: "
+             "whether slides took part in training is not known.")  # fmt: skip
+    found = seen_slides(
+        slides, owner, trained, {str(slide): str(patient) for slide, patient in cohort.labels()["patient_id"].items()}
+    )
+    return {model.name: slides for model, slides in zip(models, found, strict=True)}
 
 
 def _check_attention(model: SavedModel, cache: FeatureCache) -> None:

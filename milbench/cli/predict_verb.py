@@ -21,7 +21,15 @@ def predict_command(
     conditions: str = typer.Option(None, "--conditions", help="The table of the runs, where the cohort has several."),
     format: str = typer.Option("auto", "--format", help="Format of the features, see: milbench list formats."),
     labels: Path = typer.Option(
-        None, "--labels", help="Table of labels (slide_id, patient_id, label): the AUC is told."
+        None,
+        "--labels",
+        help="Table of labels, matched as by init: the AUC is told, of slides not trained on.",
+    ),
+    slide_column: str = typer.Option(None, "--slide-column", help="Column of slides; default: recognised."),
+    patient_column: str = typer.Option(None, "--patient-column", help="Column of patients; default: recognised."),
+    label_column: str = typer.Option(None, "--label-column", help="Column of labels; default: recognised."),
+    new_slides: bool = typer.Option(
+        False, "--new-slides", help="No slide took part in training, whatever names slides and patients share."
     ),
     attention: Path = typer.Option(
         None, "--attention", help="Folder for the attention of every model, a file a slide."
@@ -37,7 +45,17 @@ def predict_command(
 
     Example: milbench predict lung.toml -m transmil --features other/features --out predictions.csv
     """
+    from ..data.label_rows import Tables
+    from ..errors import MilbenchError
     from ._prediction import predict_to
 
-    predict_to(suite, method, features, out, results, data, conditions, format, labels, attention, force,
-               None if threshold is None else threshold.value)  # fmt: skip
+    columns = {"slide": slide_column, "patient": patient_column, "label": label_column}
+    if labels is None and (given := [f"--{what}-column" for what, name in columns.items() if name is not None]):
+        raise MilbenchError(f"{given[0]} is about a label table; give it with --labels.")
+    tables = (
+        None
+        if labels is None
+        else Tables(labels, slide=slide_column, patient=patient_column, label=label_column, patients_needed=False)
+    )
+    predict_to(suite, method, features, out, results, data, conditions, format, tables, attention, force,
+               None if threshold is None else threshold.value, new_slides)  # fmt: skip

@@ -50,6 +50,7 @@ class Tables:
         patient_rule: what finds the patient in the name of a slide, see `milbench.data.audit.patients.apply_rule`.
         keep: labels that are classes though they look like missing values.
         exclude: labels whose slides take no part.
+        patients_needed: refuse a table whose patients are not recognised; False: each slide is then one of its own.
     """
 
     labels: Path
@@ -62,6 +63,7 @@ class Tables:
     patient_rule: str | None = None
     keep: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
+    patients_needed: bool = True
 
     @property
     def files(self) -> list[Path]:
@@ -128,7 +130,7 @@ def read_label_rows(tables: Tables, features: Collection[str]) -> LabelRows:
     sites = None if tables.site is None else _named(tables.labels, header, tables.site, "site")
     if tables.slides is not None:
         return _pair(tables, table, label, sites, features)
-    slide = _slide_column(tables.labels, header, rows, tables.slide, guess, features, label)
+    slide = _slide_column(tables.labels, header, rows, tables.slide, guess, features, label, tables.patients_needed)
     if slide is None:
         return _of_patients(tables, table, label, sites, features)
     refuse_unreadable(tables.labels, (header, rows), [slide, label, *filter(None, [sites])])
@@ -423,11 +425,13 @@ def _slide_column(
     guess: Columns,
     features: Collection[str],
     label: str | None = None,
+    two_tables: bool = True,
 ) -> str | None:
     """Return the column of slide ids: by its name, or the one that holds the most names of features.
 
     Args:
         label: the column of labels; None: the table is one of slides and patients alone.
+        two_tables: whether the command takes a table of slides and their patients as well.
 
     Returns:
         None: no column holds any, and rows are patients with whose names those of features begin.
@@ -459,7 +463,7 @@ def _slide_column(
     if guess.slide is not None:
         return guess.slide
     mend = "name the column of slides with --slide-column"
-    if guess.patient is not None and not pair:
+    if guess.patient is not None and not pair and two_tables:
         mend += ", or give the table of slides and their patients with --slide-table if its rows are patients"
     raise MilbenchError(f"{path} has columns {some(header, 20)}, and none of them holds names of features; {mend}.")
 
@@ -475,6 +479,8 @@ def _patient_column(tables: Tables, header: list[str], asked: str | None, guess:
     if guess.patient is not None and guess.patient != slide:
         return guess.patient
     if slide is not None and len(guessed_patients({name: name for name in ids})) == len(ids):
+        return slide
+    if slide is not None and not tables.patients_needed:
         return slide
     # Taking every slide for a patient of its own could put one patient on both sides of a split.
     alone = (

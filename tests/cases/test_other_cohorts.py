@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -18,7 +19,8 @@ from typer.testing import CliRunner
 import milbench
 from milbench.cli import app
 from milbench.errors import MilbenchError
-from milbench.prediction import kept_models, predict_slides, stored_predictions
+from milbench.labelled import SlideLabels, score_lines, with_labels
+from milbench.prediction import kept_models, predict_slides, stored_predictions, trained_on
 from milbench.runner import run
 from milbench.saved_model import load_model
 from milbench.store import MODEL, read_runs
@@ -41,15 +43,15 @@ split = {{ folds = 3, val_fraction = 0.2 }}
 """
 
 
-def make(folder, n, seed, dim=8):
+def make(folder, n, seed, dim=8, slide="s", patient="p"):
     rng = np.random.default_rng(seed)
     (folder / "f").mkdir(parents=True)
     rows = ["slide_id,patient_id,label"]
     for i in range(n):
         x = rng.normal(size=(6, dim)).astype(np.float32)
         x[:2, i % 2] += 3
-        np.save(folder / "f" / f"s{i:03d}.npy", x)
-        rows.append(f"s{i:03d},p{i:03d},{['neg', 'pos'][i % 2]}")
+        np.save(folder / "f" / f"{slide}{i:03d}.npy", x)
+        rows.append(f"{slide}{i:03d},{patient}{i:03d},{['neg', 'pos'][i % 2]}")
     (folder / "l.csv").write_text("\n".join(rows))
 
 
@@ -57,7 +59,7 @@ def make(folder, n, seed, dim=8):
 def study(tmp_path_factory):
     folder = tmp_path_factory.mktemp("study")
     make(folder / "A", 30, 1)
-    make(folder / "B", 12, 2)
+    make(folder / "B", 12, 2, slide="b", patient="q")
     make(folder / "narrow", 4, 2, dim=5)
     (folder / "s.toml").write_text(SUITE.format(keep='keep_models = "best"'))
     run(folder / "s.toml", folder / "r", jobs=1)
@@ -145,7 +147,7 @@ def test_another_cohort_is_predicted(study, tmp_path, labelled):
                         "--results", study / "r", *more)  # fmt: skip
     assert code == 0, text
     table = pd.read_csv(out)
-    assert set(table["slide_id"]) == {f"s{i:03d}" for i in range(12)}
+    assert set(table["slide_id"]) == {f"b{i:03d}" for i in range(12)}
     assert table["member"].nunique() == 4
     np.testing.assert_allclose(table["p_neg"] + table["p_pos"], 1)
     assert ("label" in table) is labelled
@@ -161,11 +163,11 @@ def test_attention_of_kept_models_is_exported(study, tmp_path):
     assert code == 0, text
     assert len(list((tmp_path / "attention").glob("*/*.parquet"))) == 3 * 12
     model = kept_models(study / "r", "s", "abmil")[0]  # of standardised features, as the suite says
-    x = torch.from_numpy(np.load(study / "B" / "f" / "s003.npy")).half().float()
+    x = torch.from_numpy(np.load(study / "B" / "f" / "b003.npy")).half().float()
     bag = milbench.Bags.pack([(x - model.scaling.mean) / model.scaling.deviation])
     expected = model.model(bag, attention=True).attention.detach().numpy()
     name = f"{model.facts['fold']}-seed{model.facts['seed']}"
-    found = pd.read_parquet(tmp_path / "attention" / name / "s003.parquet")
+    found = pd.read_parquet(tmp_path / "attention" / name / "b003.parquet")
     np.testing.assert_allclose(found[["attention_0"]], expected, rtol=1e-5)
 
 
@@ -251,3 +253,146 @@ def test_a_flipped_bit_of_a_kept_model_is_noticed(study, tmp_path):
     (record.path / MODEL).write_bytes(content)
     with pytest.raises(MilbenchError, match=MODEL):
         kept_models(tmp_path / "r", "s", "mean")
+
+
+def predicted(study, out, features, labels, *more):
+    """Return exit code, text and, where it was written, the table of ``milbench predict`` of abmil."""
+    code, text = invoke("predict", "s", "-m", "abmil", "--features", features, "--labels", labels, "--out", out,
+                        "--results", study / "r", *more)  # fmt: skip
+    return code, text, pd.read_csv(out, keep_default_na=False) if out.exists() else None
+
+
+def told(text, of):
+    """Return the numbers after ``AUC of`` a member."""
+    found = re.search(rf"^AUC of .*{of}(.*)$", text, re.M)
+    return [] if found is None else [float(number) for number in re.findall(r"\d\.\d{3}", found[1])]
+
+
+def auc_of(table, member="ensemble"):
+    rows = table[(table["member"] == member) & (table["label"] != "")]
+    return roc_auc_score(rows["label"] == "pos", rows["log_odds_pos"])
+
+
+def labels_of_b(study, path, slide="slide_id", label="label", change=str, more=()):
+    rows = [line.split(",") for line in (study / "B" / "l.csv").read_text().splitlines()[1:]]
+    lines = [",".join([slide, "patient_id", label, *more])]
+    lines += [",".join([change(s), patient, y, *more]) for s, patient, y in rows]
+    path.write_text("\n".join(lines))
+    return path
+
+
+@pytest.mark.parametrize("change", ["{}.svs", "{}.SVS", "slides/{}.tiff"])
+def test_labels_are_matched_as_init_matches_them(study, tmp_path, change):
+    labels = labels_of_b(study, tmp_path / "l.csv", change=change.format)
+    code, text, table = predicted(study, tmp_path / "p.csv", study / "B" / "f", labels)
+    assert code == 0, text
+    assert change.format("b000") in text
+    assert (table["label"] != "").all()
+    assert told(text, "ensemble")[0] == pytest.approx(auc_of(table), abs=6e-4)
+
+
+def test_labels_of_none_of_the_slides_are_refused_with_a_name_of_each_side(study, tmp_path):
+    labels = labels_of_b(study, tmp_path / "l.csv", change="x{}".format)
+    code, text, table = predicted(study, tmp_path / "p.csv", study / "B" / "f", labels)
+    assert code == 1
+    assert "'xb000'" in text
+    assert "'b000'" in text
+    assert table is None
+
+
+def test_columns_of_labels_are_recognised_or_named(study, tmp_path):
+    features, out = study / "B" / "f", tmp_path / "p.csv"
+    labels = labels_of_b(study, tmp_path / "l.csv", label="MSI status")
+    assert predicted(study, out, features, labels)[0] == 0
+    labels = labels_of_b(study, labels, slide="names", label="MSI status", more=["other"])
+    out.unlink()
+    code, text, table = predicted(study, out, features, labels)
+    assert code == 1
+    assert "--label-column" in text
+    assert table is None
+    named = ("--label-column", "MSI status", "--slide-column", "names")
+    code, text, table = predicted(study, out, features, labels, *named)
+    assert code == 0, text
+    assert set(table["label"]) == {"pos", "neg"}
+    code, text, _ = predicted(study, out, features, labels, "--label-column", "nosuch")
+    assert code == 1
+    assert "--label-column" in text
+    bare = [f"b{i:03d},{['neg', 'pos'][i % 2]}" for i in range(12)]  # patients are not needed
+    labels.write_text("\n".join(["names,status", *bare]))
+    code, text, _ = predicted(study, out, features, labels, "--label-column", "status")
+    assert code == 0, text
+
+
+def test_what_models_were_trained_on_does_not_count_for_them(study, tmp_path):
+    code, text, table = predicted(study, tmp_path / "p.csv", study / "A" / "f", study / "A" / "l.csv")
+    assert code == 0, text
+    assert told(text, "ensemble") == []
+    own = []
+    for record in read_runs(study / "r"):
+        if record.method == "abmil":
+            test = record.predictions().query("split == 'test'")
+            own.append(roc_auc_score([int(slide[1:]) % 2 for slide in test["slide_id"]], test["s1"]))
+            member = table[table["member"] == f"fold {record.spec.fold} seed {record.spec.seed}"]
+            assert set(member["slide_id"][~member["seen_in_training"]]) == set(test["slide_id"])
+    assert told(text, "single models") == pytest.approx([min(own), max(own)], abs=6e-4)
+    assert "nan" not in text
+    text, table = predicted(study, tmp_path / "p.csv", study / "A" / "f", study / "A" / "l.csv", "--new-slides")[1:]
+    assert told(text, "ensemble")[0] == pytest.approx(auc_of(table), abs=6e-4)
+
+
+@pytest.mark.parametrize("by", ["slide", "patient"])
+def test_an_ensemble_is_scored_on_slides_that_no_model_saw(study, tmp_path, by):
+    (tmp_path / "f").mkdir()
+    labels = ["slide_id,patient_id,label"]
+    for i in range(12):
+        name = f"s{i:03d}" if by == "slide" and i < 4 else f"b{i:03d}"
+        owner = f"P{i:03d}" if by == "patient" and i < 4 else f"q{i:03d}"
+        os.symlink(study / "B" / "f" / f"b{i:03d}.npy", tmp_path / "f" / f"{name}.npy")
+        labels.append(f"{name},{owner},{['neg', 'pos'][i % 2]}")
+    (tmp_path / "l.csv").write_text("\n".join(labels))
+    code, text, table = predicted(study, tmp_path / "p.csv", tmp_path / "f", tmp_path / "l.csv")
+    assert code == 0, text
+    assert "4 of 12" in text
+    new = table[table["slide_id"].between("b004", "b011")]
+    value, low, high = told(text, "ensemble")
+    assert value == pytest.approx(auc_of(new), abs=6e-4)
+    assert low <= value <= high
+    assert low < high
+
+
+def test_labels_of_one_class_give_no_auc(study, tmp_path):
+    labels = tmp_path / "l.csv"
+    labels.write_text("slide_id,patient_id,label\n" + "".join(f"b{i:03d},q{i},neg\n" for i in range(0, 12, 2)))
+    code, text, table = predicted(study, tmp_path / "p.csv", study / "B" / "f", labels)
+    assert code == 0, text
+    assert told(text, "ensemble") == told(text, "single models") == []
+    assert "nan" not in text
+    assert "'neg'" in text
+    assert (table["label"] == "").sum() == 6 * 4
+
+
+def test_an_oracle_saw_its_test_slides():
+    parts = pd.Series(["train", "val", "test"], index=["a", "b", "c"])
+    model = SimpleNamespace(facts={"fold": "f"})
+    for oracle, expected in ((False, {"a", "b"}), (True, {"a", "b", "c"})):
+        assert trained_on([model], SimpleNamespace(oracle=oracle, parts=lambda _: parts)) == [expected]
+    assert trained_on([model], SimpleNamespace(oracle=False, parts=lambda _: None)) == [None]
+
+
+def test_more_than_two_classes_have_an_interval_too():
+    rng = np.random.default_rng(0)
+    classes, y = ["a", "b", "c"], np.arange(30) % 3
+    odds = rng.normal(size=(30, 3)) + 2 * np.eye(3)[y]
+    p = np.exp(odds) / np.exp(odds).sum(axis=1, keepdims=True)
+    slides = [f"x{i}" for i in range(30)]
+    head = {"slide_id": slides, "member": "ensemble", "predicted": [classes[i] for i in p.argmax(axis=1)]}
+    columns = {f"{kind}_{name}": values[:, c] for kind, values in (("p", p), ("log_odds", odds))
+               for c, name in enumerate(classes)}  # fmt: skip
+    table = pd.DataFrame(head | columns | {"threshold_rule": "argmax", "threshold": np.nan})
+    table = pd.concat([table, table.assign(member="fold f seed 0")])
+    labels = SlideLabels(dict(zip(slides, y.tolist(), strict=True)))
+    text = "\n".join(score_lines(with_labels(table, labels, {}, classes), labels, classes))
+    value, low, high = told(text, "ensemble")
+    assert value == pytest.approx(np.mean([roc_auc_score(y == c, odds[:, c]) for c in range(3)]), abs=6e-4)
+    assert low < value < high
+    assert "nan" not in text
