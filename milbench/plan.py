@@ -232,6 +232,29 @@ def make_plan(
     )
 
 
+def refuse_damaged(plan: Plan, todo: Sequence[Planned]) -> None:
+    """Refuse finished runs whose files are not as they were written: no table could be made of them.
+
+    Args:
+        plan: all runs.
+        todo: those of them that are made anew.
+
+    Raises:
+        MilbenchError: the first of them, with its fix, and how many more there are.
+    """
+    kept = {planned.stored for planned in plan.runs} - {planned.stored for planned in todo}
+    found = [
+        sentence
+        for record in plan.store.records()
+        if record.path.name in kept and (sentence := record.damage()) is not None
+    ]
+    if found:
+        more = (
+            f" {count(len(found) - 1, 'more run')} of it damaged too: milbench verify names all." if found[1:] else ""
+        )
+        raise MilbenchError(f"{found[0]}{more}")
+
+
 def unused(plan: Plan) -> list[str]:
     """Return a line on every kind of finished run that the plan makes anew, with the fields that differ."""
     stored = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -87,6 +87,7 @@ def leaderboard(
     all_runs: bool = False,
     details: bool = True,
     threshold_rule: str | None = None,
+    without: Collection[str] = (),
 ) -> pd.DataFrame:
     """Return the leaderboard of everything below a results root.
 
@@ -102,6 +103,7 @@ def leaderboard(
         all_runs: show whatever was run, not only what was asked for last.
         details: also compute what a report alone shows, ``attrs["curves"]`` and ``attrs["known"]``: half of the time.
         threshold_rule: call bags of two classes positive by this rule (`milbench.threshold`); None: by each suite's.
+        without: names of suites' folders that are passed over, as their results are damaged for instance.
 
     Returns:
         one row a method, cohort and set of conditions, columns `columns`; sorted by rank, then AUC. In particular:
@@ -146,7 +148,7 @@ def leaderboard(
         raise MilbenchError(f"resamples is {resamples}; it must be at least 1, and 1000 or more for a fair interval.")
     if price_per_hour is not None and not price_per_hour > 0:
         raise MilbenchError(f"the price of a device-hour is {price_per_hour}; it must be positive.")
-    cohorts = read_cohorts(Path(results), suite, data, all_runs=all_runs)
+    cohorts = read_cohorts(Path(results), suite, data, all_runs=all_runs, without=without)
     if threshold_rule is not None:
         rule = threshold.named(threshold_rule)
         cohorts = [replace(c, suite=c.suite.model_copy(update={"threshold": rule})) for c in cohorts]

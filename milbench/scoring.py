@@ -292,6 +292,7 @@ def read_cohorts(
     data: str | None = None,
     methods: Collection[str] = (),
     all_runs: bool = False,
+    without: Collection[str] = (),
 ) -> list[CohortRuns]:
     """Read the runs below a results root, cohort by cohort: those that each suite asked for last.
 
@@ -301,6 +302,7 @@ def read_cohorts(
         data: only this cohort.
         methods: read these too, on the folds and seeds of the last request, where it leaves them out.
         all_runs: read whatever was run, not what was asked for last alone.
+        without: names of suites' folders that are passed over.
 
     Raises:
         MilbenchError: nothing is there, or nothing of that name.
@@ -310,6 +312,8 @@ def read_cohorts(
     names: set[str] = set()
     left_out: list[str] = []
     for folder in suite_folders(root):
+        if folder.name in without:
+            continue
         spec = read_suite(folder)
         suites |= {spec.name}
         if suite is not None and suite not in (spec.name, f"{spec.name}-v{spec.version}"):

@@ -20,6 +20,9 @@ from .studies import import_optuna, open_storage
 from .suites import meaning, with_budget
 from .wording import count
 
+#: Content of runs that is compared with its checksums, at most; `milbench verify` compares all.
+_MOST_BYTES = 64 * 2**20
+
 Key = tuple[str, str, str, int, bool]  # cohort, method, fold, seed, whether tuned
 
 
@@ -37,6 +40,7 @@ class Standing:
         now: what the processes at work on it are doing.
         edited: method -> how many of its finished runs are of another form of its code, and so are missing.
         last: how many runs the last request of these tables had, where those are others than `runs`.
+        damaged: runs a file of which is missing or not as it was written, with the sentence on it.
     """
 
     suite: Suite
@@ -49,10 +53,14 @@ class Standing:
     now: list[State]
     edited: Mapping[str, int] = field(default_factory=dict)
     last: int | None = None
+    damaged: Mapping[Key, str] = field(default_factory=dict)
 
     def lines(self) -> list[str]:
         """Return what ``milbench status`` prints."""
-        counts = Counter("missing" if run is None else run.outcome for run in self.runs.values())
+        counts = Counter(
+            "damaged" if key in self.damaged else "missing" if run is None else run.outcome
+            for key, run in self.runs.items()
+        )
         on = f"run last on {self.asked[:16].replace('T', ' ')} UTC"
         lines = [
             f"{self.suite.name} version {self.suite.version}: {len(self.runs)} runs in {self.folder}"
@@ -76,7 +84,7 @@ class Standing:
             if run is not None and run.outcome != "ok":
                 what = f"{data} {method}{' tuned' if tuned else ''} fold {fold} seed {seed}"
                 lines.append(f"  {run.outcome}: {what} ({run.path.name}): {run.reason}")
-        return lines
+        return [*lines, *(f"  damaged: {sentence}" for sentence in self.damaged.values())]
 
     def _seconds_left(self) -> float | None:
         """Return the training time of the runs that are missing: by method, from the runs of it that are done."""
@@ -175,8 +183,14 @@ def _standing(suite: Suite, store: Store, methods: Sequence[str], seeds: int | N
     return Standing(
         suite, store.folder, newest, runs, _trials(studies, storage), storage,
         sum(_open(store.cost(cost_id)) for cost_id in costs), sessions(store.folder), edited,
-        None if same else len(last),
+        None if same else len(last), _damaged(runs),
     )  # fmt: skip
+
+
+def _damaged(runs: Mapping[Key, RunRecord | None]) -> dict[Key, str]:
+    share = _MOST_BYTES // max(1, len(runs))
+    found = {key: run.damage(share) for key, run in runs.items() if run is not None}
+    return {key: sentence for key, sentence in found.items() if sentence is not None}
 
 
 def _codes(request: Request, base: Path) -> dict[str, str] | None:

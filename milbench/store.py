@@ -139,6 +139,22 @@ class RunRecord:
 
         return min(self._content("history.csv", read), default=None)
 
+    def damage(self, most_bytes: int | None = None) -> str | None:
+        """Return the sentence on a file of the run, other than its model, that is missing or not as it was written.
+
+        Args:
+            most_bytes: files that are larger are only looked for.
+        """
+        for name in sorted(set(self.record.get(FILES, ())) - {MODEL}):
+            try:
+                if most_bytes is None or (self.path / name).stat().st_size <= most_bytes:
+                    self._content(name, len)
+            except FileNotFoundError:
+                return f"{self.path / name} is missing; delete {self.path} and run the suite again."
+            except (OSError, MilbenchError) as error:
+                return str(error)
+        return None
+
     @property
     def _has_history(self) -> bool:
         return (self.path / "history.csv").exists() or "history.csv" in self.record.get(FILES, ())

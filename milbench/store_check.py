@@ -57,6 +57,20 @@ class StoreReport:
         self.defects += found
 
 
+def damaged_suites(root: Path) -> dict[str, str]:
+    """Return the names of suites' folders below a results root with defects, each with the sentence on the first."""
+    found = {}
+    for folder in suite_folders(root):
+        report = StoreReport(folder)
+        try:
+            _check_suite(folder, report, None, {})
+        except MilbenchError as error:
+            report.defects.append(str(error))
+        if report.defects:
+            found[folder.name] = report.defects[0]
+    return found
+
+
 def check_path(path: Path, progress: Progress | None = None) -> StoreReport:
     """Check a results root, the folder of one suite, or a feature cache.
 

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from enum import StrEnum
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
 
 from ..escaping import to_csv
 from ._terminal import Rule, echo, echo_data
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+#: Where results are unless a command says otherwise.
+_ROOT = Path("results/runs")
 
 
 class Format(StrEnum):
@@ -28,8 +36,14 @@ class FigureFormat(StrEnum):
 
 
 def leaderboard_command(
-    results: Path = typer.Argument(
-        Path("results/runs"), metavar="RESULTS", help="Results root, or the folder of one suite in it."
+    given: Path | None = typer.Argument(
+        None,
+        metavar="[RESULTS|SUITE]",
+        help="Results root, or the folder of one suite in it, or a suite, as for run; default: results/runs.",
+        show_default=False,
+    ),
+    root: Path | None = typer.Option(
+        None, "--results", help="Results root, as for run; default: results/runs.", show_default=False
     ),
     suite: str | None = typer.Option(None, "--suite", help="Only this suite: name, or name-v1."),
     data: str | None = typer.Option(None, "--data", help="Only this cohort."),
@@ -57,7 +71,11 @@ def leaderboard_command(
 ) -> None:
     """Show which method is better, by how much, how sure that is, and what it costs.
 
+    Where one of several suites is damaged, the others are shown, unless a report is to be written.
+
     Example: milbench leaderboard results/runs --suite quickstart --out results/quickstart
+
+    Exit code: 0 everything is shown, 1 bad input, 2 a suite was left out as its results are damaged.
     """
     from .. import __version__
     from ..errors import MilbenchError
@@ -65,12 +83,24 @@ def leaderboard_command(
     from ..reporting import foreign_readme
     from ._terminal import check_folder, command_line, portable, print_leaderboard
 
+    results, suite = _which(given, root, suite)
     if out is not None:
         check_folder(out, "--out")
         if foreign_readme(out):
             raise MilbenchError(f"{out / 'README.md'} is no report and would be overwritten; give another --out.")
-    df = leaderboard(results, suite, data, resamples, target_auc, price, across, every, details=out is not None,
-                     threshold_rule=None if threshold is None else threshold.value)  # fmt: skip
+
+    def table(without: Collection[str] = ()) -> pd.DataFrame:
+        return leaderboard(results, suite, data, resamples, target_auc, price, across, every, details=out is not None,
+                           threshold_rule=None if threshold is None else threshold.value, without=without)  # fmt: skip
+
+    damaged: dict[str, str] = {}
+    try:
+        df = table()
+    except MilbenchError:
+        damaged = _damaged(results) if suite is None and out is None else {}
+        if not damaged:
+            raise
+        df = table(without=damaged)
     if across and not df.attrs["across"]:
         raise MilbenchError(
             f"{results} has no suite with three or more cohorts on which two or more methods were run to their end; "
@@ -93,3 +123,39 @@ def leaderboard_command(
         provenance = f"Written by {source}:\n\n    {command_line()}"
         path = write_report(df, out, f"Leaderboard: {which}", provenance, [kind.value for kind in figures or ()])
         echo(f"report: {path}", err=True)
+    for name, sentence in damaged.items():
+        echo(f"milbench: {name} is left out: {sentence}", err=True)
+    if damaged:
+        raise typer.Exit(2)
+
+
+def _which(given: Path | None, root: Path | None, suite: str | None) -> tuple[Path, str | None]:
+    """Return the results root and the suite in it that the words of the command line mean."""
+    from ..errors import MilbenchError
+    from ..suites import list_suites, load_suite
+
+    if given is None:
+        return root or _ROOT, suite
+    is_file = given.suffix == ".toml" and given.is_file()
+    if is_file or (str(given) in list_suites() and not given.exists()):
+        of = load_suite(given)
+        name = f"{of.name}-v{of.version}"
+        if suite not in (None, of.name, name):
+            raise MilbenchError(f"{given} is suite {of.name}, and --suite names {suite!r}; leave out one of them.")
+        return root or _ROOT, name
+    if root is not None:
+        raise MilbenchError(f"{given} and --results {root} both name results; leave out one of them.")
+    return given, suite
+
+
+def _damaged(results: Path) -> dict[str, str]:
+    """Return the folders of suites with defects, unless they are all there are; empty where none is to be told."""
+    from ..errors import MilbenchError
+    from ..store import suite_folders
+    from ..store_check import damaged_suites
+
+    try:
+        found = damaged_suites(results)
+        return found if len(found) < len(suite_folders(results)) else {}
+    except MilbenchError:
+        return {}

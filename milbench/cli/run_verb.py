@@ -68,7 +68,7 @@ def run_command(
 
     if not dry_run:
         warm_up()
-    from ..plan import make_plan, unused, usable_jobs
+    from ..plan import make_plan, refuse_damaged, unused, usable_jobs
     from ..quantities import parse_budget
     from ..runner import costs_left, execute, trials_left
     from ._terminal import check_folder, check_report, counted, show_progress
@@ -80,6 +80,7 @@ def run_command(
         plan = make_plan(suite, results, methods=method, seeds=seeds, timeout_s=timeout, budget=limits, storage=storage,
                          progress=progress)  # fmt: skip
     todo = plan.todo(overwrite.value)
+    refuse_damaged(plan, todo)
     for line in plan.notes:
         echo(f"note: {line}")
     for line in unused(plan) if overwrite.value == "missing" else ():

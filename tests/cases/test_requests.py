@@ -27,7 +27,7 @@ from milbench.data.cache import CacheWriter
 from milbench.errors import MilbenchError
 from milbench.live import Item, Session, State, reporter, sessions
 from milbench.load import Load, apart, budget_notes, cost_notes
-from milbench.plan import Finished, make_plan
+from milbench.plan import Finished, make_plan, refuse_damaged
 from milbench.prediction import kept_models
 from milbench.ranking import compare, leaderboard
 from milbench.runner import _requests as requests_for
@@ -585,6 +585,68 @@ def test_status_tells_that_a_helper_was_edited(tmp_path, cli):
     (tmp_path / "asked_helper.py").unlink()  # the records do not tell any more: it has to be planned
     with patch("milbench.plan.make_plan", side_effect=MilbenchError("planned")):
         assert cli("status", "s.toml", "--results", "r").code == 1
+
+
+def flip(file):
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+
+
+def test_a_damaged_run_is_told_before_anything_runs(tmp_path, cli):
+    write_cohort(tmp_path, 24)
+    (tmp_path / "s.toml").write_text(SUITE)
+    assert cli("run", "s.toml", "--results", "r", "--report", "none", "-m", "mean").code == 0
+    one, other = sorted((tmp_path / "r" / "s-v1" / "runs").iterdir())
+    flip(one / "predictions.parquet")
+    said = cli("status", "s.toml", "--results", "r").out
+    assert re.findall(r"^ +(\d+) (ok|missing|damaged)$", said, re.M) == [
+        ("2", "missing"),
+        ("1", "damaged"),
+        ("1", "ok"),
+    ]
+    assert one.name in said
+    assert other.name not in said
+    ran = cli("run", "s.toml", "--results", "r", "--report", "none")
+    assert (ran.code, "done already" in ran.out, one.name in ran.err) == (1, False, True)
+    assert len(list(one.parent.iterdir())) == 2  # nothing has run
+    (other / "history.csv").unlink()
+    assert "1 more run" in cli("run", "s.toml", "--results", "r", "--dry-run").err
+    plan = make_plan("s.toml", "r")
+    refuse_damaged(plan, plan.todo("all"))  # what is made anew is no obstacle
+
+
+def test_one_damaged_suite_does_not_hide_the_others(tmp_path, cli):
+    for name in ("one", "two"):
+        suite = made.suite(data=("easy",)).model_copy(update={"name": name})
+        made.fill(tmp_path / "r", suite, ("mean", "max"), n=24, folds=FOLDS[:1], seeds=1, costs=False)
+    whole = cli("leaderboard", "r", "--format", "csv", "--resamples", "10")
+    assert whole.code == 0, whole.err
+    assert {line.split(",")[0] for line in whole.out.splitlines()[1:]} == {"one", "two"}
+    bad = next((tmp_path / "r" / "one-v1" / "runs").glob("*/predictions.parquet"))
+    flip(bad)
+    part = cli("leaderboard", "r", "--format", "csv", "--resamples", "10")
+    assert part.code == 2
+    assert part.out.splitlines() == [line for line in whole.out.splitlines() if not line.startswith("one,")]
+    assert sum(str(bad.parent.name) in line for line in part.err.splitlines()) == 1
+    assert cli("leaderboard", "r", "--suite", "one", "--resamples", "10").code == 1
+    assert cli("leaderboard", "r", "--out", "report", "--resamples", "10").code == 1
+    assert not (tmp_path / "report").exists()
+
+
+def test_leaderboard_takes_a_suite(tmp_path, cli):
+    (tmp_path / "s.toml").write_text(SUITE)
+    for name in ("s", "t"):
+        suite = made.suite(data=("easy",)).model_copy(update={"name": name})
+        made.fill(tmp_path / "r", suite, ("mean", "max"), n=24, folds=FOLDS[:1], seeds=1, costs=False)
+    options = ("--format", "csv", "--resamples", "10")
+    named = cli("leaderboard", "r", "--suite", "s", *options)
+    given = cli("leaderboard", "s.toml", "--results", "r", *options)
+    assert (given.code, given.out) == (0, named.out)
+    assert cli("leaderboard", "--results", "r", *options).out == cli("leaderboard", "r", *options).out
+    assert cli("leaderboard", "s.toml", *options).code == 1  # nothing in results/runs
+    assert cli("leaderboard", "s.toml", "--results", "r", "--suite", "t", *options).code == 1
+    assert cli("leaderboard", "r", "--results", "r", *options).code == 1
 
 
 def test_status_tells_a_last_request_of_other_seeds(tmp_path, cli):

@@ -226,10 +226,7 @@ def test_run_status_and_report(cli, tmp_path):
     assert "1 ok" in cli("status", "small.toml", "-m", "mean", "--seeds", "1").out
     assert "2 ok" in (part := cli("status", "small.toml", "-m", "mean", "--seeds", "3").out)
     assert "1 missing" in part
-    mistaken = cli("leaderboard", "small.toml")
-    assert mistaken.err == (
-        "milbench: small.toml is a suite, not its results; give the results root, and --suite with its name.\n"
-    )
+    assert cli("compare", "mean", "abmil", "small.toml").code == 1
     more = cli("run", "small.toml", "-m", "mean", "--seeds", "3", "--report", "none")
     assert "3 runs, 2 done already, 1 to do" in more.out
     assert "eport" not in more.out
