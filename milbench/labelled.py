@@ -184,7 +184,7 @@ def _of_ensemble(rows: pd.DataFrame, labels: SlideLabels, classes: Sequence[str]
     left = " that no model saw" if known else ""
     found = sorted(set(rows["label"]))
     if len(found) < 2:
-        return f"No AUC of the ensemble: the {count(len(rows), 'labelled slide')}{left} are of one class, {found[0]!r}."
+        return f"No AUC of the ensemble: {count(len(rows), 'labelled slide')}{left}, of one class alone, {found[0]!r}."
     y, odds = _index(rows["label"], classes), _columns(rows, "log_odds", classes)
     auc = metrics.auc(y, _columns(rows, "p", classes), odds)
     owner = [labels.patients.get(slide, "") for slide in rows["slide_id"]]  # "": a patient of its own
