@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import typer
@@ -13,6 +14,7 @@ from ._terminal import echo, echo_data
 
 if TYPE_CHECKING:
     from ..data.audit.findings import Finding
+    from ..spec import DataSpec
 
 
 def audit_command(
@@ -45,7 +47,7 @@ def audit_command(
     if json_file == "-":
         echo_data(text + "\n")
     else:
-        for line in _lines([data.name for data in of.data], findings):
+        for line in _lines([data.name for data in of.data], findings, {d.name: _left_out(d, of.base) for d in of.data}):
             echo(line)
         if json_file:
             path = Path(json_file)
@@ -57,14 +59,31 @@ def audit_command(
         raise typer.Exit(1)
 
 
-def _lines(cohorts: Sequence[str], findings: Sequence[Finding]) -> list[str]:
-    """Return a line a finding; what is the same in several folds is one."""
+def _left_out(data: DataSpec, base: Path) -> list[str]:
+    """Return a line on the slides that the label table of a cohort leaves out, for every reason."""
+    from ..data.labels_copy import left_out
+    from ..data.tables import count, some
+
+    if data.labels is None or data.slide_table is not None:  # that one is of patients
+        return []
+    found = left_out(base / Path(data.labels).expanduser(), data.slide_column, data.label_column)
+    return [
+        f"{count(len(names), 'slide')} marked 'exclude'{f' ({why})' if why else ''}: {some(names)}"
+        for why, names in found.items()
+    ]
+
+
+def _lines(
+    cohorts: Sequence[str], findings: Sequence[Finding], left_out: Mapping[str, Sequence[str]] = MappingProxyType({})
+) -> list[str]:
+    """Return a line a finding, and one on every kind of slides left out; what is the same in several folds is one."""
     from ..data.tables import count
 
     lines = []
     for cohort in cohorts:
         mine = [finding for finding in findings if finding.cohort == cohort]
         lines.append(f"{cohort}:" if mine else f"{cohort}: nothing found.")
+        lines += [f"  left out {text}." for text in left_out.get(cohort, ())]
         folds: dict[tuple[str, str, str], list[str]] = {}
         for finding in mine:
             key = ("waived" if finding.waived else finding.severity, finding.code, finding.message)

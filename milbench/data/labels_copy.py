@@ -11,6 +11,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from ..errors import MilbenchError
+from .label_values import is_excluded
 from .layout import file_checksum
 from .tables import count, load_table, some, table_file
 
@@ -24,6 +25,27 @@ def made_from(copy: Path, sources: Sequence[Path]) -> str:
     files = [file for file in dict.fromkeys(map(table_file, sources)) if file.is_file()]
     here = os.path.realpath(copy.parent)
     return json.dumps({os.path.relpath(os.path.realpath(file), here): file_checksum(file) for file in files})
+
+
+def left_out(path: Path, slide_column: str, label_column: str) -> dict[str, list[str]]:
+    """Return the slides that a label table marks to be left out: reason -> names, as the table writes them.
+
+    Args:
+        path: the label table. The reason is empty where it has no column of reasons.
+        slide_column, label_column: with the names, and with the mark.
+    """
+    try:
+        table = load_table(path)
+    except MilbenchError:  # which the reader of the labels says
+        return {}
+    found: dict[str, list[str]] = {}
+    if {slide_column, label_column} <= set(table.header):
+        slide, label = table.header.index(slide_column), table.header.index(label_column)
+        why = table.header.index(WHY) if WHY in table.header else None
+        for row in table.rows:
+            if is_excluded(row[label]):
+                found.setdefault("" if why is None else row[why], []).append(row[slide])
+    return found
 
 
 def stale_because(path: Path, features: Collection[str]) -> tuple[list[str], list[str]]:

@@ -326,7 +326,12 @@ def test_what_is_missing_on_either_side_is_counted_named_and_listed(clam, slides
     }  # fmt: skip
     agrees(cohort_of(clam / "my.toml"), [s for s in slides if s not in (gone, bare, blank)])
     assert (clam / "labels.csv").read_bytes() == before
-    assert cli("audit", "my.toml").code == 0
+    audited = cli("audit", "my.toml")
+    assert audited.code == 0
+    for names in ((gone.name, "0,9\\n9"), (bare.name,), (blank.name,)):  # a line for every reason
+        (line,) = (text for text in audited.out.splitlines() if "exclude" in text and repr(names[0]) in text)
+        assert line.count("'") == 2 + 2 * len(names)
+        assert all(name in line for name in names)
 
 
 def test_empty_slides_are_named(clam, slides, init, cli):
