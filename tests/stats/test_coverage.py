@@ -216,7 +216,7 @@ def test_the_committed_tables_of_means_over_classes_and_seeds_and_of_ranks(commi
     ordinary = found[found["counts"].isin(["40 x 3", "20 x 10"])]
     assert within(of(ordinary, "mean_interval"), COVERAGE_BAND, slack=1).all()
     rare = found[~found.index.isin(ordinary.index)]
-    assert of(rare, "mean_interval")["coverage"].between(0.965, 1.0).all()
+    assert of(rare, "mean_interval")["coverage"].between(0.955, 1.0).all()
     assert of(rare, "logit")["coverage"].between(0.17, 0.93).all()
     assert of(ranks, "simultaneous", aucs="equal")["coverage"].between(0.943, 0.976).all()
     assert (of(ranks, "simultaneous")["coverage"] > 0.94).all()
