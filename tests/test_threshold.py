@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import save_file
 from sklearn import metrics as sk
-from synthetic import fill, suite
+from synthetic import fill, seal, suite
 from typer.testing import CliRunner
 
 from milbench import metrics
@@ -215,12 +215,12 @@ def test_test_labels_change_no_threshold(rare):
         test = set(table[table["split"] == "test"]["slide_id"]) - set(table[table["split"] == "val"]["slide_id"])
         turned = labels.assign(label=labels["label"].where(~labels["slide_id"].isin(test), 1 - labels["label"]))
         turned.to_csv(file, index=False)
-        made.seal(file.parent, "easy")
+        seal(file.parent, "easy")
         after = run_scores(rare).set_index(["method", "fold", "seed"])["threshold"]
         at = (slice(None), fold)
         assert after.loc[at].tolist() == before.loc[at].tolist()
         labels.to_csv(file, index=False)
-        made.seal(file.parent, "easy")
+        seal(file.parent, "easy")
 
 
 def rare_ruled(root):
