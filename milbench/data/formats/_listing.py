@@ -128,7 +128,9 @@ def by_stem(paths: Iterable[Path]) -> dict[str, Path]:
         if (first := found.setdefault(path.stem, path)) is not path:
             mend = "remove or rename one"
             if first.parent != path.parent:  # as the folders of two encoders
-                mend = f"give one of the folders {first.parent} and {path.parent}, or name each file after its slide"
+                mend = (
+                    f"give one of the two folders {first.parent} and {path.parent}, or name each file after its slide"
+                )
             raise MilbenchError(
                 f"{first} and {path} are two files of one slide {path.stem!r}, as a slide is named by its file; {mend}."
             )
