@@ -187,8 +187,8 @@ class Campaign:
                     f"{name} tuned": tuned and {k: tuned[k] for k in ("trial", "value", "params", "outcomes")},
                 }
         for name, trials in read_trials(self.folder / "s.toml", results).items():
-            # A kill before a trial had its first parameter leaves an entry without any: it is none of the trials.
-            begun = [trial for trial in trials if trial[0] or trial[-2] is not None]
+            # A kill before a trial had its last parameter leaves an entry without an outcome: it is none of the trials.
+            begun = [trial for trial in trials if trial[-2] is not None]
             self.counts["trials never begun"] += len(trials) - len(begun)
             state |= {f"trial {number} of {name}": trial for number, trial in enumerate(begun)}
         state |= {
