@@ -320,8 +320,12 @@ class _Queue:
 
     def __init__(self, todo: Sequence[Planned], stacked: int, store: Store, claims: Claims, session: Session) -> None:
         self._stacked, self._store, self._claims, self.session = stacked, store, claims, session
-        # What is there under a run's id before this process begins is to be replaced; anything else is not.
-        self._before = {planned.spec.run_id: store.version(planned.spec.run_id) for planned in todo}
+        # What was there under a run's id when the plan was made is to be replaced; anything else is not.
+        self._before = {
+            run_id: None if planned.stored is None else store.version(run_id)
+            for planned in todo
+            for run_id in [planned.spec.run_id]
+        }
         self._mine: deque[tuple[Sequence[Planned], Task | StackTask]] = deque()
         self._others: deque[Sequence[Planned]] = deque(together(todo, stacked))
         self.made: deque[Planned] = deque()  # by another process

@@ -197,6 +197,21 @@ def test_two_commands_share_a_suite_and_end_alike(tmp_path):
     assert not list(shared.rglob("*.claim*"))
 
 
+def test_runs_that_were_published_since_the_plan_are_not_made_again(tmp_path):
+    from support.small import suite, write_cohort
+
+    write_cohort(tmp_path)
+    small = suite(tmp_path, ("mean", "max"))
+    plan = make_plan(small, tmp_path / "runs")
+    execute(make_plan(small, tmp_path / "runs"))
+    before = {file: file.read_bytes() for file in (tmp_path / "runs").rglob("predictions.parquet")}
+    stamps = {file: file.stat().st_mtime_ns for file in before}
+    steps = []
+    execute(plan, on_progress=steps.append)
+    assert {step.reason for step in steps if "cost" not in step.what} == {"made by another process"}
+    assert {file: file.stat().st_mtime_ns for file in before} == stamps
+
+
 def test_a_run_whose_claimant_dies_is_taken_over(tmp_path):
     """While another process holds a run it is waited for; once that process is killed the run is made here."""
     from support.small import suite, write_cohort

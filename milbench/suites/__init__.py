@@ -64,7 +64,7 @@ def load_suite(name: str | Path) -> Suite:
             table_of = _TABLES.get(tables[-1]) if tables else Suite
             if table_of is not None:
                 known = did_you_mean(str(first["loc"][-1]), set(table_of.model_fields) - {"base"})
-            known = other_level(str(first["loc"][-1])) or known
+            known += other_level(str(first["loc"][-1]))
         message = first["msg"].removeprefix("Value error, ").rstrip(".")
         raise MilbenchError(f"{path}: {where}: {message}.{known}") from None
 

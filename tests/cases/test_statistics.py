@@ -7,10 +7,9 @@ import pandas as pd
 import pytest
 from synthetic import fill
 
-from milbench import stats
+from milbench import more_seeds, stats
 from milbench.data.audit.positive import hint
 from milbench.data.labels import Labels
-from milbench.more_seeds import planned_sentence, tested_counts
 from milbench.plots import auc_figure
 from milbench.ranking import leaderboard, seeds_would_buy, to_markdown
 from milbench.runner import run
@@ -147,12 +146,14 @@ def test_what_more_seeds_would_buy_is_known_from_stored_runs_and_planned_without
     assert seeds_would_buy(tmp_path / "three", cohort.data, "0" * 16, 3) == ""  # another state of the cohort
     cohort = read_cohorts(tmp_path / "one")[0]
     assert seeds_would_buy(tmp_path / "one", cohort.data, cohort.fingerprint, 3) == ""
-    counts = tested_counts([["a", "b"], ["b", "c", "x"]], {"a": 0, "b": 1, "c": 0}, {"a": "p", "b": "p", "c": "q"}, 2)
+    counts = more_seeds.tested_counts(
+        [["a", "b"], ["b", "c", "x"]], {"a": 0, "b": 1, "c": 0}, {"a": "p", "b": "p", "c": "q"}, 2
+    )
     assert counts == [1, 1]
-    planned = numbers(planned_sentence("c", (20, 20), 2))
+    planned = numbers(more_seeds.planned_sentence("c", (20, 20), 2))
     assert planned == sorted(planned, reverse=True)
     assert planned[0] == pytest.approx(stats.planned_half_width((20, 20), 2), abs=5e-4)
-    assert planned_sentence("c", (20, 0), 2) == ""
+    assert more_seeds.planned_sentence("c", (20, 0), 2) == ""
 
 
 def test_no_figure_puts_a_lower_score_above_a_higher_one(tmp_path):
