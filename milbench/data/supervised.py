@@ -145,6 +145,7 @@ class SourceReader:
     def _fork(self) -> None:
         self._note = mmap(-1, _ROOM)
         self._socket, theirs = socket.socketpair()
+        formats()  # the modules of formats are then imported once, not by every reading process
         context = multiprocessing.get_context("fork")
         self._process = context.Process(
             target=_serve, args=(theirs, self._socket, self._note, os.getpid()), daemon=True, name="reader"

@@ -15,7 +15,11 @@ pytestmark = pytest.mark.perf
 
 
 def test_import_against_copy(benchmark, tmp_path):
-    """At the command line: `python tests/support/claims.py`. The bound is half of what a quiet machine shows, 1.1."""
+    """At the command line: `python tests/support/claims.py`.
+
+    A quiet machine shows 0.5: files are read in a process of their own, which can be ended where a library does not
+    come back. Read in the process itself, as before, it was 1.1.
+    """
     rng = np.random.default_rng(0)
     source = tmp_path / "features"
     (source / "h5_files").mkdir(parents=True)
@@ -35,4 +39,4 @@ def test_import_against_copy(benchmark, tmp_path):
             fsync(path)
 
     os.sync()
-    assert compare(benchmark, ours, copy, rounds=5) >= 0.5
+    assert compare(benchmark, ours, copy, rounds=5) >= 0.3
