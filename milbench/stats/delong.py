@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.optimize import brentq
 from scipy.special import bdtr, stdtr, stdtrit
 
 from ..errors import MilbenchError
@@ -312,6 +311,8 @@ def exact_bound(auc: float, patients: ArrayLike | PatientPairs, level: float = L
     left = 1 - disorder / pairs.least
     low = (tail * left) ** (1 / pairs.disjoint) if left > 0 else 0.0
     if pairs.even and 0 < disorder < 1:
+        from scipy.optimize import brentq  # takes long to import, and few tables come here
+
         wrong = brentq(lambda share: _tail_bound(share, disorder, pairs.even) - tail, disorder, 1.0, xtol=1e-10)
         low = max(low, 1 - float(wrong))
     return float(min(low, auc))
