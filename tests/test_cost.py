@@ -2,7 +2,7 @@
 
 import json
 from dataclasses import replace
-from itertools import product
+from itertools import cycle, islice, product
 
 import numpy as np
 import pytest
@@ -81,7 +81,8 @@ def test_a_timed_step_is_the_one_it_says(cohort, monkeypatch):
         found = measured(cohort, "mean", recipe=recipe, turn=turn)["train"]
         taken, steps = found["step_samples"], len(found["step_patches"])
         assert sorted(taken[:steps]) == list(range(steps))
-        assert taken[steps : 2 * steps] == taken[:steps]
+        # How often the time allows for all of them depends on the machine; their order stays.
+        assert taken == list(islice(cycle(taken[:steps]), len(taken)))
         batches = np.array(seen).reshape(-1, recipe.accumulate).sum(axis=1)
         # The first ones warm up, each step once; those of counting operations are no steps.
         assert batches[steps:].tolist() == [found["step_patches"][at] for at in taken]
