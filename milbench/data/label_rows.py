@@ -404,6 +404,7 @@ def _split_column(tables: Tables, header: list[str], rows: list[list[str]]) -> s
         return split_column(header, rows)
     column = _named(tables.labels, header, tables.split, "split")
     cells = [row[header.index(column)] for row in rows]
+    refuse_unreadable(tables.labels, (header, rows), [column])
     if not is_split(cells):
         raise MilbenchError(
             f"{tables.labels} has {some(sorted(set(cells)))} in column {column!r}; a split says train, val or test."

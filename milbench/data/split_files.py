@@ -27,7 +27,18 @@ from .id_matching import Matching, match_ids, match_patients
 from .regular import regular_size
 from .spellings import is_missing, truth
 from .splits import PARTS, Fold
-from .tables import count, path_stem, read_table, read_text, refuse_unreadable, some, unreadable, without_suffix
+from .tables import (
+    UNSTORED,
+    count,
+    path_stem,
+    read_table,
+    read_text,
+    refuse_unreadable,
+    some,
+    unreadable,
+    unstored,
+    without_suffix,
+)
 
 #: names of columns of a part, where a table has one column a part
 _COLUMNS = ("train", "training", "val", "valid", "validation", "tune", "dev", "test", "testing")
@@ -427,6 +438,7 @@ def _read(path: Path, known: _Known | None, column: str | None) -> list[Fold]:
     if not paths and not {"train", "test"} <= set(named_parts):
         if (words := split_column(header, rows)) is not None:
             return [_of_column(path, header, rows, words, known)]
+        refuse_unreadable(path, (header, rows), header)
         raise MilbenchError(f"{path} has columns {some(header)}; a split file has {_FORMS}.{_one_part(path)}")
     columns: dict[str, list[str]] = {}
     for part in PARTS:
@@ -460,7 +472,7 @@ def split_column(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str | 
 
 def is_split(cells: Iterable[str]) -> bool:
     """Whether cells are words for parts of a split, two parts at least."""
-    words = set(map(part_key, cells))
+    words = set(map(part_key, cells)) - {UNSTORED}  # which the reader of the split refuses
     parts = {PART_OF[word] for word in words if word in PART_OF}
     return len(parts - {None}) > 1 and all(word in PART_OF or is_missing(word) for word in words)
 
@@ -572,13 +584,15 @@ def _one_part(path: Path) -> str:
 def _listed(name: str, pairs: Iterable[tuple[str, str]], path: Path) -> Fold:
     """Return the fold of (id, part) pairs; an id without a part is in none."""
     parts: dict[str, list[str]] = {part: [] for part in PARTS}
-    unknown = set()
+    pairs, unknown = list(pairs), set()
     for slide, word in pairs:
         key = part_key(word)
         if key not in PART_OF and not is_missing(word):
             unknown.add(word)
         elif (part := PART_OF.get(key)) is not None:
             parts[part].append(slide)
+    if UNSTORED in unknown:
+        raise MilbenchError(unstored(path, sum(word == UNSTORED for _, word in pairs), " of its split"))
     if unknown:
         raise MilbenchError(f"{path} has splits {some(sorted(unknown))}; they must be train, val or test.")
     return Fold(name, *(tuple(parts[part]) for part in PARTS))

@@ -39,8 +39,16 @@ _NO_TEXT = {
 }
 
 #: control characters but for line breaks and tabs, which cells of spreadsheets hold; what a decoder puts in the place
-#: of bytes that it does not know; marks that turn the direction of writing
-_UNREADABLE = re.compile("[\\x00-\\x08\\x0b\\x0c\\x0e-\\x1f\\x7f-\\x9f\\ufffd\\u202a-\\u202e\\u2066-\\u2069]")
+#: of bytes that it does not know; marks that turn the direction of writing; `UNSTORED`
+_UNREADABLE = re.compile("[\\x00-\\x08\\x0b\\x0c\\x0e-\\x1f\\x7f-\\x9f\\ufffd\\u202a-\\u202e\\u2066-\\u2069\\ufdd0]")
+
+#: stands for a cell whose formula has no stored value: a code point that Unicode keeps free of characters for ever
+UNSTORED = "\ufdd0"
+#: a cell of a sheet with a formula and without a value; an empty text (``t="str"``) is a value
+_BARE_FORMULA = re.compile(
+    rb"<(?:\w+:)?c\b(?P<of>[^>]*)>\s*<(?:\w+:)?f\b(?:[^>]*/>|[^>]*>[^<]*</(?:\w+:)?f>)\s*"
+    rb"(?P<value><(?:\w+:)?v\b[^>]*(?:/>|>\s*</(?:\w+:)?v>)\s*)?</(?:\w+:)?c>"
+)
 
 #: rows in which the header is searched for, below titles and comments
 _TOP = 30
@@ -77,7 +85,8 @@ def load_table(path: Path) -> Table:
     - ``.xlsx``, ``.xlsm``: the first sheet, or the one that ``path#sheet`` names; values alone, no formula is computed.
       Whole numbers below 10^15 become their digits (12.0: ``12``), with the zeros in front that a format such as
       ``0000`` shows; longer ones, whose last digits Excel does not keep, ``1.23456789012346E+15``; dates become
-      ``2024-01-31``, other numbers what Python writes.
+      ``2024-01-31``, other numbers what Python writes. A formula whose value the file does not store, as programs that
+      compute nothing write it, is `UNSTORED`, which `refuse_unreadable` refuses where the cell is used.
     - ``.parquet``, ``.pq``: columns of lists and records are left out; whole numbers become their digits.
     - everything else is text: UTF-8 with or without byte-order mark, or UTF-16 with one (Excel's "Unicode text");
       comma, semicolon or tab, whichever cuts the header into most cells; quoted cells; ``.gz`` is unpacked. Text in
@@ -183,7 +192,8 @@ def without_suffix(name: str, suffixes: Sequence[str]) -> str:
 def refuse_unreadable(path: Path, table: tuple[Sequence[str], Sequence[Sequence[str]]], columns: Iterable[str]) -> None:
     """Refuse ids, labels and words of splits with characters that are shown as nothing, or as something else.
 
-    They come from a damaged file or a wrong encoding, and make two names of one.
+    They come from a damaged file or a wrong encoding, and make two names of one. Formulas without a stored value are
+    refused, too.
 
     Args:
         path: for messages.
@@ -198,6 +208,8 @@ def refuse_unreadable(path: Path, table: tuple[Sequence[str], Sequence[Sequence[
         at = header.index(column) if column in header else None
         if at is None:
             continue
+        if bare := sum(UNSTORED in row[at] for row in rows) + (UNSTORED in column):
+            raise MilbenchError(unstored(path, bare, "" if UNSTORED in column else f" of column {column!r}"))
         if (problem := unreadable(column)) is not None:
             raise MilbenchError(f"{path} has {problem} in the name of column {column!r}; correct it.")
         for number, row in enumerate(rows, 1):
@@ -208,11 +220,22 @@ def refuse_unreadable(path: Path, table: tuple[Sequence[str], Sequence[Sequence[
                 )
 
 
+def unstored(path: Path, number: int, where: str = "") -> str:
+    """Return a sentence about cells of a table that are `UNSTORED`, and how to save them."""
+    are = "is a formula" if number == 1 else "are formulas"
+    return (
+        f"{count(number, 'cell')}{where} in {path} {are} without a stored value, and milbench computes none: open the "
+        "workbook in Excel or LibreOffice and save it there, which stores the values, or save the sheet as CSV UTF-8."
+    )
+
+
 def unreadable(text: str) -> str | None:
     """Say which character of a name is shown as nothing or as something else; None where all of them are readable."""
     found = None if text.isascii() and text.isprintable() else _UNREADABLE.search(text)
     if found is None:
         return None
+    if found[0] == UNSTORED:
+        return "a formula without a stored value"
     what = "a letter that was lost to another encoding" if found[0] == "\ufffd" else "a control character"
     return f"{what} (U+{ord(found[0]):04X})"
 
@@ -227,6 +250,8 @@ def _shaped(rows: Rows, path: Path, ended: bool = True) -> Table:
         raise MilbenchError(f"{path} is empty; its first line must name the columns.")
     at, comments, titles = _header_at([cells for _, cells in top])
     header = [plain_header(cell) for cell in top[at][1]]
+    if UNSTORED in header and not known_names(header):
+        raise MilbenchError(unstored(path, header.count(UNSTORED), " of the header"))
     if any(n < at for n in comments) or at in comments:
         header[0] = header[0].removeprefix("#").strip() or header[0]
     lines = ", ".join(str(top[n][0]) for n in titles)
@@ -238,8 +263,10 @@ def _shaped(rows: Rows, path: Path, ended: bool = True) -> Table:
         cells = [cell.strip() for cell in row]
         if not any(cells):
             continue
-        while len(cells) > len(header) and not cells[-1]:  # spreadsheets leave separators behind
+        while len(cells) > len(header) and cells[-1] in ("", UNSTORED):  # spreadsheets leave separators behind
             cells.pop()
+        if not any(cells):
+            continue
         if len(cells) > len(header):
             raise MilbenchError(f"{path} line {line} has {len(cells)} cells but the header {len(header)}.")
         lacking = len(cells) < len(header)
@@ -437,33 +464,58 @@ def _sheet(book: Any, path: Path, name: str | None) -> Iterator[tuple[int, list[
     sheet = sheets[name] if name is not None else next(iter(sheets.values()))
     sheet.reset_dimensions()  # what the file says of its size may be wrong, or meant to hurt
     cells = 0
+    with sheet._get_source() as source:
+        text = source.read(_MOST_BYTES)
     # Column -> last row and text of the merged cell that covers it.
-    merged, held = _merged(sheet), dict[int, tuple[int, str]]()
+    merged, bare, held = _merged(text), _bare_formulas(text), dict[int, tuple[int, str]]()
+    del text
     for line, row in enumerate(sheet.iter_rows(), 1):
         cells += len(row)
         if line > _EXCEL_ROWS or cells > _MOST_CELLS:
             raise MilbenchError(_too_large(path, f"{_EXCEL_ROWS:,} rows or {_MOST_CELLS:,} cells"))
         texts = [_excel_text(cell.value, cell.number_format if cell.value is not None else "") for cell in row]
-        for column, (last, text) in held.items():
+        for column in bare.get(line, ()):
+            texts += [""] * (column + 1 - len(texts))
+            texts[column] = texts[column] or UNSTORED
+        for column, (last, covering) in held.items():
             if line <= last and any(texts):
                 texts += [""] * (column + 1 - len(texts))
-                texts[column] = texts[column] or text
+                texts[column] = texts[column] or covering
         for column, last in merged.get(line, ()):
             held[column] = last, texts[column] if column < len(texts) else ""
         yield line, texts
 
 
-def _merged(sheet: Any) -> Mapping[int, Sequence[tuple[int, int]]]:
+def _bare_formulas(text: bytes) -> Mapping[int, Sequence[int]]:
+    """Return row -> columns from 0 of the cells of a sheet whose formula has no stored value; openpyxl gives nothing.
+
+    Args:
+        text: of the sheet, XML.
+    """
+    from openpyxl.utils.cell import column_index_from_string, coordinate_from_string
+
+    found: dict[int, list[int]] = {}
+    for cell in _BARE_FORMULA.finditer(text) if b"f>" in text or b"<f" in text else ():
+        place = re.search(rb"\br=\"([A-Z]+[0-9]+)\"", cell["of"])
+        if place is None or (cell["value"] is not None and re.search(rb"\bt=\"str\"", cell["of"])):
+            continue
+        column, row = coordinate_from_string(place[1].decode("ascii"))
+        found.setdefault(row, []).append(column_index_from_string(column) - 1)
+    return found
+
+
+def _merged(text: bytes) -> Mapping[int, Sequence[tuple[int, int]]]:
     """Return first row -> (column from 0, last row) of the merged cells of a sheet that cover several rows.
 
     openpyxl tells of them only when it keeps the whole workbook in memory. Of cells merged over several columns, which
     titles are, the first column alone counts.
+
+    Args:
+        text: of the sheet, XML.
     """
     from openpyxl.utils import range_boundaries
 
     found: dict[int, list[tuple[int, int]]] = {}
-    with sheet._get_source() as source:
-        text = source.read(_MOST_BYTES)
     for reference in re.findall(rb"<(?:\w+:)?mergeCell\b[^>]*\bref=\"([A-Z]+[0-9]+:[A-Z]+[0-9]+)\"", text):
         column, first, _, last = range_boundaries(reference.decode("ascii"))
         if last > first:

@@ -6,6 +6,7 @@ import csv
 import json
 
 import numpy as np
+import openpyxl
 import pandas as pd
 import pytest
 from hypothesis import given, settings
@@ -314,3 +315,20 @@ def test_published_defects_are_kept_for_the_checks():
         assert {part: list(ids) for part, ids in read_fold(file).parts.items()} == {
             part: [row[part] for row in raw if row[part]] for part in PARTS
         }
+
+
+def test_a_part_that_is_a_formula_without_a_stored_value_is_refused(tmp_path):
+    """As an empty cell it would leave its slide out of every part."""
+    book = openpyxl.Workbook()
+    words = ["train", "test", "=B2", *["train", "test"] * 4]
+    for row in [("slide_id", "split"), *zip(SLIDES, words, strict=False)]:
+        book.active.append(row)
+    book.save(tmp_path / "split.xlsx")
+    patients = dict(SLIDES)
+    for column in (None, "split"):
+        with pytest.raises(MilbenchError):
+            read_folds("split.xlsx", tmp_path, patients, column=column)
+    book.active["B4"] = "val"
+    book.save(tmp_path / "split.xlsx")
+    (fold,) = read_folds("split.xlsx", tmp_path, patients)
+    assert sum(map(len, fold.parts.values())) == len(words)

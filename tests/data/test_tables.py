@@ -84,7 +84,7 @@ def test_what_excel_makes_of_ids_and_labels(tmp_path):
     path = _xlsx(tmp_path / "t.xlsx", {"s": [["id"], *([v] for v in values), ["=1+1"]]}, {"A4": "0000"})
     assert [row[0] for row in read_table(path)[1]] == [
         "12", "12", "0007", "0007", "1.5", "TRUE", "2024-01-31", "2024-01-31 05:00:00", "999999999999999",
-        "1.23456789012346E+15",
+        "1.23456789012346E+15", tables.UNSTORED,
     ]  # fmt: skip
 
 
@@ -291,3 +291,39 @@ def test_names():
         "a.svs",
         "a",
     ]
+
+
+def _restored(path, cell, value, kind=""):
+    """Store the value of a formula as Excel does."""
+    with zipfile.ZipFile(path) as archive:
+        parts = {name: archive.read(name) for name in archive.namelist()}
+    name = "xl/worksheets/sheet1.xml"
+    text = parts[name].decode()
+    at = text.index(f'<c r="{cell}"')
+    end = text.index("</c>", at)
+    stored = text[at:end].replace("<v />", f"<v>{value}</v>").replace(f'"{cell}"', f'"{cell}"{kind}')
+    parts[name] = (text[:at] + stored + text[end:]).encode()
+    with zipfile.ZipFile(path, "w") as archive:
+        for each, raw in parts.items():
+            archive.writestr(each, raw)
+
+
+def test_a_formula_without_a_stored_value_is_no_empty_cell(tmp_path):
+    rows = [
+        HEADER,
+        ["S1", "P1", "=0+1"],
+        ["S2", "P2", '=IF(A2="","",1)'],
+        ["S3", "P3", "0", "=1+2"],
+        [None] * 3 + ["=2"],
+    ]
+    path = _xlsx(tmp_path / "t.xlsx", {"s": rows})
+    header, found = read_table(path)
+    assert [row[:2] for row in found] == [["S1", "P1"], ["S2", "P2"], ["S3", "P3"]]
+    tables.refuse_unreadable(path, (header, found), HEADER[:2])  # a column that is not used does no harm
+    with pytest.raises(MilbenchError):
+        tables.refuse_unreadable(path, (header, found), HEADER)
+    _restored(path, "C2", "1")
+    _restored(path, "C3", "", ' t="str"')  # its value is the empty text
+    header, found = read_table(path)
+    assert [row[2] for row in found] == ["1", "", "0"]
+    tables.refuse_unreadable(path, (header, found), HEADER)

@@ -15,7 +15,7 @@ from ..labels_copy import stale_because
 from ..spellings import is_missing, label_key
 from ..split_files import known_ids, read_task_config, split_paths
 from ..splits import PARTS
-from ..tables import count, path_stem, read_table, some
+from ..tables import count, path_stem, read_table, some, unreadable
 from .findings import Finding
 from .patients import classes_of_patients, likely_text, mixed_patients, unnamed_patients
 from .subject import Subject
@@ -101,7 +101,7 @@ def label_findings(subject: Subject) -> list[Finding]:
         (path.name, slide, plain_label(value))
         for path in split_paths(split.files, subject.base)
         for slide, value in _labels_in(path, subject)
-        if slide in subject.labels.labels and not is_missing(value)
+        if slide in subject.labels.labels and not is_missing(value) and not unreadable(value)
     ]
     classes = subject.labels.classes
     meant = _meaning([(slide, value) for _, slide, value in told], subject.labels.labels, classes)
