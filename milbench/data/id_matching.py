@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from .spellings import clean, patient_key, whole_number, without_endings, without_zeros
+from .tables import some, without_suffix
 
 #: what a name may go on with after a point without being another name: not a bare number, which counts
 #: sections, nor a second name
@@ -84,6 +85,17 @@ def match_ids(given: Iterable[str], known: Iterable[str]) -> Matching:
 def match_patients(given: Iterable[str], known: Iterable[str]) -> Matching:
     """Match names of patients: letter case, blanks, invisible characters, ``100.0`` and zeros in front do not count."""
     return _match(list(dict.fromkeys(given)), list(dict.fromkeys(known)), (clean, patient_key), after_point=False)
+
+
+def endings_note(cells: Sequence[str], suffixes: Sequence[str], where: str, there: str = "the features") -> list[str]:
+    """Return a sentence about endings that ids have and those of another file do not, without a point."""
+    ending = [cell for cell in dict.fromkeys(cells) if without_suffix(cell, suffixes) != cell]
+    if not ending:
+        return []
+    name, differ = ("name", "differs") if len(ending) == 1 else ("names", "differ")
+    taken = [suffix for suffix in suffixes if any(cell.endswith(suffix) for cell in ending)]
+    return [f"{len(ending)} {name} of {where} matched to {there}, which {differ} in file ending alone "
+            f"({some(taken, 8)}): {ending[0]!r} is {without_suffix(ending[0], suffixes)!r}"]  # fmt: skip
 
 
 def difference(given: str, known: str) -> str:

@@ -17,12 +17,11 @@ from ..errors import MilbenchError
 from ..spec import DataSpec
 from .audit.patients import guessed_patients
 from .column_names import column_key, is_index, known_names, resolve_column
-from .id_matching import match_ids, match_patients
+from .id_matching import endings_note, match_ids, match_patients
 from .label_values import is_excluded, plain_label
 from .labels import (
     Columns,
     guess_columns,
-    refuse_lost_digits,
     refuse_several_slides,
     rows_of_patients,
     slide_name,
@@ -32,7 +31,7 @@ from .labels import (
 from .likely_patients import likely_patients
 from .spellings import clean, is_missing, key_of_labels, label_key, patient_key, shell_quoted, without_endings
 from .split_files import is_split, read_task_config, split_column
-from .tables import Table, count, load_table, refuse_unreadable, some, without_suffix
+from .tables import Table, count, load_table, refuse_lost_digits, refuse_unreadable, some, without_suffix
 
 #: more endings than this are not those of scanners
 _MOST_ENDINGS = 8
@@ -160,7 +159,7 @@ def read_label_rows(tables: Tables, features: Collection[str]) -> LabelRows:
         or any(re.fullmatch(r"fold_\d+", name) for name in header)
         or ("split" in header and bool({"slide_id", "bag_name", "wsi_id"} & set(header)))
     )
-    notes = [*table.notes, *again, *_endings_note(cells, suffixes, tables.labels.name),
+    notes = [*table.notes, *again, *endings_note(cells, suffixes, tables.labels.name),
              *matching.lines(tables.labels.name, "the features")]  # fmt: skip
     if whose:
         names = list(dict.fromkeys(name for name in plain if name in whose))
@@ -250,7 +249,7 @@ def _pair(tables: Tables, table: Table, label: str, sites: str | None, features:
             f"{tables.labels} and {tables.slides} share no patient: {next(iter(row_of))!r} in the first, "
             f"{slide_rows[0][whose]!r} in the second; give another --patient-column, or tables of the same patients."
         )
-    endings = _endings_note(cells, suffixes, tables.slides.name)
+    endings = endings_note(cells, suffixes, tables.slides.name)
     notes = [*table.notes, *second.notes, *again, *endings, *matching.lines(tables.slides.name, tables.labels.name),
              *found.lines(tables.slides.name, "the features")]  # fmt: skip
     if empty := len(slide_rows) - len(listed):
@@ -511,16 +510,6 @@ def _ids(
     suffixes = tuple(suffix for suffix in _suffixes(names, set(features)) if suffix != ending)
     spec = spec.model_copy(update={"slide_suffix": suffixes})
     return [slide_name(cell, spec).removesuffix(ending) for cell in cells], suffixes
-
-
-def _endings_note(cells: Sequence[str], suffixes: Sequence[str], where: str) -> list[str]:
-    """Return a sentence about endings that ids have and features do not, without a point."""
-    ending = [cell for cell in dict.fromkeys(cells) if without_suffix(cell, suffixes) != cell]
-    if not ending:
-        return []
-    name, differ = ("name", "differs") if len(ending) == 1 else ("names", "differ")
-    return [f"{len(ending)} {name} of {where} matched to the features, which {differ} in file ending alone "
-            f"({some(list(suffixes), 8)}): {ending[0]!r} is {without_suffix(ending[0], suffixes)!r}"]  # fmt: skip
 
 
 def _suffixes(ids: Sequence[str], features: Collection[str]) -> tuple[str, ...]:

@@ -27,7 +27,7 @@ from .column_names import (
     first_of,
     resolve_column,
 )
-from .id_matching import Matching, match_ids, match_patients, near_pairs, shown_apart
+from .id_matching import Matching, endings_note, match_ids, match_patients, near_pairs, shown_apart
 from .label_values import EXCLUDE, is_excluded, plain_label, read_values, said_missing
 from .likely_patients import likely_patients
 from .spellings import (
@@ -41,7 +41,16 @@ from .spellings import (
     without_endings,
 )
 from .splits import PARTS, Fold
-from .tables import count, load_table, path_stem, read_table, refuse_unreadable, some, without_suffix
+from .tables import (
+    count,
+    load_table,
+    path_stem,
+    read_table,
+    refuse_lost_digits,
+    refuse_unreadable,
+    some,
+    without_suffix,
+)
 
 #: columns that are none of the three, by `column_key`
 _OTHER_NAMES = re.compile(
@@ -315,20 +324,6 @@ def _without_repetitions(labels: Labels, matching: Matching, where: str) -> Labe
     )
 
 
-def refuse_lost_digits(where: Path, column: str, cells: Sequence[str]) -> None:
-    """Refuse ids that a spreadsheet has written as 1.23457E+15: the digits left out tell one from another.
-
-    Raises:
-        MilbenchError: there is one.
-    """
-    lost = list(dict.fromkeys(cell for cell in cells if re.fullmatch(r"\d([.,]\d+)?E\+\d{2,}", cell, re.IGNORECASE)))
-    if lost:
-        raise MilbenchError(
-            f"{where} has {some(lost, 3)} in column {column!r}: Excel has lost digits of these ids, as it keeps 15; "
-            "write them as text in the spreadsheet, from where they came."
-        )
-
-
 def refuse_several_slides(lost: Sequence[str], features: Collection[str], where: str) -> None:
     """Refuse cells that name several slides with features, ``a.svs;b.svs``.
 
@@ -584,6 +579,8 @@ def _slide_rows(path: Path, spec: DataSpec) -> _Rows:
     used = [spec.slide_column, spec.label_column, owners["patient_column"], *filter(None, [spec.split.site_column])]
     idle = unused_columns(header, used, taken_as_split=spec.split.files is not None)
     notes = [Note("table-form", text) for text in table.notes]
+    ended = endings_note(cells["slide_column"], spec.slide_suffix, str(path))
+    notes += [Note("other-spelling", text) for text in ended]
     notes += [Note("unused-column", unused_note(idle, str(path)), tuple(idle))] if idle else []
     return _Rows(slides, cells["patient_column"], cells["label_column"], sites, owners["patient_column"], tuple(notes))
 
@@ -641,7 +638,9 @@ def _patient_rows(path: Path, slide_table: Path, spec: DataSpec) -> _Rows:
     values = [told["label_column"][i] for i in at]
     sites = [told["split.site_column"][i] for i in at] if spec.split.site_column is not None else []
     notes = tuple(Note("table-form", text) for text in (*table.notes, *second.notes))
-    notes += tuple(Note("other-spelling", text) for text in matching.lines(str(slide_table), str(path)))
+    said = endings_note(listed["slide_column"], spec.slide_suffix, str(slide_table))  # .h5 is part of STAMP's FILENAME
+    said += matching.lines(str(slide_table), str(path))
+    notes += tuple(Note("other-spelling", text) for text in said)
     return _Rows(slides, listed["patient_column"], values, sites, spec.patient_column, notes)
 
 

@@ -23,7 +23,7 @@ from .column_names import (
     part_key,
     resolve_column,
 )
-from .id_matching import Matching, match_ids, match_patients
+from .id_matching import Matching, endings_note, match_ids, match_patients
 from .regular import regular_size
 from .spellings import is_missing, truth
 from .splits import PARTS, Fold
@@ -104,6 +104,7 @@ class _Known:
     suffixes: Sequence[str] = ()
     slides_of: dict[str, list[str]] = field(default_factory=dict)
     other: list[tuple[str, str]] = field(default_factory=list)
+    ended: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         for slide, patient in self.patients.items():
@@ -126,9 +127,9 @@ class _Known:
         slides, patients = self.hits(names)
         if not slides or slides != patients:
             return
-        kept = list(self.other)
+        kept = list(self.other), list(self.ended)
         named, theirs = set(self.slides(names)), set(self.of_patients(names))
-        self.other = kept
+        self.other, self.ended = kept
         if named == theirs or named >= set(self.patients):
             return
         raise MilbenchError(
@@ -141,6 +142,7 @@ class _Known:
         plain = [without_suffix(name, self.suffixes) for name in names]
         matching = match_ids(plain, self.patients)
         self.other += matching.other
+        self.ended += [name for name, bare in zip(names, plain, strict=True) if name != bare in matching.names]
         return tuple(map(matching.get, plain))
 
     def of_patients(self, names: Sequence[str]) -> tuple[str, ...]:
@@ -207,8 +209,11 @@ def read_split(
             Fold(fold.name, *(tuple(without_suffix(i, suffixes) for i in ids) for ids in fold.parts.values()))
             for fold in folds
         ]
-    other = tuple(dict.fromkeys(known.other)) if known is not None else ()
-    return Split(tuple(folds), tuple(Matching({}, other).lines(files, "the labels")))
+    notes: list[str] = []
+    if known is not None:
+        notes = endings_note(known.ended, suffixes, files, "the labels")
+        notes += Matching({}, tuple(dict.fromkeys(known.other))).lines(files, "the labels")
+    return Split(tuple(folds), tuple(notes))
 
 
 def read_fold(path: str | Path) -> Fold:

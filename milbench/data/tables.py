@@ -220,6 +220,20 @@ def refuse_unreadable(path: Path, table: tuple[Sequence[str], Sequence[Sequence[
                 )
 
 
+def refuse_lost_digits(where: Path, column: str, cells: Sequence[str]) -> None:
+    """Refuse ids that a spreadsheet has written as 1.23457E+15: the digits left out tell one from another.
+
+    Raises:
+        MilbenchError: there is one.
+    """
+    lost = list(dict.fromkeys(cell for cell in cells if re.fullmatch(r"\d([.,]\d+)?E\+\d{2,}", cell, re.IGNORECASE)))
+    if lost:
+        raise MilbenchError(
+            f"{where} has {some(lost, 3)} in column {column!r}: Excel has lost digits of these ids, as it keeps 15; "
+            "write them as text in the spreadsheet, from where they came."
+        )
+
+
 def unstored(path: Path, number: int, where: str = "") -> str:
     """Return a sentence about cells of a table that are `UNSTORED`, and how to save them."""
     are = "is a formula" if number == 1 else "are formulas"

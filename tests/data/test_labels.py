@@ -285,8 +285,22 @@ def test_endings_come_off_labels_and_split_files(base):
     cohort = load_cohort(_spec(split=SplitSpec(files="s.csv"), slide_suffix=".svs"), base)
     assert cohort.folds[0].test == plain.folds[0].test == tuple(IDS[:8])
     assert plain.fingerprint == cohort.fingerprint
-    assert [finding.code for finding in cohort.findings] == []
-    assert {finding.code for finding in plain.findings} == {"other-spelling"}
+    # Of the label table and of the split file, whether the suite names the ending or the matching sets it aside.
+    for found in (plain, cohort):
+        assert [finding.code for finding in found.findings] == ["other-spelling"] * 2
+
+
+def test_endings_that_come_off_a_table_of_slides_are_noted(tmp_path):
+    table = [("PATIENT", "label"), ("a", "1"), ("b", "0")]
+    notes = []
+    for ending in (".svs.h5", ".h5", ""):
+        slides = [("FILENAME", "PATIENT"), (f"s1{ending}", "a"), (f"s2{ending}", "b")]
+        paths = (_write(tmp_path / "clini.csv", table), _write(tmp_path / "slides.csv", slides))
+        names = {"slide_column": "FILENAME", "patient_column": "PATIENT", "slide_suffix": (".svs.h5",)}
+        labels = read_label_table(paths[0], _spec(slide_table="slides.csv", **names), paths[1])
+        assert labels.slides == ("s1", "s2")
+        notes.append([note.code for note in labels.notes])
+    assert notes == [["other-spelling"], [], []], "STAMP's FILENAME ends in .h5"
 
 
 @pytest.mark.parametrize("scheme", ["monte-carlo", "held-out", "site-preserved"])
