@@ -39,7 +39,7 @@ CODES = {
     # Nothing could run, or not to its end.
     "unreadable": Code("error", "files that cannot be read", waivable=False),
     "no-fold": Code("error", "no fold", waivable=False),
-    "fold-name": Code("error", "two folds of one name", waivable=False),
+    "fold-name": Code("error", "two folds of one name, or one whose name no file can have", waivable=False),
     "empty-part": Code("error", "a part of a fold without slides", waivable=False),
     "duplicate-row": Code("error", "slides in two rows of a table", waivable=False),
     "label-without-features": Code("error", "labels without features", waivable=False),

@@ -583,3 +583,14 @@ def test_features_that_came_later_are_noticed(tmp_path, init):
     features(tmp_path)
     with pytest.raises(MilbenchError, match=f"leaves out 1 slide for want of features .*{IDS[-1]}"):
         cohort(tmp_path)
+
+
+def test_a_split_file_whose_name_is_no_name_cannot_be_run(tmp_path, init):
+    features(tmp_path)
+    table(tmp_path / "labels.csv", ["slide_id", "patient_id", "label"],
+          [(s, f"P{i}", two(i)) for i, s in enumerate(IDS)])  # fmt: skip
+    table(tmp_path / " .csv", ["slide_id", "split"], [(s, ("train", "test")[i // 2 % 2]) for i, s in enumerate(IDS)])
+    code, _, _ = init("--splits", " .csv", "--strict")
+    assert code != 0
+    init("--splits", " .csv")
+    assert "fold-name" in codes(tmp_path)

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from ...atomic_io import name_problem
 from ..splits import Fold
 from ..tables import count, some
 from .findings import Finding
@@ -45,6 +46,9 @@ def folds_findings(cohort: str, folds: Sequence[Fold], known: Known) -> list[Fin
     found = []
     if twice := sorted(name for name, times in Counter(fold.name for fold in folds).items() if times > 1):
         found.append(Finding.of("fold-name", cohort, f"two folds are named {some(twice)}; rename the files", twice))
+    for name, problem in {fold.name: problem for fold in folds if (problem := name_problem(fold.name, ".csv"))}.items():
+        text = f"a fold is named {name[:60]!r}, which cannot be the name of a file: it {problem}; rename it"
+        found.append(Finding.of("fold-name", cohort, text, [name]))
     for fold in folds:
         found += fold_findings(cohort, fold, known)
     used = {slide for fold in folds for ids in fold.parts.values() for slide in ids}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -67,6 +68,9 @@ def test_a_good_fold_has_nothing():
 def test_what_is_wrong_with_all_folds_together():
     (twice,) = folds_findings("c", [GOOD, GOOD], Known(LABELS, OWN))
     assert (twice.code, twice.fold, twice.ids) == ("fold-name", None, ("k",))
+    for name in (" ", "", "a/b", ".hidden", "con", "x" * 300):
+        (bad,) = folds_findings("c", [replace(GOOD, name=name)], Known(LABELS, OWN))
+        assert (bad.code, bad.stops, bad.ids) == ("fold-name", True, (name,))
     (none,) = folds_findings("c", [], Known(LABELS, OWN))
     assert (none.code, none.ids) == ("no-fold", ())
     (idle,) = folds_findings("c", [Fold("k", ("a", "b"), (), ("e", "f"))], Known(LABELS, OWN))
