@@ -217,6 +217,9 @@ def _pair(tables: Tables, table: Table, label: str, sites: str | None, features:
     refuse_unreadable(tables.labels, (header, rows), [mine, label, *filter(None, [sites])])
     refuse_unreadable(tables.slides, (slide_header, slide_rows), [slide, theirs])
     patients = [row[header.index(mine)] for row in rows]
+    refuse_lost_digits(tables.labels, mine, patients)
+    for name in (slide, theirs):
+        refuse_lost_digits(tables.slides, name, [row[slide_header.index(name)] for row in slide_rows])
     columns = [[row[header.index(name)] for row in rows] for name in (label, sites) if name is not None]
     row_of, differ = rows_of_patients(patients, columns)
     if differ:
@@ -271,6 +274,7 @@ def _of_patients(tables: Tables, table: Table, label: str, sites: str | None, fe
     assert patient is not None
     refuse_unreadable(tables.labels, (header, rows), [patient, label, *filter(None, [sites])])
     patients = [row[header.index(patient)] for row in rows]
+    refuse_lost_digits(tables.labels, patient, patients)
     columns = [[row[header.index(name)] for row in rows] for name in (label, sites) if name is not None]
     row_of, differ = rows_of_patients(patients, columns)
     if differ:

@@ -608,9 +608,12 @@ def _patient_rows(path: Path, slide_table: Path, spec: DataSpec) -> _Rows:
     names = {"patient_column": spec.patient_column, "label_column": spec.label_column}
     names |= {} if spec.split.site_column is None else {"split.site_column": spec.split.site_column}
     told = _cells(path, table.header, table.rows, names)
+    refuse_lost_digits(path, spec.patient_column, told["patient_column"])
     second = load_table(slide_table)
     names = {"patient_column": spec.patient_column, "slide_column": spec.slide_column}
     listed = _cells(slide_table, second.header, second.rows, names)
+    for key, column in names.items():
+        refuse_lost_digits(slide_table, column, listed[key])
     columns = [told["label_column"], told.get("split.site_column", [])]
     row_of, differ = rows_of_patients(told["patient_column"], columns)
     if differ:

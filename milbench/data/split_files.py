@@ -30,9 +30,11 @@ from .splits import PARTS, Fold
 from .tables import (
     UNSTORED,
     count,
+    has_lost_digits,
     path_stem,
     read_table,
     read_text,
+    refuse_lost_digits,
     refuse_unreadable,
     some,
     unreadable,
@@ -389,7 +391,20 @@ def _read_source(source: SplitSource, known: _Known | None, column: str | None) 
     bad = next((name for fold in folds for ids in fold.parts.values() for name in ids if unreadable(name)), None)
     if bad is not None:
         _refuse_id(source.paths, bad)
+    labelled = {} if known is None else known.patients
+    _refuse_lost_digits(source.paths, {i for fold in folds for ids in fold.parts.values() for i in ids} - set(labelled))
     return folds
+
+
+def _refuse_lost_digits(paths: Sequence[Path], names: Collection[str]) -> None:
+    """Refuse names of slides or patients whose digits a spreadsheet has lost, by their place in the files."""
+    lost = {name for name in names if has_lost_digits(name)}
+    for path in paths if lost else ():
+        if path.suffix.lower() != ".json":
+            header, rows = read_table(path)
+            for at, column in enumerate(header):
+                refuse_lost_digits(path, column, [row[at] for row in rows if row[at] in lost])
+        refuse_lost_digits(path, "train, val, test", sorted(lost))
 
 
 def _refuse_id(paths: Sequence[Path], name: str) -> None:

@@ -50,6 +50,9 @@ _BARE_FORMULA = re.compile(
     rb"(?P<value><(?:\w+:)?v\b[^>]*(?:/>|>\s*</(?:\w+:)?v>)\s*)?</(?:\w+:)?c>"
 )
 
+#: 1.23457E+15
+_SHORTENED = re.compile(r"\d([.,]\d+)?E\+\d{2,}", re.IGNORECASE)
+
 #: rows in which the header is searched for, below titles and comments
 _TOP = 30
 
@@ -220,18 +223,22 @@ def refuse_unreadable(path: Path, table: tuple[Sequence[str], Sequence[Sequence[
                 )
 
 
-def refuse_lost_digits(where: Path, column: str, cells: Sequence[str]) -> None:
+def refuse_lost_digits(where: Path, column: str, cells: Iterable[str]) -> None:
     """Refuse ids that a spreadsheet has written as 1.23457E+15: the digits left out tell one from another.
 
     Raises:
         MilbenchError: there is one.
     """
-    lost = list(dict.fromkeys(cell for cell in cells if re.fullmatch(r"\d([.,]\d+)?E\+\d{2,}", cell, re.IGNORECASE)))
-    if lost:
+    if lost := [cell for cell in dict.fromkeys(cells) if has_lost_digits(cell)]:
         raise MilbenchError(
             f"{where} has {some(lost, 3)} in column {column!r}: Excel has lost digits of these ids, as it keeps 15; "
             "write them as text in the spreadsheet, from where they came."
         )
+
+
+def has_lost_digits(cell: str) -> bool:
+    """Whether an id is a number as spreadsheets shorten it."""
+    return "+" in cell and _SHORTENED.fullmatch(cell.strip()) is not None
 
 
 def unstored(path: Path, number: int, where: str = "") -> str:

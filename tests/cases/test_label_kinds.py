@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import sys
@@ -16,9 +17,11 @@ from support.features import write_csv
 import milbench.cli
 from milbench.data.audit.suite import audit
 from milbench.data.cohort import Cohort, load_cohort
-from milbench.data.labels import brought_labels
+from milbench.data.labels import brought_labels, read_label_table
+from milbench.data.split_files import read_folds
 from milbench.data.tables import read_table
 from milbench.errors import MilbenchError
+from milbench.spec import DataSpec
 from milbench.suites import load_suite
 
 IDS = [f"S{i:03d}" for i in range(40)]
@@ -416,3 +419,47 @@ def test_ids_of_which_excel_has_lost_digits(column, tmp_path, init):
     labels(tmp_path, **{column: cells})
     code, _, err = init()
     assert (code, "lost digits" in err, column in err) == (1, True, True)
+
+
+LOST = "1.23457E+18"
+
+
+@pytest.mark.parametrize("place", ["patient of the labels", "patient of the slides", "slide"])
+def test_ids_of_two_tables_of_which_excel_has_lost_digits(place, tmp_path, init):
+    """Two patients of one such name would be one, and all but one of two such slides not there."""
+    features(tmp_path)
+
+    def written(where: str, i: int, name: str) -> str:
+        return LOST if where == place and i in (0, 2) else name
+
+    clinical = [(written("patient of the labels", i, f"P{i}"), two(i)) for i in range(len(IDS))]
+    write_csv(tmp_path / "labels.csv", [("patient", "label"), *clinical])
+    slides = [(written("slide", i, s), written("patient of the slides", i, f"P{i}")) for i, s in enumerate(IDS)]
+    write_csv(tmp_path / "slides.csv", [("slide_id", "patient"), *slides])
+    code, _, _ = init("--slide-table", "slides.csv", "--allow-missing", 10)
+    assert code == 1
+    spec = DataSpec(name="d", cache="c", labels="labels.csv", patient_column="patient", slide_table="slides.csv")
+    with pytest.raises(MilbenchError):
+        read_label_table(tmp_path / "labels.csv", spec, tmp_path / "slides.csv")
+
+
+@pytest.mark.parametrize("form", ["list", "columns", "parts", "stamp"])
+def test_ids_of_split_files_of_which_excel_has_lost_digits(form, tmp_path):
+    part = {s: ("train", "test")[i // 2 % 2] for i, s in enumerate([LOST, *IDS[1:]])}
+    of = {word: [s for s in part if part[s] == word] for word in ("train", "test")}
+    where = tmp_path / "s.csv"
+    if form == "list":
+        write_csv(where, [("slide_id", "split"), *part.items()])
+    elif form == "columns":
+        write_csv(where, [("train", "test"), *zip(of["train"], of["test"], strict=True)])
+    elif form == "parts":
+        where = tmp_path / "parts"
+        where.mkdir()
+        for word, names in of.items():
+            write_csv(where / f"{word}.csv", [("slide_id",), *((s,) for s in names)])
+    else:
+        where = tmp_path / "splits.json"
+        where.write_text(json.dumps({"splits": [{f"{word}_patients": names for word, names in of.items()}]}))
+    for known in (None, dict.fromkeys(IDS, "P") if form != "stamp" else {s: s for s in IDS}):
+        with pytest.raises(MilbenchError):
+            read_folds(str(where), tmp_path, known)

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from ...errors import MilbenchError
+from ..tables import refuse_lost_digits
 from ._arrow import texts
 from ._columns import Columns
 
@@ -61,6 +62,8 @@ class _Said:
 
     def add(self, slides: np.ndarray, names: list[str], column: Any, name: str, path: Path, row: int) -> None:
         codes, words = texts(column, name, path)
+        if self.what == "patient":
+            refuse_lost_digits(path, name, words)
         pairs = slides * (len(words) + 1) + codes
         for pair in np.unique(pairs).tolist():
             slide, code = divmod(pair, len(words) + 1)
@@ -80,8 +83,8 @@ def index_patches(tables: Iterable[PatchTable]) -> PatchIndex:
     """Read the columns of slides, patients and labels of all tables.
 
     Raises:
-        MilbenchError: a row has no slide, rows of a slide disagree about its patient or label, or lie apart in a table
-            that is read forward.
+        MilbenchError: a row has no slide, a spreadsheet has lost digits of slides or patients, rows of a slide disagree
+            about its patient or label, or lie apart in a table that is read forward.
     """
     number: dict[str, int] = {}
     names: list[str] = []
@@ -113,6 +116,7 @@ def _slides(column: Any, table: PatchTable, row: int, number: dict[str, int], na
     if missing and (codes == missing[0]).any():
         at = row + int(np.argmax(codes == missing[0])) + 1
         raise MilbenchError(f"{table.path} has no {table.columns.slide} in row {at}; fill it in or remove the row.")
+    refuse_lost_digits(table.path, table.columns.slide, words)  # several slides would be joined to one
     for word in words:
         if word not in number:
             number[word] = len(names)

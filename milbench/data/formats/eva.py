@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ...errors import MilbenchError
 from ..splits import PARTS, Fold
-from ..tables import read_table
+from ..tables import read_table, refuse_lost_digits
 from . import FileSlides, Slides, SourceSlide, SourceTable
 from ._marks import eva_manifest, label_text, listed_file
 from ._read import torch_tensors
@@ -68,6 +68,7 @@ def _read_manifest(path: Path) -> dict[str, _Wsi]:
             f"{path} has no column 'wsi_id', so it lists single images; write it again with eva's metadata key wsi_id."
         )
     at = {name: header.index(name) for name in ("embeddings", "target", "split", "wsi_id")}
+    refuse_lost_digits(path, "wsi_id", [row[at["wsi_id"]] for row in rows])  # several slides would be joined to one
     found: dict[str, _Wsi] = {}
     seen: set[Path] = set()
     for number, row in enumerate(rows, 1):

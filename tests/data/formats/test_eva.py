@@ -151,3 +151,12 @@ def test_hostile_pickles_run_nothing(tmp_path, slides, split):
     with pytest.raises(MilbenchError, match=r"\.pt does not load as a plain tensor: it holds other Python objects"):
         read_source(source)
     assert not mark.exists()
+
+
+def test_slides_of_which_a_spreadsheet_has_lost_digits_are_not_joined(tmp_path):
+    rows = [(f"{name}.pt", 1, "test", "1.23457E+15") for name in "ab"]
+    for name in "ab":
+        torch.save([torch.ones(3)], tmp_path / f"{name}.pt")
+    write_csv(tmp_path / "manifest.csv", [("embeddings", "target", "split", "wsi_id"), *rows])
+    with pytest.raises(MilbenchError):
+        read_source(tmp_path)

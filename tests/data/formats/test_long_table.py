@@ -573,3 +573,14 @@ def test_any_bags_come_through_csv(tmp_path_factory, dtype):
         _agrees(path, [Slide(s.name, s.patient, s.label, found[s.name].features, s.xy) for s in slides], "float64")
 
     go()
+
+
+@pytest.mark.parametrize("column", ["slide_id", "patient_id"])
+def test_slides_of_which_a_spreadsheet_has_lost_digits_are_not_joined(tmp_path, column):
+    table = frame()
+    names = {name: f"{12345678901234500 + i:.5E}" for i, name in enumerate(table[column].unique())}
+    table["label"] = "a"
+    table[column] = table[column].map(names)
+    table.to_csv(tmp_path / "patches.csv", index=False)
+    with pytest.raises(MilbenchError):
+        read_source(tmp_path / "patches.csv")
