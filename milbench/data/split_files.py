@@ -638,17 +638,22 @@ def _patho_bench(path: Path, header: list[str], rows: list[list[str]], known: _K
 
 
 def _stamp(path: Path, known: _Known | None) -> list[Fold]:
+    named = _stamp_parts(path)
+    folds = [Fold(f"split-{i}", named[2 * i], (), named[2 * i + 1]) for i in range(len(named) // 2)]
+    return [_settled(fold, known or _Known({}), True, path, strict=True) for fold in folds]
+
+
+def _stamp_parts(path: Path) -> list[tuple[str, ...]]:
+    """Return the patients that train and those that test, of one split after the other."""
     text = read_text(path)
     try:
         splits = json.loads(text)["splits"]
-        named = [tuple(map(_patient, split[f"{part}_patients"])) for split in splits for part in ("train", "test")]
+        return [tuple(map(_patient, split[f"{part}_patients"])) for split in splits for part in ("train", "test")]
     except (ValueError, KeyError, TypeError, RecursionError):
         raise MilbenchError(
             f'{path} is no split file of STAMP: it must be {{"splits": [{{"train_patients": [...], '
             f'"test_patients": [...]}}]}}.'
         ) from None
-    folds = [Fold(f"split-{i}", named[2 * i], (), named[2 * i + 1]) for i in range(len(named) // 2)]
-    return [_settled(fold, known or _Known({}), True, path, strict=True) for fold in folds]
 
 
 def _patient(name: Any) -> str:
@@ -671,7 +676,8 @@ def unnamed_slides(
     cells: set[str] = set()
     for path in split_paths(files, Path()):
         if path.suffix.lower() == ".json":
-            return []
+            cells.update(*_stamp_parts(path))
+            continue
         header, rows = read_table(path)
         columns = [at for at, name in enumerate(header) if not is_index(name)]
         cells |= {row[at] for row in rows for at in columns} | {path_stem(row[at]) for row in rows for at in columns}

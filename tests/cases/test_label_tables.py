@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 import tomllib
@@ -194,6 +195,25 @@ def test_a_class_or_part_is_not_lost_to_its_last_slide(tmp_path, init):
                                                       for i, s in enumerate(IDS)])  # fmt: skip
     code, _, err = init("--splits", "s.csv")
     assert (code, "the test part of fold s would be lost" in err) == (1, True)
+
+
+@pytest.mark.parametrize("form", ["stamp", "table"])
+def test_patients_that_a_split_does_not_name_are_counted(form, tmp_path, init):
+    features(tmp_path)
+    rows = [(f"P{i // 2}", s, two(i // 2)) for i, s in enumerate(IDS)]
+    table(tmp_path / "labels.csv", ["case_id", "slide_id", "label"], rows)
+    patients = list(dict.fromkeys(patient for patient, _, _ in rows))[:9]
+    parts = {"train": patients[:5], "test": patients[5:]}
+    if form == "stamp":
+        split = {f"{part}_patients": names for part, names in parts.items()}
+        (tmp_path / "splits.json").write_text(json.dumps({"splits": [split]}))
+    else:
+        of_parts = [(patient, part) for part, names in parts.items() for patient in names]
+        table(tmp_path / "splits.csv", ["case_id", "split"], of_parts)
+    file = "splits.json" if form == "stamp" else "splits.csv"
+    assert init("--splits", file)[0] == 1
+    assert init("--splits", file, "--allow-missing", 5)[0] == 1
+    assert init("--splits", file, "--allow-missing", 6)[0] == 0
 
 
 # --- classes and missing values --------------------------------------------------------------------------------------
