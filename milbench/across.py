@@ -6,7 +6,7 @@ here.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,7 @@ import pandas as pd
 
 from . import stats
 from .asked import conditions_of
-from .scoring import repetitions
+from .scoring import repetitions, rounded_off
 from .spec import digest
 from .stats.base import equalized
 from .wording import fixed, listed, with_interval
@@ -57,6 +57,7 @@ class Across:
         runs: method -> (S, N) AUC of runs; S is 1 where cohorts have different numbers of runs.
         friedman: test of the mean AUCs over cohorts, methods in the order of `methods`; None with two methods.
         p: of it, by permutations of ranks within cohorts; NaN with two methods.
+        rounded: methods of which bags tie in rounded probabilities on some cohort where others are ordered by log-odds.
         rows: one a method: method, mean_rank, iqm, iqm_low, iqm_high, elo, elo_low, elo_high, beats, beats_low,
             beats_high (NaN for the first; intervals over runs are NaN where S is 1).
     """
@@ -69,6 +70,7 @@ class Across:
     friedman: stats.Friedman | None
     p: float
     rows: tuple[dict[str, Any], ...]
+    rounded: tuple[str, ...] = ()
 
     def sentence(self) -> str:
         """Say whether methods are told apart by their ranks, and which."""
@@ -76,6 +78,11 @@ class Across:
         head = f"{len(self.cohorts)} cohorts ({listed(self.cohorts)}), {len(self.methods)} methods."
         if len(next(iter(self.runs.values()))) == 1:
             head += " One run a method and cohort, or different numbers of them: nothing is known of another draw."
+        if self.rounded:
+            left += (
+                f" Bags of {listed(self.rounded)} tie in rounded probabilities where those of others are ordered by "
+                "log-odds, so ranks of these tell nothing apart until they are run again."
+            )
         if self.friedman is None:
             return f"{head}{left}"
         f = self.friedman
@@ -89,7 +96,7 @@ class Across:
             f"{self.methods[i]} from {self.methods[j]}"
             for i in range(len(pairs))
             for j in range(i + 1, len(pairs))
-            if pairs[i, j] < f.alpha
+            if pairs[i, j] < f.alpha and not {self.methods[i], self.methods[j]} & {*self.rounded}
         ]
         told = f", which tells apart {listed(apart)}" if apart else ", and so none of these are"
         return f"{head}{left} {test}{told}."
@@ -165,7 +172,13 @@ def _over(group: Sequence[tuple[CohortRuns, Sequence[Scores]]], resamples: int) 
         friedman=test,
         p=np.nan if test is None else _permuted(auc),
         rows=tuple(rows),
+        rounded=tuple(m for m in methods if any(_is_rounded(of[m], of.values()) for of in per_cohort)),
     )
+
+
+def _is_rounded(own: Scores, every: Iterable[Scores]) -> bool:
+    """Whether bags of a method tie in rounded probabilities and those of others are ordered by something else."""
+    return own.tied_by_rounding > 0 and any(rounded_off(own, other) > 0 for other in every)
 
 
 def _permuted(auc: stats.Array) -> float:

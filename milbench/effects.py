@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from . import collapse, stats
+from .scoring import difference
 from .spelling import split
 from .wording import fixed, with_interval
 
@@ -38,8 +39,8 @@ the reference; training time is that of a bag, measured apart, methods in turns.
 and data above, and for another draw of test bags and of seeds, not of training bags. Where a column
 Note stands, most runs of that method, or of the reference, predict one class, tie their bags, or never had a validation
 loss below that of predicting the class frequencies: a difference to such a method says little of what was changed. Or
-the bags of one are ordered by log-odds and those of the other by rounded probabilities, in which bags tie: run the
-older of the two again before their difference is read."""
+the bags of one are ordered by log-odds and those of the other by rounded probabilities, in which bags tie: the interval
+is longer by what these ties can amount to; run the older of the two again before their difference is read."""
 
 #: half widths of a 95 % interval between no difference and one that it leaves out with probability 0.8
 _REACH = 1 + 0.841621 / 1.959964
@@ -73,7 +74,7 @@ def effects(
         nan = float("nan")
         gap, reach = stats.Difference(nan, nan, nan, nan), nan
         if own.complete:
-            gap = stats.mean_difference(own.mean, base.mean)
+            gap = difference(own, base)
             reach = _REACH * (gap.high - gap.low) / 2 if gap.high > gap.low else nan  # 0: nothing was to be seen
         rows.append({
             "cohort": cohort.name, "data": cohort.data, "method": method, "reference": reference,

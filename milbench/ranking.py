@@ -28,8 +28,10 @@ from .scoring import (
     PROBABILITIES,
     CohortRuns,
     Scores,
+    difference,
     read_cohorts,
     repetition_of,
+    rounded_off,
     run_scores,
     same_trainings,
     score,
@@ -127,7 +129,8 @@ def leaderboard(
           number of threads or device: methods are ranked within a table, never across. ``budget``, ``tuning``,
           ``checkpoint``: of this table, in words. ``waived``: codes of what ``milbench audit`` found in the cohort, and
           the suite was run in spite of. ``ordered_by``: what orders the bags of its runs, ``log-odds``,
-          ``probabilities`` (rounded, so that bags far out tie) or both; scores of two orders are no fair comparison.
+          ``probabilities`` (rounded, so that bags far out tie) or both; scores of two orders are no fair comparison,
+          and differences and intervals of ranks allow for what such ties can amount to.
           ``auc_untuned``: of the same method before tuning, where such runs
           are there under otherwise the same conditions.
         - of oracle runs, which have no rank: ``auc_last`` and ``auc_best_val`` of the same trainings under honest
@@ -259,8 +262,8 @@ def compare(
         ``told_apart`` is whether 0 lies outside the interval. Where a run of either did not end ``ok`` the two were not
         scored on the same runs, and where no fold tests two classes there is no AUC: the difference is NaN,
         ``told_apart`` None, and ``reason`` says why. Where bags of one method are ordered by log-odds and of the other
-        by rounded probabilities, ``note`` says so, and the two are told apart only where the pairs of bags that tie in
-        the probabilities cannot account for it.
+        by rounded probabilities, ``note`` says so, and the interval is longer by what the pairs of bags that tie in the
+        probabilities can amount to (`milbench.scoring.rounded_off`).
 
     Raises:
         MilbenchError: a method no cohort was run with, one method given twice, or damaged results.
@@ -336,19 +339,14 @@ def _reference(cohort: CohortRuns) -> str | None:
 
 def _compared(cohort: CohortRuns, a: Scores, b: Scores) -> dict[str, Any]:
     bad = [f"{s.method}: {_told(s.outcomes)}" for s in (a, b) if not s.complete]
-    if bad:
-        found = stats.Difference(float("nan"), float("nan"), float("nan"), float("nan"))
-    else:
-        found = stats.mean_difference(a.mean, b.mean)
+    nan = float("nan")
+    found = stats.Difference(nan, nan, nan, nan) if bad else difference(a, b)
     known = not bad and np.isfinite(found.low)
-    # Each pair that ties by rounding counts one half, where its log-odds would count 0 or 1.
     unequal = _orders_differ(a, b)
-    slack = max(a.tied_by_rounding, b.tied_by_rounding) if unequal else 0.0
-    apart = not found.tied and (found.low > slack or found.high < -slack)
     return {
         "suite": cohort.suite.name, "version": cohort.suite.version, "data": cohort.data, "unit": cohort.suite.unit,
         "a": a.method, "b": b.method, "auc_a": a.auc, "auc_b": b.auc, "difference": found.estimate, "low": found.low,
-        "high": found.high, "p": found.p, "told_apart": apart if known else None,
+        "high": found.high, "p": found.p, "told_apart": not found.tied if known else None,
         "seeds": len({seed for _, seed in cohort.cells}), "folds": len({fold for fold, _ in cohort.cells}),
         "reason": "; ".join(bad) or ("" if known else NO_AUC), "conditions": cohort.label,
         "waived": ", ".join(cohort.waived()), "note": _of_orders(cohort, a, b) if unequal else "",
@@ -411,7 +409,8 @@ def _block(cohort: CohortRuns, scored: list[Scores]) -> list[dict[str, Any]]:
     # What was selected on test has no place in an order.
     points = np.array([s.auc if s.complete and not cohort.oracle else nan for s in scored])
     ranks = stats.rank_intervals(
-        [s.mean if known else None for s, known in zip(scored, ~np.isnan(points), strict=True)]
+        [s.mean if known else None for s, known in zip(scored, ~np.isnan(points), strict=True)],
+        off=[[rounded_off(a, b) for b in scored] for a in scored],
     )
     shared = Counter(ranks.rank[np.isfinite(ranks.rank)])
     best = scored[int(np.nanargmax(points))] if np.isfinite(points).any() else None
@@ -419,10 +418,7 @@ def _block(cohort: CohortRuns, scored: list[Scores]) -> list[dict[str, Any]]:
     measured = [metric.name for metric in metrics.registered()]
     for i, s in enumerate(scored):
         rank = ranks.rank[i]
-        if best is None or not np.isfinite(rank):
-            diff = stats.Difference(nan, nan, nan, nan)
-        else:
-            diff = stats.mean_difference(s.mean, best.mean)
+        diff = stats.Difference(nan, nan, nan, nan) if best is None or np.isnan(rank) else difference(s, best)
         means: dict[str, Any] = {name: float(s.runs[name].mean()) if len(s.runs) else nan for name in measured}
         rows.append({
             "suite": cohort.suite.name, "version": cohort.suite.version, "data": cohort.data,

@@ -513,6 +513,20 @@ def _pooled(
     return float(np.mean(found)) if found else float("nan")
 
 
+def rounded_off(a: Scores, b: Scores) -> float:
+    """Return by how much the difference of two methods may be off as rounding ties bags of one more than of the other.
+
+    0 where bags of both are ordered by the same quantity, and where none tie in rounded probabilities.
+    """
+    orders = {order for s in (a, b) for order in s.runs["ordered_by"]}
+    return a.tied_by_rounding + b.tied_by_rounding if len(orders) > 1 else 0.0
+
+
+def difference(a: Scores, b: Scores) -> stats.Difference:
+    """Return the paired difference in AUC of two methods of a cohort, as long as `rounded_off` asks for."""
+    return stats.mean_difference(a.mean, b.mean).off_by(rounded_off(a, b))
+
+
 def same_trainings(a: Scores, b: Scores) -> stats.Difference:
     """Return the paired difference of two evaluations of the same trainings, whose seeds are paired as well.
 

@@ -217,3 +217,22 @@ def test_scores_that_differ_by_rounding_share_ranks_ratings_and_wins(root):
 
 def test_short_names():
     assert short(["transmil[dim=64]", "abmil", "abmil[gated=true]"]) == ["transmil", "abmil", "abmil[gated=true]"]
+
+
+def test_a_method_whose_bags_tie_by_rounding_is_told_from_no_other(root):
+    cohorts = read_cohorts(root)
+    scored = [(cohort, score(cohort, 50)) for cohort in cohorts]
+    assert across(scored, 50)[0].rounded == ()
+
+    def older(own, method, ties):
+        runs = own.runs.assign(ordered_by="probabilities", tied_pairs=ties)
+        return replace(own, runs=runs if own.method == method else own.runs.assign(ordered_by="log-odds"))
+
+    for ties, rounded in ((0.2, ("mean",)), (0.0, ())):
+        (one,) = across([(cohort, [older(s, "mean", ties) for s in of]) for cohort, of in scored], 50)
+        assert one.rounded == rounded
+    k = len(METHODS) - 1
+    test = friedman(np.tile(np.arange(k, 0, -1.0), (40, 1)))
+    apart = replace(one, friedman=test, methods=("mean", "abmil", "transmil", "max"))
+    assert "mean from max" in apart.sentence()
+    assert "mean from" not in replace(apart, rounded=("mean",)).sentence()

@@ -15,11 +15,12 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from synthetic import fill, suite
 
 import milbench
-from milbench import metrics
+from milbench import metrics, stats
 from milbench.aggregator import Aggregator, head_log_odds, head_probabilities
 from milbench.bags import BagOutput, Bags
 from milbench.data.cache import FeatureCache
 from milbench.ranking import compare, comparison_lines, leaderboard, run_scores, to_rich
+from milbench.scoring import read_cohorts, score
 from milbench.spec import Card, Recipe
 from milbench.store import Store
 from milbench.table_text import VERDICT, cells_of
@@ -218,13 +219,37 @@ def test_a_checkpoint_chosen_by_rounded_probabilities_is_told(tmp_path):
 
 
 def test_a_comparison_of_two_orders_tells_so_and_decides_nothing_that_ties_may_explain(mixed):
+    (cohort,) = read_cohorts(mixed)
+    scored = {s.method: s for s in score(cohort, 200)}
+    assert stats.mean_difference(scored["mean"].mean, scored["abmil"].mean).low > 0  # by itself it would be told apart
     found = compare("mean", "abmil", mixed, resamples=200).iloc[0]
-    assert found["low"] > 0  # by itself it would be told apart
     assert not found["told_apart"]
+    assert found["low"] <= 0 < found["high"]
+    assert found["p"] > 0.05
     assert "--overwrite all -m abmil" in found["note"]
     (line, _) = comparison_lines(compare("mean", "abmil", mixed, resamples=200))
     assert found["note"] in line
     assert compare("mean", "max", mixed, resamples=50).iloc[0]["note"] == ""
+
+
+def test_ranks_and_effects_of_two_orders_are_not_told_apart_by_ties(mixed):
+    """All three order all bags alike: what differs are the ties of the one whose log-odds were not stored."""
+    board = leaderboard(mixed, resamples=200)
+    assert (board["rank_low"] == 1).all()
+    assert (board["rank_high"] == 3).all()
+    assert board["among_best"].all()
+    assert (board["diff_low"] <= 0).all()
+    assert (board["diff_high"] >= 0).all()
+    (effect,) = [row for row in board.attrs["effects"] if row["method"] == "abmil"]
+    assert effect["low"] <= 0 <= effect["high"]
+    assert effect["p"] > 0.05
+
+
+def test_a_difference_that_ties_cannot_account_for_is_told_apart(mixed, monkeypatch):
+    monkeypatch.setattr("milbench.scoring.Scores.tied_by_rounding", 0.0)
+    rows = leaderboard(mixed, resamples=200).set_index("method")
+    assert rows["rank_low"].to_dict() == {"mean": 1, "max": 1, "abmil": 3}
+    assert compare("mean", "abmil", mixed, resamples=200).iloc[0]["told_apart"]
 
 
 def test_a_trained_run_stores_log_odds(tmp_path):

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
+from scipy.special import ndtr, ndtri
 
 from ..errors import MilbenchError
 from .base import LEVEL, Array
@@ -28,6 +29,32 @@ class Difference:
     def tied(self) -> bool:
         """Return whether the interval contains 0, or is not known."""
         return not (self.low > 0 or self.high < 0)
+
+    def off_by(self, most: float, level: float = LEVEL) -> Difference:
+        """Return the difference where either mean may be off for a reason that no resample shows.
+
+        The interval is longer by that much at both ends, no longer than from -1 to 1, and the p-value is that of the
+        nearest difference to 0 that it leaves; it agrees with the interval.
+
+        Args:
+            most: by how much the difference may be off; 0 changes nothing.
+            level: coverage of the interval.
+
+        Raises:
+            MilbenchError: a number below 0.
+        """
+        share_of(level)
+        if not number(most, "what a difference is off by") >= 0:
+            raise MilbenchError(f"a difference is off by a number from 0 on, not by {most}.")
+        if most == 0 or np.isnan(self.low):
+            return self
+        low, high = max(-1.0, self.low - most), min(1.0, self.high + most)
+        left = abs(self.estimate) - most
+        reach = self.estimate - self.low if self.estimate > 0 else self.high - self.estimate
+        p = 1.0 if left <= 0 else self.p
+        if left > 0 and reach > 0:
+            p = max(p, float(2 * ndtr(-ndtri((1 + level) / 2) * left / reach)))
+        return Difference(self.estimate, low, high, p)
 
 
 def paired_difference(a: float, a_replicates: Array, b: float, b_replicates: Array, level: float = LEVEL) -> Difference:

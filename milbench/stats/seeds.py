@@ -495,7 +495,9 @@ class Ranks:
     best: np.ndarray
 
 
-def rank_intervals(means: Sequence[Mean | None], level: float = LEVEL, seed: int = 0) -> Ranks:
+def rank_intervals(
+    means: Sequence[Mean | None], level: float = LEVEL, seed: int = 0, off: ArrayLike | None = None
+) -> Ranks:
     """Return every method's rank by score and its simultaneous confidence interval.
 
     All pairs of methods are compared at once: a pair differs where its difference exceeds c standard errors, c the
@@ -507,12 +509,20 @@ def rank_intervals(means: Sequence[Mean | None], level: float = LEVEL, seed: int
         means: of M methods of a cohort; None: without a rank.
         level: coverage of all intervals together.
         seed: of the draws of seeds.
+        off: (M, M) by how much the difference of two methods may be off for a reason that no resample shows, see
+            `Difference.off_by`; None: nowhere.
+
+    Raises:
+        MilbenchError: means under other resamples, or differences that are off by other than numbers from 0 on.
     """
     share_of(level)
     for one in several(means, "means"):
         if one is not None:
             instance(one, Mean, "a method", "mean_of")
     n = len(means)
+    more = np.zeros((n, n)) if off is None else numbers(off, "what differences are off by", finite=True)
+    if more.shape != (n, n) or (more < 0).any():
+        raise MilbenchError(f"differences of {n} methods are off by ({n}, {n}) numbers from 0 on, not {more.shape}.")
     rank, low, high = (np.full(n, np.nan) for _ in range(3))
     kept = [(i, m) for i, m in enumerate(means) if m is not None and np.isfinite(m.estimate)]
     # The draws of seeds go by score, so that another order of methods gives the same ranks.
@@ -520,7 +530,8 @@ def rank_intervals(means: Sequence[Mean | None], level: float = LEVEL, seed: int
     points = np.array([m.estimate for _, m in kept])
     better = np.zeros((len(kept), len(kept)), dtype=bool)
     if len(kept) > 1:
-        better = _better([m for _, m in kept], level, generator(seed))
+        at = [i for i, _ in kept]
+        better = _better([m for _, m in kept], level, generator(seed), more[np.ix_(at, at)])
     for place, (i, _) in enumerate(kept):
         rank[i] = 1 + int((points > points[place] + 1e-12).sum())
         low[i] = 1 + int(better[:, place].sum())
@@ -528,7 +539,7 @@ def rank_intervals(means: Sequence[Mean | None], level: float = LEVEL, seed: int
     return Ranks(rank, low, high, low == 1)
 
 
-def _better(means: list[Mean], level: float, rng: np.random.Generator) -> np.ndarray:
+def _better(means: list[Mean], level: float, rng: np.random.Generator, off: Array) -> np.ndarray:
     """Return (M, M) whether method i is better than method j, simultaneously over all pairs."""
     m = len(means)
     z = float(ndtri((1 + level) / 2))
@@ -563,7 +574,7 @@ def _better(means: list[Mean], level: float, rng: np.random.Generator) -> np.nda
         total = factor**2 * (patients + sum(e.added for e in pair))
         total += (means[first].guard[0] + means[second].guard[1]) / z**2
         reach = critical * float(np.sqrt(total))
-        best[first, second] = gap > 1e-12 and np.isfinite(reach) and gap > reach > 0
+        best[first, second] = gap > 1e-12 and np.isfinite(reach) and gap - off[first, second] > reach > 0
     return best
 
 

@@ -238,6 +238,8 @@ def test_arguments_of_different_lengths_are_refused(name):
         ("combine", {"cells": [0.1, 0.2]}),
         ("rank_intervals", {"means": [MEANS[0], stats.mean_of(0.7, stats.MacroInterval(0.6, 0.8, False), DRAWS[:50],
                                                               stats.SeedError())]}),
+        ("rank_intervals", {"off": np.zeros((1, 1))}),
+        ("rank_intervals", {"off": np.full((len(MEANS), len(MEANS)), -1.0)}),
         ("mean_difference", {"b": stats.mean_of(0.7, stats.MacroInterval(0.6, 0.8, False), DRAWS[:50],
                                                 stats.SeedError())}),
         ("seed_weights", {"seeds": 3, "resamples": -1}),

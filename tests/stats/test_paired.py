@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats as sp
 from scipy.stats import t
 
 from milbench import stats
@@ -78,3 +79,19 @@ def test_holm_rejects_what_its_steps_reject(p, alpha):
     sure = np.abs(adjusted - alpha) > 1e-9
     assert {i for i in np.flatnonzero(sure) if adjusted[i] <= alpha} == {i for i in rejected if sure[i]}
     assert (adjusted >= np.asarray(p)).all()
+
+
+@given(st.floats(-0.5, 0.5), st.floats(0, 0.3), st.floats(0, 0.3), st.floats(0, 0.4))
+def test_a_difference_that_may_be_off_has_an_interval_and_a_p_value_that_agree(gap, down, up, most):
+    reach = down if gap > 0 else up
+    p = float(2 * sp.norm.sf(1.959964 * abs(gap) / reach)) if reach else 1.0
+    own = stats.Difference(gap, max(-1.0, gap - down), min(1.0, gap + up), min(p, 1.0))
+    found = own.off_by(most)
+    assert found.low <= own.low <= own.high <= found.high
+    assert found.p >= own.p
+    assert own.off_by(0) == own
+    far = abs(gap) - most
+    if reach and abs(far - reach) > 1e-3:
+        assert (found.p < 0.05) == (not found.tied) == (far > reach)
+    with pytest.raises(MilbenchError):
+        own.off_by(-0.1)

@@ -210,6 +210,20 @@ def test_equal_scores_share_a_rank_and_methods_far_apart_do_not():
     assert found.best.tolist() == [False, True, True, False]
 
 
+def test_a_difference_that_may_be_off_gives_ranks_only_beyond_that():
+    means = cohort(5, methods=3, seeds=1, auc=0.95, step=0.15)
+    known = stats.rank_intervals(means)
+    gap = means[0].estimate - means[2].estimate
+    for off, low in ((0.0, known.low[2]), (gap, 1 + (known.low[2] == 3))):
+        matrix = np.zeros((3, 3))
+        matrix[0, 2] = matrix[2, 0] = off
+        found = stats.rank_intervals(means, off=matrix)
+        assert found.low[2] == low
+        np.testing.assert_array_equal(found.rank, known.rank)
+        assert (found.low <= known.low).all()
+        assert (found.high >= known.high).all()
+
+
 def test_a_pair_apart_alone_may_not_be_among_many():
     """The quantile of the largest of many differences is larger, and so are the intervals of ranks."""
     rng = np.random.default_rng(6)
