@@ -18,7 +18,11 @@ from .data.spellings import missing_names
 from .data.tables import some
 from .errors import MilbenchError, did_you_mean
 from .prediction import ENSEMBLE
+from .scoring import SEED
 from .wording import count, with_interval
+
+#: Of the bootstrap over patients.
+RESAMPLES = 2000
 
 #: The column that says whether a slide took part in making a model; of the ensemble: any of its models.
 SEEN = "seen_in_training"
@@ -171,8 +175,7 @@ def score_lines(table: pd.DataFrame, labels: SlideLabels, classes: Sequence[str]
             "--new-slides if they are other slides of the same name."
         )
     lines.append(_of_ensemble(unseen, labels, classes, known))
-    if single := _of_single_models(labelled, classes):
-        lines.append(single)
+    lines.append(_of_single_models(labelled, labels, classes))
     if len(unseen):
         lines.append(_of_classes(unseen, classes))
     return lines
@@ -185,32 +188,45 @@ def _of_ensemble(rows: pd.DataFrame, labels: SlideLabels, classes: Sequence[str]
     found = sorted(set(rows["label"]))
     if len(found) < 2:
         return f"No AUC of the ensemble: {count(len(rows), 'labelled slide')}{left}, of one class alone, {found[0]!r}."
-    y, odds = _index(rows["label"], classes), _columns(rows, "log_odds", classes)
-    auc = metrics.auc(y, _columns(rows, "p", classes), odds)
-    owner = [labels.patients.get(slide, "") for slide in rows["slide_id"]]  # "": a patient of its own
-    patients = owner if any(owner) else None
-    two = len(classes) == 2
-    ends = stats.auc_interval(y, odds, patients, method="logit" if two else "bootstrap-logit")
+    auc = _scored(rows, labels, classes)
+    owner = [labels.patients.get(slide, "") for slide in rows["slide_id"]]
     number = len(set(filter(None, owner))) + owner.count("")
-    over = count(len(rows), "slide") + (f" of {count(number, 'patient')}" if patients is not None else "")
-    return f"AUC of the ensemble {with_interval(auc, ends.low, ends.high)} over {over}{left} (95 % interval)."
+    over = count(len(rows), "slide") + (f" of {count(number, 'patient')}" if any(owner) else "")
+    return f"AUC of the ensemble {with_interval(*auc)} over {over}{left} (95 % interval)."
 
 
-def _of_single_models(labelled: pd.DataFrame, classes: Sequence[str]) -> str:
+def _scored(rows: pd.DataFrame, labels: SlideLabels, classes: Sequence[str]) -> tuple[float, float, float]:
+    """Return the AUC of a member's rows with its 95 % interval over patients, as a leaderboard has it."""
+    y, odds = np.array(_index(rows["label"], classes)), _columns(rows, "log_odds", classes)
+    owner = [labels.patients.get(slide, "") for slide in rows["slide_id"]]  # "": a patient of its own
+    drawn = stats.cluster_weights(owner, y, RESAMPLES, np.random.default_rng(SEED))
+    every, found = stats.class_aucs(y, odds, np.vstack([np.ones(len(y)), drawn]))
+    parts = stats.ClassAucs(every, found[:, 0], np.full(len(every), 1 / len(every)), found[:, 1:])
+    ends = stats.mean_interval(parts, y, owner)
+    return metrics.auc(y, _columns(rows, "p", classes), odds), ends.low, ends.high
+
+
+def _of_single_models(labelled: pd.DataFrame, labels: SlideLabels, classes: Sequence[str]) -> str:
     rows = labelled[(labelled["member"] != ENSEMBLE) & ~labelled[SEEN]]
-    aucs, sizes = [], []
-    for _, mine in rows.groupby("member", sort=False):
-        if mine["label"].nunique() > 1:
-            y = _index(mine["label"], classes)
-            aucs.append(metrics.auc(y, _columns(mine, "p", classes), _columns(mine, "log_odds", classes)))
-            sizes.append(len(mine))
+    scored = [
+        (*_scored(mine, labels, classes), len(mine))
+        for _, mine in rows.groupby("member", sort=False)
+        if mine["label"].nunique() > 1
+    ]
     models = labelled["member"].nunique() - 1
-    if not aucs:
+    if not scored:
         return f"No AUC of {count(models, 'single model')}: none has slides of two classes that it did not see."
-    few = f"{len(aucs)} of {count(models, 'single model')}" if len(aucs) < models else "single models"
+    aucs, lows, highs, sizes = zip(*scored, strict=True)
     alone = "" if len(aucs) == models else "; the others have no slides of two classes that they did not see"
+    if len(aucs) == 1:
+        few = "the single model" if models == 1 else f"1 of {count(models, 'single model')}"
+        return f"AUC of {few} {with_interval(*scored[0][:3])} over {count(sizes[0], 'slide')} (95 % interval){alone}."
+    few = f"{len(aucs)} of {count(models, 'single model')}" if len(aucs) < models else "single models"
     slides = f"{min(sizes)}" if min(sizes) == max(sizes) else f"{min(sizes)} to {max(sizes)}"
-    return f"AUC of {few} {min(aucs):.3f} to {max(aucs):.3f}, each over {slides} slides{alone}."
+    return (
+        f"AUC of {few} {min(aucs):.3f} to {max(aucs):.3f}, each over {slides} slides; 95 % intervals reach from "
+        f"{min(lows):.3f} to {max(highs):.3f}{alone}."
+    )
 
 
 def _of_classes(rows: pd.DataFrame, classes: Sequence[str]) -> str:

@@ -17,6 +17,7 @@ from sklearn.metrics import roc_auc_score
 from typer.testing import CliRunner
 
 import milbench
+from milbench import stats
 from milbench.cli import app
 from milbench.errors import MilbenchError
 from milbench.labelled import SlideLabels, score_lines, with_labels
@@ -334,7 +335,9 @@ def test_what_models_were_trained_on_does_not_count_for_them(study, tmp_path):
             own.append(roc_auc_score([int(slide[1:]) % 2 for slide in test["slide_id"]], test["s1"]))
             member = table[table["member"] == f"fold {record.spec.fold} seed {record.spec.seed}"]
             assert set(member["slide_id"][~member["seen_in_training"]]) == set(test["slide_id"])
-    assert told(text, "single models") == pytest.approx([min(own), max(own)], abs=6e-4)
+    (least, most, low, high) = told(text, "single models")
+    assert [least, most] == pytest.approx([min(own), max(own)], abs=6e-4)
+    assert low < least <= most < high or (low < least and most == high == 1)
     assert "nan" not in text
     text, table = predicted(study, tmp_path / "p.csv", study / "A" / "f", study / "A" / "l.csv", "--new-slides")[1:]
     assert told(text, "ensemble")[0] == pytest.approx(auc_of(table), abs=6e-4)
@@ -396,3 +399,44 @@ def test_more_than_two_classes_have_an_interval_too():
     assert value == pytest.approx(np.mean([roc_auc_score(y == c, odds[:, c]) for c in range(3)]), abs=6e-4)
     assert low < value < high
     assert "nan" not in text
+
+
+def one_model(y, odds, classes=("neg", "pos"), patients=None):
+    """The sentences about one model, which is its own ensemble."""
+    slides = [f"x{i}" for i in range(len(y))]
+    odds = np.stack([-np.asarray(odds, float), odds], axis=1)
+    p = 1 / (1 + np.exp(-odds))
+    columns = {f"{kind}_{name}": values[:, c] for kind, values in (("p", p), ("log_odds", odds))
+               for c, name in enumerate(classes)}  # fmt: skip
+    head = {"slide_id": slides, "member": "ensemble", "predicted": [classes[i] for i in p.argmax(axis=1)]}
+    table = pd.DataFrame(head | columns | {"threshold_rule": "half", "threshold": 0.5})
+    table = pd.concat([table, table.assign(member="fold f seed 0")])
+    labels = SlideLabels(
+        dict(zip(slides, y, strict=True)), {} if patients is None else dict(zip(slides, patients, strict=True))
+    )
+    return "\n".join(score_lines(with_labels(table, labels, {}, classes), labels, classes))
+
+
+@pytest.mark.parametrize(
+    ("y", "odds"),
+    [([0, 0, 1, 1], [1, 4, 2, 3]), ([0, 0, 1, 1], [2, 2, 2, 2]), ([0, 0, 1, 1], [1, 2, 3, 4]), ([0, 1], [1, 0]),
+     ([0, 0, 0, 1], [1, 3, 4, 2])],
+)  # fmt: skip
+def test_few_slides_of_one_model_have_an_interval_that_no_scores_break(y, odds):
+    for patients in (None, [f"P{i}" for i in range(len(y))]):
+        text = one_model(y, odds, patients=patients)
+        for of in ("ensemble", "single model"):
+            value, low, high = told(text, of)
+            assert value == pytest.approx(roc_auc_score(y, odds), abs=6e-4)
+            assert low <= value <= high
+            assert high - low > 0.5, "of four slides or fewer next to nothing is known"
+
+
+def test_the_interval_of_a_model_on_another_cohort_is_a_leaderboards():
+    rng = np.random.default_rng(1)
+    y = (np.arange(9) % 3 == 0).astype(int)
+    odds = rng.normal(size=9) + 1.5 * y
+    weights = stats.cluster_weights(np.arange(9), y, 2000, np.random.default_rng(0))
+    draws = stats.bootstrap_auc(y, odds, weights)
+    ends = stats.class_interval(stats.weighted_auc(y, odds), draws, (3, 6, 9))
+    assert told(one_model(y.tolist(), odds), "single model")[1:] == pytest.approx([ends.low, ends.high], abs=6e-4)
