@@ -226,19 +226,25 @@ def refuse_unreadable(path: Path, table: tuple[Sequence[str], Sequence[Sequence[
 def refuse_lost_digits(where: Path, column: str, cells: Iterable[str]) -> None:
     """Refuse ids that a spreadsheet has written as 1.23457E+15: the digits left out tell one from another.
 
+    Or that went through a real number, as those of pandas beside an empty cell: 1234567890123456800.0.
+
     Raises:
         MilbenchError: there is one.
     """
     if lost := [cell for cell in dict.fromkeys(cells) if has_lost_digits(cell)]:
         raise MilbenchError(
-            f"{where} has {some(lost, 3)} in column {column!r}: Excel has lost digits of these ids, as it keeps 15; "
-            "write them as text in the spreadsheet, from where they came."
+            f"{where} has {some(lost, 3)} in column {column!r}: Excel, or a real number, has lost digits of these "
+            "ids, as it keeps 15; write them as text in the spreadsheet, from where they came."
         )
 
 
 def has_lost_digits(cell: str) -> bool:
-    """Whether an id is a number as spreadsheets shorten it."""
-    return "+" in cell and _SHORTENED.fullmatch(cell.strip()) is not None
+    """Whether an id is a number as spreadsheets shorten it, or a real number that is too large for all its digits."""
+    if "+" in cell:
+        return _SHORTENED.fullmatch(cell.strip()) is not None
+    whole, point, rest = cell.strip().partition(".")
+    real = point == "." and len(whole) > 15 and whole.isdecimal() and not rest.strip("0")
+    return real and int(whole) >= 2**53
 
 
 def unstored(path: Path, number: int, where: str = "") -> str:

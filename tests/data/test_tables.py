@@ -327,3 +327,14 @@ def test_a_formula_without_a_stored_value_is_no_empty_cell(tmp_path):
     header, found = read_table(path)
     assert [row[2] for row in found] == ["1", "", "0"]
     tables.refuse_unreadable(path, (header, found), HEADER)
+
+
+@pytest.mark.parametrize("cell", ["1.23457E+15", "1,2e+11", "1E+05", "1234567890123456800.0", "9007199254740993."])
+def test_ids_that_have_lost_digits(cell):
+    assert tables.has_lost_digits(cell)
+
+
+@pytest.mark.parametrize("cell", ["100.0", "999999999999999.0", "1234567890123456789", "TCGA-1E+05", "12E+05", "1.5",
+                                  "1234567890123456789.5", "1234567890123456789.svs", "", ".", "+"])  # fmt: skip
+def test_ids_that_have_not(cell):
+    assert not tables.has_lost_digits(cell)
