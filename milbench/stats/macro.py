@@ -299,9 +299,8 @@ class _MeanBound:
             of_class = free.sum(axis=1)
             pairs.append(_pairs(of_class, np.where(self.weights > 0, of_class, 0), int(free.any(axis=0).sum())))
         self.pairs = np.array(pairs, dtype=np.int64).reshape(len(pairs), len(every))
-        with np.errstate(divide="ignore"):
-            #: share of the mean that one fold's AUC of a class has
-            self.of_fold = np.where(defined > 0, self.weights / defined, 0.0)
+        #: share of the mean that one fold's AUC of a class has; a class may be in no fold that has two
+        self.of_fold = np.divide(self.weights, defined, out=np.zeros(len(every)), where=defined > 0)
 
     def low(self, disorder: float) -> float:
         """Return the least mean of the AUCs that data with so much disorder, 1 less the mean, do not refute.
