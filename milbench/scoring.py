@@ -266,7 +266,8 @@ class Scores:
     def tied_by_rounding(self) -> float:
         """Return by how much at most its AUC is off because bags tie in rounded probabilities: half of those pairs."""
         rounded = self.runs["ordered_by"] == PROBABILITIES
-        return float(self.runs["tied_pairs"].where(rounded, 0.0).mean()) / 2 if len(self.runs) else 0.0
+        defined = self.runs["tied_pairs"].where(rounded, 0.0)[self.runs["auc"].notna()]
+        return float(defined.mean()) / 2 if len(defined) else 0.0
 
     @property
     def replicates(self) -> stats.Array:

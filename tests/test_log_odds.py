@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 from scipy.special import expit
 from sklearn.metrics import average_precision_score, roc_auc_score
-from synthetic import fill, suite
+from synthetic import fill, seal, suite
 
 import milbench
 from milbench import metrics, stats
@@ -243,6 +243,21 @@ def test_ranks_and_effects_of_two_orders_are_not_told_apart_by_ties(mixed):
     (effect,) = [row for row in board.attrs["effects"] if row["method"] == "abmil"]
     assert effect["low"] <= 0 <= effect["high"]
     assert effect["p"] > 0.05
+
+
+def test_a_cohort_whose_folds_test_one_class_has_a_table_whatever_orders_its_bags(mixed):
+    (cohort,) = read_cohorts(mixed)
+    file = cohort.folder / "cohorts" / "easy-f0" / "labels.csv"
+    tested = set(run_scores(mixed)["bags"])
+    table = pd.read_csv(file)
+    shown = cohort.runs["mean"]["f0", 0].predictions().query("split == 'test'")["slide_id"]
+    table.loc[table["slide_id"].isin(shown), "label"] = 1
+    table.to_csv(file, index=False)
+    seal(file.parent, "easy")
+    board = leaderboard(mixed, resamples=20)
+    assert tested == {len(shown)}
+    assert board["auc"].isna().all()
+    assert board["rank"].isna().all()
 
 
 def test_a_difference_that_ties_cannot_account_for_is_told_apart(mixed, monkeypatch):
