@@ -10,6 +10,7 @@ import difflib
 import re
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from .spellings import clean, patient_key, whole_number, without_endings, without_zeros
 from .tables import some, without_suffix
@@ -73,7 +74,7 @@ def match_ids(given: Iterable[str], known: Iterable[str]) -> Matching:
     again. The steps: the same text; blanks, invisible characters and Unicode's form; endings of files, ``100.0`` for
     ``100``, backslashes and a leading ``./``; letter case; zeros in front of numbers; folders; what follows a point,
     such as TCGA's UUID. A name that fits two known ones in a step, or two names that fit one, match nothing in that
-    step or a later one.
+    step or a later one. Nor do names in two folders, P00/s0 and P01/s0, where folders tell names of one file apart.
 
     Args:
         given: names to match, with repetitions.
@@ -193,12 +194,15 @@ def _match(
     several: dict[str, tuple[str, ...]] = {}
     left = [name for name in given if name not in names]
     taken = set(names.values())
+    told = _Folders(given, known)
     for step in steps:
         if not left:
             break
         mine, theirs = _grouped(left, step), _grouped(known, step)
         for key, group in mine.items():
             found = theirs.get(key, [])
+            if len(group) == len(found) == 1 and told.apart(group[0], found[0]):
+                continue
             if len(group) == len(found) == 1 and not _zeros_lost(group[0], found[0]):
                 continue
             if step in _SAME and len(found) == 1 and names.get(found[0]) == found[0]:
@@ -208,10 +212,28 @@ def _match(
         left = [name for name in left if name not in names and name not in several]
     if after_point and left:
         for form in (_cased, lambda name: _base(_cased(name))):
-            _after_point(left, known, form, names, several, taken)
+            _after_point(left, known, form, names, several, taken, told)
             left = [name for name in left if name not in names and name not in several]
     other = tuple((name, names[name]) for name in given if names.get(name, name) != name)
     return Matching(names, other, several, tuple(left))
+
+
+class _Folders:
+    """Whether the folders of two names make them two names: where some of one file differ in nothing else."""
+
+    def __init__(self, *files: Sequence[str]) -> None:
+        self._files = files
+
+    @cached_property
+    def _tell(self) -> bool:
+        cased = [set(map(_cased, names)) for names in self._files]
+        return any(len(set(map(_base, names))) < len(names) for names in cased)
+
+    def apart(self, given: str, known: str) -> bool:
+        """Return whether both names have folders, of which neither is the end of the other, and folders tell."""
+        one, other = ([part for part in _cased(name).split("/") if part] for name in (given, known))
+        both = min(len(one), len(other))
+        return both > 1 and one[-both:-1] != other[-both:-1] and self._tell
 
 
 def _grouped(names: Iterable[str], key: Callable[[str], str]) -> dict[str, list[str]]:
@@ -241,7 +263,7 @@ def _settle(
 
 def _after_point(
     left: Sequence[str], known: Sequence[str], key: Callable[[str], str], names: dict[str, str],
-    several: dict[str, tuple[str, ...]], taken: set[str],
+    several: dict[str, tuple[str, ...]], taken: set[str], told: _Folders,
 ) -> None:  # fmt: skip
     """Match names of which one goes on after a point where the other ends."""
     theirs = _grouped(known, key)
@@ -253,7 +275,7 @@ def _after_point(
     for name in left:
         mine = key(name)
         found = [*heads.get(mine, []), *(known for head in _heads(mine) for known in theirs.get(head, []))]
-        if found:
+        if found and not (len(set(found)) == 1 and told.apart(name, found[0])):
             claims.setdefault(tuple(dict.fromkeys(found)), []).append(name)
     for candidates, group in claims.items():
         _settle(group, candidates, names, several, taken)

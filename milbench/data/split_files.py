@@ -130,7 +130,8 @@ class _Known:
         if not slides or slides != patients:
             return
         kept = list(self.other), list(self.ended)
-        named, theirs = set(self.slides(names)), set(self.of_patients(names))
+        (slides_named,) = self.slides(names)
+        named, theirs = set(slides_named), set(self.of_patients(names))
         self.other, self.ended = kept
         if named == theirs or named >= set(self.patients):
             return
@@ -139,13 +140,17 @@ class _Known:
             "are meant; give a table with a column slide_id or patient_id, and one split."
         )
 
-    def slides(self, names: Sequence[str]) -> tuple[str, ...]:
-        """Return names of slides as the labels have them; what they do not have stays."""
-        plain = [without_suffix(name, self.suffixes) for name in names]
-        matching = match_ids(plain, self.patients)
+    def slides(self, *parts: Sequence[str]) -> list[tuple[str, ...]]:
+        """Return names of slides, part by part, as the labels have them; what they do not have stays.
+
+        All parts are matched together: what names a slide in one part is no other slide in the next.
+        """
+        every = [name for part in parts for name in part]
+        plain = {name: without_suffix(name, self.suffixes) for name in every}
+        matching = match_ids(plain.values(), self.patients)
         self.other += matching.other
-        self.ended += [name for name, bare in zip(names, plain, strict=True) if name != bare in matching.names]
-        return tuple(map(matching.get, plain))
+        self.ended += [name for name, bare in plain.items() if name != bare in matching.names]
+        return [tuple(matching.get(plain[name]) for name in part) for part in parts]
 
     def of_patients(self, names: Sequence[str]) -> tuple[str, ...]:
         """Return the slides of patients, in the order of the labels; an unknown patient stays as it is."""
@@ -386,8 +391,7 @@ def _read_source(source: SplitSource, known: _Known | None, column: str | None) 
     if isinstance(source.files, Path):
         folds = _read(source.files, known, column)
     else:
-        parts = {part: _ids_of_part(path, known) for part, path in source.files.items()}
-        folds = [Fold(source.name, *(parts.get(part, ()) for part in PARTS))]
+        folds = [_fold_of_parts(source.name, source.files, known)]
     bad = next((name for fold in folds for ids in fold.parts.values() for name in ids if unreadable(name)), None)
     if bad is not None:
         _refuse_id(source.paths, bad)
@@ -417,8 +421,20 @@ def _refuse_id(paths: Sequence[Path], name: str) -> None:
     raise MilbenchError(f"{paths[0]} has {unreadable(name)} in the name {name!r}; correct it, or copy the file again.")
 
 
-def _ids_of_part(path: Path, known: _Known | None) -> tuple[str, ...]:
-    """Return the slides that a file of one part lists."""
+def _fold_of_parts(name: str, files: Mapping[str, Path], known: _Known | None) -> Fold:
+    """Return the fold of which every part has a file."""
+    listed = {part: _ids_of_part(path, known) for part, path in files.items()}
+    parts = {part: ids for part, (ids, _) in listed.items()}
+    if known is not None:
+        of_slides = [part for part, (_, of_patients) in listed.items() if not of_patients]
+        named = known.slides(*(parts[part] for part in of_slides))
+        theirs = {part: known.of_patients(ids) for part, ids in parts.items() if part not in of_slides}
+        parts = theirs | dict(zip(of_slides, named, strict=True))
+    return Fold(name, *(parts.get(part, ()) for part in PARTS))
+
+
+def _ids_of_part(path: Path, known: _Known | None) -> tuple[tuple[str, ...], bool]:
+    """Return what a file of one part lists, and whether these are patients."""
     header, rows = read_table(path)
     if len(header) == 1 and known is not None and any(known.hits([header[0]])):  # a list without a header
         cells, of_patients = [header[0], *(row[0] for row in rows)], False
@@ -428,10 +444,7 @@ def _ids_of_part(path: Path, known: _Known | None) -> tuple[str, ...]:
     else:
         name, of_patients = _id_column(path, header, rows, known, ())
         cells = [row[header.index(name)] for row in rows]
-    ids = list(dict.fromkeys(cell for cell in cells if cell))
-    if known is None:
-        return tuple(ids)
-    return known.of_patients(ids) if of_patients else known.slides(ids)
+    return tuple(dict.fromkeys(cell for cell in cells if cell)), of_patients
 
 
 def _read(path: Path, known: _Known | None, column: str | None) -> list[Fold]:
@@ -590,7 +603,7 @@ def _settled(fold: Fold, known: _Known | None, of_patients: bool, path: Path, st
                 f"slides to the labels, with the label 'exclude' for those to leave out."
             )
         return Fold(fold.name, *(known.of_patients(ids) for ids in fold.parts.values()))
-    return Fold(fold.name, *(known.slides(ids) for ids in fold.parts.values()))
+    return Fold(fold.name, *known.slides(*fold.parts.values()))
 
 
 def _one_part(path: Path) -> str:

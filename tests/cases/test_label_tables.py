@@ -129,6 +129,40 @@ def test_other_names_stay_other_names(given, known):
     assert match_ids([given], [known]).names == {}
 
 
+@pytest.mark.parametrize(
+    ("given", "known", "names"),
+    [
+        # Folders tell slides of one file apart, in one of the files or in the other.
+        (["P00/s0", "P01/s1"], ["P01/s0", "P01/s1", "P02/s1"], {"P01/s1": "P01/s1"}),
+        (["P00/s0", "P02/s0", "P02/s1.A"], ["P01/s0", "P01/s1"], {}),
+        # They do not, or there is none.
+        (["/wsi/2020/s0.svs", "/wsi/2021/s1.svs"], ["b0/s0", "b1/s1"],
+         {"/wsi/2020/s0.svs": "b0/s0", "/wsi/2021/s1.svs": "b1/s1"}),
+        (["s2"], ["P00/s0", "P01/s0", "P01/s2"], {"s2": "P01/s2"}),
+    ],
+)  # fmt: skip
+def test_slides_of_two_folders_are_two_where_folders_tell_slides_apart(given, known, names):
+    assert match_ids(given, known).names == names
+
+
+@pytest.mark.parametrize("form", ["list", "columns", "parts"])
+def test_a_slide_that_is_not_there_is_no_other_slide_of_another_part(form, tmp_path):
+    """The labels lack P00/s0, which one part names, and have P01/s0, which the other does."""
+    part = {"P01/s0": "train", "P00/s0": "test", "P02/s1": "train", "P03/s1": "test"}
+    of = {word: [s for s in part if part[s] == word] for word in ("train", "test")}
+    if form == "list":
+        table(tmp_path / "s.csv", ["slide_id", "split"], part.items())
+    elif form == "columns":
+        table(tmp_path / "s.csv", ["train", "test"], zip(of["train"], of["test"], strict=True))
+    for word, names in of.items() if form == "parts" else ():
+        table(tmp_path / "s" / f"{word}.csv", ["slide_id"], [(s,) for s in names])
+    known = {s: s[:3] for s in part if s != "P00/s0"}
+    (fold,) = read_folds("s" if form == "parts" else "s.csv", tmp_path, known)
+    assert fold.parts == {"train": tuple(of["train"]), "val": (), "test": tuple(of["test"])}
+    (fold,) = read_folds("s" if form == "parts" else "s.csv", tmp_path, {"A/s0": "A", "B/s1": "B"})
+    assert not set(fold.train + fold.test) & {"A/s0", "B/s1"}
+
+
 @given(st.lists(st.text("aB0.1/ -", min_size=1, max_size=6), max_size=8, unique=True),
        st.lists(st.text("Ab0.1/ -", min_size=1, max_size=6), max_size=8, unique=True))  # fmt: skip
 def test_matching_is_one_to_one_and_exact_first(given, known):
