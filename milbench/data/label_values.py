@@ -14,6 +14,7 @@ from .spellings import (
     key_of_labels,
     label_key,
     merged,
+    minus_signs,
     missing_codes,
     names_of_booleans,
     perhaps_codes,
@@ -89,10 +90,11 @@ def read_values(
     plain = {slide: plain_label(cell) for slide, cell in cells.items()}
     named = tuple(plain_label(name) for name in (classes if classes is not None else keep))
     codes = missing_codes(plain.values()) if classes is None else frozenset()
+    negative = minus_signs(plain.values())
     missing = {
         slide: cells[slide]
         for slide, value in plain.items()
-        if value not in named and (is_missing(value) or value in codes)
+        if value not in named and value not in negative and (is_missing(value) or value in codes)
     }
     kept = {slide: value for slide, value in plain.items() if slide not in missing}
     key = key_of_labels([*kept.values(), *named])

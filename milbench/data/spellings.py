@@ -110,6 +110,14 @@ def missing_codes(values: Iterable[str]) -> frozenset[str]:
     return frozenset(codes | reported)
 
 
+def minus_signs(values: Iterable[str]) -> frozenset[str]:
+    """Return the values that are a minus sign where others are plus signs, +, ++ or (+): negative, and not missing."""
+    bare = {value: clean(value).strip("() ") for value in set(values)}
+    if not any(text and not text.strip("+") for text in bare.values()):
+        return frozenset()
+    return frozenset(value for value, text in bare.items() if text in ("-", "\u2212", "\u2013", "\u2014"))
+
+
 def perhaps_codes(values: Iterable[str]) -> tuple[str, ...]:
     """Return 9, 99, 999 where all other values are 0, 1, 2, ... without a gap: they may stand for a missing value."""
     every = {whole_number(clean(value)) for value in values}

@@ -21,6 +21,7 @@ import milbench.cli
 from milbench.data.audit.suite import audit
 from milbench.data.cohort import load_cohort
 from milbench.data.id_matching import match_ids, match_patients
+from milbench.data.label_values import read_values
 from milbench.data.likely_patients import likely_patients
 from milbench.data.spellings import is_missing, label_key, merged, missing_codes
 from milbench.data.split_files import read_folds, read_split
@@ -268,6 +269,15 @@ def test_codes_of_missing_values_stand_beside_zero_and_one():
     assert missing_codes(["0", "1", "-1.0"]) == {"-1.0"}
     assert missing_codes(["-1", "1"]) == set()
     assert missing_codes(["0", "1", "2"]) == set()
+
+
+@pytest.mark.parametrize("signs", [("-", "+"), ("(-)", "(+)"), ("\u2212", "+", "++"), ("-", "+", "+++")])
+def test_a_minus_beside_a_plus_is_a_class_and_no_missing_value(signs):
+    values = read_values({f"s{i}": signs[i % len(signs)] for i in range(12)}, "label", "T", None)
+    assert set(values.classes.values()) == set(signs)
+    assert not values.missing
+    beside = read_values({"a": signs[0], "b": "T1", "c": "T2"}, "label", "T", None)
+    assert set(beside.missing) == ({"a"} if signs[0] != "\u2212" else set())
 
 
 def test_missing_values_are_left_out_and_named(tmp_path, init):
