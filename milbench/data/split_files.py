@@ -13,6 +13,8 @@ from typing import Any
 
 from ..errors import MilbenchError
 from .column_names import (
+    FOLD_NAMES,
+    LABEL_NAMES,
     PART_OF,
     PATIENT_NAMES,
     SLIDE_NAMES,
@@ -51,6 +53,8 @@ _PART_FILE = re.compile(
     r"(?P<after>.*)\.(?:csv|tsv|txt|xlsx|parquet)",
     re.IGNORECASE,
 )
+#: columns that name neither slides nor patients, by `column_key`: their 0 and 1 are no ids
+_OTHER = re.compile("|".join([*LABEL_NAMES, *SPLIT_NAMES, *FOLD_NAMES, r"fold_\d+", r".*_label"]))
 #: (column of ids, column of parts) of tables with one row a slide; eva has one row a file and several files a slide
 _LISTS = {"milbench": ("slide_id", "split"), "torchmil": ("bag_name", "split"), "eva": ("wsi_id", "split")}
 #: names of split files that a folder is searched for: tool -> pattern; a group is the number of the fold
@@ -692,7 +696,9 @@ def unnamed_slides(
             cells.update(*_stamp_parts(path))
             continue
         header, rows = read_table(path)
-        columns = [at for at, name in enumerate(header) if not is_index(name)]
+        columns = [
+            at for at, name in enumerate(header) if not is_index(name) and not _OTHER.fullmatch(column_key(name))
+        ]
         cells |= {row[at] for row in rows for at in columns} | {path_stem(row[at]) for row in rows for at in columns}
         cells |= set(header)
     there = set(known_ids(cells, patients, suffixes).values())

@@ -24,7 +24,7 @@ from milbench.data.id_matching import match_ids, match_patients
 from milbench.data.label_values import read_values
 from milbench.data.likely_patients import likely_patients
 from milbench.data.spellings import is_missing, label_key, merged, missing_codes
-from milbench.data.split_files import read_folds, read_split
+from milbench.data.split_files import read_folds, read_split, unnamed_slides
 from milbench.data.tables import load_table, read_table
 from milbench.errors import MilbenchError
 from milbench.suites import load_suite
@@ -249,6 +249,15 @@ def test_patients_that_a_split_does_not_name_are_counted(form, tmp_path, init):
     assert init("--splits", file)[0] == 1
     assert init("--splits", file, "--allow-missing", 5)[0] == 1
     assert init("--splits", file, "--allow-missing", 6)[0] == 0
+
+
+@pytest.mark.parametrize("column", ["label", "train_label", "fold", "fold_0"])
+def test_numbers_beside_ids_name_no_slides(column, tmp_path):
+    """Slides 0 and 1 are named by no cell of a column of labels or folds."""
+    slides = {str(i): f"P{i}" for i in range(12)}
+    named = list(slides)[2:]
+    table(tmp_path / "s.csv", ["slide_id", "split", column], [(s, "train", int(s) % 2) for s in named])
+    assert unnamed_slides(str(tmp_path / "s.csv"), ["0", "1"], slides, ()) == ["0", "1"]
 
 
 # --- classes and missing values --------------------------------------------------------------------------------------
