@@ -219,7 +219,7 @@ def test_short_names():
     assert short(["transmil[dim=64]", "abmil", "abmil[gated=true]"]) == ["transmil", "abmil", "abmil[gated=true]"]
 
 
-def test_a_method_whose_bags_tie_by_rounding_is_told_from_no_other(root):
+def test_a_method_whose_bags_tie_by_rounding_is_separated_from_no_other(root):
     cohorts = read_cohorts(root)
     scored = [(cohort, score(cohort, 50)) for cohort in cohorts]
     assert across(scored, 50)[0].rounded == ()

@@ -221,7 +221,7 @@ def test_a_checkpoint_chosen_by_rounded_probabilities_is_told(tmp_path):
 def test_a_comparison_of_two_orders_tells_so_and_decides_nothing_that_ties_may_explain(mixed):
     (cohort,) = read_cohorts(mixed)
     scored = {s.method: s for s in score(cohort, 200)}
-    assert stats.mean_difference(scored["mean"].mean, scored["abmil"].mean).low > 0  # by itself it would be told apart
+    assert stats.mean_difference(scored["mean"].mean, scored["abmil"].mean).low > 0  # by itself it would be separated
     found = compare("mean", "abmil", mixed, resamples=200).iloc[0]
     assert not found["told_apart"]
     assert found["low"] <= 0 < found["high"]
@@ -232,8 +232,8 @@ def test_a_comparison_of_two_orders_tells_so_and_decides_nothing_that_ties_may_e
     assert compare("mean", "max", mixed, resamples=50).iloc[0]["note"] == ""
 
 
-def test_ranks_and_effects_of_two_orders_are_not_told_apart_by_ties(mixed):
-    """All three order all bags alike: what differs are the ties of the one whose log-odds were not stored."""
+def test_ranks_and_effects_of_two_orders_are_not_separated_by_ties(mixed):
+    """All three have one order of all bags: what differs are the ties of the one whose log-odds were not stored."""
     board = leaderboard(mixed, resamples=200)
     assert (board["rank_low"] == 1).all()
     assert (board["rank_high"] == 3).all()
@@ -260,7 +260,7 @@ def test_a_cohort_whose_folds_test_one_class_has_a_table_whatever_orders_its_bag
     assert board["rank"].isna().all()
 
 
-def test_a_difference_that_ties_cannot_account_for_is_told_apart(mixed, monkeypatch):
+def test_a_difference_that_ties_cannot_account_for_separates(mixed, monkeypatch):
     monkeypatch.setattr("milbench.scoring.Scores.tied_by_rounding", 0.0)
     rows = leaderboard(mixed, resamples=200).set_index("method")
     assert rows["rank_low"].to_dict() == {"mean": 1, "max": 1, "abmil": 3}

@@ -194,14 +194,14 @@ def _match(
     several: dict[str, tuple[str, ...]] = {}
     left = [name for name in given if name not in names]
     taken = set(names.values())
-    told = _Folders(given, known)
+    folders = _Folders(given, known)
     for step in steps:
         if not left:
             break
         mine, theirs = _grouped(left, step), _grouped(known, step)
         for key, group in mine.items():
             found = theirs.get(key, [])
-            if len(group) == len(found) == 1 and told.apart(group[0], found[0]):
+            if len(group) == len(found) == 1 and folders.apart(group[0], found[0]):
                 continue
             if len(group) == len(found) == 1 and not _zeros_lost(group[0], found[0]):
                 continue
@@ -212,7 +212,7 @@ def _match(
         left = [name for name in left if name not in names and name not in several]
     if after_point and left:
         for form in (_cased, lambda name: _base(_cased(name))):
-            _after_point(left, known, form, names, several, taken, told)
+            _after_point(left, known, form, names, several, taken, folders)
             left = [name for name in left if name not in names and name not in several]
     other = tuple((name, names[name]) for name in given if names.get(name, name) != name)
     return Matching(names, other, several, tuple(left))
@@ -263,7 +263,7 @@ def _settle(
 
 def _after_point(
     left: Sequence[str], known: Sequence[str], key: Callable[[str], str], names: dict[str, str],
-    several: dict[str, tuple[str, ...]], taken: set[str], told: _Folders,
+    several: dict[str, tuple[str, ...]], taken: set[str], folders: _Folders,
 ) -> None:  # fmt: skip
     """Match names of which one goes on after a point where the other ends."""
     theirs = _grouped(known, key)
@@ -275,7 +275,7 @@ def _after_point(
     for name in left:
         mine = key(name)
         found = [*heads.get(mine, []), *(known for head in _heads(mine) for known in theirs.get(head, []))]
-        if found and not (len(set(found)) == 1 and told.apart(name, found[0])):
+        if found and not (len(set(found)) == 1 and folders.apart(name, found[0])):
             claims.setdefault(tuple(dict.fromkeys(found)), []).append(name)
     for candidates, group in claims.items():
         _settle(group, candidates, names, several, taken)
