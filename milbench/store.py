@@ -155,6 +155,14 @@ class RunRecord:
                 return str(error)
         return None
 
+    def check_file(self, name: str) -> None:
+        """Compare a file of the run with its checksum in ``run.json``, where there is one.
+
+        Raises:
+            MilbenchError: the file is missing, or not as it was written.
+        """
+        self._content(name, len)
+
     @property
     def _has_history(self) -> bool:
         return (self.path / "history.csv").exists() or "history.csv" in self.record.get(FILES, ())

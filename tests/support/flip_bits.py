@@ -75,7 +75,7 @@ def make_suite(folder: Path, name: str, **changes: Any) -> Suite:
     """Return a small suite over the cache."""
     data = DataSpec(name="d", cache="flip.cache")
     fields: dict[str, Any] = {"methods": ("mean", "max"), "seeds": 1, "cost": False, "device": "cpu", "base": folder,
-                              "recipe": {"epochs": 2, "patience": 2}}  # fmt: skip
+                              "recipe": {"epochs": 2, "patience": 2}, "keep_models": "best"}  # fmt: skip
     return Suite(name=name, data=(data,), **(fields | changes))
 
 
