@@ -128,7 +128,7 @@ def _execute(
     for planned, result in tuned.impossible:
         if planned.outcome is not None and overwrite == "missing":
             continue
-        _publish(store, planned, result, when)
+        _publish(store, planned, result, when, overwrite)
         report(str(planned), result.outcome, result.reason)
     again = Plan(plan.suite, store, (), tuple(tuned.runs)).todo(overwrite)
     asked.renew(store, _ids(tuned.runs) | _ids(p for p, _ in tuned.impossible), when)
@@ -142,7 +142,7 @@ def _execute(
                 if own is None:
                     report(str(planned), store.has(planned.spec.run_id) or "gone", "made by another process")
                     continue
-                _publish(store, planned, own, when)
+                _publish(store, planned, own, when, overwrite)
                 claims.release(planned.spec.run_id)
                 report(str(planned), own.outcome, own.reason)
         # Cost is measured when nothing of ours is running.
@@ -460,7 +460,7 @@ def _refuse_other_predictions(folder: Path, predictions: pd.DataFrame) -> None:
         )
 
 
-def _publish(store: Store, planned: Planned, result: Result, when: str) -> None:
+def _publish(store: Store, planned: Planned, result: Result, when: str, overwrite: Overwrite) -> None:
     card = planned.method.card
     value: dict[str, Any] = result.value or {}
     record = {
@@ -480,7 +480,8 @@ def _publish(store: Store, planned: Planned, result: Result, when: str) -> None:
         record["killed_attempts"] = list(result.lost)  # by signals of others; the run was repeated from its start
     record.setdefault("environment", this_machine())
     model = value.get("model")
-    if model is not None and planned.outcome == "ok" and planned.stored is not None:
+    # Asked to make everything anew, a run may predict otherwise than before: on another machine, or on CUDA.
+    if overwrite != "all" and model is not None and planned.outcome == "ok" and planned.stored is not None:
         _refuse_other_predictions(store.runs / planned.stored, value["predictions"])
     store.publish_run(
         planned.spec.run_id, record, value.get("predictions"), value.get("history"),

@@ -21,6 +21,7 @@ from milbench import stats
 from milbench.cli import app
 from milbench.errors import MilbenchError
 from milbench.labelled import SlideLabels, score_lines, with_labels
+from milbench.plan import make_plan
 from milbench.prediction import kept_models, predict_slides, stored_predictions, trained_on
 from milbench.runner import run
 from milbench.saved_model import load_model
@@ -102,6 +103,24 @@ def test_models_can_be_had_later_with_the_same_bits(study, tmp_path):
     for old, new in zip(before, after, strict=True):
         assert (new.path / MODEL).is_file()
         assert old.spec.run_id == new.spec.run_id
+    assert len(kept_models(tmp_path / "r", "s", "mean")) == 3
+
+
+def test_other_predictions_are_refused_unless_everything_is_made_anew(study, tmp_path):
+    os.symlink(study / "A", tmp_path / "A")
+    suite = tmp_path / "s.toml"
+    suite.write_text(SUITE.format(keep='keep_models = "best"'))
+    for record in run(suite, tmp_path / "r", methods=["mean"], jobs=1):
+        # As a run of another machine, which kept no model.
+        content = {key: value for key, value in record.record.items() if key not in ("files", "checksum")}
+        table = record.predictions()
+        table["p0"] *= 0.99
+        table["p1"] = 1 - table["p0"]
+        store = make_plan(suite, tmp_path / "r").store
+        store.publish_run(record.path.name, content, table, record.history(), overwrite=True)
+    with pytest.raises(MilbenchError):
+        run(suite, tmp_path / "r", methods=["mean"], jobs=1, overwrite="missing-models")
+    assert len(run(suite, tmp_path / "r", methods=["mean"], jobs=1, overwrite="all")) == 3
     assert len(kept_models(tmp_path / "r", "s", "mean")) == 3
 
 
