@@ -125,9 +125,8 @@ class Finished:
         if not found:
             return {}
         best = min(found, key=lambda record: (record.outcome != "ok", record.path.name != spec.run_id))
-        now, then = spec.budget.timeout_s, best.spec.budget.timeout_s
-        if best.outcome == "timeout" and then is not None and (now is None or now > then):
-            return {"stored": best.path.name, "stopped_s": then}
+        if (stopped := best.stopped_s(spec.budget.timeout_s)) is not None:
+            return {"stored": best.path.name, "stopped_s": stopped}
         return {"stored": best.path.name, "outcome": best.outcome}
 
 

@@ -13,9 +13,9 @@ from typing import Any
 from .asked import Request, age, conditions_of, once, read_requests
 from .live import State, duration, sessions
 from .method_sources import code_of_record
-from .spec import PROTOCOL_VERSION, Suite
+from .spec import PROTOCOL_VERSION, Suite, Tuned
 from .spelling import spelling
-from .store import RunRecord, Store, read_suite
+from .store import RunRecord, Store, read_costs, read_suite
 from .studies import import_optuna, open_storage
 from .suites import meaning, with_budget
 from .wording import count
@@ -41,6 +41,7 @@ class Standing:
         edited: method -> how many of its finished runs are of another form of its code, and so are missing.
         last: how many runs the last request of these tables had, where those are others than `runs`.
         damaged: runs a file of which is missing or not as it was written, with the sentence on it.
+        stopped: how many runs a timeout has stopped that is longer now, and so are missing.
     """
 
     suite: Suite
@@ -54,6 +55,7 @@ class Standing:
     edited: Mapping[str, int] = field(default_factory=dict)
     last: int | None = None
     damaged: Mapping[Key, str] = field(default_factory=dict)
+    stopped: int = 0
 
     def lines(self) -> list[str]:
         """Return what ``milbench status`` prints."""
@@ -72,6 +74,11 @@ class Standing:
             f"{'it' if number == 1 else 'them'} again"
             for method, number in self.edited.items()
         ]
+        if self.stopped:
+            lines.append(
+                f"  {count(self.stopped, 'run')} stopped by a shorter timeout than the suite's now; milbench run makes "
+                f"{'it' if self.stopped == 1 else 'them'} again"
+            )
         if self.trials[1]:
             lines.append(f"  {self.trials[0]:5d} of {self.trials[1]} tuning trials, in {self.storage}")
         if self.costs:
@@ -109,8 +116,8 @@ def standing(
 ) -> Standing | None:
     """Return how far a suite is; None where its records do not tell, and it has to be planned to know.
 
-    That is where it was never run, or where methods, folds or budget have changed since in a way that needs the
-    methods' code or the cohort to understand.
+    That is where it was never run, or where methods, folds, budget, tuning or stacking have changed since, or the
+    measurement of cost was added, in a way that needs the methods' code or the cohort to understand.
 
     Args:
         suite: as it stands.
@@ -133,7 +140,7 @@ def standing(
 def _standing(suite: Suite, store: Store, methods: Sequence[str], seeds: int | None) -> Standing | None:
     then = read_suite(store.folder)
     uses = [{data.name: data.split.use for data in of.data} for of in (then, suite)]
-    if uses[0] != uses[1] or meaning(then) != meaning(suite):
+    if uses[0] != uses[1] or meaning(then) != meaning(suite) or (then.stacked > 1) != (suite.stacked > 1):
         return None
     requests = list(read_requests(store.folder).values())
     records = sorted(store.records(), key=age)
@@ -177,14 +184,27 @@ def _standing(suite: Suite, store: Store, methods: Sequence[str], seeds: int | N
     }
     tables = {(key[0], key[4]) for key in last}
     same = last == {key for key in runs if (key[0], key[4]) in tables}
+    stopped = [
+        key for key, run in runs.items() if run is not None and run.stopped_s(suite.budget.timeout_s) is not None
+    ]
+    runs |= dict.fromkeys(stopped)
     costs = {cost_id for request in used for cost_id in request.costs} if suite.cost else set()
+    if suite.cost and not costs:  # the suite measured none when it was run last
+        return None
     studies = {name: number for request in used for name, number in request.studies.items()}
     storage = next((request.storage for request in used if request.storage), "")
     return Standing(
         suite, store.folder, newest, runs, _trials(studies, storage), storage,
-        sum(_open(store.cost(cost_id)) for cost_id in costs), sessions(store.folder), edited,
-        None if same else len(last), _damaged(runs),
+        sum(_open(store.cost(cost_id)) for cost_id in costs) + (_unmeasured(runs, used, store) if suite.cost else 0),
+        sessions(store.folder), edited, None if same else len(last), _damaged(runs), len(stopped),
     )  # fmt: skip
+
+
+def _unmeasured(runs: Mapping[Key, RunRecord | None], requests: Sequence[Request], store: Store) -> int:
+    """Return how many methods of a cohort no request has named, so that it has no cost of them, nor has the store."""
+    requested = {(request.data, method) for request in requests for method in request.methods}
+    there = {(cost.data, cost.method) for cost in read_costs(store.folder)}
+    return len({key[:2] for key in runs} - requested - there)
 
 
 def _damaged(runs: Mapping[Key, RunRecord | None]) -> dict[Key, str]:
@@ -210,13 +230,13 @@ def _request(requests: Sequence[Request], suite: Suite, data: str, tuned: bool) 
     """Return the last request of a cohort's table under the suite's budget."""
     allowed = suite.budget.model_copy(update={"trials": None}).identity()
     del allowed["timeout_s"]
+    tuning = None
+    if tuned and suite.tuning is not None and suite.budget.trials is not None:
+        tuning = Tuned(**suite.tuning.model_dump(), trials=suite.budget.trials).identity()
     of_table = [
         request
         for request in requests
-        if request.data == data
-        and request.conditions["budget"] == allowed
-        and (request.conditions["tuning"] is not None) == tuned
-        and (not tuned or request.conditions["tuning"]["trials"] == suite.budget.trials)
+        if request.data == data and request.conditions["budget"] == allowed and request.conditions["tuning"] == tuning
     ]
     return max(of_table, key=lambda request: request.asked, default=None)
 

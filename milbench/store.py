@@ -155,6 +155,11 @@ class RunRecord:
                 return str(error)
         return None
 
+    def stopped_s(self, timeout_s: float | None) -> float | None:
+        """Return the timeout that stopped the run, where one of `timeout_s` allows more; then it is made again."""
+        stopped = self.spec.budget.timeout_s if self.outcome == "timeout" else None
+        return stopped if stopped is not None and (timeout_s is None or timeout_s > stopped) else None
+
     def check_file(self, name: str) -> None:
         """Compare a file of the run with its checksum in ``run.json``, where there is one.
 

@@ -17,6 +17,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
+from support import small
 from typer.testing import CliRunner
 
 import milbench
@@ -31,9 +32,10 @@ from milbench.plan import Finished, make_plan, refuse_damaged
 from milbench.prediction import kept_models
 from milbench.ranking import compare, leaderboard
 from milbench.runner import _requests as requests_for
-from milbench.runner import run
+from milbench.runner import costs_left, run, trials_left, tuned_runs
 from milbench.scoring import read_cohorts
-from milbench.spec import Budget, Suite, digest
+from milbench.spec import Budget, Suite, Tuning, digest
+from milbench.status import standing
 from milbench.store import HOST, read_runs
 from milbench.template import threads_for
 
@@ -585,6 +587,62 @@ def test_status_tells_that_a_helper_was_edited(tmp_path, cli):
     (tmp_path / "asked_helper.py").unlink()  # the records do not tell any more: it has to be planned
     with patch("milbench.plan.make_plan", side_effect=MilbenchError("planned")):
         assert cli("status", "s.toml", "--results", "r").code == 1
+
+
+PLAIN = {"epochs": 1, "patience": None, "grad_clip": None}
+BUDGET, SEARCH = Budget(steps=2, trials=1), Tuning(sampler="random")
+
+
+def counts_of(suite, results):
+    """Return how many runs, costs and trials are missing by ``milbench status`` and by a plan; None where it plans."""
+    stated = standing(suite, results)
+    if stated is None:
+        return None
+    plan = make_plan(suite, results)
+    todo = len(plan.todo()) + sum(planned.outcome is None for planned in tuned_runs(plan))
+    trials = sum(trials_left(plan).values())
+    missing = sum(run is None for run in stated.runs.values())
+    return (missing, stated.costs, stated.trials[1] - stated.trials[0]), (todo, costs_left(plan, "missing"), trials)
+
+
+@pytest.mark.parametrize(
+    ("first", "edit"),
+    [
+        ({}, {"stacked": 4}),
+        ({"stacked": 4}, {"stacked": 1}),
+        ({}, {"cost": True}),
+        ({"budget": BUDGET, "tuning": SEARCH}, {"tuning": SEARCH.model_copy(update={"seed": 5})}),
+        ({"budget": BUDGET, "tuning": SEARCH}, {"tuning": SEARCH.model_copy(update={"space": {}})}),
+    ],
+)  # fmt: skip
+def test_status_counts_as_missing_what_run_makes_after_an_edit(tmp_path, first, edit):
+    small.write_cohort(tmp_path)
+    suite, results = small.suite(tmp_path, recipe=PLAIN, **first), tmp_path / "r"
+    run(suite, results, jobs=1)
+    before = counts_of(suite, results)
+    assert before == ((0, 0, 0), (0, 0, 0))
+    answer = counts_of(suite.model_copy(update=edit), results)
+    assert answer is None or answer[0] == answer[1]
+
+
+def test_status_counts_a_run_as_missing_that_a_shorter_timeout_stopped(tmp_path):
+    small.write_cohort(tmp_path)
+    suite, results = small.suite(tmp_path), tmp_path / "r"
+    (record,) = run(suite, results, jobs=1)
+    spec = record.spec.model_copy(update={"budget": Budget(timeout_s=5.0)})
+    late = {"spec": spec.model_dump(mode="json"), "method_canonical": "mean", "outcome": "timeout", "reason": "late"}
+    make_plan(suite, results).store.publish_run(record.path.name, late, overwrite=True)
+    for timeout, missing in ((None, 1), (9.0, 1), (5.0, 0), (1.0, 0)):
+        now = suite.model_copy(update={"budget": Budget(timeout_s=timeout)})
+        assert counts_of(now, results) == ((missing, 0, 0), (missing, 0, 0))
+        assert standing(now, results).stopped == missing
+
+
+def test_status_counts_the_costs_of_methods_that_were_left_out_of_the_last_request(tmp_path):
+    small.write_cohort(tmp_path)
+    suite, results = small.suite(tmp_path, methods=("mean", "max"), cost=True), tmp_path / "r"
+    run(suite, results, jobs=1, methods=["mean"])
+    assert counts_of(suite, results) == ((1, 1, 0), (1, 1, 0))
 
 
 def flip(file):
