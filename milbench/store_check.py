@@ -196,7 +196,7 @@ def _check_run(
     for name in sorted(names if models else names - {MODEL}):
         table = {"predictions.parquet": run.predictions, "history.csv": run.history,
                  "trajectory.parquet": run.trajectory}.get(name)  # fmt: skip
-        found += _sentences(table or (lambda name=name: run.check_file(name)))  # type: ignore[misc]
+        found += _sentences(table or (lambda name=name: run.check_file(name)))
     if not found and run.outcome == "ok":
         found += _check_slides(run, tested.get((f"{run.spec.data}-{run.spec.fingerprint}", ""), {}))
     return found
