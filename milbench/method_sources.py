@@ -31,18 +31,21 @@ LARGEST_BYTES = 256 * 2**20
 _MOST_FILES = 2000
 _OF_RESOURCES = {"__file__", "__path__", "__spec__", "__loader__", "resources", "importlib_resources", "get_data"}
 #: calls that import or run what no reading of the source can know
-_DYNAMIC = {"exec", "eval", "import_module", "__import__", "run_path", "run_module", "spec_from_file_location"}
+_DYNAMIC = {
+    "exec", "eval", "import_module", "__import__", "run_path", "run_module", "spec_from_file_location",
+    "SourceFileLoader", "SourcelessFileLoader", "ExtensionFileLoader", "zipimporter", "load_source", "load_dynamic",
+}  # fmt: skip
 #: calls that open a file, by a path that is their first argument or, of some, what they are called on
 _OPENS = {
     "open", "load", "load_file", "load_model", "loadtxt", "genfromtxt", "fromfile", "memmap", "open_memmap",
     "safe_open", "loadmat", "load_npz", "load_svmlight_file", "File", "ZipFile", "imread", "read_image", "read_csv",
     "read_json", "read_parquet", "read_table", "read_excel", "read_feather", "read_pickle", "read_hdf", "read_orc",
     "read_fwf", "read_xml", "from_file", "from_csv", "from_json", "from_pretrained", "load_state_dict_from_url", "mmap",
-    "read_text", "read_bytes", "open_text", "open_binary",
+    "read_text", "read_bytes", "open_text", "open_binary", "CDLL", "PyDLL", "WinDLL", "LoadLibrary", "load_library",
 }  # fmt: skip
 _OF_PATHS = {"read_text", "read_bytes", "open"}
 #: calls that take a path and write no file
-_ASKS = {"Path", "PurePath", "exists", "isfile", "is_file", "get_data", "joinpath", "with_name"}
+_ASKS = {"Path", "PurePath", "exists", "isfile", "is_file", "get_data", "joinpath", "with_name", "read"}
 
 
 @dataclass(frozen=True)
@@ -133,6 +136,7 @@ class _Read:
         resources: whether it does.
         notes: lines with imports that are computed.
         opens: calls that open a file of whatever place.
+        exported: the names in its ``__all__``, which a star imports where they are submodules.
         written: strings that a call takes which neither opens a file to read it nor asks about one.
     """
 
@@ -142,6 +146,7 @@ class _Read:
     notes: tuple[str, ...]
     opens: tuple[_Open, ...]
     written: frozenset[str]
+    exported: tuple[str, ...]
 
 
 def sources_of(cls: type) -> Sources:
@@ -183,12 +188,19 @@ class _Walk:
         spec = _find(name)
         if spec is None:
             return False
-        if spec.origin is None or not spec.origin.endswith(".py"):
-            if spec.origin is not None and spec.origin != "namespace":
-                self._add(name, Path(spec.origin))  # a compiled extension
-            self._seen.add(name)
+        path = None if spec.origin in (None, "namespace") else Path(str(spec.origin))
+        if path is not None and path.suffix == ".py" and path.is_file():
+            self.follow(name, path)
             return True
-        self.follow(name, Path(spec.origin))
+        self._seen.add(name)
+        if path is not None and path.is_file():
+            self._add(name, path)  # a compiled extension
+        elif path is not None and (archive := next((p for p in path.parents if p.is_file()), None)) is not None:
+            self._add(archive.name, archive)
+            self.notes.append(
+                f"{name} lies in {archive.name}, all of which is part of the method's identity; what it imports from "
+                "elsewhere is not"
+            )
         return True
 
     def follow(self, name: str, path: Path) -> None:
@@ -237,6 +249,20 @@ class _Walk:
         # A package whose submodules alone are imported runs as well, but it is no part of the method.
         if not names or not all(submodules) or "*" in names or len(submodules) == 0:
             self.module(base)
+        if "*" in names:
+            for name in self._exported(base):
+                self.module(f"{base}.{name}")
+
+    def _exported(self, name: str) -> tuple[str, ...]:
+        """Return the ``__all__`` of a module of the project."""
+        spec = _find(name) if self._belongs(name) else None
+        if spec is None or spec.origin is None:
+            return ()
+        try:
+            state = Path(spec.origin).stat()
+            return _read(spec.origin, state.st_mtime_ns, state.st_size).exported
+        except (OSError, ValueError, SyntaxError, RecursionError):
+            return ()
 
     def _opened(self, call: _Open, written: frozenset[str]) -> bool:
         """Add the file that a call opens by a path written out in it; return whether it is there."""
@@ -281,7 +307,9 @@ class _Walk:
         That is its own package, what is not installed, and what is installed with it or lies in the same folder.
         """
         top = name.partition(".")[0]
-        if top in ("milbench", "baselines", "__main__", "builtins") or top in sys.stdlib_module_names:
+        if top in ("milbench", "baselines", "__main__", "builtins"):
+            return False
+        if top in sys.stdlib_module_names and not _shadows(top):
             return False
         if top == self.top or not is_installed(top):
             return True
@@ -290,6 +318,16 @@ class _Walk:
             return True
         own, other = _place(self.top), _place(top)
         return own is not None and own == other and not is_library(str(own))
+
+
+def _shadows(top: str) -> bool:
+    """Whether a file of the project takes the place of a module of the standard library of the same name."""
+    if top in sys.modules:
+        origin = getattr(sys.modules[top], "__file__", None)
+    else:
+        spec = _find(top)
+        origin = None if spec is None else spec.origin
+    return origin is not None and Path(origin).is_file() and not is_library(origin)
 
 
 def is_installed(top: str) -> bool:
@@ -365,7 +403,16 @@ def _read(path: str, _modified_ns: int, _size: int) -> _Read:
     notes: list[str] = []
     opens: list[_Open] = []
     written: set[str] = set()
+    exported: list[str] = []
     resources = False
+    _undo_aliases(tree)
+    roots = {
+        alias.name.partition(".")[0]
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Import)
+        for alias in node.names
+        if alias.asname is None and "." in alias.name
+    }
     assigned = _assigned(tree)
     for node in _nodes(tree):
         if isinstance(node, ast.Call):
@@ -381,8 +428,33 @@ def _read(path: str, _modified_ns: int, _size: int) -> _Read:
                 )
             case ast.Name(id=name) | ast.Attribute(attr=name) if name in _OF_RESOURCES:
                 resources = True
+            # `import a.b` runs the package a as well, and a.x may be a name of it.
+            case ast.Attribute(value=base, attr=name) if (dotted := _dotted(base)).partition(".")[0] in roots:
+                imports.append((0, dotted, (name,)))
+            case (
+                ast.Assign(targets=[ast.Name(id="__all__")], value=value)
+                | ast.AugAssign(target=ast.Name(id="__all__"), value=value)
+            ):
+                exported += [
+                    n.value for n in ast.walk(value) if isinstance(n, ast.Constant) and isinstance(n.value, str)
+                ]
             case ast.Constant() | ast.JoinedStr() if pattern := _pattern(node):
                 patterns.append(pattern)
+            case ast.Call(
+                func=ast.Attribute(attr="read" | "connect"), args=[ast.Constant(value=str()), *_], lineno=line
+            ):
+                opens.append(_Open(line, tuple(_patterns(node, assigned)), _path(node)))  # ConfigParser, sqlite3
+            case (
+                ast.Call(func=ast.Name(id="getenv") | ast.Attribute(attr="getenv"), lineno=line)
+                | ast.Call(func=ast.Attribute(value=ast.Attribute(attr="environ"), attr="get" | "pop"), lineno=line)
+                | ast.Call(func=ast.Attribute(value=ast.Name(id="environ"), attr="get" | "pop"), lineno=line)
+                | ast.Subscript(value=ast.Attribute(attr="environ"), ctx=ast.Load(), lineno=line)
+                | ast.Subscript(value=ast.Name(id="environ"), ctx=ast.Load(), lineno=line)
+            ):
+                notes.append(
+                    f"line {line} of {Path(path).name} reads an environment variable, whose value is not part of the "
+                    "method's identity"
+                )
             case ast.Call(func=ast.Name(id=name) | ast.Attribute(attr=name), lineno=line) if name in _OPENS:
                 if not _of_open_file(node, assigned):
                     opens.append(_Open(line, tuple(_patterns(node, assigned)), _path(node)))
@@ -400,8 +472,36 @@ def _read(path: str, _modified_ns: int, _size: int) -> _Read:
                     )
     return _Read(
         tuple(dict.fromkeys(imports)), tuple(dict.fromkeys(patterns)), resources, tuple(notes),
-        tuple(dict.fromkeys(opens)), frozenset(written),
+        tuple(dict.fromkeys(opens)), frozenset(written), tuple(exported),
     )  # fmt: skip
+
+
+def _undo_aliases(tree: ast.AST) -> None:
+    """Give calls that open or import something back the names by which they are known, wherever a source renames them.
+
+    Renamed are ``from importlib import import_module as load`` and ``load = importlib.import_module``.
+    """
+    known = _DYNAMIC | _OPENS | {"Path", "PurePath"}
+    aliases: dict[str, str] = {}
+    for node in ast.walk(tree):
+        match node:
+            case ast.ImportFrom(names=names):
+                aliases |= {a.asname: a.name for a in names if a.asname is not None and a.name in known}
+            case ast.Assign(targets=[ast.Name(id=alias)], value=ast.Name(id=name) | ast.Attribute(attr=name)) if (
+                name in known and alias != name
+            ):
+                aliases[alias] = name
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in aliases:
+            node.func.id = aliases[node.func.id]
+
+
+def _dotted(node: ast.AST) -> str:
+    """Return ``a.b.c`` of names joined by points; empty of any other expression."""
+    if isinstance(node, ast.Name):
+        return node.id
+    head = _dotted(node.value) if isinstance(node, ast.Attribute) else ""
+    return f"{head}.{node.attr}" if isinstance(node, ast.Attribute) and head else ""
 
 
 def _pattern(node: ast.AST) -> str:

@@ -1,8 +1,10 @@
 """What a method's identity covers: edits of the files it is made of change its code, and of no others."""
 
 import hashlib
+import re
 import sys
 import textwrap
+import zipfile
 
 import pytest
 
@@ -95,6 +97,20 @@ PROJECTS = {
     "a resource of a helper": ({"p18.py": pool("from q18 import h"), "q18/__init__.py": "", "q18/t.txt": "1",
                                 "q18/h.py": "from pathlib import Path\nx = Path(__file__).with_name('t.txt')\n"},
                                "p18:Pool", ["q18/h.py", "q18/t.txt"]),
+    "an import by a renamed function": ({"p40.py": pool("from importlib import import_module as load",
+                                                        body='load("h40")'), "h40.py": "x = 1\n"},
+                                        "p40:Pool", ["h40.py"]),
+    "an import by a function of another name": ({"p41.py": pool("import importlib\nload = importlib.import_module",
+                                                                body='load("h41")'), "h41.py": "x = 1\n"},
+                                                "p41:Pool", ["h41.py"]),
+    "a package beside its submodule": ({"p42.py": pool("import h42"), "h42.py": "import q42.a\nx = q42.SIZE\n",
+                                        "q42/__init__.py": "SIZE = 1\n", "q42/a.py": "y = 1\n"},
+                                       "p42:Pool", ["h42.py", "q42/__init__.py", "q42/a.py"]),
+    "a star that imports submodules": ({"p43.py": pool("import h43"), "h43.py": "from q43 import *\nx = a.y\n",
+                                        "q43/__init__.py": "__all__ = ['a']\n", "q43/a.py": "y = 1\n"},
+                                       "p43:Pool", ["h43.py", "q43/__init__.py", "q43/a.py"]),
+    "a helper named as a module of the standard library": (
+        {"p44.py": pool("from sndhdr import x"), "sndhdr.py": "x = 1\n"}, "p44:Pool", ["sndhdr.py"]),
 }  # fmt: skip
 
 
@@ -119,7 +135,9 @@ def test_an_edit_of_whatever_a_method_is_made_of_changes_its_code(write, project
     ['Path("w30.json").read_text()', 'Path("w30.json").read_bytes()', 'open("w30.json")',
      'with open("w30.json") as f: json.load(f)', 'Path("w30.json").open("rb")',
      'numpy.memmap("w30.json", dtype="u1")',
-         'safe_open("w30.json", "pt")', 'torch.load(open("w30.json", mode="rb"))'],
+         'safe_open("w30.json", "pt")', 'torch.load(open("w30.json", mode="rb"))',
+         'from numpy import load as take; take("w30.json")', 'ctypes.CDLL("w30.json")',
+         'ConfigParser().read("w30.json")', 'torch.ops.load_library("w30.json")'],
 )  # fmt: skip
 def test_a_file_opened_by_a_path_from_the_working_folder_is_part_of_the_code(write, monkeypatch, reads):
     name = f"p30{abs(hash(reads)) % 10**6}"
@@ -207,6 +225,11 @@ def test_circles_of_imports_and_sources_that_are_none_end(write):
     ("exec(self.text)", "exec"),
     ("open('/data/w.bin')", "opens a file"),
     ("__file__", "w"),
+    ("from runpy import run_path as go; go(self.name)", "run_path"),
+    ("SourceFileLoader('x', self.name).load_module()", "SourceFileLoader"),
+    ("import os; os.environ['X']", "environment"),
+    ("import os; os.environ.get('X')", "environment"),
+    ("import os; os.getenv('X')", "environment"),
 ])  # fmt: skip
 def test_what_cannot_be_known_is_said(write, body, words):
     name = f"p24{abs(hash(body)) % 10**6}"
@@ -215,8 +238,21 @@ def test_what_cannot_be_known_is_said(write, body, words):
     assert any(words in note for note in notes)
 
 
+def test_a_helper_in_an_archive_is_part_of_the_code(write, tmp_path, monkeypatch):
+    write({"p45.py": pool("import h45")})
+    archive = tmp_path / "lib45.zip"
+    codes = []
+    for text in ("x = 1\n", "x = 2\n"):
+        with zipfile.ZipFile(archive, "w") as file:
+            file.writestr("h45.py", text)
+        monkeypatch.syspath_prepend(archive)
+        codes.append(code("p45:Pool"))
+    assert all(re.fullmatch("[0-9a-f]{16}", one) for one in codes)
+    assert codes[0] != codes[1]
+
+
 def test_a_plain_method_leaves_nothing_open(write):
-    write({"p25.py": pool(body="self.eval(); bags.x.sum()")})
+    write({"p25.py": pool("import os", body="self.eval(); bags.x.sum(); os.environ.setdefault('X', '1')")})
     assert sources_of(resolve("p25:Pool").cls).notes == ()
 
 
