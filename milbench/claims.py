@@ -27,6 +27,7 @@ from .store import HOST
 
 try:
     import fcntl
+    import resource
 except ImportError:  # Windows: every claim is granted
     fcntl = None  # type: ignore[assignment]
 
@@ -82,7 +83,7 @@ class Claims:
             self.folder.rmdir()  # others may hold claims in it
 
     def take(self, key: str) -> bool:
-        """Take a claim; return whether this process holds it now.
+        """Take a claim; return whether this process holds it now: not while it holds as many as it may open files for.
 
         Args:
             key: of the work, usable as the name of a file.
@@ -95,6 +96,8 @@ class Claims:
         if fcntl is None:
             self._held[key] = None
             return True
+        if not _may_open(len(self._held)):
+            return False
         path = child(self.folder, key, _SUFFIX, "claim")
         try:
             file = self._locked(path, key)
@@ -126,8 +129,14 @@ class Claims:
             file = self._held.pop(key, None)
         if file is not None:
             with suppress(OSError):
-                child(self.folder, key, _SUFFIX, "claim").unlink(missing_ok=True)
+                # Another machine may have taken it over from this one, which was suspended.
+                if self._is_own(file):
+                    child(self.folder, key, _SUFFIX, "claim").unlink(missing_ok=True)
             file.close()
+
+    def _is_own(self, file: IO[bytes]) -> bool:
+        owner = _owner(file)
+        return owner is None or owner == (self._kernel, os.getpid())
 
     def _locked(self, path: Path, key: str) -> IO[bytes] | None:
         """Open and lock a claim's file, and write who holds it; None where another process does."""
@@ -165,13 +174,13 @@ class Claims:
 
     def _is_alive(self, file: IO[bytes], key: str, locked: bool) -> bool:
         """Whether the holder that a claim's file names is at work, although its lock does not say so."""
-        try:
-            owner: dict[str, Any] = json.loads(os.pread(file.fileno(), 4096, 0))
-            kernel, pid = owner["kernel"], int(owner["pid"])
-        except (ValueError, TypeError, KeyError, RecursionError):  # empty, as a new one is
+        owner = _owner(file)
+        if owner is None:
             return False
-        if kernel == self._kernel:
-            return not locked and pid != os.getpid() and _runs(pid)
+        kernel, pid = owner
+        if kernel == self._kernel and (locked or pid == os.getpid() or not _runs(pid)):
+            return False
+        # Without locks the id may be that of another process by now, which gives no signs of life here.
         now, mtime = time.monotonic(), os.fstat(file.fileno()).st_mtime_ns
         seen = self._seen.get(key)
         if seen is None or seen.mtime_ns != mtime:
@@ -186,6 +195,31 @@ class Claims:
                     if file is not None:
                         with suppress(OSError):
                             os.utime(file.fileno())
+
+
+def _owner(file: IO[bytes]) -> tuple[Any, int] | None:
+    """Return kernel and process that a claim's file names; None where it names none, as a new one."""
+    try:
+        owner: dict[str, Any] = json.loads(os.pread(file.fileno(), 4096, 0))
+        return owner["kernel"], int(owner["pid"])
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return None
+
+
+def _may_open(held: int) -> bool:
+    """Whether a process that holds so many claims may open another and leave as many files for its runs again.
+
+    The process's limit of open files is raised where the system lets it.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if not held or soft == resource.RLIM_INFINITY or 2 * held < soft:
+        return True
+    more = 2 * soft if hard == resource.RLIM_INFINITY else min(2 * soft, hard)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (more, hard))
+    except (ValueError, OSError):
+        return False
+    return more > soft
 
 
 def _lock(file: IO[bytes]) -> bool | None:

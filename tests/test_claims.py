@@ -87,6 +87,54 @@ def test_another_machine_counts_while_it_gives_signs_of_life(tmp_path, monkeypat
     assert file.exists() is beats
 
 
+@pytest.mark.parametrize("beats", [True, False])
+def test_without_locks_the_id_of_a_process_alone_holds_nothing(tmp_path, monkeypatch, beats):
+    """The holder was killed, and another process of this machine has its id now."""
+    monkeypatch.setattr(claims, "STALE_S", 0.2)
+    monkeypatch.setattr(claims, "_lock", lambda file: None)
+    (tmp_path / "claims").mkdir()
+    file = tmp_path / "claims" / "a.claim"
+    file.write_text(json.dumps({"host": "here", "kernel": claims._kernel(), "pid": os.getppid(), "since": 0}))
+    with mine(tmp_path) as own:
+        assert not own.take("a")
+        time.sleep(0.3)
+        if beats:
+            os.utime(file)
+        assert own.take("a") is not beats
+
+
+def test_a_claim_that_another_machine_has_taken_over_is_not_removed(tmp_path):
+    with mine(tmp_path) as own:
+        own.take("a")
+        file = tmp_path / "claims" / "a.claim"
+        file.write_text(json.dumps({"host": "elsewhere", "kernel": "another", "pid": 1, "since": 0}))
+        own.release("a")
+        assert file.exists()
+
+
+MANY = """
+import resource
+from pathlib import Path
+from milbench.claims import Claims
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, {hard}))
+with Claims(Path({root!r}), Path({root!r}) / "claims") as claims:
+    print(sum(claims.take(str(i)) for i in range(300)))
+    with open("/dev/null"):
+        claims.release("0")
+        print(claims.take("300"))
+"""
+
+
+@pytest.mark.parametrize("hard", [64, 1024])
+def test_claims_leave_room_for_other_files(tmp_path, hard):
+    code = MANY.format(root=str(tmp_path), hard=hard)
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    taken, further = ended.stdout.split()
+    assert (int(taken) == 300) is (hard > 600)
+    assert int(taken) > 8
+    assert further == "True"
+
+
 def test_a_holder_gives_signs_of_life(tmp_path, monkeypatch):
     monkeypatch.setattr(claims, "BEAT_S", 0.01)
     with mine(tmp_path) as own:
