@@ -320,7 +320,8 @@ class _Queue:
 
     def __init__(self, todo: Sequence[Planned], stacked: int, store: Store, claims: Claims, session: Session) -> None:
         self._stacked, self._store, self._claims, self.session = stacked, store, claims, session
-        # What was there under a run's id when the plan was made is to be replaced; anything else is not.
+        # What was there under a run's id when the plan was made is to be replaced; anything else is not. What was
+        # removed since is made.
         self._before = {
             run_id: None if planned.stored is None else store.version(run_id)
             for planned in todo
@@ -345,7 +346,7 @@ class _Queue:
                 run_id = planned.spec.run_id
                 if not self._claims.take(run_id):
                     foreign.append(planned)
-                elif self._store.version(run_id) != self._before[run_id]:
+                elif self._store.version(run_id) not in (None, self._before[run_id]):
                     self._claims.release(run_id)
                     self.made.append(planned)
                     self.session.advance(planned.work)
@@ -481,8 +482,9 @@ def _publish(store: Store, planned: Planned, result: Result, when: str, overwrit
     record.setdefault("environment", this_machine())
     model = value.get("model")
     # Asked to make everything anew, a run may predict otherwise than before: on another machine, or on CUDA.
-    if overwrite != "all" and model is not None and planned.outcome == "ok" and planned.stored is not None:
-        _refuse_other_predictions(store.runs / planned.stored, value["predictions"])
+    kept = planned.stored if overwrite != "all" and planned.outcome == "ok" else None
+    if model is not None and kept is not None and store.has(kept) is not None:  # not removed meanwhile
+        _refuse_other_predictions(store.runs / kept, value["predictions"])
     store.publish_run(
         planned.spec.run_id, record, value.get("predictions"), value.get("history"),
         overwrite=planned.stored is not None, trajectory=value.get("trajectory"), model=model,

@@ -28,7 +28,7 @@ import shutil
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import count
@@ -390,6 +390,9 @@ class Store:
             folder.rename(doomed)
             shutil.rmtree(doomed)
             _sync(folder.parent)
+        except FileNotFoundError as error:
+            if folder.exists():
+                raise MilbenchError(f"cannot remove {folder} ({error.strerror}); make it writable.") from error
         except OSError as error:
             raise MilbenchError(f"cannot remove {folder} ({error.strerror or error}); make it writable.") from error
 
@@ -399,13 +402,24 @@ class Store:
         Raises:
             MilbenchError: its file is damaged or cannot be written.
         """
-        file = child(self.runs, run_id, what="run id") / "run.json"
+        folder = inside(self.root, child(self.runs, run_id, what="run id"))
+        file = folder / "run.json"
         temporary = self.runs / f".tmp-{os.getpid()}-{HOST}-{next(_serial)}-{run_id}"
-        content = _load(inside(self.root, file)) | {"asked": when}
         try:
-            # A record of before has no checksums of its files, and so gets none of its own.
-            _write(temporary, _sealed_text(content) if KEY in content else _json_text(content))
-            temporary.replace(file)
+            with _held(folder) as handle:
+                content = _load(inside(self.root, file)) | {"asked": when}
+                if handle is not None and not os.path.samestat(os.fstat(handle), os.stat(folder)):
+                    return  # replaced meanwhile by another process, which has noted its own time
+                # A record of before has no checksums of its files, and so gets none of its own.
+                _write(temporary, _sealed_text(content) if KEY in content else _json_text(content))
+                # Into the folder that was read, whatever stands under its name by now: a record belongs to its files.
+                os.replace(temporary, file if handle is None else file.name, dst_dir_fd=handle)
+        except FileNotFoundError:  # removed or replaced meanwhile
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
+        except MilbenchError:
+            if folder.exists():
+                raise
         except OSError as error:
             with suppress(OSError):
                 temporary.unlink(missing_ok=True)
@@ -501,8 +515,19 @@ def _holds_runs(folder: Path) -> bool:
 
 
 def _runs(folder: Path) -> Iterator[RunRecord]:
-    for file in sorted((folder / "runs").glob("[!.]*/run.json")):
-        yield read_run(file.parent)
+    yield from _each(folder / "runs", "run.json", read_run)
+
+
+def _each(parent: Path, name: str, read: Callable[[Path], _Read]) -> Iterator[_Read]:
+    """Yield every result of a folder, in the order of their ids; one that is removed meanwhile is passed over."""
+    for file in sorted(parent.glob(f"[!.]*/{name}")):
+        try:
+            result = read(file.parent)
+        except MilbenchError:
+            if file.parent.exists():
+                raise
+            continue
+        yield result
 
 
 def read_run(folder: Path) -> RunRecord:
@@ -536,8 +561,7 @@ def read_run(folder: Path) -> RunRecord:
 
 
 def _costs(folder: Path) -> Iterator[CostRecord]:
-    for file in sorted((folder / "costs").glob("[!.]*/cost.json")):
-        yield read_cost(file.parent)
+    yield from _each(folder / "costs", "cost.json", read_cost)
 
 
 def read_cost(folder: Path) -> CostRecord:
@@ -649,7 +673,8 @@ def _read_replaced(file: Path) -> bytes:
     for _ in range(20):
         with suppress(FileNotFoundError):
             return read_regular(file)
-        if file.parent.exists():
+        # One that is replaced lies beside its place; one that is not there was removed.
+        if file.parent.exists() or not any(file.parents[1].glob(f".old-*-{file.parent.name}")):
             break
         time.sleep(0.01)
     return read_regular(file)
@@ -724,6 +749,19 @@ def _sync(path: Path) -> None:
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def _held(folder: Path) -> Iterator[int | None]:
+    """Keep a folder open, so that files can be put into it whatever becomes of its name; None where that cannot be."""
+    if os.rename not in os.supports_dir_fd:  # Windows
+        yield None
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        yield handle
     finally:
         os.close(handle)
 

@@ -260,6 +260,23 @@ def test_runs_that_were_published_since_the_plan_are_not_made_again(tmp_path):
     assert {file: file.stat().st_mtime_ns for file in before} == stamps
 
 
+@pytest.mark.parametrize("overwrite", ["all", "missing-models"])
+def test_runs_that_are_removed_while_others_are_made_are_made(tmp_path, overwrite):
+    from support.small import suite, write_cohort
+
+    write_cohort(tmp_path)
+    run(suite(tmp_path, ("mean", "max")), tmp_path / "runs")
+    plan = make_plan(suite(tmp_path, ("mean", "max"), keep_models="best"), tmp_path / "runs")
+
+    def remove_the_other(step):
+        for planned in plan.runs:
+            if str(planned) != step.what and step.done == 1:
+                plan.store.remove(plan.store.runs / planned.stored)
+
+    records = execute(plan, jobs=1, overwrite=overwrite, on_progress=remove_the_other)
+    assert [record.outcome for record in records] == ["ok", "ok"]
+
+
 def test_a_run_whose_claimant_dies_is_taken_over(tmp_path):
     """While another process holds a run it is waited for; once that process is killed the run is made here."""
     from support.small import suite, write_cohort

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+import milbench.store
 from milbench.errors import MilbenchError
 from milbench.store import HOST, SCHEMA, Store, read_costs, read_runs, read_suite
 
@@ -86,6 +87,51 @@ def test_the_first_stays_unless_told_to_overwrite(store):
     publish(store, note="third", overwrite=True)
     assert read_runs(store.root)[0].record["note"] == "third"
     assert [p.name for p in store.runs.iterdir()] == [run_id]
+
+
+def test_runs_and_costs_that_are_removed_while_others_are_read_are_passed_over(store, monkeypatch):
+    kept, gone = sorted([publish(store, seed=0), publish(store, seed=1)])
+    cost = {"data": "easy", "fingerprint": "f", "method_canonical": "mean", "outcome": "ok"}
+    store.publish_cost("a", cost)
+    store.publish_cost("b", cost)
+    for reader, parent, name, read in (
+        ("read_run", store.runs, gone, read_runs), ("read_cost", store.costs, "b", read_costs),
+    ):  # fmt: skip
+        own = getattr(milbench.store, reader)
+
+        def and_remove(folder, own=own, path=parent / name):
+            if path.exists():
+                store.remove(path)
+            return own(folder)
+
+        monkeypatch.setattr(f"milbench.store.{reader}", and_remove)
+        assert [record.path.name for record in read(store.root)] == [{"b": "a"}.get(name, kept)]
+    store.remove(store.runs / gone)  # as two commands at a time do
+
+
+@pytest.mark.parametrize("replaced", [True, False])
+@pytest.mark.parametrize("when", ["_load", "_write"])
+def test_a_mark_is_not_put_on_a_run_that_takes_the_place_of_the_marked_one(store, monkeypatch, when, replaced):
+    run_id = publish(store, note="first")
+    own = getattr(milbench.store, when)
+
+    def meanwhile(*args):
+        monkeypatch.setattr(f"milbench.store.{when}", own)
+        result = own(*args)
+        if replaced:
+            spec = made.run_spec(store.suite, "easy", "abmil", "f0", 0)
+            record = made.record(spec, "abmil", note="second")
+            store.publish_run(run_id, record, PREDICTIONS.assign(p0=0.2, p1=0.8), HISTORY, overwrite=True)
+        else:
+            store.remove(store.runs / run_id)
+        return result
+
+    monkeypatch.setattr(f"milbench.store.{when}", meanwhile)
+    store.mark(run_id, "2030-01-01T00:00:00+00:00")
+    runs = store.records()
+    assert [run.record["note"] for run in runs] == ["second"] * replaced
+    assert all(run.damage() is None for run in runs)
+    assert [path.name for path in store.runs.iterdir()] == [run_id] * replaced
 
 
 def test_a_folder_without_its_record_is_replaced(store):
