@@ -315,8 +315,12 @@ class _Study:
         return trial, TrialTask(replace(task, spec=spec), search.tuning, pruned, search.name, trial._trial_id)
 
     def tell(self, trial: optuna.trial.Trial, result: Result) -> tuple[str, str]:
-        """Record how a trial ended; return its outcome and reason."""
-        state = import_optuna().trial.TrialState
+        """Record how a trial ended; return its outcome and reason.
+
+        A trial that another machine, whose claims are not seen here, has ended meanwhile stays as that one recorded it.
+        """
+        optuna = import_optuna()
+        state = optuna.trial.TrialState
         value: dict[str, Any] = result.value or {}
         outcome = "pruned" if value.get("pruned") else result.outcome
         score = float(value.get("score", math.nan))
@@ -326,10 +330,14 @@ class _Study:
                 "failed",
                 f"its {self.search.task.spec.protocol.monitor} is undefined on the validation slides",
             )
-        for key, what in {"outcome": outcome, "reason": reason, "used": value.get("used", {})}.items():
-            trial.set_user_attr(key, what)
-        self.study.tell(trial, score if outcome == "ok" else None,
-                        state={"ok": state.COMPLETE, "pruned": state.PRUNED}.get(outcome, state.FAIL))  # fmt: skip
+        ended = {"ok": state.COMPLETE, "pruned": state.PRUNED}.get(outcome, state.FAIL)
+        try:
+            for key, what in {"outcome": outcome, "reason": reason, "used": value.get("used", {})}.items():
+                trial.set_user_attr(key, what)
+            self.study.tell(trial, score if outcome == "ok" else None, state=ended, skip_if_finished=True)
+        except optuna.exceptions.UpdateFinishedTrialError:
+            recorded = self.study._storage.get_trial(trial._trial_id).user_attrs
+            return str(recorded.get("outcome", outcome)), str(recorded.get("reason", reason))
         return outcome, reason
 
     def found(self) -> Found:

@@ -215,6 +215,22 @@ def test_a_trial_that_another_process_makes_is_left_to_it(folder):
     assert drawn[0] == drawn[1]
 
 
+@pytest.mark.parametrize("where", ["journal.log", "sqlite:///{}/trials.db"])
+def test_a_trial_that_two_machines_make_is_recorded_once(folder, where):
+    """Machines that do not see each other's claims take each other's trials for interrupted ones."""
+    where = where.format(folder) if ":" in where else str(folder / where)
+    (search,) = make_plan(tuned(folder, ("mean",), trials=1), folder / "runs").searches
+    one, other = (tuning_module._Study(search, tuning_module.open_storage(where), where) for _ in range(2))
+    trials = [study.ask()[0] for study in (one, other)]
+    assert trials[0].number == trials[1].number
+    used = dict.fromkeys(("steps", "flops", "device_seconds", "seconds"), 1.0)
+    results = [Result("ok", "", {"score": 0.25, "used": used}), Result("timeout", "late")]
+    ended = [study.tell(*pair) for study, *pair in zip((one, other), trials, results, strict=True)]
+    assert ended == [("ok", ""), ("ok", "")]
+    assert other.left == 0
+    assert other.found().value == 0.25
+
+
 def test_a_trial_that_was_never_begun_shifts_nothing(folder):
     """A kill between the entry of a trial and its first parameter: later draws and what runs record stay the same."""
     found = []
