@@ -95,7 +95,8 @@ def check_path(path: Path, progress: Progress | None = None) -> StoreReport:
         if (cache / TOML).is_file():
             report.add("cache", [f"{cache}: {line}" for line in verify_cache(cache, progress)])
         else:
-            report.notes.append(f"The cache {cache} of {where} is not on this machine, and was not checked.")
+            seen = "" if cache.is_absolute() else ", looked for from the working folder,"
+            report.notes.append(f"The cache {cache} of {where}{seen} is not there, and was not checked.")
     return report
 
 
@@ -130,11 +131,23 @@ def _check_suite(
     report.defects += _lost_cohorts(folder / "cohorts", sealed)
     for cost in _folders(folder / "costs"):
         report.add("cost", _sentences(lambda cost=cost: read_cost(cost)))  # type: ignore[misc]
+    storages: set[str] = set()
     if (folder / "requests").is_dir():
-        report.add("request", _sentences(lambda: read_requests(folder)))
-    journal = folder / "tuning" / "journal.log"
-    if journal.exists():
-        report.add("tuning journal", _check_journal(journal))
+        try:
+            storages = {request.storage for request in read_requests(folder).values() if request.studies}
+            found = []
+        except MilbenchError as error:
+            found = [str(error)]
+        report.add("request", found)
+    journals = [folder / "tuning" / "journal.log"]
+    for storage in sorted(storages):
+        if "://" in storage:
+            report.notes.append(f"The tuning trials of {folder.name} in {storage} were not checked.")
+        elif not journals[0].exists() or not Path(storage).exists() or not journals[0].samefile(storage):
+            journals.append(Path(storage))
+    for journal in journals:
+        if journal.exists():
+            report.add("tuning journal", _check_journal(journal))
     if (folder / PUBLISHING).exists():
         report.defects.append(f"{folder}: a process died while it wrote here; run the same command again.")
 

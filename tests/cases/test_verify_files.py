@@ -6,10 +6,14 @@ import re
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support import small
 from support.flip_bits import make_store
 
 from milbench.cli._prediction import _LOADER, _literal
 from milbench.escaping import code, markdown
+from milbench.plan import make_plan
+from milbench.runner import execute
+from milbench.spec import Budget, Tuning
 from milbench.store import MODEL
 from milbench.store_check import check_path, damaged_suites
 
@@ -43,6 +47,22 @@ def test_a_changed_letter_in_every_kind_of_file_is_reported(store):
             assert damaged_suites(store) == {}
         path.write_bytes(raw)
     assert silent == []
+
+
+@pytest.mark.parametrize("where", ["elsewhere.log", "sqlite:///{}/trials.db"])
+def test_trials_kept_elsewhere_are_checked_or_said_not_to_be(tmp_path, where):
+    small.write_cohort(tmp_path)
+    where = where.format(tmp_path) if ":" in where else str(tmp_path / where)
+    suite = small.suite(tmp_path, budget=Budget(steps=2, trials=1), tuning=Tuning(sampler="random"))
+    execute(make_plan(suite, tmp_path / "r", storage=where), jobs=1)
+    report = check_path(tmp_path / "r")
+    assert report.defects == []
+    assert bool(report.checked.get("tuning journal")) is ("://" not in where)
+    assert any(where in note for note in report.notes) is ("://" in where)
+    if "://" not in where:
+        file = tmp_path / "elsewhere.log"
+        file.write_bytes(file.read_bytes().replace(b'"lr"', b'"Lr"', 1))
+        assert len(check_path(tmp_path / "r").defects) == 1
 
 
 @settings(max_examples=200)
