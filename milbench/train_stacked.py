@@ -73,10 +73,12 @@ def train_stacked(
 
     Raises:
         OutOfMemory: the stack did not fit.
-        ValueError: the tasks are not of one method and recipe.
+        ValueError: the tasks are not of one method and recipe, or cannot be stacked.
     """
     if len({(t.method, t.spec.recipe.model_dump_json(), t.n_classes, len(t.train)) for t in tasks}) > 1:
         raise ValueError("a stack is of one method, recipe and number of classes and training bags")
+    if not stacks(tasks[0].spec.recipe, tasks[0].spec.budget):
+        raise ValueError("trainings by such a recipe or budget cannot be stacked")
     if len(tasks) == 1:  # one bag alone would take the paths of one bag, which round in another way
         return train_stacked([tasks[0], tasks[0]], cache, device, on_step)[:1]
     first, size, nan = tasks[0], len(tasks), float("nan")

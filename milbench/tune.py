@@ -28,6 +28,7 @@ from .registry import Method, unreadable
 from .spec import Budget, Choice, Dimension, Recipe, Tuned, Tuning, digest
 from .studies import distribution, import_optuna, open_storage, pruner, sampler
 from .train import Task
+from .train_stacked import stacks
 from .trial import TrialTask
 from .worker import work
 
@@ -243,7 +244,10 @@ def _with(search: Search, task: Task, values: dict[str, Any], tuned: Tuned | Non
     except ValidationError as error:
         raise MilbenchError(f"{search}: a recipe with {of_recipe} is none: {error.errors()[0]['msg']}.") from None
     method = search.method.changed(of_method)
-    spec = task.spec.model_copy(update={"recipe": recipe, "params": method.options, "tuning": tuned})
+    # A search may set what no stacked training does: clipped gradients, say, or a schedule that follows validation.
+    stacked = task.spec.stacked and stacks(recipe, task.spec.budget)
+    changed = {"recipe": recipe, "params": method.options, "tuning": tuned, "stacked": stacked}
+    spec = task.spec.model_copy(update=changed)
     return replace(task, spec=spec, method=method.canonical)
 
 

@@ -410,6 +410,26 @@ def test_status_tells_of_tuned_runs(folder):
     assert runner.tuned_runs(plan)[0].outcome == "ok"
 
 
+@pytest.mark.parametrize(
+    ("name", "option"),
+    [("schedule", "plateau"), ("grad_clip", 1e-3), ("sampler", "balanced"), ("class_weights", "balanced"),
+     ("patience", 1), ("label_smoothing", 0.5), ("precision", "bf16")],
+)  # fmt: skip
+def test_what_a_search_sets_is_followed_in_a_suite_of_stacked_runs(folder, name, option):
+    recipe = {"epochs": 6, "patience": None, "grad_clip": None, "lr": 0.5}
+    space = {name: Choice(options=(option,)), "weight_decay": Choice(options=(0.0,))}
+    tables = []
+    for stacked in (1, 4):
+        given = suite(folder, recipe=recipe, stacked=stacked, seeds=2, budget=Budget(trials=1),
+                      tuning=Tuning(sampler="random", space=space))  # fmt: skip
+        records = execute(make_plan(given, folder / f"r{stacked}"), jobs=1)
+        assert [r.outcome for r in records] == ["ok"] * 4
+        tuned_ones = [r for r in records if r.spec.tuning is not None]
+        tables.append({r.spec.seed: r.predictions() for r in tuned_ones})
+        assert any(r.spec.stacked for r in records) is (stacked > 1)
+    assert all(tables[0][seed].equals(tables[1][seed]) for seed in (0, 1))
+
+
 def test_trials_on_the_command_line_are_a_tuning(folder):
     plan = make_plan(suite(folder), folder / "runs", budget={"trials": 3, "steps": 5})
     assert (len(plan.searches), plan.suite.tuning) == (1, Tuning())
