@@ -5,8 +5,9 @@ runs of the method as it is. Imports are read from the sources, at any depth and
 are modules of the method's own project: not the standard library, not milbench, and no distribution that is installed,
 unless the method itself belongs to it. A data file counts where a source that opens files of its own package (it names
 ``__file__``, ``importlib.resources`` or ``pkgutil.get_data``) has a string with the file's name, its folder, or a
-pattern of it; f-strings are patterns. A file that a call opens by a path written out in it counts where it is there,
-from the working folder, unless the source writes it too.
+pattern of it; f-strings are patterns. Where a call opens a file by such a name that does not lie beside its source, it
+is looked for in all of the source's top package. A file that a call opens by a path written out in it counts where it
+is there, from the working folder, unless the source writes it too.
 """
 
 from __future__ import annotations
@@ -224,6 +225,7 @@ class _Walk:
             for call in read.opens
             if not any(_matches(pattern, file) for pattern in call.patterns for file in data)
             and not self._opened(call, read.written)
+            and not self._in_package(name, call, read.written)
         ]
         # What one call opens is not known by what another one names.
         for line in unknown:
@@ -278,6 +280,28 @@ class _Walk:
             self._add(call.path, file)
             self._note_size(file)
         return True
+
+    def _in_package(self, name: str, call: _Open, written: frozenset[str]) -> bool:
+        """Add the data files anywhere in a source's top package that a call names; return whether there are any.
+
+        Such are those of another package of it, and those whose place another source says.
+        """
+        top = name.partition(".")[0]
+        spec = _find(top)
+        # Of a name that is made, what stands around the part that is not known has to say something.
+        patterns = [p for p in call.patterns if len(p.strip("*?./")) > 2 and "." in p and p not in written]
+        if call.path is not None or not patterns or spec is None or not spec.origin or not spec.origin.endswith(".py"):
+            return False
+        if spec.submodule_search_locations is None:
+            return False
+        folder, matched = Path(spec.origin).parent, False
+        for file in _data_files(folder, None):
+            within = file.relative_to(folder)
+            if any(_matches(pattern, within) for pattern in patterns):
+                matched = True
+                self._add(f"{top}/{within.as_posix()}", file)
+                self._note_size(file)
+        return matched
 
     def _data(self, name: str, path: Path, patterns: tuple[str, ...]) -> list[Path]:
         """Add the data files of a source's folder that its strings name; return their paths from the folder."""
@@ -464,7 +488,12 @@ def _read(path: str, _modified_ns: int, _size: int) -> _Read:
                 first = getattr(args[0], "value", None) if args and isinstance(args[0], ast.Constant) else None
                 if isinstance(first, str) and name in ("import_module", "__import__"):
                     level = len(first) - len(first.lstrip("."))
-                    imports.append((level, first.lstrip("."), ()))
+                    package = args[1] if len(args) > 1 else next((k.value for k in node.keywords if k.arg), None)
+                    if level and isinstance(package, ast.Constant) and isinstance(package.value, str):
+                        parts = package.value.split(".")
+                        imports.append((0, ".".join([*parts[: len(parts) - level + 1], first.lstrip(".")]), ()))
+                    else:
+                        imports.append((level, first.lstrip("."), ()))
                 elif not (name == "eval" and isinstance(function, ast.Attribute)):  # model.eval() runs no text
                     notes.append(
                         f"line {line} of {Path(path).name} calls {name}, and what it runs is not part of the "
