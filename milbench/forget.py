@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from .asked import Request, conditions_of, read_requests
 from .atomic_io import inside
+from .claims import STALE_S, Claims
 from .errors import MilbenchError, did_you_mean
+from .live import sessions
 from .scoring import read_cohorts
 from .spec import digest
 from .spelling import spelling
@@ -118,6 +122,22 @@ def select(root: Path, selection: Selection) -> list[Doomed]:
         for path in [*doomed.folders, *doomed.requests]:
             inside(doomed.store.root, path)
     return found
+
+
+def at_work(store: Store) -> bool:
+    """Whether a process of this machine or another is making runs of a suite."""
+    if sessions(store.folder):
+        return True
+    with Claims(store.root, store.folder / ".claims") as claims:
+        for file in claims.folder.glob("[!.]*.claim"):
+            if claims.take(file.stem):  # its holder was killed
+                claims.release(file.stem)
+                continue
+            with suppress(FileNotFoundError):
+                # Those of another machine are touched while it is at work; clocks may differ a little.
+                if time.time() - file.stat().st_mtime < 4 * STALE_S:
+                    return True
+    return False
 
 
 def remove(doomed: Doomed) -> None:

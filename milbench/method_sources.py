@@ -90,7 +90,8 @@ class Sources:
 def code_of_record(record: Mapping[str, Any], folder: Path) -> str | None:
     """Return what the code of a method is now, from a `Sources.record`, importing nothing; None where a file is gone.
 
-    A file that the method has come to need since is not seen; the one that names it has been edited then.
+    A file that the method has come to need since is not seen: mostly the one that names it has been edited then, but it
+    may be new under a name that the sources had before.
 
     Args:
         record: of the method when it was asked for last.

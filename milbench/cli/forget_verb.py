@@ -36,8 +36,7 @@ def forget_command(
     """
     from ..asked import conditions_of
     from ..errors import MilbenchError
-    from ..forget import Selection, remove, select, summary
-    from ..live import sessions
+    from ..forget import Selection, at_work, remove, select, summary
     from ..spec import digest
 
     selection = Selection(suite, data, tuple(method or ()), condition, older, outcome, superseded)
@@ -51,7 +50,7 @@ def forget_command(
                 f"  {run.path.name}  {run.outcome:<8} {spec.data} {run.method} fold {spec.fold} seed {spec.seed}, "
                 f"condition {digest(conditions_of(spec))[:6]}"
             )
-        if yes and sessions(doomed.store.folder):
+        if yes and at_work(doomed.store):
             raise MilbenchError(f"milbench run is at work in {doomed.store.folder}; wait for its end, or stop it.")
         if yes:
             remove(doomed)

@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from unittest.mock import patch
@@ -21,7 +22,7 @@ from support import small
 from typer.testing import CliRunner
 
 import milbench
-from milbench import asked
+from milbench import asked, claims
 from milbench import spec as specs
 from milbench.cli import app, main
 from milbench.data.cache import CacheWriter
@@ -518,6 +519,26 @@ def test_forget_waits_for_a_run_at_work(tmp_path, cli):
     assert said.code == 1
     assert "at work" in said.err
     assert len(shown_runs(store)) == 3
+
+
+@pytest.mark.parametrize(("age_s", "code"), [(0, 1), (3600, 0)])
+def test_forget_waits_for_a_run_at_work_on_another_machine(tmp_path, cli, age_s, code):
+    store = made.fill(tmp_path / "r", made.suite(data=("easy",)), ("mean",), n=20, folds=FOLDS, seeds=1, costs=False)
+    claim = store.folder / ".claims" / "a.claim"
+    claim.parent.mkdir()
+    claim.write_text(json.dumps({"host": "elsewhere", "kernel": "another", "pid": 1, "since": 0}))
+    os.utime(claim, (time.time() - age_s,) * 2)
+    assert cli("forget", "r", "-m", "mean", "--yes").code == code
+    assert len(shown_runs(store)) == (3 if code else 0)
+
+
+def test_forget_after_a_run_that_was_killed(tmp_path, cli):
+    store = made.fill(tmp_path / "r", made.suite(data=("easy",)), ("mean",), n=20, folds=FOLDS, seeds=1, costs=False)
+    claim = store.folder / ".claims" / "a.claim"
+    claim.parent.mkdir()
+    claim.write_text(json.dumps({"host": HOST, "kernel": claims._kernel(), "pid": 2**22 - 1, "since": 0}))
+    assert cli("forget", "r", "-m", "mean", "--yes").code == 0
+    assert shown_runs(store) == set()
 
 
 def test_status_and_dry_run_from_the_records(tmp_path, cli):
