@@ -12,6 +12,8 @@ import os
 import re
 import secrets
 import stat
+import tempfile
+import time
 import unicodedata
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -114,6 +116,16 @@ def read_regular(path: Path) -> bytes:
         if not stat.S_ISREG(mode):
             raise MilbenchError(f"{path} is a pipe or a device, not a file; remove it.")
         return file.read()
+
+
+def clock_ahead(folder: Path) -> float:
+    """Return by how many seconds the times that a folder's file system gives are ahead of this machine's clock.
+
+    Those of a file server are its own. 0 where nothing can be written there.
+    """
+    with suppress(OSError), tempfile.TemporaryFile(dir=folder) as file:
+        return os.fstat(file.fileno()).st_mtime - time.time()
+    return 0.0
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .atomic_io import read_regular
+from .atomic_io import clock_ahead, read_regular
 from .store import HOST
 
 #: Seconds between two writes of the session's file, at least.
@@ -258,7 +258,8 @@ def _alive(folder: Path) -> bool:
 
     try:
         # A process id comes round again: a process that is younger than the folder did not make it.
-        return bool(psutil.Process(_pid(folder)).create_time() <= folder.stat().st_ctime + 1)
+        began = folder.stat().st_ctime - clock_ahead(folder.parent)
+        return bool(psutil.Process(_pid(folder)).create_time() <= began + 1)
     except psutil.AccessDenied:
         return True
     except (psutil.Error, OSError, ValueError):

@@ -37,7 +37,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from .atomic_io import child, inside, make_folder, read_regular, write_atomic
+from .atomic_io import child, clock_ahead, inside, make_folder, read_regular, write_atomic
 from .checksums import FILES, KEY, check_record, checksum, with_checksum
 from .errors import MilbenchError
 from .manifest import first_line
@@ -771,7 +771,7 @@ def _alive(pid: int, left: Path) -> bool:
 
     try:
         # Process ids come round again (in containers at once): a process younger than the folder did not make it.
-        return bool(psutil.Process(pid).create_time() <= left.stat().st_mtime + 1)
+        return bool(psutil.Process(pid).create_time() <= left.stat().st_mtime - clock_ahead(left.parent) + 1)
     except (psutil.NoSuchProcess, FileNotFoundError):
         return False
     except psutil.AccessDenied:

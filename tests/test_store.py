@@ -11,10 +11,12 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import psutil
 import pytest
 
 import milbench.store
 from milbench.errors import MilbenchError
+from milbench.live import Session, sessions
 from milbench.store import HOST, SCHEMA, Store, read_costs, read_runs, read_suite
 
 _spec = importlib.util.spec_from_file_location("synthetic", Path(__file__).parent / "synthetic.py")
@@ -213,6 +215,27 @@ def test_only_what_the_dead_left_is_cleared(store):
     os.utime(reused, (1, 1))
     store.clean()
     assert {p.name for p in store.runs.iterdir()} == {own.name, other_host.name, strange.name, run_id}
+
+
+@pytest.mark.parametrize("skew_s", [0, 60])
+def test_what_the_living_write_stays_where_the_file_server_has_another_clock(store, monkeypatch, skew_s):
+    """A server behind by a minute: this machine's clock and processes are a minute ahead of the times of files."""
+    own_clock, own_start = time.time, psutil.Process.create_time
+    monkeypatch.setattr(time, "time", lambda: own_clock() + skew_s)
+    monkeypatch.setattr(psutil.Process, "create_time", lambda process: own_start(process) + skew_s)
+    half = store.runs / f".tmp-{os.getpid()}-{HOST}-7-abc"
+    half.mkdir()
+    with Session(store.folder) as session:
+        Store(store.root, store.suite).prepare()
+        assert half.exists()
+        with Session(store.folder):
+            pass  # another command, which clears away what the dead left
+        session.folder.mkdir(parents=True, exist_ok=True)
+        assert [state.pid for state in sessions(store.folder)] == [os.getpid()]
+    later = own_clock() + 3600  # a process that is younger than the folder
+    monkeypatch.setattr(psutil.Process, "create_time", lambda process: later + skew_s)
+    Store(store.root, store.suite).prepare()
+    assert not half.exists()
 
 
 def test_a_failing_write_leaves_the_old_run_and_says_so(store, monkeypatch):
