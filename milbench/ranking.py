@@ -131,8 +131,8 @@ def leaderboard(
           the suite was run in spite of. ``ordered_by``: what orders the bags of its runs, ``log-odds``,
           ``probabilities`` (rounded, so that bags far out tie) or both; scores of two orders are no fair comparison,
           and differences and intervals of ranks allow for what such ties can amount to.
-          ``auc_untuned``: of the same method before tuning, where such runs
-          are there under otherwise the same conditions.
+          ``auc_untuned``: of the same method before tuning, on the folds and seeds of its tuned runs, where such runs
+          are all there under otherwise the same conditions.
         - of oracle runs, which have no rank: ``auc_last`` and ``auc_best_val`` of the same trainings under honest
           protocols (without validation slides the last model is the only honest choice), and ``inflation``, the paired
           difference of ``auc`` to the latter with its interval.
@@ -158,7 +158,7 @@ def leaderboard(
     environment, costs, notes = _one_environment(cohorts)
     notes += cost_notes({key: cost.record for key, cost in costs.items() if cost.outcome == "ok"})
     rows: list[dict[str, Any]] = []
-    untuned: dict[tuple[str, str], float] = {}  # tables that were not tuned come first
+    untuned: dict[tuple[str, str], Scores] = {}  # tables that were not tuned come first
     nan = float("nan")
     attrs: dict[str, Any] = {"suites": {}, "cohorts": [], "environments": [], "cost_environment": environment}
     changes: list[dict[str, Any]] = []
@@ -166,6 +166,7 @@ def leaderboard(
     together: list[tuple[CohortRuns, list[Scores]]] = []
     for cohort in cohorts:
         scored = score(cohort, resamples)
+        of = {s.method: s for s in scored}
         losses = collapse.never_better(cohort)
         block = _block(cohort, scored)
         for row in block:
@@ -174,10 +175,11 @@ def leaderboard(
             row.update(_cost_columns(cost, row["parameters"]))
             row.update(spent(list(cohort.runs[row["method"]].values()), target_auc))
             row.update(_condition_columns(cohort))
-            row["auc_untuned"] = untuned.get((_untuned_key(cohort), row["method"]), nan)
+            key, mine = (_untuned_key(cohort), row["method"]), of[row["method"]]
+            row["auc_untuned"] = _before_tuning(untuned[key], mine) if key in untuned else nan
             row["price"] = nan if price_per_hour is None else price_of(row["train_device_seconds"], price_per_hour)
             if cohort.spec.tuning is None:
-                untuned[_untuned_key(cohort), row["method"]] = row["auc"]
+                untuned[key] = mine
         mark_fronts(block, cohort.spec.budget)
         _mark_inflation(cohort, block, scored, resamples)
         rows += sorted(block, key=_place)
@@ -393,6 +395,22 @@ def _apart(cohorts: list[CohortRuns], a: str, b: str) -> list[str]:
 def _untuned_key(cohort: CohortRuns) -> str:
     """Return what a tuned table shares with the untuned one it is compared with."""
     return f"{cohort.key} {digest(conditions_of(cohort.spec) | {'tuning': None})}"
+
+
+def _before_tuning(untuned: Scores, tuned: Scores) -> float:
+    """Return the AUC of untuned runs on the folds and seeds of the tuned ones; NaN where one of them was not run so.
+
+    Other seeds would mix their luck into what tuning seems to change.
+    """
+    runs, cells = (
+        {(str(fold), int(seed)): float(auc) for fold, seed, auc in s.runs[["fold", "seed", "auc"]].to_numpy()}
+        for s in (untuned, tuned)
+    )
+    if cells.keys() == runs.keys():
+        return untuned.auc
+    if not cells or cells.keys() - runs.keys():
+        return float("nan")
+    return float(stats.nanmean(np.array([runs[cell] for cell in sorted(cells)])))
 
 
 def _condition_columns(cohort: CohortRuns) -> dict[str, Any]:

@@ -461,6 +461,21 @@ def test_the_leaderboard_shows_auc_before_and_after_and_never_ranks_across(folde
     assert any("differ in tuning" in note for note in table.attrs["notes"])
 
 
+def test_auc_before_tuning_is_of_the_folds_and_seeds_that_were_tuned(folder):
+    def made(seeds, **budget):
+        plan = make_plan(suite(folder, ("mean",), seeds=seeds), folder / "runs", budget={"steps": 6, **budget})
+        execute(plan)
+        return milbench.leaderboard(folder / "runs", resamples=20, all_runs=True).set_index("conditions")
+
+    made(3)
+    table = made(1, trials=2)
+    runs = milbench.ranking.run_scores(folder / "runs")
+    alone = runs[(runs["conditions"] == "not tuned") & (runs["seed"] == 0)]["auc"].mean()
+    assert table.loc["not tuned", "seeds"] == 3
+    assert table.loc["not tuned", "auc"] != alone  # or the test says nothing
+    assert table.loc["tuned, 2 trials", "auc_untuned"] == alone
+
+
 def waiting(task):
     time.sleep(0.05)
     return Result("ok", "", task)
