@@ -156,7 +156,8 @@ def leaderboard(
         rule = threshold.named(threshold_rule)
         cohorts = [replace(c, suite=c.suite.model_copy(update={"threshold": rule})) for c in cohorts]
     environment, costs, notes = _one_environment(cohorts)
-    notes += cost_notes({key: cost.record for key, cost in costs.items() if cost.outcome == "ok"})
+    shown = {(c.key, method) for c in cohorts if c.spec.tuning is None for method in c.runs}
+    notes += cost_notes({key: cost.record for key, cost in costs.items() if cost.outcome == "ok" and key in shown})
     rows: list[dict[str, Any]] = []
     untuned: dict[tuple[str, str], Scores] = {}  # tables that were not tuned come first
     nan = float("nan")

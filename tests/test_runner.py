@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -428,6 +429,27 @@ def test_costs_of_another_speed_of_the_machine_are_made_again_beside_new_ones(fo
     assert {m["yardstick"]["flops_per_s"] for c in read_costs(tmp_path) for m in c.record["moments"]} == {0.5}
     rate[0] = 1.0
     assert measured_by("mean", "max", "abmil") == {}
+
+
+def test_notes_on_costs_are_of_the_methods_that_the_table_shows(folder, tmp_path, monkeypatch):
+    def fake(work, tasks, jobs, timeout_s):
+        for key, task in tasks:
+            yield key, Result("ok", "", _made_up(task))
+
+    monkeypatch.setattr("milbench.cost_pass.run_all", fake)
+    monkeypatch.setattr("milbench.load.Load.reading", lambda self: {"busy_cores": 2.0, "cores": 2.0, "load_1min": 3.0})
+    costly = suite(folder, ("mean", "max"), cost=True)
+    for methods in (("max",), ("mean",)):
+        run(costly, tmp_path, methods=methods)
+
+    def named(**given):
+        notes = [
+            note for note in milbench.leaderboard(tmp_path, resamples=20, **given).attrs["notes"] if "busy" in note
+        ]
+        return {method for method in ("mean", "max") for note in notes if re.search(rf"\b{method}\b", note)}
+
+    assert named() == {"mean"}
+    assert named(all_runs=True) == {"mean", "max"}
 
 
 def test_an_interrupted_cost_pass_goes_on_with_its_next_turn(three, tmp_path, asked):
