@@ -27,6 +27,7 @@ from .errors import MilbenchError, did_you_mean
 from .manifest import no_manifest, read_listed, read_manifest
 from .spec import Tuned, digest
 from .store import CostRecord, RunRecord, Store, read_costs, read_runs, read_suite, suite_folders
+from .suites import meaning
 from .wording import count
 
 if TYPE_CHECKING:
@@ -608,6 +609,25 @@ def _scores(
         reason=bad[0].reason if bad else "",
         parameters=float(parameters[0]) if parameters else float("nan"),
     )
+
+
+def changed_since(root: Path, suite: Suite) -> list[str]:
+    """Return the fields in which a suite means something else than the one of its name and version that was run.
+
+    Args:
+        root: results root, or the folder of the suite.
+        suite: as its file is now.
+    """
+    name = f"{suite.name}-v{suite.version}"
+    for folder in suite_folders(root):
+        try:
+            then = read_suite(folder)
+        except MilbenchError:  # damaged: whoever shows its runs says so
+            continue
+        if f"{then.name}-v{then.version}" == name:
+            before, now = meaning(then), meaning(suite)
+            return [field for field in now if now[field] != before[field]]
+    return []
 
 
 def _tables(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import MilbenchError
 from ..wording import count
-from ._terminal import check_folder, counted, echo
+from ._terminal import check_folder, counted, echo, warn_if_changed
 
 if TYPE_CHECKING:
     from ..data.cache import FeatureCache
@@ -44,13 +44,14 @@ called positive best, by Youden's J; `val-f1` by F1; None: there was nothing to 
 """
 
 
-def suite_name(text: str) -> str:
-    """Return the name of a suite that is given by its name, ``name-v1`` or its file."""
+def suite_name(text: str, results: Path) -> str:
+    """Return the name of a suite that is given by its name, ``name-v1`` or its file; warn of a file edited since."""
     if not text.endswith(".toml"):
         return text
     from ..suites import load_suite
 
     suite = load_suite(text)
+    warn_if_changed(text, suite, results)
     return f"{suite.name}-v{suite.version}"
 
 
@@ -72,7 +73,7 @@ def predict_to(
         raise MilbenchError(f"--out {out}: the table is a .csv file.")
     if labels is not None:
         check_columns(labels)
-    models, cohort = kept_models_of_cohort(results, suite_name(suite), method, data, conditions)
+    models, cohort = kept_models_of_cohort(results, suite_name(suite, results), method, data, conditions)
     with tempfile.TemporaryDirectory(prefix="milbench-") as folder:
         cache = _opened(features, format, models[0], Path(folder))
         for sentence in check_features(models[0], cache, force):
@@ -165,7 +166,7 @@ def write_predictions(suite: str | None, out: Path, results: Path, data: str | N
         raise MilbenchError(f"--part {part}: give test, val or all.")
     if out.suffix.lower() not in (".csv", ".parquet"):
         raise MilbenchError(f"--out {out}: the table is a .csv or .parquet file.")
-    name = None if suite is None else suite_name(suite)
+    name = None if suite is None else suite_name(suite, results)
     table = stored_predictions(results, name, data, None if part == "all" else part)
     content = to_csv(table) if out.suffix.lower() == ".csv" else table.to_parquet(index=False)
     write_atomic(out, content)
@@ -181,7 +182,7 @@ def export_to(suite: str, method: str, out: Path, results: Path, data: str | Non
     from ..prediction import kept_models
     from ..registry import resolve
 
-    models = kept_models(results, suite_name(suite), method, data, conditions)
+    models = kept_models(results, suite_name(suite, results), method, data, conditions)
     resolved, first = resolve(method), models[0]
     names = [f"{m.facts['fold']}-seed{m.facts['seed']}.safetensors" for m in models]
     home = first.path.parent.parent.parent

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from ..launch.local import Progress
     from ..live import Session
+    from ..spec import Suite
 
 
 class Rule(StrEnum):
@@ -54,6 +55,18 @@ def print_leaderboard(table: pd.DataFrame) -> None:
     from ..board import to_rich
 
     print_table(to_rich(table))
+
+
+def warn_if_changed(given: object, suite: Suite, results: Path) -> None:
+    """Say that a suite's file was edited since its results were made, which a verb about results shows as they are."""
+    from ..scoring import changed_since
+
+    if changed := changed_since(results, suite):
+        echo(
+            f"warning: {given} is not the suite that results of {suite.name} version {suite.version} in {results} were "
+            f"made with ({', '.join(changed)} changed since); what is shown is of the suite as it was run.",
+            err=True,
+        )
 
 
 def print_table(table: RenderableType) -> None:

@@ -133,6 +133,7 @@ def _which(given: Path | None, root: Path | None, suite: str | None) -> tuple[Pa
     """Return the results root and the suite in it that the words of the command line mean."""
     from ..errors import MilbenchError
     from ..suites import list_suites, load_suite
+    from ._terminal import warn_if_changed
 
     if given is None:
         return root or _ROOT, suite
@@ -142,6 +143,8 @@ def _which(given: Path | None, root: Path | None, suite: str | None) -> tuple[Pa
         name = f"{of.name}-v{of.version}"
         if suite not in (None, of.name, name):
             raise MilbenchError(f"{given} is suite {of.name}, and --suite names {suite!r}; leave out one of them.")
+        if is_file:
+            warn_if_changed(given, of, root or _ROOT)
         return root or _ROOT, name
     if root is not None:
         raise MilbenchError(f"{given} and --results {root} both name results; leave out one of them.")

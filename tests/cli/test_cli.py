@@ -272,6 +272,18 @@ def test_run_status_and_report(cli, tmp_path):
     assert not re.search(r"(?<![\w.`/])/(home|root|tmp|work|var)/", report)
 
 
+def test_a_suite_edited_since_its_runs_is_shown_as_it_was_run_with_a_warning(cli, tmp_path):
+    (tmp_path / "small.toml").write_text(SUITE)
+    cli("run", "small.toml", "-m", "mean", "--seeds", "1")
+    verbs = (("leaderboard", "small.toml"), ("predictions", "small.toml", "--out", "all.csv"))
+    assert ["recipe" in cli(*words).err for words in verbs] == [False, False]
+    (tmp_path / "small.toml").write_text(SUITE.replace("epochs = 1", "epochs = 2"))
+    for words in verbs:
+        said = cli(*words)
+        assert said.code == 0
+        assert "recipe" in said.err
+
+
 def test_a_class_without_a_card_is_told_before_anything_runs(cli, tmp_path):
     (tmp_path / "small.toml").write_text(SUITE)
     (tmp_path / "nocard.py").write_text(
