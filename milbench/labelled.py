@@ -240,7 +240,8 @@ def _of_classes(rows: pd.DataFrame, classes: Sequence[str]) -> str:
     said = ", ".join(f"{word} {value:.3f}" for word, value in values.items() if not math.isnan(value))
     rule, value = rows.iloc[0]["threshold_rule"], rows.iloc[0]["threshold"]
     how = "the most probable one" if rule == "argmax" else f"{rule}, from a probability of {value:.3g} on"
-    return f"Classes predicted by the ensemble ({how}): {said}."
+    of = f"; {classes[1]} is the positive class" if len(classes) == 2 else ""
+    return f"Classes predicted by the ensemble ({how}): {said}{of}."
 
 
 def _index(names: pd.Series[str], classes: Sequence[str]) -> list[int]:

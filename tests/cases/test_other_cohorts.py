@@ -175,6 +175,8 @@ def test_another_cohort_is_predicted(study, tmp_path, labelled):
         ensemble = table[table["member"] == "ensemble"]
         expected = roc_auc_score(ensemble["label"] == "pos", ensemble["log_odds_pos"])
         assert f"{expected:.3f}" in text
+        (line,) = [line for line in text.splitlines() if "sensitivity" in line]
+        assert re.search(r"\bpos\b", line)  # of which class sensitivity and F1 are
 
 
 def test_attention_of_kept_models_is_exported(study, tmp_path):
