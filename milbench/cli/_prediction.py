@@ -95,7 +95,7 @@ def predict_to(
         for line in scores:
             echo(line)
         if attention is not None:
-            _export_attention(models, cache, attention)
+            _export_attention(models, cache, attention, {} if known is None else known.labels)
 
 
 def _opened(features: Path, format: str, model: SavedModel, folder: Path) -> FeatureCache:
@@ -143,15 +143,18 @@ def _check_attention(model: SavedModel, cache: FeatureCache) -> None:
             raise MilbenchError(f"{model.facts['method']} returns no attention; leave out --attention.")
 
 
-def _export_attention(models: list[SavedModel], cache: FeatureCache, folder: Path) -> None:
+def _export_attention(models: list[SavedModel], cache: FeatureCache, folder: Path, labels: Mapping[str, int]) -> None:
     from ..atomic_io import child
     from ..interpret import export_attention
 
-    files = 0
-    for model in models:
-        part = child(folder, f"{model.facts['fold']}-seed{model.facts['seed']}", "", "fold")
-        files += len(export_attention(model.model, cache, cache.ids, part, "attention", classes=model.classes,
-                                      scaling=model.scaling))  # fmt: skip
+    files, slides = 0, list(cache.ids)
+    with counted("attention of") as progress:
+        for n, model in enumerate(models):
+            part = child(folder, f"{model.facts['fold']}-seed{model.facts['seed']}", "", "fold")
+            for i, slide in enumerate(slides):
+                files += len(export_attention(model.model, cache, [slide], part, "attention", classes=model.classes,
+                                              labels=labels, scaling=model.scaling))  # fmt: skip
+                progress(n * len(slides) + i + 1, len(models) * len(slides), f"{slide}, {model.name}")
     echo(f"Attention: {count(files, 'file')} in {folder}")
 
 

@@ -193,6 +193,26 @@ def test_attention_of_kept_models_is_exported(study, tmp_path):
     np.testing.assert_allclose(found[["attention_0"]], expected, rtol=1e-5)
 
 
+def test_the_way_through_attention_is_shown_and_labels_reach_the_titles(study, tmp_path, monkeypatch):
+    import milbench.interpret
+
+    exported, titles = milbench.interpret.export_attention, {}
+
+    def watched(*given, labels, **more):
+        titles.update(labels)
+        return exported(*given, labels=labels, **more)
+
+    monkeypatch.setattr("milbench.interpret.export_attention", watched)
+    monkeypatch.setattr("milbench.cli._terminal.QUIET", 0)
+    code, text = invoke("predict", "s", "-m", "abmil", "--features", study / "B" / "f", "--out", tmp_path / "p.csv",
+                        "--labels", study / "B" / "l.csv", "--results", study / "r",
+                        "--attention", tmp_path / "attention")  # fmt: skip
+    assert code == 0, text
+    assert "18/36" in text
+    assert "36/36" in text
+    assert titles == {f"b{i:03d}": i % 2 for i in range(12)}
+
+
 def test_attention_of_a_method_without_any_is_refused_before_anything_is_written(study, tmp_path, monkeypatch):
     from milbench.aggregator import Aggregator
 
