@@ -156,6 +156,14 @@ def test_anytime_curves(n, panels):
     assert defects(anytime_figure(curves(n, panels))) == []
 
 
+@pytest.mark.parametrize(("decades", "panels"), [*itertools.product((0.3, 1, 1.9, 2.1, 3, 6, 9), PANELS)])
+def test_anytime_curves_of_methods_whose_costs_are_far_apart(decades, panels):
+    drawn = curves(2, panels)
+    span = np.log10(drawn["x"].max() / drawn["x"].min())
+    drawn["x"] = 1e4 * (drawn["x"] / drawn["x"].min()) ** (decades / span)
+    assert defects(anytime_figure(drawn)) == []
+
+
 @pytest.mark.parametrize("n", [3, 8, 27])
 def test_mean_ranks(n):
     scores = np.random.default_rng(0).random((12, n)) + np.arange(n) / 10
