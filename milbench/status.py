@@ -7,13 +7,14 @@ import statistics
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from .asked import Request, age, conditions_of, once, read_requests
 from .live import State, duration, sessions
 from .method_sources import code_of_record
-from .spec import PROTOCOL_VERSION, Suite, Tuned
+from .spec import PROTOCOL_VERSION, DataSpec, Suite, Tuned
 from .spelling import spelling
 from .store import RunRecord, Store, read_costs, read_suite
 from .studies import import_optuna, open_storage
@@ -116,8 +117,9 @@ def standing(
 ) -> Standing | None:
     """Return how far a suite is; None where its records do not tell, and it has to be planned to know.
 
-    That is where it was never run, or where methods, folds, budget, tuning or stacking have changed since, or the
-    measurement of cost was added, in a way that needs the methods' code or the cohort to understand.
+    That is where it was never run, where labels or split files were written since, or where methods, folds, budget,
+    tuning or stacking have changed since, or the measurement of cost was added, in a way that needs the methods' code
+    or the cohort to understand.
 
     Args:
         suite: as it stands.
@@ -150,7 +152,7 @@ def _standing(suite: Suite, store: Store, methods: Sequence[str], seeds: int | N
     for data in suite.data:
         for tuned in (False, True) if suite.tuning is not None else (False,):
             request = _request(requests, suite, data.name, tuned)
-            if request is None:
+            if request is None or _written_since(data, suite.base, request.asked):
                 return None
             used.append(request)
             names = _names(methods, suite, then, request)
@@ -211,6 +213,16 @@ def _damaged(runs: Mapping[Key, RunRecord | None]) -> dict[Key, str]:
     share = _MOST_BYTES // max(1, len(runs))
     found = {key: run.damage(share) for key, run in runs.items() if run is not None}
     return {key: sentence for key, sentence in found.items() if sentence is not None}
+
+
+def _written_since(data: DataSpec, base: Path, asked: str) -> bool:
+    """Return whether labels, or split files, were written since: which runs are of them only the cohort tells."""
+    names = [name.partition("#")[0] for name in (data.labels, data.slide_table) if name]
+    files = [base / name for name in names]
+    if data.split.files is not None and not Path(data.split.files).is_absolute():
+        files += base.glob(data.split.files.replace("{k}", "*"))
+    then = datetime.fromisoformat(asked).timestamp()
+    return any(file.is_file() and file.stat().st_mtime > then for file in files)
 
 
 def _codes(request: Request, base: Path) -> dict[str, str] | None:

@@ -572,6 +572,20 @@ def test_status_and_dry_run_from_the_records(tmp_path, cli):
     assert "2 finished runs of mean not used: budget.steps was None and is 3" in said.out
 
 
+def test_labels_edited_since_the_runs(tmp_path, cli):
+    write_cohort(tmp_path, 24)
+    (tmp_path / "s.toml").write_text(SUITE)
+    assert cli("run", "s.toml", "--results", "r", "--report", "none").code == 0
+    assert "4 ok" in cli("status", "s.toml", "--results", "r").out
+    labels = pd.read_csv(tmp_path / "labels.csv")
+    first = [int(labels.index[labels["label"] == label][0]) for label in sorted(labels["label"].unique())]
+    labels.loc[first, "label"] = labels.loc[first[::-1], "label"].to_numpy()
+    labels.to_csv(tmp_path / "labels.csv", index=False)
+    said = cli("status", "s.toml", "--results", "r").out
+    assert "4 missing" in said
+    assert "ok" not in said
+
+
 OWN = """from asked_helper import scale
 from milbench import Card
 from milbench.baselines.mean import MeanPooling
