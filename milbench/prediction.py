@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -51,9 +52,18 @@ def kept_models_of_cohort(
         MilbenchError: no such runs, several cohorts or tables, or a run that kept no model.
     """
     name = resolve(method).canonical
-    tables = [table for table in read_cohorts(Path(results), suite, data) if name in table.runs]
+    every = read_cohorts(Path(results), suite, data)
+    tables = [table for table in every if name in table.runs]
     if not tables:
-        known = sorted({m for table in read_cohorts(Path(results), suite, data) for m in table.runs})
+        for table in every:
+            if name in table.absent:
+                why = table.absent[name].replace("{other}", "those asked for last")
+                source = (table.request.source if table.request else "") or "SUITE"
+                raise MilbenchError(
+                    f"{table.data}: {name} was run {why}; run {name} again: "
+                    f"milbench run {shlex.quote(source)} -m {shlex.quote(name)}."
+                )
+        known = sorted({m for table in every for m in table.runs})
         raise MilbenchError(f"no run of {name} in {results}.{did_you_mean(name, known)}")
     records = [record for table in tables for record in table.runs[name].values()]
     if not any((record.path / MODEL).is_file() for record in records):

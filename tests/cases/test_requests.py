@@ -585,6 +585,11 @@ def test_labels_edited_since_the_runs(tmp_path, cli):
     assert "4 missing" in said
     assert "ok" not in said
 
+    assert cli("run", "s.toml", "--results", "r", "--report", "none", "-m", "mean").code == 0
+    with pytest.raises(MilbenchError, match="max was run with other") as error:
+        kept_models(tmp_path / "r", "s", "max")
+    assert "milbench run s.toml -m max" in str(error.value)
+
 
 OWN = """from asked_helper import scale
 from milbench import Card
