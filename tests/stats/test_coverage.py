@@ -218,7 +218,7 @@ def test_the_committed_tables_of_means_over_classes_and_seeds_and_of_ranks(commi
     rare = found[~found.index.isin(ordinary.index)]
     assert of(rare, "mean_interval")["coverage"].between(0.955, 1.0).all()
     assert of(rare, "logit")["coverage"].between(0.17, 0.93).all()
-    assert of(ranks, "simultaneous", aucs="equal")["coverage"].between(0.943, 0.976).all()
+    assert of(ranks, "simultaneous", aucs="equal")["coverage"].between(0.942, 0.969).all()
     assert (of(ranks, "simultaneous")["coverage"] > 0.94).all()
     both = committed["macro_seeds"]
     assert set(both["seeds"]) == {2, 3, 5}

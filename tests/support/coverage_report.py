@@ -70,7 +70,7 @@ _TEXTS = {
         half covers 97.7 to 99.8 %, the unsteady half, four times as spread, 84 to 92 %, the more the more seeds there
         are. No rule for two seeds can tell the two halves, and each by itself would have Student's t with one degree of
         freedom. A method with one seed left among those with several has their spread and 90.7 to 96.3 %; its
-        difference to one of them 88.5 to 97.2 %, with the skewness of a single seed. `patients alone` covers 56 to 93
+        difference to one of them 88.5 to 97.1 %, with the skewness of a single seed. `patients alone` covers 56 to 93
         %.
         """,
     ),
@@ -80,7 +80,7 @@ _TEXTS = {
         `rank_intervals` of methods with equal true AUCs, .85, each of which has every rank, or with AUCs that fall in
         steps from .85; 130 slides; with three seeds their separation has a standard deviation of .3. `pair by pair`
         compares by `mean_difference` at 5 % each. `width` in the CSV is the mean number of ranks in an interval. With
-        equal AUCs, where every difference found is wrong, all hold in 94.3 to 97.6 % of tables; pair by pair, six
+        equal AUCs, where every difference found is wrong, all hold in 94.2 to 96.9 % of tables; pair by pair, six
         methods hold in 58 to 65 %. With unequal AUCs more hold, 98.3 % and above, and must: there are fewer wrong
         orders to find, and the bound is for any AUCs.
         """,
