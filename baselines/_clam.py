@@ -33,7 +33,7 @@ class CLAMBase(Aggregator):
 
     #: Since 2 products with the vector of the own bag are added up in another order, in the backward pass.
     revision = 2
-    authors_names = {  # noqa: RUF012
+    authors_names = {
         "attention_net.0.": "embed.0.",
         "attention_net.3.attention_a.0.": "score.v.",
         "attention_net.3.attention_b.0.": "score.u.",

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from milbench.bags import Bags, offsets_on
 from milbench.errors import Unsupported
 from milbench.nn import NystromAttention
-from milbench.nn.stream import CHUNK, wide
+from milbench.nn.nystrom.chunks import CHUNK, wide
 
 if TYPE_CHECKING:
     from .transmil import TransMIL, _Block

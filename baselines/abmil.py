@@ -8,9 +8,9 @@ from torch import nn
 
 from milbench.aggregator import Aggregator
 from milbench.bags import BagOutput, Bags
+from milbench.config import Card, Choice, Float, Recipe
 from milbench.errors import MilbenchError
 from milbench.nn import AttentionScore, Linear, segment_softmax, weighted_sum
-from milbench.spec import Card, Choice, Float, Recipe
 
 L = 128  # width of the attention space in the authors' code
 
@@ -41,7 +41,7 @@ class ABMIL(Aggregator):
         ),
     )
     recipe = Recipe(optimizer="adam", lr=5e-4, weight_decay=1e-4, epochs=100, patience=10)
-    search_space = {  # noqa: RUF012
+    search_space = {
         "embed_dim": Choice(options=(None, 128, 512)),
         "gated": Choice(options=(False, True)),
         "dropout": Float(low=0.0, high=0.5),
@@ -49,7 +49,7 @@ class ABMIL(Aggregator):
     stackable = True
     #: Since 2 products with the vector of the own bag are added up in another order, in the backward pass.
     revision = 2
-    authors_names = {  # noqa: RUF012
+    authors_names = {
         "attention.0.": "score.v.",
         "attention.2.": "score.w.",
         "attention_V.0.": "score.v.",

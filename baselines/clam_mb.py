@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from milbench.spec import Card, Choice, Float, Recipe
+from milbench.config import Card, Choice, Float, Recipe
 
 from ._clam import CITATION, DEVIATIONS, WIDTH, CLAMBase
 
@@ -29,7 +29,7 @@ class CLAMMB(CLAMBase):
     card = Card(title="CLAM-MB", family="iid", citation=CITATION, url="https://arxiv.org/abs/2004.09666",
                 licence="authors' code GPL-3.0; written here from the paper, MIT", deviations=DEVIATIONS)  # fmt: skip
     recipe = Recipe(optimizer="adam", lr=2e-4, weight_decay=1e-5, epochs=200, patience=20)
-    search_space = {"size": Choice(options=("small", "big")), "dropout": Float(low=0.0, high=0.5)}  # noqa: RUF012
+    search_space = {"size": Choice(options=("small", "big")), "dropout": Float(low=0.0, high=0.5)}
     attention_by_class = True
 
     def __init__(

@@ -6,7 +6,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from milbench.spec import Card, Choice, Float, Recipe
+from milbench.config import Card, Choice, Float, Recipe
 
 from ._clam import CITATION, DEVIATIONS, WIDTH, CLAMBase
 
@@ -28,8 +28,8 @@ class CLAMSB(CLAMBase):
     card = Card(title="CLAM-SB", family="iid", citation=CITATION, url="https://arxiv.org/abs/2004.09666",
                 licence="authors' code GPL-3.0; written here from the paper, MIT", deviations=DEVIATIONS)  # fmt: skip
     recipe = Recipe(optimizer="adam", lr=2e-4, weight_decay=1e-5, epochs=200, patience=20)
-    search_space = {"size": Choice(options=("small", "big")), "dropout": Float(low=0.0, high=0.5)}  # noqa: RUF012
-    authors_names = {**CLAMBase.authors_names, "classifiers.": "head."}  # noqa: RUF012
+    search_space = {"size": Choice(options=("small", "big")), "dropout": Float(low=0.0, high=0.5)}
+    authors_names = {**CLAMBase.authors_names, "classifiers.": "head."}
 
     def __init__(
         self,

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from milbench.aggregator import Aggregator, head_log_odds
 from milbench.bags import BagOutput, Bags
+from milbench.config import Card, Float, Recipe
 from milbench.nn import (
     Linear,
     activates,
@@ -21,7 +22,6 @@ from milbench.nn import (
     tanh,
     weighted_sum,
 )
-from milbench.spec import Card, Float, Recipe
 
 Q = 128  # width of the queries in the authors' code
 CHUNK = 2048  # rows scored at once on CPU without gradient
@@ -55,13 +55,13 @@ class DSMIL(Aggregator):
         ),
     )
     recipe = Recipe(optimizer="adam", lr=1e-4, weight_decay=1e-3, betas=(0.5, 0.9), epochs=50, schedule="cosine")
-    search_space = {"weight_decay": Float(low=1e-5, high=1e-2, log=True)}  # noqa: RUF012
+    search_space = {"weight_decay": Float(low=1e-5, high=1e-2, log=True)}
     attention_by_class = True
     stackable = True
     #: Since 2 products with the vector of the own bag are added up in another order, the likeness among
     #: them.
     revision = 2
-    authors_names = {"b_classifier.": "", "i_classifier.fc.0.": "instance.", "i_classifier.fc.": "instance."}  # noqa: RUF012
+    authors_names = {"b_classifier.": "", "i_classifier.fc.0.": "instance.", "i_classifier.fc.": "instance."}
 
     def __init__(self, in_dim: int, n_classes: int) -> None:
         super().__init__(in_dim, n_classes)

@@ -6,8 +6,8 @@ from torch import nn
 
 from milbench.aggregator import Aggregator
 from milbench.bags import BagOutput, Bags
+from milbench.config import Card, Recipe
 from milbench.nn import segment_max, segment_sum
-from milbench.spec import Card, Recipe
 
 
 class MaxPooling(Aggregator):

@@ -7,8 +7,8 @@ import torch.nn.functional as F
 
 from milbench.aggregator import Aggregator
 from milbench.bags import BagOutput, Bags
+from milbench.config import Card, Recipe
 from milbench.nn import Linear, segment_argmax
-from milbench.spec import Card, Recipe
 
 
 class MaxInstance(Aggregator):

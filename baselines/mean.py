@@ -7,8 +7,8 @@ from torch import nn
 
 from milbench.aggregator import Aggregator
 from milbench.bags import BagOutput, Bags
+from milbench.config import Card, Recipe
 from milbench.nn import segment_mean
-from milbench.spec import Card, Recipe
 
 
 class MeanPooling(Aggregator):

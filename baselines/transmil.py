@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from milbench.aggregator import Aggregator
 from milbench.bags import BagOutput, Bags
+from milbench.config import Card, Choice, Float, Recipe
 from milbench.errors import MilbenchError
 from milbench.nn import PPEG, Linear, NystromAttention, SquareTokens, product_dtype
-from milbench.nn.value_conv import BLOCK
-from milbench.spec import Card, Choice, Float, Recipe
+from milbench.nn.nystrom.value_conv import BLOCK
 
 from ._transmil_parts import Grids, alike, contributions, mean_normed, raster, shares
 
@@ -68,7 +68,7 @@ class TransMIL(Aggregator):
         ),
     )
     recipe = Recipe(optimizer="lookahead-radam", lr=2e-4, weight_decay=1e-5, epochs=200, accumulate=2, patience=10)
-    search_space = {  # noqa: RUF012
+    search_space = {
         "layers": Choice(options=(1, 2, 3)),
         "dropout": Float(low=0.0, high=0.5),
         "ppeg": Choice(options=("none", "3", "7", "pyramid")),
@@ -77,7 +77,7 @@ class TransMIL(Aggregator):
     #: Since 2 bags of somewhat more tokens than landmarks go through in padded batches, since 3 only in company. With
     #: the default number of landmarks none do: those that have more tokens are large.
     revision = 3
-    authors_names = {"_fc1.": "embed.", "_fc2.": "head.", "pos_layer.": "ppeg.", "layer": "blocks."}  # noqa: RUF012
+    authors_names = {"_fc1.": "embed.", "_fc2.": "head.", "pos_layer.": "ppeg.", "layer": "blocks."}
 
     def __init__(
         self,
@@ -154,8 +154,8 @@ class TransMIL(Aggregator):
     def contributions(self, bags: Bags) -> tuple[Tensor, Tensor] | None:
         """Take the embedding of one small bag apart into what each instance brings through each row.
 
-        See `milbench.pooling_matrix`: ``(n, n, dim)`` and the embedded instances, ``(n, dim)``. None where zeros fill
-        the square: what is read at such a token is read at no instance's row.
+        See `milbench.interpret.pooling_matrix`: ``(n, n, dim)`` and the embedded instances, ``(n, dim)``. None where
+        zeros fill the square: what is read at such a token is read at no instance's row.
         """
         if self.square == "zeros" and math.isqrt(len(bags.x)) ** 2 != len(bags.x):
             return None

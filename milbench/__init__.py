@@ -15,16 +15,16 @@ _HOME = {
     "Bags": "milbench.bags",
     "BagOutput": "milbench.bags",
     "Aggregator": "milbench.aggregator",
-    "Card": "milbench.spec",
-    "Recipe": "milbench.spec",
-    "Suite": "milbench.spec",
-    "RunSpec": "milbench.spec",
-    "Budget": "milbench.spec",
+    "Card": "milbench.config",
+    "Recipe": "milbench.config",
+    "Suite": "milbench.config",
+    "RunSpec": "milbench.config",
+    "Budget": "milbench.config",
     "create": "milbench.registry",
     "list_aggregators": "milbench.registry",
-    "FeatureCache": "milbench.data.cache",
-    "run": "milbench.runner",
-    "leaderboard": "milbench.ranking",
+    "FeatureCache": "milbench.data.cache.reader",
+    "run": "milbench.runs.execute",
+    "leaderboard": "milbench.evaluation.leaderboard",
     "MilbenchError": "milbench.errors",
 }
 _MODULES = ("nn", "testing", "stats", "metrics")
@@ -34,15 +34,16 @@ __all__ = [*_HOME, *_MODULES]
 if TYPE_CHECKING:
     from typing import Any
 
-    from . import metrics, nn, stats, testing
+    from . import metrics, nn, stats
     from .aggregator import Aggregator
     from .bags import BagOutput, Bags
-    from .data.cache import FeatureCache
+    from .config import Budget, Card, Recipe, RunSpec, Suite
+    from .data.cache.reader import FeatureCache
     from .errors import MilbenchError
-    from .ranking import leaderboard
+    from .evaluation.leaderboard import leaderboard
     from .registry import create, list_aggregators
-    from .runner import run
-    from .spec import Budget, Card, Recipe, RunSpec, Suite
+    from .runs.execute import run
+    from .testing import report as testing
 
 
 def __getattr__(name: str) -> Any:

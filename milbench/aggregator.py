@@ -11,11 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .authors_state import load_authors_state
 from .bags import BagOutput, Bags
+from .config import Card, Dimension, Recipe
 from .errors import MilbenchError
-from .nn.precision import autocasts
-from .spec import Card, Dimension, Recipe
+from .nn.authors_state import load_authors_state
+from .nn.autocast import autocasts
 
 _Loss = Callable[["Aggregator", BagOutput, Tensor], Tensor]
 

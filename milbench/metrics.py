@@ -5,7 +5,7 @@ predicted class is the most probable one, the lower index where two are equal. W
 positive one. What ranks bags takes ``log_odds`` as well, (n, C), of each class against the rest; without them it ranks
 by the probabilities, in which bags tie where these are rounded to 1: from a log-odds of 16.6 on in fp32. What counts
 right and wrong answers takes ``predicted`` as well, (n,) classes by another rule than the most probable one
-(`milbench.threshold`).
+(`milbench.stats.threshold`).
 
 A metric is one function here, ``def name(labels, probabilities) -> float``: public, in this file, with these two
 arguments first and no other without a default; one that takes ``log_odds`` or ``predicted`` gets them. It is then a
@@ -25,7 +25,7 @@ import numpy as np
 import pandas as pd
 
 from .errors import MilbenchError
-from .on_first_use import OnFirstUse
+from .stats.lazy_module import OnFirstUse
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

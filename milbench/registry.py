@@ -29,13 +29,13 @@ from importlib.util import find_spec
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
+from .config.method_key import literal, plain, quoted, split
+from .config.method_sources import is_installed, is_library, sources_of
 from .errors import MilbenchError, Unsupported, did_you_mean
-from .method_sources import is_installed, is_library, sources_of
-from .spelling import literal, plain, quoted, split
 
 if TYPE_CHECKING:
     from .aggregator import Aggregator
-    from .spec import Card
+    from .config import Card
 
 GROUP = "milbench.aggregators"
 
@@ -250,8 +250,8 @@ class Method:
         """Sixteen digits of the files of a method that is not milbench's own, for an edited method is another one.
 
         They are the source of its class and whatever of its own project that source reaches, see
-        `milbench.method_sources`. milbench's own methods change with their ``revision``, "" being the first, and with
-        `milbench.spec.PROTOCOL_VERSION`; one that is made from them changes with it.
+        `milbench.config.method_sources`. milbench's own methods change with their ``revision``, "" being the first, and
+        with `milbench.config.PROTOCOL_VERSION`; one that is made from them changes with it.
         """
         if _is_own(self.cls):
             return _revision(self.cls)
@@ -265,7 +265,7 @@ class Method:
         """Return by which files `code` is told anew without importing the method; None of milbench's own methods.
 
         Args:
-            folder: of the suite, see `milbench.method_sources.code_of_record`.
+            folder: of the suite, see `milbench.config.method_sources.code_of_record`.
         """
         if _is_own(self.cls):
             return None

@@ -11,8 +11,8 @@ import pytest
 from sklearn.metrics import balanced_accuracy_score, log_loss, roc_auc_score
 from support.archive import archive
 
-from milbench.store import read_suite
-from milbench.suites import load_suite
+from milbench.config.suites import load_suite
+from milbench.runs.store import read_suite
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 ARCHIVES = sorted(RESULTS.glob("*/runs.tar.xz"))

@@ -15,12 +15,13 @@ from unittest.mock import patch
 
 import pytest
 
-from milbench import cost_pass, plan
-from milbench.data.labels import Labels
-from milbench.data.schemes import make_folds
-from milbench.data.splits import Fold
-from milbench.spec import RunSpec, SplitSpec
-from milbench.suites import list_suites, load_suite
+from milbench.config import RunSpec, SplitSpec
+from milbench.config.suites import list_suites, load_suite
+from milbench.data.fold import Fold
+from milbench.data.labels.table import Labels
+from milbench.data.splits.schemes import make_folds
+from milbench.runs import plan
+from milbench.runs.costs import schedule as cost_pass
 
 GOLDEN = Path(__file__).with_name("stability.json")
 RESULTS = Path(__file__).resolve().parents[1] / "results"

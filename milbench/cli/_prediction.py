@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import MilbenchError
-from ..wording import count
+from ..formatting.text import count
 from ._terminal import check_folder, counted, echo, warn_if_changed
 
 if TYPE_CHECKING:
-    from ..data.cache import FeatureCache
-    from ..data.label_rows import Tables
-    from ..saved_model import SavedModel
-    from ..scoring import CohortRuns
+    from ..data.cache.reader import FeatureCache
+    from ..data.onboarding.label_guess import Tables
+    from ..evaluation.runs_table import CohortRuns
+    from ..training.saved_model import SavedModel
 
 _LOADER = """# Models of {title}
 
@@ -25,7 +25,7 @@ Trained by milbench on {data}; `card.json` says of which method, `suite.json` ho
 cohort. Each file of `models/` is one fold and seed: safetensors, in which nothing is executed.
 
 ```python
-import milbench.saved_model as saved
+import milbench.training.saved_model as saved
 
 model = saved.load_model({first}{named})
 predictions = model.predict(cache, slides)     # cache: milbench.FeatureCache of the same encoder
@@ -48,7 +48,7 @@ def suite_name(text: str, results: Path) -> str:
     """Return the name of a suite that is given by its name, ``name-v1`` or its file; warn of a file edited since."""
     if not text.endswith(".toml"):
         return text
-    from ..suites import load_suite
+    from ..config.suites import load_suite
 
     suite = load_suite(text)
     warn_if_changed(text, suite, results)
@@ -61,12 +61,12 @@ def predict_to(
     threshold: str | None = None, new_slides: bool = False,
 ) -> None:  # fmt: skip
     """Predict slides and write the table; see ``milbench predict``."""
-    from ..atomic_io import write_atomic
-    from ..data.label_rows import check_columns
-    from ..escaping import to_csv
-    from ..labelled import read_slide_labels, score_lines, with_labels
-    from ..prediction import kept_models_of_cohort, predict_slides
-    from ..saved_model import check_features
+    from ..atomic_io.publishing import write_atomic
+    from ..data.onboarding.label_guess import check_columns
+    from ..formatting.escaping import to_csv
+    from ..inference.labelled import read_slide_labels, score_lines, with_labels
+    from ..inference.prediction import kept_models_of_cohort, predict_slides
+    from ..training.saved_model import check_features
 
     check_folder(out.parent, "--out")
     if out.suffix.lower() != ".csv":
@@ -100,11 +100,11 @@ def predict_to(
 
 def _opened(features: Path, format: str, model: SavedModel, folder: Path) -> FeatureCache:
     """Open a cache, or import other features as those of the model's cohort were."""
-    from ..data.build import build_cache
-    from ..data.cache import FeatureCache
-    from ..data.layout import TOML
+    from ..data.cache.build import build_cache
+    from ..data.cache.reader import FeatureCache
+    from ..data.home import CACHE_FILE
 
-    if (features / TOML).exists():
+    if (features / CACHE_FILE).exists():
         return FeatureCache.open(features)
     made = folder / "features.cache"
     order = "raster" if model.facts.get("order") == "raster" else "source"
@@ -118,8 +118,8 @@ def _seen(
     slides: Sequence[str], owner: Mapping[str, str], models: list[SavedModel], cohort: CohortRuns
 ) -> dict[str, frozenset[str]]:
     """Return member -> the slides that it was trained or selected on."""
-    from ..labelled import seen_slides
-    from ..prediction import trained_on
+    from ..inference.labelled import seen_slides
+    from ..inference.prediction import trained_on
 
     trained = trained_on(models, cohort)
     if gone := [model.name for model, slides in zip(models, trained, strict=True) if slides is None]:
@@ -135,7 +135,7 @@ def _check_attention(model: SavedModel, cache: FeatureCache) -> None:
     """Refuse a method without attention before anything is written."""
     import torch
 
-    from ..feed import BagSet
+    from ..training.loader import BagSet
 
     bag = BagSet(cache, cache.ids[:1], torch.device("cpu"), model.scaling).batch([0])
     with torch.no_grad():
@@ -144,8 +144,8 @@ def _check_attention(model: SavedModel, cache: FeatureCache) -> None:
 
 
 def _export_attention(models: list[SavedModel], cache: FeatureCache, folder: Path, labels: Mapping[str, int]) -> None:
-    from ..atomic_io import child
-    from ..interpret import export_attention
+    from ..atomic_io.publishing import child
+    from ..interpret.relevance import export_attention
 
     files, slides = 0, list(cache.ids)
     with counted("attention of") as progress:
@@ -160,9 +160,9 @@ def _export_attention(models: list[SavedModel], cache: FeatureCache, folder: Pat
 
 def write_predictions(suite: str | None, out: Path, results: Path, data: str | None, part: str) -> None:
     """Write the stored predictions; see ``milbench predictions``."""
-    from ..atomic_io import write_atomic
-    from ..escaping import to_csv
-    from ..prediction import stored_predictions
+    from ..atomic_io.publishing import write_atomic
+    from ..formatting.escaping import to_csv
+    from ..inference.prediction import stored_predictions
 
     check_folder(out.parent, "--out")
     if part not in ("test", "val", "all"):
@@ -179,10 +179,10 @@ def write_predictions(suite: str | None, out: Path, results: Path, data: str | N
 
 def export_to(suite: str, method: str, out: Path, results: Path, data: str | None, conditions: str | None) -> None:
     """Write one folder to hand over; see ``milbench export``."""
-    from ..atomic_io import child
-    from ..data.files import staged
-    from ..escaping import code, markdown
-    from ..prediction import kept_models
+    from ..atomic_io.folders import staged
+    from ..atomic_io.publishing import child
+    from ..formatting.escaping import code, markdown
+    from ..inference.prediction import kept_models
     from ..registry import resolve
 
     models = kept_models(results, suite_name(suite, results), method, data, conditions)

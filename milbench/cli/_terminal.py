@@ -14,19 +14,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import MilbenchError
-from ..escaping import console
+from ..formatting.escaping import console
 
 if TYPE_CHECKING:
     import pandas as pd
     from rich.console import RenderableType
 
-    from ..launch.local import Progress
-    from ..live import Session
-    from ..spec import Suite
+    from ..config import Suite
+    from ..runs.launchers.local import Progress
+    from ..runs.live import Session
 
 
 class Rule(StrEnum):
-    """By what bags of two classes are called positive: the names of `milbench.spec.ThresholdRule`."""
+    """By what bags of two classes are called positive: the names of `milbench.config.ThresholdRule`."""
 
     half = "half"
     youden = "val-youden"
@@ -52,14 +52,14 @@ def registered(method: str) -> str:
 
 def print_leaderboard(table: pd.DataFrame) -> None:
     """Print a leaderboard: as wide as the terminal, or 120 columns where there is none and COLUMNS does not say."""
-    from ..board import to_rich
+    from ..report.console import to_rich
 
     print_table(to_rich(table))
 
 
 def warn_if_changed(given: object, suite: Suite, results: Path) -> None:
     """Say that a suite's file was edited since its results were made, which a verb about results shows as they are."""
-    from ..scoring import changed_since
+    from ..evaluation.scores import changed_since
 
     if changed := changed_since(results, suite):
         echo(
@@ -202,7 +202,7 @@ def counted(what: str) -> Iterator[Callable[[int, int, str], None]]:
 
 
 def _left(session: Session | None) -> str:
-    from ..live import duration
+    from ..runs.live import duration
 
     state = None if session is None else session.tick()
     left = None if state is None else state.seconds_left()
@@ -239,7 +239,7 @@ def check_report(folder: Path, suite: str) -> None:
     Raises:
         MilbenchError: there is one; the sentence says how to write elsewhere.
     """
-    from ..reporting import foreign_readme
+    from ..report.markdown import foreign_readme
 
     check_folder(folder, "--report")
     if foreign_readme(folder, report_title(suite)):

@@ -13,8 +13,8 @@ import typer
 from ._terminal import echo, echo_data
 
 if TYPE_CHECKING:
+    from ..config import DataSpec
     from ..data.audit.findings import Finding
-    from ..spec import DataSpec
 
 
 def audit_command(
@@ -33,11 +33,11 @@ def audit_command(
     """
     import json
 
-    from ..atomic_io import write_atomic
-    from ..suites import load_suite
+    from ..atomic_io.publishing import write_atomic
+    from ..config.suites import load_suite
 
     of = load_suite(suite)  # what is wrong with the file is said before the rest is imported
-    from ..data.audit.suite import audit
+    from ..data.suite_audit import audit
     from ._terminal import counted
 
     with counted("reading") as progress:
@@ -61,8 +61,8 @@ def audit_command(
 
 def _left_out(data: DataSpec, base: Path) -> list[str]:
     """Return a line on the slides that the label table of a cohort leaves out, for every reason."""
-    from ..data.labels_copy import left_out
-    from ..data.tables import count, some
+    from ..data.labels.copy import left_out
+    from ..formatting.text import count, some
 
     if data.labels is None or data.slide_table is not None:  # that one is of patients
         return []
@@ -77,7 +77,7 @@ def _lines(
     cohorts: Sequence[str], findings: Sequence[Finding], left_out: Mapping[str, Sequence[str]] = MappingProxyType({})
 ) -> list[str]:
     """Return a line a finding, and one on every kind of slides left out; what is the same in several folds is one."""
-    from ..data.tables import count
+    from ..formatting.text import count
 
     lines = []
     for cohort in cohorts:

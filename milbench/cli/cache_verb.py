@@ -32,7 +32,7 @@ def build(
 
     Example: milbench cache build --from clam/features --out cohort.cache
     """
-    from ..data.build import build_cache
+    from ..data.cache.build import build_cache
     from ..errors import MilbenchError
     from ._terminal import counted
 
@@ -60,8 +60,8 @@ def verify(path: Path = typer.Argument(..., metavar="DIR", help="The cache.")) -
 
     Example: milbench cache verify cohort.cache
     """
-    from ..data.cache import FeatureCache
-    from ..data.verify import verify as check
+    from ..data.cache.reader import FeatureCache
+    from ..data.cache.verify import verify as check
     from ..errors import MilbenchError
     from ._terminal import counted
 
@@ -80,7 +80,7 @@ def info(path: Path = typer.Argument(..., metavar="DIR", help="The cache.")) -> 
 
     Example: milbench cache info cohort.cache
     """
-    from ..data.cache import FeatureCache
+    from ..data.cache.reader import FeatureCache
 
     cache = FeatureCache.open(path)
     rows = cache.slides["rows"]

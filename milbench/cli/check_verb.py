@@ -17,7 +17,7 @@ def check_command(
     Example: milbench check my_pool:MyPool
     """
     from ..errors import MilbenchError
-    from ..testing import run_checks
+    from ..testing.report import run_checks
 
     report = run_checks(method)
     echo(str(report), lines=True)

@@ -16,8 +16,8 @@ def cite_command(
     Example: milbench cite transmil abmil --bibtex
     """
     from .. import __version__
-    from ..bibtex import entry, software
     from ..registry import resolve
+    from ..report.bibtex import entry, software
 
     cited = {found.name: found.card for found in map(resolve, methods or [])}  # all, before anything is printed
     if bibtex:

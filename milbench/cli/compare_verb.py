@@ -7,7 +7,7 @@ from pathlib import Path
 
 import typer
 
-from ..escaping import to_csv
+from ..formatting.escaping import to_csv
 from ._terminal import echo, echo_data, registered
 
 
@@ -33,7 +33,8 @@ def compare_command(
 
     Example: milbench compare transmil abmil --results results/runs
     """
-    from ..ranking import compare, comparison_lines
+    from ..evaluation.comparison import compare
+    from ..report.markdown import comparison_lines
 
     table = compare(registered(a), registered(b), results, suite, data, resamples, every)
     if form is Format.csv:

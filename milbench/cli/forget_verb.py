@@ -34,10 +34,10 @@ def forget_command(
 
     Example: milbench forget results/runs --suite lung --condition 'budget: 900 s' --yes
     """
-    from ..asked import conditions_of
+    from ..config import digest
     from ..errors import MilbenchError
-    from ..forget import Selection, at_work, remove, select, summary
-    from ..spec import digest
+    from ..evaluation.forget import Selection, at_work, remove, select, summary
+    from ..runs.current_runs import conditions_of
 
     selection = Selection(suite, data, tuple(method or ()), condition, older, outcome, superseded)
     found = select(results, selection)

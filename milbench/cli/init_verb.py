@@ -12,7 +12,7 @@ import typer
 from ._terminal import echo
 
 if TYPE_CHECKING:
-    from ..inspection import Inspection
+    from ..data.onboarding.inspection import Inspection
 
 
 def init_command(
@@ -72,7 +72,7 @@ def init_command(
     Example: milbench init --features clam/features --labels labels.csv --out my.toml
     """
     from ..errors import MilbenchError
-    from ..store import plain_name
+    from ..runs.store import plain_name
     from ._terminal import check_folder, counted
 
     if out.suffix != ".toml":
@@ -83,12 +83,12 @@ def init_command(
     check_folder(out.parent, "--out")
     # These import torch, which takes seconds: what is wrong with --out has been said by now.
     from ..data.audit.patients import check_rule
-    from ..data.label_rows import Tables, check_columns
-    from ..data.survey import survey
-    from ..inspection import inspect
-    from ..inspection_lines import lines
+    from ..data.onboarding.inspection import inspect
+    from ..data.onboarding.label_guess import Tables, check_columns
+    from ..data.onboarding.suite_template import METHODS, draft
+    from ..data.onboarding.summary import lines
+    from ..data.onboarding.survey import survey
     from ..registry import look_beside, resolve
-    from ..template import METHODS, draft
 
     if any(":" in name for name in method or ()):
         look_beside(out.parent)  # where the suite will be
@@ -131,7 +131,7 @@ def init_command(
 
 
 def _gain_of_seeds(found: Inspection, seeds: int) -> list[str]:
-    from ..more_seeds import planned_sentence, tested_counts
+    from ..evaluation.more_seeds import planned_sentence, tested_counts
 
     labels = found.labels
     counts = tested_counts(
@@ -141,7 +141,7 @@ def _gain_of_seeds(found: Inspection, seeds: int) -> list[str]:
 
 
 def _estimates(found: Inspection, methods: list[str], seeds: int) -> list[str]:
-    from ..estimate import Work, estimate, lines
+    from ..runs.costs.estimate import Work, estimate, lines
 
     folds = found.division.folds
     train, val, test = (

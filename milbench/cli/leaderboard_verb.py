@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from ..escaping import to_csv
+from ..formatting.escaping import to_csv
 from ._terminal import Rule, echo, echo_data
 
 if TYPE_CHECKING:
@@ -79,8 +79,8 @@ def leaderboard_command(
     """
     from .. import __version__
     from ..errors import MilbenchError
-    from ..ranking import leaderboard, to_markdown, write_report
-    from ..reporting import foreign_readme
+    from ..evaluation.leaderboard import leaderboard
+    from ..report.markdown import foreign_readme, to_markdown, write_report
     from ._terminal import check_folder, command_line, portable, print_leaderboard
 
     results, suite = _which(given, root, suite)
@@ -131,8 +131,8 @@ def leaderboard_command(
 
 def _which(given: Path | None, root: Path | None, suite: str | None) -> tuple[Path, str | None]:
     """Return the results root and the suite in it that the words of the command line mean."""
+    from ..config.suites import list_suites, load_suite
     from ..errors import MilbenchError
-    from ..suites import list_suites, load_suite
     from ._terminal import warn_if_changed
 
     if given is None:
@@ -154,8 +154,8 @@ def _which(given: Path | None, root: Path | None, suite: str | None) -> tuple[Pa
 def _damaged(results: Path) -> dict[str, str]:
     """Return the folders of suites with defects, unless they are all there are; empty where none is to be told."""
     from ..errors import MilbenchError
-    from ..store import suite_folders
-    from ..store_check import damaged_suites
+    from ..runs.store import suite_folders
+    from ..runs.store_check import damaged_suites
 
     try:
         found = damaged_suites(results)

@@ -44,13 +44,13 @@ def _found(what: What) -> list[tuple[str, str]]:
         known = registry()
         return [(name, known[name].summary()) for name in known.names()]
     if what is What.suites:
-        from ..suites import list_suites, load_suite
+        from ..config.suites import list_suites, load_suite
 
         return [(name, load_suite(name).description) for name in list_suites()]
     if what is What.datasets:
         from ..data.datasets import dataset_names
 
         return sorted(dataset_names().items())
-    from ..data.formats import format_names
+    from ..data.importers import format_names
 
     return sorted(format_names().items())

@@ -10,7 +10,7 @@ import typer
 from ._terminal import echo
 
 if TYPE_CHECKING:
-    from ..ladder import LadderPlan
+    from ..runs.scaling.sweep import LadderPlan
 
 
 def measure_command(
@@ -53,11 +53,11 @@ def measure_command(
 
     if reference is not None:
         raise MilbenchError("--reference goes with --judge; leave it out to measure.")
-    from ..launch.local import warm_up
+    from ..runs.launchers.local import warm_up
 
     warm_up()
-    from ..ladder import parse_lengths, plan_ladder
-    from ..quantities import parse_bytes
+    from ..config.units import parse_bytes
+    from ..runs.scaling.sweep import parse_lengths, plan_ladder
     from ._terminal import check_folder
 
     cap = None if memory is None else parse_bytes(memory)
@@ -82,8 +82,8 @@ def measure_command(
 
 def _measure(plan: LadderPlan, out: Path, stem: str | None) -> list[str]:
     """Carry out a plan, print its tables and write its files; return what did not end ok."""
-    from ..ladder import file_stem, journal_of, run_ladder
-    from ..ladder_report import busy_notes, to_rich, write_ladder
+    from ..report.scaling import busy_notes, to_rich, write_ladder
+    from ..runs.scaling.sweep import file_stem, journal_of, run_ladder
     from ._terminal import command_line, print_table, show_progress
 
     journal = journal_of(plan, out)
@@ -111,7 +111,7 @@ def _words(text: str) -> list[str]:
 
 
 def _judge(file: Path, reference: Path | None) -> None:
-    from ..regression import judge_file
+    from ..measure.perf_regression import judge_file
 
     report = judge_file(file) if reference is None else judge_file(file, reference)
     for line in report.lines:

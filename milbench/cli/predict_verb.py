@@ -45,7 +45,7 @@ def predict_command(
 
     Example: milbench predict lung.toml -m transmil --features other/features --out predictions.csv
     """
-    from ..data.label_rows import Tables
+    from ..data.onboarding.label_guess import Tables
     from ..errors import MilbenchError
     from ._prediction import predict_to
 

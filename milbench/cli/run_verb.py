@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from ..wording import count
+from ..formatting.text import count
 from ._terminal import echo
 
 if TYPE_CHECKING:
-    from ..plan import Plan
+    from ..runs.plan import Plan
 
 
 class Overwrite(StrEnum):
@@ -60,17 +60,17 @@ def run_command(
 
     Exit code: 0 all runs ok, 1 bad input (nothing has run), 2 some runs did not end ok.
     """
+    from ..config.suites import load_suite
     from ..errors import MilbenchError
-    from ..suites import load_suite
 
     load_suite(suite)  # what is wrong with the file is said before torch is imported, which takes seconds
-    from ..launch.local import warm_up
+    from ..runs.launchers.local import warm_up
 
     if not dry_run:
         warm_up()
-    from ..plan import make_plan, refuse_damaged, unused, usable_jobs
-    from ..quantities import parse_budget
-    from ..runner import costs_left, execute, trials_left
+    from ..config.units import parse_budget
+    from ..runs.execute import costs_left, execute, trials_left
+    from ..runs.plan import make_plan, refuse_damaged, unused, usable_jobs
     from ._terminal import check_folder, check_report, counted, show_progress
 
     if launcher != "local":
@@ -150,8 +150,8 @@ def _list(plan: Plan, todo: int, trials: int, costs: int) -> None:
 def _gain_of_seeds(plan: Plan, seeds: int) -> list[str]:
     """Return a line for every cohort: what more seeds would buy, from its stored runs, else from its size."""
     from ..errors import MilbenchError
-    from ..more_seeds import planned_sentence, tested_counts
-    from ..ranking import seeds_would_buy
+    from ..evaluation.more_seeds import planned_sentence, tested_counts
+    from ..evaluation.notes import seeds_would_buy
 
     lines = []
     for cohort in plan.cohorts:
@@ -182,8 +182,8 @@ def _audited(plan: Plan, suite: str) -> list[str]:
 
 def _report(plan: Plan, folder: Path | None) -> None:
     """Print the leaderboard, having written its report where there is a folder for it."""
-    from ..ranking import leaderboard
-    from ..reporting import write_report
+    from ..evaluation.leaderboard import leaderboard
+    from ..report.markdown import write_report
     from ._terminal import command_line, print_leaderboard, report_title
 
     table = leaderboard(plan.store.folder)

@@ -50,11 +50,11 @@ def _show_matrix(method: str, instances: int, out: Path | None) -> None:
     import numpy as np
     import torch
 
-    from ..atomic_io import write_figure
-    from ..bag_plots import matrix_figure
+    from ..atomic_io.publishing import write_figure
     from ..bags import Bags
     from ..errors import MilbenchError
-    from ..pooling_matrix import DEFINITIONS, pooling_matrix
+    from ..interpret.figures import matrix_figure
+    from ..interpret.pooling_matrix import DEFINITIONS, pooling_matrix
     from ..registry import resolve
     from ._terminal import check_folder
 
@@ -91,8 +91,8 @@ def _show_card(method: str) -> None:
     import inspect
     import typing
 
+    from ..config import Tuning
     from ..registry import create, parameters, resolve
-    from ..spec import Tuning
 
     found = resolve(method)
     card = found.card

@@ -21,9 +21,9 @@ def status_command(
 
     Example: milbench status quickstart
     """
-    from ..quantities import parse_budget
-    from ..status import standing
-    from ..suites import load_suite
+    from ..config.suites import load_suite
+    from ..config.units import parse_budget
+    from ..runs.status import standing
 
     limits = parse_budget(budget or ())
     known = standing(load_suite(suite), results, method or (), seeds, limits) if storage is None else None
@@ -45,10 +45,10 @@ def _planned(
     """Plan the suite anew, as it was never run so; that imports the methods and reads the cohorts."""
     from collections import Counter
 
-    from ..live import sessions
-    from ..plan import make_plan
-    from ..runner import costs_left, trials_left, tuned_runs
-    from ..wording import count
+    from ..formatting.text import count
+    from ..runs.execute import costs_left, trials_left, tuned_runs
+    from ..runs.live import sessions
+    from ..runs.plan import make_plan
 
     plan = make_plan(suite, results, methods=methods, seeds=seeds, budget=budget, storage=storage)
     runs = [*plan.runs, *(tuned_runs(plan) if plan.searches else ())]

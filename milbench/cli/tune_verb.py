@@ -31,17 +31,18 @@ def tune_command(
 
     Exit code: 0 every study has a best trial, 1 bad input (nothing has run), 2 some study has none.
     """
-    from ..suites import load_suite
+    from ..config.suites import load_suite
 
     load_suite(suite)  # what is wrong with the file is said before torch is imported, which takes seconds
-    from ..launch.local import warm_up
+    from ..runs.launchers.local import warm_up
 
     warm_up()
-    from ..launch.local import Progress
-    from ..plan import make_plan
-    from ..quantities import parse_budget
-    from ..runner import trials_left, tune
-    from ..tune import Trial, draw
+    from ..config.units import parse_budget
+    from ..report.tuning import write_study_figures
+    from ..runs.execute import trials_left, tune
+    from ..runs.launchers.local import Progress
+    from ..runs.plan import make_plan
+    from ..runs.tuning.search import Trial
     from ._terminal import check_folder, counted, show_progress
 
     for folder, option in ((results, "--results"), (plots, "--plots")):
@@ -73,7 +74,7 @@ def tune_command(
         monitor = search.task.spec.protocol.monitor
         echo(f"{search}: trial {best.number} of {counts}: {monitor} {best.value:.4f} with {values}")
     if plots is not None:
-        for path in draw(plan.searches, plan.storage, plots):
+        for path in write_study_figures(plan.searches, plan.storage, plots):
             echo(f"Figure: {path}")
     if missing:
         raise typer.Exit(2)

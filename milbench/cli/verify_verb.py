@@ -24,7 +24,7 @@ def verify_command(
 
     Exit code: 0 nothing found, 1 there is nothing of that name, 2 defects were found.
     """
-    from ..store_check import check_path
+    from ..runs.store_check import check_path
     from ._terminal import counted
 
     with counted("verifying") as progress:

@@ -8,18 +8,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ..atomic_io import child
+from ..atomic_io.manifest import read_listed, write_files, write_manifest
+from ..atomic_io.publishing import child
+from ..config import DataSpec, SplitSpec, digest
 from ..errors import MilbenchError, did_you_mean
-from ..manifest import read_listed, write_files, write_manifest
-from ..spec import DataSpec, SplitSpec, digest
 from .audit.checks import feature_findings, table_findings
 from .audit.findings import Finding, refuse, settle
+from .audit.loaded_cohort import Subject
 from .audit.patients import apply_rule
-from .audit.subject import Subject
-from .cache import FeatureCache
+from .cache.payload import check_payload
+from .cache.reader import FeatureCache
+from .cohort_cache import Progress, cache_of
 from .datasets import BAGS, prepare
-from .imported import Progress, cache_of
-from .labels import (
+from .fold import Fold
+from .labels.table import (
     Labels,
     Note,
     brought_labels,
@@ -29,11 +31,9 @@ from .labels import (
     read_labels,
     write_labels,
 )
-from .payload import check_payload
-from .schemes import SplitRecord, carve_validation, make_folds, record_split, split_record_text
-from .source_table import SourceTable
-from .split_files import read_fold, read_split
-from .splits import Fold
+from .source_labels import SourceTable
+from .splits.files import read_fold, read_split
+from .splits.schemes import SplitRecord, carve_validation, make_folds, record_split, split_record_text
 
 #: What to do about a damaged dataset of milbench's own.
 REBUILD = "remove the folder {} and it is built again"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import torch
 
-from .ceiling import flops, gemm
+from .roofline import flops, gemm
 from .timing import time_turns
 
 _SHAPE = {"cpu": (512, 512, 512), "cuda": (4096, 4096, 4096)}

@@ -4,10 +4,10 @@ Importing this package imports torch; every block says which paper and equation 
 """
 
 from .attention import AttentionScore, tanh
-from .nystrom import NystromAttention
+from .autocast import product_dtype
+from .matrix_products import Linear, activates, linear, linear_then
+from .nystrom.attention import NystromAttention
 from .ppeg import PPEG
-from .precision import product_dtype
-from .product import Linear, activates, linear, linear_then
 from .segment import (
     segment_argmax,
     segment_dot,
@@ -18,7 +18,7 @@ from .segment import (
     segment_topk,
     weighted_sum,
 )
-from .tokens import SquareTokens
+from .square_tokens import SquareTokens
 
 __all__ = [
     "PPEG",

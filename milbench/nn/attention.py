@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from .product import Linear, activates, linear, linear_then
+from .matrix_products import Linear, activates, linear, linear_then
 
 CHUNK = 2048  # rows scored at once on CPU without gradient
 

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from .precision import product_dtype, without_autocast
-from .stream import add_into, wide
+from .autocast import product_dtype, without_autocast
+from .nystrom.chunks import add_into, wide
 
 #: which depthwise kernels a variant has; the names are the authors'.
 KERNELS = {

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ..bags import Bags
-from .precision import without_autocast
+from .autocast import without_autocast
 
 PART = 1024  # rows of one part of a long bag on CPU
 LINE = 64  # bytes of a cache line

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ..on_first_use import OnFirstUse
+from .lazy_module import OnFirstUse
 
 Array = NDArray[np.float64]
 

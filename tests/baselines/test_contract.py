@@ -4,9 +4,9 @@ import pytest
 import torch
 
 import milbench
-from milbench.contract import cuda_agrees
-from milbench.nn import medium
+from milbench.nn.nystrom import padded as medium
 from milbench.testing import check_aggregator, run_checks
+from milbench.testing.checks import cuda_agrees
 
 #: Parameters that take another path through the code, and sizes that are quick.
 VARIANTS = [

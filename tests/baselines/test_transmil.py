@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from support.transmil import AuthorsTransMIL
 
 import milbench
-from milbench.nn import medium, nystrom
+from milbench.nn.nystrom import attention as nystrom
+from milbench.nn.nystrom import padded as medium
 
 
 @pytest.fixture(params=["padded", "streamed"], autouse=True)

@@ -18,17 +18,17 @@ from support.mutate_files import FEATURES, TABLES, campaign
 from typer.testing import CliRunner
 
 from milbench.cli import app
-from milbench.data import supervised
-from milbench.data.build import build_cache
-from milbench.data.cache import FeatureCache
-from milbench.data.encoders import encoder_groups
-from milbench.data.formats import detect_format
-from milbench.data.formats._arrays import as_positions
-from milbench.data.formats._listing import by_number
-from milbench.data.formats._read import torch_tensors
-from milbench.data.regular import regular_size
-from milbench.data.survey import survey
-from milbench.data.tables import read_table
+from milbench.data.cache import supervised_reader as supervised
+from milbench.data.cache.build import build_cache
+from milbench.data.cache.encoders import encoder_groups
+from milbench.data.cache.reader import FeatureCache
+from milbench.data.importers import detect_format
+from milbench.data.importers._arrays import as_positions
+from milbench.data.importers._listing import by_number
+from milbench.data.importers._read import torch_tensors
+from milbench.data.input_files.regular import regular_size
+from milbench.data.onboarding.survey import survey
+from milbench.data.text_tables import read_table
 from milbench.errors import MilbenchError
 
 
@@ -233,7 +233,7 @@ def test_a_forbidden_file_is_not_damaged(tmp_path, monkeypatch):
     path = h5(tmp_path / "a.h5", *bag(0))
     path.chmod(0)
     if os.access(path, os.R_OK):
-        monkeypatch.setattr("milbench.data.regular._readable", lambda _: False)
+        monkeypatch.setattr("milbench.data.input_files.regular._readable", lambda _: False)
     with pytest.raises(MilbenchError, match=r"a\.h5 may not be read \(Permission denied\)"):
         survey(tmp_path)
 
@@ -452,7 +452,7 @@ def test_a_file_without_end_is_named(tmp_path, monkeypatch):
             pass
         return real(slide, path, places)
 
-    from milbench.data.formats import clam
+    from milbench.data.importers import clam
 
     real = clam._read_pt
     monkeypatch.setattr(clam, "_read_pt", spin)
@@ -464,7 +464,7 @@ def test_a_file_without_end_is_named(tmp_path, monkeypatch):
 def test_a_file_that_ends_its_reader_is_named(tmp_path, monkeypatch):
     for name, (x, _) in BAGS.items():
         pt(tmp_path / f"{name}.pt", torch.from_numpy(x))
-    from milbench.data.formats import clam
+    from milbench.data.importers import clam
 
     def end(slide, path, places):
         regular_size(path)

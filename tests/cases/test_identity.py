@@ -15,14 +15,14 @@ from torch import nn
 import milbench
 from milbench.aggregator import Aggregator
 from milbench.bags import BagOutput, Bags
-from milbench.bibtex import entry
-from milbench.contract import logits_are_scores
-from milbench.contract_case import Case
+from milbench.config import Card
 from milbench.errors import MilbenchError
-from milbench.plan import make_plan
 from milbench.registry import Method, resolve
-from milbench.spec import Card
+from milbench.report.bibtex import entry
+from milbench.runs.plan import make_plan
 from milbench.testing import run_check
+from milbench.testing.case import Case
+from milbench.testing.checks import logits_are_scores
 
 METHODS = milbench.list_aggregators()
 

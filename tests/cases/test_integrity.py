@@ -1,7 +1,6 @@
 """Damaged, interrupted and hostile stores and caches: found, repaired by the same command, or refused."""
 
 import errno
-import importlib.util
 import json
 import os
 import shutil
@@ -14,28 +13,28 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support import flip_bits
+from support import synthetic as made
 
-from milbench import references, studies
-from milbench.atomic_io import PUBLISHING, child, inside, name_problem, write_together
-from milbench.data.cache import CacheWriter, FeatureCache
+from milbench.atomic_io.checksums import file_checksum
+from milbench.atomic_io.publishing import PUBLISHING, child, inside, name_problem, write_together
+from milbench.config import DataSpec
+from milbench.data.cache.layout import seal
+from milbench.data.cache.reader import CacheWriter, FeatureCache
 from milbench.data.cohort import load_cohort, write_cohort
-from milbench.data.layout import file_checksum, seal
-from milbench.data.source_table import SourceTable
-from milbench.data.splits import Fold
+from milbench.data.fold import Fold
+from milbench.data.source_labels import SourceTable
 from milbench.errors import MilbenchError
-from milbench.forget import Selection, select
-from milbench.ladder_report import write_ladder
-from milbench.ranking import leaderboard, write_report
-from milbench.reporting import foreign_readme
-from milbench.scoring import read_cohorts, score
-from milbench.spec import DataSpec
-from milbench.store import Store, read_costs, read_runs, read_suite
-from milbench.store_check import check_path
-from milbench.tune import _file_name
-
-_spec = importlib.util.spec_from_file_location("synthetic", Path(__file__).parents[1] / "synthetic.py")
-made = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(made)
+from milbench.evaluation.forget import Selection, select
+from milbench.evaluation.leaderboard import leaderboard
+from milbench.evaluation.runs_table import read_cohorts
+from milbench.evaluation.scores import score
+from milbench.measure import benchmark_files as references
+from milbench.report.markdown import foreign_readme, write_report
+from milbench.report.scaling import write_ladder
+from milbench.runs.store import Store, read_costs, read_runs, read_suite
+from milbench.runs.store_check import check_path
+from milbench.runs.tuning import study as studies
+from milbench.runs.tuning.search import Search
 
 HOSTILE = ["/tmp/absolute", "../up", "..", ".", "", " ", "a/b", "a\\b", "nul\0", "line\nbreak", "\x1b[31m", "CON",
            "aux.csv", "c:x", "x" * 300, ".hidden", "\u2028"]  # fmt: skip
@@ -126,8 +125,8 @@ def writers(folder, name):
         write_cohort(load_cohort(DataSpec(name="d", cache="c"), folder / "home"), folder / "results" / "cohort")
 
     def figures():
-        search = type("S", (), {"__str__": lambda self: name, "name": name})()
-        child(folder / "results", _file_name(search), "-slice.png")
+        search = type("S", (), {"__str__": lambda self: name, "name": name, "file_name": Search.file_name})()
+        child(folder / "results", search.file_name, "-slice.png")
 
     def ladder():
         write_ladder(frame, {}, folder / "results", name, "milbench measure")
@@ -524,7 +523,7 @@ def test_a_full_disk_leaves_the_report_of_before(store, tmp_path, monkeypatch):
         if next(calls) == 3:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr("milbench.atomic_io.os.fsync", full)
+    monkeypatch.setattr("milbench.atomic_io.publishing.os.fsync", full)
     with pytest.raises(MilbenchError, match="No space left"):
         write_report(table, out, "Leaderboard of made-up", "again")
     assert everything(out) == before
@@ -541,7 +540,7 @@ def test_an_interrupted_report_is_replaced_by_the_same_command(tmp_path, monkeyp
         replace(source, target)
 
     with monkeypatch.context() as patch:
-        patch.setattr("milbench.atomic_io.os.replace", killed)
+        patch.setattr("milbench.atomic_io.publishing.os.replace", killed)
         with pytest.raises(KeyboardInterrupt):
             write_together(tmp_path, files)
     assert (tmp_path / PUBLISHING).exists()

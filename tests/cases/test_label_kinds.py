@@ -15,14 +15,14 @@ import pytest
 from support.features import write_csv
 
 import milbench.cli
-from milbench.data.audit.suite import audit
+from milbench.config import DataSpec
+from milbench.config.suites import load_suite
 from milbench.data.cohort import Cohort, load_cohort
-from milbench.data.labels import brought_labels, read_label_table
-from milbench.data.split_files import read_folds
-from milbench.data.tables import read_table
+from milbench.data.labels.table import brought_labels, read_label_table
+from milbench.data.splits.files import read_folds
+from milbench.data.suite_audit import audit
+from milbench.data.text_tables import read_table
 from milbench.errors import MilbenchError
-from milbench.spec import DataSpec
-from milbench.suites import load_suite
 
 IDS = [f"S{i:03d}" for i in range(40)]
 

@@ -18,16 +18,16 @@ from hypothesis import strategies as st
 from support.features import write_csv
 
 import milbench.cli
-from milbench.data.audit.suite import audit
+from milbench.config.suites import load_suite
 from milbench.data.cohort import load_cohort
-from milbench.data.id_matching import match_ids, match_patients
-from milbench.data.label_values import read_values
-from milbench.data.likely_patients import likely_patients
-from milbench.data.spellings import is_missing, label_key, merged, missing_codes
-from milbench.data.split_files import read_folds, read_split, unnamed_slides
-from milbench.data.tables import load_table, read_table
+from milbench.data.labels.values import read_values
+from milbench.data.names.id_matching import match_ids, match_patients
+from milbench.data.names.likely_patients import likely_patients
+from milbench.data.names.spellings import is_missing, label_key, merged, missing_codes
+from milbench.data.splits.files import read_folds, read_split, unnamed_slides
+from milbench.data.suite_audit import audit
+from milbench.data.text_tables import load_table, read_table
 from milbench.errors import MilbenchError
-from milbench.suites import load_suite
 
 IDS = [f"S{i:03d}" for i in range(24)]
 

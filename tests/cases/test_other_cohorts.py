@@ -20,12 +20,12 @@ import milbench
 from milbench import stats
 from milbench.cli import app
 from milbench.errors import MilbenchError
-from milbench.labelled import SlideLabels, score_lines, with_labels
-from milbench.plan import make_plan
-from milbench.prediction import kept_models, predict_slides, stored_predictions, trained_on
-from milbench.runner import run
-from milbench.saved_model import load_model
-from milbench.store import MODEL, read_runs
+from milbench.inference.labelled import SlideLabels, score_lines, with_labels
+from milbench.inference.prediction import kept_models, predict_slides, stored_predictions, trained_on
+from milbench.runs.execute import run
+from milbench.runs.plan import make_plan
+from milbench.runs.store import MODEL, read_runs
+from milbench.training.saved_model import load_model
 
 SUITE = """
 name = "s"
@@ -137,7 +137,7 @@ def test_without_kept_models_that_is_said_before_any_table_is_asked_for(study, t
 
 
 def test_a_kept_model_predicts_what_its_run_predicted(study):
-    from milbench.data.cache import FeatureCache
+    from milbench.data.cache.reader import FeatureCache
 
     cache = FeatureCache.open(study / "A.cache")
     for record in read_runs(study / "r"):
@@ -148,7 +148,7 @@ def test_a_kept_model_predicts_what_its_run_predicted(study):
 
 
 def test_the_ensemble_is_the_mean_of_log_probabilities(study):
-    from milbench.data.cache import FeatureCache
+    from milbench.data.cache.reader import FeatureCache
 
     cache, models = FeatureCache.open(study / "A.cache"), kept_models(study / "r", "s", "abmil")
     table = predict_slides(models, cache, cache.ids[:5])
@@ -194,15 +194,15 @@ def test_attention_of_kept_models_is_exported(study, tmp_path):
 
 
 def test_the_way_through_attention_is_shown_and_labels_reach_the_titles(study, tmp_path, monkeypatch):
-    import milbench.interpret
+    import milbench.interpret.relevance
 
-    exported, titles = milbench.interpret.export_attention, {}
+    exported, titles = milbench.interpret.relevance.export_attention, {}
 
     def watched(*given, labels, **more):
         titles.update(labels)
         return exported(*given, labels=labels, **more)
 
-    monkeypatch.setattr("milbench.interpret.export_attention", watched)
+    monkeypatch.setattr("milbench.interpret.relevance.export_attention", watched)
     monkeypatch.setattr("milbench.cli._terminal.QUIET", 0)
     code, text = invoke("predict", "s", "-m", "abmil", "--features", study / "B" / "f", "--out", tmp_path / "p.csv",
                         "--labels", study / "B" / "l.csv", "--results", study / "r",
@@ -226,8 +226,8 @@ def test_attention_of_a_method_without_any_is_refused_before_anything_is_written
 
 
 def test_features_of_another_width_or_encoder_are_refused(study, tmp_path):
-    from milbench.data.cache import FeatureCache
-    from milbench.saved_model import check_features
+    from milbench.data.cache.reader import FeatureCache
+    from milbench.training.saved_model import check_features
 
     words = ("--out", tmp_path / "p.csv", "--results", study / "r")
     code, text = invoke("predict", "s", "-m", "mean", "--features", study / "narrow" / "f", *words)

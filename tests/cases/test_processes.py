@@ -12,12 +12,12 @@ import pytest
 from support.small import suite, write_cohort
 
 import milbench as milbench_package
+from milbench.config import Budget, Tuning
+from milbench.config.suites import load_suite
 from milbench.errors import MilbenchError
-from milbench.launch import local
-from milbench.plan import make_plan
-from milbench.runner import execute, tune
-from milbench.spec import Budget, Tuning
-from milbench.suites import load_suite
+from milbench.runs.execute import execute, tune
+from milbench.runs.launchers import local
+from milbench.runs.plan import make_plan
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="fork server and signals")
 
@@ -90,8 +90,8 @@ def test_trial_killed(folder, kill, jobs):
 def test_trial_killed_after_it_reported(folder):
     """The repeated attempt is pruned at the same evaluation: what the first one reported does not end it earlier."""
     optuna = pytest.importorskip("optuna")
-    from milbench.trial import Pruned, TrialTask, reporter
-    from milbench.tune import distribution
+    from milbench.runs.tuning.search import distribution
+    from milbench.runs.tuning.trial import Pruned, TrialTask, reporter
 
     given = suite(folder, ("mean",), budget=Budget(trials=3, steps=8),
                   tuning=Tuning(startup_trials=1, pruner="median"))  # fmt: skip
@@ -246,7 +246,7 @@ def test_few_processes_are_a_sentence_and_no_interruption(tmp_path, monkeypatch,
 
 
 def test_a_full_disk_is_told_with_the_file_that_was_written(tmp_path, monkeypatch):
-    from milbench import atomic_io
+    from milbench.atomic_io import publishing as atomic_io
 
     def full(*_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

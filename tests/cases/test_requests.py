@@ -1,6 +1,5 @@
 """Tables show the runs that were asked for last: seeds, folds, methods and timeouts that change from run to run."""
 
-import importlib.util
 import json
 import os
 import re
@@ -8,7 +7,6 @@ import shutil
 import subprocess
 import sys
 import time
-from pathlib import Path
 from types import SimpleNamespace
 from unittest.mock import patch
 
@@ -19,30 +17,29 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 from support import small
+from support import synthetic as made
 from typer.testing import CliRunner
 
 import milbench
-from milbench import asked, claims
-from milbench import spec as specs
 from milbench.cli import app, main
-from milbench.data.cache import CacheWriter
+from milbench.config import Budget, Suite, Tuning, digest
+from milbench.config import spec as specs
+from milbench.data.cache.reader import CacheWriter
+from milbench.data.onboarding.suite_template import threads_for
 from milbench.errors import MilbenchError
-from milbench.live import Item, Session, State, reporter, sessions
-from milbench.load import Load, apart, budget_notes, cost_notes
-from milbench.plan import Finished, make_plan, refuse_damaged
-from milbench.prediction import kept_models
-from milbench.ranking import compare, leaderboard
-from milbench.runner import _requests as requests_for
-from milbench.runner import costs_left, run, trials_left, tuned_runs
-from milbench.scoring import read_cohorts
-from milbench.spec import Budget, Suite, Tuning, digest
-from milbench.status import standing
-from milbench.store import HOST, read_runs
-from milbench.template import threads_for
-
-_spec = importlib.util.spec_from_file_location("synthetic", Path(__file__).parents[1] / "synthetic.py")
-made = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(made)
+from milbench.evaluation.comparison import compare
+from milbench.evaluation.leaderboard import leaderboard
+from milbench.evaluation.runs_table import read_cohorts
+from milbench.inference.prediction import kept_models
+from milbench.measure.load import Load, apart, budget_notes, cost_notes
+from milbench.runs import claims
+from milbench.runs import current_runs as asked
+from milbench.runs.execute import _requests as requests_for
+from milbench.runs.execute import costs_left, run, trials_left, tuned_runs
+from milbench.runs.live import Item, Session, State, reporter, sessions
+from milbench.runs.plan import Finished, make_plan, refuse_damaged
+from milbench.runs.status import standing
+from milbench.runs.store import HOST, read_runs
 
 METHODS = ("mean", "abmil", "abmil[gated=true]")
 FOLDS = ("f0", "f1", "f2")
@@ -548,7 +545,7 @@ def test_status_and_dry_run_from_the_records(tmp_path, cli):
     ran = cli("run", "s.toml", "--results", "r", "--report", "none", "-m", "mean")
     assert ran.code == 0, ran.err
     assert "AUC" in ran.out  # the table, though no report was written
-    with patch("milbench.plan.make_plan", side_effect=AssertionError("nothing is planned")):
+    with patch("milbench.runs.plan.make_plan", side_effect=AssertionError("nothing is planned")):
         said = cli("status", "s.toml", "--results", "r")
         assert said.code == 0, said.err
         assert "2 ok" in said.out
@@ -610,7 +607,7 @@ def test_status_tells_that_a_helper_was_edited(tmp_path, cli):
     assert cli("run", "s.toml", "--results", "r", "--report", "none").code == 0
 
     def counts(*words):
-        with patch("milbench.plan.make_plan", side_effect=AssertionError("nothing is planned")):
+        with patch("milbench.runs.plan.make_plan", side_effect=AssertionError("nothing is planned")):
             said = cli("status", "s.toml", "--results", "r", *words)
         assert said.code == 0, said.err
         return {word: int(n) for n, word in re.findall(r"^ +(\d+) (ok|missing)$", said.out, re.M)}, said.out
@@ -625,7 +622,7 @@ def test_status_tells_that_a_helper_was_edited(tmp_path, cli):
     (tmp_path / "asked_helper.py").write_bytes(before)
     assert counts()[0] == {"ok": 4}
     (tmp_path / "asked_helper.py").unlink()  # the records do not tell any more: it has to be planned
-    with patch("milbench.plan.make_plan", side_effect=MilbenchError("planned")):
+    with patch("milbench.runs.plan.make_plan", side_effect=MilbenchError("planned")):
         assert cli("status", "s.toml", "--results", "r").code == 1
 
 
@@ -871,7 +868,10 @@ def test_runs_under_device_seconds_beside_which_the_machine_was_slow_are_marked(
 def test_load_counts_the_cores_that_are_busy():
     readings = iter([10.0, 13.0])
     clock = iter([0.0, 2.0])
-    with patch("milbench.load._busy_seconds", lambda: next(readings)), patch("time.monotonic", lambda: next(clock)):
+    with (
+        patch("milbench.measure.load._busy_seconds", lambda: next(readings)),
+        patch("time.monotonic", lambda: next(clock)),
+    ):
         assert Load().reading()["busy_cores"] == pytest.approx(1.5)
 
 

@@ -1,11 +1,9 @@
 """Scores that order bags wrongly: what ranks a bag keeps the order in which the method puts bags, at any scale."""
 
-import importlib.util
 import itertools
 import json
 import types
 from importlib.metadata import EntryPoint
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -22,18 +20,17 @@ from sklearn.metrics import (
     recall_score,
     roc_auc_score,
 )
+from support import synthetic as made
 
 import milbench
-from milbench import collapse, metrics, ranking
+from milbench import metrics
 from milbench.aggregator import Aggregator, head_log_odds, head_probabilities
 from milbench.bags import BagOutput, Bags
-from milbench.ranking import leaderboard, run_scores, to_markdown, write_report
-from milbench.spec import DataSpec, Recipe, Suite
-from milbench.store import read_runs
-
-_spec = importlib.util.spec_from_file_location("synthetic", Path(__file__).parents[1] / "synthetic.py")
-made = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(made)
+from milbench.config import DataSpec, Recipe, Suite
+from milbench.evaluation import collapse, notes
+from milbench.evaluation.leaderboard import leaderboard, run_scores
+from milbench.report.markdown import to_markdown, write_report
+from milbench.runs.store import read_runs
 
 FEW = settings(max_examples=40, deadline=None)
 
@@ -504,4 +501,4 @@ def test_the_average_precision_of_no_order_is_that_of_all_orders(positives, bags
     labels = [1] * positives + [0] * (bags - positives)
     orders = set(itertools.permutations(labels))
     due = np.mean([average_precision_score(order, np.arange(bags)) for order in orders])
-    assert ranking._chance_precision(positives, bags) == pytest.approx(due, abs=1e-12)
+    assert notes._chance_precision(positives, bags) == pytest.approx(due, abs=1e-12)

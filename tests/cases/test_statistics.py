@@ -5,15 +5,18 @@ import re
 import numpy as np
 import pandas as pd
 import pytest
-from synthetic import fill
+from support.synthetic import fill
 
-from milbench import more_seeds, stats
+from milbench import stats
 from milbench.data.audit.positive import hint
-from milbench.data.labels import Labels
-from milbench.plots import auc_figure
-from milbench.ranking import leaderboard, seeds_would_buy, to_markdown
-from milbench.runner import run
-from milbench.scoring import read_cohorts
+from milbench.data.labels.table import Labels
+from milbench.evaluation import more_seeds
+from milbench.evaluation.leaderboard import leaderboard
+from milbench.evaluation.notes import seeds_would_buy
+from milbench.evaluation.runs_table import read_cohorts
+from milbench.report.figures.leaderboard import auc_figure
+from milbench.report.markdown import to_markdown
+from milbench.runs.execute import run
 
 SUITE = """
 name = "s"
@@ -94,8 +97,8 @@ def test_audit_asks_about_a_positive_class_that_may_not_be_meant(classes, counts
 
 
 def test_a_fold_without_a_class_is_told_by_audit_and_table(tmp_path):
+    from milbench.config.suites import load_suite
     from milbench.data.cohort import load_cohort
-    from milbench.suites import load_suite
 
     toml = make(tmp_path, (24, 24, 6), split='{ files = "sp/fold{k}.csv" }')
     ids = pd.read_csv(tmp_path / "l.csv", dtype=str)

@@ -11,9 +11,9 @@ import pytest
 from typer.testing import CliRunner
 
 from milbench.cli import app
+from milbench.config.suites import load_suite
 from milbench.data.cohort import load_cohort
 from milbench.errors import MilbenchError
-from milbench.suites import load_suite
 
 N = 40
 

@@ -10,12 +10,12 @@ from support import small
 from support.flip_bits import make_store
 
 from milbench.cli._prediction import _LOADER, _literal
-from milbench.escaping import code, markdown
-from milbench.plan import make_plan
-from milbench.runner import execute
-from milbench.spec import Budget, Tuning
-from milbench.store import MODEL
-from milbench.store_check import check_path, damaged_suites
+from milbench.config import Budget, Tuning
+from milbench.formatting.escaping import code, markdown
+from milbench.runs.execute import execute
+from milbench.runs.plan import make_plan
+from milbench.runs.store import MODEL
+from milbench.runs.store_check import check_path, damaged_suites
 
 #: what keeps no content: locks, and logs of Optuna's writers
 _NO_CONTENT = re.compile(r"\.lock$|(^|/)\.")

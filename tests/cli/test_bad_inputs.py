@@ -16,8 +16,8 @@ import pytest
 import torch
 from support.features import digit_slides, write_clam, write_csv, write_labels, write_trident
 
-from milbench.data.build import build_cache
-from milbench.data.layout import SCHEMA
+from milbench.data.cache.build import build_cache
+from milbench.data.cache.layout import SCHEMA
 
 TOML = """\
 methods = ["mean"]
@@ -689,12 +689,12 @@ def test_a_folder_that_is_read_only(words, here, cli, monkeypatch):
 
 
 def test_an_operating_system_error_is_a_sentence_too(here, cli, monkeypatch):
-    import milbench.plan
+    import milbench.runs.plan
 
     def refuse(*_: object, **__: object) -> None:
         raise PermissionError(13, "Permission denied", "/some/file")
 
-    monkeypatch.setattr(milbench.plan, "make_plan", refuse)
+    monkeypatch.setattr(milbench.runs.plan, "make_plan", refuse)
     refused(cli, here, monkeypatch, "status my.toml", r"^milbench: /some/file: Permission denied; check")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import io
 import json
 import os
@@ -17,19 +16,17 @@ import numpy as np
 import pandas as pd
 import pytest
 from rich.console import Console
+from support import synthetic as made
 
 import milbench
 from milbench import MilbenchError
-from milbench.board import to_rich
 from milbench.cli import VERBS
 from milbench.cli._terminal import portable
-from milbench.ranking import compare, comparison_lines, leaderboard
+from milbench.evaluation.comparison import compare
+from milbench.evaluation.leaderboard import leaderboard
 from milbench.registry import registry, resolve
-from milbench.reporting import write_report
-
-_spec = importlib.util.spec_from_file_location("synthetic", Path(__file__).parents[1] / "synthetic.py")
-made = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(made)
+from milbench.report.console import to_rich
+from milbench.report.markdown import comparison_lines, write_report
 
 SUITE = """\
 name = "small"
@@ -422,7 +419,7 @@ def test_words_follow_the_unit_of_the_suite(unit, tmp_path):
 
 def test_a_method_that_takes_no_memory_stays_in_the_figure(tmp_path):
     """It is the best there is on that axis; a logarithm must not make it disappear, nor move the Pareto front."""
-    from milbench.plots import tradeoff_figure
+    from milbench.report.figures.leaderboard import tradeoff_figure
 
     made.fill(tmp_path, made.suite(data=("easy",)), ("mean", "abmil", "max"))
     df = leaderboard(tmp_path, resamples=20)

@@ -12,8 +12,8 @@ from support.foreign import write_eva, write_mil_baseline, write_slideflow, writ
 from support.plain import write_long, write_mat, write_packed, write_plain, write_svmlight, write_uci
 
 import milbench
+from milbench.config.suites import load_suite
 from milbench.data.cohort import Cohort, load_cohort
-from milbench.suites import load_suite
 
 PATIENTS = 20
 

@@ -16,8 +16,8 @@ import torch
 from support.features import Slide, digit_slides, write_clam, write_csv, write_labels, write_trident
 from support.foreign import write_eva, write_mil_baseline, write_stamp, write_torchmil
 
+from milbench.config.suites import load_suite
 from milbench.data.cohort import Cohort, load_cohort
-from milbench.suites import load_suite
 
 PARTS = ("train", "val", "test")
 

@@ -14,7 +14,7 @@ import pytest
 from support.ladder_methods import LADDER
 from support.small import ODD
 
-from milbench.ladder_table import COLUMNS
+from milbench.runs.scaling.table import COLUMNS
 
 SMALL = ("--ladder", "8,16", "--dim", "8", "--threads", "1", "--rounds", "2", "--device", "cpu")
 
@@ -122,7 +122,7 @@ def test_the_authors_form_outside_a_checkout_is_a_sentence(cli, monkeypatch):
 def test_judging_prints_lines_and_ends_with_the_reports_code(cli, monkeypatch, code):
     asked = []
     report = SimpleNamespace(lines=["one", "two"], exit_code=code)
-    monkeypatch.setattr("milbench.regression.judge_file", lambda *paths: asked.append(paths) or report)
+    monkeypatch.setattr("milbench.measure.perf_regression.judge_file", lambda *paths: asked.append(paths) or report)
     said = cli("measure", "--judge", "new.json", "--reference", "old")
     assert (said.code, said.out, said.err) == (code, "one\ntwo\n", "")
     assert cli("measure", "--judge", "new.json").code == code

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from milbench.data.cache import CacheWriter
-from milbench.data.source_table import SourceTable
+from milbench.data.cache.reader import CacheWriter
+from milbench.data.source_labels import SourceTable
 
 
 @pytest.fixture

@@ -10,12 +10,12 @@ import pytest
 import torch
 
 from milbench import MilbenchError
-from milbench.data.cache import CacheWriter
+from milbench.config import DataSpec, SplitSpec
+from milbench.data.cache.reader import CacheWriter
 from milbench.data.cohort import load_cohort, write_cohort
-from milbench.data.labels import read_labels
-from milbench.data.schemes import read_split_record
-from milbench.data.split_files import read_fold
-from milbench.spec import DataSpec, SplitSpec
+from milbench.data.labels.table import read_labels
+from milbench.data.splits.files import read_fold
+from milbench.data.splits.schemes import read_split_record
 
 IDS = [f"{i:03d}" for i in range(20)]
 
@@ -131,7 +131,7 @@ def test_nothing_is_dropped_silently(base):
 
 
 def test_class_order():
-    from milbench.data.labels import index_classes
+    from milbench.data.labels.table import index_classes
 
     values = {"a": "10", "b": "9", "c": "9"}
     assert index_classes(values, None, "x")[1] == ("9", "10")

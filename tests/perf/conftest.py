@@ -9,7 +9,7 @@ from support import bench
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_benchmark_update_machine_info(config, machine_info):
-    """Add GPUs and versions, by which `milbench.regression` tells machine classes apart; take off the host's name."""
+    """Add GPUs and versions, by which `milbench.measure.perf_regression` tells machine classes apart; no host name."""
     machine_info.pop("node", None)
     machine_info["milbench"] = bench.machine()
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from support.interleave import compare
 
-from milbench.data.cache import CacheWriter, FeatureCache
+from milbench.data.cache.reader import CacheWriter, FeatureCache
 
 h5py = pytest.importorskip("h5py", reason="h5py is not installed: pip install 'milbench[formats]'")
 pytestmark = pytest.mark.perf

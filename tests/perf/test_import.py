@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from support.interleave import compare
 
-from milbench.data.build import build_cache
-from milbench.data.files import fsync
+from milbench.atomic_io.folders import fsync
+from milbench.data.cache.build import build_cache
 
 h5py = pytest.importorskip("h5py", reason="h5py is not installed: pip install 'milbench[formats]'")
 pytestmark = pytest.mark.perf

@@ -5,7 +5,7 @@ import torch
 from support.interleave import compare
 
 import milbench
-from milbench.nn import medium
+from milbench.nn.nystrom import padded as medium
 
 pytestmark = pytest.mark.perf
 

@@ -1,7 +1,8 @@
 """What regressions are judged by: every built-in method, the cache, the importer and start-up.
 
 These tests record and assert nothing about the clock. ``--benchmark-json=FILE`` makes them measure in full, and
-``python -m milbench.regression judge FILE`` compares the file with the committed reference (``tox -e regression``).
+``python -m milbench.measure.perf_regression judge FILE`` compares the file with the committed reference (``tox -e
+regression``).
 """
 
 import shutil
@@ -15,9 +16,9 @@ from support import bench
 from support.features import Slide, write_clam
 
 import milbench
-from milbench.data.build import build_cache
-from milbench.data.cache import CacheWriter, FeatureCache
-from milbench.data.files import fsync
+from milbench.atomic_io.folders import fsync
+from milbench.data.cache.build import build_cache
+from milbench.data.cache.reader import CacheWriter, FeatureCache
 from milbench.registry import registry
 
 pytestmark = [pytest.mark.perf, pytest.mark.usefixtures("benchmark_threads"), pytest.mark.benchmark(disable_gc=True)]

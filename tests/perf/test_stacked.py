@@ -7,9 +7,9 @@ import torch
 from support.interleave import compare
 
 import milbench
+from milbench.config import Recipe
 from milbench.nn.stacked import Stack
-from milbench.spec import Recipe
-from milbench.train import Stepper
+from milbench.training.step import Stepper
 
 pytestmark = pytest.mark.perf
 

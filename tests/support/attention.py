@@ -13,10 +13,10 @@ import sys
 import torch
 
 import milbench
-from milbench.interpret import relevance
+from milbench.interpret.relevance import relevance
 from milbench.measure.environment import environment
 from milbench.measure.memory import PeakMemory, settle_heap
-from milbench.table_text import machine_text
+from milbench.report.tables import machine_text
 
 DIM = 1024
 

@@ -9,9 +9,9 @@ from torch import nn
 
 from milbench.aggregator import Aggregator
 from milbench.bags import BagOutput, Bags
+from milbench.config import Card
 from milbench.errors import MilbenchError
 from milbench.registry import resolve
-from milbench.spec import Card
 
 from .transmil import AuthorsTransMIL as Plain
 

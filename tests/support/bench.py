@@ -1,7 +1,7 @@
 """What the regression benchmarks do: the work they time, what runs beside it, and peak memory in a fresh process.
 
-`milbench.regression` judges what these record. Factories are named as ``module:function`` so that a fresh process can
-import them; what they return is called again and again and does the same each time.
+`milbench.measure.perf_regression` judges what these record. Factories are named as ``module:function`` so that a fresh
+process can import them; what they return is called again and again and does the same each time.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from typing import Any
 import torch
 
 import milbench
-from milbench.launch.local import Result, run_all
 from milbench.measure.environment import environment, fingerprint
 from milbench.measure.memory import PeakMemory
+from milbench.runs.launchers.local import Result, run_all
 
 Work = Callable[[], Any]
 

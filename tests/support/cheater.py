@@ -6,7 +6,7 @@ from torch import nn
 
 from milbench.aggregator import Aggregator
 from milbench.bags import BagOutput, Bags
-from milbench.spec import Card, Recipe
+from milbench.config import Card, Recipe
 
 
 class NoPoison(Aggregator):

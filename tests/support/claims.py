@@ -28,18 +28,19 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import milbench
 from milbench import stats
-from milbench.data.build import build_cache
-from milbench.data.cache import CacheWriter, FeatureCache
-from milbench.data.files import fsync
-from milbench.feed import BagSet
-from milbench.ladder import device_slug
+from milbench.atomic_io.folders import fsync
+from milbench.config import Budget, Protocol, RunSpec
+from milbench.data.cache.build import build_cache
+from milbench.data.cache.reader import CacheWriter, FeatureCache
 from milbench.measure.environment import environment
 from milbench.measure.memory import PeakMemory, settle_heap
 from milbench.nn import linear
-from milbench.optim import build_optimizer
 from milbench.registry import resolve
-from milbench.spec import Budget, Protocol, RunSpec
-from milbench.train import Task, train
+from milbench.runs.scaling.sweep import device_slug
+from milbench.training.loader import BagSet
+from milbench.training.loop import train
+from milbench.training.optimizers import build_optimizer
+from milbench.training.task import Task
 from support.half import digits
 from support.transmil import AuthorsTransMIL
 
@@ -225,7 +226,7 @@ def _few(folder: Path) -> Path:
 
 
 def loop_overhead(spec: str) -> float:
-    """An epoch of `milbench.train.train` over the bare forward, backward and step of the same bags, n = 2000.
+    """An epoch of `milbench.training.loop.train` over the bare forward, backward and step of the same bags, n = 2000.
 
     What a training does once (features to the device, operations counted for each bag length) is in its first epoch,
     which is left out; after each of the others comes one of bare steps.

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from milbench.data.cache import CacheWriter
-from milbench.spec import DataSpec, SplitSpec, Suite
+from milbench.config import DataSpec, SplitSpec, Suite
+from milbench.data.cache.reader import CacheWriter
 
 PARTS = ("train", "val", "test")
 

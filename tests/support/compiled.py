@@ -16,10 +16,10 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import milbench
-from milbench.ladder import device_slug
 from milbench.measure.environment import environment
 from milbench.measure.memory import settle_heap
 from milbench.measure.timing import time_turns
+from milbench.runs.scaling.sweep import device_slug
 
 DIM, LABEL = 1024, torch.ones(1, dtype=torch.long)
 

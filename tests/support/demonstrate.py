@@ -13,7 +13,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from milbench.regression import Report, judge_file, save_reference
+from milbench.measure.perf_regression import Report, judge_file, save_reference
 
 ROOT = Path(__file__).resolve().parents[2]
 TARGET = "abmil-train-8000"

@@ -27,19 +27,19 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from milbench.data.cache import CacheWriter, FeatureCache
+from milbench.config import Budget, DataSpec, Protocol, Suite, Tuning
+from milbench.data.cache.payload import check_payload
+from milbench.data.cache.reader import CacheWriter, FeatureCache
 from milbench.data.cohort import load_cohort
-from milbench.data.payload import check_payload
-from milbench.data.source_table import SourceTable
-from milbench.data.splits import Fold
+from milbench.data.fold import Fold
+from milbench.data.source_labels import SourceTable
 from milbench.errors import MilbenchError
-from milbench.plan import make_plan
-from milbench.ranking import leaderboard
-from milbench.runner import run
-from milbench.spec import Budget, DataSpec, Protocol, Suite, Tuning
-from milbench.store import read_costs, read_suite
-from milbench.store_check import check_path
-from milbench.studies import open_storage
+from milbench.evaluation.leaderboard import leaderboard
+from milbench.runs.execute import run
+from milbench.runs.plan import make_plan
+from milbench.runs.store import read_costs, read_suite
+from milbench.runs.store_check import check_path
+from milbench.runs.tuning.study import open_storage
 
 
 @dataclass

@@ -11,7 +11,7 @@ import h5py
 import numpy as np
 import torch
 
-from milbench.data.formats import SourceSlide, SourceTable, detect_format
+from milbench.data.importers import SourceSlide, SourceTable, detect_format
 
 from .features import Slide, write_csv
 

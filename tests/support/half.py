@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from milbench.data.cache import FeatureCache
-from milbench.feed import BagSet
-from milbench.plan import make_plan
-from milbench.spec import DataSpec
-from milbench.suites import load_suite
-from milbench.train import predict, train
+from milbench.config import DataSpec
+from milbench.config.suites import load_suite
+from milbench.data.cache.reader import FeatureCache
+from milbench.runs.plan import make_plan
+from milbench.training.loader import BagSet
+from milbench.training.loop import train
+from milbench.training.predict import predict
 
 
 def digits(precisions: tuple[str, ...] = ("fp32", "bf16"), **params: Any) -> tuple[np.ndarray, dict[str, np.ndarray]]:

@@ -27,15 +27,16 @@ from sklearn.model_selection import StratifiedKFold, train_test_split
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import milbench
-from milbench.bag_plots import curves_figure, heatmap_figure
 from milbench.bags import Bags
-from milbench.data.cache import CacheWriter, FeatureCache
+from milbench.config import Budget, Protocol, RunSpec
+from milbench.data.cache.reader import CacheWriter, FeatureCache
 from milbench.data.datasets import prepare
-from milbench.feed import BagSet
-from milbench.interpret import interpret, relevance, removal_curves
+from milbench.interpret.figures import curves_figure, heatmap_figure
+from milbench.interpret.relevance import interpret, relevance, removal_curves
 from milbench.registry import resolve
-from milbench.spec import Budget, Protocol, RunSpec
-from milbench.train import Task, train
+from milbench.training.loader import BagSet
+from milbench.training.loop import train
+from milbench.training.task import Task
 from support.shared import SHARED
 
 Labels = tuple[tuple[str, int], ...]

@@ -27,8 +27,8 @@ from typing import Any
 
 import psutil
 
-from milbench.plan import make_plan
-from milbench.store import read_costs, read_runs
+from milbench.runs.plan import make_plan
+from milbench.runs.store import read_costs, read_runs
 
 KINDS = ("main", "group", "worker", "server", "disk")
 SUITE = """

@@ -1,6 +1,6 @@
 """A ladder made up by hand: eight methods and one compared with, which does not fit at 64,000."""
 
-from milbench.ladder_table import Cells, tidy
+from milbench.runs.scaling.table import Cells, tidy
 
 #: method -> (exponent of time, seconds an instance, bytes an instance)
 COSTS = {

@@ -26,12 +26,12 @@ import pandas as pd
 import torch
 from safetensors.numpy import save_file
 
-from milbench.data import supervised
-from milbench.data.build import build_cache
-from milbench.data.cache import FeatureCache
-from milbench.data.label_rows import Tables, read_label_rows
-from milbench.data.split_files import read_folds
-from milbench.data.survey import survey
+from milbench.data.cache import supervised_reader as supervised
+from milbench.data.cache.build import build_cache
+from milbench.data.cache.reader import FeatureCache
+from milbench.data.onboarding.label_guess import Tables, read_label_rows
+from milbench.data.onboarding.survey import survey
+from milbench.data.splits.files import read_folds
 from milbench.errors import MilbenchError
 
 from .features import digit_slides, write_clam, write_csv, write_trident

@@ -12,8 +12,8 @@ from torch import nn
 
 from milbench.aggregator import Aggregator
 from milbench.bags import BagOutput, Bags
+from milbench.config import Card, Recipe
 from milbench.errors import Unsupported
-from milbench.spec import Card, Recipe
 
 
 class Plain(Aggregator):
@@ -226,7 +226,7 @@ class KilledBySeed(Plain):
     """Ends its process in the training that was seeded with 1."""
 
     def strange(self, bags):
-        from milbench.train import derive_seed
+        from milbench.training.task import derive_seed
 
         if torch.initial_seed() == derive_seed(1, "dropout"):
             os.kill(os.getpid(), signal.SIGKILL)

@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 
-from milbench.launch.local import Result
+from milbench.runs.launchers.local import Result
 
 
 def do(task):

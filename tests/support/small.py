@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from milbench.data.cache import CacheWriter, FeatureCache
-from milbench.spec import Budget, DataSpec, Protocol, Recipe, RunSpec, SplitSpec, Suite
-from milbench.train import Task
+from milbench.config import Budget, DataSpec, Protocol, Recipe, RunSpec, SplitSpec, Suite
+from milbench.data.cache.reader import CacheWriter, FeatureCache
+from milbench.training.task import Task
 
 ODD = "support.odd_methods:"
 PARTS = ("train", "val", "test")

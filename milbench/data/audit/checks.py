@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from ...spec import digest
+from ...config import digest
 from .features import encoder_findings, identical_findings, label_column_findings, similar_findings, sketch
 from .findings import Finding
 from .folds import Known, folds_findings, rare_class_findings
-from .memory import remembered
+from .loaded_cohort import Subject
 from .positive import positive_findings
 from .probes import facts_of, probe_findings
-from .subject import Subject
+from .result_cache import remembered
 from .tables import label_findings, missing_findings, note_findings, patient_findings, stale_findings
 
 #: raised when other things are looked for in features

@@ -20,11 +20,11 @@ from numpy.typing import NDArray
 from scipy import sparse, stats
 from scipy.sparse import csgraph
 
-from ..cache import FeatureCache
-from ..encoders import encoder_groups, kinds_are_classes
-from ..tables import count, some
+from ...formatting.text import count, some
+from ..cache.encoders import encoder_groups, kinds_are_classes
+from ..cache.reader import FeatureCache
 from .findings import Finding
-from .subject import Subject
+from .loaded_cohort import Subject
 
 #: rows of a slide that are read, and those of them that are compared with other slides
 ROWS, COMPARED = 64, 8

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from ...codes import CODES, Severity
+from ...config.audit_codes import CODES, Severity
 from ...errors import MilbenchError
-from ..tables import count
+from ...formatting.text import count
 
 
 @dataclass(frozen=True)
@@ -16,7 +16,7 @@ class Finding:
     """One thing that an audit has found.
 
     Attributes:
-        code: one of `milbench.codes.CODES`.
+        code: one of `milbench.config.audit_codes.CODES`.
         severity: of the code.
         cohort: where it was found.
         fold: in which fold; None: in the cohort as a whole.

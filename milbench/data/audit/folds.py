@@ -6,9 +6,9 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from ...atomic_io import name_problem
-from ..splits import Fold
-from ..tables import count, some
+from ...atomic_io.publishing import name_problem
+from ...formatting.text import count, some
+from ..fold import Fold
 from .findings import Finding
 
 _PAIRS = (("train", "val"), ("train", "test"), ("val", "test"))

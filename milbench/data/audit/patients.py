@@ -8,12 +8,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from ...errors import MilbenchError
-from ..labels import Labels
-from ..likely_patients import Likely, likely_patients
-from ..patient_rule import search_patients
-from ..spellings import shell_quoted, toml_quoted
-from ..splits import Fold
-from ..tables import count, some
+from ...formatting.text import count, some
+from ..fold import Fold
+from ..labels.table import Labels
+from ..names.likely_patients import Likely, likely_patients
+from ..names.patient_rule import search_patients
+from ..names.spellings import shell_quoted, toml_quoted
 
 #: TCGA-55-7910-01Z-00-DX1.UUID: the first twelve characters are the patient, what follows a sample, a portion, a slide
 _BARCODE = re.compile(r"TCGA-[A-Z0-9]{2}-[A-Z0-9]{4}(?![A-Z0-9])", re.IGNORECASE)

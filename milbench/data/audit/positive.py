@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from collections import Counter
 
-from ..labels import Labels
+from ..labels.table import Labels
 from .findings import Finding
-from .subject import Subject
+from .loaded_cohort import Subject
 
 #: Names of classes that are what is not looked for: wild types, stable genomes, benign tissue, controls.
 _NEGATIVE = re.compile(

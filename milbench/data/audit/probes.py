@@ -19,15 +19,15 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
+from ...config import SplitSpec
 from ...errors import MilbenchError
-from ...spec import SplitSpec
 from ...stats import auc_interval
-from ..column_names import column_key
-from ..labels import match_labels, read_label_table
-from ..sites import tcga_site
-from ..tables import read_table
+from ..labels.table import match_labels, read_label_table
+from ..names.columns import column_key
+from ..splits.sites import tcga_site
+from ..text_tables import read_table
 from .findings import Finding
-from .subject import Subject
+from .loaded_cohort import Subject
 
 #: Coverage of the intervals: of five probes one then lies above chance in one clean cohort of forty, before the margin.
 LEVEL = 0.99

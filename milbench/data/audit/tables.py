@@ -7,18 +7,19 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from ...config import DataSpec
 from ...errors import MilbenchError
-from ...spec import DataSpec
-from ..label_values import plain_label
-from ..labels import guess_columns, repeated_slides, unmatched
-from ..labels_copy import stale_because
-from ..spellings import is_missing, label_key
-from ..split_files import known_ids, read_task_config, split_paths
-from ..splits import PARTS
-from ..tables import count, path_stem, read_table, some, unreadable
+from ...formatting.text import count, some
+from ..fold import PARTS
+from ..labels.copy import stale_because
+from ..labels.table import guess_columns, repeated_slides, unmatched
+from ..labels.values import plain_label
+from ..names.spellings import is_missing, label_key, path_stem
+from ..splits.files import known_ids, read_task_config, split_paths
+from ..text_tables import read_table, unreadable
 from .findings import Finding
+from .loaded_cohort import Subject
 from .patients import classes_of_patients, likely_text, mixed_patients, unnamed_patients
-from .subject import Subject
 
 _CODES = {"label": "label-without-features", "features": "features-without-label"}
 

@@ -8,7 +8,6 @@ docstring is the citation. A new dataset is one new file.
 from __future__ import annotations
 
 import ast
-import os
 import pkgutil
 from collections.abc import Mapping
 from contextlib import suppress
@@ -21,14 +20,15 @@ from typing import Any, Protocol, cast
 import pandas as pd
 from pydantic import ValidationError
 
+from ...atomic_io.folders import AlreadyExists, staged
+from ...atomic_io.manifest import write_files, write_manifest
+from ...config import Frozen, digest
 from ...errors import MilbenchError, did_you_mean
-from ...manifest import write_files, write_manifest
-from ...spec import Frozen, digest
-from ..files import AlreadyExists, staged
-from ..labels import Labels, write_labels
-from ..layout import SCHEMA
-from ..splits import Fold
-from ..writer import CacheWriter
+from ..cache.layout import SCHEMA
+from ..cache.writer import CacheWriter
+from ..fold import Fold
+from ..home import cache_home
+from ..labels.table import Labels, write_labels
 
 #: the table of what is known of each bag, beside a dataset's features and beside the results of a suite
 BAGS = "bags.csv"
@@ -45,7 +45,8 @@ class Built:
         instances: one row an instance with its slide_id, row and label, where instance labels exist.
         bags: one row a bag with its slide_id and what is known of it by construction. Columns ``posterior`` and
             ``posterior_iid`` are the probability of class 1 that Bayes' rule gives to whoever sees all of the bag, and
-            to whoever does not see the order of its instances; `milbench.verdicts` holds methods against them.
+            to whoever does not see the order of its instances; `milbench.evaluation.known_answers` holds methods
+            against them.
         patients: slide -> patient; None: every bag is a patient of its own.
     """
 
@@ -89,11 +90,6 @@ def load_dataset(name: str) -> Dataset:
     if plain not in known:
         raise MilbenchError(f"unknown dataset {name!r}.{did_you_mean(name, known)}")
     return cast("Dataset", import_module(f"{__name__}.{plain.replace('-', '_')}"))
-
-
-def cache_home() -> Path:
-    """Return the folder of what milbench builds for itself: ``MILBENCH_CACHE``, else ``~/.cache/milbench``."""
-    return Path(os.environ.get("MILBENCH_CACHE") or Path.home() / ".cache" / "milbench").expanduser().absolute()
 
 
 def prepare(name: str, params: Mapping[str, Any]) -> Path:

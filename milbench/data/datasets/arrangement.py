@@ -43,9 +43,9 @@ from numpy.lib.stride_tricks import sliding_window_view
 from pydantic import Field, model_validator
 from scipy.special import expit, logsumexp
 
-from ...spec import Frozen
-from ..splits import Fold
-from ..writer import CacheWriter
+from ...config import Frozen
+from ..cache.writer import CacheWriter
+from ..fold import Fold
 from . import Built
 from ._draw import stream
 from ._likelihood import log_chain_mean, log_mean_exp, log_subset_mean, shift_evidence

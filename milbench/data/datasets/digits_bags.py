@@ -18,9 +18,9 @@ import numpy as np
 import pandas as pd
 from pydantic import Field
 
-from ...spec import Frozen
-from ..splits import Fold
-from ..writer import CacheWriter
+from ...config import Frozen
+from ..cache.writer import CacheWriter
+from ..fold import Fold
 from . import Built
 
 VERSION = 1

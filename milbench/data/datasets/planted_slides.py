@@ -33,9 +33,9 @@ from pydantic import Field
 from scipy.ndimage import gaussian_filter
 from scipy.spatial import KDTree
 
-from ...spec import Frozen
-from ..splits import Fold
-from ..writer import CacheWriter
+from ...config import Frozen
+from ..cache.writer import CacheWriter
+from ..fold import Fold
 from . import Built
 from ._draw import balanced, instance_rows, stream
 

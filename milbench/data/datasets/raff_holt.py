@@ -22,8 +22,8 @@ a whole number of instances, background is N(0, 1) and poison N(-10, 0.1).
 A bag is positive for what it holds: the concept, or A and B together. In training a poison tells the negatives, in the
 third problem the few instances of a concept do; in test the poison stands in the positives, and negatives have many. A
 method that can count evidence for a bag's being positive only, as the standard assumption has it, is not moved; one
-that has learnt "no poison, hence positive" ranks the test bags the wrong way round. `milbench.verdicts` tells *passes*,
-*unsolved* and *violates*.
+that has learnt "no poison, hence positive" ranks the test bags the wrong way round. `milbench.evaluation.known_answers`
+tells *passes*, *unsolved* and *violates*.
 
 The validation part is drawn by the rules of training: what a method reaches there is its AUC under the distribution it
 was trained on, on bags it was not trained on, and needs no further pass over its training bags. Suites that judge by it
@@ -51,9 +51,9 @@ import numpy as np
 import pandas as pd
 from pydantic import Field, model_validator
 
-from ...spec import Frozen
-from ..splits import Fold
-from ..writer import CacheWriter
+from ...config import Frozen
+from ..cache.writer import CacheWriter
+from ..fold import Fold
 from . import Built
 from ._draw import bag_names, balanced, instance_rows, stream
 

@@ -24,9 +24,9 @@ import pandas as pd
 from pydantic import Field, model_validator
 from scipy.special import expit, logsumexp
 
-from ...spec import Frozen
-from ..splits import Fold
-from ..writer import CacheWriter
+from ...config import Frozen
+from ..cache.writer import CacheWriter
+from ..fold import Fold
 from . import Built
 from ._draw import bag_names, balanced, instance_rows, stream
 from ._likelihood import log_subset_mean, shift_evidence

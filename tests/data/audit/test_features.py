@@ -9,12 +9,12 @@ import pytest
 from sklearn.metrics import roc_auc_score
 from support.cohorts import clean_cohort
 
+from milbench.config import DataSpec, Suite
 from milbench.data.audit.checks import feature_findings
 from milbench.data.audit.features import sketch
-from milbench.data.audit.suite import audit
-from milbench.data.cache import CacheWriter
+from milbench.data.cache.reader import CacheWriter
 from milbench.data.cohort import read_subject
-from milbench.spec import DataSpec, Suite
+from milbench.data.suite_audit import audit
 
 
 @pytest.fixture(autouse=True)

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from milbench.data.audit.folds import Known, fold_findings, folds_findings
 from milbench.data.audit.patients import guessed_patients
-from milbench.data.split_files import read_fold
-from milbench.data.splits import Fold
+from milbench.data.fold import Fold
+from milbench.data.splits.files import read_fold
 
 PARTS = ("train", "val", "test")
 PAIRS = (("train", "val"), ("train", "test"), ("val", "test"))

@@ -7,8 +7,8 @@ import pytest
 from support.cohorts import Planted, Slide, clean_cohort
 
 from milbench import MilbenchError
-from milbench.data.audit.suite import audit
 from milbench.data.cohort import load_cohort
+from milbench.data.suite_audit import audit
 
 #: what a test expects: (code, fold, ids)
 Due = list[tuple[str, str | None, tuple[str, ...]]]

@@ -9,7 +9,7 @@ import pytest
 from sklearn.metrics import roc_auc_score
 from support.cohorts import Planted, Slide, clean_cohort
 
-from milbench.data.audit.suite import audit
+from milbench.data.suite_audit import audit
 
 
 @pytest.fixture(autouse=True)

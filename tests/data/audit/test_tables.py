@@ -11,13 +11,13 @@ import pytest
 from support.cohorts import PARTS, clean_cohort
 
 from milbench import MilbenchError
+from milbench.config import DataSpec, SplitSpec, Suite
 from milbench.data.audit.patients import apply_rule
-from milbench.data.audit.suite import audit
-from milbench.data.cache import CacheWriter
+from milbench.data.cache.reader import CacheWriter
 from milbench.data.cohort import load_cohort
-from milbench.data.labels import Labels
-from milbench.data.patient_rule import search_patients
-from milbench.spec import DataSpec, SplitSpec, Suite
+from milbench.data.labels.table import Labels
+from milbench.data.names.patient_rule import search_patients
+from milbench.data.suite_audit import audit
 
 #: how a split file may write the two classes
 WORDS = {"names": {"normal": "normal", "tumour": "tumour"}, "reals": {"normal": "0.0", "tumour": "1.0"},
@@ -231,7 +231,7 @@ def test_patients_by_a_rule():
 
 @pytest.mark.parametrize("rule", ["^((?:a+)+)$", "^(a*)*$", r"(?:a|a?)+(b)"])
 def test_a_rule_that_takes_for_ever_is_refused(monkeypatch, rule):
-    monkeypatch.setattr("milbench.data.patient_rule.SECONDS", 0.4)
+    monkeypatch.setattr("milbench.data.names.patient_rule.SECONDS", 0.4)
     name = "a" * 60 + "_0"
     with pytest.raises(MilbenchError, match="patient_rule") as told:
         apply_rule(Labels((name,), {name: name}, {}, ()), rule)

@@ -8,9 +8,9 @@ import pytest
 from support.cohorts import clean_cohort
 
 from milbench import MilbenchError
-from milbench.codes import CODES
+from milbench.config import DataSpec, digest
+from milbench.config.audit_codes import CODES
 from milbench.data.cohort import load_cohort, read_subject, write_cohort
-from milbench.spec import DataSpec, digest
 
 
 @pytest.fixture(autouse=True)

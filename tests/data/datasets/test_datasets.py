@@ -7,10 +7,10 @@ import pandas as pd
 import pytest
 from sklearn.datasets import load_digits
 
-from milbench.data.cache import FeatureCache
+from milbench.data.cache.reader import FeatureCache
 from milbench.data.datasets import arrangement, dataset_names, digits_bags, load_dataset, prepare
-from milbench.data.labels import read_labels
-from milbench.data.split_files import read_fold
+from milbench.data.labels.table import read_labels
+from milbench.data.splits.files import read_fold
 
 
 def test_every_dataset_is_listed_with_a_sentence():

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from scipy.spatial.distance import cdist
 from support.kept import Kept
 
-from milbench.data.cache import FeatureCache
+from milbench.data.cache.reader import FeatureCache
 from milbench.data.datasets import planted_slides, prepare
-from milbench.data.labels import read_labels
-from milbench.data.split_files import read_fold
+from milbench.data.labels.table import read_labels
+from milbench.data.splits.files import read_fold
 
 FEW = {"train": 6, "val": 4, "test": 6, "patches": 60}
 

@@ -12,7 +12,7 @@ from scipy.stats import norm
 from sklearn.metrics import roc_auc_score
 from support.kept import Kept
 
-from milbench.data.cache import FeatureCache
+from milbench.data.cache.reader import FeatureCache
 from milbench.data.datasets import prepare, shifted_mean
 from milbench.errors import MilbenchError
 

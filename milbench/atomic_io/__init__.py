@@ -1,0 +1,1 @@
+"""Files that appear whole or not at all: publishing, checksums, and the manifest of a folder."""

@@ -1,0 +1,215 @@
+"""Importers of other tools' feature files: one module a format, found by its presence here.
+
+A module defines ``NAME``; ``detect(source)``, one sentence of what was found or None; ``open_source(source)``, the
+`Slides` that are there. A new format is one new file.
+"""
+
+from __future__ import annotations
+
+import ast
+import pkgutil
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+import numpy as np
+from torch import Tensor
+
+from ...errors import MilbenchError, did_you_mean
+from ..input_files.regular import regular_size
+from ..source_labels import SourceTable
+
+__all__ = [
+    "FileSlides", "Format", "Slides", "SourceSlide", "SourceTable", "detect_format", "format_names", "formats",
+]  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class SourceSlide:
+    """One slide as a foreign file holds it.
+
+    Attributes:
+        slide_id: text, leading zeros kept.
+        features: ``(n, d)``; an empty slide may also be ``(0,)``.
+        coords: ``(n, 2)`` positions (x, y), or None.
+        meta: what the file says of itself: encoder, patch_size (pixels), magnification, units of coords, coord_step.
+        path: the file, for messages.
+    """
+
+    slide_id: str
+    features: np.ndarray | Tensor
+    coords: np.ndarray | Tensor | None
+    meta: dict[str, Any] = field(default_factory=dict)
+    path: Path | None = None
+
+
+class Slides(ABC):
+    """The slides of an opened source, in a fixed order: of their names, or stored order where a file has one.
+
+    Opening finds out which slides there are and reads no features.
+
+    Attributes:
+        ids: slide ids, empty slides included.
+        independent: whether any process may open the source anew and load any one slide at the cost of that slide.
+        feature_names: of the columns of the features, where they have names; else none.
+    """
+
+    independent: bool = False
+    feature_names: tuple[str, ...] = ()
+
+    def __init__(self, ids: Sequence[str]) -> None:
+        self.ids = tuple(ids)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @abstractmethod
+    def load(self, i: int) -> SourceSlide:
+        """Read one slide whole.
+
+        Raises:
+            MilbenchError: it cannot be read; the message names the file.
+        """
+
+    @abstractmethod
+    def files(self, i: int) -> tuple[Path, ...]:
+        """Return the files a slide is read from: as long as their size and time stay, so does the slide."""
+
+    def read(self, first: int = 0) -> Iterator[SourceSlide]:
+        """Read the slides one after the other, from the given one on."""
+        for i in range(first, len(self)):
+            yield self.load(i)
+
+    def rows(self, i: int) -> int | None:
+        """Return a slide's number of patches where that is known without reading its features; else None."""
+        return None
+
+    def table(self) -> SourceTable | None:
+        """Return labels, patients and splits that the source itself brings; None where it has none."""
+        return None
+
+
+class FileSlides(Slides):
+    """One file a slide, in the order of the slides' names.
+
+    Args:
+        files: slide -> the file its features are in.
+        load: reads one of them.
+        beside: further files that a slide is read from, coordinates for instance; those that are not there are skipped.
+        table: see `Slides.table`.
+        rows: tells the number of patches from a file's header.
+    """
+
+    independent = True
+
+    def __init__(
+        self,
+        files: Mapping[str, Path],
+        load: Callable[[str, Path], SourceSlide],
+        beside: Callable[[str, Path], Sequence[Path]] | None = None,
+        table: Callable[[], SourceTable | None] | None = None,
+        rows: Callable[[Path], int | None] | None = None,
+    ) -> None:
+        super().__init__(sorted(files))
+        self._files, self._load, self._beside, self._table, self._rows = files, load, beside, table, rows
+
+    def load(self, i: int) -> SourceSlide:
+        """Read one slide whole."""
+        return self._load(self.ids[i], self._files[self.ids[i]])
+
+    def files(self, i: int) -> tuple[Path, ...]:
+        """Return the slide's file and those beside it."""
+        slide = self.ids[i]
+        more = () if self._beside is None else self._beside(slide, self._files[slide])
+        return (self._files[slide], *(path for path in more if path.is_file()))
+
+    def rows(self, i: int) -> int | None:
+        """Return what the header of the slide's file says."""
+        return None if self._rows is None else self._rows(self._files[self.ids[i]])
+
+    def table(self) -> SourceTable | None:
+        """Return what the source says of its slides beside their features."""
+        return None if self._table is None else self._table()
+
+
+class Format(Protocol):
+    """What a module of this package defines."""
+
+    NAME: str
+
+    def detect(self, source: Path) -> str | None:
+        """Say in one sentence what was found, or return None when the source is not of this format."""
+
+    def open_source(self, source: Path) -> Slides:
+        """Open a source that `detect` has recognised.
+
+        Raises:
+            MilbenchError: it is not of this format, or damaged.
+        """
+
+
+@cache
+def formats() -> dict[str, Format]:
+    """Return the formats by name."""
+    found: dict[str, Format] = {}
+    for module in pkgutil.iter_modules(__path__):
+        if not module.name.startswith("_"):
+            loaded = cast("Format", import_module(f"{__name__}.{module.name}"))
+            found[loaded.NAME] = loaded
+    return found
+
+
+def format_names() -> dict[str, str]:
+    """Return ``{name: summary}`` of the formats, read from their docstrings without importing them."""
+    found = {}
+    for module in pkgutil.iter_modules(__path__):
+        if not module.name.startswith("_"):
+            text = Path(__path__[0], f"{module.name}.py").read_text(encoding="utf-8")
+            found[module.name] = (ast.get_docstring(ast.parse(text)) or "").split("\n")[0]
+    return found
+
+
+def detect_format(source: str | Path, format: str = "auto") -> tuple[Format, str]:
+    """Find the format of a folder or file.
+
+    Args:
+        source: a folder of features, or a packed file.
+        format: a format's name; ``auto``: the only one that recognises the source.
+
+    Returns:
+        The format and its sentence about what was found.
+
+    Raises:
+        MilbenchError: the source does not exist, or no format or several recognise it.
+    """
+    source = Path(source)
+    if not source.exists():
+        raise MilbenchError(f"{source} does not exist; give the folder that holds the features.")
+    if not source.is_dir():
+        regular_size(source, "give the folder or file that holds the features")
+    known = formats()
+    if format != "auto":
+        if format not in known:
+            raise MilbenchError(f"unknown format {format!r}.{did_you_mean(format, known)}")
+        found = known[format].detect(source)
+        if found is None:
+            raise MilbenchError(f"{source} is not of the format {format}{_what_is_there(source)}.")
+        return known[format], found
+    fits = [(module, text) for module in known.values() if (text := module.detect(source)) is not None]
+    if not fits:
+        names = ", ".join(known)
+        raise MilbenchError(f"{source} is of no format milbench reads ({names}){_what_is_there(source)}.")
+    if len(fits) > 1:
+        names = " or ".join(module.NAME for module, _ in fits)
+        raise MilbenchError(f"{source} may be {names}; say which with --format.")
+    return fits[0]
+
+
+def _what_is_there(source: Path) -> str:
+    from ._listing import what_is_there
+
+    return ": it is a single file" if source.is_file() else what_is_there(source)

@@ -1,0 +1,1 @@
+"""``milbench init``: what a cohort holds, which labels and patients it has, and the suite file for it."""

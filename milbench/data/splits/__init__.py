@@ -1,0 +1,1 @@
+"""Splits of a cohort: files of the tools of the field, schemes that make folds, and sites."""

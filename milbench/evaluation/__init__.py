@@ -1,0 +1,1 @@
+"""From stored predictions to tables: scores, leaderboard, ablation, comparison over cohorts, known answers."""

@@ -1,0 +1,399 @@
+"""Verdicts of the cohorts whose right answer is known, from stored predictions alone. No torch here.
+
+Unit tests (``raff-holt``): does a method learn from what is there, or from what is not? Its AUC under the distribution
+it was trained on is read on the validation part, which is drawn by the rules of training, its AUC where the misleading
+sign is turned round on the test part. Each has an interval over bags and seeds.
+
+- *violates*: the interval of the first lies above 0.5 and that of the second below it.
+- *passes*: both intervals lie above `BARS`, what can be had without the problem's concept being understood.
+- *unsolved*: neither; a method may be unable to express the concept, or not have learnt it.
+
+Known posteriors (``bags.csv`` beside a cohort's labels): Bayes' rule gives every bag its probability of class 1 for
+whoever sees all of it, and for whoever does not see the order of its instances. Methods and posteriors are scored on
+the same test bags under the same resamples, so that what is said of their difference is paired.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+
+from .. import stats
+from ..errors import MilbenchError
+from ..formatting.text import ABSENT, with_interval
+from ..runs.store import RunRecord, Store
+from .runs_table import Cell, CohortRuns
+from .scores import SEED
+
+#: The name of the dataset with the unit tests.
+UNIT_TESTS = "raff-holt"
+#: File of what is known of each bag, in a cohort's folder.
+BAGS = "bags.csv"
+#: What both intervals of a unit test must lie above. Single concept: half of the way from chance to certainty; an
+#: instance score that is linear finds one of the concept's two forms and stops at 0.85. The others need A and B
+#: together; whoever sees one of them alone reaches 0.9375 where copies can be counted (B is in half of the negatives,
+#: once, and 1 to 4 times in the positives: 1/2 + 1/2 (3/4 + 1/8)), and 0.75 where they cannot (1/2 + 1/4).
+BARS = {"single-concept": 0.75, "multi-concept": 0.9375, "false-frequency": 0.75}
+
+_UNKNOWN = (float("nan"), float("nan"), float("nan"))
+
+Verdict = Literal["passes", "unsolved", "violates", "incomplete"]
+
+_UNIT_WORDS = """\
+Three problems of Raff and Holt (NeurIPS 2023), where something that is not there tells the classes apart in training
+and misleads in test. Train is the AUC on held-out bags drawn as in training, test the AUC on bags where that sign is
+turned round, with 95 % intervals over bags and seeds. *violates*: train above 0.5 and test below it, with their
+intervals: the method has learnt from an absence, which the standard assumption of multiple-instance learning excludes.
+*passes*: both intervals above what can be had without the concept ({bars}). *unsolved*: neither."""
+
+_BAYES_WORDS = """\
+The posterior of every bag is known, and so is what can be reached. Share of the way is (AUC - 0.5) / (Bayes AUC - 0.5)
+on the same test bags, with the 95 % interval of paired resamples; differences are paired too. Bayes AUC is that of the
+known posterior; order-blind Bayes AUC that of whoever does not see the order of instances, which no
+permutation-invariant method exceeds but by chance. A method whose difference to it lies above 0 uses where instances
+lie."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean AUC with its interval.
+
+    Attributes:
+        auc: mean over folds and seeds; NaN where no run is ``ok``.
+        low, high: 95 % interval on the logit scale, over bags (or patients, as the suite says) and seeds; of an AUC of
+            exactly 0 or 1 the exact bound, which knows of bags alone.
+        replicates: (R,), paired with those of everything else scored on the same part of the cohort.
+        mean: the same with what is known of its error over seeds; None: nothing is known of seeds.
+    """
+
+    auc: float
+    low: float
+    high: float
+    replicates: stats.Array
+    mean: stats.Mean | None = None
+
+
+def known_answers(cohorts: Iterable[CohortRuns], resamples: int = 2000) -> dict[str, list[dict[str, Any]]]:
+    """Return what is to be said of every cohort whose right answer is known.
+
+    Args:
+        cohorts: from `milbench.evaluation.runs_table.read_cohorts`.
+        resamples: bootstrap replicates; the draws are those of the leaderboard.
+
+    Returns:
+        ``unit_tests`` and ``bayes``: rows of `unit_tests` and `against_bayes`, plain values.
+
+    Raises:
+        MilbenchError: predictions or ``bags.csv`` are damaged, or methods were scored on different bags.
+    """
+    found: dict[str, list[dict[str, Any]]] = {"unit_tests": [], "bayes": []}
+    for cohort in cohorts:
+        found["unit_tests"] += unit_tests(cohort, resamples)
+        found["bayes"] += against_bayes(cohort, resamples)
+    return found
+
+
+def unit_tests(cohort: CohortRuns, resamples: int = 2000) -> list[dict[str, Any]]:
+    """Return one row a method of a unit test's cohort, none for another cohort.
+
+    Returns:
+        cohort, problem, pad, method, family, ``train_auc``, ``train_low``, ``train_high``, ``test_auc``, ``test_low``,
+        ``test_high`` and ``verdict``; *incomplete* where not every run ended ``ok``.
+    """
+    spec = next((data for data in cohort.suite.data if data.name == cohort.data), None)
+    if spec is None or (spec.dataset or "").replace("_", "-") != UNIT_TESTS or cohort.oracle:
+        return []
+    problem = str(spec.params.get("problem", "single-concept"))
+    train, test = (estimates(cohort, split, resamples) for split in ("val", "test"))
+    rows = []
+    for method in cohort.runs:
+        row: dict[str, Any] = {"cohort": cohort.name, "problem": problem, "pad": int(spec.params.get("pad", 0)),
+                               "method": method, "family": _family(cohort, method)}  # fmt: skip
+        for name, of in (("train", train[method]), ("test", test[method])):
+            row |= {f"{name}_auc": of.auc, f"{name}_low": of.low, f"{name}_high": of.high}
+        verdict = judge(train[method], test[method], BARS[problem]) if _complete(cohort, method) else "incomplete"
+        rows.append(row | {"verdict": verdict})
+    return rows
+
+
+def judge(train: Estimate, test: Estimate, bar: float) -> Verdict:
+    """Return the verdict of a unit test from the AUC as in training and the AUC with the sign turned round."""
+    if train.low > 0.5 and test.high < 0.5:
+        return "violates"
+    return "passes" if min(train.low, test.low) > bar else "unsolved"
+
+
+def against_bayes(cohort: CohortRuns, resamples: int = 2000) -> list[dict[str, Any]]:
+    """Return one row a method of a cohort whose posterior is known, none for another cohort.
+
+    Returns:
+        cohort, method, family and, each with ``_low`` and ``_high``: ``auc``; ``bayes``, the AUC of the posterior;
+        ``share``, of the way from chance to Bayes, NaN where Bayes itself is not told from chance; ``to_bayes``, the
+        difference to it; ``iid``, the AUC of the order-blind posterior, and ``to_iid``; NaN where there is none.
+        ``complete``: whether every run ended ``ok``.
+    """
+    known = _known(cohort)
+    if known is None or cohort.oracle or len(cohort.classes()) != 2:
+        return []
+    every = estimates(cohort, "test", resamples, known)
+    bayes = every["posterior"]
+    rows = []
+    for method in cohort.runs:
+        own = every[method]
+        row: dict[str, Any] = {"cohort": cohort.name, "method": method, "family": _family(cohort, method)}
+        row |= _columns("auc", own.auc, own.low, own.high) | _columns("bayes", bayes.auc, bayes.low, bayes.high)
+        row |= _columns("share", *share_of_the_way(own, bayes)) | _columns("to_bayes", *_difference(own, bayes))
+        blind = every.get("posterior_iid")
+        row |= _columns("iid", *((blind.auc, blind.low, blind.high) if blind else _UNKNOWN))
+        row |= _columns("to_iid", *(_difference(own, blind) if blind else _UNKNOWN))
+        rows.append(row | {"complete": _complete(cohort, method)})
+    return rows
+
+
+def share_of_the_way(own: Estimate, bayes: Estimate) -> tuple[float, float, float]:
+    """Return (AUC - 0.5) / (Bayes AUC - 0.5) with the 95 % percentile interval of its paired replicates.
+
+    NaN where Bayes itself is not told from chance: there is no way to go then.
+    """
+    if not bayes.low > 0.5:
+        return _UNKNOWN
+    ratios = (own.replicates - 0.5) / (bayes.replicates - 0.5)
+    share = (own.auc - 0.5) / (bayes.auc - 0.5)
+    low, high = stats.interval(ratios)
+    stretch = 1.0 if own.mean is None else own.mean.stretch()
+    return share, share + stretch * (low - share), share + stretch * (high - share)
+
+
+def estimates(
+    cohort: CohortRuns, split: Literal["val", "test"], resamples: int, known: pd.DataFrame | None = None
+) -> dict[str, Estimate]:
+    """Score every method on one part of the cohort, and every column of ``known`` on the same bags.
+
+    Args:
+        cohort: the runs; two classes.
+        split: which stored predictions.
+        resamples: R; the draws are those of the leaderboard, for the same bags.
+        known: scores in columns, one row a bag in the order of the cohort's labels.
+
+    Returns:
+        by method, and by column of ``known``.
+    """
+    labels = cohort.labels()
+    rows, scores = _predictions(cohort, split, labels)
+    for column, values in () if known is None else known.items():
+        at_hand = values.to_numpy()
+        scores[str(column)] = {(fold, seed): at_hand[rows[fold]] for fold, seed in cohort.cells if fold in rows}
+    draws = _draw(cohort, labels, rows, resamples) if rows else None
+    if draws is None:
+        return {name: Estimate(*_UNKNOWN, np.full(resamples, np.nan)) for name in scores}
+    areas = {name: _areas(cells, draws, resamples) for name, cells in scores.items()}
+    # What is known without training has no seeds, and lends none to the methods.
+    trained = [name for name in areas if name in cohort.runs]
+    found = stats.seed_errors([stats.seeds_of(areas[name][:, :, 0], areas[name][:, :, 1:]) for name in trained])
+    errors = dict(zip(trained, found, strict=True))
+    return {name: _estimate(cells, errors.get(name, stats.SeedError()), draws) for name, cells in areas.items()}
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of a report: heading, words, and tables of texts with a caption each."""
+
+    heading: str
+    words: str
+    tables: list[tuple[str, pd.DataFrame]]
+
+
+def sections(known: Mapping[str, Sequence[Mapping[str, Any]]] | None) -> list[Section]:
+    """Return what a report says of `known_answers`; nothing where nothing is known."""
+    found = []
+    tests = pd.DataFrame(list((known or {}).get("unit_tests", [])))
+    if len(tests):
+        bars = ", ".join(f"{name.replace('-', ' ')}: {bar:g}" for name, bar in BARS.items())
+        tables = [("Verdicts:", _matrix(tests)), *((f"{name}:", _unit_table(rows)) for name, rows in _blocks(tests))]
+        found.append(Section("Unit tests", _UNIT_WORDS.format(bars=bars), tables))
+    bayes = pd.DataFrame(list((known or {}).get("bayes", [])))
+    if len(bayes):
+        tables = [(_reached(name, rows.iloc[0]), _bayes_table(rows)) for name, rows in _blocks(bayes)]
+        found.append(Section("Against Bayes", _BAYES_WORDS, tables))
+    return found
+
+
+def _matrix(tests: pd.DataFrame) -> pd.DataFrame:
+    short = tests.assign(cohort=tests["cohort"].str.split(" / ", n=1).str[-1])
+    matrix = short.pivot(index=["method", "family"], columns="cohort", values="verdict")
+    order = short.drop_duplicates(["method", "family"])
+    matrix = matrix.loc[list(zip(order["method"], order["family"], strict=True)), short["cohort"].unique().tolist()]
+    return matrix.fillna(ABSENT).reset_index().rename(columns={"method": "Method", "family": "Pooling"})
+
+
+def _unit_table(rows: pd.DataFrame) -> pd.DataFrame:
+    return pd.DataFrame({
+        "Method": rows["method"],
+        "Pooling": rows["family"],
+        "Train AUC [95 %]": _texts(rows, "train"),
+        "Test AUC [95 %]": _texts(rows, "test"),
+        "Verdict": rows["verdict"],
+    })  # fmt: skip
+
+
+def _bayes_table(rows: pd.DataFrame) -> pd.DataFrame:
+    return pd.DataFrame({
+        "Method": rows["method"],
+        "Pooling": rows["family"],
+        "AUC [95 %]": _texts(rows, "auc"),
+        "Share of the way [95 %]": _texts(rows, "share"),
+        "Difference to Bayes [95 %]": _texts(rows, "to_bayes", signed=True),
+        "Difference to order-blind Bayes [95 %]": _texts(rows, "to_iid", signed=True),
+    })  # fmt: skip
+
+
+def _reached(name: str, row: pd.Series) -> str:
+    told = f"{name}: Bayes AUC {with_interval(row['bayes'], row['bayes_low'], row['bayes_high'])}"
+    if row["iid"] == row["iid"]:
+        told += f", order-blind Bayes AUC {with_interval(row['iid'], row['iid_low'], row['iid_high'])}"
+    return f"{told}."
+
+
+def _predictions(
+    cohort: CohortRuns, split: str, labels: pd.DataFrame
+) -> tuple[dict[str, np.ndarray], dict[str, dict[Cell, np.ndarray]]]:
+    """Return the rows of `labels` of each fold's part, and by method every ok run's scores (n,) of class 1."""
+    rows: dict[str, np.ndarray] = {}
+    scores: dict[str, dict[Cell, np.ndarray]] = {method: {} for method in cohort.runs}
+    for method, runs in cohort.runs.items():
+        for cell, record in sorted(runs.items()):
+            if record.outcome != "ok":
+                continue
+            at, scores[method][cell] = _of_run(record, split, labels)
+            if not np.array_equal(rows.setdefault(cell[0], at), at):
+                raise MilbenchError(
+                    f"{record.path / 'predictions.parquet'} holds other {split} bags than the runs before it; run "
+                    "again with --overwrite all."
+                )
+    return dict(sorted(rows.items())), scores
+
+
+def _of_run(record: RunRecord, split: str, labels: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+    table = record.predictions()
+    part = table[table["split"] == split]
+    at = labels.index.get_indexer(pd.Index(part["slide_id"].astype(str)))
+    if not len(part) or (at < 0).any():
+        raise MilbenchError(
+            f"{record.path / 'predictions.parquet'} holds no {split} bags of its cohort's labels.csv; delete its "
+            "folder and run the suite again."
+        )
+    order = np.argsort(at)
+    column = "s1" if "s1" in part else "p1"  # log-odds, which older runs lack
+    return at[order], part[column].to_numpy(dtype=np.float64)[order]
+
+
+def _known(cohort: CohortRuns) -> pd.DataFrame | None:
+    """Read the posteriors of all bags, in the order of the cohort's labels; None where none are known."""
+    file = Store(cohort.folder.parent, cohort.suite).cohort(cohort.data, cohort.fingerprint) / BAGS
+    if not file.exists():
+        return None
+    try:
+        content = io.BytesIO(cohort.listed(BAGS))
+        table = pd.read_csv(content, dtype={"slide_id": str}, keep_default_na=False)
+        names = [name for name in ("posterior", "posterior_iid") if name in table]
+        if "posterior" not in names:
+            return None
+        known = table.set_index("slide_id")[names].astype("float64").reindex(cohort.labels().index)
+    except (OSError, ValueError, KeyError) as error:
+        told = str(error).splitlines()[0]
+        raise MilbenchError(f"{file} cannot be read ({told}); run the suite again to write it.") from error
+    if not known.apply(lambda column: column.between(0, 1)).all(axis=None):
+        raise MilbenchError(f"{file} lacks the posterior of some bags of labels.csv; run the suite again to write it.")
+    return known
+
+
+@dataclass(frozen=True)
+class _Draws:
+    """One draw of bags and seeds for everything that is scored on a part of a cohort: that is what pairs them.
+
+    Attributes:
+        folds: labels (n,) and weights (R, n) of the bags of each fold.
+        seeds: the seeds.
+        scored: labels and patients (or bags, as the suite says) of everything scored.
+        rows: of ``scored`` in each fold.
+    """
+
+    folds: dict[str, tuple[np.ndarray, stats.Array]]
+    seeds: list[int]
+    scored: tuple[np.ndarray, np.ndarray]
+    rows: dict[str, np.ndarray] = field(default_factory=dict)
+
+
+def _draw(cohort: CohortRuns, labels: pd.DataFrame, rows: Mapping[str, np.ndarray], resamples: int) -> _Draws:
+    y = labels["label"].to_numpy()
+    units = labels["patient_id"].to_numpy() if cohort.suite.unit == "patient" else np.arange(len(y))
+    scored = np.unique(np.concatenate(list(rows.values())))
+    rng = np.random.default_rng(SEED)  # as the leaderboard draws them
+    weights = stats.cluster_weights(units[scored], y[scored], resamples, rng)
+    places = {fold: np.searchsorted(scored, at) for fold, at in rows.items()}
+    folds = {fold: (y[at], weights[:, places[fold]]) for fold, at in rows.items()}
+    seeds = sorted({seed for _, seed in cohort.cells})
+    return _Draws(folds, seeds, (y[scored], units[scored]), places)
+
+
+def _areas(scores: Mapping[Cell, np.ndarray], draws: _Draws, resamples: int) -> stats.Array:
+    """Return (F, S, 1 + R) AUCs of each fold and seed: of the data as they are, and under each resample."""
+    cells = np.full((len(draws.folds), len(draws.seeds), 1 + resamples), np.nan)
+    for i, (fold, (y, weights)) in enumerate(draws.folds.items()):
+        every = np.vstack([np.ones(len(y)), weights])
+        for j, seed in enumerate(draws.seeds):
+            if (fold, seed) in scores:
+                cells[i, j] = stats.bootstrap_auc(y, scores[fold, seed], every)
+    return cells
+
+
+def _estimate(cells: stats.Array, error: stats.SeedError, draws: _Draws) -> Estimate:
+    points = cells[:, :, 0]
+    replicates = stats.combine(cells[:, :, 1:], np.ones((cells.shape[2] - 1, cells.shape[1])))
+    if not np.isfinite(points).any():
+        return Estimate(*_UNKNOWN, np.full(len(replicates), np.nan))
+    auc = float(np.nanmean(points))
+    folds = None
+    if draws.rows:
+        folds = [draws.rows[fold] for fold, row in zip(draws.folds, points, strict=True) if np.isfinite(row).any()]
+    one = stats.ClassAucs(np.array([1]), np.array([auc]), np.ones(1), replicates[None])
+    mean = stats.mean_of(auc, stats.mean_interval(one, *draws.scored, folds=folds), replicates, error)
+    return Estimate(auc, mean.low, mean.high, replicates, mean)
+
+
+def _difference(own: Estimate, other: Estimate) -> tuple[float, float, float]:
+    if own.mean is None or other.mean is None:
+        found = stats.paired_difference(own.auc, own.replicates, other.auc, other.replicates)
+    elif np.array_equal(own.replicates, other.replicates):
+        return 0.0, 0.0, 0.0
+    else:
+        found = stats.mean_difference(own.mean, other.mean)
+    return found.estimate, found.low, found.high
+
+
+def _columns(name: str, value: float, low: float, high: float) -> dict[str, float]:
+    return {name: value, f"{name}_low": low, f"{name}_high": high}
+
+
+def _complete(cohort: CohortRuns, method: str) -> bool:
+    runs = cohort.runs[method]
+    return all(cell in runs and runs[cell].outcome == "ok" for cell in cohort.cells)
+
+
+def _family(cohort: CohortRuns, method: str) -> str:
+    return str(next(iter(cohort.runs[method].values())).record.get("family") or "")
+
+
+def _blocks(rows: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
+    return ((str(name), block) for name, block in rows.groupby("cohort", sort=False))
+
+
+def _texts(rows: pd.DataFrame, name: str, signed: bool = False) -> list[str]:
+    auc = "_auc" if name in ("train", "test") else ""
+    columns = (rows[f"{name}{auc}"], rows[f"{name}_low"], rows[f"{name}_high"])
+    return [with_interval(*ends, signed) for ends in zip(*columns, strict=True)]

@@ -1,0 +1,100 @@
+"""What more seeds would buy: the interval to expect with so many, from stored runs or from the size of a cohort.
+
+Seeds make the part of an interval shorter that is theirs; the part that patients make stays. No torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+
+from .. import stats
+from ..formatting.text import count
+
+#: AUC at which an interval is foretold of a cohort of which no run is known.
+PLANNED_AUC = 0.8
+
+#: As many seeds as no limit is reached with.
+_ENDLESS = 10**9
+
+
+def expected(means: Iterable[stats.Mean], seeds: Iterable[int]) -> dict[int, float]:
+    """Return by number of seeds the expected half-width of an interval, mean over methods, from their runs.
+
+    Args:
+        means: of the methods whose runs all ended ``ok``.
+        seeds: numbers of seeds; those of which nothing is known are left out of the answer.
+    """
+    every = list(means)
+    widths = {n: [mean.half_width(n) for mean in every] for n in seeds}
+    return {n: float(np.nanmean(found)) for n, found in widths.items() if np.isfinite(found).any()}
+
+
+def doubled(seeds: int) -> tuple[int, int, int]:
+    """Return so many seeds, twice and four times as many."""
+    return seeds, 2 * seeds, 4 * seeds
+
+
+def tested_counts(
+    tested: Iterable[Sequence[str]],
+    labels: Mapping[str, int],
+    patients: Mapping[str, str] | None,
+    classes: int,
+) -> list[int]:
+    """Return how many patients of each class some folds test; a patient's class is the largest of its slides.
+
+    Args:
+        tested: slides that each fold tests.
+        labels: slide -> class index; slides without one are not counted.
+        patients: slide -> patient; None: each slide its own.
+        classes: number of classes.
+    """
+    of: dict[str, int] = {}
+    for slide in {slide for fold in tested for slide in fold if slide in labels}:
+        owner = (patients or {}).get(slide) or slide
+        of[owner] = max(of.get(owner, 0), labels[slide])
+    counts: list[int] = np.bincount(np.array([*of.values()], dtype=np.int64), minlength=classes).tolist()
+    return counts
+
+
+def known_sentence(name: str, means: Sequence[stats.Mean], stored: int, seeds: int) -> str:
+    """Return what more seeds would buy, from runs with several seeds; empty where they tell nothing.
+
+    Args:
+        name: of the cohort.
+        means: of the methods whose runs all ended ``ok``.
+        stored: seeds that were run.
+        seeds: that are asked for.
+    """
+    found = expected(means, (*doubled(seeds), _ENDLESS))
+    if len(found) < 4 or not found[seeds]:
+        return ""
+    floor = found.pop(_ENDLESS)
+    return _sentence(name, found, floor, f"mean over methods, from the {count(stored, 'seed')} that were run")
+
+
+def planned_sentence(name: str, counts: Sequence[int], seeds: int, unit: str = "patient") -> str:
+    """Return what more seeds would buy, from the size of a cohort; empty where it has no two classes.
+
+    Args:
+        name: of the cohort; empty: the sentence is about the only one.
+        counts: from `tested_counts`.
+        seeds: that are asked for.
+        unit: what is counted.
+    """
+    found = {n: stats.planned_half_width(counts, n, PLANNED_AUC) for n in (*doubled(seeds), _ENDLESS)}
+    if not np.isfinite(found[seeds]):
+        return ""
+    floor = found.pop(_ENDLESS)
+    tested = count(sum(counts), f"tested {unit}")
+    return _sentence(name, found, floor, f"at an AUC of {PLANNED_AUC}, from {tested} and the usual spread over seeds")
+
+
+def _sentence(name: str, widths: Mapping[int, float], floor: float, source: str) -> str:
+    gain = ", ".join(f"± {half:.3f} with {count(n, 'seed')}" for n, half in widths.items())
+    head = f"{name}: expected" if name else "expected"
+    return (
+        f"{head} half-width of an interval of the AUC ({source}): {gain}; ± {floor:.3f} is what patients make, which "
+        "no number of seeds makes less."
+    )

@@ -1,0 +1,1 @@
+"""Kept models on other slides: predictions, and their scores where the labels are known."""

@@ -1,0 +1,1 @@
+"""A leaderboard as text and figures: console, Markdown, CSV, figures."""

@@ -1,0 +1,1 @@
+"""Runs of a suite: plan, execution in processes, store, and the rule of which runs are current."""

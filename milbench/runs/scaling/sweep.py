@@ -1,0 +1,399 @@
+"""``milbench measure``: what methods cost as bags grow, each cell of the ladder in a fresh process.
+
+At every length all methods take turns, a process each, for several rounds: whatever slows the machine slows all of them
+alike. Memory is measured after, in processes of its own. A cell that does not fit is a row that says so.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, get_args
+
+import pandas as pd
+import torch
+
+from ...atomic_io.checksums import checksum
+from ...atomic_io.publishing import open_appending
+from ...config import digest
+from ...errors import MilbenchError, did_you_mean
+from ...measure.environment import environment, fingerprint, source_digest
+from ...measure.load import Load
+from ...measure.roofline import Dtype, check_dtype
+from ...registry import registry, resolve
+from ..launchers.local import Progress, Result, run_all
+from ..live import Session
+from ..worker import work
+from .measurement import CellKind, CellTask, MachineTask, Mode
+from .table import Cells, tidy
+
+MODES: tuple[Mode, ...] = get_args(Mode)
+#: Share of the available memory that a cell may take unless told otherwise: the rest of the machine must live on.
+MEMORY_SHARE = 0.9
+#: method -> its authors' form: in the tests' support code, since it is what milbench is compared with, not part of it.
+AUTHORS = {"transmil": "tests.support.authors:AuthorsTransMIL"}
+
+
+@dataclass(frozen=True)
+class LadderPlan:
+    """A ladder that was checked: what is measured, and how.
+
+    Attributes:
+        methods: canonical specs, those compared with included.
+        against: method -> the method it is compared with.
+        lengths: instances of a bag, ascending.
+        modes: ``infer``, ``train``.
+        dtype: of the products.
+        in_dim, n_classes: of features and head.
+        rounds: fresh processes that time a cell.
+        iterations: timed calls of a cell in all rounds together, at least.
+        threads: CPU threads of a process.
+        device_type: ``cpu`` or ``cuda``.
+        memory_bytes: the most a process may take beyond its libraries; None: nine tenths of what is available.
+        seed: of features and parameters.
+    """
+
+    methods: tuple[str, ...]
+    against: dict[str, str]
+    lengths: tuple[int, ...]
+    modes: tuple[Mode, ...]
+    dtype: Dtype
+    in_dim: int
+    n_classes: int
+    rounds: int
+    iterations: int
+    threads: int
+    device_type: str
+    memory_bytes: int | None = None
+    seed: int = 0
+
+    def cells(self) -> Iterator[CellTask]:
+        """Yield every measurement in the order it is made: methods in turns within a length; memory after time."""
+        each = -(-self.iterations // self.rounds)
+        passes: list[tuple[CellKind, int]] = [("time", self.rounds), ("memory", 1)]
+        for n in self.lengths:
+            for mode in self.modes:
+                for kind, times in passes:
+                    for _ in range(times):
+                        for method in self.methods:
+                            yield CellTask(
+                                method, mode, n, self.in_dim, self.n_classes, self.dtype, kind, each, self.threads,
+                                self.device_type, self.memory_bytes, self.seed,
+                            )  # fmt: skip
+
+
+@dataclass
+class Ladder:
+    """What a ladder found.
+
+    Attributes:
+        plan: as it was carried out, the memory limit filled in.
+        table: tidy, see `milbench.runs.scaling.table.COLUMNS`.
+        environment: of the measuring processes.
+        ceiling: of the machine, `milbench.measure.roofline.Ceiling` as a JSON value.
+        samples: raw, one entry a row of the table.
+        load: how busy the machine was since the command was given, `milbench.measure.load.Load.reading`.
+    """
+
+    plan: LadderPlan
+    table: pd.DataFrame
+    environment: dict[str, Any]
+    ceiling: dict[str, Any]
+    samples: list[dict[str, Any]] = field(default_factory=list)
+    load: dict[str, float] = field(default_factory=dict)
+
+    def record(self) -> dict[str, Any]:
+        """Return everything but the table as a JSON value."""
+        return {"plan": asdict(self.plan), "environment": self.environment, "ceiling": self.ceiling,
+                "samples": self.samples, "load": self.load}  # fmt: skip
+
+
+def plan_ladder(
+    methods: Sequence[str] | None = None,
+    lengths: Sequence[int] = (1_000, 4_000, 16_000, 64_000),
+    *,
+    modes: Sequence[str] = MODES,
+    dtype: str = "fp32",
+    in_dim: int = 1024,
+    n_classes: int = 2,
+    against: str | None = None,
+    rounds: int = 3,
+    iterations: int = 10,
+    threads: int | None = None,
+    device: str = "auto",
+    memory_bytes: int | None = None,
+    seed: int = 0,
+) -> LadderPlan:
+    """Check what is to be measured, and write it out; nothing is run.
+
+    Args:
+        methods: names with parameters, or ``module:Class``; None: every registered method.
+        against: a method all others are compared with, or ``authors``: each with its authors' form, where it has one.
+        threads: None: all cores there are.
+        device: ``auto``, ``cpu`` or ``cuda``.
+
+    Other arguments are the fields of `LadderPlan`.
+
+    Raises:
+        MilbenchError: something in it cannot be.
+    """
+    for name, value in (("rounds", rounds), ("iterations", iterations), ("threads", threads), ("dim", in_dim),
+                        ("memory", memory_bytes), *(("a bag length", n) for n in lengths)):  # fmt: skip
+        if value is not None and value < 1:
+            raise MilbenchError(f"{name} is {value}; it must be at least 1.")
+    if threads is not None and threads > _cores():
+        raise MilbenchError(f"threads is {threads}, and this process may use {_cores()} cores; give at most as many.")
+    if not lengths:
+        raise MilbenchError("the ladder is empty; give bag lengths such as 1k,4k,16k.")
+    if unknown := [mode for mode in modes if mode not in MODES]:
+        raise MilbenchError(f"unknown mode {unknown[0]!r}; give infer, train or infer,train.")
+    device_type = _device(device)
+    found = [resolve(text) for text in (methods or registry().names())]
+    names = list(dict.fromkeys(method.canonical for method in found))
+    pairs = _pairs(names, against)
+    names += [name for name in dict.fromkeys(pairs.values()) if name not in names]
+    for name in names:
+        resolve(name).size(in_dim, n_classes)  # what it refuses is known now
+    return LadderPlan(
+        tuple(names), pairs, tuple(sorted(set(lengths))), tuple(m for m in MODES if m in modes),
+        check_dtype(dtype, device_type), in_dim, n_classes, rounds, iterations, threads or _cores(), device_type,
+        memory_bytes, seed,
+    )  # fmt: skip
+
+
+def run_ladder(
+    plan: LadderPlan,
+    on_progress: Callable[[Progress], None] | None = None,
+    journal: Path | None = None,
+    on_start: Callable[[Session], None] | None = None,
+) -> Ladder:
+    """Carry out a plan: the machine first, then cell by cell, each in a fresh process, one at a time.
+
+    A method that did not end ok at a length is not tried again there, but at longer ones it is.
+
+    Args:
+        plan: from `plan_ladder`.
+        on_progress: called after every cell.
+        journal: file in which every cell is kept as it ends, see `journal_of`. What is there already is not measured
+            again; whoever has written the ladder's files removes it.
+        on_start: called with what knows the state of the work, before any of it is done.
+
+    Raises:
+        MilbenchError: the machine itself could not be measured.
+    """
+    cells, load = list(plan.cells()), Load()
+    done = _Journal(journal)
+    rows = {(c.n, c.mode, c.method): Cells(c.method, c.mode, c.n) for c in cells}
+
+    session = Session(None)
+    if on_start is not None:
+        on_start(session)
+    session.progress(0, len(cells) + 1)
+    session.phase("measuring", sum(_work(cell) for n, cell in enumerate(cells, start=2) if n not in done.results))
+
+    def report(done: int, what: str, result: Result) -> None:
+        session.progress(done, len(cells) + 1)
+        if on_progress is not None:
+            on_progress(Progress(done, len(cells) + 1, what, result.outcome, result.reason))
+
+    machine = done.results.get(_MACHINE)
+    if machine is None:
+        with closing(run_all(work, [(None, MachineTask(plan.dtype, plan.threads, plan.device_type))], 1)) as results:
+            ((_, machine),) = results
+        if machine.outcome != "ok":
+            raise MilbenchError(f"this machine's own rates in {plan.dtype} could not be measured: {machine.reason}.")
+        done.add(_MACHINE, machine)
+    report(1, f"this machine, {plan.dtype}", machine)
+    cap = plan.memory_bytes or int(MEMORY_SHARE * machine.value["available_bytes"])
+    plan = replace(plan, memory_bytes=cap)
+
+    def tasks() -> Iterator[tuple[tuple[int, CellTask], CellTask]]:
+        # Read one by one: what has ended otherwise than ok is known when its next turn comes.
+        for number, cell in enumerate(plan.cells(), start=2):
+            if number in done.results:
+                _keep(rows[cell.n, cell.mode, cell.method], cell, done.results[number])
+            elif rows[cell.n, cell.mode, cell.method].outcome == "ok":
+                session.start(str(number), _named(cell), _work(cell))
+                yield (number, cell), cell
+            else:
+                session.advance(_work(cell))
+
+    with closing(done), closing(run_all(work, tasks(), 1)) as results:
+        for (number, cell), result in results:
+            done.add(number, result)
+            _keep(rows[cell.n, cell.mode, cell.method], cell, result)
+            session.finish(str(number))
+            report(number, _named(cell), result)
+    here, ceiling = machine.value["environment"], machine.value["ceiling"]
+    kept = list(rows.values())
+    table = tidy(
+        kept, dtype=plan.dtype, device=device_slug(here, plan.device_type), in_dim=plan.in_dim,
+        flops_per_s=ceiling["flops_per_s"], read_bytes_per_s=ceiling["read_bytes_per_s"], against=plan.against,
+    )  # fmt: skip
+    return Ladder(plan, table, here, ceiling, [row.samples() for row in kept], load.reading())
+
+
+def _named(cell: CellTask) -> str:
+    return f"{cell.method} {cell.mode} n={cell.n} {cell.kind}"
+
+
+def _work(cell: CellTask) -> float:
+    """Return the size of a cell in units that all share: a process to start, and calls as long as the bag."""
+    calls = (cell.iterations + 2 if cell.kind == "time" else 3) * (3 if cell.mode == "train" else 1)
+    return 20_000.0 + calls * cell.n
+
+
+def journal_of(plan: LadderPlan, folder: Path) -> Path:
+    """Return where a plan's cells are kept until its files are written: one file a plan, machine and code."""
+    here = environment()
+    here["numerics"]["threads"] = plan.threads  # as the measuring processes see themselves
+    code = {method: resolve(method).code for method in plan.methods}
+    key = digest({"plan": asdict(plan), "environment": fingerprint(here), "software": here["software"], "code": code,
+                  "source": source_digest()})  # fmt: skip
+    return folder / f".measure-{key}.jsonl"
+
+
+#: Number of the machine's own entry; the cells' begin at 2.
+_MACHINE = 1
+
+
+class _Journal:
+    """The cells that have ended, a line each; in memory alone where there is no file."""
+
+    def __init__(self, path: Path | None) -> None:
+        self.results: dict[int, Result] = {}
+        text = path.read_text(encoding="utf-8", errors="replace") if path is not None and path.is_file() else ""
+        whole = 0
+        for line in text.splitlines(keepends=True):
+            try:
+                number, outcome, reason, value, *sealed = json.loads(line)
+            except (ValueError, TypeError, RecursionError):
+                break  # cut short by a kill
+            if not line.endswith("\n") or sealed != [_line_checksum(number, outcome, reason, value)]:
+                break  # damaged, or of a milbench before: measured again
+            self.results[number] = Result(outcome, reason, value)
+            whole += len(line.encode())
+        self._file = None
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = open_appending(path)
+            self._file.truncate(whole)
+
+    def add(self, number: int, result: Result) -> None:
+        self.results[number] = result
+        if self._file is not None:
+            fields = (number, result.outcome, result.reason, result.value)
+            line = json.dumps([*fields, _line_checksum(*fields)], separators=(",", ":"))
+            self._file.write(line.encode() + b"\n")
+            self._file.flush()
+            os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+
+
+def _line_checksum(*fields: Any) -> str:
+    as_read = json.loads(json.dumps(fields))  # keys are text there
+    return checksum(json.dumps(as_read, sort_keys=True).encode())
+
+
+def parse_lengths(text: str) -> tuple[int, ...]:
+    """Return bag lengths from ``1k,4k,16k``: k is a thousand, M a million.
+
+    Raises:
+        MilbenchError: not of that form, or not positive.
+    """
+    out = []
+    for word in text.split(","):
+        match = re.fullmatch(r"\s*([0-9]+)([kKmM]?)\s*", word)
+        if match is None or int(match[1]) < 1:
+            raise MilbenchError(
+                f"{word.strip()!r} is no bag length; give positive whole numbers such as 500, 16k or 1M."
+            )
+        out.append(int(match[1]) * {"": 1, "k": 1_000, "m": 1_000_000}[match[2].lower()])
+    return tuple(out)
+
+
+def file_stem(ladder: Ladder) -> str:
+    """Return the name of a ladder's files: device, torch, dtype."""
+    version = ladder.environment["software"]["torch"].partition("+")[0]
+    return f"{device_slug(ladder.environment, ladder.plan.device_type)}-torch{version}-{ladder.plan.dtype}"
+
+
+def device_slug(environment: dict[str, Any], device_type: str) -> str:
+    """Return a name for files: ``amd-epyc-26-2-1-2threads``, or the GPU's model."""
+    if device_type == "cuda":
+        return _slug(environment["gpus"][0]["name"])
+    threads = environment["numerics"]["threads"]
+    return f"{_slug(environment['cpu']['model'])}-{threads}thread{'s' if threads != 1 else ''}"
+
+
+def _slug(text: str) -> str:
+    noise = re.sub(r"\((R|TM)\)|\bCPU\b|@.*", "", text, flags=re.IGNORECASE)
+    return re.sub(r"[^a-z0-9]+", "-", noise.lower()).strip("-")
+
+
+def _keep(row: Cells, cell: CellTask, result: Result) -> None:
+    if result.outcome != "ok":
+        row.outcome, row.reason = result.outcome, f"{cell.kind}: {result.reason}"
+    elif cell.kind == "time":
+        row.rounds.append(result.value["seconds"])
+        row.gemm.append(result.value["gemm_seconds"])
+        row.gemm_flops.append(result.value["gemm_flops"])
+    else:
+        row.memory = result.value
+
+
+def _pairs(names: Sequence[str], against: str | None) -> dict[str, str]:
+    """Return method -> the method it is compared with."""
+    if against is None:
+        return {}
+    if against != "authors":
+        other = resolve(against).canonical
+        pairs = {name: other for name in names if name != other}
+        if not pairs:
+            raise MilbenchError(f"--against {against}: there is no other method to compare with it; add one with -m.")
+        return pairs
+    pairs = {}
+    for name in names:
+        plain, bracket, parameters = name.partition("[")
+        if plain in AUTHORS:
+            pairs[name] = _authors(AUTHORS[plain] + bracket + parameters)
+    if not pairs:
+        raise MilbenchError(
+            f"none of {', '.join(names)} has an authors' form to be compared with; --against authors knows "
+            f"{', '.join(AUTHORS)}."
+        )
+    return pairs
+
+
+def _authors(spec: str) -> str:
+    try:
+        return resolve(spec).canonical
+    except MilbenchError as error:
+        if isinstance(error.__cause__, ImportError):
+            raise MilbenchError(
+                "the authors' form lives in milbench's tests: run the command in a checkout of milbench, with "
+                f"nystrom-attention installed ({error.__cause__})."
+            ) from error
+        raise
+
+
+def _device(wanted: str) -> str:
+    known = ("auto", "cpu", "cuda")
+    if wanted not in known:
+        raise MilbenchError(f"unknown device {wanted!r}.{did_you_mean(wanted, known)}")
+    available = torch.cuda.is_available()
+    if wanted == "cuda" and not available:
+        raise MilbenchError("torch sees no CUDA device here; give --device cpu, or leave it out.")
+    return "cuda" if available and wanted != "cpu" else "cpu"
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,1 @@
+"""Tuning: studies, their trials, and the search over recipes and parameters."""

@@ -1,0 +1,376 @@
+"""Hyperparameter search under matched budgets: Optuna asks and tells, milbench's one training loop tries.
+
+A study belongs to one method on one fold of one cohort. A trial is a training in a fresh process, like a run, with the
+labels of that fold's training and validation slides and without its test slides, of which it does not even know the
+names. Trials of one study follow one another, so that a search depends on its seed alone; studies go side by side.
+Every trial whose parameters were drawn counts, however it ended. One that was killed under way is taken up again, with
+its parameters, when the command is given again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+
+from ...config import Budget, Choice, Dimension, Recipe, Tuned, Tuning, digest
+from ...errors import MilbenchError
+from ...registry import Method, unreadable
+from ...training.stacked import stacks
+from ...training.task import Task
+from ..claims import Claims
+from ..launchers.local import LATER, WAIT, Result, run_all
+from ..worker import work
+from .study import distribution, ended_ok, has_ended, import_optuna, open_storage, pruner, sampler
+from .trial import TrialTask
+
+if TYPE_CHECKING:
+    import optuna
+
+
+@dataclass(frozen=True)
+class Search:
+    """One study to be made: a method on a fold.
+
+    Attributes:
+        task: of a training with the suite's recipe; it holds no test slide.
+        method: as the suite names it.
+        tuning: how it is searched.
+        trials: how often.
+    """
+
+    task: Task
+    method: Method
+    tuning: Tuning
+    trials: int
+
+    @property
+    def space(self) -> dict[str, Dimension]:
+        """Return every dimension that is searched: those shared by all methods, then the method's own.
+
+        A method's own range of a shared dimension does not count: the rule is one for all. Parameters that the suite
+        has set to other than their defaults (``transmil[layers=1]``) are not searched.
+        """
+        own = self.method.cls.search_space
+        searched = {name for name in own if name not in self.tuning.space and name not in self.method.params}
+        return dict(self.tuning.space) | {name: own[name] for name in own if name in searched}
+
+    @property
+    def name(self) -> str:
+        """Return the study's name: readable, and different for everything that decides what a trial finds."""
+        spec = self.task.spec
+        of_spec = spec.identity()
+        for name in ("seed", "stacked"):
+            of_spec.pop(name, None)
+        of_spec["budget"].pop("timeout_s")
+        identity = of_spec | {
+            "tuning": self.tuning.identity(),
+            "space": {name: [type(d).__name__, d.identity()] for name, d in self.space.items()},
+        }
+        return f"{spec.data}/{self.method.canonical}/{spec.fold}/{digest(identity)}"
+
+    @property
+    def tuned(self) -> Tuned:
+        """Return what runs with the study's result say of it."""
+        return Tuned(**self.tuning.model_dump(), trials=self.trials)
+
+    def check(self) -> None:
+        """Make sure that every value that may be drawn reaches its trial, so that no trial fails for its name.
+
+        Raises:
+            MilbenchError: an option that a method's name does not give back, or that the method does not take.
+        """
+        for name, dimension in self.space.items():
+            if name in Recipe.model_fields:
+                continue
+            ends = dimension.options if isinstance(dimension, Choice) else (dimension.low, dimension.high)
+            for value in ends:
+                if (problem := unreadable(self.method, name, value)) is not None:
+                    raise MilbenchError(f"the search space of {self.method.name} cannot be searched: {problem}.")
+
+    @property
+    def file_name(self) -> str:
+        """Return a name for the study's figures; one that had to be shortened ends in digits of the study's own."""
+        plain = re.sub(r"[^A-Za-z0-9=.-]+", "_", str(self)).lstrip(".") or "study"
+        return plain if len(plain) <= 150 else f"{plain[:130]}-{digest(self.name)}"
+
+    def __str__(self) -> str:
+        return f"{self.task.spec.data} {self.method.canonical} fold {self.task.spec.fold}"
+
+
+@dataclass(frozen=True)
+class Trial:
+    """How one trial ended, for whoever shows progress."""
+
+    search: Search
+    number: int
+    outcome: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a study found.
+
+    Attributes:
+        best: parameters of the best trial; None where none ended ``ok``.
+        value: its validation loss (nats) or AUC, as the protocol's monitor says.
+        number: which trial it was, from 0.
+        outcomes: how the trials ended: ``ok``, ``pruned``, or an outcome of a run.
+        reason: of the last one that did not end ``ok``.
+        used: summed over all trials: ``steps``, ``flops``, ``device_seconds``, ``seconds``.
+    """
+
+    best: dict[str, Any] | None
+    value: float
+    number: int
+    outcomes: Counter[str] = field(default_factory=Counter)
+    reason: str = ""
+    used: dict[str, float] = field(default_factory=dict)
+
+    def record(self) -> dict[str, Any]:
+        """Return what a tuned run tells of its study."""
+        return {
+            "trial": self.number, "value": self.value, "params": self.best, "outcomes": dict(self.outcomes),
+            "trials": self.outcomes.total(), "used": self.used,
+        }  # fmt: skip
+
+
+def search_all(
+    searches: Sequence[Search],
+    storage: str,
+    *,
+    jobs: int,
+    timeout_s: float | None = None,
+    on_trial: Callable[[Trial], None] | None = None,
+    on_begin: Callable[[Search, int], str] | None = None,
+    claims: Claims | None = None,
+) -> dict[str, Found]:
+    """Carry out what is missing of some studies and return what each found, by its name.
+
+    A study is claimed while one of its trials is made: several processes may search the same studies, with the draws
+    of one. A trial that is under way without a claim was interrupted.
+
+    Args:
+        searches: the studies.
+        storage: where trials are kept: the path of a journal file, or any storage URL of Optuna.
+        jobs: trials side by side, of different studies.
+        timeout_s: wall seconds a trial may take.
+        on_trial: called after every trial of this process.
+        on_begin: called before every trial with study and number; returns where it writes how far it is.
+        claims: of the storage; None: no other process uses it.
+
+    Raises:
+        MilbenchError: Optuna is not installed, or the storage cannot be opened.
+    """
+    for search in searches:
+        search.check()
+    opened = [_Study(search, open_storage(storage), storage) for search in searches]
+    results = run_all(work, _tasks(opened, claims, on_begin), jobs, timeout_s)
+    try:
+        for (study, trial, task), result in results:
+            study.busy = False
+            if result.outcome == "oom" and (cut := smaller(task.task)) is not None:
+                # Without the pruner, which would judge it by what the attempt before has reported.
+                study.again = trial, replace(task, task=cut, storage=None)
+                continue
+            outcome, reason = study.tell(trial, result)
+            if claims is not None:
+                claims.release(study.key)
+            if on_trial is not None:
+                on_trial(Trial(study.search, trial.number, outcome, reason))
+    finally:
+        results.close()
+    return {study.search.name: study.found() for study in opened}
+
+
+def progress(searches: Sequence[Search], storage: str) -> dict[str, int]:
+    """Return how many trials of each study have ended, by its name; creates nothing."""
+    if not searches or ("://" not in storage and not Path(storage).exists()):
+        return {search.name: 0 for search in searches}
+    optuna = import_optuna()
+    kept = open_storage(storage)
+    known = set(optuna.get_all_study_names(kept))
+    return {
+        search.name: sum(has_ended(t) for t in optuna.load_study(study_name=search.name, storage=kept).trials)
+        if search.name in known
+        else 0
+        for search in searches
+    }
+
+
+def tuned_task(search: Search, found: Found, task: Task) -> Task:
+    """Return a task like `task` with the recipe and parameters a study found."""
+    return _with(search, task, found.best or {}, search.tuned)
+
+
+def _with(search: Search, task: Task, values: dict[str, Any], tuned: Tuned | None = None) -> Task:
+    of_recipe = {name: value for name, value in values.items() if name in Recipe.model_fields}
+    of_method = {name: value for name, value in values.items() if name not in of_recipe}
+    try:
+        recipe = Recipe.model_validate(task.spec.recipe.model_dump() | of_recipe)
+    except ValidationError as error:
+        raise MilbenchError(f"{search}: a recipe with {of_recipe} is none: {error.errors()[0]['msg']}.") from None
+    method = search.method.changed(of_method)
+    # A search may set what no stacked training does: clipped gradients, say, or a schedule that follows validation.
+    stacked = task.spec.stacked and stacks(recipe, task.spec.budget)
+    changed = {"recipe": recipe, "params": method.options, "tuning": tuned, "stacked": stacked}
+    spec = task.spec.model_copy(update=changed)
+    return replace(task, spec=spec, method=method.canonical)
+
+
+def smaller(task: Task) -> Task | None:
+    """Return the task that takes the place of one that did not fit, where its budget has a fallback not yet used."""
+    budget = task.spec.budget
+    if budget.on_oom != "subsample" or task.max_instances is not None:
+        return None
+    return replace(task, max_instances=budget.max_instances)
+
+
+def _shared(budget: Budget, recipe: Recipe, share: float) -> tuple[Budget, Recipe]:
+    """Return the budget and recipe of a trial that may use a share of a run's."""
+    track = budget.track
+    if track is None:
+        return budget, recipe.model_copy(update={"epochs": max(1, math.ceil(recipe.epochs * share))})
+    allowed = getattr(budget, track) * share
+    part = allowed if track == "device_seconds" else max(1, round(allowed))
+    return budget.model_copy(update={track: part}), recipe
+
+
+class _Study:
+    """An Optuna study, and which of its trials count."""
+
+    def __init__(self, search: Search, storage: optuna.storages.BaseStorage, where: str) -> None:
+        from_optuna = import_optuna()
+        self.search, self.where = search, where
+        self.loss = search.task.spec.protocol.monitor == "val_loss"
+        self.study = from_optuna.create_study(
+            study_name=search.name, storage=storage, direction="minimize" if self.loss else "maximize",
+            sampler=from_optuna.samplers.RandomSampler(seed=0), pruner=pruner(search.tuning), load_if_exists=True,
+        )  # fmt: skip
+        self.busy = False
+        self.again: tuple[optuna.trial.Trial, TrialTask] | None = None  # in less memory, see `Budget.on_oom`
+
+    @property
+    def key(self) -> str:
+        """Return what a claim to make a trial of the study is named."""
+        return digest(self.search.name)
+
+    @property
+    def left(self) -> int:
+        """Return how many trials are still to be made."""
+        return max(0, self.search.trials - sum(map(has_ended, self.study.get_trials(deepcopy=False))))
+
+    def ask(self) -> tuple[optuna.trial.Trial, TrialTask]:
+        """Return a trial to be made, one that was interrupted or a new one, and what its process is to do."""
+        optuna = import_optuna()
+        counted = 0
+        for frozen in self.study.get_trials(deepcopy=False):
+            complete = set(frozen.params) == set(self.search.space)
+            if frozen.state == optuna.trial.TrialState.RUNNING and complete:
+                return self._with_task(optuna.trial.Trial(self.study, frozen._trial_id))
+            if frozen.state == optuna.trial.TrialState.RUNNING:
+                # Killed between its first parameter and its last: it was never begun, and is none of the trials.
+                self.study.tell(frozen.number, state=optuna.trial.TrialState.FAIL)
+            counted += complete
+        # A sampler of its own for every trial, so that an interruption does not change what is drawn.
+        self.study.sampler = sampler(self.search.tuning, derived(self.search, counted))
+        fixed = {name: distribution(dimension) for name, dimension in self.search.space.items()}
+        return self._with_task(self.study.ask(fixed_distributions=fixed))
+
+    def _with_task(self, trial: optuna.trial.Trial) -> tuple[optuna.trial.Trial, TrialTask]:
+        search = self.search
+        task = _with(search, search.task, {k: _value(search.space[k], v) for k, v in trial.params.items()})
+        budget, recipe = _shared(task.spec.budget, task.spec.recipe, search.tuning.share)
+        spec = task.spec.model_copy(update={"budget": budget, "recipe": recipe, "seed": search.tuning.seed})
+        pruned = self.where if search.tuning.pruner != "none" else None
+        return trial, TrialTask(replace(task, spec=spec), search.tuning, pruned, search.name, trial._trial_id)
+
+    def tell(self, trial: optuna.trial.Trial, result: Result) -> tuple[str, str]:
+        """Record how a trial ended; return its outcome and reason.
+
+        A trial that another machine, whose claims are not seen here, has ended meanwhile stays as that one recorded it.
+        """
+        optuna = import_optuna()
+        state = optuna.trial.TrialState
+        value: dict[str, Any] = result.value or {}
+        outcome = "pruned" if value.get("pruned") else result.outcome
+        score = float(value.get("score", math.nan))
+        reason = result.reason
+        if outcome == "ok" and math.isnan(score):
+            outcome, reason = (
+                "failed",
+                f"its {self.search.task.spec.protocol.monitor} is undefined on the validation slides",
+            )
+        ended = {"ok": state.COMPLETE, "pruned": state.PRUNED}.get(outcome, state.FAIL)
+        try:
+            for key, what in {"outcome": outcome, "reason": reason, "used": value.get("used", {})}.items():
+                trial.set_user_attr(key, what)
+            self.study.tell(trial, score if outcome == "ok" else None, state=ended, skip_if_finished=True)
+        except optuna.exceptions.UpdateFinishedTrialError:
+            recorded = self.study._storage.get_trial(trial._trial_id).user_attrs
+            return str(recorded.get("outcome", outcome)), str(recorded.get("reason", reason))
+        return outcome, reason
+
+    def found(self) -> Found:
+        """Return what the trials that have ended show: the first ones, as many as every method gets."""
+        trials = [t for t in self.study.get_trials(deepcopy=False) if has_ended(t)][: self.search.trials]
+        outcomes = Counter(str(t.user_attrs.get("outcome", "failed")) for t in trials)
+        bad = [
+            str(t.user_attrs.get("reason", "")) for t in trials if t.user_attrs.get("outcome") not in ("ok", "pruned")
+        ]
+        used: Counter[str] = Counter()
+        for trial in trials:
+            used.update({key: float(v) for key, v in trial.user_attrs.get("used", {}).items() if v is not None})
+        done = [t for t in trials if ended_ok(t)]
+        if not done:
+            return Found(None, math.nan, -1, outcomes, bad[-1] if bad else "", dict(used))
+        best = min(done, key=lambda t: ((t.value if self.loss else -t.value), t.number))
+        space = self.search.space
+        values = {name: _value(space[name], v) for name, v in best.params.items()}
+        # Its place among the trials that count, which one that was never begun does not shift.
+        return Found(values, float(best.value), trials.index(best), outcomes, bad[-1] if bad else "", dict(used))
+
+
+def _tasks(
+    studies: Sequence[_Study], claims: Claims | None, on_begin: Callable[[Search, int], str] | None = None
+) -> Iterator[Any]:
+    """Yield a trial of whichever study has none under way; `WAIT` where all have one, `LATER` where others make it."""
+    while True:
+        left = {id(study): study.left for study in studies}
+        ready = [study for study in studies if not study.busy and left[id(study)]]
+        # All move on alike.
+        for study in sorted(ready, key=lambda s: -left[id(s)]):
+            if claims is not None and not claims.take(study.key):
+                continue
+            if claims is not None and not study.left:  # another process made the last one meanwhile
+                claims.release(study.key)
+                continue
+            study.busy = True
+            trial, task = study.again or study.ask()
+            study.again = None
+            if on_begin is not None:
+                task = replace(task, task=replace(task.task, live=on_begin(study.search, trial.number)))
+            yield (study, trial, task), task
+            break
+        else:
+            if not any(left.values()):
+                return
+            yield LATER if ready else WAIT
+
+
+def derived(search: Search, index: int) -> int:
+    """Return the seed of the sampler of a study's trial."""
+    text = f"{search.tuning.seed}/{search.name}/{index}"
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big")
+
+
+def _value(dimension: Dimension, drawn: Any) -> Any:
+    return dimension.options[int(drawn)] if isinstance(dimension, Choice) else drawn

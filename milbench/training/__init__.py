@@ -1,0 +1,1 @@
+"""Training of one model: loader, optimizers, loop, budget, and stacks of models."""

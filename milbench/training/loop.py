@@ -1,0 +1,198 @@
+"""The only training loop: every method, every suite, every tuning trial is trained here.
+
+A task holds the labels of training and validation slides and the bare ids of test slides: a test label cannot be read
+here, since it is not here.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from contextlib import closing
+from itertools import chain
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..aggregator import explain_nonfinite
+from ..data.cache.reader import FeatureCache
+from ..errors import Diverged, MilbenchError
+from ..measure.timing import DeviceTimer
+from ..registry import resolve
+from .budget_meter import Meter, StepFlops, step_flops
+from .loader import BagSet, Scaling
+from .optimizers import Plateau, balanced_weights
+from .selection import Judge
+from .step import Stepper, cut, fits, labels_of
+from .task import OnEvaluation, OnStep, Task, Trained, check_labels, derive_seed, seed_everything
+
+
+def train(
+    task: Task,
+    cache: FeatureCache,
+    device: torch.device,
+    on_evaluation: OnEvaluation | None = None,
+    on_step: OnStep | None = None,
+) -> Trained:
+    """Train a task's method within its budget and select the evaluation its protocol asks for.
+
+    Args:
+        task: what to train.
+        cache: the features.
+        device: where.
+        on_evaluation: called with the share of the training that is done and the new row of the history; what it
+            raises ends the training.
+        on_step: called after every step.
+
+    Raises:
+        Diverged: the training loss is NaN or infinite although the features are finite.
+        OutOfMemory: a bag did not fit.
+        MilbenchError: features of a training bag are NaN or infinite.
+    """
+    spec, recipe, protocol = task.spec, task.spec.recipe, task.spec.protocol
+    fixed = spec.budget.track is not None  # length of the training
+    patience = None if fixed else recipe.patience
+    plateau = Plateau(recipe, protocol.monitor == "val_auc") if recipe.schedule == "plateau" else None
+    if not task.val and (protocol.checkpoint == "best-val" or patience is not None or plateau is not None):
+        raise MilbenchError(
+            f'fold {spec.fold} of {spec.data} has no validation slides: set checkpoint = "last", no patience and a '
+            "schedule other than plateau, or val_fraction."
+        )
+    seeds = {purpose: derive_seed(spec.seed, purpose) for purpose in ("init", "order", "dropout", "subsample")}
+    seed_everything(seeds["init"])
+    model = resolve(task.method).create(cache.dim, task.n_classes).to(device)
+    order, chance = (np.random.default_rng(seeds[purpose]) for purpose in ("order", "subsample"))
+    seed_everything(seeds["dropout"])
+
+    scaling = Scaling.fit(cache, [s for s, _ in task.train]) if protocol.standardize else None
+    limit = spec.budget.memory_bytes
+    with fits(cache.lengths([s for s, _ in task.train]), "loading"):
+        bags = BagSet(cache, [s for s, _ in task.train], device, scaling, limit)
+    targets = torch.tensor([y for _, y in task.train], device=device)
+    lengths = [n if task.max_instances is None else min(n, task.max_instances) for n in bags.lengths]
+
+    labels = [y for _, y in task.train]
+    check_labels(labels, task.n_classes)
+    model.targets_are_valid = True  # checked above, once; at every step it would make a CUDA stream wait
+    weights = balanced_weights(labels, task.n_classes)  # of the fold's training bags, by their class
+    drawn = np.array([weights[y] for y in labels]) / len(labels) if recipe.sampler == "balanced" else None
+    stepper = Stepper(
+        model, recipe, math.ceil(math.ceil(len(bags) / recipe.batch_size) / recipe.accumulate) * recipe.epochs,
+        class_weights=weights if recipe.class_weights == "balanced" else None, plateau=plateau,
+    )  # fmt: skip
+    timer = DeviceTimer(device)
+    flops = flops_of(task, cache)
+    meter = Meter(spec.budget, stepper.planned, timer, flops.of)
+    judge = Judge(task, cache, device, scaling)
+    seen = patches = 0
+    losses = _Losses(device)
+    started = time.perf_counter()
+    looks = 0  # of those that are due by the progress of a training of fixed length
+
+    def evaluate(epoch: int) -> None:
+        row: dict[str, Any] = {"epoch": epoch, "train_loss": losses.mean(), "lr": stepper.lr}
+        if not math.isfinite(row["train_loss"]):
+            for batch in bags.batches():
+                explain_nonfinite(batch)
+            raise Diverged(f"the training loss became {row['train_loss']} in epoch {epoch}")
+        judge.look(model, row)
+        if plateau is not None:
+            plateau.evaluated(row[protocol.monitor], meter.progress)
+        row |= {"seconds": time.perf_counter() - started, "device_seconds": timer.seconds, "steps": meter.steps}
+        row |= {"flops": meter.flops}
+        if on_evaluation is not None:
+            on_evaluation(meter.progress, row)
+
+    epoch = 0
+    while not meter.spent and (fixed or epoch < recipe.epochs):
+        epoch += 1
+        model.train()
+        if drawn is None:
+            positions = order.permutation(len(bags)).tolist()
+        else:
+            positions = order.choice(len(bags), len(bags), p=drawn).tolist()
+        batches = [positions[i : i + recipe.batch_size] for i in range(0, len(positions), recipe.batch_size)]
+        # Looked up beforehand: between the steps of a small method, whose data fill the caches, each costs far more.
+        answers, rows = [labels_of(targets, at) for at in batches], [[lengths[j] for j in at] for at in batches]
+        taken: list[int] = []
+        # One context an epoch and one block of the timer a batch: beside a small method each is a part of a step.
+        with closing(bags.stream(batches, timer)) as ready, fits(taken, "training"):
+            for i in range(0, len(batches), recipe.accumulate):
+                group = batches[i : i + recipe.accumulate]
+                taken[:] = rows[i] if len(group) == 1 else chain.from_iterable(rows[i : i + len(group)])
+                for j, at in enumerate(group, start=i):
+                    batch = next(ready)  # waiting for the disk is not the device's time
+                    with timer:
+                        if task.max_instances is not None:
+                            batch = cut(batch, task.max_instances, chance)
+                        loss = stepper.backward(batch, answers[j], len(group))
+                        losses.add(loss, len(at))
+                        if j + 1 == i + len(group):
+                            stepper.step(meter.progress)
+                meter.add(taken)
+                if on_step is not None:
+                    on_step(meter.progress, epoch)
+                seen, patches = seen + len(taken), patches + sum(taken)
+                if meter.spent:
+                    break
+                if fixed and (due := meter.passed(protocol.evaluations)) > looks:
+                    looks = due
+                    evaluate(epoch)
+        if meter.spent or not fixed:
+            evaluate(epoch)
+        if patience is not None and len(judge.history) - judge.best_row >= patience:
+            break
+    selected = judge.select(model)
+    model.targets_are_valid = False
+    seconds = time.perf_counter() - started
+    return Trained(model, judge.history, selected, meter.steps, seen, patches, seconds, timer.seconds, judge.seconds,
+                   meter.record(), scaling, seeds, judge.trajectory)  # fmt: skip
+
+
+class _Losses:
+    """The mean of losses over bags, fetched from the device when asked for: to add each up takes a part of a step."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._at_once = device.type == "cpu"  # there is nothing to wait for, and a tensor kept would part the heap
+        self._kept: list[Tensor] = []
+        self._sizes: list[int] = []
+        self._sum = 0.0
+        self._bags = 0
+
+    def add(self, loss: Tensor, bags: int) -> None:
+        """Take the mean loss of some bags, not synchronised."""
+        if self._at_once:
+            self._sum += loss.item() * bags
+            self._bags += bags
+            return
+        self._kept.append(loss)
+        self._sizes.append(bags)
+        if len(self._kept) >= 4096:
+            self._fetch()
+
+    def mean(self) -> float:
+        """Return the mean since the last call."""
+        self._fetch()
+        mean, self._sum, self._bags = self._sum / self._bags, 0.0, 0
+        return mean
+
+    def _fetch(self) -> None:
+        if self._kept:
+            self._sum += float(np.dot(torch.stack(self._kept).double().cpu().numpy(), self._sizes))
+            self._bags += sum(self._sizes)
+            self._kept.clear()
+            self._sizes.clear()
+
+
+def flops_of(task: Task, cache: FeatureCache) -> StepFlops:
+    """Return the counts of a task's method in this process, with what earlier runs had counted."""
+    flops = step_flops(task.method, cache.dim, task.n_classes, _has_coords(cache), task.spec.budget.track == "flops")
+    flops.learn(task.counted)
+    return flops
+
+
+def _has_coords(cache: FeatureCache) -> bool:
+    """Whether the slides of a cache have coordinates."""
+    return any(cache.coords(slide) is not None for slide in cache.slides["slide_id"][:1])

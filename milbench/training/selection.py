@@ -1,0 +1,62 @@
+"""Which model of a training is kept: evaluations on validation bags, and the checkpoint rule."""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..aggregator import Aggregator
+from ..data.cache.reader import FeatureCache
+from .loader import BagSet, Scaling
+from .predict import predict, validation
+from .task import Predictions, Task
+
+
+class Judge:
+    """Looks at validation slides, keeps the history, and remembers the best model; under the oracle protocol it also
+    predicts the test slides, whose labels it does not have."""
+
+    def __init__(self, task: Task, cache: FeatureCache, device: torch.device, scaling: Scaling | None) -> None:
+        limit = task.spec.budget.memory_bytes
+        self.recipe, self.protocol, self.n_classes = task.spec.recipe, task.spec.protocol, task.n_classes
+        self.held = BagSet(cache, [s for s, _ in task.val], device, scaling, limit)
+        self.labels = np.array([y for _, y in task.val])
+        oracle = self.protocol.checkpoint == "oracle"
+        self.test = BagSet(cache, task.test, device, scaling, limit) if oracle else None
+        self.history: list[dict[str, Any]] = []
+        self.trajectory: list[Predictions] = []
+        self.seconds = 0.0
+        self.best_row = 0
+        self._best = math.inf
+        self._state: dict[str, Any] | None = None
+
+    @property
+    def looks(self) -> bool:
+        """Whether it predicts anything; else it only writes down."""
+        return len(self.held) > 0 or self.test is not None
+
+    def look(self, model: Aggregator, row: dict[str, Any]) -> None:
+        """Add validation loss and AUC to a row and the row to the history; keep the model where it is the best."""
+        began = time.perf_counter()
+        self.history.append(row)
+        if len(self.held):
+            row |= validation(self.labels, predict(model, self.held, self.recipe), self.n_classes)
+            value = row["val_loss"] if self.protocol.monitor == "val_loss" else -row["val_auc"]
+            if value < self._best or self._state is None:  # an undefined value (NaN) never replaces a defined one
+                self._best, self.best_row = value if not math.isnan(value) else math.inf, len(self.history)
+                self._state = copy.deepcopy(model.state_dict()) if self.protocol.checkpoint != "last" else {}
+        if self.test is not None:
+            self.trajectory.append(predict(model, self.test, self.recipe))
+        self.seconds += time.perf_counter() - began
+
+    def select(self, model: Aggregator) -> int:
+        """Put the selected model's parameters back; return the number of its row."""
+        if self.protocol.checkpoint == "last" or not self._state:
+            return len(self.history)
+        model.load_state_dict(self._state)
+        return self.best_row

@@ -1,0 +1,106 @@
+"""What a training takes and leaves: the task of one run, the predictions of a model, and the result."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..aggregator import Aggregator
+from ..config import RunSpec
+from ..errors import MilbenchError
+from .loader import Scaling
+
+#: Called with the share of a training that is done and the newest row of its history.
+OnEvaluation = Callable[[float, dict[str, Any]], None]
+
+
+#: Takes the share of a training that is done, and the epoch under way.
+OnStep = Callable[[float, int], None]
+
+
+@dataclass(frozen=True)
+class Task:
+    """One run as its process receives it: a spec, features by path, labels of training and validation, ids of test."""
+
+    spec: RunSpec
+    method: str
+    cache_path: str
+    n_classes: int
+    train: tuple[tuple[str, int], ...]
+    val: tuple[tuple[str, int], ...]
+    test: tuple[str, ...]
+    model_classes: tuple[str, ...] | None = None  # names of the classes, where the model is to be kept
+    max_instances: int | None = None  # of a training bag, where the budget's fallback has come to that
+    counted: tuple[tuple[int, int | None], ...] = ()  # `StepFlops.known` of an earlier run, to be spared the work
+    live: str = ""  # the file that takes the share of the training that is done, see `milbench.runs.live`
+    live_part: tuple[int, int] = (0, 1)  # its number among the runs that share the file, and how many they are
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What a model says of B bags.
+
+    Attributes:
+        probabilities: ``(B, n_classes)`` float64, rows sum to 1.
+        log_odds: ``(B, n_classes)`` float64, of every class against the rest; bags are ordered by these.
+    """
+
+    probabilities: np.ndarray
+    log_odds: np.ndarray
+
+
+@dataclass
+class Trained:
+    """What training leaves: the selected model, its history (one row an evaluation), and what it took.
+
+    Attributes:
+        history: ``epoch``, ``train_loss`` (mean since the last row), ``lr``, ``val_loss``, ``val_auc``, ``seconds``,
+            and what had been used by then: ``steps``, ``device_seconds``, ``flops``.
+        selected: number of the selected row, from 1.
+        bags, patches: how many passed through training, those seen again counted again.
+        budget: `milbench.training.budget_meter.Meter.record`.
+        trajectory: under the oracle protocol the predictions of the test bags at every evaluation.
+        stack: of a stacked training how many models it had and the device-seconds of all; its own are not known.
+    """
+
+    model: Aggregator
+    history: list[dict[str, Any]]
+    selected: int
+    steps: int
+    bags: int
+    patches: int
+    seconds: float
+    device_seconds: float
+    evaluation_seconds: float
+    budget: dict[str, Any] = field(default_factory=dict)
+    scaling: Scaling | None = None
+    seeds: dict[str, int] = field(default_factory=dict)
+    trajectory: list[Predictions] = field(default_factory=list)
+    stack: dict[str, float] | None = None
+
+
+def derive_seed(seed: int, purpose: str) -> int:
+    """Return an independent 63-bit seed for one source of chance (``init``, ``order``, ``dropout``) of a run."""
+    return int(np.random.SeedSequence([seed, *purpose.encode()]).generate_state(1, np.uint64)[0] >> 1)
+
+
+def check_labels(labels: Sequence[int], n_classes: int) -> None:
+    """Raise MilbenchError where a training label is none of the classes 0 .. n_classes - 1."""
+    wrong = sorted({y for y in labels if not 0 <= y < n_classes})
+    if wrong:
+        raise MilbenchError(
+            f"training labels hold {', '.join(map(str, wrong[:5]))}, but with {n_classes} classes they are "
+            f"0 to {n_classes - 1}; correct the labels."
+        )
+
+
+def seed_everything(seed: int) -> None:
+    """Seed every generator a method can draw from without one of its own; torch's is the one it should use."""
+    torch.manual_seed(seed)
+    random.seed(seed)
+    np.random.seed(seed % 2**32)

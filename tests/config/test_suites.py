@@ -1,0 +1,131 @@
+"""Suite files: the built-in ones, and what is wrong with others, said in one sentence."""
+
+import os
+
+import pytest
+
+from milbench.config import Suite
+from milbench.config.suites import list_suites, load_suite
+from milbench.errors import MilbenchError
+from milbench.registry import resolve
+
+GOOD = """
+methods = ["mean"]
+[[data]]
+name = "d"
+dataset = "digits-bags"
+"""
+
+
+@pytest.mark.parametrize("name", list_suites())
+def test_every_built_in_suite_loads_and_its_methods_exist(name):
+    suite = load_suite(name)
+    assert isinstance(suite, Suite)
+    assert suite.name == name
+    assert suite.description
+    assert len({resolve(method).canonical for method in suite.methods}) == len(suite.methods)
+
+
+def test_the_quickstart_is_what_it_promises():
+    suite = load_suite("quickstart")
+    names = {"mean", "max", "max_instance", "abmil", "abmil[gated=true]", "dsmil", "clam_sb", "transmil"}
+    assert names <= set(suite.methods)
+    assert {data.dataset for data in suite.data} == {"digits-bags", "arrangement"}
+    assert suite.seeds >= 3
+
+
+def test_a_file_is_named_by_itself_and_starts_at_its_folder(tmp_path):
+    (tmp_path / "mine.toml").write_text(GOOD)
+    suite = load_suite(tmp_path / "mine.toml")
+    assert (suite.name, suite.base, suite.version) == ("mine", tmp_path, 1)
+    assert suite == load_suite(str(tmp_path / "mine.toml"))
+    assert "base" not in suite.model_dump()
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("quickstrat", r"unknown suite 'quickstrat'\. Did you mean 'quickstart'\?"),
+        ("nothing-like-it", r"unknown suite 'nothing-like-it'\. Known: .*quickstart.* A file must end in \.toml\."),
+        ("no/such.toml", r"suite file no/such\.toml does not exist"),
+    ],
+)
+def test_unknown_suites(name, words):
+    with pytest.raises(MilbenchError, match=words):
+        load_suite(name)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("methods = [", "is not valid TOML"),
+        (GOOD.replace("methods", "method"), "method.* Did you mean 'methods'"),
+        ("method = ['mean']" + GOOD, r"method: Extra inputs.* Did you mean 'methods'"),
+        (GOOD.replace('["mean"]', "[]"), "methods: a suite needs at least one method"),
+        (GOOD + 'datset = "x"', r"data\.0\.datset: .* Did you mean 'dataset'"),
+        (GOOD + "[data.split]\nfold = 3", r"data\.0\.split\.fold: .* Did you mean 'folds'"),
+        (GOOD + '[protocol]\nkeep_models = "best"', r"protocol\.keep_models: .*suite itself"),
+        (GOOD + "folds = 3", r"data\.0\.folds: .*\[data\.split\]"),
+        ("lr = 1.0\n" + GOOD, r"lr: .*\[recipe\]"),
+        (GOOD + '[protocol]\nmemory = "2 GB"', r"protocol\.memory: .*\[budget\]"),
+        (GOOD + "[data.split]\nfolds = 1", r"data\.0\.split\.folds: .*greater than or equal to 2"),
+        (GOOD + '[protocol]\ncheckpont = "last"', r"protocol\.checkpont: .* Did you mean 'checkpoint'"),
+        (GOOD + '[protocol]\ncheckpoint = "best"', r"protocol\.checkpoint: .*'last', 'best-val' or 'oracle'"),
+        (GOOD + '[budget]\ntrials = 3\n[tuning]\nsamplr = "tpe"', r"tuning\.samplr: .* Did you mean 'sampler'"),
+        (GOOD + "[budget]\ntrials = 3\n[tuning.space.lr]\nlow = 1\nhgih = 2", r"tuning\.space\.lr"),
+        (GOOD + "[budget]\ntimeuot = 3", r"budget\.timeuot: .* Did you mean 'timeout_s'"),
+        (GOOD + "[budget]\ntimeout_s = 0", r"budget: timeout_s: 0 is no time such as '90 s'"),
+        (GOOD + 'cache = "c"', "give either dataset .* or cache"),
+        (GOOD + 'format = "clam"', "format tells how features are imported; give features"),
+        (GOOD + GOOD.split("\n", 2)[2], "each with a name of its own"),
+        ('methods = ["mean"]', "data: Field required"),
+        ('base = "/"' + GOOD, "unknown field base"),
+        ("seeds = 0" + GOOD, "seeds: .*greater than or equal to 1"),
+        ("recipe = 3" + GOOD, "recipe: .*dictionary"),
+    ],
+)
+def test_a_bad_file_is_told_in_one_sentence(tmp_path, text, words):
+    file = tmp_path / "s.toml"
+    file.write_text(text)
+    with pytest.raises(MilbenchError, match=words) as caught:
+        load_suite(file)
+    assert str(file) in str(caught.value)
+    assert "\n" not in str(caught.value).split("is not valid")[0]
+
+
+def test_what_cannot_be_read(tmp_path):
+    (tmp_path / "latin.toml").write_bytes(b'name = "\xe9"')
+    with pytest.raises(MilbenchError, match="is not valid TOML"):
+        load_suite(tmp_path / "latin.toml")
+    (tmp_path / "folder.toml").mkdir()
+    with pytest.raises(MilbenchError, match=r"folder\.toml is no regular file"):
+        load_suite(tmp_path / "folder.toml")
+    (tmp_path / "closed.toml").write_text(GOOD)
+    (tmp_path / "closed.toml").chmod(0)
+    if not os.access(tmp_path / "closed.toml", os.R_OK):
+        with pytest.raises(MilbenchError, match="cannot be read"):
+            load_suite(tmp_path / "closed.toml")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("newline", ["\n", "\r\n"])
+def test_a_suite_as_windows_editors_write_it(tmp_path, encoding, newline):
+    text = GOOD + 'note = "Charité"\n'
+    (tmp_path / "mine.toml").write_bytes(text.replace("\n", newline).encode(encoding))
+    assert load_suite(tmp_path / "mine.toml").data[0].note == "Charité"
+
+
+def test_a_suite_in_another_encoding_says_which_it_has_to_be(tmp_path):
+    (tmp_path / "mine.toml").write_bytes((GOOD + 'note = "Charité"\n').encode("cp1252"))
+    with pytest.raises(MilbenchError, match=r"mine\.toml .*UTF-8"):
+        load_suite(tmp_path / "mine.toml")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+def test_a_suite_that_is_no_file_is_not_said_to_be_absent(tmp_path):
+    os.mkfifo(tmp_path / "pipe.toml")
+    (tmp_path / "folder.toml").mkdir()
+    for name in ("pipe.toml", "folder.toml"):
+        with pytest.raises(MilbenchError, match=name) as told:
+            load_suite(tmp_path / name)
+        assert "does not exist" not in str(told.value)

@@ -1,0 +1,199 @@
+"""STAMP's features, of every version that laid them out differently."""
+
+from __future__ import annotations
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from support.features import Slide, digit_slides
+from support.foreign import read_source, same_bits, write_stamp, write_stamp_slide_level
+
+from milbench import FeatureCache, MilbenchError
+from milbench.data.cache.build import build_cache
+from milbench.data.importers import detect_format
+
+
+@pytest.fixture(scope="module")
+def slides() -> list[Slide]:
+    return digit_slides(patients=4)
+
+
+@pytest.mark.parametrize(("code_hash", "below"), [(None, ""), ("1a2b3c4d", ""), ("1a2b3c4d", "ctranspath-1a2b3c4d")])
+def test_features_in_half_precision_and_micrometres(tmp_path, slides, code_hash, below):
+    folder = write_stamp(tmp_path, slides, code_hash=code_hash)
+    module, said = detect_format(tmp_path / below)
+    found = read_source(tmp_path / below)
+    assert module.NAME == "stamp"
+    assert said == (f"STAMP features in {folder}: 8 .h5 files (extractor ctranspath, coordinates in micrometres)")
+    assert sorted(found) == sorted(slide.name for slide in slides)
+    for slide in slides:
+        assert same_bits(found[slide.name].features, slide.x.astype(np.float16))
+        assert same_bits(found[slide.name].coords, (slide.xy / 2).astype(np.float32))
+        assert found[slide.name].meta == {
+            "encoder": "ctranspath", "units": "micrometres", "patch_size": 224, "coord_step": 256.0}  # fmt: skip
+
+
+def test_a_cache_of_them(tmp_path, slides):
+    write_stamp(tmp_path / "out", slides)
+    report = build_cache(tmp_path / "out", tmp_path / "cache")
+    cache = FeatureCache.open(report.out)
+    assert (report.format, report.slides, report.max_rounding_error) == ("stamp", 8, 0)
+    assert {key: cache.meta[key] for key in ("encoder", "units", "patch_size")} == {
+        "encoder": "ctranspath", "units": "micrometres", "patch_size": 224}  # fmt: skip
+    assert set(cache.slides["coord_step"]) == {256.0}
+    for slide in slides:
+        assert torch.equal(cache[slide.name], torch.from_numpy(slide.x.astype(np.float16)))
+        assert torch.equal(cache.coords(slide.name), torch.from_numpy((slide.xy / 2).astype(np.float32)))
+
+
+def test_version_2_0_calls_the_tile_size_otherwise(tmp_path, slides):
+    write_stamp(tmp_path, slides, version="2.0")
+    meta = next(iter(read_source(tmp_path).values())).meta
+    assert meta == {"encoder": "ctranspath", "units": "micrometres", "coord_step": 256.0}
+
+
+def test_version_1_knew_no_units_and_what_is_assumed_is_said(tmp_path, slides):
+    folder = write_stamp(tmp_path, slides, extractor="STAMP-extract-001_xiyuewang-ctranspath-7c998680", version="1")
+    found = read_source(folder)
+    assert "coordinates taken to be in pixels of 256/224 micrometres)" in detect_format(folder)[1]
+    for slide in slides:
+        assert same_bits(found[slide.name].coords, slide.xy // 512 * 224)
+    meta = found[slides[0].name].meta
+    assert (meta["units"], meta["patch_size"], meta["coord_step"]) == ("pixels of 256/224 micrometres", 224, 224.0)
+
+
+def test_coordinates_without_unit_are_of_version_1_or_unknown(tmp_path):
+    folder = tmp_path / "features"
+    folder.mkdir()
+    for name, coords in {
+        "one": [[7, 7]],
+        "odd": [[0, 0], [256, 0]],
+        "row": [[0, 5], [224, 5]],
+        "void": [[0, np.nan], [1, 0]],
+    }.items():
+        with h5py.File(folder / f"{name}.h5", "w") as file:
+            file["feats"], file["coords"] = np.ones((len(coords), 3), np.float16), np.array(coords)
+    slides = detect_format(folder)[0].open_source(folder)
+    assert [slides.load(i).meta["units"] for i in (1, 2)] == ["pixels of 256/224 micrometres"] * 2
+    assert not {"units", "coord_step"} & {*slides.load(0).meta, *slides.load(3).meta}
+
+
+def test_another_unit_is_kept_as_it_is_said(tmp_path):
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["feats"], file["coords"] = np.ones((2, 3), np.float16), np.zeros((2, 2), np.float32)
+        file.attrs.update(extractor="kronos2", unit="px", tile_size_px=256, feat_type="tile")
+    assert read_source(tmp_path)["a"].meta == {"encoder": "kronos2", "units": "px", "patch_size": 256}
+    assert "coordinates taken to be in px" in detect_format(tmp_path)[1]
+
+
+def test_attributes_that_are_no_numbers_are_left_out(tmp_path):
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["feats"], file["coords"] = np.ones((2, 3), np.float16), np.zeros((2, 2), np.float32)
+        file.attrs.update(extractor=7, unit="um", tile_size_um=np.inf, tile_size_px="224 px")
+    assert read_source(tmp_path)["a"].meta == {"encoder": "7", "units": "micrometres"}
+
+
+def test_slides_are_named_as_in_the_slide_table(tmp_path, slides):
+    """FILENAME is relative to the feature folder: one name in two folders is two slides."""
+    first, second = slides[:2]
+    named = [
+        Slide("site 1/001.a", "p", first.label, first.x, first.xy),
+        Slide("site 2/001.a", "q", second.label, second.x, second.xy),
+        Slide("0007", "r", first.label, first.x, first.xy),
+    ]
+    folder = write_stamp(tmp_path / "out", named)
+    for source in (tmp_path / "out", folder):
+        found = read_source(source)
+        assert sorted(found) == ["0007", "site 1/001.a", "site 2/001.a"]
+        assert same_bits(found["site 2/001.a"].features, second.x.astype(np.float16))
+    cache = FeatureCache.open(build_cache(folder, tmp_path / "cache").out)
+    assert torch.equal(cache["site 1/001.a"], torch.from_numpy(first.x.astype(np.float16)))
+
+
+def test_two_extractors_ask_which(tmp_path, slides):
+    write_stamp(tmp_path, slides, "uni2")
+    folder = write_stamp(tmp_path, slides, "conch", code_hash="00ff")
+    with pytest.raises(
+        MilbenchError, match=r"holds features of conch in .*conch-00ff and others, as .*uni2/.*\.h5; give"
+    ):
+        detect_format(tmp_path)
+    assert read_source(folder)[slides[0].name].meta["encoder"] == "conch"
+
+
+def test_slide_level_features_are_refused_with_the_reason(tmp_path, slides):
+    folder = write_stamp_slide_level(tmp_path / "titan-slide", slides)
+    message = r"\.h5 holds one vector of a slide by titan, not a bag of tiles; give the folder of tile features"
+    with pytest.raises(MilbenchError, match=message):
+        detect_format(folder)
+    mixed = write_stamp(tmp_path / "out", slides[:1])
+    write_stamp_slide_level(mixed, [Slide("zz", "p", "normal", slides[0].x, slides[0].xy)])
+    with pytest.raises(MilbenchError, match=r"zz" + message):
+        read_source(mixed)
+
+
+def test_augmented_copies_are_refused(tmp_path, slides):
+    folder = write_stamp(tmp_path, slides[:1], version="1.0.3")
+    with h5py.File(folder / f"{slides[0].name}.h5", "r+") as file:
+        file["augmented"][-2:] = True
+    with pytest.raises(
+        MilbenchError, match=r"holds 2 augmented copies among its \d rows, which would count patches twice"
+    ):
+        read_source(folder)
+
+
+def test_empty_slides_are_left_out_by_name(tmp_path, slides):
+    folder = write_stamp(tmp_path / "out", slides[:1])
+    for name, shape in {"blank": (0, 64), "bare": (0,)}.items():
+        with h5py.File(folder / f"{name}.h5", "w") as file:
+            file["feats"], file["coords"] = np.zeros(shape, np.float16), np.zeros((0, 2), np.float32)
+            file.attrs.update(extractor="ctranspath", unit="um", tile_size_um=256.0, tile_size_px=224)
+    report = build_cache(tmp_path / "out", tmp_path / "cache")
+    assert report.left_out == {
+        "bare": "it has no patches, shape (0,)", "blank": "it has no patches, shape (0, 64)"}  # fmt: skip
+    assert report.slides == 1
+
+
+FEATS, COORDS = np.ones((4, 3), np.float16), np.zeros((4, 2), np.float32)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"features": FEATS}, r"z\.h5 has no dataset 'feats' \(it has features\)"),
+        ({}, r"z\.h5 has no dataset 'feats' \(it has none\)"),
+        ({"feats": FEATS, "coords": COORDS[:3]}, r"z\.h5 has 4 rows but 3 coordinates"),
+        ({"feats": FEATS, "coords": np.float32(1)}, r"z\.h5 has 4 rows but no coordinates"),
+        ({"feats": FEATS.astype(int), "coords": COORDS}, r"'feats' must be floating point, got dtype int64"),
+        ({"feats": FEATS, "coords": ["a", "b", "c", "d"]}, r"'coords' must be numbers, got dtype object"),
+        ({"feats": FEATS[0], "coords": COORDS[:3]}, r"z\.h5: features of slide 'z' must have shape \(rows, dim\), got"),
+        ({"feats": np.stack([FEATS, FEATS]), "coords": COORDS[:2]}, r"z\.h5: features of slide 'z' must have shape"),
+        ({"feats": FEATS, "coords": np.zeros((4, 3))}, r"z\.h5: coordinates of slide 'z' must have shape \(4, 2\)"),
+        ({"feats": FEATS * np.nan, "coords": COORDS}, r"z\.h5: row 0 of slide 'z' has a NaN"),
+        ({"feats": FEATS[:, :2], "coords": COORDS}, r"slide 'z' has 2-d features but the slides before it have 3-d"),
+    ],
+)
+def test_files_that_are_not_what_they_should_be(tmp_path, arrays, message):
+    for name, content in {"a": {"feats": FEATS, "coords": COORDS}, "z": arrays}.items():
+        with h5py.File(tmp_path / f"{name}.h5", "w") as file:
+            file.attrs.update(extractor="uni", unit="um", tile_size_um=256.0)
+            for key, array in content.items():
+                file[key] = array
+    with pytest.raises(MilbenchError, match=message):
+        build_cache(tmp_path, tmp_path / "cache")
+    assert not (tmp_path / "cache").exists()
+
+
+def test_links_between_folders(tmp_path, slides):
+    """One to another disk is followed; one that leads back ends the search."""
+    write_stamp(tmp_path / "disk", slides[:2])
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "ctranspath").symlink_to(tmp_path / "disk" / "ctranspath")
+    assert len(read_source(tmp_path / "out")) == 2
+    (tmp_path / "disk" / "ctranspath" / "again").symlink_to(tmp_path / "out")
+    with pytest.raises(MilbenchError, match=r"again leads to the folder .* again; remove that link"):
+        detect_format(tmp_path / "out")
+    (tmp_path / "disk" / "ctranspath" / "again").unlink()
+    (tmp_path / "disk" / "ctranspath" / "zz.h5").symlink_to("zz.h5")
+    with pytest.raises(MilbenchError, match=r"zz\.h5 is a link that leads nowhere \(Too many levels"):
+        read_source(tmp_path / "out")

@@ -1,0 +1,423 @@
+"""The leaderboard of a made-up store: scores, intervals, ranks, costs, and what it refuses."""
+
+import io
+import json
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+from rich.console import Console
+from sklearn.metrics import average_precision_score, roc_auc_score
+from support import synthetic as made
+from typer.testing import CliRunner
+
+import milbench
+from milbench.errors import MilbenchError
+from milbench.evaluation.comparison import compare
+from milbench.evaluation.leaderboard import COLUMNS, leaderboard, run_scores
+from milbench.report.console import to_rich
+from milbench.report.figures.leaderboard import auc_figure
+from milbench.report.markdown import comparison_lines, to_markdown, write_report
+from milbench.runs.store import read_runs
+
+SOME = ("mean", "abmil", "transmil")
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    """Two cohorts, nine methods, three folds, two seeds; dsmil failed once and max always on the second cohort."""
+    root = tmp_path_factory.mktemp("results")
+    always = tuple(("hard", "max", f"f{f}", s, "timeout") for f in range(3) for s in range(3))
+    made.fill(root, seeds=3, fail=(("hard", "dsmil", "f1", 0, "oom"), *always))
+    return root
+
+
+@pytest.fixture(scope="module")
+def table(root):
+    return leaderboard(root, resamples=500)
+
+
+def row(table, data, method):
+    (found,) = table[(table["data"] == data) & (table["method"] == method)].itertuples(index=False)
+    return found
+
+
+def test_one_row_a_method_and_cohort(table):
+    assert list(table.columns) == list(COLUMNS)
+    assert len(table) == 18
+    assert not table.duplicated(["suite", "version", "data", "method"]).any()
+    assert set(table["family"]) == {"iid", "correlated"}
+    assert milbench.leaderboard is leaderboard
+
+
+def test_auc_is_the_mean_over_folds_and_seeds_of_the_test_bags_alone(root, table):
+    labels = pd.read_csv(root / "made-up-v1/cohorts/easy-f0/labels.csv").set_index("slide_id")["label"]
+    aucs = []
+    for run in read_runs(root):
+        if (run.spec.data, run.method) == ("easy", "abmil"):
+            test = run.predictions().query("split == 'test'")
+            aucs.append(roc_auc_score(labels[test["slide_id"]], test["p1"]))
+    found = row(table, "easy", "abmil")
+    assert len(aucs) == found.runs == found.runs_ok == 9
+    assert found.auc == pytest.approx(np.mean(aucs))
+    assert found.auc_low < found.auc < found.auc_high
+    assert (found.seeds, found.folds, found.outcome) == (3, 3, "ok")
+
+
+def test_parts_of_a_table_share_what_it_carries(table):
+    """Curves are long, and pandas copies `attrs` at every step: a report of ten tables took minutes."""
+    part = table[table["data"] == "easy"][["method", "auc"]].copy()
+    for name in ("curves", "suites", "cohorts", "effects", "known"):
+        assert part.attrs[name] is table.attrs[name]
+
+
+def test_ranks_ties_and_differences(table):
+    for _, block in table.groupby("data"):
+        ranked = block[block["rank"].notna()]
+        assert ranked.iloc[0]["rank"] == 1
+        assert ranked["auc"].iloc[0] == ranked["auc"].max()
+        assert ranked["rank"].is_monotonic_increasing
+        assert (ranked["diff_to_best"] <= 0).all()
+        first = ranked[ranked["rank"] == 1]
+        assert ((first["diff_low"] <= 0) & (first["diff_high"] >= 0)).all()
+        assert ranked["auc"].is_monotonic_decreasing, "no lower score stands above a higher one"
+        assert list(ranked["rank"]) == list(ranked["auc"].rank(ascending=False, method="min"))
+        assert ((ranked["rank_low"] <= ranked["rank"]) & (ranked["rank"] <= ranked["rank_high"])).all()
+        assert (ranked["among_best"] == (ranked["rank_low"] == 1)).all()
+        shared = ranked["rank"].duplicated(keep=False)
+        assert (ranked["tied"] == shared).all()
+    assert row(table, "hard", "mean").rank > row(table, "hard", "transmil").rank == 1
+
+
+def test_failures_appear_unranked_and_last(table):
+    hard = table[table["data"] == "hard"]
+    assert list(hard["method"].tail(2)) == ["dsmil", "max"]
+    part, none = row(table, "hard", "dsmil"), row(table, "hard", "max")
+    assert (part.outcome, part.reason, part.runs_ok, part.runs) == ("1 oom", "made up to be oom", 8, 9)
+    assert np.isnan(part.rank)
+    assert np.isnan(part.diff_to_best)
+    assert part.auc_low < part.auc < part.auc_high
+    assert (none.outcome, none.runs_ok) == ("9 timeout", 0)
+    assert np.isnan([none.rank, none.auc, none.auc_low, none.accuracy, none.accuracy_sd]).all()
+    assert not none.tied
+
+
+def test_the_same_results_give_the_same_table(root, table):
+    pd.testing.assert_frame_equal(leaderboard(root, resamples=500), table)
+
+
+def test_intervals_over_patients_do_not_depend_on_who_else_is_there(tmp_path):
+    """The variance over seeds is pooled over methods; with one seed nothing is."""
+    made.fill(tmp_path / "few", methods=("abmil", "mean"), costs=False, seeds=1)
+    made.fill(tmp_path / "many", methods=("abmil", "clam_sb", "mean"), costs=False, seeds=1)
+    few, many = (leaderboard(tmp_path / name, resamples=200) for name in ("few", "many"))
+    for method in ("abmil", "mean"):
+        assert row(few, "easy", method).auc_low == row(many, "easy", method).auc_low
+
+
+def test_costs_have_units_and_one_environment(root, table):
+    found = row(table, "easy", "abmil")
+    assert found.infer_patches_per_s == 6.3e6
+    assert found.infer_peak_memory_bytes == 260e6
+    assert found.train_peak_memory_bytes == 520e6
+    assert (found.parameters, found.flops_per_bag_train, found.cost_outcome) == (12345, 3e9, "ok")
+
+
+def test_costs_measured_in_the_old_way_never_share_a_table_with_new_ones(tmp_path):
+    store = made.fill(tmp_path, methods=SOME)
+    assert leaderboard(tmp_path, resamples=200).infer_patches_per_s.notna().all()
+    newer = made.cost_record(store.suite, "easy", "abmil", factor=100) | {"cost_version": 2}
+    store.publish_cost("newer", newer)
+    board = leaderboard(tmp_path, resamples=200)
+    assert row(board, "easy", "abmil").infer_patches_per_s == pytest.approx(630e6)
+    assert board.infer_patches_per_s.notna().sum() == 1
+    assert any("older milbench" in note for note in board.attrs["notes"])
+
+
+def test_costs_of_some_turns_only_are_told(tmp_path):
+    store = made.fill(tmp_path, methods=SOME)
+    assert not [note for note in leaderboard(tmp_path, resamples=200).attrs["notes"] if "turns" in note]
+    part = made.cost_record(store.suite, "easy", "abmil") | {"unfinished": True, "finished": "2030"}
+    store.publish_cost("part", part)
+    notes = leaderboard(tmp_path, resamples=200).attrs["notes"]
+    assert [note for note in notes if note.startswith("1 of the measurements of cost have not taken all")]
+
+
+def test_a_method_of_other_options_is_offered_by_its_name(tmp_path):
+    made.fill(tmp_path, methods=("abmil[gated=true]", "max"))
+    with pytest.raises(MilbenchError, match=r"no run of 'abmil' in .*There are runs of 'abmil\[gated=true\]'\."):
+        compare("abmil", "max", tmp_path)
+
+
+def test_timings_of_two_environments_never_share_a_table(tmp_path):
+    store = made.fill(tmp_path, methods=SOME)
+    faster = made.cost_record(store.suite, "easy", "abmil", "other machine", factor=100)
+    store.publish_cost("another", faster)
+    store.publish_cost(
+        "easytransmil", made.cost_record(store.suite, "easy", "transmil", "other machine"), overwrite=True
+    )
+    failed = made.cost_record(store.suite, "hard", "mean", "yet another") | {"outcome": "oom"}
+    store.publish_cost("hardmean", failed, overwrite=True)
+    table = leaderboard(tmp_path, resamples=50)
+    assert row(table, "easy", "abmil").infer_patches_per_s == 6.3e6
+    assert np.isnan(row(table, "easy", "transmil").infer_patches_per_s)
+    assert row(table, "easy", "transmil").parameters == 12345
+    assert np.isnan(row(table, "hard", "mean").infer_patches_per_s)
+    assert row(table, "hard", "mean").cost_outcome == "oom"
+    assert table.attrs["cost_environment"]["fingerprint"] == "e0"
+    (note,) = [n for n in table.attrs["notes"] if n.startswith("Costs")]
+    assert "2 environments" in note
+    assert "2 measurements" in note
+
+
+def test_a_fold_never_run_counts_as_missing(tmp_path):
+    made.fill(tmp_path, methods=SOME, costs=False, fail=(("easy", "mean", "f2", 1, "missing"),))
+    table = leaderboard(tmp_path, resamples=50)
+    found = row(table, "easy", "mean")
+    assert (found.outcome, found.runs_ok, found.runs) == ("1 missing", 5, 6)
+    assert np.isnan(found.rank)
+    assert np.isnan(found.infer_patches_per_s)
+
+
+def test_spread_is_over_repetitions_where_there_are_some(tmp_path):
+    folds = tuple(f"r{r}-f{f}" for r in range(3) for f in range(2))
+    made.fill(tmp_path, made.suite(data=("hard",)), ("mean", "abmil"), folds=folds, seeds=1, costs=False)
+    table, runs = leaderboard(tmp_path, resamples=50), run_scores(tmp_path)
+    for method in ("mean", "abmil"):
+        own = runs[runs["method"] == method]
+        means = own.groupby(own["fold"].str[:2])["accuracy"].mean()
+        assert len(means) == 3
+        assert row(table, "hard", method).accuracy_sd == pytest.approx(means.std())
+
+
+def test_three_classes(tmp_path):
+    made.fill(tmp_path, made.suite(data=("easy",)), ("mean", "abmil"), n=120, classes=3, costs=False)
+    table = leaderboard(tmp_path, resamples=100)
+    assert table["auc"].between(0.6, 1).all()
+    assert (table["auc_low"] < table["auc"]).all()
+    assert table.attrs["cohorts"][0]["classes"] == {"class 0": 40, "class 1": 40, "class 2": 40}
+
+
+def test_bags_as_units(tmp_path):
+    for unit in ("patient", "bag"):
+        made.fill(tmp_path / unit, made.suite(unit=unit), ("mean", "abmil"), costs=False)
+    patient, bag = (leaderboard(tmp_path / unit, resamples=100) for unit in ("patient", "bag"))
+    assert (patient["auc"] == bag["auc"]).all()
+    assert (patient["auc_low"] != bag["auc_low"]).any()
+
+
+def test_filters_and_empty_results(root, tmp_path):
+    assert set(leaderboard(root, suite="made-up-v1", data="easy", resamples=10)["data"]) == {"easy"}
+    assert len(leaderboard(root / "made-up-v1", suite="made-up", resamples=10)) == 18
+    with pytest.raises(MilbenchError, match="Did you mean 'made-up'"):
+        leaderboard(root, suite="mode-up")
+    with pytest.raises(MilbenchError, match="Did you mean 'easy'"):
+        leaderboard(root, data="eazy")
+    with pytest.raises(MilbenchError, match="milbench run"):
+        leaderboard(tmp_path)
+    with pytest.raises(MilbenchError, match="resamples"):
+        leaderboard(root, resamples=0)
+
+
+def test_other_bags_are_an_error(tmp_path):
+    store = made.fill(tmp_path, methods=SOME, costs=False)
+    run = next(r for r in read_runs(tmp_path) if r.method == "transmil")
+    fewer = run.predictions().drop(index=run.predictions().query("split == 'test'").index[0])
+    store.publish_run(run.spec.run_id, run.record, fewer, overwrite=True)
+    with pytest.raises(MilbenchError, match=r"tested on .* bags .* on .* others"):
+        leaderboard(tmp_path, resamples=10)
+
+
+def test_damaged_predictions_are_named(tmp_path):
+    store = made.fill(tmp_path, methods=("abmil",), costs=False)
+    run = read_runs(tmp_path)[0]
+    frame = run.predictions()
+    for bad, message in (
+        (frame.assign(p0=np.nan), "not finite"),
+        (frame.assign(slide_id=[f"x{i}" for i in range(len(frame))]), "labels.csv has not"),
+        (frame.assign(split="val"), "no test bags"),
+    ):
+        store.publish_run(run.spec.run_id, run.record, bad, overwrite=True)
+        with pytest.raises(MilbenchError, match=f"{run.spec.run_id}.*{message}"):
+            leaderboard(tmp_path, resamples=10)
+
+
+def test_budgets_are_not_mixed(tmp_path):
+    store = made.fill(tmp_path, made.suite(data=("easy",)), SOME, costs=False)
+    run = next(r for r in read_runs(tmp_path) if r.method == "abmil")
+    spec = run.spec.model_copy(update={"threads": 8})
+    old = made.record(spec, "abmil") | {"finished": "2025-01-01T00:00:00"}
+    store.publish_run(spec.run_id, old, run.predictions())
+    table = leaderboard(tmp_path, resamples=10)
+    assert table.groupby("conditions")["method"].apply(sorted).to_dict() == {
+        "1 threads": sorted(SOME),
+        "8 threads": ["abmil"],
+    }
+    assert any("runs differ in threads; they stand in 2 tables" in note for note in table.attrs["notes"])
+    stale = run.spec.model_copy(update={"fingerprint": "f-1"})
+    store.publish_run(
+        stale.run_id, made.record(stale, "abmil") | {"finished": "2025-01-01T00:00:00"}, run.predictions()
+    )
+    table = leaderboard(tmp_path, resamples=10)
+    assert any("left out 1 run made with other features, labels or folds than" in note for note in table.attrs["notes"])
+    recipe = run.spec.recipe.model_copy(update={"lr": 0.5})
+    spec = run.spec.model_copy(update={"recipe": recipe})
+    new = made.record(spec, "abmil", "diverged") | {"finished": "2027-01-01T00:00:00"}
+    store.publish_run(spec.run_id, new)
+    table = leaderboard(tmp_path, resamples=10)
+    assert row(table[table["conditions"] == "1 threads"], "easy", "abmil").outcome == "1 diverged"
+    assert any("left out 1 run of abmil on the same folds" in note for note in table.attrs["notes"])
+
+
+def test_runs_before_and_after_an_edit_of_a_method_are_not_mixed(tmp_path):
+    """What was run with an earlier form of the code is missing, and what was measured of it is not shown."""
+    store = made.fill(tmp_path, made.suite(data=("easy",)), SOME)
+    before = row(leaderboard(tmp_path, resamples=10), "easy", "abmil")
+    assert before.outcome == "ok"
+    assert before.infer_patches_per_s > 0
+    run = next(r for r in read_runs(tmp_path) if r.method == "abmil")
+    edited = run.spec.model_copy(update={"code": "revision 2"})
+    new = made.record(edited, "abmil") | {"finished": "2027-01-01T00:00:00"}
+    store.publish_run(edited.run_id, new, run.predictions())
+    table = leaderboard(tmp_path, resamples=10)
+    after = row(table, "easy", "abmil")
+    assert after.outcome == "5 missing"
+    assert np.isnan(after.infer_patches_per_s)
+    assert any("left out 6 runs of abmil by another form of its code" in note for note in table.attrs["notes"])
+    assert row(table, "easy", "mean").outcome == "ok"
+
+
+def test_markdown_and_terminal(table):
+    text = to_markdown(table)
+    assert text.count("### made-up-v1") == 2
+    assert "Inference (patches/s)" in text
+    assert "8/9: 1 oom" in text
+    (ranked,) = {int(block["rank"].notna().sum()) for _, block in table.groupby("data")} - {9}
+    for table_text in re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE):
+        assert len({line.count("|") for line in table_text.splitlines()}) == 1
+        # Every method in every table; where a cohort has methods without a rank, its first table is in two parts.
+        assert len(table_text.splitlines()) in (2 + 9, 2 + ranked, 2 + 9 - ranked)
+    console = Console(width=120, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console.print(to_rich(table))
+    shown = console.export_text()
+    assert max(map(len, shown.splitlines())) <= 120
+    assert "abmil[gated=true]" in shown  # brackets are no markup
+    assert "9 timeout" in shown
+
+
+def test_report(table, tmp_path):
+    readme = write_report(table, tmp_path / "out", "A title", "Made by a test.")
+    names = {p.name for p in readme.parent.iterdir()}
+    assert names == {"README.md", "leaderboard.csv", "auc.png", "auc_vs_throughput.png", "auc_vs_memory.png"}
+    text = readme.read_text()
+    for word in ("# A title", "Made by a test.", "500 bootstrap", "logit scale", "made-up-v1", "`e0`", "1 oom"):
+        assert word in re.sub(r"\s+", " ", text)
+    again = pd.read_csv(readme.parent / "leaderboard.csv")
+    assert list(again.columns) == list(COLUMNS)
+    assert again["auc"].to_numpy() == pytest.approx(table["auc"].to_numpy(), nan_ok=True)
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    with pytest.raises(MilbenchError, match="cannot write the report"):
+        write_report(table, blocked, "t", "p")
+
+
+def test_command_line(root, tmp_path):
+    from milbench.cli import app
+
+    runner = CliRunner()
+    args = ["leaderboard", str(root), "--data", "easy", "--resamples", "20"]
+    for form, check in {
+        "table": lambda out: "transmil" in out,
+        "csv": lambda out: out.startswith("suite,version,data,rank"),
+        "markdown": lambda out: "| Rank |" in out,
+        "json": lambda out: len(json.loads(out)) == 9,
+    }.items():
+        result = runner.invoke(app, [*args, "--format", form])
+        assert result.exit_code == 0, result.output
+        assert check(result.stdout)
+    result = runner.invoke(app, [*args, "--out", str(tmp_path / "report")])
+    assert result.exit_code == 0
+    assert (tmp_path / "report" / "README.md").exists()
+    assert "Example: milbench leaderboard" in runner.invoke(app, ["leaderboard", "--help"]).stdout
+
+
+def test_all_commits_that_made_a_table_are_told(tmp_path):
+    """Runs of one environment may be of several commits, and costs of another."""
+    store = made.fill(tmp_path / "r", made.suite(data=("easy",)), SOME)
+    for number, run in enumerate(read_runs(tmp_path / "r")):
+        environment = run.record["environment"] | {"software": {"commit": ("aaa", "bbb", "aaa-dirty")[number % 3]}}
+        store.publish_run(run.spec.run_id, run.record | {"environment": environment}, run.predictions(), overwrite=True)
+    board = leaderboard(tmp_path / "r", resamples=10)
+    (environment,) = board.attrs["environments"]
+    assert sorted(environment["software"]["commit"].split(", ")) == ["aaa", "aaa-dirty", "bbb"]
+    board.attrs["cost_environment"]["software"] = {"commit": "ccc"}
+    text = write_report(board, tmp_path / "out", "T", "P").read_text()
+    assert re.search(r"- Runs and costs: .*commit (aaa|bbb)[^;]*\. Costs by commit ccc\.\n", text)
+    board.attrs["cost_environment"]["software"] = {"commit": "bbb"}
+    assert "Costs by commit" not in write_report(board, tmp_path / "out", "T", "P").read_text()
+
+
+def _labelled(root, change):
+    """Let a stored cohort have other labels: what `change` makes of the table of slides and labels."""
+    file = next(root.rglob("labels.csv"))
+    table = pd.read_csv(file)
+    table["label"] = change(table)
+    table.to_csv(file, index=False)
+    made.seal(file.parent, "easy")
+
+
+def test_what_no_order_gives_is_of_the_bags_an_average_precision_is_over(tmp_path):
+    """Of three folds one tests a positive, half of its bags: the others have no average precision."""
+    store = made.fill(tmp_path, made.suite(data=("easy",)), ("mean", "max"), seeds=1, costs=False)
+    first = next(r for r in store.records() if r.spec.fold == "f0").predictions()
+    tested = set(first.loc[first["split"] == "test", "slide_id"])
+    _labelled(tmp_path, lambda t: [y if s in tested else 0 for s, y in zip(t["slide_id"], t["label"], strict=True)])
+    board = leaderboard(tmp_path, resamples=20)
+    runs = run_scores(tmp_path)
+    assert runs["average_precision"].notna().sum() == 2
+    (note,) = [n for n in board.attrs["notes"] if "average precision of" in n]
+    rng, labels = np.random.default_rng(0), np.repeat([0, 1], len(tested) // 2)  # of all bags a sixth is positive
+    drawn = [average_precision_score(rng.permutation(labels), np.arange(len(labels))) for _ in range(2000)]
+    assert float(re.search(r"average precision of ([\d.]+)", note)[1]) == pytest.approx(np.mean(drawn), abs=0.01)
+    (note,) = [n for n in board.attrs["notes"] if "test no bag" in n]
+    assert "left out" in note  # with two classes there are no other classes for an AUC to be over
+    assert "other classes" not in note
+
+
+def test_one_class_is_no_failed_run(tmp_path):
+    made.fill(tmp_path, made.suite(data=("easy",)), ("mean", "max"), seeds=1, costs=False)
+    _labelled(tmp_path, lambda t: 0)
+    found = compare("mean", "max", tmp_path, resamples=20)
+    assert found["told_apart"].tolist() == [None]
+    (line, _) = comparison_lines(found)
+    assert found["reason"][0] in line
+    assert "ended" not in line
+
+
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_intervals_are_over_seeds_where_there_are_several(tmp_path, seeds):
+    made.fill(tmp_path, made.suite(data=("easy",)), ("mean", "max"), folds=("f0",), seeds=seeds, costs=False)
+    console = Console(width=120, file=io.StringIO())
+    console.print(to_rich(leaderboard(tmp_path, resamples=20)))
+    foot = " ".join(console.file.getvalue().split())
+    *_, last = comparison_lines(compare("mean", "max", tmp_path, resamples=20))
+    for text in (foot, last):
+        assert ("patients and seeds" in text) == (seeds > 1)
+
+
+def test_a_higher_score_over_fewer_runs_stands_apart(tmp_path):
+    """In Markdown in a table of its own, on the terminal and in the figure below a line."""
+    fail = (("easy", "transmil", "f1", 0, "oom"),)
+    made.fill(tmp_path, made.suite(data=("easy",)), ("mean", "transmil", "max"), seeds=1, costs=False, fail=fail)
+    board = leaderboard(tmp_path, resamples=50)
+    assert board.set_index("method")["auc"]["transmil"] > board["auc"].drop(board.index[-1]).max()
+    verdicts = [part for part in re.findall(r"(?:^\|.*\n)+", to_markdown(board), re.MULTILINE) if "AUC" in part]
+    first = [part for part in verdicts if part.startswith("| Rank")]
+    assert [part.count("\n") - 2 for part in first] == [2, 1]
+    console = Console(width=120, file=io.StringIO())
+    console.print(to_rich(board))
+    lines = console.file.getvalue().splitlines()
+    at = {name: next(i for i, line in enumerate(lines) if f" {name} " in line) for name in ("mean", "transmil")}
+    assert any("──" in line for line in lines[at["mean"] + 1 : at["transmil"]])
+    assert [line.get_ydata()[0] for line in auc_figure(board).axes[0].lines if line.get_gid() == "unranked"] == [1.5]
