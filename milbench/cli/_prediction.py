@@ -64,7 +64,7 @@ def predict_to(
     from ..atomic_io.publishing import write_atomic
     from ..data.onboarding.label_guess import check_columns
     from ..formatting.escaping import to_csv
-    from ..inference.labelled import read_slide_labels, score_lines, with_labels
+    from ..inference.labelled import SEEN, read_slide_labels, score_lines, with_labels, with_seen
     from ..inference.prediction import kept_models_of_cohort, predict_slides
     from ..training.saved_model import check_features
 
@@ -86,8 +86,14 @@ def predict_to(
             echo(f"note: {note}")
         table = predict_slides(models, cache, cache.ids, threshold)
         scores = []
-        if known is not None:
-            seen = {} if new_slides else _seen(cache.ids, known.patients, models, cohort)
+        seen = {} if new_slides else _seen(cache.ids, {} if known is None else known.patients, models, cohort)
+        if known is None:
+            table = with_seen(table, seen)
+            if trained := len(frozenset().union(*seen.values())):
+                echo(f"warning: {trained} of {count(len(cache.ids), 'slide')} took part in training or validation of a "
+                     f"model, by name: their predictions flatter (column {SEEN}); --new-slides if they are other "
+                     "slides of the same name.")  # fmt: skip
+        else:
             table = with_labels(table, known, seen, classes)
             scores = score_lines(table, known, classes)
         write_atomic(out, to_csv(table))

@@ -24,6 +24,7 @@ class Overwrite(StrEnum):
     failed = "failed"
     all = "all"
     missing_models = "missing-models"
+    costs = "costs"
 
 
 def run_command(
@@ -37,7 +38,11 @@ def run_command(
         help="Folder of the report, or 'none'; default: beside the results root; none with -m, --seeds, --budget.",
     ),
     jobs: int = typer.Option(None, "--jobs", min=1, help="Runs side by side; default: what the cores allow."),
-    overwrite: Overwrite = typer.Option(Overwrite.missing, "--overwrite", help="Which runs to do (again)."),
+    overwrite: Overwrite = typer.Option(
+        Overwrite.missing,
+        "--overwrite",
+        help="Which runs to do (again); costs: measure time and memory again, train nothing that is done.",
+    ),
     budget: list[str] = typer.Option(
         None,
         "--budget",
@@ -83,7 +88,7 @@ def run_command(
     refuse_damaged(plan, todo)
     for line in plan.notes:
         echo(f"note: {line}")
-    for line in unused(plan) if overwrite.value == "missing" else ():
+    for line in unused(plan) if overwrite.value in ("missing", "costs") else ():
         echo(line)
     if seeds is not None or dry_run:
         for line in _gain_of_seeds(plan, seeds or plan.suite.seeds):

@@ -95,6 +95,6 @@ def _sentence(name: str, widths: Mapping[int, float], floor: float, source: str)
     gain = ", ".join(f"± {half:.3f} with {count(n, 'seed')}" for n, half in widths.items())
     head = f"{name}: expected" if name else "expected"
     return (
-        f"{head} half-width of an interval of the AUC ({source}): {gain}; ± {floor:.3f} is what patients make, which "
-        "no number of seeds makes less."
+        f"{head} half-width of an interval of the AUC ({source}): {gain}; by the same estimate "
+        f"± {floor:.3f} would remain with any number of seeds, which is the part of patients."
     )

@@ -126,6 +126,23 @@ def _stands_for(
     return name is not None and (names.get(name) in known or any(one in known for one in several.get(name, ())))
 
 
+def with_seen(table: pd.DataFrame, seen: Mapping[str, frozenset[str]]) -> pd.DataFrame:
+    """Return a table of predictions with the column `SEEN` after ``member``.
+
+    Args:
+        table: of `milbench.inference.prediction.predict_slides`.
+        seen: member -> slides that it was trained or selected on; the ensemble knows those of every member.
+    """
+    every = frozenset().union(*seen.values())
+    known = [
+        slide in (every if member == ENSEMBLE else seen.get(member, frozenset()))
+        for slide, member in zip(table["slide_id"], table["member"], strict=True)
+    ]
+    table = table.copy()
+    table.insert(2, SEEN, known)
+    return table
+
+
 def with_labels(
     table: pd.DataFrame, labels: SlideLabels, seen: Mapping[str, frozenset[str]], classes: Sequence[str]
 ) -> pd.DataFrame:
@@ -137,15 +154,9 @@ def with_labels(
         seen: member -> slides that it knows.
         classes: names of the classes.
     """
-    told = table["slide_id"].map(lambda slide: classes[labels.labels[slide]] if slide in labels.labels else "")
-    every = frozenset().union(*seen.values())
-    known = [
-        slide in (every if member == ENSEMBLE else seen.get(member, frozenset()))
-        for slide, member in zip(table["slide_id"], table["member"], strict=True)
-    ]
-    table = table.copy()
-    table.insert(2, "label", told)
-    table.insert(3, SEEN, known)
+    table = with_seen(table, seen)
+    names = table["slide_id"].map(lambda slide: classes[labels.labels[slide]] if slide in labels.labels else "")
+    table.insert(2, "label", names)
     return table
 
 

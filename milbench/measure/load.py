@@ -138,7 +138,8 @@ def cost_notes(records: Mapping[tuple[str, str], Mapping[str, Any]]) -> list[str
                 f"{cohort}: while the cost of {listed(sorted(slow))} was measured, the machine's own product or copy "
                 f"ran at less than {1 - APART:.0%} of its best rate in this table (down to {least:.0%}), so these "
                 "timings do not compare with the others; milbench run measures them again together with the next cost "
-                "that it measures of this cohort, and milbench run --overwrite all makes everything again."
+                "that it measures of this cohort, and milbench run --overwrite costs measures all of them again."
+                " It trains nothing that is done."
             )
         names = sorted(method for name, method in busy if name == cohort)
         if names:
@@ -147,7 +148,7 @@ def cost_notes(records: Mapping[tuple[str, str], Mapping[str, Any]]) -> list[str
                 f"{cohort}: the machine was busy with other work while the cost of {listed(names)} was measured "
                 f"({worst['busy_cores']:.1f} of {count(round(worst['cores']), 'core')} in use"
                 f"{_load_average([worst])}), so these timings are "
-                "too slow; run the suite again with --overwrite all on a quiet machine, or take them as upper limits."
+                "too slow; run the suite again with --overwrite costs on a quiet machine, or take them as upper limits."
             )
         times = [datetime.fromisoformat(m["at"]) for key, found in moments.items() if key[0] == cohort for m in found]
         if (max(times) - min(times)).total_seconds() > _APART_S:

@@ -56,7 +56,8 @@ def run(
         methods: run these methods instead of the suite's.
         seeds: run seeds 0 .. seeds - 1 instead of the suite's number.
         jobs: runs side by side; None: as many as the usable cores allow at the suite's threads a run, one on CUDA.
-        overwrite: also run again those that ended otherwise than ``ok`` (``failed``), or everything (``all``).
+        overwrite: also run again those that ended otherwise than ``ok`` (``failed``) or everything (``all``); ``costs``
+            makes the measurements of cost again and no run that is done.
         timeout_s: wall seconds a run may take; replaces the suite's.
         budget: fields of `milbench.config.Budget` that replace the suite's.
         storage: where tuning trials are kept: the path of a journal file or a storage URL of Optuna; None: in the
@@ -127,7 +128,7 @@ def _execute(
     tuned = _tune(plan, jobs, trial_ended, trial_begins)
     done = trials  # those that another process made are done too
     for planned, result in tuned.impossible:
-        if planned.outcome is not None and overwrite == "missing":
+        if planned.outcome is not None and overwrite in ("missing", "costs"):
             continue
         _publish(store, planned, result, when, overwrite)
         report(str(planned), result.outcome, result.reason)

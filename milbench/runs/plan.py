@@ -27,7 +27,7 @@ from .store import MODEL, RunRecord, Store, read_suite
 from .tuning.search import Search
 from .tuning.study import import_optuna
 
-Overwrite = Literal["missing", "failed", "all", "missing-models"]
+Overwrite = Literal["missing", "failed", "all", "missing-models", "costs"]
 
 #: Runs that share a process without being stacked, at most: what a kill costs.
 IN_TURN = 8
@@ -81,13 +81,19 @@ class Plan:
     own_budget: Budget | None = None
 
     def todo(self, overwrite: Overwrite = "missing") -> list[Planned]:
-        """Return the runs to do: those never done, also those that did not end ``ok`` or kept no model, or all."""
+        """Return the runs to do: those never done, also those that did not end ``ok`` or kept no model, or all.
+
+        With ``costs`` those never done: it is the measurements of cost that are made again.
+        """
         if overwrite not in get_args(Overwrite):
             raise MilbenchError(f"overwrite is {overwrite!r}; it must be one of {', '.join(get_args(Overwrite))}.")
         if overwrite == "missing-models":
             return [planned for planned in self.runs if planned.outcome is None or self._lacks_model(planned)]
-        wanted = {"missing": lambda o: o is None, "failed": lambda o: o != "ok", "all": lambda o: True}[overwrite]
-        return [planned for planned in self.runs if wanted(planned.outcome)]
+        if overwrite == "all":
+            return list(self.runs)
+        if overwrite == "failed":
+            return [planned for planned in self.runs if planned.outcome != "ok"]
+        return [planned for planned in self.runs if planned.outcome is None]
 
     def _lacks_model(self, planned: Planned) -> bool:
         if self.suite.keep_models == "none":

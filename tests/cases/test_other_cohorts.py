@@ -384,6 +384,25 @@ def test_what_models_were_trained_on_does_not_count_for_them(study, tmp_path):
     assert told(text, "ensemble")[0] == pytest.approx(auc_of(table), abs=6e-4)
 
 
+def test_slides_of_training_are_marked_where_no_label_is_given(study, tmp_path):
+    def table_of(features, *more):
+        out = tmp_path / "p.csv"
+        code, text = invoke("predict", study / "s.toml", "-m", "abmil", "--features", features, "--out", out,
+                            "--results", study / "r", *more)  # fmt: skip
+        assert code == 0, text
+        return text, pd.read_csv(out)
+
+    text, bare = table_of(study / "A" / "f")
+    _, labelled = table_of(study / "A" / "f", "--labels", study / "A" / "l.csv")
+    assert bare["seen_in_training"].tolist() == labelled["seen_in_training"].tolist()
+    assert bare.query("member == 'ensemble'")["seen_in_training"].all()
+    assert "seen_in_training" in text
+    for features, more in ((study / "B" / "f", ()), (study / "A" / "f", ("--new-slides",))):
+        text, table = table_of(features, *more)
+        assert not table["seen_in_training"].any()
+        assert "seen_in_training" not in text
+
+
 @pytest.mark.parametrize("by", ["slide", "patient"])
 def test_an_ensemble_is_scored_on_slides_that_no_model_saw(study, tmp_path, by):
     (tmp_path / "f").mkdir()

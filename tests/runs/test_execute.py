@@ -354,6 +354,14 @@ def test_the_cost_pass(folder, tmp_path, monkeypatch):
     assert again == []
     run(costly, tmp_path, overwrite="failed", methods=[ODD + "Lost"], on_progress=again.append)
     assert [step.outcome for step in again] == ["failed"] * 3
+    again.clear()
+    trained = {record.path: (record.path / "run.json").read_bytes() for record in read_runs(tmp_path)}
+    run(costly, tmp_path, overwrite="costs", methods=["mean"], on_progress=again.append)
+    assert [step.outcome for step in again] == ["ok"] * 3
+    measured = {record.method: record.record for record in read_costs(tmp_path)}
+    assert measured["mean"]["finished"] > mean["finished"]
+    assert measured[ODD + "BigParameter"] == big
+    assert {record.path: (record.path / "run.json").read_bytes() for record in read_runs(tmp_path)} == trained
 
 
 @pytest.fixture
@@ -400,6 +408,11 @@ def test_methods_take_turns_and_what_fails_takes_no_more(three, tmp_path, asked)
     assert not list(costs_of(three, "missing"))
     assert [cost.task.method for cost in costs_of(three, "failed")] == ["max"]
     assert len(list(costs_of(three, "all"))) == 3
+    assert not list(costs_of(three, "missing-models"))
+    asked.clear()
+    list(measure_costs(three.store, list(costs_of(three, "costs")), 9))
+    assert timed(asked) == [*there, *back, *((m, 2) for m in order if m != "max")]
+    assert three.todo("costs") == three.todo("missing")
 
 
 def test_costs_of_another_speed_of_the_machine_are_made_again_beside_new_ones(folder, tmp_path, monkeypatch):

@@ -68,11 +68,13 @@ def costs_of(plan: Plan, overwrite: Overwrite) -> Iterator[Cost]:
         kept = plan.store.cost(cost_id)
         if kept is not None:
             failed, whole = kept["outcome"] != "ok", len(kept.get("turns", ())) >= TURNS
-            if (overwrite == "missing" and (failed or whole)) or (overwrite == "failed" and whole and not failed):
+            if (overwrite in ("missing", "missing-models") and (failed or whole)) or (
+                overwrite == "failed" and whole and not failed
+            ):
                 continue
         cost = CostTask("time", task.method, spec.recipe, task.cache_path, task.n_classes, task.train, task.test,
                         spec.threads, spec.device_type)  # fmt: skip
-        yield Cost(cost_id, record, cost, kept, anew=overwrite == "all")
+        yield Cost(cost_id, record, cost, kept, anew=overwrite in ("all", "costs"))
 
 
 def claim_of(plan: Plan) -> str:
