@@ -73,7 +73,8 @@ class DataSpec(Frozen):
 
     Attributes:
         name: the cohort's name on the leaderboard.
-        dataset: a built-in dataset; `params` are its parameters.
+        dataset: a built-in dataset.
+        params: parameters of the built-in dataset.
         features: files of another tool, see ``milbench list formats``; they are imported on first use into `cache`.
         format, dtype, order, coords: how they are imported, as in ``milbench cache build``.
         cache: path of a feature cache, or a ``.npz`` of packed bags; relative paths start at the suite's folder. With

@@ -40,6 +40,15 @@ class Suite(Frozen):
     """A versioned set of runs: cohorts x methods x folds x seeds, under one protocol and one budget.
 
     Attributes:
+        name: of the suite, and of its folders of results and of its report.
+        version: raised when the runs of the suite change meaning; results of versions stand in separate folders.
+        description: one sentence, printed by ``milbench list suites`` and in the report.
+        methods: names of aggregators with their options, such as ``transmil[ppeg=none]``, or ``module:Class``.
+        data: the cohorts, one ``[[data]]`` table each.
+        seeds: how many seeds every method is trained with on every fold: 0 to seeds - 1.
+        protocol: which model of a training is evaluated.
+        budget: what every run may use.
+        device: ``auto`` is CUDA where torch has a device, else the CPU.
         recipe: fields that replace those of every method's own recipe, for all methods alike.
         recipes: fields for one method (by its name, without parameters), laid over `recipe`; printed with the table.
         threads: CPU threads of one run. Sums change their order with it, so it is part of the spec, unlike the number
