@@ -11,7 +11,7 @@ DOCS = Path(__file__).resolve().parents[1] / "docs"
 
 def test_the_program_on_attention_runs(tmp_path):
     (program,) = re.findall(r"```python\n(.*?)```", (DOCS / "attention.md").read_text(encoding="utf-8"), re.DOTALL)
-    program += '\nprint("SUMMARY", *(f"{found.summary()[k]:.4f}" for k in ("instance_auc", "deletion", "random")))\n'
+    program += '\nprint("SUMMARY", *(f"{result.summary()[k]:.4f}" for k in ("instance_auc", "deletion", "random")))\n'
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     run = subprocess.run(
         [sys.executable, "-c", program], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
