@@ -93,6 +93,15 @@ def test_the_first_leaderboard_is_that_of_the_quick_start():
     assert [t.splitlines()[0] for t in tables if t not in report] == []
 
 
+def test_the_guide_shows_the_aggregator_of_the_readme():
+    """That of the README is run by tests/cli/test_cli.py."""
+    own = [
+        next(b for b in re.findall(r"```python\n(.*?)```", (ROOT / name).read_text(), re.DOTALL) if "MyPool" in b)
+        for name in ("README.md", "docs/guides/aggregator.md")
+    ]
+    assert own[0] == own[1]
+
+
 def test_links_between_documents_lead_to_files(generated):
     """Where they stand in the repository; pages that are generated exist in the site alone."""
     documents = [*ROOT.glob("docs/**/*.md"), *(ROOT / n for n in ("README.md", "CONTRIBUTING.md", "results/README.md"))]

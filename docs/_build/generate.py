@@ -25,11 +25,11 @@ with mkdocs_gen_files.open("project/licence.md", "w") as file:
 
 #: Kinds of committed results that the site shows or offers.
 for pattern in ("*/*.md", "*/*.png", "*/*.csv", "*/*.txt"):
-    for found in sorted((ROOT / "results").glob(pattern)):
-        name = found.relative_to(ROOT).as_posix()
-        if found.suffix == ".md":
+    for result in sorted((ROOT / "results").glob(pattern)):
+        name = result.relative_to(ROOT).as_posix()
+        if result.suffix == ".md":
             with mkdocs_gen_files.open(name, "w") as file:
-                file.write(rewrite(found.read_text(encoding="utf-8"), name))
+                file.write(rewrite(result.read_text(encoding="utf-8"), name))
         else:
             with mkdocs_gen_files.open(name, "wb") as file:
-                file.write(found.read_bytes())
+                file.write(result.read_bytes())

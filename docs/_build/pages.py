@@ -183,11 +183,11 @@ def method_page(name: str) -> str:
     from milbench.registry import parameters, registry, resolve
     from milbench.report.bibtex import entry
 
-    found = resolve(name)
-    cls, card = found.cls, found.card
+    method = resolve(name)
+    cls, card = method.cls, method.card
     doc = inspect.getdoc(cls) or ""
     described = section(doc, "Args")
-    models = {d: found.create(d, 2) for d in (512, 1024)}
+    models = {d: method.create(d, 2) for d in (512, 1024)}
     sizes = ", ".join(f"{sum(p.numel() for p in m.parameters()):,} ({d}-d features)" for d, m in models.items())
     facts = [
         ("Name", f"`{name}`"),
