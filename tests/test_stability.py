@@ -53,7 +53,7 @@ def identities(name: str, folder: Path) -> dict[str, object]:
     ):
         made = plan.make_plan(name, folder)
         with patch.object(cost_pass, "fingerprint", lambda _: "e0"):
-            costs = [cost.cost_id for cost in cost_pass.costs_of(made, "missing")]
+            costs = [cost.cost_id for cost in cost_pass.pending_costs(made, "missing")]
     runs = [planned.spec.run_id for planned in made.runs]
     return {
         "runs": [len(runs), shortened(runs)],

@@ -16,7 +16,7 @@ from ._terminal import check_folder, counted, echo, warn_if_changed
 if TYPE_CHECKING:
     from ..data.cache.reader import FeatureCache
     from ..data.onboarding.label_guess import Tables
-    from ..evaluation.runs_table import CohortRuns
+    from ..evaluation.runs_table import RunGroup
     from ..training.saved_model import SavedModel
 
 _LOADER = """# Models of {title}
@@ -121,7 +121,7 @@ def _opened(features: Path, format: str, model: SavedModel, folder: Path) -> Fea
 
 
 def _seen(
-    slides: Sequence[str], owner: Mapping[str, str], models: list[SavedModel], cohort: CohortRuns
+    slides: Sequence[str], owner: Mapping[str, str], models: list[SavedModel], cohort: RunGroup
 ) -> dict[str, frozenset[str]]:
     """Return member -> the slides that it was trained or selected on."""
     from ..inference.labelled import seen_slides
@@ -141,9 +141,9 @@ def _check_attention(model: SavedModel, cache: FeatureCache) -> None:
     """Refuse a method without attention before anything is written."""
     import torch
 
-    from ..training.loader import BagSet
+    from ..training.loader import BagLoader
 
-    bag = BagSet(cache, cache.ids[:1], torch.device("cpu"), model.scaling).batch([0])
+    bag = BagLoader(cache, cache.ids[:1], torch.device("cpu"), model.scaling).batch([0])
     with torch.no_grad():
         if model.model(bag, attention=True).attention is None:
             raise MilbenchError(f"{model.facts['method']} returns no attention; leave out --attention.")

@@ -10,7 +10,7 @@ import typer
 from ._terminal import echo
 
 if TYPE_CHECKING:
-    from ..runs.scaling.sweep import LadderPlan
+    from ..runs.scaling.sweep import SweepPlan
 
 
 def measure_command(
@@ -57,13 +57,13 @@ def measure_command(
 
     warm_up()
     from ..config.units import parse_bytes
-    from ..runs.scaling.sweep import parse_lengths, plan_ladder
+    from ..runs.scaling.sweep import parse_lengths, plan_sweep
     from ._terminal import check_folder
 
     cap = None if memory is None else parse_bytes(memory)
     # All of them before the first is run, which may take hours.
     plans = [
-        plan_ladder(
+        plan_sweep(
             method, parse_lengths(ladder), modes=_words(mode), dtype=kind, in_dim=dim, n_classes=classes,
             against=against, rounds=rounds, iterations=iterations, threads=threads, device=device, memory_bytes=cap,
         )
@@ -80,17 +80,17 @@ def measure_command(
         raise typer.Exit(2)
 
 
-def _measure(plan: LadderPlan, out: Path, stem: str | None) -> list[str]:
+def _measure(plan: SweepPlan, out: Path, stem: str | None) -> list[str]:
     """Carry out a plan, print its tables and write its files; return what did not end ok."""
     from ..report.scaling import busy_notes, to_rich, write_ladder
-    from ..runs.scaling.sweep import file_stem, journal_of, run_ladder
+    from ..runs.scaling.sweep import file_stem, journal_of, run_sweep
     from ._terminal import command_line, print_table, show_progress
 
     journal = journal_of(plan, out)
     if journal.is_file() and journal.stat().st_size:
         echo(f"Going on with what {journal} holds of an interrupted run; delete it to begin anew.")
     with show_progress() as show:
-        found = run_ladder(plan, show, journal, show.watch)
+        found = run_sweep(plan, show, journal, show.watch)
     paths = write_ladder(found.table, found.record(), out, stem or file_stem(found), command_line())
     journal.unlink(missing_ok=True)
     for mode in plan.modes:
@@ -102,7 +102,7 @@ def _measure(plan: LadderPlan, out: Path, stem: str | None) -> list[str]:
     return [f"{r.outcome}: {r.method} {r.mode} {r.dtype} n={r.n}: {r.reason}" for r in rows.itertuples()]
 
 
-def _stem(name: str | None, plan: LadderPlan, plans: int) -> str | None:
+def _stem(name: str | None, plan: SweepPlan, plans: int) -> str | None:
     return name if name is None or plans == 1 else f"{name}-{plan.dtype}"
 
 

@@ -20,7 +20,7 @@ from . import collapse
 from .scores import difference
 
 if TYPE_CHECKING:
-    from .runs_table import CohortRuns
+    from .runs_table import RunGroup
     from .scores import Scores
 
 #: columns of costs -> heading of their ratio to the reference; ``train_time`` is what a training bag takes
@@ -49,7 +49,7 @@ _REACH = 1 + 0.841621 / 1.959964
 
 
 def effects(
-    cohort: CohortRuns, scored: Sequence[Scores], reference: str, losses: Mapping[str, tuple[int, int]]
+    cohort: RunGroup, scored: Sequence[Scores], reference: str, losses: Mapping[str, tuple[int, int]]
 ) -> list[dict[str, Any]]:
     """Return one row a method of a cohort, the reference left out; nothing where the reference was not run to its end.
 
@@ -132,7 +132,7 @@ def changed(method: str, reference: str, values: Mapping[str, Any] | None = None
     return ", ".join([*added, *dropped]) or method
 
 
-def _options(cohort: CohortRuns, method: str) -> Mapping[str, Any]:
+def _options(cohort: RunGroup, method: str) -> Mapping[str, Any]:
     return next(iter(cohort.runs[method].values())).spec.params
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from ..config import Recipe
     from ..runs.store import RunRecord
-    from .runs_table import CohortRuns
+    from .runs_table import RunGroup
     from .scores import Scores
 
 #: Columns that `of_predictions` adds to the scores of a run.
@@ -50,7 +50,7 @@ def of_predictions(labels: np.ndarray, scores: np.ndarray, predicted: np.ndarray
     }
 
 
-def constant_losses(cohort: CohortRuns) -> dict[str, float]:
+def constant_losses(cohort: RunGroup) -> dict[str, float]:
     """Return by fold the validation loss, in nats, of predicting the class frequencies of the training bags for all.
 
     Folds without validation slides, or that the store does not hold, are left out.
@@ -58,7 +58,7 @@ def constant_losses(cohort: CohortRuns) -> dict[str, float]:
     return {fold: _log_loss(frequencies[val]) for fold, (frequencies, val) in _frequencies(cohort).items()}
 
 
-def _frequencies(cohort: CohortRuns) -> dict[str, tuple[np.ndarray, pd.Series]]:
+def _frequencies(cohort: RunGroup) -> dict[str, tuple[np.ndarray, pd.Series]]:
     """Return by fold the class frequencies (C,) of its training bags, and the labels of its validation bags."""
     labels = cohort.labels()["label"]
     found = {}
@@ -76,7 +76,7 @@ def _log_loss(chosen: np.ndarray) -> float:
     return float(-np.log(np.clip(chosen, 1e-12, 1)).mean())
 
 
-def never_better(cohort: CohortRuns) -> dict[str, tuple[int, int]]:
+def never_better(cohort: RunGroup) -> dict[str, tuple[int, int]]:
     """Return by method how many runs never had a validation loss below a constant's, and of how many it is known.
 
     The constant is that of `constant_losses`. Runs without a validation loss are not counted. A training with balanced
@@ -123,7 +123,7 @@ def _under_frequencies(record: RunRecord, frequencies: np.ndarray, labels: pd.Se
     return _log_loss(np.divide(chosen, total, out=np.zeros(len(p)), where=total > 0))
 
 
-def notes(cohort: CohortRuns, scored: Sequence[Scores], losses: Mapping[str, tuple[int, int]]) -> list[str]:
+def notes(cohort: RunGroup, scored: Sequence[Scores], losses: Mapping[str, tuple[int, int]]) -> list[str]:
     """Return a sentence a method whose runs tie, predict one class, or never left the loss of a constant.
 
     Args:

@@ -19,7 +19,7 @@ from ..runs.current_runs import CONDITIONS, conditions_of
 from ..runs.store import OUTCOMES
 from .scores import (
     PROBABILITIES,
-    CohortRuns,
+    RunGroup,
     Scores,
     difference,
     read_cohorts,
@@ -97,7 +97,7 @@ def compare(
     return pd.DataFrame(rows, columns=list(COMPARISON))
 
 
-def _refuse_absent(method: str, other: str, cohorts: list[CohortRuns]) -> None:
+def _refuse_absent(method: str, other: str, cohorts: list[RunGroup]) -> None:
     """Refuse a method whose runs are all of an earlier state of the cohorts, and name the command that renews them."""
     if find_method(method, _options(cohorts)) is not None:
         return
@@ -122,7 +122,7 @@ def _known_method(text: str, known: Mapping[str, Mapping[str, Any]], results: st
     return found
 
 
-def _options(cohorts: Sequence[CohortRuns]) -> dict[str, dict[str, Any]]:
+def _options(cohorts: Sequence[RunGroup]) -> dict[str, dict[str, Any]]:
     """Return every method of some cohorts, in order, with all its options as a run of it records them."""
     every = {
         method: next(iter(runs.values())).spec.params
@@ -131,8 +131,8 @@ def _options(cohorts: Sequence[CohortRuns]) -> dict[str, dict[str, Any]]:
     return dict(sorted(every.items()))
 
 
-def _compared(cohort: CohortRuns, a: Scores, b: Scores) -> dict[str, Any]:
-    bad = [f"{s.method}: {_told(s.outcomes)}" for s in (a, b) if not s.complete]
+def _compared(cohort: RunGroup, a: Scores, b: Scores) -> dict[str, Any]:
+    bad = [f"{s.method}: {describe_outcomes(s.outcomes)}" for s in (a, b) if not s.complete]
     nan = float("nan")
     found = stats.Difference(nan, nan, nan, nan) if bad else difference(a, b)
     known = not bad and np.isfinite(found.low)
@@ -152,28 +152,28 @@ def _orders_differ(a: Scores, b: Scores) -> bool:
     return len({order for s in (a, b) for order in s.runs["ordered_by"]}) > 1
 
 
-def _of_orders(cohort: CohortRuns, a: Scores, b: Scores) -> str:
+def _of_orders(cohort: RunGroup, a: Scores, b: Scores) -> str:
     """Say which of two methods is ordered by rounded probabilities, what that can amount to, and what renews it."""
     by = {s.method: s for s in (a, b) if PROBABILITIES in s.ordered_by}
     told = listed([f"{name} (by up to {s.tied_by_rounding:.3f}, in bags that tie)" for name, s in by.items()])
     again = [name for name in by if not _defines_probabilities(cohort, name)]
-    renew = f"; run it again: {_run_again(cohort, again)}" if again else ""
-    return f"the AUC may be off for want of log-odds of {told}{renew}"
+    advice = f"; run it again: {_run_again(cohort, again)}" if again else ""
+    return f"the AUC may be off for want of log-odds of {told}{advice}"
 
 
-def _defines_probabilities(cohort: CohortRuns, method: str) -> bool:
+def _defines_probabilities(cohort: RunGroup, method: str) -> bool:
     """Return whether a method defines probabilities alone, so that new runs of it have no log-odds either."""
     return any("ordered_by" in record.record for record in cohort.runs[method].values())
 
 
-def _run_again(cohort: CohortRuns, methods: Sequence[str]) -> str:
+def _run_again(cohort: RunGroup, methods: Sequence[str]) -> str:
     """Return the command that makes all runs of some methods again."""
     source = (cohort.request.source if cohort.request else "") or "SUITE"
     named = "".join(f" -m {shlex.quote(method)}" for method in methods)
     return f"milbench run {shlex.quote(source)} --overwrite all{named}"
 
 
-def _apart(cohorts: list[CohortRuns], a: str, b: str) -> list[str]:
+def _apart(cohorts: list[RunGroup], a: str, b: str) -> list[str]:
     """Return the conditions in which runs of two methods on one cohort differ."""
     differ = set()
     for one in cohorts:
@@ -184,6 +184,7 @@ def _apart(cohorts: list[CohortRuns], a: str, b: str) -> list[str]:
     return sorted(differ)
 
 
-def _told(outcomes: Counter[str]) -> str:
+def describe_outcomes(outcomes: Counter[str]) -> str:
+    """Return how many runs did not end ``ok``, by outcome, as in ``2 oom, 1 missing``; ``ok`` where all did."""
     bad = [f"{outcomes[name]} {name}" for name in (*OUTCOMES[1:], "missing") if outcomes[name]]
     return ", ".join(bad) or "ok"

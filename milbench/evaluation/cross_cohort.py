@@ -22,7 +22,7 @@ from .runs_table import repetitions
 from .scores import rounded_off
 
 if TYPE_CHECKING:
-    from .runs_table import CohortRuns
+    from .runs_table import RunGroup
     from .scores import Scores
 
 #: Of cohorts, from which on methods are shown over them; Friedman's chi-square is rough even then.
@@ -49,7 +49,7 @@ _PERMUTATIONS = 9999
 
 
 @dataclass(frozen=True)
-class Across:
+class CrossCohortComparison:
     """The cohorts of one suite under the same conditions, and the methods that were run to their end on all of them.
 
     Attributes:
@@ -116,14 +116,14 @@ class Across:
         })  # fmt: skip
 
 
-def across(scored: Sequence[tuple[CohortRuns, Sequence[Scores]]], resamples: int = 2000) -> list[Across]:
+def across(scored: Sequence[tuple[RunGroup, Sequence[Scores]]], resamples: int = 2000) -> list[CrossCohortComparison]:
     """Return what can be said over the cohorts of each suite and set of conditions that has `FEWEST` of them.
 
     Args:
         scored: cohorts with their scores, `milbench.evaluation.scores.score`; those that chose on test are passed over.
         resamples: bootstrap replicates.
     """
-    groups: dict[tuple[str, str], list[tuple[CohortRuns, Sequence[Scores]]]] = {}
+    groups: dict[tuple[str, str], list[tuple[RunGroup, Sequence[Scores]]]] = {}
     for cohort, scores in scored:
         if not cohort.oracle:
             suite = f"{cohort.suite.name}-v{cohort.suite.version}"
@@ -133,7 +133,7 @@ def across(scored: Sequence[tuple[CohortRuns, Sequence[Scores]]], resamples: int
     return [one for one in found if one is not None]
 
 
-def _over(group: Sequence[tuple[CohortRuns, Sequence[Scores]]], resamples: int) -> Across | None:
+def _over(group: Sequence[tuple[RunGroup, Sequence[Scores]]], resamples: int) -> CrossCohortComparison | None:
     per_cohort = [{s.method: s for s in scores} for _, scores in group]
     every = sorted(set().union(*per_cohort))
     methods = [m for m in every if all(m in of and of[m].complete and of[m].auc == of[m].auc for of in per_cohort)]
@@ -165,7 +165,7 @@ def _over(group: Sequence[tuple[CohortRuns, Sequence[Scores]]], resamples: int) 
     test = stats.friedman(auc) if len(methods) > 2 else None
     first = group[0][0]
     name = f"{first.suite.name}-v{first.suite.version}"
-    return Across(
+    return CrossCohortComparison(
         name=f"{name} / {first.label}" if first.label else name,
         cohorts=tuple(cohort.data for cohort, _ in group),
         methods=tuple(methods),
@@ -211,7 +211,7 @@ def _equalized(runs: dict[str, stats.Array]) -> dict[str, stats.Array]:
     return dict(zip(runs, np.split(every, ends), strict=True))
 
 
-def profiles(found: Across, resamples: int = 2000) -> dict[str, stats.Profile]:
+def profiles(found: CrossCohortComparison, resamples: int = 2000) -> dict[str, stats.Profile]:
     """Return short name -> performance profile: the share of runs above each AUC, from 0.5 to 1."""
     lowest = min(float(runs.min()) for runs in found.runs.values())
     thresholds = np.linspace(min(0.5, np.floor(20 * lowest) / 20), 1.0, 101)

@@ -27,7 +27,7 @@ from .. import stats
 from ..errors import MilbenchError
 from ..formatting.text import ABSENT, with_interval
 from ..runs.store import RunRecord, Store
-from .runs_table import Cell, CohortRuns
+from .runs_table import Cell, RunGroup
 from .scores import SEED
 
 #: The name of the dataset with the unit tests.
@@ -78,7 +78,7 @@ class Estimate:
     mean: stats.Mean | None = None
 
 
-def known_answers(cohorts: Iterable[CohortRuns], resamples: int = 2000) -> dict[str, list[dict[str, Any]]]:
+def known_answers(cohorts: Iterable[RunGroup], resamples: int = 2000) -> dict[str, list[dict[str, Any]]]:
     """Return what is to be said of every cohort whose right answer is known.
 
     Args:
@@ -98,7 +98,7 @@ def known_answers(cohorts: Iterable[CohortRuns], resamples: int = 2000) -> dict[
     return found
 
 
-def unit_tests(cohort: CohortRuns, resamples: int = 2000) -> list[dict[str, Any]]:
+def unit_tests(cohort: RunGroup, resamples: int = 2000) -> list[dict[str, Any]]:
     """Return one row a method of a unit test's cohort, none for another cohort.
 
     Returns:
@@ -128,7 +128,7 @@ def judge(train: Estimate, test: Estimate, bar: float) -> Verdict:
     return "passes" if min(train.low, test.low) > bar else "unsolved"
 
 
-def against_bayes(cohort: CohortRuns, resamples: int = 2000) -> list[dict[str, Any]]:
+def against_bayes(cohort: RunGroup, resamples: int = 2000) -> list[dict[str, Any]]:
     """Return one row a method of a cohort whose posterior is known, none for another cohort.
 
     Returns:
@@ -170,7 +170,7 @@ def share_of_the_way(own: Estimate, bayes: Estimate) -> tuple[float, float, floa
 
 
 def estimates(
-    cohort: CohortRuns, split: Literal["val", "test"], resamples: int, known: pd.DataFrame | None = None
+    cohort: RunGroup, split: Literal["val", "test"], resamples: int, known: pd.DataFrame | None = None
 ) -> dict[str, Estimate]:
     """Score every method on one part of the cohort, and every column of ``known`` on the same bags.
 
@@ -260,7 +260,7 @@ def _reached(name: str, row: pd.Series) -> str:
 
 
 def _predictions(
-    cohort: CohortRuns, split: str, labels: pd.DataFrame
+    cohort: RunGroup, split: str, labels: pd.DataFrame
 ) -> tuple[dict[str, np.ndarray], dict[str, dict[Cell, np.ndarray]]]:
     """Return the rows of `labels` of each fold's part, and by method every ok run's scores (n,) of class 1."""
     rows: dict[str, np.ndarray] = {}
@@ -292,7 +292,7 @@ def _of_run(record: RunRecord, split: str, labels: pd.DataFrame) -> tuple[np.nda
     return at[order], part[column].to_numpy(dtype=np.float64)[order]
 
 
-def _known(cohort: CohortRuns) -> pd.DataFrame | None:
+def _known(cohort: RunGroup) -> pd.DataFrame | None:
     """Read the posteriors of all bags, in the order of the cohort's labels; None where none are known."""
     file = Store(cohort.folder.parent, cohort.suite).cohort(cohort.data, cohort.fingerprint) / BAGS
     if not file.exists():
@@ -329,7 +329,7 @@ class _Draws:
     rows: dict[str, np.ndarray] = field(default_factory=dict)
 
 
-def _draw(cohort: CohortRuns, labels: pd.DataFrame, rows: Mapping[str, np.ndarray], resamples: int) -> _Draws:
+def _draw(cohort: RunGroup, labels: pd.DataFrame, rows: Mapping[str, np.ndarray], resamples: int) -> _Draws:
     y = labels["label"].to_numpy()
     units = labels["patient_id"].to_numpy() if cohort.suite.unit == "patient" else np.arange(len(y))
     scored = np.unique(np.concatenate(list(rows.values())))
@@ -380,12 +380,12 @@ def _columns(name: str, value: float, low: float, high: float) -> dict[str, floa
     return {name: value, f"{name}_low": low, f"{name}_high": high}
 
 
-def _complete(cohort: CohortRuns, method: str) -> bool:
+def _complete(cohort: RunGroup, method: str) -> bool:
     runs = cohort.runs[method]
     return all(cell in runs and runs[cell].outcome == "ok" for cell in cohort.cells)
 
 
-def _family(cohort: CohortRuns, method: str) -> str:
+def _family(cohort: RunGroup, method: str) -> str:
     return str(next(iter(cohort.runs[method].values())).record.get("family") or "")
 
 

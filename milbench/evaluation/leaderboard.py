@@ -22,12 +22,12 @@ from ..stats import threshold
 from . import collapse
 from . import known_answers as verdicts
 from .ablation import effects
-from .comparison import COMPARISON, NO_AUC, _options, _told, compare
+from .comparison import COMPARISON, NO_AUC, _options, compare, describe_outcomes
 from .cross_cohort import across
 from .notes import _notes
 from .published_figures import beside
-from .resource_use import AXES, FRONTS, SPENT, curves, mark_fronts, price_of, spent
-from .runs_table import CohortRuns, read_cohorts, repetition_of
+from .resource_use import AXES, FRONTS, SPENT, curves, mark_pareto_optimal, price_of, spent
+from .runs_table import RunGroup, read_cohorts, repetition_of
 from .scores import Scores, difference, rounded_off, run_scores, same_trainings, score
 
 __all__ = [
@@ -127,7 +127,7 @@ def leaderboard(
         ``effects`` (rows of `milbench.evaluation.ablation.effects`, of suites with a reference), ``known``
         (`milbench.evaluation.known_answers.known_answers`),
         ``published`` (rows of `milbench.evaluation.published_figures.beside`), ``across``
-        (`milbench.evaluation.cross_cohort.Across`), ``resamples``.
+        (`milbench.evaluation.cross_cohort.CrossCohortComparison`), ``resamples``.
 
     Raises:
         MilbenchError: nothing to show, methods tested on different bags, or damaged results.
@@ -149,7 +149,7 @@ def leaderboard(
     attrs: dict[str, Any] = {"suites": {}, "cohorts": [], "environments": [], "cost_environment": environment}
     changes: list[dict[str, Any]] = []
     printed: list[dict[str, Any]] = []
-    together: list[tuple[CohortRuns, list[Scores]]] = []
+    together: list[tuple[RunGroup, list[Scores]]] = []
     for cohort in cohorts:
         scored = score(cohort, resamples)
         of = {s.method: s for s in scored}
@@ -166,7 +166,7 @@ def leaderboard(
             row["price"] = nan if price_per_hour is None else price_of(row["train_device_seconds"], price_per_hour)
             if cohort.spec.tuning is None:
                 untuned[key] = mine
-        mark_fronts(block, cohort.spec.budget)
+        mark_pareto_optimal(block, cohort.spec.budget)
         _mark_inflation(cohort, block, scored, resamples)
         rows += sorted(block, key=_place)
         if (reference := _reference(cohort)) is not None:
@@ -226,12 +226,12 @@ def _shared(value: Any) -> Any:
     return _Dict(value) if isinstance(value, dict) else value
 
 
-def _reference(cohort: CohortRuns) -> str | None:
+def _reference(cohort: RunGroup) -> str | None:
     given = cohort.suite.reference
     return None if given is None else find_method(given, _options([cohort]))
 
 
-def _untuned_key(cohort: CohortRuns) -> str:
+def _untuned_key(cohort: RunGroup) -> str:
     """Return what a tuned table shares with the untuned one it is compared with."""
     return f"{cohort.key} {digest(conditions_of(cohort.spec) | {'tuning': None})}"
 
@@ -252,7 +252,7 @@ def _before_tuning(untuned: Scores, tuned: Scores) -> float:
     return float(stats.nanmean(np.array([runs[cell] for cell in sorted(cells)])))
 
 
-def _condition_columns(cohort: CohortRuns) -> dict[str, Any]:
+def _condition_columns(cohort: RunGroup) -> dict[str, Any]:
     spec = cohort.spec
     tuning = "" if spec.tuning is None else f"{spec.tuning.trials} trials, {spec.tuning.sampler}"
     return {
@@ -261,7 +261,7 @@ def _condition_columns(cohort: CohortRuns) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _block(cohort: CohortRuns, scored: list[Scores]) -> list[dict[str, Any]]:
+def _block(cohort: RunGroup, scored: list[Scores]) -> list[dict[str, Any]]:
     nan = float("nan")
     # What was selected on test has no place in an order.
     points = np.array([s.auc if s.complete and not cohort.oracle else nan for s in scored])
@@ -286,7 +286,8 @@ def _block(cohort: CohortRuns, scored: list[Scores]) -> list[dict[str, Any]]:
             "among_best": bool(ranks.best[i]), "auc_low_patients": s.mean.patients[0],
             "auc_high_patients": s.mean.patients[1], "auc_pooled": s.pooled, "seed_sd": s.mean.error.spread or nan,
             "accuracy_sd": _spread(s.runs), **_threshold_columns(s),
-            "runs_ok": s.outcomes["ok"], "runs": len(cohort.cells), "outcome": _told(s.outcomes), "reason": s.reason,
+            "runs_ok": s.outcomes["ok"], "runs": len(cohort.cells),
+            "outcome": describe_outcomes(s.outcomes), "reason": s.reason,
             "seeds": len({seed for _, seed in cohort.cells}), "folds": len({fold for fold, _ in cohort.cells}),
             "parameters": s.parameters, "ordered_by": s.ordered_by,
         })  # fmt: skip
@@ -301,7 +302,7 @@ def _threshold_columns(s: Scores) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _mark_inflation(cohort: CohortRuns, block: list[dict[str, Any]], scored: list[Scores], resamples: int) -> None:
+def _mark_inflation(cohort: RunGroup, block: list[dict[str, Any]], scored: list[Scores], resamples: int) -> None:
     """Beside oracle scores, put those of the same trainings under honest protocols, and the paired difference."""
     nan = float("nan")
     for row in block:
@@ -343,7 +344,7 @@ def _spread(runs: pd.DataFrame) -> float:
     return float(means.std(ddof=1)) if len(means) > 1 else float("nan")
 
 
-def _describe(cohort: CohortRuns) -> dict[str, Any]:
+def _describe(cohort: RunGroup) -> dict[str, Any]:
     labels, classes = cohort.labels(), cohort.classes()
     counts = labels["label"].value_counts()
     return {
@@ -363,7 +364,7 @@ def _describe(cohort: CohortRuns) -> dict[str, Any]:
 
 
 def _one_environment(
-    cohorts: list[CohortRuns],
+    cohorts: list[RunGroup],
 ) -> tuple[dict[str, Any], dict[tuple[str, str], CostRecord], list[str]]:
     """Choose the environment most costs were measured in; return its record, and those costs by cohort and method."""
     every = [(c.key, cost) for c in cohorts for costs in c.costs.values() for cost in costs]

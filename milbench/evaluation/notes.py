@@ -18,14 +18,14 @@ from .resource_use import missing_flops
 from .scores import (
     ARGMAX,
     PROBABILITIES,
-    CohortRuns,
+    RunGroup,
     Scores,
     read_cohorts,
     score,
 )
 
 
-def _notes(cohort: CohortRuns, scored: list[Scores]) -> list[str]:
+def _notes(cohort: RunGroup, scored: list[Scores]) -> list[str]:
     out = [
         f"{cohort.name}: run in spite of {CODES[code].means} ({code}, waived): {told}"
         for code, told in cohort.waived().items()
@@ -74,7 +74,7 @@ def _chance_precision(positives: int, bags: int) -> float:
     return first + (1 - first) * (positives - 1) / (bags - 1) if bags > 1 else 1.0
 
 
-def _of_classes(cohort: CohortRuns, scored: list[Scores]) -> list[str]:
+def _of_classes(cohort: RunGroup, scored: list[Scores]) -> list[str]:
     """Say which class is positive, and which folds lack a class or test one bag of it."""
     names, labels = cohort.classes(), cohort.labels()["label"]
     out = []
@@ -109,7 +109,7 @@ def _of_classes(cohort: CohortRuns, scored: list[Scores]) -> list[str]:
     return out
 
 
-def _of_thresholds(cohort: CohortRuns, scored: list[Scores]) -> list[str]:
+def _of_thresholds(cohort: RunGroup, scored: list[Scores]) -> list[str]:
     """Say by which thresholds classes were predicted, where the suite asks for other than the more probable class."""
     rule = cohort.suite.threshold
     if rule == "half":
@@ -130,7 +130,7 @@ def _of_thresholds(cohort: CohortRuns, scored: list[Scores]) -> list[str]:
     return found
 
 
-def _of_units(cohort: CohortRuns) -> list[str]:
+def _of_units(cohort: RunGroup) -> list[str]:
     """Say that scores are by slide where patients have several."""
     slides = cohort.labels()["patient_id"].value_counts()
     if not len(slides) or slides.max() == 1:
@@ -141,7 +141,7 @@ def _of_units(cohort: CohortRuns) -> list[str]:
     ]
 
 
-def _of_seeds(cohort: CohortRuns, scored: list[Scores]) -> list[str]:
+def _of_seeds(cohort: RunGroup, scored: list[Scores]) -> list[str]:
     """Say what the seeds at hand cover, and what more of them would buy."""
     seeds = len({seed for _, seed in cohort.cells})
     if seeds == 1:
@@ -180,7 +180,7 @@ def seeds_would_buy(folder: Path, data: str, fingerprint: str, seeds: int, resam
     return ""
 
 
-def _of_monitor(cohort: CohortRuns, older: Sequence[str]) -> str:
+def _of_monitor(cohort: RunGroup, older: Sequence[str]) -> str:
     """Say where runs of before log-odds were stored chose by a validation AUC, which then was of probabilities."""
     selected = cohort.spec.protocol.checkpoint == "best-val"
     chosen = [
@@ -196,7 +196,7 @@ def _of_monitor(cohort: CohortRuns, older: Sequence[str]) -> str:
     )
 
 
-def _ordered_by_probabilities(cohort: CohortRuns, scored: list[Scores]) -> list[str]:
+def _ordered_by_probabilities(cohort: RunGroup, scored: list[Scores]) -> list[str]:
     by = {s.method: int((s.runs["ordered_by"] == PROBABILITIES).sum()) for s in scored}
     # Methods that define probabilities alone; the other runs are of before log-odds were stored.
     own = [method for method, n in by.items() if n and _defines_probabilities(cohort, method)]

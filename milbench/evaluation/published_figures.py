@@ -12,7 +12,7 @@ from ..config.method_key import spelling
 from ..formatting.text import ABSENT, fixed
 
 if TYPE_CHECKING:
-    from .runs_table import CohortRuns
+    from .runs_table import RunGroup
 
 WORDS = """\
 Published figures stand beside ours as context: they are no target, and nothing was chosen by them. Ours is the mean
@@ -24,7 +24,7 @@ paper to paper. Within says whether ours lies within the published error."""
 _DECIMALS = 3
 
 
-def beside(cohort: CohortRuns, block: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def beside(cohort: RunGroup, block: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Return one row for each published figure of a cohort whose method has been run to its end.
 
     Args:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from ..config import Budget
     from ..runs.store import RunRecord
-    from .runs_table import CohortRuns
+    from .runs_table import RunGroup
 
 #: The axes an anytime curve is drawn over.
 AXES = ("steps", "flops", "device_seconds")
@@ -79,7 +79,7 @@ def missing_flops(runs: Sequence[RunRecord]) -> str:
     return next((str(t["flops_missing"]) for t in trained if t.get("flops_missing")), "")
 
 
-def mark_fronts(rows: list[dict[str, Any]], budget: Budget) -> None:
+def mark_pareto_optimal(rows: list[dict[str, Any]], budget: Budget) -> None:
     """Set the flags of `FRONTS` in the rows of one table.
 
     None for methods without a rank, and on an axis where some ranked method's cost is not known. On the axis that the
@@ -101,7 +101,7 @@ def mark_fronts(rows: list[dict[str, Any]], budget: Budget) -> None:
             )
 
 
-def curves(cohorts: Sequence[CohortRuns], axis: str = "device_seconds", points: int = 50) -> pd.DataFrame:
+def curves(cohorts: Sequence[RunGroup], axis: str = "device_seconds", points: int = 50) -> pd.DataFrame:
     """Return anytime curves: the validation AUC a method would have had, had it been stopped earlier.
 
     At every point it is the AUC of the evaluation that the protocol would have kept until then.

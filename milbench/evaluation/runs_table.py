@@ -53,7 +53,7 @@ Kept = Literal["last", "best-val", "oracle"]
 
 
 @dataclass(frozen=True)
-class CohortRuns:
+class RunGroup:
     """The runs of one cohort that belong in one table: same bags, same protocol, same budget.
 
     Attributes:
@@ -215,7 +215,7 @@ def read_cohorts(
     methods: Collection[str] = (),
     all_runs: bool = False,
     without: Collection[str] = (),
-) -> list[CohortRuns]:
+) -> list[RunGroup]:
     """Read the runs below a results root, cohort by cohort: those that each suite asked for last.
 
     Args:
@@ -229,7 +229,7 @@ def read_cohorts(
     Raises:
         MilbenchError: nothing is there, or nothing of that name.
     """
-    found: list[CohortRuns] = []
+    found: list[RunGroup] = []
     suites: set[str] = set()
     names: set[str] = set()
     left_out: list[str] = []
@@ -273,7 +273,7 @@ def _tables(
     records: list[RunRecord],
     requests: dict[str, Request],
     methods: Collection[str],
-) -> tuple[list[CohortRuns], list[str]]:
+) -> tuple[list[RunGroup], list[str]]:
     """Part a cohort's runs into tables of equal conditions; superseded runs are left out, and a note says so.
 
     Returns:
@@ -398,14 +398,14 @@ def _table(
     costs: dict[str, list[CostRecord]],
     request: Request | None,
     methods: Collection[str],
-) -> CohortRuns:
+) -> RunGroup:
     spec = records[-1].spec
     current = current_runs(records, request, methods)
     code = {method: next(iter(runs.values())).spec.code for method, runs in current.shown.items()}
     costs = {method: [c for c in found if c.code == code.get(method, c.code)] for method, found in costs.items()}
     cells = tuple(sorted(current.cells))
     shown = dict(sorted(current.shown.items()))
-    table = CohortRuns(folder, suite, data, spec.fingerprint, spec, label, cells, shown, costs, request=request,
+    table = RunGroup(folder, suite, data, spec.fingerprint, spec, label, cells, shown, costs, request=request,
                        present=frozenset(current.present))  # fmt: skip
     table.notes.extend(current.notes(table.name, request))
     return table

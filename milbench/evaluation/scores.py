@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
     from ..config import Suite, ThresholdRule
-from .runs_table import Cell, CohortRuns, Kept, read_cohorts, repetition_of
+from .runs_table import Cell, Kept, RunGroup, read_cohorts, repetition_of
 
 #: Seed of the bootstrap: the same results give the same table.
 SEED = 0
@@ -123,7 +123,7 @@ class _Resampled:
     order: str
 
 
-def score(cohort: CohortRuns, resamples: int, kept: Kept | None = None) -> list[Scores]:
+def score(cohort: RunGroup, resamples: int, kept: Kept | None = None) -> list[Scores]:
     """Score every method of a cohort on the same test bags, with paired bootstrap replicates.
 
     Args:
@@ -208,7 +208,7 @@ _THRESHOLD = ("threshold_rule", "threshold", "threshold_reason")
 
 
 def threshold_of(
-    cohort: CohortRuns, record: RunRecord, rule: ThresholdRule, labels: pd.DataFrame | None = None
+    cohort: RunGroup, record: RunRecord, rule: ThresholdRule, labels: pd.DataFrame | None = None
 ) -> threshold.Threshold:
     """Return the threshold that a rule chooses for a run of two classes, on its own validation bags alone.
 
@@ -320,7 +320,7 @@ def same_trainings(a: Scores, b: Scores) -> stats.Difference:
     return stats.paired_seeds_difference(a.mean, b.mean, stats.seeds_of(cells))
 
 
-def _check_folds(cohort: CohortRuns, labels: pd.DataFrame, rows_of: dict[str, np.ndarray]) -> None:
+def _check_folds(cohort: RunGroup, labels: pd.DataFrame, rows_of: dict[str, np.ndarray]) -> None:
     """Refuse predictions of other bags than those that their fold tests."""
     for fold, rows in rows_of.items():
         tested = cohort.tested(fold)
@@ -334,7 +334,7 @@ def _check_folds(cohort: CohortRuns, labels: pd.DataFrame, rows_of: dict[str, np
 
 
 def _test_bags(
-    cohort: CohortRuns, labels: pd.DataFrame, classes: int, kept: Kept | None
+    cohort: RunGroup, labels: pd.DataFrame, classes: int, kept: Kept | None
 ) -> tuple[dict[str, np.ndarray], dict[tuple[str, Cell], Predicted]]:
     """Return the rows of `labels` each fold tests, and what every ok run predicts of them."""
     first: dict[str, tuple[np.ndarray, RunRecord]] = {}
@@ -355,7 +355,7 @@ def _test_bags(
 
 
 def _scores(
-    cohort: CohortRuns,
+    cohort: RunGroup,
     method: str,
     found: _Resampled,
     error: stats.SeedError,
@@ -477,7 +477,7 @@ def run_scores(root: Path, suite: str | None = None, data: str | None = None) ->
     return pd.concat(parts, ignore_index=True)
 
 
-def _run_scores(cohorts: list[CohortRuns]) -> Iterator[pd.DataFrame]:
+def _run_scores(cohorts: list[RunGroup]) -> Iterator[pd.DataFrame]:
     for cohort in cohorts:
         for scored in score(cohort, resamples=1):
             head = {

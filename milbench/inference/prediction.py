@@ -14,7 +14,7 @@ import pandas as pd
 from ..atomic_io.checksums import FILES, checksum
 from ..atomic_io.publishing import read_regular
 from ..errors import MilbenchError, did_you_mean
-from ..evaluation.runs_table import CohortRuns, read_cohorts
+from ..evaluation.runs_table import RunGroup, read_cohorts
 from ..evaluation.scores import ARGMAX, threshold_of
 from ..registry import resolve
 from ..runs.store import MODEL, RunRecord
@@ -37,7 +37,7 @@ def kept_models(
 
 def kept_models_of_cohort(
     results: str | Path, suite: str, method: str, data: str | None = None, conditions: str | None = None
-) -> tuple[list[SavedModel], CohortRuns]:
+) -> tuple[list[SavedModel], RunGroup]:
     """Load the models of a method's runs, every fold and seed, in their order, and the runs that they are of.
 
     Their facts hold ``threshold`` as well, the rule of the suite, and ``thresholds`` also where the file is older.
@@ -94,7 +94,7 @@ def kept_models_of_cohort(
     return models, tables[0]
 
 
-def trained_on(models: Sequence[SavedModel], cohort: CohortRuns) -> list[frozenset[str] | None]:
+def trained_on(models: Sequence[SavedModel], cohort: RunGroup) -> list[frozenset[str] | None]:
     """Return the slides that each model was trained or selected on: train and val of its fold, and test of an oracle.
 
     Args:
@@ -228,7 +228,7 @@ def stored_predictions(
     return pd.concat(parts, ignore_index=True)
 
 
-def _long(cohort: CohortRuns, method: str, record: RunRecord, part: str | None) -> pd.DataFrame:
+def _long(cohort: RunGroup, method: str, record: RunRecord, part: str | None) -> pd.DataFrame:
     classes, labels, table = cohort.classes(), cohort.labels(), record.predictions()
     table = table if part is None else table[table["split"] == part]
     known = labels.reindex(table["slide_id"].astype(str))

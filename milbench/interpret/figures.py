@@ -11,7 +11,7 @@ from scipy.spatial import cKDTree
 from scipy.stats import rankdata
 
 from ..report.figures.layout import set_title, set_xlabel, wrapped
-from ..report.figures.leaderboard import grid_of_panels, look
+from ..report.figures.style import grid_of_panels, plot_style
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -48,7 +48,7 @@ def matrix_figure(matrix: np.ndarray, method: str, off_diagonal: float, note: st
         note: a sentence below.
     """
     n = len(matrix)
-    with look():
+    with plot_style():
         figure, (ax,) = grid_of_panels(1, 1, 5.4, 4.9, sharex=False)
         # A few entries may hold nearly everything: the square root keeps the others in sight.
         top = float(matrix.max())
@@ -90,7 +90,7 @@ def heatmap_figure(coords: np.ndarray, scores: np.ndarray, source: str, step: fl
         scores = rankdata(scores) / len(scores)
     extent = np.ptp(coords, axis=0) + (step or 0)
     across, down = np.maximum(extent / max(extent.max(), 1e-12), 0.35) * _LONGEST
-    with look():
+    with plot_style():
         lines = wrapped(title, across, "large").count("\n")
         figure, (ax,) = grid_of_panels(1, 1, across + 1.5, down + 0.17 * lines, sharex=False)
         drawn = _dots(ax, coords, scores, norm) if step is None else _cells(ax, coords, scores, step, norm)
@@ -124,7 +124,7 @@ def curves_figure(curves: Sequence[tuple[str, Curves]], target: str) -> Figure:
         curves: method and curves.
         target: the class whose probability they show.
     """
-    with look():
+    with plot_style():
         figure, axes = grid_of_panels(len(curves), min(3, len(curves)), 3.4, 2.9, sharex=True)
         for ax, (name, one) in zip(axes, curves, strict=True):
             share = (one.kept - 1) / (one.kept[-1] - 1)

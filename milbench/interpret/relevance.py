@@ -34,7 +34,7 @@ from ..atomic_io.publishing import child, write_atomic, write_figure
 from ..bags import Bags
 from ..data.cache.reader import FeatureCache
 from ..errors import MilbenchError
-from ..training.loader import BagSet, Scaling
+from ..training.loader import BagLoader, Standardizer
 
 if TYPE_CHECKING:
     from .figures import Scale
@@ -290,7 +290,7 @@ def interpret(model: Aggregator, slides: Iterable[tuple[str, Bags]], targets: Ma
 def export_attention(model: Aggregator, cache: FeatureCache, slides: Sequence[str], folder: str | Path,
                      source: Source | None = None, heatmaps: bool = True, classes: Sequence[str] | None = None,
                      labels: Mapping[str, int] | None = None, scale: Scale = "auto",
-                     scaling: Scaling | None = None) -> list[Path]:  # fmt: skip
+                     scaling: Standardizer | None = None) -> list[Path]:  # fmt: skip
     """Write the scores of slides, and heatmaps where the cache has coordinates.
 
     A file ``<slide>.parquet`` a slide, one row an instance in the order of the cache: ``x`` and ``y`` (as in the
@@ -324,7 +324,7 @@ def export_attention(model: Aggregator, cache: FeatureCache, slides: Sequence[st
     device, written = next(model.parameters()).device, []
     steps = cache.slides.set_index("slide_id")["coord_step"]
     for slide in slides:
-        bag = BagSet(cache, [slide], device, scaling).batch([0])
+        bag = BagLoader(cache, [slide], device, scaling).batch([0])
         found = relevance(model, bag, source=source)
         table = pd.DataFrame({"score": found.scores.float().cpu().numpy()})
         if bag.coords is not None:

@@ -16,12 +16,12 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 
-def to_rich(df: pd.DataFrame) -> Board:
+def to_rich(df: pd.DataFrame) -> ConsoleLeaderboard:
     """Return a leaderboard for the terminal: one table a cohort, the notes below, whatever the width."""
-    return Board(df)
+    return ConsoleLeaderboard(df)
 
 
-class Board:
+class ConsoleLeaderboard:
     """A leaderboard that rich can print: columns that do not fit the width are left out, and named.
 
     Rank, method and AUC are always there, and how runs ended where one did not end ``ok``.

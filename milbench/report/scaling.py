@@ -123,7 +123,7 @@ def write_ladder(df: pd.DataFrame, record: Mapping[str, Any], folder: Path, stem
 
     Args:
         df: from `milbench.runs.scaling.table.tidy`.
-        record: `milbench.runs.scaling.sweep.Ladder.record`.
+        record: `milbench.runs.scaling.sweep.ScalingSweep.record`.
         folder: created where absent.
         stem: name of the files.
         command: the command that made them.
@@ -154,7 +154,7 @@ def busy_notes(df: pd.DataFrame, record: Mapping[str, Any]) -> list[str]:
 
     Args:
         df: from `milbench.runs.scaling.table.tidy`.
-        record: `milbench.runs.scaling.sweep.Ladder.record`; one of before it held ``load`` tells nothing of it.
+        record: `milbench.runs.scaling.sweep.ScalingSweep.record`; one of before it held ``load`` tells nothing of it.
     """
     notes = []
     slow = df[df["share_of_best"] < BUSY_SHARE]

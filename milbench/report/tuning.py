@@ -12,10 +12,10 @@ from ..runs.tuning.study import ended_ok, has_ended, import_optuna, open_storage
 from .figures.tuning import Shown, history_figure, slice_figure
 
 if TYPE_CHECKING:
-    from ..runs.tuning.search import Search
+    from ..runs.tuning.search import StudySpec
 
 
-def write_study_figures(searches: Sequence[Search], storage: str, folder: Path) -> list[Path]:
+def write_study_figures(searches: Sequence[StudySpec], storage: str, folder: Path) -> list[Path]:
     """Write two figures of each study, its history and where its parameters lie, as PNG; return their paths."""
     optuna = import_optuna()
     folder.mkdir(parents=True, exist_ok=True)

@@ -352,7 +352,7 @@ def stamp(store: Store) -> str:
     return max((datetime.now(UTC), *marks)).astimezone(UTC).isoformat(timespec="milliseconds")
 
 
-def renew(store: Store, run_ids: Collection[str], when: str) -> None:
+def mark_requested(store: Store, run_ids: Collection[str], when: str) -> None:
     """Mark runs that a suite asks for, and that are there already, where tables would show others in their stead.
 
     Args:

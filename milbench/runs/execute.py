@@ -19,16 +19,16 @@ from ..data.cohort import write_cohort
 from ..errors import MilbenchError
 from ..measure.environment import now, this_machine
 from ..training.stacked import StackTask
-from ..training.task import Task
+from ..training.task import TrainingTask
 from . import current_runs as asked
 from .claims import Claims
-from .costs.benchmark import TURNS
-from .costs.schedule import claim_of, costs_apart, costs_of, measure_costs, still_open
-from .launchers.local import LATER, REPEATS, WAIT, Progress, Result, run_all
+from .costs.benchmark import ROUNDS
+from .costs.schedule import claim_of, costs_apart, measure_costs, pending_costs, still_open
+from .launchers.local import LATER, REPEATS, WAIT, Outcome, Progress, run_all
 from .live import Session
-from .plan import Finished, Overwrite, Plan, Planned, make_plan, task_of, together, usable_jobs
+from .plan import Finished, Overwrite, Plan, PlannedRun, make_plan, to_task, together, usable_jobs
 from .store import OUTCOMES, RunRecord, Store, read_run
-from .tuning.search import Found, Search, Trial, progress, search_all, smaller, tuned_task
+from .tuning.search import StudyResult, StudySpec, Trial, progress, search_all, smaller, tuned_task
 from .worker import work
 
 
@@ -99,10 +99,10 @@ def _execute(
     store, todo = plan.store, plan.todo(overwrite)
     prepare(plan)
     when = asked.stamp(store)
-    asked.renew(store, _ids(plan.runs), when)
+    asked.mark_requested(store, _ids(plan.runs), when)
     asked.record_requests(store, _requests(plan, when))
     jobs = jobs or usable_jobs(plan.suite)
-    costs = list(costs_of(plan, overwrite)) if plan.suite.cost else []
+    costs = list(pending_costs(plan, overwrite)) if plan.suite.cost else []
     trials = sum(trials_left(plan).values())
     seeds = len({p.spec.seed for p in plan.runs})
     total, done = trials + len(todo) + len(plan.searches) * seeds + len(costs), 0
@@ -122,7 +122,7 @@ def _execute(
         session.finish(_trial_key(trial.search, trial.number))
         report(f"{trial.search} trial {trial.number}", trial.outcome, trial.reason)
 
-    def trial_begins(search: Search, number: int) -> str:
+    def trial_begins(search: StudySpec, number: int) -> str:
         return session.start(_trial_key(search, number), f"{search} trial {number}", 1.0)
 
     tuned = _tune(plan, jobs, trial_ended, trial_begins)
@@ -133,7 +133,7 @@ def _execute(
         _publish(store, planned, result, when, overwrite)
         report(str(planned), result.outcome, result.reason)
     again = Plan(plan.suite, store, (), tuple(tuned.runs)).todo(overwrite)
-    asked.renew(store, _ids(tuned.runs) | _ids(p for p, _ in tuned.impossible), when)
+    asked.mark_requested(store, _ids(tuned.runs) | _ids(p for p, _ in tuned.impossible), when)
     total -= len(plan.searches) * seeds - len(again) - len(tuned.impossible)
     session.phase("runs", sum(planned.work for planned in (*todo, *again)))
     with Claims(store.root, store.folder / ".claims") as claims:
@@ -148,7 +148,7 @@ def _execute(
                 claims.release(planned.spec.run_id)
                 report(str(planned), own.outcome, own.reason)
         # Cost is measured when nothing of ours is running.
-        session.phase("costs", float(TURNS * len(costs)))
+        session.phase("costs", float(ROUNDS * len(costs)))
         if costs:
             claims.wait(claim_of(plan))
         missing = still_open(store, costs)
@@ -156,18 +156,18 @@ def _execute(
         measured: set[str] = set()
         while missing:
             for told in measure_costs(store, missing, timeout):
-                record, turn = told.cost.record, f"cost, turn {told.turn + 1} of {TURNS}"
+                record, turn = told.cost.record, f"cost, turn {told.turn + 1} of {ROUNDS}"
                 session.advance(1.0)
                 report(f"{record['data']} {record['method_canonical']} {turn}", told.outcome, told.reason, told.last)
             measured |= {cost.cost_id for cost in missing}
             missing = costs_apart(plan, measured)  # each at most once: then all were measured now
             total += len(missing)
-            session.phase("costs", float(TURNS * len(missing)))
+            session.phase("costs", float(ROUNDS * len(missing)))
     ids = _ids(plan.runs) | _ids(tuned.runs) | _ids(p for p, _ in tuned.impossible)
     return [record for record in store.records() if record.path.name in ids]
 
 
-def _ids(runs: Iterable[Planned]) -> set[str]:
+def _ids(runs: Iterable[PlannedRun]) -> set[str]:
     """Return the ids that the runs have, or that earlier versions stored them under."""
     return {run_id for planned in runs for run_id in (planned.spec.run_id, planned.stored) if run_id is not None}
 
@@ -178,7 +178,7 @@ def _requests(plan: Plan, when: str) -> list[asked.Request]:
     runs = {run_id: (p.method.canonical, p.spec) for p in plan.runs for run_id in sorted(_ids([p]))}
     requests = asked.requests_of(runs, when, plan.suite_methods, suite.seeds, plan.source)
     if requests and suite.cost:  # what is no table's own stands with the first of them
-        requests[0] = replace(requests[0], costs=tuple(cost.cost_id for cost in costs_of(plan, "all")))
+        requests[0] = replace(requests[0], costs=tuple(cost.cost_id for cost in pending_costs(plan, "all")))
     if plan.searches:
         search = plan.searches[0]
         tuned = {"tuning": search.tuned}
@@ -210,7 +210,7 @@ def prepare(plan: Plan) -> None:
 
 def costs_left(plan: Plan, overwrite: Overwrite) -> int:
     """Return how many measurements of cost are still to be made."""
-    return sum(1 for _ in costs_of(plan, overwrite)) if plan.suite.cost else 0
+    return sum(1 for _ in pending_costs(plan, overwrite)) if plan.suite.cost else 0
 
 
 def trials_left(plan: Plan) -> dict[str, int]:
@@ -219,7 +219,7 @@ def trials_left(plan: Plan) -> dict[str, int]:
     return {search.name: max(0, search.trials - done[search.name]) for search in plan.searches}
 
 
-def tuned_runs(plan: Plan) -> list[Planned]:
+def tuned_runs(plan: Plan) -> list[PlannedRun]:
     """Return the runs of the studies whose trials have all been made, without making any."""
     left = trials_left(plan)
     done = [search for search in plan.searches if not left[search.name]]
@@ -227,7 +227,7 @@ def tuned_runs(plan: Plan) -> list[Planned]:
     return [*tuned.runs, *(planned for planned, _ in tuned.impossible)]
 
 
-def _trial_key(search: Search, number: int) -> str:
+def _trial_key(search: StudySpec, number: int) -> str:
     return f"{digest(search.name)}-{number}"
 
 
@@ -236,9 +236,9 @@ def tune(
     *,
     jobs: int | None = None,
     on_trial: Callable[[Trial], None] | None = None,
-    on_begin: Callable[[Search, int], str] | None = None,
+    on_begin: Callable[[StudySpec, int], str] | None = None,
     on_start: Callable[[Session], None] | None = None,
-) -> dict[str, Found]:
+) -> dict[str, StudyResult]:
     """Carry out what is missing of a plan's studies and nothing else; return what each found, by its name.
 
     Args:
@@ -264,7 +264,7 @@ def tune(
                 if on_trial is not None:
                     on_trial(trial)
 
-            def begins(search: Search, number: int) -> str:
+            def begins(search: StudySpec, number: int) -> str:
                 return session.start(_trial_key(search, number), f"{search} trial {number}", 1.0)
 
             session.progress(0, left)
@@ -285,17 +285,19 @@ def tune(
 class _Tuned:
     """Runs with what the studies found, and those of studies that found nothing."""
 
-    runs: list[Planned]
-    impossible: list[tuple[Planned, Result]]
+    runs: list[PlannedRun]
+    impossible: list[tuple[PlannedRun, Outcome]]
 
 
-def _tune(plan: Plan, jobs: int, on_trial: Callable[[Trial], None], on_begin: Callable[[Search, int], str]) -> _Tuned:
+def _tune(
+    plan: Plan, jobs: int, on_trial: Callable[[Trial], None], on_begin: Callable[[StudySpec, int], str]
+) -> _Tuned:
     if not plan.searches:
         return _Tuned([], [])
     return _of_studies(plan, tune(plan, jobs=jobs, on_trial=on_trial, on_begin=on_begin))
 
 
-def _of_studies(plan: Plan, found: Mapping[str, Found]) -> _Tuned:
+def _of_studies(plan: Plan, found: Mapping[str, StudyResult]) -> _Tuned:
     tuned, finished = _Tuned([], []), Finished(plan.store)
     of = {(s.task.spec.data, s.task.spec.fold, s.method.canonical): s for s in plan.searches}
     for planned in plan.runs:
@@ -304,13 +306,13 @@ def _of_studies(plan: Plan, found: Mapping[str, Found]) -> _Tuned:
             continue
         result = found[search.name]
         task = tuned_task(search, result, planned.task)
-        run = Planned(task, planned.method, tuned=result.record(), **finished.state(task.spec))
+        run = PlannedRun(task, planned.method, tuned=result.record(), **finished.state(task.spec))
         if result.best is not None:
             tuned.runs.append(run)
             continue
         outcome = next((o for o, _ in result.outcomes.most_common() if o in OUTCOMES and o != "ok"), "failed")
         told = ", ".join(f"{n} {o}" for o, n in result.outcomes.most_common())
-        tuned.impossible.append((run, Result(outcome, f"no tuning trial ended ok ({told}): {result.reason}")))
+        tuned.impossible.append((run, Outcome(outcome, f"no tuning trial ended ok ({told}): {result.reason}")))
     return tuned
 
 
@@ -320,7 +322,9 @@ class _Queue:
     Runs that another process has claimed are kept for later: it publishes them, or ends and leaves them to this one.
     """
 
-    def __init__(self, todo: Sequence[Planned], stacked: int, store: Store, claims: Claims, session: Session) -> None:
+    def __init__(
+        self, todo: Sequence[PlannedRun], stacked: int, store: Store, claims: Claims, session: Session
+    ) -> None:
         self._stacked, self._store, self._claims, self.session = stacked, store, claims, session
         # What was there under a run's id when the plan was made is to be replaced; anything else is not. What was
         # removed since is made.
@@ -329,18 +333,18 @@ class _Queue:
             for planned in todo
             for run_id in [planned.spec.run_id]
         }
-        self._mine: deque[tuple[Sequence[Planned], Task | StackTask]] = deque()
-        self._others: deque[Sequence[Planned]] = deque(together(todo, stacked))
-        self.made: deque[Planned] = deque()  # by another process
+        self._mine: deque[tuple[Sequence[PlannedRun], TrainingTask | StackTask]] = deque()
+        self._others: deque[Sequence[PlannedRun]] = deque(together(todo, stacked))
+        self.made: deque[PlannedRun] = deque()  # by another process
 
     def __bool__(self) -> bool:
         return bool(self._mine or self._others)
 
-    def again(self, group: Sequence[Planned], task: Task | StackTask | None = None) -> None:
+    def again(self, group: Sequence[PlannedRun], task: TrainingTask | StackTask | None = None) -> None:
         """Put back runs that this process has claimed, to be made in another way."""
-        self._mine.append((group, task or task_of(group, self._stacked)))
+        self._mine.append((group, task or to_task(group, self._stacked)))
 
-    def next(self) -> tuple[Sequence[Planned], Task | StackTask] | None:
+    def next(self) -> tuple[Sequence[PlannedRun], TrainingTask | StackTask] | None:
         """Return the next group and its task; None where there is none, or all belong to other processes."""
         for _ in range(len(self._others)):
             group, foreign = [], []
@@ -357,11 +361,11 @@ class _Queue:
             if foreign:
                 self._others.append(foreign)
             if group:
-                return group, task_of(group, self._stacked)
+                return group, to_task(group, self._stacked)
         return self._mine.popleft() if self._mine else None
 
 
-def _carried_out(queue: _Queue, jobs: int, timeout_s: float | None) -> Generator[tuple[Planned, Result | None]]:
+def _carried_out(queue: _Queue, jobs: int, timeout_s: float | None) -> Generator[tuple[PlannedRun, Outcome | None]]:
     """Run what is to do; what does not fit into memory is run again where the budget has a fallback.
 
     Yields:
@@ -380,7 +384,7 @@ def _carried_out(queue: _Queue, jobs: int, timeout_s: float | None) -> Generator
             under_way += 1
             yield item, _watched(item[0], _spared(item[1], counts), queue.session)
 
-    def repeats(task: Task | StackTask) -> int:
+    def repeats(task: TrainingTask | StackTask) -> int:
         # Of several runs in one process each goes on by itself: their memory together may have been the reason.
         return 0 if isinstance(task, StackTask) and len(task.tasks) > 1 else REPEATS
 
@@ -401,7 +405,7 @@ def _carried_out(queue: _Queue, jobs: int, timeout_s: float | None) -> Generator
                         queue.again([planned])
                     else:
                         yield planned, own
-            elif isinstance(task, Task) and result.outcome == "oom" and (cut := smaller(task)) is not None:
+            elif isinstance(task, TrainingTask) and result.outcome == "oom" and (cut := smaller(task)) is not None:
                 queue.again(group, cut)
             else:
                 yield group[0], each[0]
@@ -411,27 +415,27 @@ def _carried_out(queue: _Queue, jobs: int, timeout_s: float | None) -> Generator
         yield queue.made.popleft(), None
 
 
-def _watched(group: Sequence[Planned], task: Task | StackTask, session: Session) -> Task | StackTask:
+def _watched(group: Sequence[PlannedRun], task: TrainingTask | StackTask, session: Session) -> TrainingTask | StackTask:
     """Note that a group of runs begins, and let a run that has its process to itself say how far it is."""
     first = group[0]
     what = str(first) + (f" and {len(group) - 1} more of it" if len(group) > 1 else "")
     in_turn = len(group) > 1 and not first.spec.stacked
     epochs = 0 if first.spec.budget.track or in_turn else first.spec.recipe.epochs
     live = session.start(first.spec.run_id, what, sum(planned.work for planned in group), epochs)
-    if isinstance(task, Task):
+    if isinstance(task, TrainingTask):
         return replace(task, live=live)
     return StackTask(tuple(replace(one, live=live, live_part=(i, len(group))) for i, one in enumerate(task.tasks)))
 
 
-def _counted_as(task: Task) -> tuple[str, str, bool]:
+def _counted_as(task: TrainingTask) -> tuple[str, str, bool]:
     """What operations of a step depend on, beside a bag's length and, of one suite's cohort, the number of classes."""
     return task.method, task.cache_path, task.spec.budget.track == "flops"
 
 
-def _spared(task: Task | StackTask, counts: Mapping[Any, Mapping[int, int | None]]) -> Task | StackTask:
+def _spared(task: TrainingTask | StackTask, counts: Mapping[Any, Mapping[int, int | None]]) -> TrainingTask | StackTask:
     """Give a task the operations that runs before it have counted: seconds of its own, for a method of many steps."""
     if isinstance(task, StackTask):
-        return StackTask(tuple(one for t in task.tasks if isinstance(one := _spared(t, counts), Task)))
+        return StackTask(tuple(one for t in task.tasks if isinstance(one := _spared(t, counts), TrainingTask)))
     return replace(task, counted=tuple(counts.get(_counted_as(task), {}).items()))
 
 
@@ -463,7 +467,7 @@ def _refuse_other_predictions(folder: Path, predictions: pd.DataFrame) -> None:
         )
 
 
-def _publish(store: Store, planned: Planned, result: Result, when: str, overwrite: Overwrite) -> None:
+def _publish(store: Store, planned: PlannedRun, result: Outcome, when: str, overwrite: Overwrite) -> None:
     card = planned.method.card
     value: dict[str, Any] = result.value or {}
     record = {

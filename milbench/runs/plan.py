@@ -21,10 +21,10 @@ from ..errors import MilbenchError, did_you_mean
 from ..formatting.text import count
 from ..registry import Method, look_beside, resolve
 from ..training.stacked import StackTask, may_share, stacks
-from ..training.task import Task
+from ..training.task import TrainingTask
 from .current_runs import age
 from .store import MODEL, RunRecord, Store, read_suite
-from .tuning.search import Search
+from .tuning.search import StudySpec
 from .tuning.study import import_optuna
 
 Overwrite = Literal["missing", "failed", "all", "missing-models", "costs"]
@@ -34,13 +34,13 @@ IN_TURN = 8
 
 
 @dataclass(frozen=True)
-class Planned:
+class PlannedRun:
     """One run of the plan: its task, its method, and how it ended if it is done."""
 
-    task: Task
+    task: TrainingTask
     method: Method  # as the suite names it, whatever a search has set
     outcome: str | None = None
-    tuned: dict[str, Any] | None = None  # `milbench.runs.tuning.search.Found.record`
+    tuned: dict[str, Any] | None = None  # `milbench.runs.tuning.search.StudyResult.record`
     work: float = 0.0  # parameters times training bags times epochs: what to begin with
     stored: str | None = None  # the id it is stored under, which may be one of before the timeout left the hash
     stopped_s: float | None = None  # the timeout that stopped the stored run, where the plan allows more: made again
@@ -72,15 +72,15 @@ class Plan:
     suite: Suite
     store: Store
     cohorts: tuple[Cohort, ...]
-    runs: tuple[Planned, ...]
-    searches: tuple[Search, ...] = ()
+    runs: tuple[PlannedRun, ...]
+    searches: tuple[StudySpec, ...] = ()
     storage: str = ""
     source: str = ""
     suite_methods: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     own_budget: Budget | None = None
 
-    def todo(self, overwrite: Overwrite = "missing") -> list[Planned]:
+    def todo(self, overwrite: Overwrite = "missing") -> list[PlannedRun]:
         """Return the runs to do: those never done, also those that did not end ``ok`` or kept no model, or all.
 
         With ``costs`` those never done: it is the measurements of cost that are made again.
@@ -95,7 +95,7 @@ class Plan:
             return [planned for planned in self.runs if planned.outcome != "ok"]
         return [planned for planned in self.runs if planned.outcome is None]
 
-    def _lacks_model(self, planned: Planned) -> bool:
+    def _lacks_model(self, planned: PlannedRun) -> bool:
         if self.suite.keep_models == "none":
             raise MilbenchError(f'suite {self.suite.name} keeps no models; set keep_models = "best" in it.')
         return planned.outcome == "ok" and not (self.store.runs / str(planned.stored) / MODEL).is_file()
@@ -198,8 +198,8 @@ def make_plan(
     _refuse_changed(store)  # what is wrong in itself has been told by now: a slip is no change of the suite
     device, finished = _device(suite), Finished(store)
     cohorts = tuple(load_cohort(data, suite.base, progress) for data in suite.data)
-    runs: list[Planned] = []
-    searches: list[Search] = []
+    runs: list[PlannedRun] = []
+    searches: list[StudySpec] = []
     for cohort in cohorts:
         store.cohort(cohort.name, cohort.fingerprint)  # refuses a name that is no folder's, before anything is written
         sizes = {m.canonical: m.size(cohort.cache().dim, len(cohort.classes)) for m in resolved}
@@ -213,7 +213,8 @@ def make_plan(
                 ]
                 work = float(passes[method.canonical] * len(fold.train))
                 runs += [
-                    Planned(task, method, work=work, **finished.state(task.spec, method.other_names)) for task in tasks
+                    PlannedRun(task, method, work=work, **finished.state(task.spec, method.other_names))
+                    for task in tasks
                 ]
                 if suite.tuning is not None:
                     if not fold.val:
@@ -222,7 +223,7 @@ def make_plan(
                             "in the split, or leave out [tuning]."
                         )
                     assert suite.budget.trials is not None
-                    searches.append(Search(replace(tasks[0], test=()), method, suite.tuning, suite.budget.trials))
+                    searches.append(StudySpec(replace(tasks[0], test=()), method, suite.tuning, suite.budget.trials))
     return Plan(
         suite,
         store,
@@ -237,7 +238,7 @@ def make_plan(
     )
 
 
-def refuse_damaged(plan: Plan, todo: Sequence[Planned]) -> None:
+def refuse_damaged(plan: Plan, todo: Sequence[PlannedRun]) -> None:
     """Refuse finished runs whose files are not as they were written: no table could be made of them.
 
     Args:
@@ -299,14 +300,14 @@ def _difference(then: RunSpec, now: RunSpec) -> str:
     return ", ".join(parts)
 
 
-def together(todo: Sequence[Planned], most: int) -> list[list[Planned]]:
+def together(todo: Sequence[PlannedRun], most: int) -> list[list[PlannedRun]]:
     """Part runs into those that one process carries out: of one cohort, method, its parameters, and recipe.
 
     At most `most` in a stack, and at most `IN_TURN` of those that follow each other, as results arrive all at once.
     What a budget limits needs a process by itself. The order stays that of each part's first run; but where parts are
     many runs and take minutes, the longest come first, so that none of them keeps a core waiting in the end.
     """
-    groups: dict[Any, list[Planned]] = {}
+    groups: dict[Any, list[PlannedRun]] = {}
     for planned in todo:
         spec = planned.spec
         if most == 1 or not may_share(spec.budget):
@@ -320,7 +321,7 @@ def together(todo: Sequence[Planned], most: int) -> list[list[Planned]]:
     return parts if most == 1 else sorted(parts, key=lambda part: -sum(planned.work for planned in part))
 
 
-def task_of(group: Sequence[Planned], most: int) -> Task | StackTask:
+def to_task(group: Sequence[PlannedRun], most: int) -> TrainingTask | StackTask:
     """Return the one task that carries out a group of `together`."""
     # One that is left over of its group as well: what is recorded must not depend on how many others there were.
     spec = group[0].spec
@@ -395,7 +396,9 @@ def _recipe(suite: Suite, method: Method, on_cohort: Mapping[str, dict[str, Any]
         raise MilbenchError(f"suite {suite.name}: {table}.{field}: {first['msg']}.{hint}") from None
 
 
-def _task(suite: Suite, cohort: Cohort, fold: Any, method: Method, recipe: Recipe, seed: int, device: str) -> Task:
+def _task(
+    suite: Suite, cohort: Cohort, fold: Any, method: Method, recipe: Recipe, seed: int, device: str
+) -> TrainingTask:
     if not fold.val:
         if suite.protocol.checkpoint == "best-val":
             raise MilbenchError(
@@ -426,7 +429,7 @@ def _task(suite: Suite, cohort: Cohort, fold: Any, method: Method, recipe: Recip
         device_type=device,
     )
     known = cohort.labels
-    return Task(
+    return TrainingTask(
         spec=spec,
         method=method.canonical,
         cache_path=str(cohort.cache_path),

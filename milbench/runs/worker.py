@@ -20,61 +20,61 @@ from ..measure.load import Load
 from ..measure.memory import PeakMemory, is_out_of_memory, peak_address_bytes, settle_heap
 from ..measure.timing import Stopwatch
 from ..measure.yardstick import yardstick
-from ..training.loader import BagSet
+from ..training.loader import BagLoader
 from ..training.loop import flops_of, train
 from ..training.predict import predict, predictions_frame
 from ..training.saved_model import model_bytes
 from ..training.stacked import StackTask, train_stacked
-from ..training.task import Task, Trained
+from ..training.task import TrainingResult, TrainingTask
 from . import live
 from .costs.benchmark import CostTask, measure
-from .launchers.local import Result
-from .scaling.measurement import CellTask, MachineTask, measure_cell, measure_machine
+from .launchers.local import Outcome
+from .scaling.measurement import MachineTask, ScalingTask, measure_cell, measure_machine
 from .tuning.trial import TrialTask, reporter, run_trial
 
 
-def work(task: Task | StackTask | TrialTask | CostTask | CellTask | MachineTask) -> Result:
+def work(task: TrainingTask | StackTask | TrialTask | CostTask | ScalingTask | MachineTask) -> Outcome:
     """Do one task in this process; exceptions become outcomes with a reason. A stack's value is a Result for each."""
     try:
         if isinstance(task, CostTask):
             device = _set_up(task.threads, task.device_type)
             value = measure(task, FeatureCache.open(task.cache_path), device)
-            return Result("ok", "", value | {"environment": environment()})
+            return Outcome("ok", "", value | {"environment": environment()})
         if isinstance(task, TrialTask):
             spec = task.task.spec
             device, cache = _set_up(spec.threads, spec.device_type), FeatureCache.open(task.task.cache_path)
             report = reporter(task)
             with capped(spec.budget.memory_bytes, device, cache):
-                return Result("ok", "", run_trial(task, cache, device, report, live.step_reporter(task.task.live)))
+                return Outcome("ok", "", run_trial(task, cache, device, report, live.step_reporter(task.task.live)))
         if isinstance(task, MachineTask):
-            return Result("ok", "", measure_machine(task, _set_up(task.threads, task.device_type)))
-        if isinstance(task, CellTask):
+            return Outcome("ok", "", measure_machine(task, _set_up(task.threads, task.device_type)))
+        if isinstance(task, ScalingTask):
             device = _set_up(task.threads, task.device_type)
             with capped(task.memory_bytes, device):
-                return Result("ok", "", measure_cell(task, device))
+                return Outcome("ok", "", measure_cell(task, device))
         if isinstance(task, StackTask):
             stacked = task.tasks[0].spec.stacked
-            return Result("ok", "", _run_stack(task) if stacked else [_without_peak(work(one)) for one in task.tasks])
-        return Result("ok", "", _run(task))
+            return Outcome("ok", "", _run_stack(task) if stacked else [_without_peak(work(one)) for one in task.tasks])
+        return Outcome("ok", "", _run(task))
     except Unsupported as error:
-        return Result("unsupported", str(error))
+        return Outcome("unsupported", str(error))
     except Diverged as error:
-        return Result("diverged", str(error))
+        return Outcome("diverged", str(error))
     except OutOfMemory as error:
         told = {"bag_length": error.bag_length, "during": error.during, "asked_bytes": error.asked_bytes}
         said = "" if error.__cause__ is None else f": {_first_line(error.__cause__)}"
-        return Result("oom", f"{error}{_cap(task)}{said}", {"record": {"oom": told}})
+        return Outcome("oom", f"{error}{_cap(task)}{said}", {"record": {"oom": told}})
     except MilbenchError as error:
-        return Result("failed", str(error))
+        return Outcome("failed", str(error))
     except Exception as error:  # a stranger's method may raise anything: the suite goes on and the table says what
         if is_out_of_memory(error):
-            return Result("oom", _first_line(error))
+            return Outcome("oom", _first_line(error))
         where = _where(error)
         record = {"traceback": traceback.format_exc()}
-        return Result("failed", f"{type(error).__name__}: {_first_line(error)} ({where})", {"record": record})
+        return Outcome("failed", f"{type(error).__name__}: {_first_line(error)} ({where})", {"record": record})
 
 
-def _run(task: Task) -> dict[str, Any]:
+def _run(task: TrainingTask) -> dict[str, Any]:
     device = _set_up(task.spec.threads, task.spec.device_type)
     cache, load = FeatureCache.open(task.cache_path), Load()
     with capped(task.spec.budget.memory_bytes, device, cache) as against_cap, PeakMemory(device) as peak:
@@ -91,26 +91,26 @@ def _run(task: Task) -> dict[str, Any]:
     return found
 
 
-def _run_stack(stack: StackTask) -> list[Result]:
+def _run_stack(stack: StackTask) -> list[Outcome]:
     spec = stack.tasks[0].spec
     device, cache = _set_up(spec.threads, spec.device_type), FeatureCache.open(stack.tasks[0].cache_path)
     results = []
     done = train_stacked(stack.tasks, cache, device, live.step_reporter(stack.tasks[0].live))
     for task, trained in zip(stack.tasks, done, strict=True):
         if isinstance(trained, Diverged):
-            results.append(Result("diverged", str(trained)))
+            results.append(Outcome("diverged", str(trained)))
             continue
         try:
             found = _predicted(task, trained, cache, device)
         except Diverged as error:
-            results.append(Result("diverged", str(error)))
+            results.append(Outcome("diverged", str(error)))
             continue
         found["record"] |= {"stack": trained.stack}  # what memory one of them would have taken cannot be told
-        results.append(Result("ok", "", found))
+        results.append(Outcome("ok", "", found))
     return results
 
 
-def _without_peak(result: Result) -> Result:
+def _without_peak(result: Outcome) -> Outcome:
     """Forget the peak of a run that had a process before it: its memory may have been taken from there."""
     if result.outcome == "ok":
         for name in ("peak_memory_bytes", "peak_memory"):
@@ -119,15 +119,17 @@ def _without_peak(result: Result) -> Result:
     return result
 
 
-def _predicted(task: Task, trained: Trained, cache: FeatureCache, device: torch.device) -> dict[str, Any]:
+def _predicted(
+    task: TrainingTask, trained: TrainingResult, cache: FeatureCache, device: torch.device
+) -> dict[str, Any]:
     """Predict the validation and test slides of a run, and say what it was and took."""
-    watch, test = Stopwatch(), BagSet(cache, task.test, device, trained.scaling, task.spec.budget.memory_bytes)
+    watch, test = Stopwatch(), BagLoader(cache, task.test, device, trained.scaling, task.spec.budget.memory_bytes)
     with watch:  # predictions come back to the host, so the device has finished
         predictions = predict(trained.model, test, task.spec.recipe)
     frames = [predictions_frame(task.test, "test", predictions)]
     validated = None
     if task.val:
-        val = BagSet(cache, [s for s, _ in task.val], device, trained.scaling, task.spec.budget.memory_bytes)
+        val = BagLoader(cache, [s for s, _ in task.val], device, trained.scaling, task.spec.budget.memory_bytes)
         validated = predict(trained.model, val, task.spec.recipe)
         frames.insert(0, predictions_frame(val.ids, "val", validated))
     busy, patches = trained.device_seconds, sum(test.lengths)
@@ -246,7 +248,7 @@ def _set_up(threads: int, device_type: str) -> torch.device:
 def _cap(task: Any) -> str:
     if isinstance(task, TrialTask):
         task = task.task
-    budget = task.spec.budget if isinstance(task, Task) else task
+    budget = task.spec.budget if isinstance(task, TrainingTask) else task
     cap = getattr(budget, "memory_bytes", None)
     return "" if cap is None else f" ({show_quantity('memory_bytes', cap)})"
 

@@ -31,7 +31,7 @@ SMALL = (7, 1, 20, 4)
 EQUAL = (16, 16, 16)
 
 
-class Broken(Exception):  # noqa: N818 - a verdict of a check, caught by the runner; no user sees it raised
+class CheckFailed(Exception):  # noqa: N818 - a verdict of a check, caught by the runner; no user sees it raised
     """The method breaks the clause; the message says what was measured and what it means."""
 
 
@@ -102,20 +102,20 @@ def attend(model: Aggregator, bags: Bags) -> Tensor:
 def same(got: Tensor, want: Tensor, what: str, meaning: str, tolerance: float = TOLERANCE, size: float = 0.0) -> None:
     """Raise Broken when ``got`` is further from ``want`` than the tolerance times its size, or a given larger size."""
     if got.shape != want.shape:
-        raise Broken(f"{what}: shape {tuple(got.shape)} instead of {tuple(want.shape)}; {meaning}")
+        raise CheckFailed(f"{what}: shape {tuple(got.shape)} instead of {tuple(want.shape)}; {meaning}")
     if want.numel() == 0:
         return
     scale = max(float(want.abs().max()), size, torch.finfo(torch.float32).tiny)
     error = float((got.double() - want.double()).abs().max()) / scale
     if not error <= tolerance:  # written so that NaN is broken
-        raise Broken(f"{what} differs by {error:.1e} of its size (tolerance {tolerance:.0e}); {meaning}")
+        raise CheckFailed(f"{what} differs by {error:.1e} of its size (tolerance {tolerance:.0e}); {meaning}")
 
 
 def finite(value: Tensor, what: str) -> None:
     """Raise Broken when a tensor holds NaN or infinite values."""
     bad = int((~torch.isfinite(value)).sum())
     if bad:
-        raise Broken(f"{what}: {bad} of {value.numel()} values are NaN or infinite for finite features.")
+        raise CheckFailed(f"{what}: {bad} of {value.numel()} values are NaN or infinite for finite features.")
 
 
 def refused(call: Callable[[], Any], what: str) -> None:
@@ -125,5 +125,9 @@ def refused(call: Callable[[], Any], what: str) -> None:
     except MilbenchError:
         return
     except Exception as error:
-        raise Broken(f"{what} end in {type(error).__name__} instead of a MilbenchError that names the mend.") from error
-    raise Broken(f"{what} are accepted without a word; raise MilbenchError, as Aggregator.forward does if left alone.")
+        raise CheckFailed(
+            f"{what} end in {type(error).__name__} instead of a MilbenchError that names the mend."
+        ) from error
+    raise CheckFailed(
+        f"{what} are accepted without a word; raise MilbenchError, as Aggregator.forward does if left alone."
+    )

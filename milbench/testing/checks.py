@@ -1,6 +1,7 @@
 """The contract of an aggregator: one small check a clause. `milbench.testing` runs them and reports; import from there.
 
-A check takes a `Case` and returns when the method keeps the clause, raises `Broken` with what was measured when it does
+A check takes a `Case` and returns when the method keeps the clause, raises `CheckFailed` with what was measured when it
+does
 not, or `Skip` with the reason when the clause does not apply. Comparisons are made in fp32 and, but where a clause is
 about training, in eval mode.
 """
@@ -17,7 +18,7 @@ from ..bags import BagOutput, Bags
 from ..config import Card, Choice, Float, Int, Recipe
 from ..errors import MilbenchError
 from ..registry import allowed_values, parameters, unreadable
-from .case import GRADIENT_TOLERANCE, SCALES, SMALL, Broken, Case, Skip, finite, join, predict, refused, same
+from .case import GRADIENT_TOLERANCE, SCALES, SMALL, Case, CheckFailed, Skip, finite, join, predict, refused, same
 from .invariance import (
     attention_in_row_order,
     attention_normalised,
@@ -43,27 +44,31 @@ def card_and_recipe(case: Case) -> None:
     cls = case.method.cls
     card, recipe = getattr(cls, "card", None), getattr(cls, "recipe", None)
     if not (cls.__doc__ or "").strip():
-        raise Broken("the class has no docstring; say what it computes, with shapes and the source.")
+        raise CheckFailed("the class has no docstring; say what it computes, with shapes and the source.")
     if not isinstance(card, Card):
-        raise Broken(f"card is {type(card).__name__} instead of a milbench.Card; the leaderboard cites methods by it.")
+        raise CheckFailed(
+            f"card is {type(card).__name__} instead of a milbench.Card; the leaderboard cites methods by it."
+        )
     empty = [name for name in ("title", "family", "citation") if not getattr(card, name).strip()]
     if empty:
-        raise Broken(f"the card leaves {', '.join(empty)} empty; the leaderboard cites methods by it.")
+        raise CheckFailed(f"the card leaves {', '.join(empty)} empty; the leaderboard cites methods by it.")
     if not isinstance(recipe, Recipe):
-        raise Broken(f"recipe is {type(recipe).__name__} instead of a milbench.Recipe; nobody knows how to train it.")
+        raise CheckFailed(
+            f"recipe is {type(recipe).__name__} instead of a milbench.Recipe; nobody knows how to train it."
+        )
     known = {*Recipe.model_fields, *parameters(cls)}
     for name, dimension in cls.search_space.items():
         if name not in known:
-            raise Broken(f"search_space names {name!r}, which is neither a field of Recipe nor a parameter.")
+            raise CheckFailed(f"search_space names {name!r}, which is neither a field of Recipe nor a parameter.")
         if not isinstance(dimension, Float | Int | Choice):
-            raise Broken(f"search_space[{name!r}] is {type(dimension).__name__} instead of Float, Int or Choice.")
+            raise CheckFailed(f"search_space[{name!r}] is {type(dimension).__name__} instead of Float, Int or Choice.")
         if not (dimension.options if isinstance(dimension, Choice) else dimension.low < dimension.high):
-            raise Broken(f"search_space[{name!r}] is empty: {dimension!r}.")
+            raise CheckFailed(f"search_space[{name!r}] is empty: {dimension!r}.")
         if name in Recipe.model_fields:
             continue
         for value in dimension.options if isinstance(dimension, Choice) else (dimension.low, dimension.high):
             if (problem := unreadable(case.method, name, value)) is not None:
-                raise Broken(f"search_space[{name!r}] has {value!r}, but {problem}.")
+                raise CheckFailed(f"search_space[{name!r}] has {value!r}, but {problem}.")
 
 
 def parameters_have_types(case: Case) -> None:
@@ -71,12 +76,12 @@ def parameters_have_types(case: Case) -> None:
     signature = inspect.signature(case.method.cls.__init__)
     for name, (kind, default) in parameters(case.method.cls).items():
         if signature.parameters[name].kind in (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD):
-            raise Broken(f"__init__ takes *{name}; name every parameter, or a typing error would pass unseen.")
+            raise CheckFailed(f"__init__ takes *{name}; name every parameter, or a typing error would pass unseen.")
         if default is inspect.Parameter.empty or kind is Any:
-            raise Broken(f"parameter {name!r} lacks a type or a default; name[{name}=...] cannot be read without.")
+            raise CheckFailed(f"parameter {name!r} lacks a type or a default; name[{name}=...] cannot be read without.")
         for value in (default, *allowed_values(kind)):
             if (problem := unreadable(case.method, name, value)) is not None:
-                raise Broken(f"parameter {name!r}: {problem}.")
+                raise CheckFailed(f"parameter {name!r}: {problem}.")
 
 
 def output_shapes(case: Case) -> None:
@@ -90,11 +95,11 @@ def output_shapes(case: Case) -> None:
                 return
             raise
         if not isinstance(out, BagOutput):
-            raise Broken(f"forward returns {type(out).__name__} instead of BagOutput.")
+            raise CheckFailed(f"forward returns {type(out).__name__} instead of BagOutput.")
         widths = (1, 2) if case.n_classes == 2 else (case.n_classes,)
         if out.logits.ndim != 2 or len(out.logits) != len(bags) or out.logits.shape[1] not in widths:
             wanted = " or ".join(f"({len(bags)}, {k})" for k in widths)
-            raise Broken(
+            raise CheckFailed(
                 f"logits have shape {tuple(out.logits.shape)} instead of {wanted} for {case.n_classes} classes."
             )
         for name, value, rows in (
@@ -102,7 +107,7 @@ def output_shapes(case: Case) -> None:
             ("embedding", out.embedding, len(bags)),
         ):
             if value is not None and (value.ndim != 2 or len(value) != rows):
-                raise Broken(f"{name} has shape {tuple(value.shape)} instead of ({rows}, any) or None.")
+                raise CheckFailed(f"{name} has shape {tuple(value.shape)} instead of ({rows}, any) or None.")
 
 
 def probabilities_sum_to_one(case: Case) -> None:
@@ -110,12 +115,12 @@ def probabilities_sum_to_one(case: Case) -> None:
     model, bags = case.model(), join(case.bags(scales=SCALES))
     p = model.probabilities(predict(model, bags))
     if tuple(p.shape) != (len(bags), case.n_classes):
-        raise Broken(f"probabilities have shape {tuple(p.shape)} instead of ({len(bags)}, {case.n_classes}).")
+        raise CheckFailed(f"probabilities have shape {tuple(p.shape)} instead of ({len(bags)}, {case.n_classes}).")
     if not bool(((p >= 0) & (p <= 1)).all()):
-        raise Broken(f"probabilities reach from {float(p.min()):.3g} to {float(p.max()):.3g}, outside [0, 1].")
+        raise CheckFailed(f"probabilities reach from {float(p.min()):.3g} to {float(p.max()):.3g}, outside [0, 1].")
     worst = float((p.sum(dim=1) - 1).abs().max())
     if not worst <= 1e-5:
-        raise Broken(f"rows of the probabilities miss 1 by {worst:.1e} (tolerance 1e-05).")
+        raise CheckFailed(f"rows of the probabilities miss 1 by {worst:.1e} (tolerance 1e-05).")
 
 
 def logits_are_scores(case: Case) -> None:
@@ -145,19 +150,19 @@ def logits_are_scores(case: Case) -> None:
     if logits.shape[1] > 1 and bool((logits >= 0).all()) and float(sums) < 1e-4:
         if float((p - logits).abs().max()) < 1e-4:
             return  # the method has a loss and probabilities of its own for them
-        raise Broken(
+        raise CheckFailed(
             "in every row the logits are non-negative and sum to 1: they are probabilities, whose softmax stays within "
             f"[{float(p.min()):.2f}, {float(p.max()):.2f}]; return what the softmax is taken of."
         )
     if logits.shape[1] == 1 and bool(((logits >= 0) & (logits <= 1)).all()):
-        raise Broken(
+        raise CheckFailed(
             "every logit lies in [0, 1]: it is a probability, whose sigmoid stays within "
             f"[{float(p.min()):.2f}, {float(p.max()):.2f}]; return what the sigmoid is taken of."
         )
     if not _reaches(rows):
         side = "never below 0" if bool((logits >= 0).all()) else "never above 0"
-        raise Broken(f"the one logit is {side}, so that one of the two classes is never predicted.")
-    raise Broken(
+        raise CheckFailed(f"the one logit is {side}, so that one of the two classes is never predicted.")
+    raise CheckFailed(
         f"whatever the parameters and bags, no class has a probability above {best:.3f}; the logits stay in a range "
         "(by a sigmoid, tanh or clamp), and no bag can be classified with certainty."
     )
@@ -181,12 +186,12 @@ def log_odds_agree(case: Case) -> None:
     p, s = model.probabilities(out).double(), model.log_odds(out)
     if tuple(s.shape) != (len(bags), case.n_classes) or s.dtype != torch.float64:
         wanted = f"({len(bags)}, {case.n_classes}) in float64"
-        raise Broken(f"log_odds have shape {tuple(s.shape)} in {str(s.dtype)[6:]} instead of {wanted}.")
+        raise CheckFailed(f"log_odds have shape {tuple(s.shape)} in {str(s.dtype)[6:]} instead of {wanted}.")
     if not bool(torch.isfinite(s).all()):
-        raise Broken("log_odds are not finite.")
+        raise CheckFailed("log_odds are not finite.")
     worst = float((torch.sigmoid(s) - p / p.sum(dim=1, keepdim=True)).abs().max())
     if not worst <= 1e-4:
-        raise Broken(
+        raise CheckFailed(
             f"log_odds stand for probabilities that differ from those of the method by {worst:.1e} (tolerance 1e-04); "
             "a method that defines probabilities of its own defines log_odds to them, or none."
         )
@@ -197,7 +202,7 @@ def attention_on_request(case: Case) -> None:
     model, bags = case.model(), join(case.bags())
     plain, asked = predict(model, bags), predict(model, bags, attention=True)
     if plain.attention is not None:
-        raise Broken("attention is returned though it was not asked for; it costs memory on every forward pass.")
+        raise CheckFailed("attention is returned though it was not asked for; it costs memory on every forward pass.")
     same(asked.logits, plain.logits, "logits", "asking for attention must not change the prediction.")
 
 
@@ -243,7 +248,7 @@ def gradient_reaches_all(case: Case) -> None:
                 reached[name] = max(reached[name] or 0.0, float(p.grad.abs().max()))
     dead = [f"{name} ({'no gradient' if most is None else 'gradient 0'})" for name, most in reached.items() if not most]
     if dead:
-        raise Broken(f"{len(dead)} of {len(reached)} parameters never learn: {', '.join(dead)}.")
+        raise CheckFailed(f"{len(dead)} of {len(reached)} parameters never learn: {', '.join(dead)}.")
 
 
 def state_dict_round_trip(case: Case) -> None:
@@ -261,7 +266,7 @@ def same_seed_same_model(case: Case) -> None:
     first, second = case.model().state_dict(), case.model().state_dict()
     other = [name for name in first if not torch.equal(first[name], second[name])]
     if other:
-        raise Broken(f"two models made from one torch seed differ in {', '.join(other)}; runs cannot be repeated.")
+        raise CheckFailed(f"two models made from one torch seed differ in {', '.join(other)}; runs cannot be repeated.")
 
 
 def eval_has_no_chance(case: Case) -> None:
@@ -306,7 +311,7 @@ def input_untouched(case: Case) -> None:
     before = bags.x.clone()
     model.loss(model(bags, attention=True), case.targets(len(bags))).backward()
     if not torch.equal(bags.x, before):
-        raise Broken(f"{int((bags.x != before).any(dim=1).sum())} rows of the features were overwritten in place.")
+        raise CheckFailed(f"{int((bags.x != before).any(dim=1).sum())} rows of the features were overwritten in place.")
 
 
 def bf16_autocast(case: Case) -> None:
@@ -319,7 +324,7 @@ def bf16_autocast(case: Case) -> None:
     loss.backward()
     finite(out.logits, "logits under bf16 autocast")
     if loss.dtype != torch.float32:
-        raise Broken(
+        raise CheckFailed(
             f"the loss under bf16 autocast is {loss.dtype}; losses are fp32, or small improvements round away."
         )
     finite(loss, "the loss under bf16 autocast")
@@ -353,12 +358,12 @@ def loss_is_a_scalar(case: Case) -> None:
     model, bags = case.model(train=True), join(case.bags(SMALL))
     loss = model.loss(model(bags), case.targets(len(bags)))
     if loss.ndim != 0:
-        raise Broken(f"the loss has shape {tuple(loss.shape)} instead of ().")
+        raise CheckFailed(f"the loss has shape {tuple(loss.shape)} instead of ().")
     if loss.dtype != torch.float32:
-        raise Broken(f"the loss is {loss.dtype} instead of fp32.")
+        raise CheckFailed(f"the loss is {loss.dtype} instead of fp32.")
     finite(loss, "the loss")
     if not loss.requires_grad:
-        raise Broken("the loss has no gradient; something on the way is detached.")
+        raise CheckFailed("the loss has no gradient; something on the way is detached.")
     loss.backward()
 
 

@@ -14,8 +14,8 @@ from .case import (
     SCALES,
     SMALL,
     TOLERANCE,
-    Broken,
     Case,
+    CheckFailed,
     Skip,
     attend,
     join,
@@ -80,11 +80,11 @@ def no_gradient_between_bags(case: Case) -> None:
         for i in range(len(bags)):
             (grad,) = torch.autograd.grad(logits[i].sum(), x, retain_graph=True, allow_unused=True)
             if grad is None:
-                raise Broken("logits do not depend on the features.")
+                raise CheckFailed("logits do not depend on the features.")
             inside = bags.index == i
             own, others = float(grad[inside].abs().max()), float(grad[~inside].abs().max())
             if not others <= 1e-6 * own:
-                raise Broken(
+                raise CheckFailed(
                     f"in {'train' if train else 'eval'} mode a bag's logits have gradient {others:.1e} at the features "
                     f"of another bag ({own:.1e} at its own; tolerance 1e-06 of that); something is shared in the batch."
                 )
@@ -145,7 +145,7 @@ def permutation_as_declared(case: Case) -> None:
                 same(moved, logits, "logits after shuffling the rows",
                      "the method is declared permutation_invariant and is not.")  # fmt: skip
     if not declared and not most > MOVES:
-        raise Broken(
+        raise CheckFailed(
             f"shuffling the rows moves no logit by more than {most:.1e} of its size (at least {MOVES:.0e} expected); "
             "declare permutation_invariant = True, or the comparison files the method under the wrong kind."
         )
@@ -156,11 +156,13 @@ def attention_normalised(case: Case) -> None:
     bags = join(case.bags(scales=SCALES))
     attention = attend(case.model(), bags)
     if not float(attention.min()) >= 0:
-        raise Broken(f"attention is negative, {float(attention.min()):.3g} at the least.")
+        raise CheckFailed(f"attention is negative, {float(attention.min()):.3g} at the least.")
     for n, own in zip(bags.lengths, attention.split(list(bags.lengths)), strict=True):
         worst = float((own.sum(dim=0) - 1).abs().max())
         if not worst <= TOLERANCE:
-            raise Broken(f"attention over a bag of {n} misses the sum 1 by {worst:.1e} (tolerance {TOLERANCE:.0e}).")
+            raise CheckFailed(
+                f"attention over a bag of {n} misses the sum 1 by {worst:.1e} (tolerance {TOLERANCE:.0e})."
+            )
 
 
 def attention_in_row_order(case: Case) -> None:

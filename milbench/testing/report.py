@@ -12,7 +12,7 @@ import torch
 
 from ..errors import MilbenchError
 from ..registry import Method, identity_notes, resolve
-from .case import Broken, Case, Skip
+from .case import Case, CheckFailed, Skip
 from .checks import CHECKS
 
 if TYPE_CHECKING:
@@ -132,7 +132,7 @@ def run_check(check: Callable[[Case], None], case: Case) -> Result:
     try:
         with torch.random.fork_rng():
             check(case)
-    except Broken as verdict:
+    except CheckFailed as verdict:
         return Result(name, "broken", str(verdict), clause)
     except Skip as reason:
         return Result(name, "skipped", str(reason), clause)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ..aggregator import Aggregator
 
 
-class Meter:
+class BudgetMeter:
     """Counts steps, operations and device-seconds of one training.
 
     Args:
@@ -100,7 +100,7 @@ class Meter:
 _CHEAP = 4096
 
 
-class StepFlops:
+class FlopTable:
     """Floating-point operations of forward, loss and backward of one bag, by its length.
 
     They are counted on torch's meta device: from shapes alone, without computing anything, and so the same on every
@@ -281,6 +281,6 @@ class _Piece:
 
 
 @lru_cache(maxsize=8)
-def step_flops(method: str, in_dim: int, n_classes: int, coords: bool = False, on_host: bool = False) -> StepFlops:
+def step_flops(method: str, in_dim: int, n_classes: int, coords: bool = False, on_host: bool = False) -> FlopTable:
     """Return the counts of a method; the same object for a process's later runs, which then need not count again."""
-    return StepFlops(method, in_dim, n_classes, coords, on_host)
+    return FlopTable(method, in_dim, n_classes, coords, on_host)

@@ -1,4 +1,4 @@
-"""BagSet: how features come from the cache to the device, once where they fit, ahead of the work where they do not."""
+"""BagLoader: how features come from the cache to the device, once where they fit, ahead of the work where they do not."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ AHEAD = 2  # batches that are read while the device works
 
 
 @dataclass(frozen=True)
-class Scaling:
+class Standardizer:
     """Mean and standard deviation of every feature over some slides' instances, ``(d,)`` each; a constant one has 1."""
 
     mean: Tensor
     deviation: Tensor
 
     @classmethod
-    def fit(cls, cache: FeatureCache, ids: Sequence[str]) -> Scaling:
+    def fit(cls, cache: FeatureCache, ids: Sequence[str]) -> Standardizer:
         """Measure the instances of `ids`, in two passes and float64."""
         rows = sum(len(cache[slide]) for slide in ids)
         mean = sum((cache[slide].double().sum(dim=0) for slide in ids), start=torch.zeros(cache.dim).double()) / rows
@@ -44,7 +44,7 @@ class Scaling:
         return cls(mean.float(), torch.where(deviation > 0, deviation, 1.0).float())
 
 
-class BagSet:
+class BagLoader:
     """Bags of some slides of a cache, ready to be batched on a device.
 
     Features stay where the cache has mapped them until they are asked for. Where all of them fit into a share of the
@@ -53,7 +53,7 @@ class BagSet:
     """
 
     def __init__(
-        self, cache: FeatureCache, ids: Sequence[str], device: torch.device, scaling: Scaling | None = None,
+        self, cache: FeatureCache, ids: Sequence[str], device: torch.device, scaling: Standardizer | None = None,
         limit_bytes: int | None = None, as_if: Sequence[str] | None = None,
     ) -> None:  # fmt: skip
         """Open some slides.
@@ -119,7 +119,7 @@ class BagSet:
                     bags = self.batch(at)
                 yield bags
             return
-        lane = _Lane(self.device, timer)
+        lane = _TransferStream(self.device, timer)
         for bags, arrived in ahead(batches, self._stage, lane.send, AHEAD):
             arrived()
             yield self._scaled(bags)
@@ -210,7 +210,7 @@ def ahead(
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-class _Lane:
+class _TransferStream:
     """A CUDA stream that carries bags to the device beside the work."""
 
     def __init__(self, device: torch.device, timer: DeviceTimer | None) -> None:

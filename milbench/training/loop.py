@@ -21,21 +21,21 @@ from ..data.cache.reader import FeatureCache
 from ..errors import Diverged, MilbenchError
 from ..measure.timing import DeviceTimer
 from ..registry import resolve
-from .budget_meter import Meter, StepFlops, step_flops
-from .loader import BagSet, Scaling
+from .budget_meter import BudgetMeter, FlopTable, step_flops
+from .loader import BagLoader, Standardizer
 from .optimizers import Plateau, balanced_weights
-from .selection import Judge
-from .step import Stepper, cut, fits, labels_of
-from .task import OnEvaluation, OnStep, Task, Trained, check_labels, derive_seed, seed_everything
+from .selection import CheckpointSelector
+from .step import OptimizerStep, labels_of, oom_context, subsample_bags
+from .task import OnEvaluation, OnStep, TrainingResult, TrainingTask, check_labels, derive_seed, seed_everything
 
 
 def train(
-    task: Task,
+    task: TrainingTask,
     cache: FeatureCache,
     device: torch.device,
     on_evaluation: OnEvaluation | None = None,
     on_step: OnStep | None = None,
-) -> Trained:
+) -> TrainingResult:
     """Train a task's method within its budget and select the evaluation its protocol asks for.
 
     Args:
@@ -66,10 +66,10 @@ def train(
     order, chance = (np.random.default_rng(seeds[purpose]) for purpose in ("order", "subsample"))
     seed_everything(seeds["dropout"])
 
-    scaling = Scaling.fit(cache, [s for s, _ in task.train]) if protocol.standardize else None
+    scaling = Standardizer.fit(cache, [s for s, _ in task.train]) if protocol.standardize else None
     limit = spec.budget.memory_bytes
-    with fits(cache.lengths([s for s, _ in task.train]), "loading"):
-        bags = BagSet(cache, [s for s, _ in task.train], device, scaling, limit)
+    with oom_context(cache.lengths([s for s, _ in task.train]), "loading"):
+        bags = BagLoader(cache, [s for s, _ in task.train], device, scaling, limit)
     targets = torch.tensor([y for _, y in task.train], device=device)
     lengths = [n if task.max_instances is None else min(n, task.max_instances) for n in bags.lengths]
 
@@ -78,18 +78,18 @@ def train(
     model.targets_are_valid = True  # checked above, once; at every step it would make a CUDA stream wait
     weights = balanced_weights(labels, task.n_classes)  # of the fold's training bags, by their class
     drawn = np.array([weights[y] for y in labels]) / len(labels) if recipe.sampler == "balanced" else None
-    stepper = Stepper(
+    stepper = OptimizerStep(
         model, recipe, math.ceil(math.ceil(len(bags) / recipe.batch_size) / recipe.accumulate) * recipe.epochs,
         class_weights=weights if recipe.class_weights == "balanced" else None, plateau=plateau,
     )  # fmt: skip
     timer = DeviceTimer(device)
     flops = flops_of(task, cache)
-    meter = Meter(spec.budget, stepper.planned, timer, flops.of)
-    judge = Judge(task, cache, device, scaling)
+    meter = BudgetMeter(spec.budget, stepper.planned, timer, flops.of)
+    judge = CheckpointSelector(task, cache, device, scaling)
     seen = patches = 0
     losses = _Losses(device)
     started = time.perf_counter()
-    looks = 0  # of those that are due by the progress of a training of fixed length
+    evaluates = 0  # of those that are due by the progress of a training of fixed length
 
     def evaluate(epoch: int) -> None:
         row: dict[str, Any] = {"epoch": epoch, "train_loss": losses.mean(), "lr": stepper.lr}
@@ -97,7 +97,7 @@ def train(
             for batch in bags.batches():
                 explain_nonfinite(batch)
             raise Diverged(f"the training loss became {row['train_loss']} in epoch {epoch}")
-        judge.look(model, row)
+        judge.evaluate(model, row)
         if plateau is not None:
             plateau.evaluated(row[protocol.monitor], meter.progress)
         row |= {"seconds": time.perf_counter() - started, "device_seconds": timer.seconds, "steps": meter.steps}
@@ -118,7 +118,7 @@ def train(
         answers, rows = [labels_of(targets, at) for at in batches], [[lengths[j] for j in at] for at in batches]
         taken: list[int] = []
         # One context an epoch and one block of the timer a batch: beside a small method each is a part of a step.
-        with closing(bags.stream(batches, timer)) as ready, fits(taken, "training"):
+        with closing(bags.stream(batches, timer)) as ready, oom_context(taken, "training"):
             for i in range(0, len(batches), recipe.accumulate):
                 group = batches[i : i + recipe.accumulate]
                 taken[:] = rows[i] if len(group) == 1 else chain.from_iterable(rows[i : i + len(group)])
@@ -126,7 +126,7 @@ def train(
                     batch = next(ready)  # waiting for the disk is not the device's time
                     with timer:
                         if task.max_instances is not None:
-                            batch = cut(batch, task.max_instances, chance)
+                            batch = subsample_bags(batch, task.max_instances, chance)
                         loss = stepper.backward(batch, answers[j], len(group))
                         losses.add(loss, len(at))
                         if j + 1 == i + len(group):
@@ -137,8 +137,8 @@ def train(
                 seen, patches = seen + len(taken), patches + sum(taken)
                 if meter.spent:
                     break
-                if fixed and (due := meter.passed(protocol.evaluations)) > looks:
-                    looks = due
+                if fixed and (due := meter.passed(protocol.evaluations)) > evaluates:
+                    evaluates = due
                     evaluate(epoch)
         if meter.spent or not fixed:
             evaluate(epoch)
@@ -147,8 +147,10 @@ def train(
     selected = judge.select(model)
     model.targets_are_valid = False
     seconds = time.perf_counter() - started
-    return Trained(model, judge.history, selected, meter.steps, seen, patches, seconds, timer.seconds, judge.seconds,
-                   meter.record(), scaling, seeds, judge.trajectory)  # fmt: skip
+    return TrainingResult(
+        model, judge.history, selected, meter.steps, seen, patches, seconds, timer.seconds, judge.seconds,
+        meter.record(), scaling, seeds, judge.trajectory,
+    )  # fmt: skip
 
 
 class _Losses:
@@ -186,7 +188,7 @@ class _Losses:
             self._sizes.clear()
 
 
-def flops_of(task: Task, cache: FeatureCache) -> StepFlops:
+def flops_of(task: TrainingTask, cache: FeatureCache) -> FlopTable:
     """Return the counts of a task's method in this process, with what earlier runs had counted."""
     flops = step_flops(task.method, cache.dim, task.n_classes, _has_coords(cache), task.spec.budget.track == "flops")
     flops.learn(task.counted)

@@ -12,22 +12,22 @@ from .. import metrics
 from ..aggregator import Aggregator, explain_nonfinite
 from ..config import Recipe
 from ..errors import Diverged
-from .loader import BagSet
-from .step import _fitting, autocast, fits
+from .loader import BagLoader
+from .step import autocast, check_output, oom_context
 from .task import Predictions
 
 
 @torch.inference_mode()
-def predict(model: Aggregator, bags: BagSet, recipe: Recipe) -> Predictions:
+def predict(model: Aggregator, bags: BagLoader, recipe: Recipe) -> Predictions:
     """Return the predictions of all bags, in eval mode; the mode is put back."""
     training = model.training
     model.eval()
     rows, odds = [], []
-    with fits(bags.lengths, "evaluation"):
+    with oom_context(bags.lengths, "evaluation"):
         for batch in bags.batches():
             with autocast(batch.device.type, recipe):
                 out = model(batch)
-            _fitting(model, out, batch)
+            check_output(model, out, batch)
             probabilities = model.probabilities(out)
             if not torch.isfinite(probabilities).all():
                 explain_nonfinite(batch)

@@ -25,9 +25,9 @@ from ..errors import MilbenchError
 from ..registry import resolve
 from ..stats import threshold
 from ..stats.threshold import Threshold
-from .loader import BagSet, Scaling
+from .loader import BagLoader, Standardizer
 from .predict import predict
-from .task import Predictions, Task, Trained
+from .task import Predictions, TrainingResult, TrainingTask
 
 #: Version of the file's content; a reader refuses newer ones.
 FORMAT = 1
@@ -54,7 +54,7 @@ class SavedModel:
 
     model: Aggregator
     classes: tuple[str, ...]
-    scaling: Scaling | None
+    scaling: Standardizer | None
     facts: dict[str, Any]
     path: Path
 
@@ -91,11 +91,13 @@ class SavedModel:
             MilbenchError: features of another width, or an unknown slide.
         """
         where = device or torch.device("cpu")
-        bags = BagSet(cache, slides, where, self.scaling)
+        bags = BagLoader(cache, slides, where, self.scaling)
         return predict(self.model.to(where), bags, Recipe.model_validate(self.facts["recipe"]))
 
 
-def model_bytes(task: Task, trained: Trained, cache: FeatureCache, validation: Predictions | None = None) -> bytes:
+def model_bytes(
+    task: TrainingTask, trained: TrainingResult, cache: FeatureCache, validation: Predictions | None = None
+) -> bytes:
     """Return a trained model as the content of a file; see `SavedModel.facts` for what it says of itself.
 
     Args:
@@ -163,7 +165,7 @@ def load_model(path: str | Path, method: str | None = None) -> SavedModel:
     except RuntimeError as error:
         reason = str(error).splitlines()[-1].strip()[:160]
         raise MilbenchError(f"{file} holds other parameters than {named} has here ({reason}); {fix}.") from error
-    scaling = Scaling(tensors[_MEAN], tensors[_DEVIATION]) if {_MEAN, _DEVIATION} <= set(tensors) else None
+    scaling = Standardizer(tensors[_MEAN], tensors[_DEVIATION]) if {_MEAN, _DEVIATION} <= set(tensors) else None
     return SavedModel(model.eval(), tuple(facts["classes"]), scaling, facts, file)
 
 

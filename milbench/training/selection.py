@@ -12,22 +12,24 @@ import torch
 
 from ..aggregator import Aggregator
 from ..data.cache.reader import FeatureCache
-from .loader import BagSet, Scaling
+from .loader import BagLoader, Standardizer
 from .predict import predict, validation
-from .task import Predictions, Task
+from .task import Predictions, TrainingTask
 
 
-class Judge:
+class CheckpointSelector:
     """Looks at validation slides, keeps the history, and remembers the best model; under the oracle protocol it also
     predicts the test slides, whose labels it does not have."""
 
-    def __init__(self, task: Task, cache: FeatureCache, device: torch.device, scaling: Scaling | None) -> None:
+    def __init__(
+        self, task: TrainingTask, cache: FeatureCache, device: torch.device, scaling: Standardizer | None
+    ) -> None:
         limit = task.spec.budget.memory_bytes
         self.recipe, self.protocol, self.n_classes = task.spec.recipe, task.spec.protocol, task.n_classes
-        self.held = BagSet(cache, [s for s, _ in task.val], device, scaling, limit)
+        self.held = BagLoader(cache, [s for s, _ in task.val], device, scaling, limit)
         self.labels = np.array([y for _, y in task.val])
         oracle = self.protocol.checkpoint == "oracle"
-        self.test = BagSet(cache, task.test, device, scaling, limit) if oracle else None
+        self.test = BagLoader(cache, task.test, device, scaling, limit) if oracle else None
         self.history: list[dict[str, Any]] = []
         self.trajectory: list[Predictions] = []
         self.seconds = 0.0
@@ -36,11 +38,11 @@ class Judge:
         self._state: dict[str, Any] | None = None
 
     @property
-    def looks(self) -> bool:
+    def evaluates(self) -> bool:
         """Whether it predicts anything; else it only writes down."""
         return len(self.held) > 0 or self.test is not None
 
-    def look(self, model: Aggregator, row: dict[str, Any]) -> None:
+    def evaluate(self, model: Aggregator, row: dict[str, Any]) -> None:
         """Add validation loss and AUC to a row and the row to the history; keep the model where it is the best."""
         began = time.perf_counter()
         self.history.append(row)

@@ -26,18 +26,18 @@ from ..errors import Diverged
 from ..measure.timing import DeviceTimer
 from ..nn.stacked import Stack
 from ..registry import resolve
-from .loader import BagSet, Scaling
+from .loader import BagLoader, Standardizer
 from .loop import flops_of
-from .selection import Judge
-from .step import Stepper, fits
-from .task import OnStep, Task, Trained, check_labels, derive_seed, seed_everything
+from .selection import CheckpointSelector
+from .step import OptimizerStep, oom_context
+from .task import OnStep, TrainingResult, TrainingTask, check_labels, derive_seed, seed_everything
 
 
 @dataclass(frozen=True)
 class StackTask:
     """Runs of one method and recipe on one cohort for one process; if their specs say stacked, to be trained as one."""
 
-    tasks: tuple[Task, ...]
+    tasks: tuple[TrainingTask, ...]
 
 
 def stacks(recipe: Recipe, budget: Budget) -> bool:
@@ -60,8 +60,8 @@ def may_share(budget: Budget) -> bool:
 
 
 def train_stacked(
-    tasks: Sequence[Task], cache: FeatureCache, device: torch.device, on_step: OnStep | None = None
-) -> list[Trained | Diverged]:
+    tasks: Sequence[TrainingTask], cache: FeatureCache, device: torch.device, on_step: OnStep | None = None
+) -> list[TrainingResult | Diverged]:
     """Train tasks together; without dropout the same for each as `milbench.training.loop.train`, to rounding.
 
     What only the whole stack has, the seconds and the training loss, is NaN in results and histories.
@@ -99,18 +99,20 @@ def train_stacked(
     chances = [torch.Generator(device).manual_seed(own["dropout"]) for own in seeds]
 
     ids = [[s for s, _ in t.train] for t in tasks]
-    scalings = [Scaling.fit(cache, own) if protocol.standardize else None for own in ids]
-    with fits([len(cache[s]) for s in ids[0]], "loading"):
-        sets = [BagSet(cache, own, device, scaling) for own, scaling in zip(ids, scalings, strict=True)]
+    scalings = [Standardizer.fit(cache, own) if protocol.standardize else None for own in ids]
+    with oom_context([len(cache[s]) for s in ids[0]], "loading"):
+        sets = [BagLoader(cache, own, device, scaling) for own, scaling in zip(ids, scalings, strict=True)]
     for task in tasks:
         check_labels([y for _, y in task.train], first.n_classes)
     targets = torch.tensor([[y for _, y in t.train] for t in tasks], device=device)
     stack = Stack(models, chances).train()
     stack.joint.targets_are_valid = True  # checked above, once
     bags = len(ids[0])
-    stepper = Stepper(stack, recipe, math.ceil(math.ceil(bags / recipe.batch_size) / recipe.accumulate) * recipe.epochs)
+    stepper = OptimizerStep(
+        stack, recipe, math.ceil(math.ceil(bags / recipe.batch_size) / recipe.accumulate) * recipe.epochs
+    )
     timer = DeviceTimer(device)
-    judges = [Judge(t, cache, device, scaling) for t, scaling in zip(tasks, scalings, strict=True)]
+    judges = [CheckpointSelector(t, cache, device, scaling) for t, scaling in zip(tasks, scalings, strict=True)]
     flops = flops_of(first, cache)
     counted = [[flops.of(n) for n in own.lengths] for own in sets]
     an_epoch = [None if None in of_bags else sum(n or 0 for n in of_bags) for of_bags in counted]
@@ -120,7 +122,7 @@ def train_stacked(
     with threadpool_limits(torch.get_num_threads(), user_api="blas"), np.errstate(all="ignore"):
         for epoch in range(1, recipe.epochs + 1):
             positions = np.stack([order.permutation(bags) for order in orders])
-            with fits([max(own.lengths) for own in sets], "training"):
+            with oom_context([max(own.lengths) for own in sets], "training"):
                 for start in range(0, bags, recipe.batch_size * recipe.accumulate):
                     stop = min(bags, start + recipe.batch_size * recipe.accumulate)
                     group = range(start, stop, recipe.batch_size)
@@ -139,26 +141,26 @@ def train_stacked(
                 try:
                     if not ended[i]:
                         _check_finite(model)
-                        seen_by = _own(model) if judge.looks else model
-                        judge.look(seen_by, row | {"flops": None if own_flops is None else own_flops * epoch})
+                        seen_by = _own(model) if judge.evaluates else model
+                        judge.evaluate(seen_by, row | {"flops": None if own_flops is None else own_flops * epoch})
                 except Diverged as error:
                     ended[i] = f"{error} in epoch {epoch}"
             if all(ended):
                 break
-    found: list[Trained | Diverged] = []
+    found: list[TrainingResult | Diverged] = []
     for i, (model, judge, of_bags) in enumerate(zip(models, judges, sets, strict=True)):
         if ended[i]:
             found.append(Diverged(ended[i]))
             continue
         seen, patches = recipe.epochs * bags, recipe.epochs * sum(of_bags.lengths)
         model = _own(model)
-        found.append(Trained(model, judge.history, judge.select(model), steps, seen, patches, nan, nan, judge.seconds,
-                             {"track": None}, scalings[i], seeds[i], judge.trajectory,
+        found.append(TrainingResult(model, judge.history, judge.select(model), steps, seen, patches, nan, nan,
+                             judge.seconds, {"track": None}, scalings[i], seeds[i], judge.trajectory,
                              {"models": size, "device_seconds": timer.seconds}))  # fmt: skip
     return found
 
 
-def _packed(sets: Sequence[BagSet], positions: np.ndarray) -> Bags:
+def _packed(sets: Sequence[BagLoader], positions: np.ndarray) -> Bags:
     """Pack the bags at each model's own positions, ``(M, b)``, in the order of the models."""
     parts = [own.batch(at) for own, at in zip(sets, positions.tolist(), strict=True)]
     where = [part.coords for part in parts if part.coords is not None]

@@ -20,7 +20,7 @@ from ..nn.stacked import Stack
 from .optimizers import Plateau, build_optimizer, learning_rate
 
 
-def cut(bags: Bags, most: int, chance: np.random.Generator) -> Bags:
+def subsample_bags(bags: Bags, most: int, chance: np.random.Generator) -> Bags:
     """Return bags of at most `most` instances: of longer ones as many, drawn without replacement, in their order."""
     if max(bags.lengths) <= most:
         return bags
@@ -34,7 +34,7 @@ def cut(bags: Bags, most: int, chance: np.random.Generator) -> Bags:
 
 
 @contextmanager
-def fits(lengths: Sequence[int], during: str) -> Iterator[None]:
+def oom_context(lengths: Sequence[int], during: str) -> Iterator[None]:
     """Turn whatever torch raises when memory runs out into `OutOfMemory`, with the longest of the bags in hand."""
     try:
         yield
@@ -51,7 +51,7 @@ def labels_of(targets: Tensor, at: Sequence[int]) -> Tensor:
     return targets[torch.tensor(at, device=targets.device)]
 
 
-class Stepper:
+class OptimizerStep:
     """Forward, backward and step of one recipe: precision, accumulation, clipping, schedule, weights of classes.
 
     Args:
@@ -83,7 +83,7 @@ class Stepper:
         with self._cast:
             out = self.model(batch)
         if isinstance(self.model, Aggregator):
-            _fitting(self.model, out, batch)
+            check_output(self.model, out, batch)
         loss = self._loss(out, targets)
         part = loss / group if group > 1 else loss
         (part if self.scaler is None else self.scaler.scale(part)).backward()
@@ -140,7 +140,7 @@ def autocast(device_type: str, recipe: Recipe) -> torch.autocast:
     return torch.autocast(device_type, dtype=dtype, enabled=recipe.precision != "fp32")
 
 
-def _fitting(model: Aggregator, out: Any, batch: Bags) -> None:
+def check_output(model: Aggregator, out: Any, batch: Bags) -> None:
     """Refuse what a stranger's method returns where a loss would fail in our code, or would not fail at all."""
     returned = out.logits.shape if isinstance(out, BagOutput) else None
     due = (len(batch), model.n_classes)

@@ -13,7 +13,7 @@ import torch
 from ..aggregator import Aggregator
 from ..config import RunSpec
 from ..errors import MilbenchError
-from .loader import Scaling
+from .loader import Standardizer
 
 #: Called with the share of a training that is done and the newest row of its history.
 OnEvaluation = Callable[[float, dict[str, Any]], None]
@@ -24,7 +24,7 @@ OnStep = Callable[[float, int], None]
 
 
 @dataclass(frozen=True)
-class Task:
+class TrainingTask:
     """One run as its process receives it: a spec, features by path, labels of training and validation, ids of test."""
 
     spec: RunSpec
@@ -36,7 +36,7 @@ class Task:
     test: tuple[str, ...]
     model_classes: tuple[str, ...] | None = None  # names of the classes, where the model is to be kept
     max_instances: int | None = None  # of a training bag, where the budget's fallback has come to that
-    counted: tuple[tuple[int, int | None], ...] = ()  # `StepFlops.known` of an earlier run, to be spared the work
+    counted: tuple[tuple[int, int | None], ...] = ()  # `FlopTable.known` of an earlier run, to be spared the work
     live: str = ""  # the file that takes the share of the training that is done, see `milbench.runs.live`
     live_part: tuple[int, int] = (0, 1)  # its number among the runs that share the file, and how many they are
 
@@ -55,7 +55,7 @@ class Predictions:
 
 
 @dataclass
-class Trained:
+class TrainingResult:
     """What training leaves: the selected model, its history (one row an evaluation), and what it took.
 
     Attributes:
@@ -63,7 +63,7 @@ class Trained:
             and what had been used by then: ``steps``, ``device_seconds``, ``flops``.
         selected: number of the selected row, from 1.
         bags, patches: how many passed through training, those seen again counted again.
-        budget: `milbench.training.budget_meter.Meter.record`.
+        budget: `milbench.training.budget_meter.BudgetMeter.record`.
         trajectory: under the oracle protocol the predictions of the test bags at every evaluation.
         stack: of a stacked training how many models it had and the device-seconds of all; its own are not known.
     """
@@ -78,7 +78,7 @@ class Trained:
     device_seconds: float
     evaluation_seconds: float
     budget: dict[str, Any] = field(default_factory=dict)
-    scaling: Scaling | None = None
+    scaling: Standardizer | None = None
     seeds: dict[str, int] = field(default_factory=dict)
     trajectory: list[Predictions] = field(default_factory=list)
     stack: dict[str, float] | None = None

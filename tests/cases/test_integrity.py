@@ -34,7 +34,7 @@ from milbench.report.scaling import write_ladder
 from milbench.runs.store import Store, read_costs, read_runs, read_suite
 from milbench.runs.store_check import check_path
 from milbench.runs.tuning import study as studies
-from milbench.runs.tuning.search import Search
+from milbench.runs.tuning.search import StudySpec
 
 HOSTILE = ["/tmp/absolute", "../up", "..", ".", "", " ", "a/b", "a\\b", "nul\0", "line\nbreak", "\x1b[31m", "CON",
            "aux.csv", "c:x", "x" * 300, ".hidden", "\u2028"]  # fmt: skip
@@ -125,7 +125,7 @@ def writers(folder, name):
         write_cohort(load_cohort(DataSpec(name="d", cache="c"), folder / "home"), folder / "results" / "cohort")
 
     def figures():
-        search = type("S", (), {"__str__": lambda self: name, "name": name, "file_name": Search.file_name})()
+        search = type("S", (), {"__str__": lambda self: name, "name": name, "file_name": StudySpec.file_name})()
         child(folder / "results", search.file_name, "-slice.png")
 
     def ladder():

@@ -146,10 +146,10 @@ def test_a_value_of_a_search_space_is_known_to_reach_its_trial(name, value, read
 
 def test_a_search_refuses_options_that_no_trial_could_have(monkeypatch):
     from milbench.config import Tuning
-    from milbench.runs.tuning.search import Search
+    from milbench.runs.tuning.search import StudySpec
 
     monkeypatch.setattr(Every, "search_space", {"kernel": Choice(options=(3, 7))})
-    search = Search(None, Method(NAME, Every, {}), Tuning(), 3)
+    search = StudySpec(None, Method(NAME, Every, {}), Tuning(), 3)
     with pytest.raises(MilbenchError, match="kernel"):
         search.check()
     space = {"widths": Choice(options=((), (8, 4))), "text": Choice(options=("a,b",))}

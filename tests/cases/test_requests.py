@@ -58,7 +58,7 @@ def request(store, when, methods, folds, seeds, timeout_s=None):
              for m in methods for f in FOLDS[:folds] for s in range(seeds)]  # fmt: skip
     found = asked.requests_of({s.run_id: (m, s) for m, s in specs}, when, store.suite.methods, 1, "made-up.toml")
     asked.record_requests(store, found)
-    asked.renew(store, {s.run_id for _, s in specs}, when)
+    asked.mark_requested(store, {s.run_id for _, s in specs}, when)
 
 
 REQUESTS = st.tuples(

@@ -9,7 +9,7 @@ import pytest
 from scipy import stats as scipy_stats
 from support import synthetic as made
 
-from milbench.evaluation.cross_cohort import Across, _permuted, across, profiles, short
+from milbench.evaluation.cross_cohort import CrossCohortComparison, _permuted, across, profiles, short
 from milbench.evaluation.leaderboard import leaderboard, run_scores
 from milbench.evaluation.runs_table import read_cohorts
 from milbench.evaluation.scores import score
@@ -34,7 +34,7 @@ def board(root):
 
 
 @pytest.fixture(scope="module")
-def found(board) -> Across:
+def found(board) -> CrossCohortComparison:
     (one,) = board.attrs["across"]
     return one
 

@@ -18,7 +18,7 @@ from milbench.config import Budget, Protocol, RunSpec
 from milbench.errors import MilbenchError
 from milbench.evaluation.comparison import compare
 from milbench.evaluation.leaderboard import leaderboard
-from milbench.evaluation.resource_use import AXES, curves, mark_fronts, price_of, spent
+from milbench.evaluation.resource_use import AXES, curves, mark_pareto_optimal, price_of, spent
 from milbench.evaluation.runs_table import read_cohorts
 from milbench.metrics import accuracy_at_best_threshold
 from milbench.report.figures.anytime import anytime_figure
@@ -85,7 +85,7 @@ def test_fronts_against_their_definition(points):
          "rank": 1.0 if ranked else math.nan}
         for a, c, ranked in points
     ]  # fmt: skip
-    mark_fronts(rows, Budget())
+    mark_pareto_optimal(rows, Budget())
     for row in rows:
         assert row["front_device_seconds"] is None
         if row["rank"] != row["rank"]:
@@ -105,7 +105,7 @@ def test_an_auc_that_is_higher_by_rounding_buys_no_place_on_a_front():
         {"auc": auc, "train_flops": cost, "train_device_seconds": 1.0, "run_peak_memory_bytes": 1.0, "rank": 1.0}
         for auc, cost in ((0.7, 1.0), (math.nextafter(0.7, 1), 2.0))
     ]
-    mark_fronts(rows, Budget())
+    mark_pareto_optimal(rows, Budget())
     assert [row["front_flops"] for row in rows] == [True, False]
     assert [row["front_memory"] for row in rows] == [True, True]
 
@@ -115,7 +115,7 @@ def test_no_front_where_the_cost_of_a_ranked_method_is_not_known():
         {"auc": 0.9, "train_flops": 1.0, "train_device_seconds": math.nan, "run_peak_memory_bytes": 1.0, "rank": 1.0},
         {"auc": 0.8, "train_flops": 2.0, "train_device_seconds": 3.0, "run_peak_memory_bytes": 1.0, "rank": 2.0},
     ]
-    mark_fronts(rows, Budget())
+    mark_pareto_optimal(rows, Budget())
     assert [row["front_device_seconds"] for row in rows] == [None, None]
     assert [row["front_flops"] for row in rows] == [True, False]
 
@@ -167,7 +167,7 @@ def test_no_method_is_off_the_front_for_a_part_of_a_step():
         }
         for auc, used in ((0.9, 10.02), (0.6, 10.01))
     ]
-    mark_fronts(rows, budget)
+    mark_pareto_optimal(rows, budget)
     assert [row["front_device_seconds"] for row in rows] == [True, False]
 
 

@@ -9,7 +9,7 @@ from support.interleave import compare
 import milbench
 from milbench.config import Recipe
 from milbench.nn.stacked import Stack
-from milbench.training.step import Stepper
+from milbench.training.step import OptimizerStep
 
 pytestmark = pytest.mark.perf
 
@@ -25,8 +25,8 @@ def test_a_step_of_a_stack_against_one_by_one(benchmark, spec, at_least):
     torch.manual_seed(0)
     models = [milbench.create(spec, 230, 2).train() for _ in range(MODELS)]
     recipe = Recipe(optimizer="sgd", lr=1e-3)
-    alone = [Stepper(model, recipe, 1000) for model in copy.deepcopy(models)]
-    together = Stepper(Stack(models, [torch.Generator() for _ in models]).train(), recipe, 1000)
+    alone = [OptimizerStep(model, recipe, 1000) for model in copy.deepcopy(models)]
+    together = OptimizerStep(Stack(models, [torch.Generator() for _ in models]).train(), recipe, 1000)
     singles = [milbench.Bags.pack([torch.randn(3 + i % 7, 230)]) for i in range(MODELS)]
     bags = milbench.Bags.pack([bag.x for bag in singles])
     targets = torch.arange(MODELS) % 2

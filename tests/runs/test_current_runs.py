@@ -51,12 +51,12 @@ def test_what_is_asked_for_again_is_shown(store, changes, later):
         changes = {"recipe": spec.recipe.model_copy(update={"lr": 0.5})}
     first = [publish(store, "2026-01-01T00:00:00.000+00:00", seed) for seed in range(4)]
     other = [publish(store, later, seed, **changes) for seed in range(4)]
-    asked.renew(store, first, NEW)
+    asked.mark_requested(store, first, NEW)
     assert shown(store) == set(first)
-    asked.renew(store, other, "2026-04-01T00:00:00.000+00:00")
+    asked.mark_requested(store, other, "2026-04-01T00:00:00.000+00:00")
     assert shown(store) == set(other)
     before = marks(store)
-    asked.renew(store, other, "2026-05-01T00:00:00.000+00:00")
+    asked.mark_requested(store, other, "2026-05-01T00:00:00.000+00:00")
     assert marks(store) == before  # they are shown already
     assert not list(store.root.rglob(".*"))
 
@@ -66,7 +66,7 @@ def test_a_part_that_came_since_is_left_out(store, changes):
     """The edited code was stopped after its second seed: the first seed's run has no rival at its own place."""
     first = publish(store, "2026-01-01T00:00:00.000+00:00", 0)
     publish(store, "2026-02-01T00:00:00.000+00:00", 1, **changes)
-    asked.renew(store, [first], NEW)
+    asked.mark_requested(store, [first], NEW)
     assert shown(store) == {first}
 
 
@@ -75,7 +75,7 @@ def test_company_is_left_alone(store):
     ours = publish(store, "2026-01-01T00:00:00.000+00:00", 0)
     company = [publish(store, "2026-02-01T00:00:00.000+00:00", 1), publish(store, NEW, 0, "mean")]
     before = marks(store)
-    asked.renew(store, [ours], "2026-05-01T00:00:00.000+00:00")
+    asked.mark_requested(store, [ours], "2026-05-01T00:00:00.000+00:00")
     assert marks(store) == before
     assert shown(store) == {ours, *company}
 
@@ -107,7 +107,7 @@ def test_a_store_that_cannot_be_written(store):
     publish(store, NEW, fingerprint="other")
     (store.runs / first).chmod(0o500)
     with pytest.raises(MilbenchError, match=r"cannot write .*run.json .*, which has to say that it is asked for again"):
-        asked.renew(store, [first], NEW)
+        asked.mark_requested(store, [first], NEW)
 
 
 def test_a_disk_that_refuses(store, monkeypatch):
@@ -119,5 +119,5 @@ def test_a_disk_that_refuses(store, monkeypatch):
 
     monkeypatch.setattr("milbench.runs.store._write", full)
     with pytest.raises(MilbenchError, match=r"cannot write .*run.json \(No space left on device\), which has to say"):
-        asked.renew(store, [first], NEW)
+        asked.mark_requested(store, [first], NEW)
     assert not list(store.root.rglob(".*"))

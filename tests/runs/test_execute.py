@@ -17,9 +17,9 @@ from milbench.errors import MilbenchError
 from milbench.measure.environment import environment, now
 from milbench.runs import execute as runner
 from milbench.runs.costs.benchmark import COUNTED
-from milbench.runs.costs.schedule import costs_of, measure_costs
+from milbench.runs.costs.schedule import measure_costs, pending_costs
 from milbench.runs.execute import execute, run
-from milbench.runs.launchers.local import Result
+from milbench.runs.launchers.local import Outcome
 from milbench.runs.plan import make_plan
 from milbench.runs.store import read_costs, read_runs
 
@@ -138,7 +138,7 @@ def test_test_labels_reach_neither_a_task_nor_a_prediction(tmp_path):
         assert known.isdisjoint(before.task.test)
         assert all(isinstance(slide, str) for slide in before.task.test)
     assert_same(told, predictions(execute(poisoned)))
-    for cost in costs_of(honest, "missing"):
+    for cost in pending_costs(honest, "missing"):
         assert all(isinstance(slide, str) for slide in cost.task.test)
 
 
@@ -373,7 +373,7 @@ def asked(monkeypatch):
         for key, task in tasks:
             asked.append((task.kind, task.method, task.turn))
             fails = task.kind == "time" and task.method == "max" and task.turn == 1
-            yield key, Result("oom", "of all", {"record": {"oom": 1}}) if fails else Result("ok", "", _made_up(task))
+            yield key, Outcome("oom", "of all", {"record": {"oom": 1}}) if fails else Outcome("ok", "", _made_up(task))
 
     monkeypatch.setattr("milbench.runs.costs.schedule.run_all", fake)
     return asked
@@ -392,7 +392,7 @@ def timed(asked):
 
 def test_methods_take_turns_and_what_fails_takes_no_more(three, tmp_path, asked):
     told = [(t.cost.task.method, t.turn, t.outcome, t.reason, t.last)
-            for t in measure_costs(three.store, list(costs_of(three, "missing")), 9)]  # fmt: skip
+            for t in measure_costs(three.store, list(pending_costs(three, "missing")), 9)]  # fmt: skip
     order = [method for method, _ in timed(asked)[:3]]
     assert sorted(order) == ["abmil", "max", "mean"]
     there, back = [(m, 0) for m in order], [(m, 1) for m in reversed(order)]
@@ -405,12 +405,12 @@ def test_methods_take_turns_and_what_fails_takes_no_more(three, tmp_path, asked)
     assert [turn["infer_seconds_samples"] for turn in kept["mean"]["turns"]] == [[1.0], [2.0], [3.0]]
     assert kept["mean"]["infer"]["seconds_per_bag"] == 2
     assert (kept["max"]["outcome"], kept["max"]["oom"]) == ("oom", 1)
-    assert not list(costs_of(three, "missing"))
-    assert [cost.task.method for cost in costs_of(three, "failed")] == ["max"]
-    assert len(list(costs_of(three, "all"))) == 3
-    assert not list(costs_of(three, "missing-models"))
+    assert not list(pending_costs(three, "missing"))
+    assert [cost.task.method for cost in pending_costs(three, "failed")] == ["max"]
+    assert len(list(pending_costs(three, "all"))) == 3
+    assert not list(pending_costs(three, "missing-models"))
     asked.clear()
-    list(measure_costs(three.store, list(costs_of(three, "costs")), 9))
+    list(measure_costs(three.store, list(pending_costs(three, "costs")), 9))
     assert timed(asked) == [*there, *back, *((m, 2) for m in order if m != "max")]
     assert three.todo("costs") == three.todo("missing")
 
@@ -422,7 +422,7 @@ def test_costs_of_another_speed_of_the_machine_are_made_again_beside_new_ones(fo
         for key, task in tasks:
             measured.extend([task.method] * (task.kind == "time"))
             yard = {"yardstick": {"flops_per_s": rate[0], "copy_bytes_per_s": 1.0}}
-            yield key, Result("ok", "", _made_up(task) | (yard if task.kind == "time" else {}))
+            yield key, Outcome("ok", "", _made_up(task) | (yard if task.kind == "time" else {}))
 
     monkeypatch.setattr("milbench.runs.costs.schedule.run_all", fake)
     costly = suite(folder, ("mean", "max", "abmil"), cost=True)
@@ -447,7 +447,7 @@ def test_costs_of_another_speed_of_the_machine_are_made_again_beside_new_ones(fo
 def test_notes_on_costs_are_of_the_methods_that_the_table_shows(folder, tmp_path, monkeypatch):
     def fake(work, tasks, jobs, timeout_s):
         for key, task in tasks:
-            yield key, Result("ok", "", _made_up(task))
+            yield key, Outcome("ok", "", _made_up(task))
 
     monkeypatch.setattr("milbench.runs.costs.schedule.run_all", fake)
     monkeypatch.setattr(
@@ -468,12 +468,12 @@ def test_notes_on_costs_are_of_the_methods_that_the_table_shows(folder, tmp_path
 
 
 def test_an_interrupted_cost_pass_goes_on_with_its_next_turn(three, tmp_path, asked):
-    first = measure_costs(three.store, list(costs_of(three, "missing")), 9)
+    first = measure_costs(three.store, list(pending_costs(three, "missing")), 9)
     order = [next(first).cost.task.method for _ in range(3)]
     first.close()
     assert [(len(cost.record["turns"]), cost.part) for cost in read_costs(tmp_path)] == [(1, True)] * 3
     asked.clear()
-    list(measure_costs(three.store, list(costs_of(three, "missing")), 9))
+    list(measure_costs(three.store, list(pending_costs(three, "missing")), 9))
     assert not [kind for kind, _, _ in asked if kind != "time"]
     done = {cost.method: cost.record for cost in read_costs(tmp_path)}
     assert [turn["infer_seconds_samples"] for turn in done["abmil"]["turns"]] == [[1.0], [2.0], [3.0]]
@@ -481,7 +481,7 @@ def test_an_interrupted_cost_pass_goes_on_with_its_next_turn(three, tmp_path, as
     assert done["abmil"]["memory"] == {"infer_peak_bytes": 1, "train_peak_bytes": 1}
     # Begun anew where that is asked for.
     asked.clear()
-    list(measure_costs(three.store, list(costs_of(three, "all")), 9))
+    list(measure_costs(three.store, list(pending_costs(three, "all")), 9))
     assert timed(asked)[:3] == [(method, 0) for method in order]
 
 

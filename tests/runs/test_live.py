@@ -15,11 +15,11 @@ from milbench.cli import _terminal
 from milbench.config import Budget, Tuning
 from milbench.measure.environment import environment
 from milbench.runs.execute import execute, tune
-from milbench.runs.launchers.local import WAIT, Progress, Result
+from milbench.runs.launchers.local import WAIT, Outcome, Progress
 from milbench.runs.live import Session, reporter, step_reporter
 from milbench.runs.plan import make_plan
 from milbench.runs.scaling.measurement import MachineTask
-from milbench.runs.scaling.sweep import plan_ladder, run_ladder
+from milbench.runs.scaling.sweep import plan_sweep, run_sweep
 from milbench.runs.tuning.trial import TrialTask, run_trial
 from milbench.training.loop import train
 from milbench.training.stacked import train_stacked
@@ -85,7 +85,7 @@ def test_trials_are_work_under_way(tmp_path, begun, monkeypatch):
     def all_end(work, tasks, *_):
         for key, given in itertools.takewhile(lambda one: one is not WAIT, tasks):
             assert given.task.live
-            yield key, Result("ok", "", {"score": 0.5, "used": {}})
+            yield key, Outcome("ok", "", {"score": 0.5, "used": {}})
 
     monkeypatch.setattr("milbench.runs.tuning.search.run_all", all_end)
     small = suite(tmp_path, budget=Budget(trials=2, steps=3), tuning=Tuning(sampler="random"))
@@ -105,12 +105,12 @@ def test_cells_of_a_ladder_are_work_under_way(begun, monkeypatch):
         for key, given in tasks:
             rates = {"flops_per_s": 1.0, "read_bytes_per_s": 1.0}
             machine = {"environment": environment(), "ceiling": rates, "available_bytes": 1}
-            yield key, Result("ok", "", machine) if isinstance(given, MachineTask) else Result("oom", "of all")
+            yield key, Outcome("ok", "", machine) if isinstance(given, MachineTask) else Outcome("oom", "of all")
 
     monkeypatch.setattr("milbench.runs.scaling.sweep.run_all", no_cell_fits)
-    plan = plan_ladder(["mean"], [8], modes=["infer"], in_dim=4, rounds=1, iterations=1, threads=1, device="cpu")
+    plan = plan_sweep(["mean"], [8], modes=["infer"], in_dim=4, rounds=1, iterations=1, threads=1, device="cpu")
     sessions = []
-    run_ladder(plan, on_start=sessions.append)
+    run_sweep(plan, on_start=sessions.append)
     assert [what for what, _ in begun] == ["mean infer n=8 time"]
     state = sessions[0].state()
     assert (state.total, state.work_left) == (3, 0)

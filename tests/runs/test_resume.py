@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from milbench.cli import main
-from milbench.runs.costs.benchmark import TURNS
+from milbench.runs.costs.benchmark import ROUNDS
 from milbench.runs.execute import run
 from milbench.runs.store import read_costs, read_runs
 
@@ -46,7 +46,7 @@ def command(toml, results):
 def published(results):
     """What is there for good: runs, and costs that have taken all of their turns."""
     return {p.parent.name: (p.stat().st_ino, p.stat().st_mtime_ns) for p in results.glob("*/[rc]*s/[!.]*/*.json")
-            if p.name == "run.json" or (p.name == "cost.json" and len(json.loads(p.read_text())["turns"]) == TURNS)
+            if p.name == "run.json" or (p.name == "cost.json" and len(json.loads(p.read_text())["turns"]) == ROUNDS)
             }  # fmt: skip
 
 

@@ -18,7 +18,7 @@ from milbench.runs.execute import execute
 from milbench.runs.launchers.local import run_all
 from milbench.runs.plan import make_plan
 from milbench.runs.worker import work
-from milbench.training.loader import BagSet
+from milbench.training.loader import BagLoader
 from milbench.training.loop import train
 from milbench.training.predict import predict
 
@@ -100,7 +100,7 @@ def test_a_run_predicts_what_the_loop_predicts_here(cohort, ended):
     table = ended["Plain"].predictions()
     assert list(table["split"]) == ["val"] * 4 + ["test"] * 6
     assert list(table["slide_id"]) == [slide for part in ("val", "test") for slide, _ in parts[part]]
-    due = [predict(trained.model, BagSet(opened(folder), [s for s, _ in parts[part]], torch.device("cpu")),
+    due = [predict(trained.model, BagLoader(opened(folder), [s for s, _ in parts[part]], torch.device("cpu")),
                    given.spec.recipe).probabilities for part in ("val", "test")]  # fmt: skip
     np.testing.assert_array_equal(table[["p0", "p1"]].to_numpy(), np.concatenate(due))
     assert list(ended["Plain"].history()["epoch"]) == [1, 2]

@@ -18,7 +18,7 @@ import torch
 import milbench
 from milbench.measure.environment import environment, fingerprint
 from milbench.measure.memory import PeakMemory
-from milbench.runs.launchers.local import Result, run_all
+from milbench.runs.launchers.local import Outcome, run_all
 
 Work = Callable[[], Any]
 
@@ -155,7 +155,7 @@ def peak_bytes(factory: str, *arguments: Any, readings: int = READINGS, plant: b
     return result.value
 
 
-def read_peaks(task: tuple[str, tuple[Any, ...], int, bool]) -> Result:
+def read_peaks(task: tuple[str, tuple[Any, ...], int, bool]) -> Outcome:
     """`peak_bytes` in the fresh process."""
     factory, arguments, readings, plant = task
     torch.set_num_threads(THREADS)
@@ -165,7 +165,7 @@ def read_peaks(task: tuple[str, tuple[Any, ...], int, bool]) -> Result:
     work()
     if plant:
         work = holding_as_much_again(work)
-    return Result("ok", "", [_peak(work) for _ in range(readings)])
+    return Outcome("ok", "", [_peak(work) for _ in range(readings)])
 
 
 def _give_back_large_blocks() -> None:

@@ -37,10 +37,10 @@ from milbench.measure.memory import PeakMemory, settle_heap
 from milbench.nn import linear
 from milbench.registry import resolve
 from milbench.runs.scaling.sweep import device_slug
-from milbench.training.loader import BagSet
+from milbench.training.loader import BagLoader
 from milbench.training.loop import train
 from milbench.training.optimizers import build_optimizer
-from milbench.training.task import Task
+from milbench.training.task import TrainingTask
 from support.half import digits
 from support.transmil import AuthorsTransMIL
 
@@ -245,10 +245,10 @@ def loop_overhead(spec: str) -> float:
             device_type="cpu",
         )  # fmt: skip
         slides = tuple((f"s{i}", i % 2) for i in range(bags))
-        task = Task(run, method.canonical, str(Path(folder) / "cache"), 2, slides, (), ())
+        task = TrainingTask(run, method.canonical, str(Path(folder) / "cache"), 2, slides, (), ())
         model, device = method.create(DIM, 2), torch.device("cpu")
         optimizer, targets = build_optimizer(model.parameters(), recipe), torch.arange(bags) % 2
-        held = BagSet(cache, [slide for slide, _ in slides], device)
+        held = BagLoader(cache, [slide for slide, _ in slides], device)
         order, marks, bare = np.random.default_rng(0), [0.0], []
         loop: list[float] = []
 

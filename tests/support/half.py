@@ -13,7 +13,7 @@ from milbench.config import DataSpec
 from milbench.config.suites import load_suite
 from milbench.data.cache.reader import FeatureCache
 from milbench.runs.plan import make_plan
-from milbench.training.loader import BagSet
+from milbench.training.loader import BagLoader
 from milbench.training.loop import train
 from milbench.training.predict import predict
 
@@ -29,6 +29,6 @@ def digits(precisions: tuple[str, ...] = ("fp32", "bf16"), **params: Any) -> tup
     cache = FeatureCache.open(task.cache_path)
     model = train(task, cache, device).model
     labels = np.array([cohort.labels[slide] for slide in task.test])
-    bags = BagSet(cache, task.test, device)
+    bags = BagLoader(cache, task.test, device)
     recipes = {name: task.spec.recipe.model_copy(update={"precision": name}) for name in precisions}
     return labels, {name: predict(model, bags, recipe).probabilities[:, 1] for name, recipe in recipes.items()}

@@ -34,9 +34,9 @@ from milbench.data.datasets import prepare
 from milbench.interpret.figures import curves_figure, heatmap_figure
 from milbench.interpret.relevance import interpret, relevance, removal_curves
 from milbench.registry import resolve
-from milbench.training.loader import BagSet
+from milbench.training.loader import BagLoader
 from milbench.training.loop import train
-from milbench.training.task import Task
+from milbench.training.task import TrainingTask
 from support.shared import SHARED
 
 Labels = tuple[tuple[str, int], ...]
@@ -92,9 +92,9 @@ def fit(fold: Fold, method: str) -> tuple[milbench.Aggregator, list[tuple[str, B
         method=found.name, params=found.options, recipe=found.cls.recipe, protocol=Protocol(standardize=True),
         budget=Budget(), fold="f", seed=0, threads=torch.get_num_threads(), device_type="cpu",
     )  # fmt: skip
-    task = Task(run, found.canonical, str(fold.cache.path), 2, fold.train, fold.val, fold.test)
+    task = TrainingTask(run, found.canonical, str(fold.cache.path), 2, fold.train, fold.val, fold.test)
     trained = train(task, fold.cache, torch.device("cpu"))
-    held = BagSet(fold.cache, fold.test, torch.device("cpu"), trained.scaling)
+    held = BagLoader(fold.cache, fold.test, torch.device("cpu"), trained.scaling)
     return trained.model, [(slide, held.batch([i])) for i, slide in enumerate(fold.test)]
 
 

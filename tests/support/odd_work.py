@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 
-from milbench.runs.launchers.local import Result
+from milbench.runs.launchers.local import Outcome
 
 
 def do(task):
@@ -17,15 +17,15 @@ def do(task):
 
 
 def echo(value):
-    return Result("ok", "", value)
+    return Outcome("ok", "", value)
 
 
 def who():
-    return Result("ok", "", (os.getpid(), [thread.name for thread in threading.enumerate()]))
+    return Outcome("ok", "", (os.getpid(), [thread.name for thread in threading.enumerate()]))
 
 
 def large(size):
-    return Result("ok", "", b"x" * size)
+    return Outcome("ok", "", b"x" * size)
 
 
 def sleep(seconds, mark=None):
@@ -33,7 +33,7 @@ def sleep(seconds, mark=None):
         with open(mark, "a") as file:
             file.write(f"{os.getpid()}\n")
     time.sleep(seconds)
-    return Result("ok", "", "slept")
+    return Outcome("ok", "", "slept")
 
 
 def end_by(number):
@@ -47,7 +47,7 @@ def end_at_first(number, times, mark):
         file.write(f"{os.getpid()}\n")
     with open(mark) as file:
         attempts = len(file.readlines())
-    return end_by(number) if attempts <= times else Result("ok", "", attempts)
+    return end_by(number) if attempts <= times else Outcome("ok", "", attempts)
 
 
 def leave(code):
@@ -59,12 +59,12 @@ def raise_():
 
 
 def function():
-    return Result("ok", "", lambda: 0)
+    return Outcome("ok", "", lambda: 0)
 
 
 def stay():
     threading.Thread(target=time.sleep, args=(600,)).start()
-    return Result("ok", "", os.getpid())
+    return Outcome("ok", "", os.getpid())
 
 
 def orphan(mark):
@@ -84,4 +84,4 @@ def ignore_and_sleep(mark):
 
 
 def shell():
-    return Result("ok", "", subprocess.run([sys.executable, "-c", "print(1)"], capture_output=True, text=True).stdout)
+    return Outcome("ok", "", subprocess.run([sys.executable, "-c", "print(1)"], capture_output=True, text=True).stdout)

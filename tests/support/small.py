@@ -10,7 +10,7 @@ import pandas as pd
 
 from milbench.config import Budget, DataSpec, Protocol, Recipe, RunSpec, SplitSpec, Suite
 from milbench.data.cache.reader import CacheWriter, FeatureCache
-from milbench.training.task import Task
+from milbench.training.task import TrainingTask
 
 ODD = "support.odd_methods:"
 PARTS = ("train", "val", "test")
@@ -46,14 +46,14 @@ def write_labels(folder: Path, parts: dict[str, list[tuple[str, int]]]) -> None:
 
 
 def task(folder: Path, parts: dict[str, list[tuple[str, int]]], method: str = "mean", seed: int = 0,
-         protocol: Protocol | None = None, **recipe: Any) -> Task:  # fmt: skip
+         protocol: Protocol | None = None, **recipe: Any) -> TrainingTask:  # fmt: skip
     """Return the task of one run; the recipe is plain SGD unless told otherwise."""
     fields = {"optimizer": "sgd", "lr": 0.1, "momentum": 0.0, "weight_decay": 0.0, "epochs": 3} | recipe
     spec = RunSpec(
         suite="small", suite_version=1, data="d", fingerprint="f", method=method, params={}, recipe=Recipe(**fields),
         protocol=protocol or Protocol(), budget=Budget(), fold="fold0", seed=seed, threads=1, device_type="cpu",
     )  # fmt: skip
-    return Task(spec, method, str(folder / "cache"), 2, tuple(parts["train"]), tuple(parts["val"]),
+    return TrainingTask(spec, method, str(folder / "cache"), 2, tuple(parts["train"]), tuple(parts["val"]),
                 tuple(slide for slide, _ in parts["test"]))  # fmt: skip
 
 

@@ -19,10 +19,10 @@ from milbench.measure.timing import DeviceTimer
 from milbench.report.markdown import to_markdown
 from milbench.runs.execute import run
 from milbench.training import loop
-from milbench.training.budget_meter import Meter, StepFlops
+from milbench.training.budget_meter import BudgetMeter, FlopTable
 from milbench.training.loop import train
 from milbench.training.optimizers import learning_rate
-from milbench.training.step import Stepper, cut
+from milbench.training.step import OptimizerStep, subsample_bags
 
 CPU = torch.device("cpu")
 METHODS = [
@@ -57,17 +57,17 @@ def test_steps_are_exact_whatever_an_epoch_is(cohort, steps):
 
 
 @pytest.mark.parametrize(("steps", "looks"), [(100, 10), (10, 10), (25, 10), (4, 4)])
-def test_every_method_is_looked_at_as_often(cohort, steps, looks):
+def test_every_method_is_looked_at_as_often(cohort, steps, evaluates):
     """Evenly over the budget, whatever an epoch is, and never twice without a step between."""
     found = trained(cohort, protocol=Protocol(evaluations=10), steps=steps)
     at = [row["steps"] for row in found.history]
-    assert len(at) == looks
-    assert at == [int(np.ceil(steps * k / looks)) for k in range(1, looks + 1)]
+    assert len(at) == evaluates
+    assert at == [int(np.ceil(steps * k / evaluates)) for k in range(1, evaluates + 1)]
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_flops_stop_within_a_step_and_predictions_repeat_to_the_bit(cohort, method):
-    one = StepFlops(method, 4, 2, on_host=True)
+    one = FlopTable(method, 4, 2, on_host=True)
     lengths = dict(opened(cohort[0]).slides.set_index("slide_id")["rows"])
     longest = max(one.of(int(n)) for n in lengths.values())
     allowed = 20 * longest + 1
@@ -86,7 +86,7 @@ def test_flops_from_shapes_are_those_of_the_work(method):
 
     Small differences are the device's own: tiles of a convolution's weight gradient, for instance.
     """
-    meter = StepFlops(method, 32, 2)
+    meter = FlopTable(method, 32, 2)
     for n in (1, 5, 400):
         model = milbench.create(method, in_dim=32).train()
         bags = Bags.pack([torch.randn(n, 32)])
@@ -99,15 +99,15 @@ def test_counting_does_not_touch_the_generators():
     torch.manual_seed(0)
     due = torch.rand(3)
     torch.manual_seed(0)
-    StepFlops("transmil[dim=64,landmarks=16]", 4, 2).of(30)
+    FlopTable("transmil[dim=64,landmarks=16]", 4, 2).of(30)
     assert torch.equal(torch.rand(3), due)
 
 
 def test_a_method_that_reads_values_is_counted_on_the_host():
-    meter = StepFlops("support.odd_methods:ReadsValues", 4, 2, on_host=True)
+    meter = FlopTable("support.odd_methods:ReadsValues", 4, 2, on_host=True)
     assert meter.of(5) == 2 * (2 * 4 * 2)  # a head of 4 x 2, forward and its weights' gradient
     assert meter.devices == ["cpu"]
-    assert StepFlops("support.odd_methods:ReadsValues", 4, 2).of(5) is None
+    assert FlopTable("support.odd_methods:ReadsValues", 4, 2).of(5) is None
 
 
 class Clock:
@@ -213,7 +213,7 @@ def test_device_seconds_by_events(cohort, method):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_operations_are_the_same_on_every_machine(cohort):
     """A budget in operations ends after the same steps on a CUDA device as on CPU."""
-    allowed = 20 * StepFlops("abmil", 4, 2).of(7)
+    allowed = 20 * FlopTable("abmil", 4, 2).of(7)
     here = trained(cohort, "abmil", flops=allowed)
     there = train(budgeted(cohort, "abmil", flops=allowed), opened(cohort[0]), torch.device("cuda"))
     assert (here.steps, here.budget) == (there.steps, there.budget)
@@ -236,7 +236,7 @@ def test_cutting_keeps_order_and_short_bags():
     chance = np.random.default_rng(0)
     x = torch.arange(30.0)[:, None]
     bags = Bags(x, [3, 20, 7], torch.cat([x, x], dim=1))
-    found = cut(bags, 5, chance)
+    found = subsample_bags(bags, 5, chance)
     assert list(found.lengths) == [3, 5, 5]
     parts = [part[:, 0].tolist() for part in found.x.split(found.lengths)]
     assert parts[0] == [0, 1, 2]
@@ -245,13 +245,13 @@ def test_cutting_keeps_order_and_short_bags():
         assert low <= min(part)
         assert max(part) < high
     assert torch.equal(found.coords[:, :1], found.x)
-    assert cut(bags, 20, chance) is bags
+    assert subsample_bags(bags, 20, chance) is bags
 
 
 def test_every_instance_of_a_long_bag_has_its_turn():
     chance = np.random.default_rng(0)
     bags = Bags(torch.arange(20.0)[:, None], [20])
-    drawn = np.concatenate([cut(bags, 5, chance).x[:, 0].numpy() for _ in range(400)])
+    drawn = np.concatenate([subsample_bags(bags, 5, chance).x[:, 0].numpy() for _ in range(400)])
     counts = np.bincount(drawn.astype(int), minlength=20)
     assert counts.sum() == 2000
     assert abs(counts - 100).max() < 50  # 5 standard deviations
@@ -264,7 +264,7 @@ def test_out_of_memory_names_the_bag_and_what_it_asked_for(cohort, monkeypatch):
     def fail(*_):
         raise RuntimeError(message)
 
-    monkeypatch.setattr(Stepper, "backward", fail)
+    monkeypatch.setattr(OptimizerStep, "backward", fail)
     with pytest.raises(OutOfMemory, match=r"asked for 1\.0 MiB more in training") as error:
         trained(cohort)
     assert error.value.asked_bytes == 1048576
@@ -308,13 +308,13 @@ def test_the_fallback_trains_on_parts_and_tests_on_whole_bags(tmp_path):
 
 
 def test_the_meter_says_what_was_used_over_what_was_allowed():
-    meter = Meter(Budget(steps=4), 100, DeviceTimer(CPU), lambda n: None)
+    meter = BudgetMeter(Budget(steps=4), 100, DeviceTimer(CPU), lambda n: None)
     for _ in range(3):
         meter.add([5])
     assert (meter.progress, meter.spent, meter.flops) == (0.75, False, None)
     meter.add([5])
     assert (meter.progress, meter.spent) == (1.0, True)
-    assert Meter(Budget(), 4, DeviceTimer(CPU), lambda n: n).record() == {"track": None}
+    assert BudgetMeter(Budget(), 4, DeviceTimer(CPU), lambda n: n).record() == {"track": None}
     json.dumps(meter.record())
 
 

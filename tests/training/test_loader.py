@@ -9,14 +9,14 @@ from support.small import opened, write_cohort
 from milbench import Bags
 from milbench.errors import MilbenchError
 from milbench.training import loader as feed
-from milbench.training.loader import BagSet, Scaling, ahead
+from milbench.training.loader import BagLoader, Standardizer, ahead
 
 CPU = torch.device("cpu")
 ORDER = ([3], [5, 0, 2], [7], [1, 6])
 
 
 def bags_of(folder, parts, device=CPU, scaling=None):
-    return BagSet(opened(folder), [slide for slide, _ in parts["train"]], device, scaling)
+    return BagLoader(opened(folder), [slide for slide, _ in parts["train"]], device, scaling)
 
 
 def same(a, b):
@@ -82,7 +82,7 @@ def test_one_bag_is_made_once_and_a_batch_copies(tmp_path):
 def test_cuda_resident_streamed_and_host_bags_are_the_same(tmp_path, monkeypatch, scaled):
     parts = write_cohort(tmp_path, coords=True)
     device = torch.device("cuda")
-    scaling = Scaling.fit(opened(tmp_path), [slide for slide, _ in parts["train"]]) if scaled else None
+    scaling = Standardizer.fit(opened(tmp_path), [slide for slide, _ in parts["train"]]) if scaled else None
     host, resident = bags_of(tmp_path, parts, CPU, scaling), bags_of(tmp_path, parts, device, scaling)
     monkeypatch.setattr(feed, "_free_bytes", lambda device, limit: 0)
     mapped = bags_of(tmp_path, parts, device, scaling)

@@ -18,7 +18,7 @@ from milbench.errors import Diverged, MilbenchError
 from milbench.training import loader as feed
 from milbench.training import loop
 from milbench.training.budget_meter import step_flops
-from milbench.training.loader import BagSet, Scaling
+from milbench.training.loader import BagLoader, Standardizer
 from milbench.training.loop import _Losses, flops_of, train
 from milbench.training.predict import predict
 from milbench.training.task import derive_seed
@@ -38,7 +38,7 @@ def run(cohort, method="mean", part="test", **more):
     folder, parts = cohort
     given = task(folder, parts, method, **more)
     trained = train(given, opened(folder), CPU)
-    bags = BagSet(opened(folder), [slide for slide, _ in parts[part]], CPU)
+    bags = BagLoader(opened(folder), [slide for slide, _ in parts[part]], CPU)
     return trained, predict(trained.model, bags, given.spec.recipe).probabilities
 
 
@@ -218,9 +218,9 @@ def test_selection_without_validation_is_refused(cohort, settings):
 def test_resident_and_mapped_bags_are_the_same(tmp_path, monkeypatch, dtype, coords):
     parts = write_cohort(tmp_path, dtype=dtype, coords=coords)
     ids = [slide for slide, _ in parts["train"]]
-    resident = BagSet(opened(tmp_path), ids, CPU)
+    resident = BagLoader(opened(tmp_path), ids, CPU)
     monkeypatch.setattr(feed, "_free_bytes", lambda device, limit: 0)
-    mapped = BagSet(opened(tmp_path), ids, CPU)
+    mapped = BagLoader(opened(tmp_path), ids, CPU)
     assert resident._resident is not None
     assert mapped._resident is None
     for at in ([3], [5, 0, 2], np.array([7, 1])):
@@ -238,7 +238,7 @@ def test_resident_and_mapped_bags_are_the_same(tmp_path, monkeypatch, dtype, coo
 
 def test_batches_of_evaluation_are_bounded_and_complete(cohort, monkeypatch):
     folder, parts = cohort
-    bags = BagSet(opened(folder), [slide for slide, _ in parts["train"]], CPU)
+    bags = BagLoader(opened(folder), [slide for slide, _ in parts["train"]], CPU)
     monkeypatch.setattr(feed, "EVAL_ROWS", 9)
     monkeypatch.setattr(feed, "EVAL_BAGS", 3)
     batches = list(bags.batches())
@@ -302,15 +302,15 @@ def test_standardised_features_are_those_of_the_training_instances(cohort, tmp_p
         assert row["train_loss"] == pytest.approx(wanted["train_loss"], rel=1e-5)
         assert row["val_loss"] == pytest.approx(wanted["val_loss"], rel=1e-5)
     test = [slide for slide, _ in parts["test"]]
-    ours = predict(trained.model, BagSet(cache, test, CPU, trained.scaling), given.spec.recipe).probabilities
-    theirs = predict(beforehand.model, BagSet(opened(tmp_path), test, CPU), given.spec.recipe).probabilities
+    ours = predict(trained.model, BagLoader(cache, test, CPU, trained.scaling), given.spec.recipe).probabilities
+    theirs = predict(beforehand.model, BagLoader(opened(tmp_path), test, CPU), given.spec.recipe).probabilities
     np.testing.assert_allclose(ours, theirs, rtol=1e-5)
 
 
 def test_a_constant_feature_is_centred_and_not_divided_by_zero(tmp_path):
     with CacheWriter(tmp_path / "cache", "float32") as writer:
         writer.add("a", np.full((3, 2), 7.0, dtype=np.float32))
-    scaling = Scaling.fit(opened(tmp_path), ["a"])
+    scaling = Standardizer.fit(opened(tmp_path), ["a"])
     assert scaling.mean.tolist() == [7, 7]
     assert scaling.deviation.tolist() == [1, 1]
 

@@ -17,7 +17,7 @@ from milbench.errors import MilbenchError
 from milbench.training.loop import train
 from milbench.training.optimizers import Plateau, balanced_weights, learning_rate
 from milbench.training.stacked import stacks
-from milbench.training.step import Stepper
+from milbench.training.step import OptimizerStep
 from milbench.training.task import derive_seed
 
 CPU = torch.device("cpu")
@@ -95,7 +95,7 @@ def test_a_weight_multiplies_the_whole_loss_of_its_bag(method, n_classes):
     loss.backward()
     want = gradients(model)
     model.zero_grad(set_to_none=True)
-    got = Stepper(model, Recipe(class_weights="balanced"), 10, weights).backward(Bags.pack(xs), y, 1)
+    got = OptimizerStep(model, Recipe(class_weights="balanced"), 10, weights).backward(Bags.pack(xs), y, 1)
     torch.testing.assert_close(got, loss.detach(), rtol=1e-5, atol=1e-6)
     for ours, theirs in zip(gradients(model), want, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-5)
@@ -106,14 +106,14 @@ def test_smoothing_of_a_cross_entropy_is_torchs(method):
     torch.manual_seed(0)
     model = milbench.create(method, in_dim=8, n_classes=3).eval()
     bags, y = Bags.pack([torch.randn(4, 8), torch.randn(6, 8)]), torch.tensor([2, 0])
-    got = Stepper(model, Recipe(label_smoothing=0.3), 10).backward(bags, y, 1)
+    got = OptimizerStep(model, Recipe(label_smoothing=0.3), 10).backward(bags, y, 1)
     torch.testing.assert_close(got, F.cross_entropy(model(bags).logits, y, label_smoothing=0.3).detach())
 
 
 def test_smoothing_of_one_sigmoid_is_a_soft_target():
     model = milbench.create("abmil", in_dim=8).eval()
     bags, y = Bags.pack([torch.randn(4, 8), torch.randn(6, 8)]), torch.tensor([1, 0])
-    got = Stepper(model, Recipe(label_smoothing=0.2), 10).backward(bags, y, 1)
+    got = OptimizerStep(model, Recipe(label_smoothing=0.2), 10).backward(bags, y, 1)
     soft = torch.tensor([0.9, 0.1])
     torch.testing.assert_close(got, F.binary_cross_entropy_with_logits(model(bags).logits[:, 0], soft).detach())
 
@@ -129,8 +129,8 @@ def test_the_mean_weight_over_the_training_bags_is_one(labels):
 def test_a_balanced_sampler_draws_classes_with_the_same_probability(rare, monkeypatch):
     folder, parts = rare
     drawn = []
-    backward = Stepper.backward
-    monkeypatch.setattr(Stepper, "backward", lambda self, batch, y, group: drawn.extend(y.tolist())
+    backward = OptimizerStep.backward
+    monkeypatch.setattr(OptimizerStep, "backward", lambda self, batch, y, group: drawn.extend(y.tolist())
                         or backward(self, batch, y, group))  # fmt: skip
     train(task(folder, parts, "mean", epochs=60, sampler="balanced"), opened(folder), CPU)
     assert len(drawn) == 60 * 8

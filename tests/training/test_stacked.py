@@ -16,8 +16,8 @@ from milbench.evaluation.leaderboard import leaderboard
 from milbench.nn.stacked import Stack
 from milbench.registry import resolve
 from milbench.runs.execute import run
-from milbench.runs.plan import IN_TURN, make_plan, task_of, together
-from milbench.training.loader import BagSet
+from milbench.runs.plan import IN_TURN, make_plan, to_task, together
+from milbench.training.loader import BagLoader
 from milbench.training.loop import train
 from milbench.training.predict import predict
 from milbench.training.stacked import StackTask, stacks, train_stacked
@@ -39,7 +39,7 @@ def cohort(tmp_path_factory):
 
 def predictions(cohort, trained, given):
     folder, parts = cohort
-    bags = BagSet(opened(folder), [slide for slide, _ in parts["test"]], CPU, trained.scaling)
+    bags = BagLoader(opened(folder), [slide for slide, _ in parts["test"]], CPU, trained.scaling)
     return predict(trained.model, bags, given.spec.recipe).probabilities
 
 
@@ -302,10 +302,10 @@ def test_runs_go_together_by_method_recipe_and_cohort(cohort):
         limited = small.model_copy(update={"budget": budget})
         alone = together(make_plan(limited, cohort[0] / "none").runs, 10)
         assert {len(group) for group in alone} == {1}
-        stacked = {isinstance(task_of(group, 10), StackTask) for group in alone if group[0].spec.stacked}
+        stacked = {isinstance(to_task(group, 10), StackTask) for group in alone if group[0].spec.stacked}
         # A timeout is no part of a run: it is trained as a stack of one, with a process to itself.
         assert stacked == ({True} if budget.timeout_s else set())
-        assert not any(isinstance(task_of(g, 10), StackTask) for g in alone if not g[0].spec.stacked)
+        assert not any(isinstance(to_task(g, 10), StackTask) for g in alone if not g[0].spec.stacked)
     assert {len(group) for group in together(make_plan(small, cohort[0] / "none").runs, 1)} == {1}
 
 

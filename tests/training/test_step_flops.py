@@ -12,7 +12,7 @@ import pytest
 from support.odd_methods import HasCoarseSteps
 
 from milbench.registry import list_aggregators
-from milbench.training.budget_meter import StepFlops
+from milbench.training.budget_meter import FlopTable
 
 IN = 192
 
@@ -80,7 +80,7 @@ def transmil(n, layers=2, ppeg="pyramid", dim=512, heads=8, m=256, steps=6):
     ],
 )
 def test_pooling(method, due):
-    counted = StepFlops(method, IN, 2)
+    counted = FlopTable(method, IN, 2)
     for n in (100, 5000):
         assert counted.of(n) == pytest.approx(due(n), rel=0.01)
 
@@ -88,7 +88,7 @@ def test_pooling(method, due):
 @pytest.mark.parametrize("layers", [1, 2, 3, 4])
 @pytest.mark.parametrize("ppeg", ["none", "3", "5", "7", "pyramid"])
 def test_transmil(ppeg, layers):
-    counted = StepFlops(f"transmil[ppeg={ppeg},layers={layers}]", IN, 2)
+    counted = FlopTable(f"transmil[ppeg={ppeg},layers={layers}]", IN, 2)
     for n in (3000, 9000):
         assert counted.of(n) == pytest.approx(transmil(n, layers, ppeg), rel=0.01)
 
@@ -102,7 +102,7 @@ EVERY = [
 
 
 def counted_one_by_one(method, classes=2):
-    every = StepFlops(method, 12, classes, coords=True)
+    every = FlopTable(method, 12, classes, coords=True)
     every._pieces = None
     return every
 
@@ -110,7 +110,7 @@ def counted_one_by_one(method, classes=2):
 @pytest.mark.parametrize("method", EVERY)
 def test_shapes_that_are_remembered_change_no_count(method):
     """Against every operation carried out on the meta device."""
-    few, every = StepFlops(method, 12, 3, coords=True), counted_one_by_one(method, 3)
+    few, every = FlopTable(method, 12, 3, coords=True), counted_one_by_one(method, 3)
     every._shapes = nullcontext()
     assert [few.of(n) for n in (3, 700)] == [every.of(n) for n in (3, 700)]
 
@@ -118,7 +118,7 @@ def test_shapes_that_are_remembered_change_no_count(method):
 @pytest.mark.parametrize(("method", "classes"), [(m, c) for m in EVERY for c in (2, 3) if c == 2 or "trans" not in m])
 def test_operations_from_a_few_counts_are_those_of_every_length(method, classes):
     """Squares, landmarks, blocks of the value convolution and chunks of rows: the same whole numbers on either side."""
-    few, every = StepFlops(method, 12, classes, coords=True), counted_one_by_one(method, classes)
+    few, every = FlopTable(method, 12, classes, coords=True), counted_one_by_one(method, classes)
     edges = [1, 4, 5, 9, 15, 16, 17, 32, 33, 257, 1025, 4095, 4096, 4097]
     others = np.random.default_rng(len(method) + classes).integers(1, 9000, size=4).tolist()
     lengths = np.random.default_rng(classes).permutation([*edges, *others]).tolist()
@@ -129,13 +129,13 @@ def test_operations_from_a_few_counts_are_those_of_every_length(method, classes)
 def test_a_cohort_of_a_thousand_lengths_takes_a_few_counts():
     lengths = np.random.default_rng(0).integers(2_000, 60_000, size=1000)
     for method, most in (("transmil", 5), ("clam_sb", 3), ("mean", 2)):
-        few = StepFlops(method, 64, 2)
+        few = FlopTable(method, 64, 2)
         assert all(isinstance(few.of(int(n)), int) for n in lengths)
         assert few.counts <= most
 
 
 def test_another_process_goes_on_from_what_is_known():
-    first, second = StepFlops("abmil", 12, 2), StepFlops("abmil", 12, 2)
+    first, second = FlopTable("abmil", 12, 2), FlopTable("abmil", 12, 2)
     due = [first.of(n) for n in (5, 9, 100, 1234)]
     second.learn(first.known)
     assert [second.of(n) for n in (5, 9, 100, 1234)] == due
@@ -146,7 +146,7 @@ def test_another_process_goes_on_from_what_is_known():
 @pytest.mark.parametrize("name", ["StatesFalseTerms", "HasCoarseSteps"])
 def test_a_method_of_others_is_taken_by_its_word_only_after_a_check(name):
     method = f"support.odd_methods:{name}"
-    few, every = StepFlops(method, 12, 2), counted_one_by_one(method)
+    few, every = FlopTable(method, 12, 2), counted_one_by_one(method)
     lengths = [150, 30, 1, 12, 9, 10, 250, 251, 400, 1001]
     assert [few.of(n) for n in lengths] == [every.of(n) for n in lengths]
     assert (few._pieces is None) == (name == "StatesFalseTerms")
@@ -157,7 +157,7 @@ def test_a_subclass_does_not_inherit_the_statement(monkeypatch):
         def strange(self, bags):
             self.head(bags.x)
 
-    few = StepFlops("support.odd_methods:HasCoarseSteps", 12, 2)
+    few = FlopTable("support.odd_methods:HasCoarseSteps", 12, 2)
     monkeypatch.setattr("support.odd_methods.HasCoarseSteps", Sub)
     assert [few.of(n) for n in (100, 101, 102)] == [
         counted_one_by_one("support.odd_methods:HasCoarseSteps").of(n) for n in (100, 101, 102)
@@ -166,6 +166,6 @@ def test_a_subclass_does_not_inherit_the_statement(monkeypatch):
 
 
 def test_what_cannot_be_counted_says_why():
-    missing = StepFlops("support.odd_methods:ReadsValues", 12, 2)
+    missing = FlopTable("support.odd_methods:ReadsValues", 12, 2)
     assert missing.of(5) is None
     assert "meta" in missing.why.lower()

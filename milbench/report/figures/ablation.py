@@ -8,8 +8,9 @@ import numpy as np
 from matplotlib.ticker import NullFormatter, StrMethodFormatter
 
 from ...evaluation.ablation import COSTS
+from .labels import Named, name_points
 from .layout import set_title, set_xlabel, widest
-from .leaderboard import Named, grid_of_panels, look, name_points
+from .style import grid_of_panels, plot_style
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -30,7 +31,7 @@ def effect_figure(table: pd.DataFrame) -> Figure:
     blocks = list(table.groupby("cohort", sort=False))
     most = max(len(block) for _, block in blocks)
     columns = min(3, len(blocks))
-    with look():
+    with plot_style():
         names_width = widest(table["changed"].astype(str), "medium")
         figure, axes = grid_of_panels(len(blocks), columns, _AXIS + 0.4 + names_width, 0.27 * most + 1.4, sharex=False)
         for ax, (_, block) in zip(axes, blocks, strict=True):
@@ -70,7 +71,7 @@ def effect_cost_figure(table: pd.DataFrame, cost: str = "train_time") -> Figure 
         return None
     blocks = list(part.groupby("cohort", sort=False))
     columns = min(3, len(blocks))
-    with look():
+    with plot_style():
         figure, axes = grid_of_panels(len(blocks), columns, 4.6, 3.6, sharex=False)
         for ax, (_, block) in zip(axes, blocks, strict=True):
             x, y = block[column].to_numpy(float), block["effect"].to_numpy(float)

@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 
 from .layout import legend_below, method_styles, set_title
-from .leaderboard import grid_of_panels, look
+from .style import grid_of_panels, plot_style
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -35,7 +35,7 @@ def anytime_figure(curves: pd.DataFrame) -> Figure | None:
     blocks = list(curves.groupby(["suite", "version", "data", "conditions"], sort=False))
     methods = list(dict.fromkeys(curves["method"]))
     columns = min(2, len(blocks))
-    with look():
+    with plot_style():
         styles = method_styles(methods)
         figure, axes = grid_of_panels(len(blocks), columns, 5.2 if columns > 1 else 6.4, 3.6, sharex=False)
         for ax, ((_, _, data, conditions), block) in zip(axes, blocks, strict=True):

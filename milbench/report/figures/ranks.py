@@ -8,7 +8,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from .layout import legend_below, method_styles, text_width, widest
-from .leaderboard import look
+from .style import plot_style
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -37,7 +37,7 @@ def critical_difference_figure(result: Friedman, names: Sequence[str]) -> Figure
     half = (k + 1) // 2
     below = _HEAD + _BAR * len(result.groups)
     height = below + _ROW * (half + 1)
-    with look():
+    with plot_style():
         texts = [f"{names[i]}  {float(result.ranks[i]):.2f}" for i in order]
         beside = [max(1.3, widest(side, "medium") + 0.3) for side in (texts[:half], texts[half:])]
         axis = max(_AXIS, _TICK * k)
@@ -90,7 +90,7 @@ def profile_figure(profiles: Mapping[str, Profile], label: str = "Score") -> Fig
     Returns:
         a figure on an Agg canvas, not known to pyplot. Lines differ by stroke, so that a grey print tells them apart.
     """
-    with look():
+    with plot_style():
         figure = Figure(figsize=(6.4, 4.2), layout="constrained")
         FigureCanvasAgg(figure)
         ax = figure.subplots()

@@ -16,7 +16,7 @@ from scipy.optimize import isotonic_regression
 
 from ...runs.scaling.table import MEMORY_FLOOR_BYTES, short_name
 from .layout import method_styles, points, widest
-from .leaderboard import look
+from .style import plot_style
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -56,7 +56,7 @@ def ladder_figure(df: pd.DataFrame) -> Figure | None:
         return None
     modes = [mode for mode in _TITLES if (df["mode"] == mode).any()]
     methods = list(dict.fromkeys(df["method"]))
-    with look():
+    with plot_style():
         style = method_styles(methods, markers=True)
         note = _LONGEST_NOTE if (df["outcome"] != "ok").any() else ""
         names = widest((short_name(str(method)) + note for method in methods), "small")

@@ -16,7 +16,7 @@ from matplotlib.ticker import MaxNLocator
 from ...config import Choice, Dimension, Float, Int
 from ...runs.tuning.study import option_texts
 from .layout import set_title, text_width, wrapped
-from .leaderboard import grid_of_panels, look
+from .style import grid_of_panels, plot_style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -53,7 +53,7 @@ def history_figure(trials: Sequence[Shown], monitor: str, title: str, ended: str
         title: of the study.
         ended: how its trials ended, in words.
     """
-    with look():
+    with plot_style():
         figure, (ax,) = grid_of_panels(1, 1, 6.0, 3.2, False)
         at, values = [t.number for t in trials], np.array([t.value for t in trials])
         if trials:
@@ -77,7 +77,7 @@ def slice_figure(trials: Sequence[Shown], space: Mapping[str, Dimension], monito
         monitor: ``val_loss`` or ``val_auc``.
         title: of the study.
     """
-    with look():
+    with plot_style():
         labels = {name: _labels(d) for name, d in space.items() if isinstance(d, Choice)}
         lines = max((sum(text.count("\n") + 1 for text in texts) for texts in labels.values()), default=0)
         columns = max(1, min(_COLUMNS, len(space)))

@@ -24,16 +24,16 @@ from ...measure.memory import PeakMemory
 from ...measure.timing import time_calls
 from ...measure.yardstick import yardstick
 from ...registry import resolve
-from ...training.loader import BagSet
+from ...training.loader import BagLoader
 from ...training.optimizers import balanced_weights
-from ...training.step import Stepper, autocast, labels_of
+from ...training.step import OptimizerStep, autocast, labels_of
 
 Kind = Literal["time", "infer_memory", "train_memory"]
 
 SAMPLE = 16  # bags that inference is timed on
 #: How costs are measured; what was measured in another way is not mixed in. 2: in turns, on the same steps.
 COST_VERSION = 2
-TURNS = 3  # measurements of a method's time, other methods in between
+ROUNDS = 3  # measurements of a method's time, other methods in between
 STEPS = 6  # training steps that are timed over and over
 MIN_SECONDS, MAX_SECONDS = 0.1, 3.0  # of one measurement of inference, and of one of training
 _WARM_SECONDS = 1.0
@@ -179,7 +179,7 @@ def _memory(task: CostTask, cache: FeatureCache, device: torch.device) -> dict[s
     """Peak over a baseline that holds the libraries and the features, but not yet the model."""
     training = task.kind == "train_memory"
     ids = [s for s, _ in task.train] if training else list(task.test)
-    bags = BagSet(cache, ids, device)
+    bags = BagLoader(cache, ids, device)
     longest = sorted(range(len(bags)), key=lambda i: -bags.lengths[i])[: task.recipe.batch_size if training else 1]
     batch = bags.batch(longest)
     labels = torch.tensor([task.train[i][1] for i in longest] if training else [0], device=device)
@@ -191,7 +191,7 @@ def _memory(task: CostTask, cache: FeatureCache, device: torch.device) -> dict[s
                 model.eval()
                 model.probabilities(model(batch))
             return
-        stepper = Stepper(model, task.recipe, planned_steps=2, class_weights=_class_weights(task))
+        stepper = OptimizerStep(model, task.recipe, planned_steps=2, class_weights=_class_weights(task))
         for _ in range(2):  # the second step has the optimizer's state beside its gradients
             stepper.backward(batch, labels, 1)
             stepper.step()
@@ -230,10 +230,10 @@ class _Steps:
         used = sorted({i for rank in ranks for batch in steps[rank] for i in batch})
         at = {i: place for place, i in enumerate(used)}
         self._steps = [[[at[i] for i in batch] for batch in steps[rank]] for rank in ranks]
-        self._bags = BagSet(cache, [ids[i] for i in used], device, as_if=ids)
+        self._bags = BagLoader(cache, [ids[i] for i in used], device, as_if=ids)
         self._targets = torch.tensor([task.train[i][1] for i in used], device=device)
-        self._stepper = Stepper(model, task.recipe, planned_steps=10**6, class_weights=_class_weights(task))
-        mine = [i for i in range(len(ranks)) if i % TURNS == task.turn % TURNS]
+        self._stepper = OptimizerStep(model, task.recipe, planned_steps=10**6, class_weights=_class_weights(task))
+        mine = [i for i in range(len(ranks)) if i % ROUNDS == task.turn % ROUNDS]
         self.own = max(1, len(mine))
         self._order = mine + [i for i in range(len(ranks)) if i not in mine]
         self._upcoming = self._endless()
@@ -280,7 +280,7 @@ def _class_weights(task: CostTask) -> list[float] | None:
 def _sample(task: CostTask, cache: FeatureCache, device: torch.device) -> list[Bags]:
     """Return up to `SAMPLE` single test bags, shortest to longest, from as many equal parts of their ranks."""
     ids = [task.test[at] for at in _ranks(cache.lengths(task.test), SAMPLE)]
-    bags = BagSet(cache, ids, device, as_if=task.test)
+    bags = BagLoader(cache, ids, device, as_if=task.test)
     return [bags.batch([at]) for at in range(len(ids))]
 
 

@@ -28,7 +28,7 @@ from ...formatting.text import duration, size
 from ...measure.memory import PeakMemory, is_out_of_memory
 from ...measure.timing import time_calls
 from ...registry import Method, resolve
-from ...training.step import Stepper
+from ...training.step import OptimizerStep
 
 #: the first length that is measured, and the factor from one to the next
 _FIRST, _FACTOR = 256, 4
@@ -211,7 +211,7 @@ def _point(method: Method, work: Work, n: int, seconds: float, device: torch.dev
 def _training(method: Method, work: Work, bag: Bags) -> tuple[Aggregator, Callable[[], None]]:
     """Return a new model, and a function that takes one optimizer step of its own recipe on a bag."""
     model = method.create(work.dim, work.classes).to(bag.device).train()
-    stepper = Stepper(model, method.cls.recipe, planned_steps=10**9)  # so many that a schedule stands still
+    stepper = OptimizerStep(model, method.cls.recipe, planned_steps=10**9)  # so many that a schedule stands still
     target = torch.zeros(1, dtype=torch.int64, device=bag.device)
 
     def step() -> None:

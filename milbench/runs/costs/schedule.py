@@ -13,11 +13,11 @@ from typing import Any
 from ...config import PROTOCOL_VERSION, digest
 from ...measure.environment import environment, fingerprint, now, this_machine
 from ...measure.load import Load, apart
-from ..launchers.local import Result, run_all
+from ..launchers.local import Outcome, run_all
 from ..plan import Overwrite, Plan
 from ..store import Store
 from ..worker import work
-from .benchmark import COST_VERSION, TURNS, CostTask, Kind, pooled, unpooled
+from .benchmark import COST_VERSION, ROUNDS, CostTask, Kind, pooled, unpooled
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Cost:
     anew: bool = False
 
 
-def costs_of(plan: Plan, overwrite: Overwrite) -> Iterator[Cost]:
+def pending_costs(plan: Plan, overwrite: Overwrite) -> Iterator[Cost]:
     """Yield the measurements still to be made: one a cohort and method, on the first fold, in this environment."""
     here = _environment(plan)
     seen: set[str] = set()
@@ -67,7 +67,7 @@ def costs_of(plan: Plan, overwrite: Overwrite) -> Iterator[Cost]:
         seen.add(cost_id)
         kept = plan.store.cost(cost_id)
         if kept is not None:
-            failed, whole = kept["outcome"] != "ok", len(kept.get("turns", ())) >= TURNS
+            failed, whole = kept["outcome"] != "ok", len(kept.get("turns", ())) >= ROUNDS
             if (overwrite in ("missing", "missing-models") and (failed or whole)) or (
                 overwrite == "failed" and whole and not failed
             ):
@@ -97,7 +97,7 @@ def still_open(store: Store, costs: Sequence[Cost]) -> list[Cost]:
         kept = store.cost(cost.cost_id)
         if kept == cost.kept:
             left.append(cost)
-        elif kept is not None and kept["outcome"] == "ok" and len(kept.get("turns", ())) < TURNS:
+        elif kept is not None and kept["outcome"] == "ok" and len(kept.get("turns", ())) < ROUNDS:
             left.append(replace(cost, kept=kept, anew=False))  # begun by a process that was killed
     return left
 
@@ -117,7 +117,7 @@ def costs_apart(plan: Plan, measured: Collection[str]) -> list[Cost]:
         return cost.record["data"], cost.record["fingerprint"]
 
     again: list[Cost] = []
-    for _, group in groupby(sorted(costs_of(plan, "all"), key=cohort), key=cohort):
+    for _, group in groupby(sorted(pending_costs(plan, "all"), key=cohort), key=cohort):
         done = {cost.cost_id: cost for cost in group if cost.kept is not None and cost.kept["outcome"] == "ok"}
         now_made = [cost.kept for name, cost in done.items() if name in measured and cost.kept]
         for cost_id, cost in done.items():
@@ -128,7 +128,7 @@ def costs_apart(plan: Plan, measured: Collection[str]) -> list[Cost]:
 
 
 @dataclass(frozen=True)
-class Told:
+class CostProgress:
     """How one turn of a measurement ended, and whether it was the last."""
 
     cost: Cost
@@ -138,12 +138,12 @@ class Told:
     last: bool
 
 
-def measure_costs(store: Store, costs: Sequence[Cost], timeout_s: float | None) -> Iterator[Told]:
+def measure_costs(store: Store, costs: Sequence[Cost], timeout_s: float | None) -> Iterator[CostProgress]:
     """Measure, and publish after every turn what is known by then; who is interrupted loses the turn under way.
 
     Args:
         store: where to.
-        costs: from `costs_of`.
+        costs: from `pending_costs`.
         timeout_s: wall seconds that one process may take.
     """
 
@@ -151,18 +151,20 @@ def measure_costs(store: Store, costs: Sequence[Cost], timeout_s: float | None) 
         return cost.record["data"], cost.record["fingerprint"]
 
     for _, group in groupby(sorted(costs, key=cohort), key=cohort):
-        measured = [_Measured.of(cost) for cost in group]
-        for turn in range(TURNS):
+        measured = [_CostMeasurement.of(cost) for cost in group]
+        for turn in range(ROUNDS):
             # There and back, so that what gets slower or quicker steadily does so to all of them.
             for one in measured if turn % 2 == 0 else reversed(measured):
                 if one.outcome == "ok" and len(one.turns) == turn:
                     one.take_turn(timeout_s)
                     one.publish(store)
-                    yield Told(one.cost, turn, one.outcome, one.reason, one.outcome != "ok" or turn == TURNS - 1)
+                    yield CostProgress(
+                        one.cost, turn, one.outcome, one.reason, one.outcome != "ok" or turn == ROUNDS - 1
+                    )
 
 
 @dataclass
-class _Measured:
+class _CostMeasurement:
     """What the processes of one measurement have said so far; after the first that did not end ok, its outcome."""
 
     cost: Cost
@@ -173,7 +175,7 @@ class _Measured:
     exists: bool = False
 
     @classmethod
-    def of(cls, cost: Cost) -> _Measured:
+    def of(cls, cost: Cost) -> _CostMeasurement:
         kept = cost.kept
         if kept is None or cost.anew or kept["outcome"] != "ok":
             return cls(cost, exists=kept is not None)
@@ -203,7 +205,7 @@ class _Measured:
                 "train_peak_bytes": record["train_memory"]["peak_bytes"],
             }
         record.setdefault("environment", this_machine())
-        record["unfinished"] = self.outcome == "ok" and len(self.turns) < TURNS
+        record["unfinished"] = self.outcome == "ok" and len(self.turns) < ROUNDS
         record |= {"finished": now(), "outcome": self.outcome, "reason": self.reason}
         store.publish_cost(self.cost.cost_id, record, overwrite=self.exists)
         self.exists = True
@@ -217,7 +219,7 @@ class _Measured:
         for kind in kinds:
             self.record |= self._value(kind, results[kind]) or {}
 
-    def _value(self, kind: Kind, result: Result) -> dict[str, Any] | None:
+    def _value(self, kind: Kind, result: Outcome) -> dict[str, Any] | None:
         if result.outcome == "ok":
             return dict(result.value)
         if self.outcome == "ok":

@@ -48,7 +48,7 @@ _ORPHANED = 255
 
 
 @dataclass(frozen=True)
-class Result:
+class Outcome:
     """How a run ended: the outcome, the reason when it is not ``ok``, and what the work returned.
 
     Attributes:
@@ -137,12 +137,12 @@ _DESCRIPTORS, _DESCRIPTORS_A_RUN = 18, 3
 
 
 def run_all(
-    work: Callable[[Any], Result],
+    work: Callable[[Any], Outcome],
     tasks: Iterable[Any],
     jobs: int,
     timeout_s: float | None = None,
     repeats: Callable[[Any], int] = lambda _: REPEATS,
-) -> Generator[tuple[Any, Result]]:
+) -> Generator[tuple[Any, Outcome]]:
     """Run ``work(task)`` for every ``(key, task)``, each in a fresh process, and yield ``(key, result)`` as they end.
 
     Args:
@@ -182,7 +182,7 @@ def run_all(
             for one in _ended(running, LATER_S if later else None) if running else ():
                 running.remove(one)
                 ended = _collect(one, timeout_s)
-                if isinstance(ended, Result):
+                if isinstance(ended, Outcome):
                     yield one.key, replace(ended, lost=one.lost) if one.lost else ended
                     continue
                 lost = (*one.lost, ended.signal)
@@ -191,13 +191,13 @@ def run_all(
                     again.lost = lost
                     running.append(again)
                     continue
-                yield one.key, Result("failed", _killed(lost), lost=lost)
+                yield one.key, Outcome("failed", _killed(lost), lost=lost)
     finally:
         for one in running:
             _kill(one)
 
 
-def _start(context: Any, work: Callable[[Any], Result], key: Any, task: Any, timeout_s: float | None) -> _Running:
+def _start(context: Any, work: Callable[[Any], Outcome], key: Any, task: Any, timeout_s: float | None) -> _Running:
     for attempt in range(REPEATS + 1):
         try:
             warm_up()  # a new fork server, where the last one has ended
@@ -231,7 +231,7 @@ _NO_MORE = {
 }
 
 
-def _forked(context: Any, work: Callable[[Any], Result], task: Any) -> tuple[Any, Connection]:
+def _forked(context: Any, work: Callable[[Any], Outcome], task: Any) -> tuple[Any, Connection]:
     ours, theirs = context.Pipe()
     process = context.Process(target=_child, args=(work, task, theirs), daemon=True)
     try:
@@ -281,7 +281,7 @@ def _ended_with_server(one: _Running, code: int | None) -> bool:
         return True
 
 
-def _child(work: Callable[[Any], Result], task: Any, pipe: Connection) -> None:
+def _child(work: Callable[[Any], Outcome], task: Any, pipe: Connection) -> None:
     # The terminal's Ctrl-C reaches the whole process group; the parent decides what becomes of its runs.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     gc.freeze()  # what the fork server has imported stays: collections in this process need not look at it
@@ -291,7 +291,7 @@ def _child(work: Callable[[Any], Result], task: Any, pipe: Connection) -> None:
         try:
             pipe.send(result)
         except (pickle.PicklingError, AttributeError, TypeError) as error:  # nothing has been sent then
-            pipe.send(Result("failed", f"the result cannot be sent to the parent process: {error}"))
+            pipe.send(Outcome("failed", f"the result cannot be sent to the parent process: {error}"))
 
 
 def _die_with_parent(pipe: Connection) -> None:
@@ -316,14 +316,14 @@ def _ended(running: list[_Running], within_s: float | None = None) -> list[_Runn
     ]
 
 
-def _collect(one: _Running, timeout_s: float | None) -> Result | _Lost:
+def _collect(one: _Running, timeout_s: float | None) -> Outcome | _Lost:
     result = None
     try:
         if one.pipe.poll():
             result = one.pipe.recv()
         elif one.process.is_alive():
             _kill(one)
-            return Result("timeout", f"stopped after {timeout_s:g} s")
+            return Outcome("timeout", f"stopped after {timeout_s:g} s")
     except (EOFError, OSError):
         pass  # it ended before it could send a result, or in the middle of sending
     # With the result here, whatever the process still does on its way out must not hold up the others.
@@ -341,11 +341,11 @@ def _collect(one: _Running, timeout_s: float | None) -> Result | _Lost:
     return _died(code)
 
 
-def _died(code: int | None) -> Result | _Lost:
+def _died(code: int | None) -> Outcome | _Lost:
     if code is None:
-        return Result("failed", "the process closed its connection without a result")
+        return Outcome("failed", "the process closed its connection without a result")
     if code >= 0:
-        return Result("failed", f"the process ended with exit code {code} and no result")
+        return Outcome("failed", f"the process ended with exit code {code} and no result")
     # Who ends a whole group of processes (a scheduler, a closed terminal) may reach us a moment later. Such a run has
     # not ended by itself: it must be found missing, not failed, when the command is given again.
     time.sleep(GRACE_S)

@@ -24,7 +24,7 @@ from ...measure.memory import PeakMemory
 from ...measure.roofline import Dtype, available_bytes, measure_ceiling, probe, tf32
 from ...measure.timing import time_turns
 from ...registry import resolve
-from ...training.step import Stepper, autocast
+from ...training.step import OptimizerStep, autocast
 
 Mode = Literal["infer", "train"]
 CellKind = Literal["time", "memory"]
@@ -35,7 +35,7 @@ _WARM_ROWS = 300  # of a first call on the path that long bags take, for what li
 
 
 @dataclass(frozen=True)
-class CellTask:
+class ScalingTask:
     """One measurement as its process receives it.
 
     Attributes:
@@ -87,7 +87,7 @@ def measure_machine(task: MachineTask, device: torch.device) -> dict[str, Any]:
     }
 
 
-def measure_cell(task: CellTask, device: torch.device) -> dict[str, Any]:
+def measure_cell(task: ScalingTask, device: torch.device) -> dict[str, Any]:
     """Measure one cell in this process, which must be a fresh one set up by `milbench.runs.worker.work`.
 
     Returns:
@@ -109,7 +109,7 @@ def bytes_mandatory(mode: Mode, features: int, parameters: int) -> int:
     return features + parameters * (1 if mode == "infer" else 3)
 
 
-def _time(task: CellTask, device: torch.device) -> dict[str, Any]:
+def _time(task: ScalingTask, device: torch.device) -> dict[str, Any]:
     work = _work(task, _model(task, device), _bag(task, device))
     if isinstance(work, _Step):
         work.settle()
@@ -119,7 +119,7 @@ def _time(task: CellTask, device: torch.device) -> dict[str, Any]:
     return {"seconds": timed.seconds, "gemm_seconds": beside.seconds, "gemm_flops": operations}
 
 
-def _memory(task: CellTask, device: torch.device) -> dict[str, Any]:
+def _memory(task: ScalingTask, device: torch.device) -> dict[str, Any]:
     """Peak over a baseline that holds the libraries, the features and the model."""
     bag = _bag(task, device)
     few = min(task.n, _WARM_ROWS)
@@ -154,12 +154,12 @@ def _flops_mandatory(mode: Mode, model: Aggregator, n: int, counted: int) -> int
     return counted if value is None else int(value) * (1 if mode == "infer" else 2)
 
 
-def _model(task: CellTask, device: torch.device) -> Aggregator:
+def _model(task: ScalingTask, device: torch.device) -> Aggregator:
     model = resolve(task.method).create(task.in_dim, task.n_classes).to(device)
     return model.train(task.mode == "train")
 
 
-def _bag(task: CellTask, device: torch.device) -> Bags:
+def _bag(task: ScalingTask, device: torch.device) -> Bags:
     """One bag of standard normal features on a square grid of coordinates, row by row."""
     chance = torch.Generator().manual_seed(task.seed)
     x = torch.empty(task.n, task.in_dim, device=device)
@@ -169,7 +169,7 @@ def _bag(task: CellTask, device: torch.device) -> Bags:
     return Bags(x, [task.n], torch.stack([at % side, at // side], dim=1).to(device))
 
 
-def _work(task: CellTask, model: Aggregator, bag: Bags) -> Callable[[], Any]:
+def _work(task: ScalingTask, model: Aggregator, bag: Bags) -> Callable[[], Any]:
     """Return one inference, or one training step, of one bag."""
     precision = task.dtype if task.dtype in ("bf16", "fp16") else "fp32"
     recipe = model.recipe.model_copy(update={"precision": precision})
@@ -183,13 +183,13 @@ def _work(task: CellTask, model: Aggregator, bag: Bags) -> Callable[[], Any]:
 
         return infer
 
-    return _Step(Stepper(model, recipe, planned_steps=10**9), bag)  # so many that a schedule stands still
+    return _Step(OptimizerStep(model, recipe, planned_steps=10**9), bag)  # so many that a schedule stands still
 
 
 class _Step:
     """One training step on one bag."""
 
-    def __init__(self, stepper: Stepper, bag: Bags) -> None:
+    def __init__(self, stepper: OptimizerStep, bag: Bags) -> None:
         self.stepper, self.bag = stepper, bag
         self.target = torch.zeros(1, dtype=torch.int64, device=bag.device)
 

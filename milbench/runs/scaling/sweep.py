@@ -26,10 +26,10 @@ from ...measure.environment import environment, fingerprint, source_digest
 from ...measure.load import Load
 from ...measure.roofline import Dtype, check_dtype
 from ...registry import registry, resolve
-from ..launchers.local import Progress, Result, run_all
+from ..launchers.local import Outcome, Progress, run_all
 from ..live import Session
 from ..worker import work
-from .measurement import CellKind, CellTask, MachineTask, Mode
+from .measurement import CellKind, MachineTask, Mode, ScalingTask
 from .table import Cells, tidy
 
 MODES: tuple[Mode, ...] = get_args(Mode)
@@ -40,7 +40,7 @@ AUTHORS = {"transmil": "tests.support.authors:AuthorsTransMIL"}
 
 
 @dataclass(frozen=True)
-class LadderPlan:
+class SweepPlan:
     """A ladder that was checked: what is measured, and how.
 
     Attributes:
@@ -72,7 +72,7 @@ class LadderPlan:
     memory_bytes: int | None = None
     seed: int = 0
 
-    def cells(self) -> Iterator[CellTask]:
+    def cells(self) -> Iterator[ScalingTask]:
         """Yield every measurement in the order it is made: methods in turns within a length; memory after time."""
         each = -(-self.iterations // self.rounds)
         passes: list[tuple[CellKind, int]] = [("time", self.rounds), ("memory", 1)]
@@ -81,14 +81,14 @@ class LadderPlan:
                 for kind, times in passes:
                     for _ in range(times):
                         for method in self.methods:
-                            yield CellTask(
+                            yield ScalingTask(
                                 method, mode, n, self.in_dim, self.n_classes, self.dtype, kind, each, self.threads,
                                 self.device_type, self.memory_bytes, self.seed,
                             )  # fmt: skip
 
 
 @dataclass
-class Ladder:
+class ScalingSweep:
     """What a ladder found.
 
     Attributes:
@@ -100,7 +100,7 @@ class Ladder:
         load: how busy the machine was since the command was given, `milbench.measure.load.Load.reading`.
     """
 
-    plan: LadderPlan
+    plan: SweepPlan
     table: pd.DataFrame
     environment: dict[str, Any]
     ceiling: dict[str, Any]
@@ -113,7 +113,7 @@ class Ladder:
                 "samples": self.samples, "load": self.load}  # fmt: skip
 
 
-def plan_ladder(
+def plan_sweep(
     methods: Sequence[str] | None = None,
     lengths: Sequence[int] = (1_000, 4_000, 16_000, 64_000),
     *,
@@ -128,7 +128,7 @@ def plan_ladder(
     device: str = "auto",
     memory_bytes: int | None = None,
     seed: int = 0,
-) -> LadderPlan:
+) -> SweepPlan:
     """Check what is to be measured, and write it out; nothing is run.
 
     Args:
@@ -137,7 +137,7 @@ def plan_ladder(
         threads: None: all cores there are.
         device: ``auto``, ``cpu`` or ``cuda``.
 
-    Other arguments are the fields of `LadderPlan`.
+    Other arguments are the fields of `SweepPlan`.
 
     Raises:
         MilbenchError: something in it cannot be.
@@ -159,25 +159,25 @@ def plan_ladder(
     names += [name for name in dict.fromkeys(pairs.values()) if name not in names]
     for name in names:
         resolve(name).size(in_dim, n_classes)  # what it refuses is known now
-    return LadderPlan(
+    return SweepPlan(
         tuple(names), pairs, tuple(sorted(set(lengths))), tuple(m for m in MODES if m in modes),
         check_dtype(dtype, device_type), in_dim, n_classes, rounds, iterations, threads or _cores(), device_type,
         memory_bytes, seed,
     )  # fmt: skip
 
 
-def run_ladder(
-    plan: LadderPlan,
+def run_sweep(
+    plan: SweepPlan,
     on_progress: Callable[[Progress], None] | None = None,
     journal: Path | None = None,
     on_start: Callable[[Session], None] | None = None,
-) -> Ladder:
+) -> ScalingSweep:
     """Carry out a plan: the machine first, then cell by cell, each in a fresh process, one at a time.
 
     A method that did not end ok at a length is not tried again there, but at longer ones it is.
 
     Args:
-        plan: from `plan_ladder`.
+        plan: from `plan_sweep`.
         on_progress: called after every cell.
         journal: file in which every cell is kept as it ends, see `journal_of`. What is there already is not measured
             again; whoever has written the ladder's files removes it.
@@ -196,7 +196,7 @@ def run_ladder(
     session.progress(0, len(cells) + 1)
     session.phase("measuring", sum(_work(cell) for n, cell in enumerate(cells, start=2) if n not in done.results))
 
-    def report(done: int, what: str, result: Result) -> None:
+    def report(done: int, what: str, result: Outcome) -> None:
         session.progress(done, len(cells) + 1)
         if on_progress is not None:
             on_progress(Progress(done, len(cells) + 1, what, result.outcome, result.reason))
@@ -212,7 +212,7 @@ def run_ladder(
     cap = plan.memory_bytes or int(MEMORY_SHARE * machine.value["available_bytes"])
     plan = replace(plan, memory_bytes=cap)
 
-    def tasks() -> Iterator[tuple[tuple[int, CellTask], CellTask]]:
+    def tasks() -> Iterator[tuple[tuple[int, ScalingTask], ScalingTask]]:
         # Read one by one: what has ended otherwise than ok is known when its next turn comes.
         for number, cell in enumerate(plan.cells(), start=2):
             if number in done.results:
@@ -235,20 +235,20 @@ def run_ladder(
         kept, dtype=plan.dtype, device=device_slug(here, plan.device_type), in_dim=plan.in_dim,
         flops_per_s=ceiling["flops_per_s"], read_bytes_per_s=ceiling["read_bytes_per_s"], against=plan.against,
     )  # fmt: skip
-    return Ladder(plan, table, here, ceiling, [row.samples() for row in kept], load.reading())
+    return ScalingSweep(plan, table, here, ceiling, [row.samples() for row in kept], load.reading())
 
 
-def _named(cell: CellTask) -> str:
+def _named(cell: ScalingTask) -> str:
     return f"{cell.method} {cell.mode} n={cell.n} {cell.kind}"
 
 
-def _work(cell: CellTask) -> float:
+def _work(cell: ScalingTask) -> float:
     """Return the size of a cell in units that all share: a process to start, and calls as long as the bag."""
     calls = (cell.iterations + 2 if cell.kind == "time" else 3) * (3 if cell.mode == "train" else 1)
     return 20_000.0 + calls * cell.n
 
 
-def journal_of(plan: LadderPlan, folder: Path) -> Path:
+def journal_of(plan: SweepPlan, folder: Path) -> Path:
     """Return where a plan's cells are kept until its files are written: one file a plan, machine and code."""
     here = environment()
     here["numerics"]["threads"] = plan.threads  # as the measuring processes see themselves
@@ -266,7 +266,7 @@ class _Journal:
     """The cells that have ended, a line each; in memory alone where there is no file."""
 
     def __init__(self, path: Path | None) -> None:
-        self.results: dict[int, Result] = {}
+        self.results: dict[int, Outcome] = {}
         text = path.read_text(encoding="utf-8", errors="replace") if path is not None and path.is_file() else ""
         whole = 0
         for line in text.splitlines(keepends=True):
@@ -276,7 +276,7 @@ class _Journal:
                 break  # cut short by a kill
             if not line.endswith("\n") or sealed != [_line_checksum(number, outcome, reason, value)]:
                 break  # damaged, or of a milbench before: measured again
-            self.results[number] = Result(outcome, reason, value)
+            self.results[number] = Outcome(outcome, reason, value)
             whole += len(line.encode())
         self._file = None
         if path is not None:
@@ -284,7 +284,7 @@ class _Journal:
             self._file = open_appending(path)
             self._file.truncate(whole)
 
-    def add(self, number: int, result: Result) -> None:
+    def add(self, number: int, result: Outcome) -> None:
         self.results[number] = result
         if self._file is not None:
             fields = (number, result.outcome, result.reason, result.value)
@@ -320,7 +320,7 @@ def parse_lengths(text: str) -> tuple[int, ...]:
     return tuple(out)
 
 
-def file_stem(ladder: Ladder) -> str:
+def file_stem(ladder: ScalingSweep) -> str:
     """Return the name of a ladder's files: device, torch, dtype."""
     version = ladder.environment["software"]["torch"].partition("+")[0]
     return f"{device_slug(ladder.environment, ladder.plan.device_type)}-torch{version}-{ladder.plan.dtype}"
@@ -339,7 +339,7 @@ def _slug(text: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", noise.lower()).strip("-")
 
 
-def _keep(row: Cells, cell: CellTask, result: Result) -> None:
+def _keep(row: Cells, cell: ScalingTask, result: Outcome) -> None:
     if result.outcome != "ok":
         row.outcome, row.reason = result.outcome, f"{cell.kind}: {result.reason}"
     elif cell.kind == "time":

@@ -24,9 +24,9 @@ from ...config import Budget, Choice, Dimension, Recipe, Tuned, Tuning, digest
 from ...errors import MilbenchError
 from ...registry import Method, unreadable
 from ...training.stacked import stacks
-from ...training.task import Task
+from ...training.task import TrainingTask
 from ..claims import Claims
-from ..launchers.local import LATER, WAIT, Result, run_all
+from ..launchers.local import LATER, WAIT, Outcome, run_all
 from ..worker import work
 from .study import distribution, ended_ok, has_ended, import_optuna, open_storage, pruner, sampler
 from .trial import TrialTask
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Search:
+class StudySpec:
     """One study to be made: a method on a fold.
 
     Attributes:
@@ -46,7 +46,7 @@ class Search:
         trials: how often.
     """
 
-    task: Task
+    task: TrainingTask
     method: Method
     tuning: Tuning
     trials: int
@@ -109,14 +109,14 @@ class Search:
 class Trial:
     """How one trial ended, for whoever shows progress."""
 
-    search: Search
+    search: StudySpec
     number: int
     outcome: str
     reason: str
 
 
 @dataclass(frozen=True)
-class Found:
+class StudyResult:
     """What a study found.
 
     Attributes:
@@ -144,15 +144,15 @@ class Found:
 
 
 def search_all(
-    searches: Sequence[Search],
+    searches: Sequence[StudySpec],
     storage: str,
     *,
     jobs: int,
     timeout_s: float | None = None,
     on_trial: Callable[[Trial], None] | None = None,
-    on_begin: Callable[[Search, int], str] | None = None,
+    on_begin: Callable[[StudySpec, int], str] | None = None,
     claims: Claims | None = None,
-) -> dict[str, Found]:
+) -> dict[str, StudyResult]:
     """Carry out what is missing of some studies and return what each found, by its name.
 
     A study is claimed while one of its trials is made: several processes may search the same studies, with the draws
@@ -191,7 +191,7 @@ def search_all(
     return {study.search.name: study.found() for study in opened}
 
 
-def progress(searches: Sequence[Search], storage: str) -> dict[str, int]:
+def progress(searches: Sequence[StudySpec], storage: str) -> dict[str, int]:
     """Return how many trials of each study have ended, by its name; creates nothing."""
     if not searches or ("://" not in storage and not Path(storage).exists()):
         return {search.name: 0 for search in searches}
@@ -206,12 +206,12 @@ def progress(searches: Sequence[Search], storage: str) -> dict[str, int]:
     }
 
 
-def tuned_task(search: Search, found: Found, task: Task) -> Task:
+def tuned_task(search: StudySpec, found: StudyResult, task: TrainingTask) -> TrainingTask:
     """Return a task like `task` with the recipe and parameters a study found."""
     return _with(search, task, found.best or {}, search.tuned)
 
 
-def _with(search: Search, task: Task, values: dict[str, Any], tuned: Tuned | None = None) -> Task:
+def _with(search: StudySpec, task: TrainingTask, values: dict[str, Any], tuned: Tuned | None = None) -> TrainingTask:
     of_recipe = {name: value for name, value in values.items() if name in Recipe.model_fields}
     of_method = {name: value for name, value in values.items() if name not in of_recipe}
     try:
@@ -226,7 +226,7 @@ def _with(search: Search, task: Task, values: dict[str, Any], tuned: Tuned | Non
     return replace(task, spec=spec, method=method.canonical)
 
 
-def smaller(task: Task) -> Task | None:
+def smaller(task: TrainingTask) -> TrainingTask | None:
     """Return the task that takes the place of one that did not fit, where its budget has a fallback not yet used."""
     budget = task.spec.budget
     if budget.on_oom != "subsample" or task.max_instances is not None:
@@ -247,7 +247,7 @@ def _shared(budget: Budget, recipe: Recipe, share: float) -> tuple[Budget, Recip
 class _Study:
     """An Optuna study, and which of its trials count."""
 
-    def __init__(self, search: Search, storage: optuna.storages.BaseStorage, where: str) -> None:
+    def __init__(self, search: StudySpec, storage: optuna.storages.BaseStorage, where: str) -> None:
         from_optuna = import_optuna()
         self.search, self.where = search, where
         self.loss = search.task.spec.protocol.monitor == "val_loss"
@@ -293,7 +293,7 @@ class _Study:
         pruned = self.where if search.tuning.pruner != "none" else None
         return trial, TrialTask(replace(task, spec=spec), search.tuning, pruned, search.name, trial._trial_id)
 
-    def tell(self, trial: optuna.trial.Trial, result: Result) -> tuple[str, str]:
+    def tell(self, trial: optuna.trial.Trial, result: Outcome) -> tuple[str, str]:
         """Record how a trial ended; return its outcome and reason.
 
         A trial that another machine, whose claims are not seen here, has ended meanwhile stays as that one recorded it.
@@ -319,7 +319,7 @@ class _Study:
             return str(recorded.get("outcome", outcome)), str(recorded.get("reason", reason))
         return outcome, reason
 
-    def found(self) -> Found:
+    def found(self) -> StudyResult:
         """Return what the trials that have ended show: the first ones, as many as every method gets."""
         trials = [t for t in self.study.get_trials(deepcopy=False) if has_ended(t)][: self.search.trials]
         outcomes = Counter(str(t.user_attrs.get("outcome", "failed")) for t in trials)
@@ -331,16 +331,16 @@ class _Study:
             used.update({key: float(v) for key, v in trial.user_attrs.get("used", {}).items() if v is not None})
         done = [t for t in trials if ended_ok(t)]
         if not done:
-            return Found(None, math.nan, -1, outcomes, bad[-1] if bad else "", dict(used))
+            return StudyResult(None, math.nan, -1, outcomes, bad[-1] if bad else "", dict(used))
         best = min(done, key=lambda t: ((t.value if self.loss else -t.value), t.number))
         space = self.search.space
         values = {name: _value(space[name], v) for name, v in best.params.items()}
         # Its place among the trials that count, which one that was never begun does not shift.
-        return Found(values, float(best.value), trials.index(best), outcomes, bad[-1] if bad else "", dict(used))
+        return StudyResult(values, float(best.value), trials.index(best), outcomes, bad[-1] if bad else "", dict(used))
 
 
 def _tasks(
-    studies: Sequence[_Study], claims: Claims | None, on_begin: Callable[[Search, int], str] | None = None
+    studies: Sequence[_Study], claims: Claims | None, on_begin: Callable[[StudySpec, int], str] | None = None
 ) -> Iterator[Any]:
     """Yield a trial of whichever study has none under way; `WAIT` where all have one, `LATER` where others make it."""
     while True:
@@ -366,7 +366,7 @@ def _tasks(
             yield LATER if ready else WAIT
 
 
-def derived(search: Search, index: int) -> int:
+def derived(search: StudySpec, index: int) -> int:
     """Return the seed of the sampler of a study's trial."""
     text = f"{search.tuning.seed}/{search.name}/{index}"
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big")

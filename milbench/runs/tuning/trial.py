@@ -11,7 +11,7 @@ from ...config import Protocol, Tuning
 from ...data.cache.reader import FeatureCache
 from ...errors import MilbenchError
 from ...training.loop import train
-from ...training.task import OnEvaluation, OnStep, Task, Trained
+from ...training.task import OnEvaluation, OnStep, TrainingResult, TrainingTask
 
 
 class Pruned(Exception):  # noqa: N818
@@ -30,7 +30,7 @@ class TrialTask:
         trial_id: Optuna's, in the storage.
     """
 
-    task: Task
+    task: TrainingTask
     tuning: Tuning
     storage: str | None
     study: str
@@ -73,7 +73,7 @@ def run_trial(
     return {"score": score(trained, trial.task.spec.protocol), "used": _used(rows[-1])}
 
 
-def score(trained: Trained, protocol: Protocol) -> float:
+def score(trained: TrainingResult, protocol: Protocol) -> float:
     """Return the monitored validation quantity of the selected evaluation."""
     return float(trained.history[trained.selected - 1][protocol.monitor])
 

@@ -8,7 +8,8 @@ from matplotlib.figure import Figure
 from support import synthetic as made
 
 from milbench.evaluation.leaderboard import leaderboard
-from milbench.report.figures.leaderboard import auc_figure, pareto, place_labels, tradeoff_figure
+from milbench.report.figures.labels import place_labels
+from milbench.report.figures.leaderboard import auc_figure, pareto, tradeoff_figure
 
 
 @pytest.fixture(scope="module")

@@ -11,8 +11,8 @@ from sklearn.utils.class_weight import compute_class_weight
 from support.small import ODD, opened, task, write_cohort
 
 from milbench.config import Recipe
-from milbench.runs.costs.benchmark import COUNTED, STEPS, TURNS, CostTask, measure, pooled, unpooled
-from milbench.training.step import Stepper
+from milbench.runs.costs.benchmark import COUNTED, ROUNDS, STEPS, CostTask, measure, pooled, unpooled
+from milbench.training.step import OptimizerStep
 
 CPU = torch.device("cpu")
 SGD = Recipe(optimizer="sgd", batch_size=3, accumulate=2)
@@ -70,13 +70,13 @@ ONE_BY_ONE = SGD.model_copy(update={"batch_size": 1, "accumulate": 1})
 def test_a_timed_step_is_the_one_it_says(cohort, monkeypatch):
     seen = []
 
-    class Spy(Stepper):
+    class Spy(OptimizerStep):
         def backward(self, batch, targets, group):
             seen.append(sum(batch.lengths))
             return super().backward(batch, targets, group)
 
-    monkeypatch.setattr("milbench.runs.costs.benchmark.Stepper", Spy)
-    for turn, recipe in product(range(TURNS), (ONE_BY_ONE, SGD)):
+    monkeypatch.setattr("milbench.runs.costs.benchmark.OptimizerStep", Spy)
+    for turn, recipe in product(range(ROUNDS), (ONE_BY_ONE, SGD)):
         seen.clear()
         found = measured(cohort, "mean", recipe=recipe, turn=turn)["train"]
         taken, steps = found["step_samples"], len(found["step_patches"])
@@ -100,7 +100,7 @@ def test_steps_are_the_middles_of_equal_parts_of_an_epoch(cohort):
 def test_all_turns_together_time_every_step_of_the_slowest_method(cohort, monkeypatch):
     monkeypatch.setattr("milbench.runs.costs.benchmark.MAX_SECONDS", 1e-9)
     monkeypatch.setattr("milbench.runs.costs.benchmark._WARM_SECONDS", 1e-9)
-    turns = [measured(cohort, "mean", recipe=ONE_BY_ONE, turn=turn) for turn in range(TURNS)]
+    turns = [measured(cohort, "mean", recipe=ONE_BY_ONE, turn=turn) for turn in range(ROUNDS)]
     assert [turn["train"]["step_samples"] for turn in turns] == [[0, 3], [1, 4], [2, 5]]
     found = pooled(turns)["train"]
     assert found["patches_per_s"] == pytest.approx(np.mean(found["step_patches"]) / found["seconds_per_step"])
@@ -159,14 +159,14 @@ def test_a_measured_step_is_that_of_a_recipe_with_weights(cohort, kind, monkeypa
     folder, parts = cohort
     cohort = folder, parts | {"train": [row for row in parts["train"] if row[1] == 0][:3] + parts["train"][-4:]}
     sizes, weights = [], []
-    loss = Stepper._smoothed
+    loss = OptimizerStep._smoothed
 
     def spied(self, out, targets):
         sizes.append(len(targets))
         weights.append(self.class_weights)
         return loss(self, out, targets)
 
-    monkeypatch.setattr(Stepper, "_smoothed", spied)
+    monkeypatch.setattr(OptimizerStep, "_smoothed", spied)
     measured(cohort, "mean", kind, SGD.model_copy(update={"class_weights": "balanced"}))
     labels = np.array([y for _, y in cohort[1]["train"]])
     expected = compute_class_weight("balanced", classes=np.array([0, 1]), y=labels)

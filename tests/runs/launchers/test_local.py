@@ -16,7 +16,7 @@ from support import odd_work
 
 from milbench.errors import MilbenchError
 from milbench.runs.launchers import local
-from milbench.runs.launchers.local import Result, run_all
+from milbench.runs.launchers.local import Outcome, run_all
 
 HERE = Path(__file__).parents[2]
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="fork server and signals")
@@ -57,8 +57,8 @@ def gone(processes, within=5.0):
 def test_results_come_back_with_their_keys_as_they_end():
     tasks = [(i, ("sleep", 1.0) if i == 0 else ("echo", i)) for i in range(4)]
     ended = list(run_all(odd_work.do, tasks, 2))
-    assert ended[-1] == (0, Result("ok", "", "slept"))
-    assert ended[:3] == [(i, Result("ok", "", i)) for i in (1, 2, 3)]
+    assert ended[-1] == (0, Outcome("ok", "", "slept"))
+    assert ended[:3] == [(i, Outcome("ok", "", i)) for i in (1, 2, 3)]
 
 
 def test_every_task_has_a_process_of_its_own():
@@ -87,7 +87,7 @@ def test_a_result_larger_than_any_buffer():
 
 def test_a_sleeping_process_is_stopped():
     start = time.monotonic()
-    assert one("sleep", 60, timeout_s=0.5) == Result("timeout", "stopped after 0.5 s")
+    assert one("sleep", 60, timeout_s=0.5) == Outcome("timeout", "stopped after 0.5 s")
     assert time.monotonic() - start < 10
     assert not children()
 
@@ -96,7 +96,7 @@ def test_a_timeout_ends_one_run_and_not_its_neighbour(tmp_path):
     tasks = [("long", ("ignore_and_sleep", str(tmp_path / "pid"))), ("short", ("echo", 1))]
     results = dict(run_all(odd_work.do, tasks, 2, timeout_s=2.0))
     assert results["long"].outcome == "timeout"
-    assert results["short"] == Result("ok", "", 1)
+    assert results["short"] == Outcome("ok", "", 1)
     assert not psutil.pid_exists(int((tmp_path / "pid").read_text()))
 
 
@@ -123,7 +123,7 @@ def test_what_dies_has_a_reason(task, outcome, reason, monkeypatch):
 def test_a_run_that_others_end_is_repeated_at_most_twice(tmp_path, monkeypatch, number, times):
     monkeypatch.setattr(local, "GRACE_S", 0.1)
     result = one("end_at_first", number, times, str(tmp_path / "mark"))
-    assert result == Result("ok", "", times + 1, (signal.Signals(number).name,) * times)
+    assert result == Outcome("ok", "", times + 1, (signal.Signals(number).name,) * times)
 
 
 def test_three_ends_are_final_and_a_timeout_is_not_repeated(tmp_path, monkeypatch):
@@ -152,17 +152,17 @@ def test_a_killed_fork_server_is_started_again_and_its_runs_repeated(tmp_path, m
     killer.start()
     results = dict(run_all(odd_work.do, [(0, ("sleep", 1.0, str(mark))), (1, ("echo", 1))], 1))
     killer.join()
-    assert results == {0: Result("ok", "", "slept", ("the end of its fork server",)), 1: Result("ok", "", 1)}
+    assert results == {0: Outcome("ok", "", "slept", ("the end of its fork server",)), 1: Outcome("ok", "", 1)}
     assert local._server() not in (None, killed[0])
     first, _ = mark.read_text().split()
     assert not alive_id(int(first))
     os.kill(local._server(), signal.SIGKILL)  # while nothing runs
-    assert one("echo", 2) == Result("ok", "", 2)
+    assert one("echo", 2) == Outcome("ok", "", 2)
 
 
 def test_a_run_that_leaves_with_the_code_of_a_lost_server_has_failed(monkeypatch):
     monkeypatch.setattr(local, "GRACE_S", 0.1)
-    assert one("leave", 255) == Result("failed", "the process ended with exit code 255 and no result")
+    assert one("leave", 255) == Outcome("failed", "the process ended with exit code 255 and no result")
 
 
 def test_a_system_that_starts_no_process_is_a_sentence(monkeypatch):
@@ -184,7 +184,7 @@ def test_a_process_left_behind_by_a_run_does_not_hold_it_up(tmp_path):
     mark = tmp_path / "pid"
     result = one("orphan", str(mark))
     assert psutil.pid_exists(int(mark.read_text()))  # nobody waited for its end
-    assert result == Result("failed", "the process ended with exit code 5 and no result")
+    assert result == Outcome("failed", "the process ended with exit code 5 and no result")
     os.kill(int(mark.read_text()), signal.SIGKILL)
 
 
@@ -211,7 +211,7 @@ def test_a_task_that_cannot_be_sent_ends_the_others(tmp_path):
 
 def test_runs_end_when_nobody_reads_their_results():
     results = run_all(odd_work.do, [(0, ("echo", 0)), (1, ("sleep", 60)), (2, ("sleep", 60))], 2)
-    assert next(results) == (0, Result("ok", "", 0))
+    assert next(results) == (0, Outcome("ok", "", 0))
     started = children()
     assert started
     results.close()

@@ -11,7 +11,7 @@ from support.small import ODD
 
 from milbench.errors import MilbenchError
 from milbench.runs.scaling import measurement as cell
-from milbench.runs.scaling.measurement import CellTask, measure_cell
+from milbench.runs.scaling.measurement import ScalingTask, measure_cell
 from milbench.runs.scaling.table import growth_exponent
 
 CPU = torch.device("cpu")
@@ -19,7 +19,7 @@ D, C = 6, 3
 
 
 def task(method, mode="infer", n=32, kind="memory", dtype="fp32", **changes):
-    plain = CellTask(method, mode, n, D, C, dtype, kind, iterations=4, threads=1, device_type="cpu")
+    plain = ScalingTask(method, mode, n, D, C, dtype, kind, iterations=4, threads=1, device_type="cpu")
     return replace(plain, **changes)
 
 
@@ -121,8 +121,8 @@ def test_inference_is_evaluation_without_gradients(seen, dtype, cast):
 
 def test_training_trains(seen, monkeypatch):
     steps = []
-    true = cell.Stepper.step
-    monkeypatch.setattr(cell.Stepper, "step", lambda self: steps.append(self) or true(self))
+    true = cell.OptimizerStep.step
+    monkeypatch.setattr(cell.OptimizerStep, "step", lambda self: steps.append(self) or true(self))
     measured("any", "train", kind="time", iterations=3)
     assert all(training and not inference for _, training, inference, _ in seen)
     assert len(steps) == len(seen) >= 3, "one bag a step"

@@ -11,7 +11,7 @@ from support.small import ODD
 
 import milbench
 from milbench.errors import MilbenchError
-from milbench.runs.scaling.sweep import device_slug, file_stem, journal_of, parse_lengths, plan_ladder, run_ladder
+from milbench.runs.scaling.sweep import device_slug, file_stem, journal_of, parse_lengths, plan_sweep, run_sweep
 
 TAKES, PLAIN, LOST = LADDER + "Takes", ODD + "Plain", ODD + "Lost"
 CAP = 256 * MIB
@@ -20,10 +20,10 @@ CAP = 256 * MIB
 @pytest.fixture(scope="module")
 def climbed():
     """Two rounds; Takes fits at 8 and 32 but neither at 600 nor at 700; Lost never works."""
-    plan = plan_ladder([TAKES, PLAIN, LOST], (600, 8, 32, 700), modes=["infer"], in_dim=8, rounds=2, iterations=9,
+    plan = plan_sweep([TAKES, PLAIN, LOST], (600, 8, 32, 700), modes=["infer"], in_dim=8, rounds=2, iterations=9,
                        threads=1, device="cpu", memory_bytes=CAP, against=PLAIN)  # fmt: skip
     steps = []
-    return run_ladder(plan, steps.append), steps
+    return run_sweep(plan, steps.append), steps
 
 
 def cell(climbed, method, n):
@@ -50,9 +50,9 @@ def test_methods_take_turns_and_what_failed_is_not_tried_again(climbed):
     done = [step.what.split() for step in steps[1:]]
     order = {n: [(what[0], what[-1]) for what in done if what[2] == f"n={n}"] for n in (8, 32, 600, 700)}
     both = [(TAKES, "time"), (PLAIN, "time")]
-    fits = [*both, (LOST, "time"), *both, (TAKES, "memory"), (PLAIN, "memory")]
+    oom_context = [*both, (LOST, "time"), *both, (TAKES, "memory"), (PLAIN, "memory")]
     fails = [*both, (LOST, "time"), (PLAIN, "time"), (PLAIN, "memory")]
-    assert order == {8: fits, 32: fits, 600: fails, 700: fails}
+    assert order == {8: oom_context, 32: oom_context, 600: fails, 700: fails}
     assert [what[2] for what in done] == sorted((what[2] for what in done), key=lambda n: int(n[2:]))
     assert steps[0].what == "this machine, fp32"
     assert {step.total for step in steps} == {1 + 4 * 3 * 3}
@@ -100,7 +100,7 @@ class KilledError(Exception):
 
 
 def test_an_interrupted_ladder_goes_on_after_the_last_cell_that_ended(tmp_path):
-    plan = plan_ladder([TAKES, PLAIN], (8, 600), modes=["infer"], in_dim=8, rounds=2, iterations=4, threads=1,
+    plan = plan_sweep([TAKES, PLAIN], (8, 600), modes=["infer"], in_dim=8, rounds=2, iterations=4, threads=1,
                        device="cpu", memory_bytes=CAP)  # fmt: skip
     journal, seen = journal_of(plan, tmp_path / "perf"), []
 
@@ -110,11 +110,11 @@ def test_an_interrupted_ladder_goes_on_after_the_last_cell_that_ended(tmp_path):
             raise KilledError
 
     with pytest.raises(KilledError):
-        run_ladder(plan, stop, journal)
+        run_sweep(plan, stop, journal)
     with journal.open("ab") as file:
         file.write(b'[10,"ok","",{"sec')  # of a line that a kill cut short
     again = []
-    found = run_ladder(plan, again.append, journal)
+    found = run_sweep(plan, again.append, journal)
     assert len(journal.read_text().splitlines()) == 1 + 6 + 4  # what did not fit has no second turn
     measured = [step.what for step in again[1:]]
     assert measured == [f"{PLAIN} infer n=600 time", f"{PLAIN} infer n=600 memory"]
@@ -124,18 +124,18 @@ def test_an_interrupted_ladder_goes_on_after_the_last_cell_that_ended(tmp_path):
     assert [len(s["seconds"]) for s in found.samples] == [2, 2, 0, 2]
     # A third time nothing is left, and what was kept gives the same table.
     third = []
-    assert run_ladder(plan, third.append, journal).table.equals(found.table)
+    assert run_sweep(plan, third.append, journal).table.equals(found.table)
     assert len(third) == 1
-    other = plan_ladder([TAKES], (8,), modes=["infer"], in_dim=8, rounds=1, threads=1, device="cpu")
+    other = plan_sweep([TAKES], (8,), modes=["infer"], in_dim=8, rounds=1, threads=1, device="cpu")
     assert journal_of(other, tmp_path / "perf") != journal
 
 
 def test_default_methods_are_all_registered_ones():
-    assert list(plan_ladder(device="cpu").methods) == milbench.list_aggregators()
+    assert list(plan_sweep(device="cpu").methods) == milbench.list_aggregators()
 
 
 def test_a_plan_spells_methods_and_lengths_once():
-    plan = plan_ladder(["transmil[layers=2]", "transmil", "mean"], (9, 3, 9), modes=["train", "infer"], device="cpu")
+    plan = plan_sweep(["transmil[layers=2]", "transmil", "mean"], (9, 3, 9), modes=["train", "infer"], device="cpu")
     assert plan.methods == ("transmil", "mean")
     assert plan.lengths == (3, 9)
     assert plan.modes == ("infer", "train")
@@ -175,14 +175,14 @@ def test_a_plan_spells_methods_and_lengths_once():
 )
 def test_what_cannot_be_measured_is_one_sentence(changes, words):
     with pytest.raises(MilbenchError, match=words) as error:
-        plan_ladder(**{"methods": ["mean"], "device": "cpu"} | changes)
+        plan_sweep(**{"methods": ["mean"], "device": "cpu"} | changes)
     assert str(error.value).endswith((".", "?"))
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
 def test_no_cuda_no_plan():
     with pytest.raises(MilbenchError, match="no CUDA device"):
-        plan_ladder(device="cuda")
+        plan_sweep(device="cuda")
 
 
 @pytest.mark.parametrize(
@@ -216,7 +216,7 @@ def test_slugs(model, threads, slug):
 
 def test_the_authors_form_of_each_spelling(monkeypatch):
     monkeypatch.syspath_prepend(Path(__file__).parents[3])
-    plan = plan_ladder(["mean", "transmil[layers=1]", "transmil"], device="cpu", against="authors")
+    plan = plan_sweep(["mean", "transmil[layers=1]", "transmil"], device="cpu", against="authors")
     theirs = "tests.support.authors:AuthorsTransMIL"
     assert plan.against == {"transmil[layers=1]": f"{theirs}[layers=1]", "transmil": theirs}
     assert plan.methods == ("mean", "transmil[layers=1]", "transmil", f"{theirs}[layers=1]", theirs)

@@ -17,10 +17,10 @@ from milbench.evaluation.runs_table import read_cohorts
 from milbench.runs import execute as runner
 from milbench.runs import plan as plans
 from milbench.runs.execute import execute, trials_left, tune
-from milbench.runs.launchers.local import WAIT, Result, run_all
+from milbench.runs.launchers.local import WAIT, Outcome, run_all
 from milbench.runs.plan import make_plan
 from milbench.runs.tuning import search as tuning_module
-from milbench.runs.tuning.search import Search
+from milbench.runs.tuning.search import StudySpec
 
 optuna = pytest.importorskip("optuna", reason="tuning needs Optuna: pip install 'milbench[tune]'")
 
@@ -224,7 +224,7 @@ def test_a_trial_that_two_machines_make_is_recorded_once(folder, where):
     trials = [study.ask()[0] for study in (one, other)]
     assert trials[0].number == trials[1].number
     used = dict.fromkeys(("steps", "flops", "device_seconds", "seconds"), 1.0)
-    results = [Result("ok", "", {"score": 0.25, "used": used}), Result("timeout", "late")]
+    results = [Outcome("ok", "", {"score": 0.25, "used": used}), Outcome("timeout", "late")]
     ended = [study.tell(*pair) for study, *pair in zip((one, other), trials, results, strict=True)]
     assert ended == [("ok", ""), ("ok", "")]
     assert other.left == 0
@@ -389,7 +389,7 @@ def test_what_does_not_fit_is_tried_again_on_parts_of_bags(folder, monkeypatch):
             for (study, trial, task), result in real(work, tasks, jobs, timeout_s):
                 sizes.append(task.task.max_instances)
                 cut = task.task.max_instances is not None
-                yield (study, trial, task), result if cut else Result("oom", "played")
+                yield (study, trial, task), result if cut else Outcome("oom", "played")
 
         return told()
 
@@ -478,7 +478,7 @@ def test_auc_before_tuning_is_of_the_folds_and_seeds_that_were_tuned(folder):
 
 def waiting(task):
     time.sleep(0.05)
-    return Result("ok", "", task)
+    return Outcome("ok", "", task)
 
 
 def test_tasks_may_wait_for_results():
@@ -504,5 +504,5 @@ def test_names_of_studies_tell_everything_apart(folder):
     names = {s.name for s in plan.searches}
     more = make_plan(tuned(folder, budget={"steps": 7}), folder / "runs")
     assert len(names | {s.name for s in more.searches}) == 4
-    again: list[Search] = list(make_plan(tuned(folder, trials=9), folder / "runs").searches)
+    again: list[StudySpec] = list(make_plan(tuned(folder, trials=9), folder / "runs").searches)
     assert {s.name for s in again} == names  # more trials go on with the same study
