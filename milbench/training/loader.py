@@ -1,4 +1,4 @@
-"""BagLoader: how features come from the cache to the device, once where they fit, ahead of the work where they do not."""
+"""BagLoader: features on their way from the cache to the device, once where they fit, else read ahead of the work."""
 
 from __future__ import annotations
 

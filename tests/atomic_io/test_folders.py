@@ -13,7 +13,7 @@ from milbench.atomic_io.folders import write_atomic
 
 KILLED = """
 import os, signal, sys
-from milbench.data import files
+from milbench.atomic_io import folders as files
 files.os.replace = lambda *a: os.kill(os.getpid(), signal.SIGKILL)
 files.write_atomic(files.Path(sys.argv[1]), "new")
 """

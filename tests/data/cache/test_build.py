@@ -123,7 +123,7 @@ def test_bytes_that_a_power_cut_lost_are_read_again(clam, tmp_path, lost):
 SLOW = """
 import sys, time
 from pathlib import Path
-from milbench.data import build
+from milbench.data.cache import build
 def slow(done, total, slide):
     print(done, flush=True)
     time.sleep(0.05)
