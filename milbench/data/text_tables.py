@@ -549,7 +549,7 @@ def _parquet(path: Path) -> Iterator[tuple[int, list[str]]]:
             words = [field.name for field in flat if not pa.types.is_primitive(field.type)]
             # Words that repeat are kept once: a column of one long word a million times is small on disk.
             file = parquet.ParquetFile(source, read_dictionary=words, page_checksum_verification=True)
-            refuse_parquet_gaps(path, path.stat().st_size, file)
+            refuse_parquet_gaps(path, path.stat().st_size)
             size = sum(file.metadata.row_group(i).total_byte_size for i in range(file.metadata.num_row_groups))
             if size > _MOST_BYTES or file.metadata.num_rows * len(flat) > _MOST_CELLS:
                 raise MilbenchError(_too_large(path, f"{_MOST_BYTES // 2**20} MiB or {_MOST_CELLS:,} cells"))

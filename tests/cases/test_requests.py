@@ -21,9 +21,9 @@ from support import synthetic as made
 from typer.testing import CliRunner
 
 import milbench
+from milbench import config as specs
 from milbench.cli import app, main
 from milbench.config import Budget, Suite, Tuning, digest
-from milbench.config import spec as specs
 from milbench.data.cache.reader import CacheWriter
 from milbench.data.onboarding.suite_template import threads_for
 from milbench.errors import MilbenchError

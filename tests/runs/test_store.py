@@ -144,8 +144,9 @@ def test_a_folder_without_its_record_is_replaced(store):
 def child(store, body):
     """Start `body` in a process of its own, with `store`, `publish` and `kill` at hand."""
     code = f"""
-import importlib.util, os, signal
+import importlib.util, os, signal, sys
 from pathlib import Path
+sys.path.insert(0, {str(Path(__file__).parents[1])!r})
 spec = importlib.util.spec_from_file_location("test_store", {str(Path(__file__))!r})
 t = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(t)

@@ -16,7 +16,7 @@ from milbench.config import Protocol
 from milbench.data.cache.reader import CacheWriter
 from milbench.errors import Diverged, MilbenchError
 from milbench.training import loader as feed
-from milbench.training import loop
+from milbench.training import loop, selection
 from milbench.training.budget_meter import step_flops
 from milbench.training.loader import BagLoader, Standardizer
 from milbench.training.loop import _Losses, flops_of, train
@@ -186,7 +186,7 @@ def test_patience_counts_epochs_without_improvement(cohort, monkeypatch, values,
         value = next(script)
         return {"val_loss": value, "val_auc": NAN} if monitor == "val_loss" else {"val_loss": NAN, "val_auc": -value}
 
-    monkeypatch.setattr(loop, "validation", scripted)
+    monkeypatch.setattr(selection, "validation", scripted)
     trained, p = run(cohort, epochs=len(values), patience=patience, protocol=Protocol(monitor=monitor))
     assert (len(trained.history), trained.selected) == (epochs, selected)
     monkeypatch.undo()

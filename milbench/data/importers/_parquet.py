@@ -59,7 +59,7 @@ class ParquetTable:
             self._file = parquet.ParquetFile(
                 str(path), buffer_size=1 << 16, pre_buffer=False, page_checksum_verification=True
             )
-            refuse_parquet_gaps(path, size, self._file)
+            refuse_parquet_gaps(path, size)
             schema, metadata = self._file.schema_arrow, self._file.metadata
             found = columns_of(schema, path)
             if found is None:

@@ -12,9 +12,9 @@ import zlib
 from contextlib import suppress
 from mmap import ACCESS_READ, mmap
 from pathlib import Path
-from typing import Any
 
 from ...errors import MilbenchError
+from .parquet_footer import chunks
 
 _AGAIN = "copy or write it again"
 _HDF5 = b"\x89HDF\r\n\x1a\n"
@@ -119,45 +119,32 @@ def _unpacks(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bool:
     return True
 
 
-def refuse_parquet_gaps(path: Path, size: int, file: Any) -> None:
+def refuse_parquet_gaps(path: Path, size: int) -> None:
     """Refuse a Parquet file with other bytes than its footer accounts for.
 
-    Column chunks begin at byte 4 and follow each other; behind them may lie page indexes and Bloom filters, whose
-    places pyarrow does not tell. Bytes inserted between would shift the pages.
+    Column chunks begin at byte 4 and follow each other; behind them may lie page indexes and Bloom filters. Bytes
+    inserted between would shift the pages.
 
     Args:
-        path: the file.
+        path: the file, whose footer pyarrow has read.
         size: its bytes.
-        file: the same as a `pyarrow.parquet.ParquetFile`.
 
     Raises:
         MilbenchError: the chunks end elsewhere than where the footer begins.
     """
-    metadata = file.metadata
-    chunks = [
-        metadata.row_group(i).column(j) for i in range(metadata.num_row_groups) for j in range(metadata.num_columns)
-    ]
     with path.open("rb") as raw:
         raw.seek(max(0, size - 8))
         footer = size - 8 - int.from_bytes(raw.read(4), "little")
-    at = 4
-    for chunk in chunks:
-        if _begin(chunk) != at:  # a writer that pads or sorts its pages otherwise
+        if footer < 4:
             return
-        at += int(chunk.total_compressed_size)
-    if chunks and at != footer and not any(_more(chunk) for chunk in chunks):
+        raw.seek(footer)
+        columns = chunks(raw.read(size - 8 - footer))
+    at = 4
+    for chunk in columns or ():
+        if chunk.begin != at:  # a writer that pads or sorts its pages otherwise
+            return
+        at += chunk.size
+    if columns and at != footer and not any(chunk.more for chunk in columns):
         raise MilbenchError(
             f"{path} is damaged (its columns end at byte {at:,}, and its footer begins at {footer:,}); {_AGAIN}."
         )
-
-
-def _begin(chunk: Any) -> int:
-    first = int(chunk.data_page_offset)
-    return min(first, int(chunk.dictionary_page_offset)) if chunk.has_dictionary_page else first
-
-
-def _more(chunk: Any) -> bool:
-    """Whether a page index or a Bloom filter may lie behind the chunks; older pyarrow does not tell of the latter."""
-    if not hasattr(chunk, "bloom_filter_offset"):
-        return True
-    return bool(chunk.has_offset_index or chunk.has_column_index) or chunk.bloom_filter_offset is not None

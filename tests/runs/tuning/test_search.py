@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from pathlib import Path
 
 import pytest
 from support.small import suite, write_cohort
@@ -14,6 +15,7 @@ import milbench
 from milbench.config import Budget, Choice, Float, Int, Protocol, Suite, Tuning
 from milbench.errors import MilbenchError
 from milbench.evaluation.runs_table import read_cohorts
+from milbench.report import tuning as figures
 from milbench.runs import execute as runner
 from milbench.runs import plan as plans
 from milbench.runs.execute import execute, trials_left, tune
@@ -70,8 +72,8 @@ def test_figures_and_the_table_name_the_options_of_a_choice(folder, monkeypatch)
     assert best["optimizer"] in options
     assert best["grad_clip"] in (None, 0.5)
     drawn = []
-    monkeypatch.setattr(tuning_module, "write_figure", lambda path, figure, **_: drawn.append((path, figure)))
-    paths = tuning_module.draw(plan.searches, plan.storage, folder / "figures")
+    monkeypatch.setattr(figures, "write_figure", lambda path, figure, **_: drawn.append((path, figure)))
+    paths = figures.write_study_figures(plan.searches, plan.storage, folder / "figures")
     assert [path for path, _ in drawn] == paths
     assert len(paths) == 2
     history, slices = (figure for _, figure in drawn)
@@ -177,7 +179,7 @@ print("done", flush=True)
 
 
 def test_kill_minus_nine_loses_no_trial_and_adds_none(folder):
-    command = [sys.executable, "-c", SCRIPT, os.path.dirname(__file__), str(folder)]
+    command = [sys.executable, "-c", SCRIPT, str(Path(__file__).parents[2]), str(folder)]
     first = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     for _ in range(4):
         assert first.stdout.readline()
