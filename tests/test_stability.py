@@ -1,4 +1,4 @@
-"""What results are stored under stays: ids of runs and costs, names of studies, fingerprints, folds.
+"""What results are stored under stays: ids of runs and costs, names of studies, fingerprints, folds; and predictions.
 
 A stored run that gets another id is lost to its suite. The golden values in ``stability.json`` were made once, on the
 tree of 30 November 2026, by ``python tests/test_stability.py``; a change that moves one of them orphans results.
@@ -122,6 +122,44 @@ def test_built_in_cohorts_keep_their_fingerprints():
     assert found == golden()["fingerprints"]
 
 
+TINY = """
+name = "tiny"
+methods = [
+    "mean", "max", "max_instance", "abmil", "abmil[gated=true]", "dsmil", "clam_sb", "clam_mb",
+    "transmil[dim=32,heads=4,landmarks=16]",
+]
+cost = false
+[recipe]
+epochs = 2
+lr = 1e-3
+batch_size = 4
+[[data]]
+name = "arrangement"
+dataset = "arrangement"
+params = { grid = 4, train = 24, val = 8, test = 8 }
+"""
+
+
+def predictions(folder: Path) -> dict[str, list[float]]:
+    """Return the log-odds of the test bags of a tiny suite, by the name its run is stored under and the method."""
+    import milbench
+
+    (folder / "tiny.toml").write_text(TINY)
+    by_run = {}
+    for record in milbench.run(folder / "tiny.toml", results=folder / "runs"):
+        test = record.predictions().query("split == 'test'").sort_values("slide_id")
+        by_run[f"{record.path.name} {record.method}"] = [round(value, 5) for value in test["s1"]]
+    return by_run
+
+
+def test_predictions_of_a_tiny_suite_stay(tmp_path):
+    """Processors round sums in other ways, and AdamW makes more of it; another start or order moves far more."""
+    expected, made = golden()["predictions"], predictions(tmp_path)
+    assert made.keys() == expected.keys()
+    for run, log_odds in made.items():
+        assert log_odds == pytest.approx(expected[run], abs=5e-3), run
+
+
 def test_public_names_stay():
     import milbench
 
@@ -141,6 +179,7 @@ if __name__ == "__main__":
             "suites": {name: identities(name, Path(home)) for name in suites()},
             "folds": {f"{s}/{c}": folds(c, **SCHEMES[s]) for s in SCHEMES for c in (2, 3)},
             "fingerprints": {d.name: load_cohort(d, quickstart.base).fingerprint for d in quickstart.data},
+            "predictions": predictions(Path(home)),
             "public": sorted(name for name in milbench.__all__),
         }
     GOLDEN.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
