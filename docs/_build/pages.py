@@ -58,7 +58,7 @@ API: dict[str, tuple[str, str, tuple[str, ...]]] = {
         "`milbench check METHOD` from Python.",
         (
             "milbench.testing.report.check_aggregator", "milbench.testing.report.run_checks",
-            "milbench.testing.report.Report", "milbench.testing.report.Outcome",
+            "milbench.testing.report.Report", "milbench.testing.report.Result",
         ),
     ),
     "interpret": (

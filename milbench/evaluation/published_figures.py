@@ -17,9 +17,8 @@ if TYPE_CHECKING:
 WORDS = """\
 Published figures stand beside ours as context: they are no target, and nothing was chosen by them. Ours is the mean
 over folds and seeds with the standard deviation of the repetitions' means (of the seeds', where folds are not
-repeated). Status tells how
-sure the published figure is: *read* in the source, or from *memory* and not checked; what its error is of differs from
-paper to paper. Within says whether ours lies within the published error."""
+repeated). Status tells how sure the published figure is: *read* in the source, or from *memory* and not checked; what
+its error is of differs from paper to paper. Within says whether ours lies within the published error."""
 
 _DECIMALS = 3
 

@@ -62,9 +62,8 @@ class Scores:
         runs: one row an ``ok`` run: fold, seed, bags, the columns of `metrics.all_metrics`, and
             ``ordered_by``: `LOG_ODDS` or `PROBABILITIES`, ``threshold_rule`` (what classes were predicted by: a rule of
             `milbench.stats.threshold`, or `ARGMAX`), ``threshold`` (the lowest probability of the positive class that
-            is
-            called positive; NaN with `ARGMAX`), ``threshold_reason`` (why the rule chose nothing and 0.5 stands), and
-            `milbench.evaluation.collapse.of_predictions`.
+            is called positive; NaN with `ARGMAX`), ``threshold_reason`` (why the rule chose nothing and 0.5 stands),
+            and `milbench.evaluation.collapse.of_predictions`.
         auc: mean AUC over folds and seeds; NaN where no run is ``ok`` or none is defined.
         low, high: its 95 % interval, over patients and seeds.
         mean: `auc` with what is known of its error, for paired differences and ranks.

@@ -24,12 +24,13 @@ say about either is read there.
 """
 
 from .areas import Placements, bootstrap_auc, class_aucs, placements, weighted_auc
-from .base import LEVEL, Array, Interval, nanmean
+from .base import LEVEL, Array, Interval
 from .delong import AucEstimates, PatientPairs, certain_bound, delong, exact_bound
 from .elo import Ratings, bradley_terry, elo_ratings, pairwise_wins
 from .friedman import Friedman, critical_difference, friedman
 from .intervals import auc_difference, auc_interval, combined_interval, estimate_interval
 from .macro import ClassAucs, ClassGuard, MacroInterval, class_interval, mean_interval, perfect_bound
+from .nan_mean import nanmean
 from .paired import Difference, TTest, corrected_t_test, holm, paired_difference
 from .permutation import SignFlips, auc_permutation_test, sign_flip_test
 from .planning import detectable_difference, planned_difference, planned_error, planned_half_width, planned_power

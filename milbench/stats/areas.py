@@ -8,8 +8,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ..errors import MilbenchError
-from .base import Array, nanmean, scipy_stats
+from .base import Array, scipy_stats
 from .checks import binary_labels, class_labels, finite_scores, non_negative_weights, numbers, numeric_labels
+from .nan_mean import nanmean
 
 
 def weighted_auc(labels: ArrayLike, scores: ArrayLike, weights: ArrayLike | None = None) -> float:

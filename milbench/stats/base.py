@@ -11,10 +11,13 @@ from .lazy_module import OnFirstUse
 
 Array = NDArray[np.float64]
 
+
 scipy_stats = OnFirstUse("scipy.stats")
+
 
 #: Coverage of every interval, unless said otherwise.
 LEVEL = 0.95
+
 
 #: Scores that differ by no more are equal: means over folds and seeds of equal AUCs differ in the last bits.
 TIE = 1e-12
@@ -28,17 +31,6 @@ class Interval:
     low: float
     high: float
     method: str
-
-
-def nanmean(values: Array) -> Array:
-    """Return the mean over the first axis without NaN, NaN where nothing is left, and no warning."""
-    from .checks import numbers
-
-    values = numbers(values, "values")
-    defined = np.isfinite(values)
-    number = defined.sum(axis=0)
-    total = np.where(defined, values, 0.0).sum(axis=0)
-    return np.divide(total, number, out=np.full(np.shape(total), np.nan), where=number > 0)
 
 
 def equalized(scores: Array) -> Array:

@@ -57,12 +57,12 @@ def test_steps_are_exact_whatever_an_epoch_is(cohort, steps):
 
 
 @pytest.mark.parametrize(("steps", "looks"), [(100, 10), (10, 10), (25, 10), (4, 4)])
-def test_every_method_is_looked_at_as_often(cohort, steps, evaluates):
+def test_every_method_is_looked_at_as_often(cohort, steps, looks):
     """Evenly over the budget, whatever an epoch is, and never twice without a step between."""
     found = trained(cohort, protocol=Protocol(evaluations=10), steps=steps)
     at = [row["steps"] for row in found.history]
-    assert len(at) == evaluates
-    assert at == [int(np.ceil(steps * k / evaluates)) for k in range(1, evaluates + 1)]
+    assert len(at) == looks
+    assert at == [int(np.ceil(steps * k / looks)) for k in range(1, looks + 1)]
 
 
 @pytest.mark.parametrize("method", METHODS)

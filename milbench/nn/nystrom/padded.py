@@ -1,11 +1,10 @@
 """Nystrom attention of bags of more rows than landmarks, many small bags at a time, padded.
 
 The function is that of `milbench.nn.nystrom.streamed`, bag by bag; what differs is what it costs. A bag of a few
-hundred rows is
-too small for streaming over chunks to pay, and launches are all its cost: here a batch of them is one sequence of
-batched products with automatic differentiation. The zero rows that Nystrom attention puts in front of a bag are one row
-here, whose score of 0 gets log(their number) added; landmarks are means of rows, so a matrix of ones that are shared
-out among each landmark's rows makes them, for bags of different lengths in one product.
+hundred rows is too small for streaming over chunks to pay, and launches are all its cost: here a batch of them is one
+sequence of batched products with automatic differentiation. The zero rows that Nystrom attention puts in front of a bag
+are one row here, whose score of 0 gets log(their number) added; landmarks are means of rows, so a matrix of ones that
+are shared out among each landmark's rows makes them, for bags of different lengths in one product.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ from .layout import points, widest
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
     from matplotlib.axes import Axes
-from .leaderboard import _GREY
+from .style import GREY
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,7 @@ def _place(panel: Named, names: list[str]) -> tuple[list[Bbox], list[Artist], bo
         if abs(middle - point[1]) > 0.8 * box.height:
             end = box.x0 - 1 if box.x0 >= point[0] else box.x1 + 1
             ends = back.transform([point, (end, middle)])
-            artists += ax.plot(ends[:, 0], ends[:, 1], color=_GREY, lw=0.6, zorder=1.5, scalex=False, scaley=False,
+            artists += ax.plot(ends[:, 0], ends[:, 1], color=GREY, lw=0.6, zorder=1.5, scalex=False, scaley=False,
                                gid="leader")  # fmt: skip
     return boxes, artists, clear
 

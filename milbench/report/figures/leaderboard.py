@@ -24,10 +24,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
 from .labels import Named, name_points
-from .style import _STYLE, grid_of_panels, plot_style
-
-_GREY = "#737373"
-
+from .style import GREY, STYLE, grid_of_panels, plot_style
 
 #: inches: width of a panel of AUCs beside names and ranks
 _AXIS = 3.4
@@ -37,7 +34,7 @@ _AXIS = 3.4
 _FRONT: dict[str, Any] = {"color": "#c7c7c7", "lw": 2.0}
 
 
-_SMALL: dict[str, Any] = {"fontsize": "small", "color": _GREY}
+_SMALL: dict[str, Any] = {"fontsize": "small", "color": GREY}
 
 
 #: cost column -> (axis label, factor to its unit, whether more is better, smallest value told apart from 0)
@@ -87,9 +84,9 @@ def auc_figure(df: pd.DataFrame) -> Figure:
                 ends = [row.auc_low, row.auc_high]
                 ax.plot(ends, [i, i], color=edge, lw=1.6, solid_capstyle="butt", zorder=2, gid="interval")
                 _point(ax, row.auc, i, row)
-            ax.axvline(0.5, color=_GREY, lw=1, ls=(0, (4, 3)), zorder=1)
+            ax.axvline(0.5, color=GREY, lw=1, ls=(0, (4, 3)), zorder=1)
             if 0 < (ranked := int(block["rank"].notna().sum())) < len(block):
-                ax.axhline(ranked - 0.5, color=_GREY, lw=0.8, zorder=1, gid="unranked")
+                ax.axhline(ranked - 0.5, color=GREY, lw=0.8, zorder=1, gid="unranked")
             ax.set_yticks(range(len(block)), list(block["method"]))
             ax.annotate("rank [95 %]", (1.015, 1), xycoords="axes fraction", xytext=(0, 6), textcoords="offset points",
                         va="bottom", **_SMALL)  # fmt: skip
@@ -101,7 +98,7 @@ def auc_figure(df: pd.DataFrame) -> Figure:
             ax.grid(axis="y", visible=False)
         for ax in axes:
             ax.set_xlim(max(0.0, floor - 0.03), 1.02)
-        chance = Line2D([], [], color=_GREY, lw=1, ls=(0, (4, 3)), label="chance")
+        chance = Line2D([], [], color=GREY, lw=1, ls=(0, (4, 3)), label="chance")
         _finish(figure, df, [chance])
     return figure
 
@@ -209,7 +206,7 @@ def _limits(ax: Axes, x: np.ndarray, block: pd.DataFrame, ticks: Formatter) -> N
 
 
 def _style(row: Any) -> tuple[str, str, str, str]:
-    return _STYLE.get(row.family, _STYLE[""])
+    return STYLE.get(row.family, STYLE[""])
 
 
 def _point(ax: Axes, x: float, y: float, row: Any) -> None:
@@ -221,7 +218,7 @@ def _point(ax: Axes, x: float, y: float, row: Any) -> None:
 def _finish(figure: Figure, df: pd.DataFrame, more: list[Line2D]) -> None:
     handles = [
         Line2D([], [], marker=marker, mfc=fill, mec=edge, ms=6.5, ls="", label=name)
-        for family, (marker, fill, edge, name) in _STYLE.items()
+        for family, (marker, fill, edge, name) in STYLE.items()
         if (df["family"] == family).any()
     ]
     legend_below(figure, [*handles, *more])

@@ -15,8 +15,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
+GREY = "#737373"
 #: family -> (marker, fill, edge, name in the legend)
-_STYLE = {
+STYLE = {
     "iid": ("o", "#9ecae1", "#2171b5", "iid pooling"),
     "correlated": ("D", "#08306b", "#08306b", "correlated pooling"),
     "": ("^", "#bdbdbd", "#525252", "other"),
