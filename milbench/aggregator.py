@@ -157,6 +157,32 @@ class Aggregator(nn.Module, ABC):
         """Whether the class defines `probabilities` alone, so that `log_odds` are computed from these."""
         return cls.log_odds is _log_odds_of_probabilities
 
+    def reset(self, generator: torch.Generator) -> None:
+        """Take a source of chance of the method's own, before training begins.
+
+        A method that draws in training beyond ``nn.Dropout`` (masks, patches, noise) keeps the generator and draws from
+        it alone; its seed is derived from the seed of the run and recorded with it. The default keeps nothing.
+
+        Args:
+            generator: on the model's device.
+        """
+
+    def after_step(self, progress: float) -> None:
+        """Change state that is not trained, after each optimizer step that was taken: a teacher, a queue, a schedule.
+
+        It is not called where an fp16 scaler left the step out. It runs without gradients and changes no trainable
+        parameter; a teacher's parameters have ``requires_grad = False`` (`torch.optim.swa_utils.AveragedModel` keeps
+        one). A method that has it is never stacked. The default does nothing.
+
+        Args:
+            progress: share of the training that was done when the step began, in [0, 1].
+        """
+
+    @classmethod
+    def has_own(cls, hook: str) -> bool:
+        """Return whether the class defines a hook, ``reset`` or ``after_step``, of its own."""
+        return getattr(cls, hook) is not getattr(Aggregator, hook)
+
     def matrix_flops(self, n: int) -> int | None:
         """Operations of the matrix products that no forward pass over a bag of n instances avoids; None: not stated.
 

@@ -23,7 +23,9 @@ class Recipe(Frozen):
             tenth of `lr` after half of the training and a hundredth after three quarters, at least `min_lr`;
             ``plateau``, `plateau_factor` times the rate whenever the monitored validation quantity (`Protocol.monitor`)
             has not improved for more than `plateau_patience` evaluations after the warm-up, at least `min_lr`, as
-            torch's ``ReduceLROnPlateau`` with its other defaults. It needs validation slides.
+            torch's ``ReduceLROnPlateau`` with its other defaults. It needs validation slides. ``one-cycle`` rises
+            along a cosine from `lr` / 25 to `lr` over the warm-up (the first 30 % where `warmup` is 0) and falls along
+            another to `lr` / 250,000, at least `min_lr`, as torch's ``OneCycleLR`` by its defaults; moments stay.
         min_lr: lowest learning rate of every schedule but ``constant``, at most `lr`.
         warmup: share of the training over which the rate rises linearly to `lr` before the schedule begins.
         epochs: passes over the training bags, at most; a budget that sets a length takes their place.
@@ -40,6 +42,11 @@ class Recipe(Frozen):
             replacement, every class with the same probability (CLAM's ``--weighted_sample``).
         plateau_factor: of ``plateau``: what the rate is multiplied by.
         plateau_patience: of ``plateau``: evaluations without improvement that change nothing.
+        max_instances: instances of a training bag that a step sees, drawn anew without replacement at every step, in
+            their order; None: all. Evaluation sees whole bags.
+        ema_decay: decay of an exponential moving average of the parameters, taken after every step
+            (`torch.optim.swa_utils.AveragedModel`); the averaged model is evaluated, selected and kept. None: the
+            trained one.
         label_smoothing: share e of the label that is spread evenly over all C classes: a bag's loss is (1 - e) times
             that of its label plus e / C times the sum of the losses of every label. Of a cross-entropy that is torch's
             ``label_smoothing``; a method's auxiliary terms are averaged in the same way.
@@ -50,7 +57,7 @@ class Recipe(Frozen):
     weight_decay: float = Field(1e-5, ge=0)
     betas: tuple[float, float] = (0.9, 0.999)
     momentum: float = Field(0.9, ge=0, lt=1)
-    schedule: Literal["constant", "cosine", "linear", "step", "plateau"] = "constant"
+    schedule: Literal["constant", "cosine", "linear", "step", "plateau", "one-cycle"] = "constant"
     warmup: float = Field(0.0, ge=0, lt=1)
     epochs: int = Field(50, ge=1)
     batch_size: int = Field(1, ge=1)
@@ -64,3 +71,5 @@ class Recipe(Frozen):
     label_smoothing: float = added(0.0, since="0.2.0", ge=0, lt=1)
     plateau_factor: float = added(0.1, since="0.2.0", gt=0, lt=1)
     plateau_patience: int = added(10, since="0.2.0", ge=0)
+    max_instances: int | None = added(None, since="0.2.0", ge=1)
+    ema_decay: float | None = added(None, since="0.2.0", gt=0, lt=1)

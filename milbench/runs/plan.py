@@ -396,6 +396,11 @@ def _recipe(suite: Suite, method: Method, on_cohort: Mapping[str, dict[str, Any]
         raise MilbenchError(f"suite {suite.name}: {table}.{field}: {first['msg']}.{hint}") from None
 
 
+def _may_stack(method: Method) -> bool:
+    """Whether trainings of a method may be stacked: it says so, and has no hook that concerns one model alone."""
+    return method.cls.stackable and not any(map(method.cls.has_own, ("reset", "after_step")))
+
+
 def _task(
     suite: Suite, cohort: Cohort, fold: Any, method: Method, recipe: Recipe, seed: int, device: str
 ) -> TrainingTask:
@@ -425,7 +430,7 @@ def _task(
         fold=fold.name,
         seed=seed,
         threads=suite.threads,
-        stacked=suite.stacked > 1 and method.cls.stackable and stacks(recipe, suite.budget),
+        stacked=suite.stacked > 1 and _may_stack(method) and stacks(recipe, suite.budget),
         device_type=device,
     )
     known = cohort.labels

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import os
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol
 
 import pandas as pd
-import psutil
 import torch
 
 from ..config.units import show_quantity
@@ -17,7 +14,7 @@ from ..data.cache.reader import FeatureCache
 from ..errors import Diverged, MilbenchError, OutOfMemory, Unsupported
 from ..measure.environment import environment
 from ..measure.load import Load
-from ..measure.memory import PeakMemory, is_out_of_memory, peak_address_bytes, settle_heap
+from ..measure.memory import PeakMemory, is_out_of_memory
 from ..measure.timing import Stopwatch
 from ..measure.yardstick import yardstick
 from ..training.loader import BagLoader
@@ -27,35 +24,24 @@ from ..training.saved_model import model_bytes
 from ..training.stacked import StackTask, train_stacked
 from ..training.task import TrainingResult, TrainingTask
 from . import live
-from .costs.benchmark import CostTask, measure
 from .launchers.local import Outcome
-from .scaling.measurement import MachineTask, ScalingTask, measure_cell, measure_machine
-from .tuning.trial import TrialTask, reporter, run_trial
+from .process import capped, set_up
 
 
-def work(task: TrainingTask | StackTask | TrialTask | CostTask | ScalingTask | MachineTask) -> Outcome:
-    """Do one task in this process; exceptions become outcomes with a reason. A stack's value is a Result for each."""
+class ProcessTask(Protocol):
+    """Whatever a process of its own can do beside training a run."""
+
+    def execute(self) -> Any:
+        """Set this process up (`milbench.runs.process`), do the work and return its value; errors may pass."""
+
+
+def work(task: TrainingTask | StackTask | ProcessTask) -> Outcome:
+    """Do one task in this process; exceptions become outcomes with a reason. A stack's value is an Outcome for each."""
     try:
-        if isinstance(task, CostTask):
-            device = _set_up(task.threads, task.device_type)
-            value = measure(task, FeatureCache.open(task.cache_path), device)
-            return Outcome("ok", "", value | {"environment": environment()})
-        if isinstance(task, TrialTask):
-            spec = task.task.spec
-            device, cache = _set_up(spec.threads, spec.device_type), FeatureCache.open(task.task.cache_path)
-            report = reporter(task)
-            with capped(spec.budget.memory_bytes, device, cache):
-                return Outcome("ok", "", run_trial(task, cache, device, report, live.step_reporter(task.task.live)))
-        if isinstance(task, MachineTask):
-            return Outcome("ok", "", measure_machine(task, _set_up(task.threads, task.device_type)))
-        if isinstance(task, ScalingTask):
-            device = _set_up(task.threads, task.device_type)
-            with capped(task.memory_bytes, device):
-                return Outcome("ok", "", measure_cell(task, device))
         if isinstance(task, StackTask):
             stacked = task.tasks[0].spec.stacked
             return Outcome("ok", "", _run_stack(task) if stacked else [_without_peak(work(one)) for one in task.tasks])
-        return Outcome("ok", "", _run(task))
+        return Outcome("ok", "", _run(task) if isinstance(task, TrainingTask) else task.execute())
     except Unsupported as error:
         return Outcome("unsupported", str(error))
     except Diverged as error:
@@ -75,7 +61,7 @@ def work(task: TrainingTask | StackTask | TrialTask | CostTask | ScalingTask | M
 
 
 def _run(task: TrainingTask) -> dict[str, Any]:
-    device = _set_up(task.spec.threads, task.spec.device_type)
+    device = set_up(task.spec.threads, task.spec.device_type)
     cache, load = FeatureCache.open(task.cache_path), Load()
     with capped(task.spec.budget.memory_bytes, device, cache) as against_cap, PeakMemory(device) as peak:
         reports = live.reporter(task.live, task.live_part), live.step_reporter(task.live, task.live_part)
@@ -93,7 +79,7 @@ def _run(task: TrainingTask) -> dict[str, Any]:
 
 def _run_stack(stack: StackTask) -> list[Outcome]:
     spec = stack.tasks[0].spec
-    device, cache = _set_up(spec.threads, spec.device_type), FeatureCache.open(stack.tasks[0].cache_path)
+    device, cache = set_up(spec.threads, spec.device_type), FeatureCache.open(stack.tasks[0].cache_path)
     results = []
     done = train_stacked(stack.tasks, cache, device, live.step_reporter(stack.tasks[0].live))
     for task, trained in zip(stack.tasks, done, strict=True):
@@ -180,74 +166,7 @@ def _predicted(
     return found
 
 
-@contextmanager
-def capped(
-    memory_bytes: int | None, device: torch.device, cache: FeatureCache | None = None
-) -> Iterator[Callable[[], dict[str, Any] | None]]:
-    """Let this process take no more memory than it may; see `Budget.memory_bytes`.
-
-    Args:
-        memory_bytes: what may be taken beyond what the process has now; None: no limit.
-        device: on CUDA the limit is torch's caching allocator's, on CPU the kernel's.
-        cache: features that are mapped before, so that they do not count.
-
-    Yields:
-        A function that returns what the cap counts, for the record: ``bytes``, the cap; ``measure``, which memory it is
-        on (``address-space`` or ``cuda-allocator``); ``peak_bytes``, the most of that memory that was taken beyond what
-        the process had, None where it is not known. The recorded peak is another measure, of the resident set: memory
-        that was reserved before and is touched now counts there and not here. None without a cap.
-    """
-    if memory_bytes is None:
-        yield lambda: None
-        return
-    if device.type == "cuda":
-        total = torch.cuda.get_device_properties(device).total_memory
-        torch.cuda.set_per_process_memory_fraction(min(1.0, memory_bytes / total), device)
-        held = torch.cuda.memory_reserved(device)
-        yield lambda: {
-            "bytes": memory_bytes, "measure": "cuda-allocator",
-            "peak_bytes": max(0, torch.cuda.max_memory_reserved(device) - held),
-        }  # fmt: skip
-        return
-    import resource  # not on Windows
-
-    # What is shared with the other runs, or belongs to torch, is not the method's: mapped features, pools of threads.
-    if cache is not None:
-        for slide in cache.slides.drop_duplicates("shard")["slide_id"]:
-            cache[slide]
-    torch.ones(1 << 20).add_(1)
-    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
-    had, most = psutil.Process().memory_info().vms, peak_address_bytes()
-    cap = had + memory_bytes
-    resource.setrlimit(resource.RLIMIT_AS, (cap if hard == resource.RLIM_INFINITY else min(cap, hard), hard))
-
-    def reading() -> dict[str, Any]:
-        peak = peak_address_bytes()
-        # A mark that did not move is of before.
-        taken = peak - had if peak is not None and most is not None and peak > most else None
-        return {"bytes": memory_bytes, "measure": "address-space", "peak_bytes": taken}
-
-    try:
-        yield reading
-    finally:
-        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
-
-
-def _set_up(threads: int, device_type: str) -> torch.device:
-    settle_heap()
-    torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(True, warn_only=device_type == "cuda")
-    # Filling memory that is about to be overwritten anyway helps debugging, costs a pass over it, and changes no
-    # result.
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-    torch.backends.cuda.matmul.allow_tf32 = False
-    torch.backends.cudnn.allow_tf32 = False
-    return torch.device(device_type)
-
-
 def _cap(task: Any) -> str:
-    if isinstance(task, TrialTask):
-        task = task.task
     budget = task.spec.budget if isinstance(task, TrainingTask) else task
     cap = getattr(budget, "memory_bytes", None)
     return "" if cap is None else f" ({show_quantity('memory_bytes', cap)})"

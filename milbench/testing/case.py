@@ -52,7 +52,9 @@ class Case:
     def model(self, seed: int = 0, train: bool = False) -> Aggregator:
         """Build a fresh module from a seed of its own, in eval mode unless told otherwise."""
         torch.manual_seed(self.seed * 1000 + seed)
-        return self.method.create(self.in_dim, self.n_classes).to(self.device).train(train)
+        model = self.method.create(self.in_dim, self.n_classes).to(self.device).train(train)
+        model.reset(torch.Generator(self.device).manual_seed(self.seed * 1000 + seed))
+        return model
 
     def bags(self, lengths: Sequence[int] = RAGGED, scales: Sequence[float] | None = None, seed: int = 0) -> list[Bags]:
         """Make one-bag batches of normal features on a raster of patches 256 pixels apart."""

@@ -1,9 +1,8 @@
 """The contract of an aggregator: one small check a clause. `milbench.testing` runs them and reports; import from there.
 
 A check takes a `Case` and returns when the method keeps the clause, raises `CheckFailed` with what was measured when it
-does
-not, or `Skip` with the reason when the clause does not apply. Comparisons are made in fp32 and, but where a clause is
-about training, in eval mode.
+does not, or `Skip` with the reason when the clause does not apply. Comparisons are made in fp32 and, but where a clause
+is about training, in eval mode.
 """
 
 from __future__ import annotations
@@ -412,6 +411,24 @@ def empty_bag_is_refused(case: Case) -> None:
     refused(lambda: predict(model, Bags.pack([one.x, one.x[:0]])), "batches with an empty bag")
 
 
+def after_step_trains_nothing(case: Case) -> None:
+    """What follows an optimizer step changes no trainable parameter (if the method defines ``after_step``)."""
+    if not case.method.cls.has_own("after_step"):
+        raise Skip("the method defines no after_step")
+    model = case.model(train=True)
+    before = {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
+    bags = join(case.bags(SMALL))
+    model.loss(model(bags), case.targets(len(bags))).backward()
+    with torch.no_grad():
+        model.after_step(0.5)
+    after = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    if changed := sorted(before.keys() ^ after.keys()):
+        raise CheckFailed(f"after_step makes {changed[0]} trainable, or no longer so; the optimizer was made before.")
+    for name, value in before.items():
+        if not torch.equal(value, after[name]):
+            raise CheckFailed(f"after_step changes the parameter {name}, which the optimizer trains.")
+
+
 CHECKS: tuple[Callable[[Case], None], ...] = (
     card_and_recipe,
     parameters_have_types,
@@ -435,6 +452,7 @@ CHECKS: tuple[Callable[[Case], None], ...] = (
     same_seed_same_model,
     eval_has_no_chance,
     training_follows_the_seed,
+    after_step_trains_nothing,
     inference_mode_agrees,
     input_untouched,
     bf16_autocast,

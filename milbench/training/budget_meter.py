@@ -232,6 +232,7 @@ class FlopTable:
         if self._model is None:
             with torch.device(device):
                 self._model = resolve(self.method).create(self.in_dim, self.n_classes).to(device).train()
+                self._model.reset(torch.Generator("cpu" if device == "meta" else device).manual_seed(0))
         return self._model
 
     def _counted_on(self, device: str, n: int) -> int:

@@ -65,13 +65,17 @@ def train(
     model = resolve(task.method).create(cache.dim, task.n_classes).to(device)
     order, chance = (np.random.default_rng(seeds[purpose]) for purpose in ("order", "subsample"))
     seed_everything(seeds["dropout"])
+    if model.has_own("reset"):
+        seeds["method"] = derive_seed(spec.seed, "method")
+        model.reset(torch.Generator(device).manual_seed(seeds["method"]))
 
     scaling = Standardizer.fit(cache, [s for s, _ in task.train]) if protocol.standardize else None
     limit = spec.budget.memory_bytes
     with oom_context(cache.lengths([s for s, _ in task.train]), "loading"):
         bags = BagLoader(cache, [s for s, _ in task.train], device, scaling, limit)
     targets = torch.tensor([y for _, y in task.train], device=device)
-    lengths = [n if task.max_instances is None else min(n, task.max_instances) for n in bags.lengths]
+    most = min((n for n in (task.max_instances, recipe.max_instances) if n is not None), default=None)
+    lengths = [n if most is None else min(n, most) for n in bags.lengths]
 
     labels = [y for _, y in task.train]
     check_labels(labels, task.n_classes)
@@ -97,7 +101,7 @@ def train(
             for batch in bags.batches():
                 explain_nonfinite(batch)
             raise Diverged(f"the training loss became {row['train_loss']} in epoch {epoch}")
-        judge.evaluate(model, row)
+        judge.evaluate(stepper.evaluated, row)
         if plateau is not None:
             plateau.evaluated(row[protocol.monitor], meter.progress)
         row |= {"seconds": time.perf_counter() - started, "device_seconds": timer.seconds, "steps": meter.steps}
@@ -125,8 +129,8 @@ def train(
                 for j, at in enumerate(group, start=i):
                     batch = next(ready)  # waiting for the disk is not the device's time
                     with timer:
-                        if task.max_instances is not None:
-                            batch = subsample_bags(batch, task.max_instances, chance)
+                        if most is not None:
+                            batch = subsample_bags(batch, most, chance)
                         loss = stepper.backward(batch, answers[j], len(group))
                         losses.add(loss, len(at))
                         if j + 1 == i + len(group):
@@ -144,6 +148,7 @@ def train(
             evaluate(epoch)
         if patience is not None and len(judge.history) - judge.best_row >= patience:
             break
+    model = stepper.evaluated
     selected = judge.select(model)
     model.targets_are_valid = False
     seconds = time.perf_counter() - started

@@ -58,7 +58,8 @@ def build_optimizer(
 ) -> Optimizer:
     """Build the optimizer a recipe names, of parameters or groups of them; `recipe.lr` is the rate at the start."""
     lr, decay, betas = recipe.lr, recipe.weight_decay, recipe.betas
-    params: list[Any] = list(parameters)
+    # What a method keeps out of training (a teacher) is neither decayed nor pulled back to Lookahead's slow weights.
+    params: list[Any] = [p for p in parameters if not isinstance(p, Tensor) or p.requires_grad]
     # One kernel for all parameters: at a bag a step the optimizer is a third of a small method's time.
     match recipe.optimizer:
         case "adam":
@@ -78,7 +79,10 @@ def learning_rate(recipe: Recipe, progress: float) -> float:
 
     Under a warm-up of share w it is lr (progress + w / 100) / w at first, so that no step is taken at rate 0, at most
     lr; the schedule then runs over what is left. Of ``plateau`` it is the rate before any `Plateau` has lowered it.
+    ``one-cycle`` has a rise of its own, from lr / 25 over the warm-up, and a fall to lr / 250,000.
     """
+    if recipe.schedule == "one-cycle":
+        return _one_cycle(recipe, min(1.0, progress))
     if progress < recipe.warmup:
         return recipe.lr * min(1.0, progress / recipe.warmup + 0.01)
     if recipe.schedule in ("constant", "plateau"):
@@ -90,6 +94,15 @@ def learning_rate(recipe: Recipe, progress: float) -> float:
         return max(lowest, recipe.lr * factor)
     share = 0.5 * (1 + math.cos(math.pi * done)) if recipe.schedule == "cosine" else 1 - done
     return lowest + (recipe.lr - lowest) * share
+
+
+def _one_cycle(recipe: Recipe, progress: float) -> float:
+    rise = recipe.warmup or 0.3
+    first, last = recipe.lr / 25, max(recipe.lr / 25e4, min(recipe.min_lr, recipe.lr))
+    begin, end, done = (
+        (first, recipe.lr, progress / rise) if progress < rise else (recipe.lr, last, (progress - rise) / (1 - rise))
+    )
+    return end + (begin - end) * 0.5 * (1 + math.cos(math.pi * done))
 
 
 class Plateau:

@@ -2,9 +2,8 @@
 
 Each of them has its own start, bags, order, dropout and standardisation. A stack does the arithmetic of
 `milbench.training.loop` with other kernels, so that results agree to rounding and not to the bit, and it draws dropout
-from
-another generator; that a run was stacked is therefore part of its identity. On CPU, who else was in the stack changes
-nothing, to the bit.
+from another generator; that a run was stacked is therefore part of its identity. On CPU, who else was in the stack
+changes nothing, to the bit.
 """
 
 from __future__ import annotations
@@ -45,10 +44,11 @@ def stacks(recipe: Recipe, budget: Budget) -> bool:
 
     Not those that stop early or that a budget limits, nor clipped gradients or autocast, nor a recipe that weights
     classes, draws bags by class or smooths labels, all of which are defined for the loss and bags of one model, nor one
-    whose learning rate follows the validation of one model (``plateau``).
+    whose learning rate follows the validation of one model (``plateau``), that trains on parts of bags or averages
+    parameters.
     """
     plain = recipe.class_weights == "none" and recipe.sampler == "shuffle" and recipe.label_smoothing == 0
-    plain = plain and recipe.schedule != "plateau"
+    plain = plain and recipe.schedule != "plateau" and recipe.max_instances is None and recipe.ema_decay is None
     alike = plain and recipe.patience is None and recipe.grad_clip is None and recipe.precision == "fp32"
     # A timeout limits a process, not what it computes: with one, a run has its process and stack to itself.
     return alike and budget.track is None and may_share(budget.model_copy(update={"timeout_s": None}))

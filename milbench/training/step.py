@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from ..aggregator import Aggregator
 from ..bags import BagOutput, Bags
@@ -77,6 +78,16 @@ class OptimizerStep:
         self._cast = autocast(self.device_type, recipe) if recipe.precision != "fp32" else nullcontext()
         self.scaler = torch.amp.GradScaler(self.device_type) if recipe.precision == "fp16" else None
         self.optimizer.zero_grad()
+        self._after = model if isinstance(model, Aggregator) and model.has_own("after_step") else None
+        decay = recipe.ema_decay
+        self._average = None if decay is None else AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay))
+
+    @property
+    def evaluated(self) -> Aggregator:
+        """The model that is evaluated and kept: the average of the recipe's ``ema_decay``, or the trained one."""
+        model = self.model if self._average is None else self._average.module
+        assert isinstance(model, Aggregator)
+        return model
 
     def backward(self, batch: Bags, targets: Tensor, group: int) -> Tensor:
         """Add the gradient of the batch's mean loss over `group` batches; return the loss, not synchronised."""
@@ -124,14 +135,28 @@ class OptimizerStep:
             self.scaler.unscale_(self.optimizer)  # type: ignore[arg-type]  # reads param_groups alone
         if self.recipe.grad_clip is not None:
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.grad_clip)
+        follows = self._after is not None or self._average is not None
+        taken = True
         if self.scaler is None:
             self.optimizer.step()
         else:
+            scale = self.scaler.get_scale() if follows else 0.0  # makes a CUDA stream wait
             # After an overflow the scaler skips the optimizer's step, and Lookahead does not count it.
             self.scaler.step(self.optimizer)  # type: ignore[arg-type]
             self.scaler.update()
+            taken = not follows or self.scaler.get_scale() >= scale
         self.optimizer.zero_grad()
         self.steps += 1
+        if follows and taken:
+            self._follow(min(1.0, done))
+
+    @torch.no_grad()
+    def _follow(self, progress: float) -> None:
+        """Do what follows a step that was taken: the method's own, then the average."""
+        if self._after is not None:
+            self._after.after_step(progress)
+        if self._average is not None:
+            self._average.update_parameters(self.model)
 
 
 def autocast(device_type: str, recipe: Recipe) -> torch.autocast:

@@ -95,6 +95,18 @@ class NoDocstring(Good):
 BROKEN.append((NoDocstring, "card_and_recipe"))
 
 
+@caught_by("after_step_trains_nothing")
+class TrainsAfterTheStep(Good):
+    def after_step(self, progress):
+        self.head.weight.mul_(0.9)
+
+
+@caught_by("after_step_trains_nothing")
+class FreesItsTeacher(Good):
+    def after_step(self, progress):
+        self.head.requires_grad_(False)
+
+
 @caught_by("parameters_have_types")
 class UntypedParameter(Good):
     search_space = {}

@@ -40,7 +40,10 @@ def test_a_good_method_keeps_it():
     assert not report.broken
     skipped = {result.name: result.detail for result in report if result.status == "skipped"}
     cuda = {} if torch.cuda.is_available() else {"cuda_agrees": "this machine has no CUDA device"}
-    assert skipped == cuda | {"stacked_as_declared": "the method is not declared stackable"}
+    assert skipped == cuda | {
+        "stacked_as_declared": "the method is not declared stackable",
+        "after_step_trains_nothing": "the method defines no after_step",
+    }
 
 
 @pytest.mark.filterwarnings("ignore:std")

@@ -19,6 +19,7 @@ from ...aggregator import Aggregator
 from ...bags import Bags
 from ...config import Recipe
 from ...data.cache.reader import FeatureCache
+from ...measure.environment import environment
 from ...measure.flops import count_flops
 from ...measure.memory import PeakMemory
 from ...measure.timing import time_calls
@@ -26,7 +27,8 @@ from ...measure.yardstick import yardstick
 from ...registry import resolve
 from ...training.loader import BagLoader
 from ...training.optimizers import balanced_weights
-from ...training.step import OptimizerStep, autocast, labels_of
+from ...training.step import OptimizerStep, autocast, labels_of, subsample_bags
+from ..process import set_up
 
 Kind = Literal["time", "infer_memory", "train_memory"]
 
@@ -60,6 +62,11 @@ class CostTask:
     threads: int
     device_type: str
     turn: int = 0
+
+    def execute(self) -> dict[str, Any]:
+        """Measure in this process; see `measure`. With the environment."""
+        device = set_up(self.threads, self.device_type)
+        return measure(self, FeatureCache.open(self.cache_path), device) | {"environment": environment()}
 
 
 def measure(task: CostTask, cache: FeatureCache, device: torch.device) -> dict[str, Any]:
@@ -182,6 +189,8 @@ def _memory(task: CostTask, cache: FeatureCache, device: torch.device) -> dict[s
     bags = BagLoader(cache, ids, device)
     longest = sorted(range(len(bags)), key=lambda i: -bags.lengths[i])[: task.recipe.batch_size if training else 1]
     batch = bags.batch(longest)
+    if training and task.recipe.max_instances is not None:
+        batch = subsample_bags(batch, task.recipe.max_instances, np.random.default_rng(0))
     labels = torch.tensor([task.train[i][1] for i in longest] if training else [0], device=device)
 
     def work(batch: Bags, labels: torch.Tensor) -> None:
@@ -191,6 +200,7 @@ def _memory(task: CostTask, cache: FeatureCache, device: torch.device) -> dict[s
                 model.eval()
                 model.probabilities(model(batch))
             return
+        model.reset(torch.Generator(device).manual_seed(0))
         stepper = OptimizerStep(model, task.recipe, planned_steps=2, class_weights=_class_weights(task))
         for _ in range(2):  # the second step has the optimizer's state beside its gradients
             stepper.backward(batch, labels, 1)
@@ -222,6 +232,9 @@ class _Steps:
         count = max(1, len(batches) // self._accumulate)
         steps = [[batches[(i * self._accumulate + k) % len(batches)] for k in range(self._accumulate)]
                  for i in range(count)]  # fmt: skip
+        self._most, self._chance = task.recipe.max_instances, np.random.default_rng(0)
+        if self._most is not None:
+            lengths = [min(n, self._most) for n in lengths]
         patches = [sum(lengths[i] for batch in step for i in batch) for step in steps]
         ranks = _ranks(patches, STEPS)
         self.patches = [patches[rank] for rank in ranks]
@@ -232,6 +245,7 @@ class _Steps:
         self._steps = [[[at[i] for i in batch] for batch in steps[rank]] for rank in ranks]
         self._bags = BagLoader(cache, [ids[i] for i in used], device, as_if=ids)
         self._targets = torch.tensor([task.train[i][1] for i in used], device=device)
+        model.reset(torch.Generator(device).manual_seed(0))
         self._stepper = OptimizerStep(model, task.recipe, planned_steps=10**6, class_weights=_class_weights(task))
         mine = [i for i in range(len(ranks)) if i % ROUNDS == task.turn % ROUNDS]
         self.own = max(1, len(mine))
@@ -262,6 +276,8 @@ class _Steps:
                 break
 
     def _backward(self, batch: list[int], bags: Bags) -> None:
+        if self._most is not None:
+            bags = subsample_bags(bags, self._most, self._chance)
         self._stepper.backward(bags, labels_of(self._targets, batch), self._accumulate)
 
     def _endless(self) -> Iterator[Bags]:

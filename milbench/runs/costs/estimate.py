@@ -211,6 +211,7 @@ def _point(method: Method, work: Work, n: int, seconds: float, device: torch.dev
 def _training(method: Method, work: Work, bag: Bags) -> tuple[Aggregator, Callable[[], None]]:
     """Return a new model, and a function that takes one optimizer step of its own recipe on a bag."""
     model = method.create(work.dim, work.classes).to(bag.device).train()
+    model.reset(torch.Generator(bag.device).manual_seed(0))
     stepper = OptimizerStep(model, method.cls.recipe, planned_steps=10**9)  # so many that a schedule stands still
     target = torch.zeros(1, dtype=torch.int64, device=bag.device)
 

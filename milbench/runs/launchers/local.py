@@ -31,7 +31,8 @@ from ...formatting.text import count
 #: What the fork server imports once. The compilers of torch are not used, but optimizers and the switch to
 #: deterministic algorithms import them: seconds that every process would spend anew.
 PRELOAD = [
-    "milbench.runs.worker", "torch._dynamo", "torch._inductor", "torch._meta_registrations", "pyarrow.parquet",
+    "milbench.runs.worker", "milbench.runs.costs.benchmark", "milbench.runs.scaling.measurement",
+    "milbench.runs.tuning.trial", "torch._dynamo", "torch._inductor", "torch._meta_registrations", "pyarrow.parquet",
     "safetensors.torch",
 ]  # fmt: skip
 METHOD = "forkserver" if "forkserver" in mp.get_all_start_methods() else "spawn"

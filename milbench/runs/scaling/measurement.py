@@ -25,6 +25,7 @@ from ...measure.roofline import Dtype, available_bytes, measure_ceiling, probe, 
 from ...measure.timing import time_turns
 from ...registry import resolve
 from ...training.step import OptimizerStep, autocast
+from ..process import capped, set_up
 
 Mode = Literal["infer", "train"]
 CellKind = Literal["time", "memory"]
@@ -67,6 +68,12 @@ class ScalingTask:
     memory_bytes: int | None = None
     seed: int = 0
 
+    def execute(self) -> dict[str, Any]:
+        """Measure in this process; see `measure_cell`."""
+        device = set_up(self.threads, self.device_type)
+        with capped(self.memory_bytes, device):
+            return measure_cell(self, device)
+
 
 @dataclass(frozen=True)
 class MachineTask:
@@ -75,6 +82,10 @@ class MachineTask:
     dtype: Dtype
     threads: int
     device_type: str
+
+    def execute(self) -> dict[str, Any]:
+        """Measure in this process; see `measure_machine`."""
+        return measure_machine(self, set_up(self.threads, self.device_type))
 
 
 def measure_machine(task: MachineTask, device: torch.device) -> dict[str, Any]:
@@ -88,7 +99,7 @@ def measure_machine(task: MachineTask, device: torch.device) -> dict[str, Any]:
 
 
 def measure_cell(task: ScalingTask, device: torch.device) -> dict[str, Any]:
-    """Measure one cell in this process, which must be a fresh one set up by `milbench.runs.worker.work`.
+    """Measure one cell in this process, which must be a fresh one set up by `milbench.runs.process.set_up`.
 
     Returns:
         for ``time``: ``seconds`` (one value a timed call), ``gemm_seconds`` (of this machine's own matrix multiply, in
@@ -156,6 +167,7 @@ def _flops_mandatory(mode: Mode, model: Aggregator, n: int, counted: int) -> int
 
 def _model(task: ScalingTask, device: torch.device) -> Aggregator:
     model = resolve(task.method).create(task.in_dim, task.n_classes).to(device)
+    model.reset(torch.Generator(device).manual_seed(task.seed))
     return model.train(task.mode == "train")
 
 

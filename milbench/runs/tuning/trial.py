@@ -12,6 +12,8 @@ from ...data.cache.reader import FeatureCache
 from ...errors import MilbenchError
 from ...training.loop import train
 from ...training.task import OnEvaluation, OnStep, TrainingResult, TrainingTask
+from .. import live
+from ..process import capped, set_up
 
 
 class Pruned(Exception):  # noqa: N818
@@ -35,6 +37,19 @@ class TrialTask:
     storage: str | None
     study: str
     trial_id: int
+
+    @property
+    def memory_bytes(self) -> int | None:
+        """The cap on the process, as of a run."""
+        return self.task.spec.budget.memory_bytes
+
+    def execute(self) -> dict[str, Any]:
+        """Train and score in this process; see `run_trial`."""
+        spec = self.task.spec
+        device, cache = set_up(spec.threads, spec.device_type), FeatureCache.open(self.task.cache_path)
+        report = reporter(self)
+        with capped(self.memory_bytes, device, cache):
+            return run_trial(self, cache, device, report, live.step_reporter(self.task.live))
 
 
 def run_trial(
