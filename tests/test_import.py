@@ -46,6 +46,12 @@ def test_tables_and_statistics_import_no_torch(name):
     assert "torch" not in loaded_by(f"import milbench.{name}")[0]
 
 
+def test_a_cache_is_imported_by_its_face():
+    code = "from milbench.data.cache import CacheWriter, FeatureCache, build_cache; import milbench"
+    assert "torch" in loaded_by(f"{code}; assert FeatureCache is milbench.FeatureCache")[0]
+    assert loaded_by("import milbench.data.cache")[0] == set()
+
+
 def test_help_names_every_verb_and_imports_nothing_heavy():
     from milbench.cli import VERBS
 
