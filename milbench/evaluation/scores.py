@@ -145,12 +145,15 @@ def score(cohort: RunGroup, resamples: int, kept: Kept | None = None) -> list[Sc
     # holds every bag once: the data as they are.
     rng = np.random.default_rng(SEED)
     tested = np.unique(np.concatenate([*rows_of.values(), np.empty(0, dtype=np.intp)]))
-    weights: dict[str, stats.Array] = {}
+    weights: dict[str, stats.BagWeights] = {}
     units = patients[tested] if cohort.suite.unit == "patient" else tested
     if len(tested):
         drawn = stats.cluster_weights(units, y[tested], resamples, rng)
         drawn = np.vstack([np.ones(len(tested)), drawn])
-        weights = {fold: drawn[:, np.searchsorted(tested, rows)] for fold, rows in rows_of.items()}
+        weights = {
+            fold: stats.BagWeights.of(drawn[:, np.searchsorted(tested, rows)], len(rows))
+            for fold, rows in rows_of.items()
+        }
     folds, seeds = (sorted(set(part)) for part in zip(*cohort.cells, strict=True))
 
     resampled = {}

@@ -45,11 +45,33 @@ def bootstrap_auc(labels: ArrayLike, scores: ArrayLike, weights: ArrayLike) -> A
     return nanmean(class_aucs(labels, scores, weights)[1])
 
 
-def class_aucs(labels: ArrayLike, scores: ArrayLike, weights: ArrayLike) -> tuple[NDArray[np.int64], Array]:
+@dataclass(frozen=True)
+class BagWeights:
+    """Weights of bags that were checked once, for the scores of many methods on the same bags.
+
+    Attributes:
+        columns: (n, R), bags along the first axis: picking and adding rows then moves whole cache lines.
+    """
+
+    columns: Array
+
+    @classmethod
+    def of(cls, weights: ArrayLike, n: int) -> BagWeights:
+        """Check weights (R, n) and lay them out.
+
+        Raises:
+            MilbenchError: another shape, negative or not finite.
+        """
+        return cls(np.ascontiguousarray(non_negative_weights(weights, n).T))
+
+
+def class_aucs(
+    labels: ArrayLike, scores: ArrayLike, weights: ArrayLike | BagWeights
+) -> tuple[NDArray[np.int64], Array]:
     """Return the one-vs-rest AUC of every class that occurs, under each row of weights.
 
     Args:
-        labels, scores, weights: see `bootstrap_auc`.
+        labels, scores, weights: see `bootstrap_auc`; of weights that serve many scores a `BagWeights`.
 
     Returns:
         (K,) classes, and (K, R) AUCs; K is 1 with two classes, whose only area is that of class 1.
@@ -63,8 +85,10 @@ def class_aucs(labels: ArrayLike, scores: ArrayLike, weights: ArrayLike) -> tupl
             f"an AUC needs labels (n,) and scores (n,) or (n, C >= 2), not {np.shape(labels)} and {s.shape}."
         )
     y = binary_labels(labels).astype(np.int64) if s.ndim == 1 else class_labels(labels, s.shape[1])
-    # Bags along the first axis: picking and adding rows then moves whole cache lines.
-    w = np.ascontiguousarray(non_negative_weights(weights, len(y)).T)
+    given = weights if isinstance(weights, BagWeights) else BagWeights.of(weights, len(y))
+    if len(given.columns) != len(y):
+        raise MilbenchError(f"{len(y)} labels have weights of {len(given.columns)} bags; each bag needs one.")
+    w = given.columns
     if s.ndim == 1 or s.shape[1] == 2:
         return np.array([1]), _auc(y == 1, s if s.ndim == 1 else s[:, 1], w)[None]
     present = np.unique(y)

@@ -148,3 +148,18 @@ def test_what_has_no_placements_is_named():
         stats.placements([0, 1], [0.1, np.nan])
     with pytest.raises(MilbenchError, match=r"not \(2,\) and \(3,\)"):
         stats.placements([0, 1], [0.1, 0.2, 0.3])
+
+
+def test_weights_that_were_checked_once_serve_many_scores():
+    rng = np.random.default_rng(3)
+    labels, weights = rng.integers(0, 3, 40), rng.multinomial(40, [1 / 40] * 40, size=300).astype(float)
+    prepared = stats.BagWeights.of(weights, 40)
+    for scores in rng.normal(size=(3, 40, 3)):
+        for one, other in zip(
+            stats.class_aucs(labels, scores, weights), stats.class_aucs(labels, scores, prepared), strict=True
+        ):
+            np.testing.assert_array_equal(one, other)
+    with pytest.raises(MilbenchError):
+        stats.class_aucs(labels[:39], scores[:39], prepared)
+    with pytest.raises(MilbenchError):
+        stats.BagWeights.of(-weights, 40)
