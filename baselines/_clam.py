@@ -44,7 +44,7 @@ class CLAMBase(Aggregator):
                  dropout: float) -> None:  # fmt: skip
         super().__init__(in_dim, n_classes)
         if k_sample < 1:
-            raise MilbenchError(f"k_sample must be at least 1, got {k_sample}.")
+            raise MilbenchError(f"k_sample must be at least 1, got {k_sample}.", code="method-bad-option")
         self.k_sample = k_sample
         self.subtyping = subtyping
         self.embed = nn.Sequential(Linear(in_dim, WIDTH), nn.ReLU(inplace=True), nn.Dropout(dropout))

@@ -98,5 +98,8 @@ class ABMIL(Aggregator):
 def _widths(embed_dim: int | str | None) -> list[int]:
     parts = [] if embed_dim is None else str(embed_dim).split("-")
     if not all(part.isdigit() and int(part) > 0 for part in parts):
-        raise MilbenchError(f"abmil[embed_dim={embed_dim}]: a width such as 512, widths such as 256-128-64, or none.")
+        raise MilbenchError(
+            f"abmil[embed_dim={embed_dim}]: a width such as 512, widths such as 256-128-64, or none.",
+            code="method-bad-option",
+        )
     return [int(part) for part in parts]

@@ -99,11 +99,15 @@ class TransMIL(Aggregator):
         super().__init__(in_dim, n_classes)
         for name, value in {"layers": layers, "heads": heads, "landmarks": landmarks, "dim": dim}.items():
             if value < 1:
-                raise MilbenchError(f"transmil[{name}={value}]: must be at least 1.")
+                raise MilbenchError(f"transmil[{name}={value}]: must be at least 1.", code="method-bad-option")
         if pinv_iterations < 0:
-            raise MilbenchError(f"transmil[pinv_iterations={pinv_iterations}]: must be at least 0.")
+            raise MilbenchError(
+                f"transmil[pinv_iterations={pinv_iterations}]: must be at least 0.", code="method-bad-option"
+            )
         if dim % heads:
-            raise MilbenchError(f"transmil[dim={dim},heads={heads}]: dim must be a multiple of heads.")
+            raise MilbenchError(
+                f"transmil[dim={dim},heads={heads}]: dim must be a multiple of heads.", code="method-bad-option"
+            )
         self.embed = nn.Sequential(Linear(in_dim, dim), nn.ReLU(inplace=True))
         self.cls_token = nn.Parameter(torch.randn(1, 1, dim))
         self.blocks = nn.ModuleDict(

@@ -79,9 +79,11 @@ class Aggregator(nn.Module, ABC):
     def __init__(self, in_dim: int, n_classes: int) -> None:
         super().__init__()
         if in_dim < 1:
-            raise MilbenchError(f"in_dim must be at least 1, got {in_dim}.")
+            raise MilbenchError(f"in_dim must be at least 1, got {in_dim}.", code="method-bad-option")
         if n_classes < 2:
-            raise MilbenchError(f"n_classes must be at least 2 (a binary problem has 2), got {n_classes}.")
+            raise MilbenchError(
+                f"n_classes must be at least 2 (a binary problem has 2), got {n_classes}.", code="method-bad-option"
+            )
         self.in_dim = in_dim
         self.n_classes = n_classes
 
@@ -103,18 +105,23 @@ class Aggregator(nn.Module, ABC):
         if not isinstance(bags, Bags):
             raise MilbenchError(
                 f"{type(self).__name__} takes Bags, not a {type(bags).__name__}; make them with Bags.pack([x]), x the "
-                "(n, d) features of one bag."
+                "(n, d) features of one bag.",
+                code="bag-shape",
             )
         if bags.dim != self.in_dim:
             raise MilbenchError(
-                f"{type(self).__name__} was made for {self.in_dim}-d features but the bags hold {bags.dim}-d ones."
+                f"{type(self).__name__} was made for {self.in_dim}-d features but the bags hold {bags.dim}-d ones.",
+                code="features-wrong-width",
             )
         if not autocasts(bags.x):
             # A cache may hold half precision; without autocast the model computes in the precision of its parameters.
             bags = bags.to(dtype=next((p.dtype for p in self.parameters()), bags.x.dtype))
         out = self.pool(bags, attention)
         if not isinstance(out, BagOutput):
-            raise MilbenchError(f"{type(self).__name__}.pool returns {type(out).__name__} instead of a BagOutput.")
+            raise MilbenchError(
+                f"{type(self).__name__}.pool returns {type(out).__name__} instead of a BagOutput.",
+                code="model-bad-output",
+            )
         # A bad feature makes a bad logit. Looking at B x k logits is free; looking at N x d features would cost as
         # much as mean pooling itself, so they are read only to explain a bad logit. On CUDA even that would stall the
         # stream: there the training loop and the evaluation look at values that they fetch anyway, and call
@@ -233,7 +240,8 @@ def explain_nonfinite(bags: Bags) -> None:
         bag = int(bags.index[row])
         raise MilbenchError(
             f"features hold NaN or infinite values ({int(bad.sum())} rows, the first in bag {bag} of the batch); "
-            "drop those rows or extract the features again."
+            "drop those rows or extract the features again.",
+            code="features-not-finite",
         )
 
 
@@ -249,7 +257,9 @@ def check_targets(targets: Tensor, bags: int, n_classes: int) -> None:
             if isinstance(targets, Tensor)
             else type(targets).__name__
         )
-        raise MilbenchError(f"targets must be int64 class indices of shape ({bags},), one a bag, got {given}.")
+        raise MilbenchError(
+            f"targets must be int64 class indices of shape ({bags},), one a bag, got {given}.", code="targets-bad"
+        )
     if targets.is_meta or bags == 0 or torch.compiler.is_compiling():
         return
     if targets.is_cuda and torch.cuda.is_current_stream_capturing():
@@ -257,7 +267,10 @@ def check_targets(targets: Tensor, bags: int, n_classes: int) -> None:
     low, high = (int(v) for v in torch.aminmax(targets))
     if low < 0 or high >= n_classes:
         wrong = low if low < 0 else high
-        raise MilbenchError(f"targets hold class {wrong}, but with {n_classes} classes they are 0 to {n_classes - 1}.")
+        raise MilbenchError(
+            f"targets hold class {wrong}, but with {n_classes} classes they are 0 to {n_classes - 1}.",
+            code="targets-bad",
+        )
 
 
 def head_loss(logits: Tensor, targets: Tensor) -> Tensor:

@@ -28,17 +28,26 @@ class Bags:
     def __init__(self, x: Tensor, lengths: Sequence[int], coords: Tensor | None = None) -> None:
         """Wrap rows that are packed already; `Bags.pack` is the usual way in."""
         if x.ndim != 2:
-            raise MilbenchError(f"features must have shape (rows, dim), got {tuple(x.shape)}.")
+            raise MilbenchError(f"features must have shape (rows, dim), got {tuple(x.shape)}.", code="bag-shape")
         if not x.is_floating_point():
-            raise MilbenchError(f"features must be floating point, got {x.dtype}; convert them with .float().")
+            raise MilbenchError(
+                f"features must be floating point, got {x.dtype}; convert them with .float().", code="bag-shape"
+            )
         if len(lengths) == 0:
-            raise MilbenchError("a batch needs at least one bag, got none.")
+            raise MilbenchError("a batch needs at least one bag, got none.", code="bag-shape")
         if min(lengths) < 1:
-            raise MilbenchError(f"bag {list(lengths).index(min(lengths))} of the batch is empty; leave empty bags out.")
+            raise MilbenchError(
+                f"bag {list(lengths).index(min(lengths))} of the batch is empty; leave empty bags out.",
+                code="bag-shape",
+            )
         if sum(lengths) != x.shape[0]:
-            raise MilbenchError(f"bag lengths add up to {sum(lengths)} but there are {x.shape[0]} rows of features.")
+            raise MilbenchError(
+                f"bag lengths add up to {sum(lengths)} but there are {x.shape[0]} rows of features.", code="bag-shape"
+            )
         if coords is not None and tuple(coords.shape) != (x.shape[0], 2):
-            raise MilbenchError(f"coords must have shape ({x.shape[0]}, 2), got {tuple(coords.shape)}.")
+            raise MilbenchError(
+                f"coords must have shape ({x.shape[0]}, 2), got {tuple(coords.shape)}.", code="bag-shape"
+            )
         self.x = x
         self.coords = coords
         self.lengths = tuple(int(n) for n in lengths)
@@ -56,16 +65,18 @@ class Bags:
         xs = _tensors(xs, "features")
         coords = None if coords is None else _tensors(coords, "coords")
         if len(xs) == 0:
-            raise MilbenchError("a batch needs at least one bag, got none.")
+            raise MilbenchError("a batch needs at least one bag, got none.", code="bag-shape")
         for i, x in enumerate(xs):
             if x.ndim != 2:
-                raise MilbenchError(f"bag {i} must have shape (rows, dim), got {tuple(x.shape)}.")
+                raise MilbenchError(f"bag {i} must have shape (rows, dim), got {tuple(x.shape)}.", code="bag-shape")
             if x.shape[1] != xs[0].shape[1]:
-                raise MilbenchError(f"bag {i} has {x.shape[1]}-d features but bag 0 has {xs[0].shape[1]}-d ones.")
+                raise MilbenchError(
+                    f"bag {i} has {x.shape[1]}-d features but bag 0 has {xs[0].shape[1]}-d ones.", code="bag-shape"
+                )
             if x.shape[0] == 0:
-                raise MilbenchError(f"bag {i} of the batch is empty; leave empty bags out.")
+                raise MilbenchError(f"bag {i} of the batch is empty; leave empty bags out.", code="bag-shape")
         if coords is not None and [len(c) for c in coords] != [len(x) for x in xs]:
-            raise MilbenchError("coords must hold one (n_i, 2) tensor a bag, as long as the bag.")
+            raise MilbenchError("coords must hold one (n_i, 2) tensor a bag, as long as the bag.", code="bag-shape")
         one = len(xs) == 1
         where = None if coords is None else (coords[0] if one else torch.cat(list(coords)))
         return cls(xs[0] if one else torch.cat(list(xs)), [len(x) for x in xs], where)
@@ -131,9 +142,13 @@ def _tensors(values: Sequence[Tensor | np.ndarray], what: str) -> list[Tensor]:
     """Return one tensor a bag of what `Bags.pack` was given."""
     kinds = (Tensor, np.ndarray)
     if isinstance(values, kinds) and values.ndim == 2:
-        raise MilbenchError(f"Bags.pack takes a list with the {what} of every bag; for one bag write Bags.pack([x]).")
+        raise MilbenchError(
+            f"Bags.pack takes a list with the {what} of every bag; for one bag write Bags.pack([x]).", code="bag-shape"
+        )
     if isinstance(values, str | bytes | Mapping) or not isinstance(values, Iterable):
-        raise MilbenchError(f"Bags.pack takes a list of (n_i, d) tensors or arrays, not a {type(values).__name__}.")
+        raise MilbenchError(
+            f"Bags.pack takes a list of (n_i, d) tensors or arrays, not a {type(values).__name__}.", code="bag-shape"
+        )
     found = []
     for i, value in enumerate(values):
         if isinstance(value, np.ndarray) and value.dtype.kind in "fiub":
@@ -143,7 +158,9 @@ def _tensors(values: Sequence[Tensor | np.ndarray], what: str) -> list[Tensor]:
             value = torch.from_numpy(native if usable else native.copy())
         if not isinstance(value, Tensor):
             kind = f"{value.dtype} array" if isinstance(value, np.ndarray) else type(value).__name__
-            raise MilbenchError(f"{what} of bag {i} are a {kind}; Bags.pack takes (n_i, d) tensors or numpy arrays.")
+            raise MilbenchError(
+                f"{what} of bag {i} are a {kind}; Bags.pack takes (n_i, d) tensors or numpy arrays.", code="bag-shape"
+            )
         found.append(value)
     return found
 
@@ -184,7 +201,8 @@ class BagOutput:
             if value.ndim == 0 or len(value) != bags:
                 raise MilbenchError(
                     f"aux[{name!r}] has shape {tuple(value.shape)} for {bags} bags; class weights need one row a bag: "
-                    'set batch_size = 1, or class_weights = "none".'
+                    'set batch_size = 1, or class_weights = "none".',
+                    code="bag-shape",
                 )
         rows = slice(i, i + 1)
         embedding = None if self.embedding is None else self.embedding[rows]

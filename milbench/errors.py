@@ -1,16 +1,33 @@
-"""Errors a user can cause, and the words that mend them."""
+"""Errors a user can cause, their codes, and the words that correct them."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import ClassVar
 
 
 class MilbenchError(ValueError):
-    """Something the user can mend: one sentence that names the file or value at fault and what to do about it.
+    """Something the user can correct: one sentence that names the file or value at fault and what to do about it.
 
-    The command line prints the sentence and exits with code 1; it never shows a traceback for these.
+    The command line prints the sentence with its code in brackets and exits with code 1; it never shows a traceback
+    for these.
+
+    Args:
+        message: the sentence.
+        code: what went wrong, a key of `milbench.error_codes.CODES`, or of `milbench.config.audit_codes.CODES` where
+            an audit refuses a cohort. A package outside milbench may use codes of its own.
+
+    Attributes:
+        code: as given; ``default_code`` of the class where none was. It stays with the error through pickling, and
+            an error that repeats the message of another keeps the other's code.
     """
+
+    default_code: ClassVar[str] = "other"
+
+    def __init__(self, message: object = "", *, code: str | None = None) -> None:
+        super().__init__(message)
+        self.code = self.default_code if code is None else code
 
 
 def did_you_mean(name: str, choices: Iterable[str]) -> str:
@@ -24,6 +41,8 @@ def did_you_mean(name: str, choices: Iterable[str]) -> str:
 
 class Unsupported(MilbenchError):  # noqa: N818  (an outcome's name)
     """A method cannot do what a suite asks of it (needs coordinates, say); the run's outcome is ``unsupported``."""
+
+    default_code = "method-unsupported"
 
 
 class OutOfMemory(RuntimeError):  # noqa: N818

@@ -83,7 +83,9 @@ class Metric:
         except MilbenchError:
             raise
         except Exception as error:  # of a function that is not ours
-            raise MilbenchError(f"metric {self.name} fails ({type(error).__name__}: {error}); correct it.") from error
+            raise MilbenchError(
+                f"metric {self.name} fails ({type(error).__name__}: {error}); correct it.", code="metric-malformed"
+            ) from error
 
 
 def registered() -> tuple[Metric, ...]:
@@ -103,7 +105,7 @@ def register_metric(metric: Metric | Callable[..., float]) -> None:
     """
     record = _record(metric)
     if record.name in {known.name for known in (*_of_module(), *_of_packages())}:
-        raise MilbenchError(f"a metric {record.name} exists already; give yours another name.")
+        raise MilbenchError(f"a metric {record.name} exists already; give yours another name.", code="name-taken")
     _REGISTERED[record.name] = record
 
 
@@ -144,16 +146,30 @@ def check(labels: ArrayLike, probabilities: ArrayLike) -> tuple[NDArray[np.int64
     try:
         y, p = np.asarray(labels), np.asarray(probabilities, dtype=np.float64)
     except (TypeError, ValueError) as error:
-        raise MilbenchError(f"metrics need labels (n,) and probabilities (n, C) of numbers ({error}).") from error
+        raise MilbenchError(
+            f"metrics need labels (n,) and probabilities (n, C) of numbers ({error}).", code="stats-bad-input"
+        ) from error
     if y.ndim != 1 or p.ndim != 2 or len(y) != len(p) or p.shape[1] < 2 or not len(y):
-        raise MilbenchError(f"metrics need labels (n,) and probabilities (n, C >= 2), n > 0, not {y.shape}, {p.shape}.")
+        raise MilbenchError(
+            f"metrics need labels (n,) and probabilities (n, C >= 2), n > 0, not {y.shape}, {p.shape}.",
+            code="stats-bad-input",
+        )
     if not np.isfinite(p).all():
         bad = int((~np.isfinite(p).all(axis=1)).sum())
-        raise MilbenchError(f"{bad} of {len(p)} rows of probabilities are not finite; such a run has diverged.")
+        raise MilbenchError(
+            f"{bad} of {len(p)} rows of probabilities are not finite; such a run has diverged.",
+            code="scores-not-finite",
+        )
     if p.min() < -_SUM_TOLERANCE or np.abs(p.sum(axis=1) - 1).max() > _SUM_TOLERANCE:
-        raise MilbenchError("probabilities must lie in [0, 1] and sum to 1 in every row; give softmax, not logits.")
+        raise MilbenchError(
+            "probabilities must lie in [0, 1] and sum to 1 in every row; give softmax, not logits.",
+            code="stats-bad-input",
+        )
     if y.dtype.kind not in "iu" or y.min() < 0 or y.max() >= p.shape[1]:
-        raise MilbenchError(f"labels must be integers from 0 to {p.shape[1] - 1}, the columns of the probabilities.")
+        raise MilbenchError(
+            f"labels must be integers from 0 to {p.shape[1] - 1}, the columns of the probabilities.",
+            code="stats-bad-input",
+        )
     return y.astype(np.int64), p
 
 
@@ -263,7 +279,7 @@ def expected_calibration_error(labels: ArrayLike, probabilities: ArrayLike, bins
     """
     y, p = check(labels, probabilities)
     if not bins >= 1:
-        raise MilbenchError(f"the calibration error needs at least 1 bin, not {bins}.")
+        raise MilbenchError(f"the calibration error needs at least 1 bin, not {bins}.", code="stats-bad-input")
     confidence, right = p.max(axis=1), p.argmax(axis=1) == y
     where = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
     gap = np.bincount(where, weights=right - confidence, minlength=bins)
@@ -288,7 +304,7 @@ def per_class(
     y, p = check(labels, probabilities)
     s = order_of(p, log_odds)
     if names is not None and len(names) != p.shape[1]:
-        raise MilbenchError(f"{p.shape[1]} classes need as many names, not {len(names)}.")
+        raise MilbenchError(f"{p.shape[1]} classes need as many names, not {len(names)}.", code="stats-bad-input")
     found = p.argmax(axis=1)
     rows = []
     for c in range(p.shape[1]):
@@ -339,9 +355,13 @@ def tied_share(labels: ArrayLike, scores: ArrayLike) -> float:
     """
     y, s = np.asarray(labels), _finite(scores)
     if y.ndim != 1 or s.ndim != 2 or len(y) != len(s) or y.dtype.kind not in "iu" or not len(y):
-        raise MilbenchError(f"tied scores need labels (n,) and scores (n, C), n > 0, not {y.shape}, {s.shape}.")
+        raise MilbenchError(
+            f"tied scores need labels (n,) and scores (n, C), n > 0, not {y.shape}, {s.shape}.", code="stats-bad-input"
+        )
     if y.min() < 0 or y.max() >= s.shape[1]:
-        raise MilbenchError(f"labels must be integers from 0 to {s.shape[1] - 1}, the columns of the scores.")
+        raise MilbenchError(
+            f"labels must be integers from 0 to {s.shape[1] - 1}, the columns of the scores.", code="stats-bad-input"
+        )
     shares = []
     for c in [1] if s.shape[1] == 2 else np.unique(y):
         of_class = y == c
@@ -363,7 +383,10 @@ def order_of(probabilities: NDArray[np.float64], log_odds: ArrayLike | None) -> 
         return probabilities
     s = _finite(log_odds)
     if s.shape != probabilities.shape:
-        raise MilbenchError(f"log-odds have shape {s.shape} and probabilities {probabilities.shape}; give as many.")
+        raise MilbenchError(
+            f"log-odds have shape {s.shape} and probabilities {probabilities.shape}; give as many.",
+            code="stats-bad-input",
+        )
     return s
 
 
@@ -374,10 +397,12 @@ def _predicted(probabilities: NDArray[np.float64], predicted: ArrayLike | None) 
     try:
         found = np.asarray(predicted)
     except (TypeError, ValueError) as error:
-        raise MilbenchError(f"predicted classes must be numbers ({error}).") from error
+        raise MilbenchError(f"predicted classes must be numbers ({error}).", code="stats-bad-input") from error
     n, classes = probabilities.shape
     if found.shape != (n,) or found.dtype.kind not in "iu" or found.min() < 0 or found.max() >= classes:
-        raise MilbenchError(f"predicted classes must be {n} integers from 0 to {classes - 1}, one a bag.")
+        raise MilbenchError(
+            f"predicted classes must be {n} integers from 0 to {classes - 1}, one a bag.", code="stats-bad-input"
+        )
     return found.astype(np.int64)
 
 
@@ -385,9 +410,11 @@ def _finite(scores: ArrayLike) -> NDArray[np.float64]:
     try:
         s = np.asarray(scores, dtype=np.float64)
     except (TypeError, ValueError) as error:
-        raise MilbenchError(f"scores must be numbers ({error}).") from error
+        raise MilbenchError(f"scores must be numbers ({error}).", code="stats-bad-input") from error
     if not np.isfinite(s).all():
-        raise MilbenchError("scores are not finite; such a run has diverged and has no ranking metric.")
+        raise MilbenchError(
+            "scores are not finite; such a run has diverged and has no ranking metric.", code="scores-not-finite"
+        )
     return s
 
 
@@ -484,11 +511,15 @@ def _record(metric: object) -> Metric:
         name = getattr(metric, "__name__", "")
         if not callable(metric):
             raise MilbenchError(
-                f"{metric!r} is no metric; give a function of labels and probabilities, or a milbench.metrics.Metric."
+                f"{metric!r} is no metric; give a function of labels and probabilities, or a milbench.metrics.Metric.",
+                code="metric-malformed",
             )
         metric = Metric(name, metric, name.replace("_", " ").capitalize())
     if not metric.name.isidentifier() or metric.name != metric.name.lower():
-        raise MilbenchError(f"metric {metric.name!r} needs a name of lower-case letters, digits and '_': its column.")
+        raise MilbenchError(
+            f"metric {metric.name!r} needs a name of lower-case letters, digits and '_': its column.",
+            code="metric-malformed",
+        )
     return metric
 
 
@@ -501,12 +532,15 @@ def _of_packages() -> tuple[Metric, ...]:
         except Exception as error:  # of a package that is not ours
             raise MilbenchError(
                 f"metric {point.name} ({point.value}) cannot be imported ({type(error).__name__}: {error}); repair or "
-                "uninstall its package."
+                "uninstall its package.",
+                code="metric-malformed",
             ) from error
         if callable(value):
             value = Metric(point.name, value, point.name.replace("_", " ").capitalize())
         metric = _record(value)
         if metric.name in found or metric.name in {known.name for known in _of_module()}:
-            raise MilbenchError(f"two metrics are named {metric.name} (one of them {point.value}); rename one.")
+            raise MilbenchError(
+                f"two metrics are named {metric.name} (one of them {point.value}); rename one.", code="name-taken"
+            )
         found[metric.name] = metric
     return tuple(found.values())

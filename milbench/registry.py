@@ -59,23 +59,32 @@ class Entry:
             if isinstance(error, ModuleNotFoundError) and f"{self.module}.".startswith(f"{error.name}."):
                 raise MilbenchError(
                     f"aggregator {self.name!r}: there is no module {error.name!r} in {_places()} nor among what is "
-                    "installed; put its file beside the suite, run in its folder, or name that folder in PYTHONPATH."
+                    "installed; put its file beside the suite, run in its folder, or name that folder in PYTHONPATH.",
+                    code="method-not-importable",
                 ) from error
-            raise MilbenchError(f"aggregator {self.name!r} cannot be imported from {self.module}: {what}.") from error
+            raise MilbenchError(
+                f"aggregator {self.name!r} cannot be imported from {self.module}: {what}.", code="method-not-importable"
+            ) from error
         if self.attribute is not None:
             found = getattr(module, self.attribute, None)
             if found is None:
                 names = [name for name, value in vars(module).items() if inspect.isclass(value)]
                 raise MilbenchError(
-                    f"{self.module} has no class {self.attribute!r}.{did_you_mean(self.attribute, names)}"
+                    f"{self.module} has no class {self.attribute!r}.{did_you_mean(self.attribute, names)}",
+                    code="method-malformed",
                 )
             if not (inspect.isclass(found) and issubclass(found, Aggregator)):
-                raise MilbenchError(f"{self.module}:{self.attribute} is not a milbench.Aggregator.")
+                raise MilbenchError(
+                    f"{self.module}:{self.attribute} is not a milbench.Aggregator.", code="method-malformed"
+                )
             return found
         classes = [c for c in vars(module).values() if inspect.isclass(c) and issubclass(c, Aggregator)
                    and c.__module__ == self.module and not c.__name__.startswith("_")]  # fmt: skip
         if len(classes) != 1:
-            raise MilbenchError(f"{self.module} must define exactly one public Aggregator, found {len(classes)}.")
+            raise MilbenchError(
+                f"{self.module} must define exactly one public Aggregator, found {len(classes)}.",
+                code="method-malformed",
+            )
         return classes[0]
 
     def summary(self) -> str:
@@ -107,11 +116,15 @@ class Registry:
             MilbenchError: the name is taken, or is not a plain lower-case identifier.
         """
         if not re.fullmatch(r"[a-z][a-z0-9_]*", entry.name):
-            raise MilbenchError(f"{entry.name!r} is no name for an aggregator: lower-case letters, digits and _ only.")
+            raise MilbenchError(
+                f"{entry.name!r} is no name for an aggregator: lower-case letters, digits and _ only.",
+                code="method-malformed",
+            )
         if entry.name in self._entries and self._entries[entry.name] != entry:
             other = self._entries[entry.name]
             raise MilbenchError(
-                f"two aggregators are named {entry.name!r}: {other.module} and {entry.module}; rename one."
+                f"two aggregators are named {entry.name!r}: {other.module} and {entry.module}; rename one.",
+                code="name-taken",
             )
         self._entries[entry.name] = entry
 
@@ -122,7 +135,9 @@ class Registry:
             return
         package = find_spec(point.module)
         if package is None or package.submodule_search_locations is None:
-            raise MilbenchError(f"entry point {point.name} = {point.value} names no package and no class.")
+            raise MilbenchError(
+                f"entry point {point.name} = {point.value} names no package and no class.", code="method-malformed"
+            )
         for module in pkgutil.iter_modules(package.submodule_search_locations):
             if not module.name.startswith("_"):
                 self.add(Entry(module.name, f"{point.module}.{module.name}"))
@@ -134,7 +149,8 @@ class Registry:
     def __getitem__(self, name: str) -> Entry:
         if name not in self._entries:
             raise MilbenchError(
-                f"unknown aggregator {name!r}.{did_you_mean(name, self._entries)} A class of your own is module:Class."
+                f"unknown aggregator {name!r}.{did_you_mean(name, self._entries)} A class of your own is module:Class.",
+                code="method-unknown",
             )
         return self._entries[name]
 
@@ -225,7 +241,8 @@ class Method:
         if card is None:
             raise MilbenchError(
                 f"{self.name} has no card; give the class one (card = milbench.Card(title=..., family=..., "
-                "citation=...)), by which tables and citations name it."
+                "citation=...)), by which tables and citations name it.",
+                code="method-malformed",
             )
         return card
 
@@ -241,7 +258,8 @@ class Method:
             if not recordable(value):
                 raise MilbenchError(
                     f"{self.name}: {name} is {value!r}; a run's record holds None, booleans, finite numbers, text, and "
-                    "tuples, lists and tables of these."
+                    "tuples, lists and tables of these.",
+                    code="method-bad-option",
                 )
         return every
 
@@ -304,7 +322,7 @@ class Method:
                 return 0
             raise
         except ValueError as error:  # a value the constructor refuses, a dropout of 2 for instance
-            raise MilbenchError(f"{self.canonical}: {str(error).rstrip('.')}.") from error
+            raise MilbenchError(f"{self.canonical}: {str(error).rstrip('.')}.", code="method-bad-option") from error
         except Exception:  # a stranger's constructor may look at values, which meta tensors do not have
             return 0
 
@@ -320,13 +338,13 @@ def resolve(text: str) -> Method:
     try:
         name, pairs = split(text)
     except ValueError as error:
-        raise MilbenchError(f"{error}.") from None
+        raise MilbenchError(f"{error}.", code="method-bad-option") from None
     entry = Entry(name, *name.split(":")) if ":" in name else registry()[name]
     cls = entry.load()
     given: dict[str, str] = {}
     for key, value in pairs:
         if key in given:
-            raise MilbenchError(f"parameter {key!r} is given twice in {text!r}.")
+            raise MilbenchError(f"parameter {key!r} is given twice in {text!r}.", code="method-bad-option")
         given[key] = value
     registered = registry().name_of(cls) if ":" in name else None
     if registered is not None:
@@ -424,7 +442,9 @@ def _typed(name: str, cls: type[Aggregator], given: dict[str, str]) -> dict[str,
     out: dict[str, Any] = {}
     for key, text in given.items():
         if key not in known:
-            raise MilbenchError(f"{name} has no parameter {key!r}.{did_you_mean(key, known)}")
+            raise MilbenchError(
+                f"{name} has no parameter {key!r}.{did_you_mean(key, known)}", code="method-unknown-option"
+            )
         kind, default = known[key]
         value = _read_value(name, key, kind, text)
         if not _same_value(value, default):
@@ -447,10 +467,10 @@ def _read_value(name: str, key: str, kind: Any, text: str) -> Any:
         except PydanticUserError:
             break
         if not _finite(value):
-            raise MilbenchError(f"{name}[{key}={text}]: Input should be a finite number.")
+            raise MilbenchError(f"{name}[{key}={text}]: Input should be a finite number.", code="method-bad-option")
         return value
     why = "its type cannot be read from text" if error is None else error.errors()[0]["msg"]
-    raise MilbenchError(f"{name}[{key}={text}]: {why}.")
+    raise MilbenchError(f"{name}[{key}={text}]: {why}.", code="method-bad-option")
 
 
 def _readings(kind: Any, text: str) -> Iterator[Any]:
@@ -548,4 +568,6 @@ def _spell(name: str, key: str, kind: Any, value: Any) -> str:
                 return text
         except (ValueError, MilbenchError):
             continue
-    raise MilbenchError(f"{name}: no text gives {key} the value {value!r}; such a value cannot be an option.")
+    raise MilbenchError(
+        f"{name}: no text gives {key} the value {value!r}; such a value cannot be an option.", code="method-bad-option"
+    )

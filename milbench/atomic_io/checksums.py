@@ -70,4 +70,6 @@ def check_record(record: Mapping[str, Any], what: object, fix: str) -> None:
     else:
         intact = FILES not in record  # both keys came with the checksums
     if not intact:
-        raise MilbenchError(f"{what} was changed or damaged after it was written (its checksum differs); {fix}.")
+        raise MilbenchError(
+            f"{what} was changed or damaged after it was written (its checksum differs); {fix}.", code="file-changed"
+        )

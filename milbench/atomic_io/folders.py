@@ -25,6 +25,8 @@ __all__ = ["AlreadyExists", "fsync", "resumable", "staged", "write_atomic"]
 class AlreadyExists(MilbenchError):  # noqa: N818  (reads as what happened)
     """The place a folder was to be published at is taken."""
 
+    default_code = "already-exists"
+
 
 @contextmanager
 def staged(out: Path) -> Iterator[Path]:
@@ -46,7 +48,7 @@ def staged(out: Path) -> Iterator[Path]:
         folder, lock = _claim(out)
     except OSError as error:
         raise MilbenchError(
-            f"cannot write in {out.parent}: {error.strerror}; choose a folder you may write in."
+            f"cannot write in {out.parent}: {error.strerror}; choose a folder you may write in.", code="not-writable"
         ) from error
     try:
         with _explained(out):
@@ -83,7 +85,7 @@ def resumable(out: Path, key: str) -> Iterator[Path]:
         sweep(out, remove_folder=True)
     except OSError as error:
         raise MilbenchError(
-            f"cannot write in {out.parent}: {error.strerror}; choose a folder you may write in."
+            f"cannot write in {out.parent}: {error.strerror}; choose a folder you may write in.", code="not-writable"
         ) from error
     try:
         with _explained(out):
@@ -117,7 +119,7 @@ def _explained(out: Path) -> Iterator[None]:
             ) from error
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise MilbenchError(
-                f"the disk of {out} is full; free some space and run the same command again."
+                f"the disk of {out} is full; free some space and run the same command again.", code="disk-full"
             ) from error
         raise
 
@@ -147,7 +149,9 @@ def _hold(folder: Path, out: Path) -> int | None:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             os.close(handle)
-            raise MilbenchError(f"another process is writing {out}; wait for it, or choose another place.") from None
+            raise MilbenchError(
+                f"another process is writing {out}; wait for it, or choose another place.", code="place-busy"
+            ) from None
         except OSError:  # a file system without locks
             return handle
         with suppress(OSError):  # swept away between the two calls

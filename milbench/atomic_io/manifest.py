@@ -34,7 +34,9 @@ def write_files(folder: Path, files: Mapping[str, str]) -> dict[str, bytes]:
         written = {name: text.encode("utf-8") for name, text in files.items()}
     except UnicodeEncodeError as error:
         at = ascii(error.object[max(0, error.start - 20) : error.end + 20])
-        raise MilbenchError(f"{folder} cannot hold names that are not Unicode text, such as in {at}; rename.") from None
+        raise MilbenchError(
+            f"{folder} cannot hold names that are not Unicode text, such as in {at}; rename.", code="name-bad"
+        ) from None
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in written.items():
         path = inside(folder, folder / name)
@@ -71,9 +73,9 @@ def read_manifest(folder: Path, fix: str) -> dict[str, Any] | None:
     except (OSError, ValueError, RecursionError) as error:
         if isinstance(error, MilbenchError):
             raise
-        raise MilbenchError(f"{path} cannot be read ({first_line(error)}); {fix}.") from None
+        raise MilbenchError(f"{path} cannot be read ({first_line(error)}); {fix}.", code="file-damaged") from None
     if not isinstance(content, dict) or not isinstance(content.get(FILES), dict):
-        raise MilbenchError(f"{path} is no manifest of checksums; {fix}.")
+        raise MilbenchError(f"{path} is no manifest of checksums; {fix}.", code="file-damaged")
     check_record(content, path, fix)
     return content
 
@@ -95,8 +97,13 @@ def read_listed(folder: Path, name: str, fix: str) -> bytes:
         if manifest is None or manifest[FILES].get(name) == checksum(content):
             return content
         if attempt == 2 and name not in manifest[FILES]:
-            raise MilbenchError(f"{folder / name} is not among the files of {folder / NAME}; {fix}.")
-    raise MilbenchError(f"{folder / name} was changed or damaged after it was written (its checksum differs); {fix}.")
+            raise MilbenchError(
+                f"{folder / name} is not among the files of {folder / NAME}; {fix}.", code="file-changed"
+            )
+    raise MilbenchError(
+        f"{folder / name} was changed or damaged after it was written (its checksum differs); {fix}.",
+        code="file-changed",
+    )
 
 
 def no_manifest(folder: Path, fix: str) -> str:
@@ -113,9 +120,9 @@ def read_file(path: Path, fix: str) -> bytes:
     try:
         return read_regular(path)
     except FileNotFoundError:
-        raise MilbenchError(f"{path} is missing; {fix}.") from None
+        raise MilbenchError(f"{path} is missing; {fix}.", code="file-missing") from None
     except OSError as error:
-        raise MilbenchError(f"{path} cannot be read ({first_line(error)}); {fix}.") from None
+        raise MilbenchError(f"{path} cannot be read ({first_line(error)}); {fix}.", code="file-unreadable") from None
 
 
 def first_line(error: BaseException) -> str:

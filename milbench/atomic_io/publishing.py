@@ -47,7 +47,9 @@ def child(folder: Path, name: str, suffix: str = "", what: str = "name") -> Path
             a separator or a control character.
     """
     if problem := name_problem(name, suffix):
-        raise MilbenchError(f"{what} {_shown(name)} cannot be the name of a file: it {problem}; give it another name.")
+        raise MilbenchError(
+            f"{what} {_shown(name)} cannot be the name of a file: it {problem}; give it another name.", code="name-bad"
+        )
     return folder / f"{name}{suffix}"
 
 
@@ -79,19 +81,22 @@ def inside(root: Path, path: Path) -> Path:
     try:
         parts = path.relative_to(root).parts
     except ValueError:
-        raise MilbenchError(f"{path} is not below {root}; give another folder.") from None
+        raise MilbenchError(f"{path} is not below {root}; give another folder.", code="path-outside") from None
     if ".." in parts:
-        raise MilbenchError(f"{path} is not below {root}; give another folder.")
+        raise MilbenchError(f"{path} is not below {root}; give another folder.", code="path-outside")
     at = Path(root)
     for part in parts:
         at = at / part
         try:
             linked = at.is_symlink()
         except (OSError, ValueError) as error:  # too long, or a character no path has
-            raise MilbenchError(f"{_shown(str(at))} cannot be a path ({error}); give another name.") from None
+            raise MilbenchError(
+                f"{_shown(str(at))} cannot be a path ({error}); give another name.", code="name-bad"
+            ) from None
         if linked:
             raise MilbenchError(
-                f"{at} is a symbolic link, and nothing is written through links below {root}; remove the link."
+                f"{at} is a symbolic link, and nothing is written through links below {root}; remove the link.",
+                code="path-outside",
             )
     return path
 
@@ -114,7 +119,7 @@ def read_regular(path: Path) -> bytes:
         if stat.S_ISDIR(mode := os.fstat(handle).st_mode):
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
         if not stat.S_ISREG(mode):
-            raise MilbenchError(f"{path} is a pipe or a device, not a file; remove it.")
+            raise MilbenchError(f"{path} is a pipe or a device, not a file; remove it.", code="path-wrong-kind")
         return file.read()
 
 
@@ -197,7 +202,9 @@ def write_together(folder: Path, files: Mapping[str, bytes], stale: Collection[s
     folder.mkdir(parents=True, exist_ok=True)
     for name in files:
         if (folder / name).is_dir() and not (folder / name).is_symlink():
-            raise MilbenchError(f"{folder / name} is a folder where a file has to be; remove it.")
+            raise MilbenchError(
+                f"{folder / name} is a folder where a file has to be; remove it.", code="path-wrong-kind"
+            )
     waiting: dict[Path, Path] = {}
     try:
         for name, content in files.items():

@@ -34,6 +34,7 @@ if _is_program() and _signal.getsignal(_signal.SIGINT) is _signal.default_int_ha
     _signal.signal(_signal.SIGINT, _at_once)
 
 import contextlib  # noqa: E402
+import errno  # noqa: E402
 import signal  # noqa: E402
 import threading  # noqa: E402
 from importlib import import_module  # noqa: E402
@@ -135,7 +136,7 @@ def _carry_out() -> int:
         code = code if isinstance(code, int) else 0
     except MilbenchError as error:
         # A file that there was no memory to read is not damaged, whatever its reader took it for.
-        code = _fail(_MORE_MEMORY if _lacks_memory(error) else str(error))
+        code = _fail(_MORE_MEMORY, "system-limit") if _lacks_memory(error) else _fail(str(error), error.code)
     except _UsageError as error:
         error.show()  # type: ignore[attr-defined]
         code = 1
@@ -149,20 +150,21 @@ def _carry_out() -> int:
     except (KeyboardInterrupt, typer.Abort):
         code = _INTERRUPTED
     except Exception as error:
-        sentence = _of_the_system(error) or (_MORE_MEMORY if _short_of_memory() else None)
+        refused = _of_the_system(error) or ((_MORE_MEMORY, "system-limit") if _short_of_memory() else None)
         if _interrupts[0]:  # on its way through a library it has become something else
             code = _INTERRUPTED
-        elif sentence is None:
+        elif refused is None:
             raise
         else:
-            code = _fail(sentence)
+            code = _fail(*refused)
     return _interrupted() if code == _INTERRUPTED else code
 
 
-def _of_the_system(error: BaseException) -> str | None:
-    """Return the sentence for an error by which the system refuses something, wherever it is noticed; None for others.
+def _of_the_system(error: BaseException) -> tuple[str, str] | None:
+    """Return the sentence and the code of an error by which the system refuses something; None for other errors.
 
-    Libraries pass it on in forms of their own: a module that cannot be mapped, a thread that cannot be started.
+    Libraries notice it anywhere and pass it on in forms of their own: a module that cannot be mapped, a thread that
+    cannot be started.
     """
     seen: BaseException | None = error
     for _ in range(16):
@@ -170,21 +172,26 @@ def _of_the_system(error: BaseException) -> str | None:
             return None
         said = str(seen)
         if isinstance(seen, OSError) and seen.errno in (23, 24):
-            return _DESCRIPTORS
+            return _DESCRIPTORS, "system-limit"
         if isinstance(seen, MemoryError) or any(words in said for words in _MEMORY):
-            return _MORE_MEMORY
+            return _MORE_MEMORY, "system-limit"
         if "Too many open files" in said:
-            return _DESCRIPTORS
+            return _DESCRIPTORS, "system-limit"
         if isinstance(seen, RecursionError):
-            return "a file is nested deeper than any of its kind; check the files that were given, or make them again."
+            return (
+                "a file is nested deeper than any of its kind; check the files that were given, or make them again.",
+                "file-too-large",
+            )
         if isinstance(seen, UnicodeError):
             return (
                 f"a name or text has letters that the locale cannot write ({said.splitlines()[0]}); set LC_ALL=C.UTF-8 "
-                "or PYTHONUTF8=1."
+                "or PYTHONUTF8=1.",
+                "system-locale",
             )
         if isinstance(seen, OSError) and seen.errno is not None:
             named = f"{seen.filename}: " if seen.filename is not None else ""
-            return f"{named}{seen.strerror or seen}; check the path, its permissions and the free space."
+            code = "disk-full" if seen.errno in (errno.ENOSPC, errno.EDQUOT) else "system-refused"
+            return f"{named}{seen.strerror or seen}; check the path, its permissions and the free space.", code
         seen = seen.__cause__ or seen.__context__
     return None
 
@@ -234,7 +241,9 @@ def _refuse_few_threads() -> None:
         from ..errors import MilbenchError
 
         raise MilbenchError(
-            f"this user may have {allowed} processes and threads, and too few of them are left; allow more (ulimit -u)."
+            f"this user may have {allowed} processes and threads, and "
+            "too few of them are left; allow more (ulimit -u).",
+            code="system-limit",
         ) from None
     finally:
         ended.set()
@@ -261,8 +270,11 @@ def _refused(error: OSError) -> int:
     if error.errno == 28 and error.filename is None and not _writable(sys.stdout):
         with contextlib.suppress(OSError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        return _fail("stdout cannot be written (No space left on device); free some, or write it elsewhere.")
-    return _fail(_of_the_system(error) or f"{error}; check the path, its permissions and the free space.")
+        return _fail(
+            "stdout cannot be written (No space left on device); free some, or write it elsewhere.", "disk-full"
+        )
+    said = f"{error}; check the path, its permissions and the free space."
+    return _fail(*(_of_the_system(error) or (said, "system-refused")))
 
 
 def _writable(stream: object) -> bool:
@@ -291,9 +303,13 @@ def _streams() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
-def _fail(sentence: str) -> int:
-    """Write one line, whatever the message quotes from files; return the exit code of bad input."""
-    line = "".join(c if c.isprintable() else "?" for c in " ".join(sentence.split()))
+def _fail(sentence: str, code: str | None = None) -> int:
+    """Write one line, whatever the message quotes from files; return the exit code of bad input.
+
+    The line ends with the code of the error in brackets, by which the documentation lists it.
+    """
+    text = sentence if code is None else f"{sentence} [{code}]"
+    line = "".join(c if c.isprintable() else "?" for c in " ".join(text.split()))
     with contextlib.suppress(OSError):
         sys.stderr.write(f"milbench: {line}\n")
         sys.stderr.flush()

@@ -70,7 +70,7 @@ def predict_to(
 
     check_folder(out.parent, "--out")
     if out.suffix.lower() != ".csv":
-        raise MilbenchError(f"--out {out}: the table is a .csv file.")
+        raise MilbenchError(f"--out {out}: the table is a .csv file.", code="option-bad-file")
     if labels is not None:
         check_columns(labels)
     models, cohort = kept_models_of_cohort(results, suite_name(suite, results), method, data, conditions)
@@ -146,7 +146,9 @@ def _check_attention(model: SavedModel, cache: FeatureCache) -> None:
     bag = BagLoader(cache, cache.ids[:1], torch.device("cpu"), model.scaling).batch([0])
     with torch.no_grad():
         if model.model(bag, attention=True).attention is None:
-            raise MilbenchError(f"{model.facts['method']} returns no attention; leave out --attention.")
+            raise MilbenchError(
+                f"{model.facts['method']} returns no attention; leave out --attention.", code="attention-missing"
+            )
 
 
 def _export_attention(models: list[SavedModel], cache: FeatureCache, folder: Path, labels: Mapping[str, int]) -> None:
@@ -172,9 +174,9 @@ def write_predictions(suite: str | None, out: Path, results: Path, data: str | N
 
     check_folder(out.parent, "--out")
     if part not in ("test", "val", "all"):
-        raise MilbenchError(f"--part {part}: give test, val or all.")
+        raise MilbenchError(f"--part {part}: give test, val or all.", code="option-bad-value")
     if out.suffix.lower() not in (".csv", ".parquet"):
-        raise MilbenchError(f"--out {out}: the table is a .csv or .parquet file.")
+        raise MilbenchError(f"--out {out}: the table is a .csv or .parquet file.", code="option-bad-file")
     name = None if suite is None else suite_name(suite, results)
     table = stored_predictions(results, name, data, None if part == "all" else part)
     content = to_csv(table) if out.suffix.lower() == ".csv" else table.to_parquet(index=False)

@@ -244,7 +244,9 @@ def check_report(folder: Path, suite: str) -> None:
     check_folder(folder, "--report")
     if foreign_readme(folder, report_title(suite)):
         raise MilbenchError(
-            f"{folder / 'README.md'} is not a report of suite {suite} and would be overwritten; give a --report folder."
+            f"{folder / 'README.md'} is not a report of suite {suite} and "
+            "would be overwritten; give a --report folder.",
+            code="already-exists",
         )
 
 
@@ -262,6 +264,8 @@ def check_folder(folder: Path, option: str) -> None:
     above = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
     if not above.is_dir():
         needs = "" if above == folder.absolute() else f" and {folder} cannot be made below it"
-        raise MilbenchError(f"{above} is a file{needs}; give another {option}.")
+        raise MilbenchError(f"{above} is a file{needs}; give another {option}.", code="path-wrong-kind")
     if not os.access(above, os.W_OK | os.X_OK):
-        raise MilbenchError(f"{above} cannot be written; make it writable or give another {option}.")
+        raise MilbenchError(
+            f"{above} cannot be written; make it writable or give another {option}.", code="not-writable"
+        )

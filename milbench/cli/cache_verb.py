@@ -37,7 +37,7 @@ def build(
     from ._terminal import counted
 
     if order not in ("source", "raster"):
-        raise MilbenchError(f"unknown order {order!r}; give source or raster.")
+        raise MilbenchError(f"unknown order {order!r}; give source or raster.", code="cache-bad-request")
     with counted("reading") as progress:
         report = build_cache(
             source,
@@ -70,7 +70,7 @@ def verify(path: Path = typer.Argument(..., metavar="DIR", help="The cache.")) -
     for line in hurt:
         echo(line)
     if hurt:
-        raise MilbenchError(f"{path} is hurt: copy it again, or build it from its source.")
+        raise MilbenchError(f"{path} is hurt: copy it again, or build it from its source.", code="cache-damaged")
     echo(f"{path} is as it was written: {len(FeatureCache.open(path))} slides.")
 
 

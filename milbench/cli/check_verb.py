@@ -22,4 +22,7 @@ def check_command(
     report = run_checks(method)
     echo(str(report), lines=True)
     if report.broken:
-        raise MilbenchError(f"{report.method} breaks {len(report.broken)} of {len(report.results)} checks.")
+        raise MilbenchError(
+            f"{report.method} breaks {len(report.broken)} of {len(report.results)} checks.",
+            code="method-breaks-contract",
+        )

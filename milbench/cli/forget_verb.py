@@ -51,7 +51,9 @@ def forget_command(
                 f"condition {digest(conditions_of(spec))[:6]}"
             )
         if yes and at_work(doomed.store):
-            raise MilbenchError(f"milbench run is at work in {doomed.store.folder}; wait for its end, or stop it.")
+            raise MilbenchError(
+                f"milbench run is at work in {doomed.store.folder}; wait for its end, or stop it.", code="place-busy"
+            )
         if yes:
             remove(doomed)
         echo(f"{summary(doomed)}{' removed.' if yes else '; nothing is removed without --yes.'}")

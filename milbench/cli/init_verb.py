@@ -76,10 +76,12 @@ def init_command(
     from ._terminal import check_folder, counted
 
     if out.suffix != ".toml":
-        raise MilbenchError(f"{out} must end in .toml; a suite is read from such a file.")
+        raise MilbenchError(f"{out} must end in .toml; a suite is read from such a file.", code="option-bad-file")
     plain_name(out.stem, "suite")
     if out.exists() and not force:
-        raise MilbenchError(f"{out} exists already; give another --out, or --force to replace it.")
+        raise MilbenchError(
+            f"{out} exists already; give another --out, or --force to replace it.", code="already-exists"
+        )
     check_folder(out.parent, "--out")
     # These import torch, which takes seconds: what is wrong with --out has been said by now.
     from ..data.audit.patients import check_rule
@@ -95,9 +97,14 @@ def init_command(
     chosen = list(dict.fromkeys(resolve(name).canonical for name in method or METHODS))
     columns = (slide_table, slide_column, patient_column, label_column, site_column, split_column, patient_rule)
     if labels is None and any(given is not None for given in (*columns, kept_class or None, exclude_class or None)):
-        raise MilbenchError("columns and --slide-table are about a label table; give it with --labels.")
+        raise MilbenchError(
+            "columns and --slide-table are about a label table; give it with --labels.", code="option-conflict"
+        )
     if allow_missing is not None and not re.fullmatch(r"\d+|\d+(\.\d+)?%", allow_missing):
-        raise MilbenchError(f"--allow-missing {allow_missing!r} is neither a number of slides, 5, nor a share, 10%.")
+        raise MilbenchError(
+            f"--allow-missing {allow_missing!r} is neither a number of slides, 5, nor a share, 10%.",
+            code="option-bad-value",
+        )
     check_rule(patient_rule)
     tables = None if labels is None else Tables(labels, *columns, tuple(kept_class or ()), tuple(exclude_class or ()))
     if tables is not None and any(columns[1:5]):
@@ -111,7 +118,7 @@ def init_command(
         found.survey.kinds.refuse(features)
     problem = [*found.gaps.lines(), *filter(None, [found.division.problem])]
     if strict and problem:
-        raise MilbenchError(f"{problem[0].rstrip('.')}; mend it, or leave out --strict.")
+        raise MilbenchError(f"{problem[0].rstrip('.')}; mend it, or leave out --strict.", code="init-strict")
     estimates = _estimates(found, chosen, seeds) if estimate else []
     for line in estimates:
         echo(line)

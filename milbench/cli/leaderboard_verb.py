@@ -87,7 +87,9 @@ def leaderboard_command(
     if out is not None:
         check_folder(out, "--out")
         if foreign_readme(out):
-            raise MilbenchError(f"{out / 'README.md'} is no report and would be overwritten; give another --out.")
+            raise MilbenchError(
+                f"{out / 'README.md'} is no report and would be overwritten; give another --out.", code="already-exists"
+            )
 
     def table(without: Collection[str] = ()) -> pd.DataFrame:
         return leaderboard(results, suite, data, resamples, target_auc, price, across, every, details=out is not None,
@@ -104,7 +106,8 @@ def leaderboard_command(
     if across and not df.attrs["across"]:
         raise MilbenchError(
             f"{results} has no suite with three or more cohorts on which two or more methods were run to their end; "
-            "leave out --across."
+            "leave out --across.",
+            code="results-missing",
         )
     if form is Format.table:
         print_leaderboard(df)
@@ -142,12 +145,17 @@ def _which(given: Path | None, root: Path | None, suite: str | None) -> tuple[Pa
         of = load_suite(given)
         name = f"{of.name}-v{of.version}"
         if suite not in (None, of.name, name):
-            raise MilbenchError(f"{given} is suite {of.name}, and --suite names {suite!r}; leave out one of them.")
+            raise MilbenchError(
+                f"{given} is suite {of.name}, and --suite names {suite!r}; leave out one of them.",
+                code="option-conflict",
+            )
         if is_file:
             warn_if_changed(given, of, root or _ROOT)
         return root or _ROOT, name
     if root is not None:
-        raise MilbenchError(f"{given} and --results {root} both name results; leave out one of them.")
+        raise MilbenchError(
+            f"{given} and --results {root} both name results; leave out one of them.", code="option-conflict"
+        )
     return given, suite
 
 

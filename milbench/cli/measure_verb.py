@@ -52,7 +52,7 @@ def measure_command(
     from ..errors import MilbenchError
 
     if reference is not None:
-        raise MilbenchError("--reference goes with --judge; leave it out to measure.")
+        raise MilbenchError("--reference goes with --judge; leave it out to measure.", code="option-conflict")
     from ..runs.launchers.local import warm_up
 
     warm_up()
@@ -70,7 +70,9 @@ def measure_command(
         for kind in _words(dtype)
     ]  # fmt: skip
     if name is not None and (Path(name).name != name or name.startswith(".")):
-        raise MilbenchError(f"--name {name} is no plain file name; give the folder with --out.")
+        raise MilbenchError(
+            f"--name {name} is no plain file name; give the folder with --out.", code="option-bad-value"
+        )
     check_folder(out, "--out")
     bad = [line for plan in plans for line in _measure(plan, out, _stem(name, plan, len(plans)))]
     if bad:

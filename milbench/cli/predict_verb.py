@@ -51,7 +51,7 @@ def predict_command(
 
     columns = {"slide": slide_column, "patient": patient_column, "label": label_column}
     if labels is None and (given := [f"--{what}-column" for what, name in columns.items() if name is not None]):
-        raise MilbenchError(f"{given[0]} is about a label table; give it with --labels.")
+        raise MilbenchError(f"{given[0]} is about a label table; give it with --labels.", code="option-conflict")
     tables = (
         None
         if labels is None

@@ -79,7 +79,7 @@ def run_command(
     from ._terminal import check_folder, check_report, counted, show_progress
 
     if launcher != "local":
-        raise MilbenchError(f"unknown launcher {launcher!r}; only local exists so far.")
+        raise MilbenchError(f"unknown launcher {launcher!r}; only local exists so far.", code="option-bad-value")
     limits = parse_budget(budget or ())
     with counted("reading") as progress:
         plan = make_plan(suite, results, methods=method, seeds=seeds, timeout_s=timeout, budget=limits, storage=storage,

@@ -39,7 +39,9 @@ def show_command(
     if pooling_matrix:
         _show_matrix(method, _INSTANCES if instances is None else instances, out)
     elif instances is not None or out is not None:
-        raise MilbenchError("--instances and --out go with --pooling-matrix; add it, or leave them out.")
+        raise MilbenchError(
+            "--instances and --out go with --pooling-matrix; add it, or leave them out.", code="option-conflict"
+        )
     else:
         _show_card(method)
 
@@ -61,10 +63,10 @@ def _show_matrix(method: str, instances: int, out: Path | None) -> None:
     found = resolve(method)
     file = out or Path(f"pooling-matrix-{re.sub(r'[^a-z0-9_.+-]+', '-', found.canonical.lower()).strip('-')}.png")
     if file.suffix.lower() not in (".png", ".pdf", ".svg"):
-        raise MilbenchError(f"--out {file}: a figure is a .png, .pdf or .svg file.")
+        raise MilbenchError(f"--out {file}: a figure is a .png, .pdf or .svg file.", code="option-bad-file")
     check_folder(file.parent, "--out")
     if instances < 1:
-        raise MilbenchError(f"--instances {instances}: a bag has at least one.")
+        raise MilbenchError(f"--instances {instances}: a bag has at least one.", code="option-bad-value")
     torch.manual_seed(0)
     model = found.create(_DIM, 2)
     at, side = torch.arange(instances), int(np.ceil(np.sqrt(instances)))

@@ -50,7 +50,7 @@ def parse_quantity(field: str, text: Any) -> float:
     """
     units, told = UNITS[field]
     if isinstance(text, bool) or not isinstance(text, str | int | float):
-        raise MilbenchError(f"{text!r} is no {told}.")
+        raise MilbenchError(f"{text!r} is no {told}.", code="budget-bad-value")
     match = re.fullmatch(_NUMBER, text) if isinstance(text, str) else None
     if isinstance(text, str):
         unit = units.get(match[2].lower(), 1 if match[2] == "" else 0) if match else 0
@@ -59,7 +59,7 @@ def parse_quantity(field: str, text: Any) -> float:
         value = float(text)
     broken = field in ("steps", "trials") and value != int(value) if math.isfinite(value) else True
     if broken or value <= 0 or (field in _WHOLE and value < 1):
-        raise MilbenchError(f"{text!r} is no {told}.")
+        raise MilbenchError(f"{text!r} is no {told}.", code="budget-bad-value")
     return int(value) if field in _WHOLE else value
 
 
@@ -88,10 +88,11 @@ def parse_budget(texts: Iterable[str]) -> dict[str, float]:
             what = "names no field of a budget" if equals else "has no unit that tells what is meant"
             raise MilbenchError(
                 f"--budget {text!r} {what}; write '5000 steps', '2e15 flop', '10 min' (device-seconds), '8 GiB', "
-                "'20 trials' or 'timeout=1 h'."
+                "'20 trials' or 'timeout=1 h'.",
+                code="budget-bad-value",
             )
         if field in found:
-            raise MilbenchError(f"--budget gives {field} twice; give it once.")
+            raise MilbenchError(f"--budget gives {field} twice; give it once.", code="budget-bad-value")
         found[field] = parse_quantity(field, rest if equals else text)
     return found
 

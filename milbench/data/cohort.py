@@ -84,7 +84,8 @@ class Cohort:
             if fold.name == name:
                 return fold
         raise MilbenchError(
-            f"cohort {self.name} has no fold {name!r}.{did_you_mean(name, [f.name for f in self.folds])}"
+            f"cohort {self.name} has no fold {name!r}.{did_you_mean(name, [f.name for f in self.folds])}",
+            code="cohort-unknown-name",
         )
 
 
@@ -187,11 +188,15 @@ def _builtin(spec: DataSpec, base: Path) -> Subject:
     if asked:
         raise MilbenchError(
             f"dataset {spec.dataset} brings its own training, validation and test bags, which share no instance; "
-            f"remove split.{asked[0]}."
+            f"remove split.{asked[0]}.",
+            code="source-brings-own",
         )
     for key in ("labels", "classes", "patient_rule"):
         if getattr(spec, key) is not None:
-            raise MilbenchError(f"dataset {spec.dataset} brings its own {key}; remove {key} from cohort {spec.name}.")
+            raise MilbenchError(
+                f"dataset {spec.dataset} brings its own {key}; remove {key} from cohort {spec.name}.",
+                code="source-brings-own",
+            )
     home = prepare(spec.dataset, spec.params)
     try:
         cache = FeatureCache.open(home / "features")
@@ -203,7 +208,9 @@ def _builtin(spec: DataSpec, base: Path) -> Subject:
             folds.append(read_fold(path))
     except (MilbenchError, OSError, ValueError) as error:
         problem = str(error).rstrip(".")
-        raise MilbenchError(f"{home} is damaged ({problem}); remove this folder and it is built again.") from None
+        raise MilbenchError(
+            f"{home} is damaged ({problem}); remove this folder and it is built again.", code="dataset-damaged"
+        ) from None
     slides = tuple(table["slide_id"])
     patients = dict(zip(slides, table["patient_id"], strict=True))
     labels = dict(zip(slides, table["label"].tolist(), strict=True))
@@ -217,20 +224,23 @@ def _labels(spec: DataSpec, base: Path, cache: FeatureCache, table: SourceTable)
         if table.labels is not None:
             raise MilbenchError(
                 f"{source} brings its own labels; remove labels from cohort {spec.name}, or take the labels out of the "
-                "features to use yours (in a long table: name their column otherwise)."
+                "features to use yours (in a long table: name their column otherwise).",
+                code="source-brings-own",
             )
         where = base / Path(spec.labels).expanduser()
         if spec.slide_table is None and spec.slide_column in cache:
             raise MilbenchError(
                 f"{where} seems to have no header: slide_column {spec.slide_column!r} is a slide of the features; "
-                "write a line that names the columns above it."
+                "write a line that names the columns above it.",
+                code="table-no-header",
             )
         slides = None if spec.slide_table is None else base / Path(spec.slide_table).expanduser()
         return read_label_table(where, spec, slides), where
     if table.labels is None:
         raise MilbenchError(
             f"cohort {spec.name} has no labels, and {cache.path} brings none: set labels to the table with "
-            "slide_id, patient_id and label."
+            "slide_id, patient_id and label.",
+            code="labels-missing",
         )
     return brought_labels(table.labels, table.patients, spec.classes, str(source)), source
 

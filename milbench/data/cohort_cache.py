@@ -68,4 +68,4 @@ def _find_npz(path: str, base: Path) -> Path:
         if candidate.is_file():
             return candidate
     looked = " and ".join(str(candidate) for candidate in tried)
-    raise MilbenchError(f"no file {looked}; set MILBENCH_DATA to the folder that {path} is in.")
+    raise MilbenchError(f"no file {looked}; set MILBENCH_DATA to the folder that {path} is in.", code="file-missing")

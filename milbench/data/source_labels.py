@@ -65,11 +65,11 @@ def parse_source_table(content: bytes, path: Path) -> SourceTable:
     except MilbenchError:
         raise
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise MilbenchError(f"{path} is damaged ({type(error).__name__}); {_AGAIN}.") from None
+        raise MilbenchError(f"{path} is damaged ({type(error).__name__}); {_AGAIN}.", code="cache-damaged") from None
     for fold in folds:
         child(Path(), fold.name, ".csv", f"{path}: fold")  # it becomes the name of a file
     if len({fold.name for fold in folds}) < len(folds):
-        raise MilbenchError(f"{path} holds two folds of one name; {_AGAIN}.")
+        raise MilbenchError(f"{path} holds two folds of one name; {_AGAIN}.", code="cache-damaged")
     return SourceTable(labels, patients, folds)
 
 

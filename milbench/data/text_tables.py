@@ -109,9 +109,12 @@ def load_table(path: Path) -> Table:
     _refuse_no_file(file)
     ending = file.suffix.lower()
     if ending in (".xls", ".ods"):
-        raise MilbenchError(f"{file} is a spreadsheet that milbench does not read; save it as .xlsx or as CSV UTF-8.")
+        raise MilbenchError(
+            f"{file} is a spreadsheet that milbench does not read; save it as .xlsx or as CSV UTF-8.",
+            code="file-unsupported",
+        )
     if sheet is not None and ending not in _WORKBOOKS:
-        raise MilbenchError(f"{file} has no sheets; remove #{sheet} from its path.")
+        raise MilbenchError(f"{file} has no sheets; remove #{sheet} from its path.", code="table-sheet")
     if ending in _WORKBOOKS:
         sheets: list[str] = []
         table = _shaped(_workbook(file, sheet, sheets), file)
@@ -139,24 +142,28 @@ def read_text(path: Path) -> str:
         with gzip.open(path) if packed else path.open("rb") as file:
             raw = file.read(_MOST_BYTES + 1)
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise MilbenchError(f"{path} is damaged ({error}); copy it again.") from None
+        raise MilbenchError(f"{path} is damaged ({error}); copy it again.", code="table-damaged") from None
     except (OSError, ValueError) as error:  # ValueError: a path with a null byte
-        raise MilbenchError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}.") from None
+        raise MilbenchError(
+            f"{path} cannot be read: {getattr(error, 'strerror', None) or error}.", code="file-unreadable"
+        ) from None
     if len(raw) > _MOST_BYTES:
-        raise MilbenchError(_too_large(path, f"{_MOST_BYTES // 2**20} MiB"))
+        raise MilbenchError(_too_large(path, f"{_MOST_BYTES // 2**20} MiB"), code="file-too-large")
     if what := next((what for magic, what in _NO_TEXT.items() if raw.startswith(magic)), None):
-        raise MilbenchError(f"{path} is not UTF-8 text but {what}.")
+        raise MilbenchError(f"{path} is not UTF-8 text but {what}.", code="table-not-utf8")
     wide = raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     try:
         text = raw.decode("utf-16" if wide else "utf-8-sig")
     except UnicodeDecodeError as error:
         raise MilbenchError(
-            f"{path} is not UTF-8 text{_at(raw, error.start)}; save it as UTF-8 (Excel: CSV UTF-8)."
+            f"{path} is not UTF-8 text{_at(raw, error.start)}; save it as UTF-8 (Excel: CSV UTF-8).",
+            code="table-not-utf8",
         ) from None
     if "\0" in text:
         line = text.count("\n", 0, text.index("\0")) + 1
         raise MilbenchError(
-            f"{path} line {line} holds a null byte, so it is no text; save it as UTF-8 (Excel: CSV UTF-8)."
+            f"{path} line {line} holds a null byte, so it is no text; save it as UTF-8 (Excel: CSV UTF-8).",
+            code="table-not-utf8",
         )
     return text
 
@@ -191,14 +198,19 @@ def refuse_unreadable(path: Path, table: tuple[Sequence[str], Sequence[Sequence[
         if at is None:
             continue
         if bare := sum(UNSTORED in row[at] for row in rows) + (UNSTORED in column):
-            raise MilbenchError(unstored(path, bare, "" if UNSTORED in column else f" of column {column!r}"))
+            raise MilbenchError(
+                unstored(path, bare, "" if UNSTORED in column else f" of column {column!r}"), code="table-formula"
+            )
         if (problem := unreadable(column)) is not None:
-            raise MilbenchError(f"{path} has {problem} in the name of column {column!r}; correct it.")
+            raise MilbenchError(
+                f"{path} has {problem} in the name of column {column!r}; correct it.", code="text-unreadable"
+            )
         for number, row in enumerate(rows, 1):
             if (problem := unreadable(row[at])) is not None:
                 raise MilbenchError(
                     f"{path} has {problem} in row {number} of column {column!r} ({row[at][:60]!r}); correct it, or "
-                    f"copy the file again."
+                    f"copy the file again.",
+                    code="text-unreadable",
                 )
 
 
@@ -213,7 +225,8 @@ def refuse_lost_digits(where: Path, column: str, cells: Iterable[str]) -> None:
     if lost := [cell for cell in dict.fromkeys(cells) if has_lost_digits(cell)]:
         raise MilbenchError(
             f"{where} has {some(lost, 3)} in column {column!r}: Excel, or a real number, has lost digits of these "
-            "ids, as it keeps 15; write them as text in the spreadsheet, from where they came."
+            "ids, as it keeps 15; write them as text in the spreadsheet, from where they came.",
+            code="table-lost-digits",
         )
 
 
@@ -253,11 +266,11 @@ def _shaped(rows: Rows, path: Path, ended: bool = True) -> Table:
     while not top and (more := list(itertools.islice(numbered, _TOP))):
         top = [(line, stripped) for line, row in more if any(stripped := [cell.strip() for cell in row])]
     if not top:
-        raise MilbenchError(f"{path} is empty; its first line must name the columns.")
+        raise MilbenchError(f"{path} is empty; its first line must name the columns.", code="table-empty")
     at, comments, titles = _header_at([cells for _, cells in top])
     header = [plain_header(cell) for cell in top[at][1]]
     if UNSTORED in header and not known_names(header):
-        raise MilbenchError(unstored(path, header.count(UNSTORED), " of the header"))
+        raise MilbenchError(unstored(path, header.count(UNSTORED), " of the header"), code="table-formula")
     if any(n < at for n in comments) or at in comments:
         header[0] = header[0].removeprefix("#").strip() or header[0]
     lines = ", ".join(str(top[n][0]) for n in titles)
@@ -274,7 +287,9 @@ def _shaped(rows: Rows, path: Path, ended: bool = True) -> Table:
         if not any(cells):
             continue
         if len(cells) > len(header):
-            raise MilbenchError(f"{path} line {line} has {len(cells)} cells but the header {len(header)}.")
+            raise MilbenchError(
+                f"{path} line {line} has {len(cells)} cells but the header {len(header)}.", code="table-bad-line"
+            )
         lacking = len(cells) < len(header)
         short = [int(lacking), short[1] + lacking]
         cells += [""] * (len(header) - len(cells))
@@ -283,11 +298,12 @@ def _shaped(rows: Rows, path: Path, ended: bool = True) -> Table:
             continue
         kept.append(cells)
         if len(kept) * len(header) > _MOST_CELLS:
-            raise MilbenchError(_too_large(path, f"{_MOST_CELLS:,} cells"))
+            raise MilbenchError(_too_large(path, f"{_MOST_CELLS:,} cells"), code="file-too-large")
     if not ended and kept and (short == [1, 1] or _is_beginning([row[-1] for row in kept])):
         raise MilbenchError(
             f"{path} seems to be cut off: its last line, {','.join(kept[-1])[:60]!r}, ends without a line break and "
-            f"before its last cell is complete; copy the file again, or end the line with a line break if it is whole."
+            f"before its last cell is complete; copy the file again, or end the line with a line break if it is whole.",
+            code="table-damaged",
         )
     if again:
         notes.append(f"{count(again, 'row')} of {path.name} repeat{'s' if again == 1 else ''} the header and "
@@ -360,7 +376,8 @@ def _first_of(table: Table, path: Path, sheets: Sequence[str]) -> Table:
     if not table.rows or len(table.header) == 1:
         raise MilbenchError(
             f"the first sheet of {path}, {sheets[0]!r}, holds no table; its other sheets are "
-            f"{some(list(sheets[1:]), 10)}: name one as in {others}."
+            f"{some(list(sheets[1:]), 10)}: name one as in {others}.",
+            code="table-sheet",
         )
     if not known_names(table.header):
         for name in sheets[1:10]:
@@ -372,7 +389,8 @@ def _first_of(table: Table, path: Path, sheets: Sequence[str]) -> Table:
                 raise MilbenchError(
                     f"the first sheet of {path}, {sheets[0]!r}, has columns {some(table.header)}, and sheet {name!r} "
                     f"those of labels or splits, {some(other.header)}: name the sheet that is meant as in "
-                    f"{path}#{name}, or {path}#{sheets[0]}."
+                    f"{path}#{name}, or {path}#{sheets[0]}.",
+                    code="table-sheet",
                 )
     note = f"the first sheet of {path.name}, {sheets[0]!r}, is read; {path.name}#{sheets[1]} would name another"
     return Table(table.header, table.rows, (*table.notes, note), table.comments)
@@ -401,7 +419,8 @@ def _separated(text: str, path: Path) -> Iterator[tuple[int, list[str]]]:
             yield reader.line_num, cells
     except csv.Error as error:
         raise MilbenchError(
-            f"{path} line {reader.line_num} is no CSV: {error}; look for a quotation mark that is not closed."
+            f"{path} line {reader.line_num} is no CSV: {error}; look for a quotation mark that is not closed.",
+            code="table-bad-line",
         ) from None
 
 
@@ -436,14 +455,15 @@ def _workbook(path: Path, sheet: str | None, sheets: list[str]) -> Iterator[tupl
         import openpyxl
     except ImportError:
         raise MilbenchError(
-            f'{path} needs openpyxl; install it with pip install "milbench[formats]", or save it as CSV UTF-8.'
+            f'{path} needs openpyxl; install it with pip install "milbench[formats]", or save it as CSV UTF-8.',
+            code="package-missing",
         ) from None
     try:
         # A member of a zip archive never unpacks to more than the archive says.
         with zipfile.ZipFile(path) as archive:
             size = sum(member.file_size for member in archive.infolist())
             if size > _MOST_BYTES:
-                raise MilbenchError(_too_large(path, f"{_MOST_BYTES // 2**20} MiB"))
+                raise MilbenchError(_too_large(path, f"{_MOST_BYTES // 2**20} MiB"), code="file-too-large")
             refuse_damaged_members(path, archive)
         with warnings.catch_warnings():  # about drop-down lists and the like, which are no values
             warnings.simplefilter("ignore")
@@ -456,17 +476,19 @@ def _workbook(path: Path, sheet: str | None, sheets: list[str]) -> Iterator[tupl
     except MilbenchError:
         raise
     except OSError as error:
-        raise MilbenchError(f"{path} cannot be read: {error.strerror or error}.") from None
+        raise MilbenchError(f"{path} cannot be read: {error.strerror or error}.", code="file-unreadable") from None
     except Exception as error:  # zip, XML, key and value errors, by what is wrong with the file
-        raise MilbenchError(f"{path} is damaged or no .xlsx workbook ({_reason(error)}); save it again.") from None
+        raise MilbenchError(
+            f"{path} is damaged or no .xlsx workbook ({_reason(error)}); save it again.", code="table-damaged"
+        ) from None
 
 
 def _sheet(book: Any, path: Path, name: str | None) -> Iterator[tuple[int, list[str]]]:
     sheets = {sheet.title: sheet for sheet in book.worksheets}
     if name is not None and name not in sheets:
-        raise MilbenchError(f"{path} has no sheet {name!r}.{did_you_mean(name, sheets)}")
+        raise MilbenchError(f"{path} has no sheet {name!r}.{did_you_mean(name, sheets)}", code="table-sheet")
     if not sheets:
-        raise MilbenchError(f"{path} has no sheet with cells; give one.")
+        raise MilbenchError(f"{path} has no sheet with cells; give one.", code="table-sheet")
     sheet = sheets[name] if name is not None else next(iter(sheets.values()))
     sheet.reset_dimensions()  # what the file says of its size may be wrong, or meant to hurt
     cells = 0
@@ -478,7 +500,9 @@ def _sheet(book: Any, path: Path, name: str | None) -> Iterator[tuple[int, list[
     for line, row in enumerate(sheet.iter_rows(), 1):
         cells += len(row)
         if line > _EXCEL_ROWS or cells > _MOST_CELLS:
-            raise MilbenchError(_too_large(path, f"{_EXCEL_ROWS:,} rows or {_MOST_CELLS:,} cells"))
+            raise MilbenchError(
+                _too_large(path, f"{_EXCEL_ROWS:,} rows or {_MOST_CELLS:,} cells"), code="file-too-large"
+            )
         texts = [_excel_text(cell.value, cell.number_format if cell.value is not None else "") for cell in row]
         for column in bare.get(line, ()):
             texts += [""] * (column + 1 - len(texts))
@@ -552,17 +576,23 @@ def _parquet(path: Path) -> Iterator[tuple[int, list[str]]]:
             refuse_parquet_gaps(path, path.stat().st_size)
             size = sum(file.metadata.row_group(i).total_byte_size for i in range(file.metadata.num_row_groups))
             if size > _MOST_BYTES or file.metadata.num_rows * len(flat) > _MOST_CELLS:
-                raise MilbenchError(_too_large(path, f"{_MOST_BYTES // 2**20} MiB or {_MOST_CELLS:,} cells"))
+                raise MilbenchError(
+                    _too_large(path, f"{_MOST_BYTES // 2**20} MiB or {_MOST_CELLS:,} cells"), code="file-too-large"
+                )
             table = file.read(columns=[field.name for field in flat])
         columns = [_column(table.column(i)) for i in range(table.num_columns)]
     except MilbenchError:
         raise
     except OSError as error:
         if error.strerror is None:  # pyarrow's word for damaged pages
-            raise MilbenchError(f"{path} is damaged ({_reason(error)}); write it again.") from None
-        raise MilbenchError(f"{path} cannot be read: {error.strerror}.") from None
+            raise MilbenchError(
+                f"{path} is damaged ({_reason(error)}); write it again.", code="table-damaged"
+            ) from None
+        raise MilbenchError(f"{path} cannot be read: {error.strerror}.", code="file-unreadable") from None
     except Exception as error:  # Arrow, Unicode and value errors, by what is wrong with the file
-        raise MilbenchError(f"{path} is damaged or no Parquet ({_reason(error)}); write it again.") from None
+        raise MilbenchError(
+            f"{path} is damaged or no Parquet ({_reason(error)}); write it again.", code="table-damaged"
+        ) from None
     yield 1, list(table.column_names)
     yield from enumerate((list(row) for row in zip(*columns, strict=True)), 2)
 

@@ -68,14 +68,17 @@ def compare(
         MilbenchError: a method no cohort was run with, one method given twice, or damaged results.
     """
     if resamples < 1:
-        raise MilbenchError(f"resamples is {resamples}; it must be at least 1, and 1000 or more for a fair interval.")
+        raise MilbenchError(
+            f"resamples is {resamples}; it must be at least 1, and 1000 or more for a fair interval.",
+            code="option-bad-value",
+        )
     cohorts = read_cohorts(Path(results), suite, data, methods=(a, b), all_runs=all_runs)
     for one, other in ((a, b), (b, a)):
         _refuse_absent(one, other, cohorts)
     known = _options(cohorts)
     a, b = _known_method(a, known, results), _known_method(b, known, results)
     if a == b:
-        raise MilbenchError(f"{a} is compared with itself; give two methods.")
+        raise MilbenchError(f"{a} is compared with itself; give two methods.", code="option-conflict")
     rows, oracles = [], False
     for cohort in cohorts:
         if cohort.oracle and a in cohort.runs and b in cohort.runs:
@@ -85,15 +88,20 @@ def compare(
             rows.append(_compared(cohort, found[a], found[b]))
     if not rows and oracles:
         raise MilbenchError(
-            f"{a} and {b} were run under the oracle protocol alone, which chooses on test; such runs are not compared."
+            f"{a} and {b} were run under the oracle protocol alone, which chooses on test; such runs are not compared.",
+            code="compare-unlike-runs",
         )
     if not rows and (differ := _apart(cohorts, a, b)):
         raise MilbenchError(
             f"{a} and {b} were never run under the same conditions ({', '.join(differ)} differ), and a comparison "
-            "across them would not be matched; run both in one suite."
+            "across them would not be matched; run both in one suite.",
+            code="compare-unlike-runs",
         )
     if not rows:
-        raise MilbenchError(f"no cohort in {results} was run with both {a} and {b}; run a suite with -m {a} -m {b}.")
+        raise MilbenchError(
+            f"no cohort in {results} was run with both {a} and {b}; run a suite with -m {a} -m {b}.",
+            code="results-missing",
+        )
     return pd.DataFrame(rows, columns=list(COMPARISON))
 
 
@@ -107,7 +115,8 @@ def _refuse_absent(method: str, other: str, cohorts: list[RunGroup]) -> None:
                 source = (cohort.request.source if cohort.request else "") or "SUITE"
                 raise MilbenchError(
                     f"{cohort.data}: {name} was run {why.replace('{other}', other)}; run {name} again: "
-                    f"milbench run {shlex.quote(source)} -m {shlex.quote(name)}."
+                    f"milbench run {shlex.quote(source)} -m {shlex.quote(name)}.",
+                    code="runs-not-done",
                 )
 
 
@@ -118,7 +127,7 @@ def _known_method(text: str, known: Mapping[str, Mapping[str, Any]], results: st
         named = text.partition("[")[0].strip().lower()
         same = [method for method in known if method.partition("[")[0] == named]
         hint = f" There are runs of {', '.join(map(repr, same))}." if same else did_you_mean(text, known)
-        raise MilbenchError(f"no run of {text!r} in {results}.{hint}")
+        raise MilbenchError(f"no run of {text!r} in {results}.{hint}", code="results-unknown-name")
     return found
 
 

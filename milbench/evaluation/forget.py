@@ -83,12 +83,20 @@ def select(root: Path, selection: Selection) -> list[Doomed]:
         MilbenchError: the selection is empty or names something that is not there; a result is a link or is damaged.
     """
     if selection == Selection():
-        raise MilbenchError("say which runs: --suite, --data, -m, --condition, --older, --outcome or --superseded.")
+        raise MilbenchError(
+            "say which runs: --suite, --data, -m, --condition, --older, --outcome or --superseded.",
+            code="option-missing",
+        )
     if selection.outcome is not None and selection.outcome not in OUTCOMES:
         hint = did_you_mean(selection.outcome, OUTCOMES)
-        raise MilbenchError(f"--outcome is {selection.outcome!r}; it is one of {', '.join(OUTCOMES)}.{hint}")
+        raise MilbenchError(
+            f"--outcome is {selection.outcome!r}; it is one of {', '.join(OUTCOMES)}.{hint}", code="option-bad-value"
+        )
     if selection.condition is not None and not selection.condition.strip():
-        raise MilbenchError("--condition is empty; give the words of a table's heading, or the first digits of it.")
+        raise MilbenchError(
+            "--condition is empty; give the words of a table's heading, or the first digits of it.",
+            code="option-bad-value",
+        )
     before = None if selection.older is None else _before(selection.older)
     found, names, methods, conditions = [], set(), set(), dict[str, str]()
     for folder in suite_folders(root):
@@ -152,7 +160,9 @@ def remove(doomed: Doomed) -> None:
         try:
             inside(doomed.store.root, file).unlink(missing_ok=True)
         except OSError as error:
-            raise MilbenchError(f"cannot remove {file} ({error.strerror or error}); make it writable.") from error
+            raise MilbenchError(
+                f"cannot remove {file} ({error.strerror or error}); make it writable.", code="not-writable"
+            ) from error
 
 
 def _tables(folder: Path) -> tuple[dict[str, str], set[Path]]:
@@ -210,7 +220,8 @@ def _before(text: str) -> datetime:
         when = datetime.fromisoformat(text.strip())
     except (ValueError, OverflowError):
         raise MilbenchError(
-            f"--older is {text!r}; it is an age such as '30 days' or a date such as 2026-03-01."
+            f"--older is {text!r}; it is an age such as '30 days' or a date such as 2026-03-01.",
+            code="option-bad-value",
         ) from None
     return when if when.tzinfo is not None else when.astimezone()
 
@@ -219,13 +230,18 @@ def _refuse(selection: Selection, root: Path, names: set[str], methods: set[str]
     """Name the part of an empty selection that names nothing; say nothing where all of them do."""
     suite = selection.suite
     if suite is not None and not any(suite == name or suite.startswith(f"{name}-v") for name in names):
-        raise MilbenchError(f"no suite {suite!r} in {root}.{did_you_mean(suite, names)}")
+        raise MilbenchError(f"no suite {suite!r} in {root}.{did_you_mean(suite, names)}", code="results-unknown-name")
     for method in selection.methods:
         if spelling(method) not in set(map(spelling, methods)):
-            raise MilbenchError(f"no run of {method!r} in {root}.{did_you_mean(method, methods)}")
+            raise MilbenchError(
+                f"no run of {method!r} in {root}.{did_you_mean(method, methods)}", code="results-unknown-name"
+            )
     if selection.condition is not None and not any(_is(selection.condition, key, conditions) for key in conditions):
         known = ", ".join(f"{key[:6]} ({label or 'the only table'})" for key, label in sorted(conditions.items()))
-        raise MilbenchError(f"no table of condition {selection.condition!r} in {root}; there are: {known or 'none'}.")
+        raise MilbenchError(
+            f"no table of condition {selection.condition!r} in {root}; there are: {known or 'none'}.",
+            code="results-unknown-name",
+        )
 
 
 def summary(doomed: Doomed) -> str:

@@ -273,7 +273,8 @@ def _predictions(
             if not np.array_equal(rows.setdefault(cell[0], at), at):
                 raise MilbenchError(
                     f"{record.path / 'predictions.parquet'} holds other {split} bags than the runs before it; run "
-                    "again with --overwrite all."
+                    "again with --overwrite all.",
+                    code="run-other-cohort",
                 )
     return dict(sorted(rows.items())), scores
 
@@ -285,7 +286,8 @@ def _of_run(record: RunRecord, split: str, labels: pd.DataFrame) -> tuple[np.nda
     if not len(part) or (at < 0).any():
         raise MilbenchError(
             f"{record.path / 'predictions.parquet'} holds no {split} bags of its cohort's labels.csv; delete its "
-            "folder and run the suite again."
+            "folder and run the suite again.",
+            code="run-other-cohort",
         )
     order = np.argsort(at)
     column = "s1" if "s1" in part else "p1"  # log-odds, which older runs lack
@@ -306,9 +308,14 @@ def _known(cohort: RunGroup) -> pd.DataFrame | None:
         known = table.set_index("slide_id")[names].astype("float64").reindex(cohort.labels().index)
     except (OSError, ValueError, KeyError) as error:
         told = str(error).splitlines()[0]
-        raise MilbenchError(f"{file} cannot be read ({told}); run the suite again to write it.") from error
+        raise MilbenchError(
+            f"{file} cannot be read ({told}); run the suite again to write it.", code="cohort-damaged"
+        ) from error
     if not known.apply(lambda column: column.between(0, 1)).all(axis=None):
-        raise MilbenchError(f"{file} lacks the posterior of some bags of labels.csv; run the suite again to write it.")
+        raise MilbenchError(
+            f"{file} lacks the posterior of some bags of labels.csv; run the suite again to write it.",
+            code="cohort-damaged",
+        )
     return known
 
 

@@ -56,7 +56,9 @@ def columns() -> list[str]:
     """
     more = [metric.name for metric in metrics.registered()[len(metrics.OWN) :]]
     if clash := sorted(set(more) & set(COLUMNS)):
-        raise MilbenchError(f"a metric cannot be named {clash[0]!r}, a column of every leaderboard; rename it.")
+        raise MilbenchError(
+            f"a metric cannot be named {clash[0]!r}, a column of every leaderboard; rename it.", code="name-taken"
+        )
     return [*COLUMNS, *more]
 
 
@@ -133,9 +135,14 @@ def leaderboard(
         MilbenchError: nothing to show, methods tested on different bags, or damaged results.
     """
     if resamples < 1:
-        raise MilbenchError(f"resamples is {resamples}; it must be at least 1, and 1000 or more for a fair interval.")
+        raise MilbenchError(
+            f"resamples is {resamples}; it must be at least 1, and 1000 or more for a fair interval.",
+            code="option-bad-value",
+        )
     if price_per_hour is not None and not price_per_hour > 0:
-        raise MilbenchError(f"the price of a device-hour is {price_per_hour}; it must be positive.")
+        raise MilbenchError(
+            f"the price of a device-hour is {price_per_hour}; it must be positive.", code="option-bad-value"
+        )
     cohorts = read_cohorts(Path(results), suite, data, all_runs=all_runs, without=without)
     if threshold_rule is not None:
         rule = threshold.named(threshold_rule)

@@ -117,7 +117,9 @@ def curves(cohorts: Sequence[RunGroup], axis: str = "device_seconds", points: in
         ``axis``, ``x``, ``auc`` (mean over runs), ``low``, ``high`` (smallest and largest over runs), ``runs``.
     """
     if axis not in AXES:
-        raise MilbenchError(f"{axis!r} is no axis of an anytime curve; choose one of {', '.join(AXES)}.")
+        raise MilbenchError(
+            f"{axis!r} is no axis of an anytime curve; choose one of {', '.join(AXES)}.", code="option-bad-value"
+        )
     parts = []
     for cohort in cohorts:
         steps = {

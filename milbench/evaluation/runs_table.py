@@ -117,9 +117,14 @@ class RunGroup:
             raise
         except (KeyError, ValueError) as error:
             told = str(error).splitlines()[0]
-            raise MilbenchError(f"{file} is no table of slide_id, patient_id, label ({told}); run again.") from error
+            raise MilbenchError(
+                f"{file} is no table of slide_id, patient_id, label ({told}); run again.", code="cohort-damaged"
+            ) from error
         if table.index.has_duplicates:
-            raise MilbenchError(f"{file} has slide {table.index[table.index.duplicated()][0]!r} twice; run again.")
+            raise MilbenchError(
+                f"{file} has slide {table.index[table.index.duplicated()][0]!r} twice; run again.",
+                code="cohort-damaged",
+            )
         # A slide without patient is its own.
         return table.assign(patient_id=table["patient_id"].where(table["patient_id"] != "", table.index))
 
@@ -131,7 +136,9 @@ class RunGroup:
         except MilbenchError:
             raise
         except (TypeError, ValueError, RecursionError) as error:
-            raise MilbenchError(f"{file} is missing or damaged; run the suite again to write it.") from error
+            raise MilbenchError(
+                f"{file} is missing or damaged; run the suite again to write it.", code="cohort-damaged"
+            ) from error
 
     def waived(self) -> dict[str, str]:
         """Read what ``milbench audit`` found and the suite was run in spite of: code -> the first such finding."""
@@ -147,7 +154,9 @@ class RunGroup:
         except MilbenchError:
             raise
         except (ValueError, KeyError, TypeError, RecursionError) as error:
-            raise MilbenchError(f"{file} is missing or damaged; run the suite again to write it.") from error
+            raise MilbenchError(
+                f"{file} is missing or damaged; run the suite again to write it.", code="cohort-damaged"
+            ) from error
         return {code: texts[0] + (f" And {len(texts) - 1} more." if texts[1:] else "") for code, texts in found.items()}
 
     def lacking(self) -> int:
@@ -180,7 +189,9 @@ class RunGroup:
         except MilbenchError:
             raise
         except (KeyError, ValueError) as error:
-            raise MilbenchError(f"{self._cohort / name} is no table of slide_id and split; {_AGAIN}.") from error
+            raise MilbenchError(
+                f"{self._cohort / name} is no table of slide_id and split; {_AGAIN}.", code="cohort-damaged"
+            ) from error
 
     def tested(self, fold: str) -> set[str] | None:
         """Return the slides that a fold tests; None where the store does not hold the fold.
@@ -196,10 +207,13 @@ class RunGroup:
         content = read_listed(self._cohort, name, _AGAIN)
         manifest = read_manifest(self._cohort, _AGAIN)
         if manifest is None and any(FILES in run.record for runs in self.runs.values() for run in runs.values()):
-            raise MilbenchError(no_manifest(self._cohort, _AGAIN))  # both came with the same version
+            raise MilbenchError(
+                no_manifest(self._cohort, _AGAIN), code="cohort-damaged"
+            )  # both came with the same version
         if manifest is not None and manifest.get("fingerprint") != self.fingerprint:
             raise MilbenchError(
-                f"{self._cohort} holds the labels and folds of fingerprint {manifest.get('fingerprint')}; {_AGAIN}."
+                f"{self._cohort} holds the labels and folds of fingerprint {manifest.get('fingerprint')}; {_AGAIN}.",
+                code="cohort-damaged",
             )
         return content
 
@@ -255,14 +269,17 @@ def read_cohorts(
     if found:
         return found
     if suite is not None and suites and not any(suite.startswith(s) for s in suites):
-        raise MilbenchError(f"no suite {suite!r} in {root}.{did_you_mean(suite, suites)}")
+        raise MilbenchError(f"no suite {suite!r} in {root}.{did_you_mean(suite, suites)}", code="results-unknown-name")
     if data is not None and names:
-        raise MilbenchError(f"no cohort {data!r} in {root}.{did_you_mean(data, names)}")
+        raise MilbenchError(f"no cohort {data!r} in {root}.{did_you_mean(data, names)}", code="results-unknown-name")
     if left_out:
         told = left_out[-1].removesuffix("; --all shows them too.").removesuffix(".")
-        raise MilbenchError(f"no run that was asked for last is done; {told}; --all shows whatever is there.")
+        raise MilbenchError(
+            f"no run that was asked for last is done; {told}; --all shows whatever is there.", code="runs-not-done"
+        )
     raise MilbenchError(
-        f"{root} holds no finished runs{f' of {suite}' if suite else ''}; run: milbench run quickstart."
+        f"{root} holds no finished runs{f' of {suite}' if suite else ''}; run: milbench run quickstart.",
+        code="results-missing",
     )
 
 

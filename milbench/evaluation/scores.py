@@ -173,7 +173,7 @@ def score(cohort: RunGroup, resamples: int, kept: Kept | None = None) -> list[Sc
             try:
                 values: dict[str, Any] = metrics.all_metrics(truth, p, s, classes_of)
             except MilbenchError as error:
-                raise MilbenchError(f"{record.path / 'predictions.parquet'}: {error}") from error
+                raise MilbenchError(f"{record.path / 'predictions.parquet'}: {error}", code=error.code) from error
             if kept == "oracle":
                 values["accuracy"] = metrics.accuracy_at_best_threshold(truth, p, s)
             by = metrics.order_of(p, s)
@@ -233,7 +233,8 @@ def threshold_of(
     if parts is not None and held != set(parts.index[parts == "val"]):
         raise MilbenchError(
             f"{file} holds predictions of {count(len(held), 'validation bag')} that are not those of fold {fold}; "
-            "delete its folder and run the suite again."
+            "delete its folder and run the suite again.",
+            code="run-other-cohort",
         )
     if not held:
         return threshold.choose(rule, [], [])
@@ -242,7 +243,7 @@ def threshold_of(
     try:
         return threshold.choose(rule, labels["label"].to_numpy()[rows], metrics.order_of(p, s)[:, 1])
     except MilbenchError as error:
-        raise MilbenchError(f"{file}: {error}") from error
+        raise MilbenchError(f"{file}: {error}", code=error.code) from error
 
 
 def _ranks(scores: np.ndarray) -> bytes:
@@ -316,7 +317,9 @@ def same_trainings(a: Scores, b: Scores) -> stats.Difference:
     """
     runs = a.runs[["fold", "seed", "auc"]].merge(b.runs[["fold", "seed", "auc"]], on=["fold", "seed"])
     if len(runs) != len(a.runs) or len(runs) != len(b.runs):
-        raise MilbenchError(f"two evaluations of {a.method} hold different runs; run the suite again.")
+        raise MilbenchError(
+            f"two evaluations of {a.method} hold different runs; run the suite again.", code="run-other-cohort"
+        )
     gap = (runs["auc_x"] - runs["auc_y"]).to_numpy(dtype=np.float64)
     cells = runs.assign(gap=gap).pivot(index="fold", columns="seed", values="gap").to_numpy(dtype=np.float64)
     return stats.paired_seeds_difference(a.mean, b.mean, stats.seeds_of(cells))
@@ -331,7 +334,8 @@ def _check_folds(cohort: RunGroup, labels: pd.DataFrame, rows_of: dict[str, np.n
             raise MilbenchError(
                 f"{runs[cell].path} holds predictions of {count(len(predicted), 'bag')} for fold {fold}, "
                 f"{len(predicted - tested)} of which the fold does not test ({len(tested)} it does); delete the folder "
-                "and run the suite again."
+                "and run the suite again.",
+                code="run-other-cohort",
             )
 
 
@@ -351,7 +355,8 @@ def _test_bags(
             if not np.array_equal(known, rows):
                 raise MilbenchError(
                     f"{cohort.name}: in fold {cell[0]} {method} was tested on {len(rows)} bags ({record.path}), "
-                    f"{other.method} on {len(known)} others ({other.path}); run again with --overwrite all."
+                    f"{other.method} on {len(known)} others ({other.path}); run again with --overwrite all.",
+                    code="run-other-cohort",
                 )
     return {fold: rows for fold, (rows, _) in first.items()}, predicted
 
@@ -431,7 +436,10 @@ def _of_trajectory(
     ]
     history, monitor = record.history(), record.spec.protocol.monitor
     if kept == "best-val" and history is None:
-        raise MilbenchError(f"{record.path / 'history.csv'} is missing; delete its folder and run the suite again.")
+        raise MilbenchError(
+            f"{record.path / 'history.csv'} is missing; delete its folder and run the suite again.",
+            code="store-damaged",
+        )
     unseen = history is not None and monitor not in history  # there were no validation slides
     if kept == "last" or (kept == "best-val" and unseen):
         return found[-1]
@@ -446,7 +454,9 @@ def _of_trajectory(
 def _selected(file: Path, columns: Mapping[str, np.ndarray], name: str, value: Any) -> dict[str, np.ndarray]:
     """Return the rows of a table in which one column has a value."""
     if name not in columns or "slide_id" not in columns:
-        raise MilbenchError(f"{file} lacks slide_id or {name}; delete its folder and run the suite again.")
+        raise MilbenchError(
+            f"{file} lacks slide_id or {name}; delete its folder and run the suite again.", code="store-damaged"
+        )
     chosen = columns[name] == value
     return {column: values[chosen] for column, values in columns.items()}
 
@@ -456,15 +466,20 @@ def _rows_of(
 ) -> tuple[np.ndarray, Predicted]:
     columns, scores = [f"p{i}" for i in range(classes)], [f"s{i}" for i in range(classes)]
     if not len(table.get("slide_id", ())) or not set(columns) <= set(table) or f"p{classes}" in table:
-        raise MilbenchError(f"{file} holds no test bags with {classes} classes; delete its folder and run again.")
+        raise MilbenchError(
+            f"{file} holds no test bags with {classes} classes; delete its folder and run again.", code="store-damaged"
+        )
     if "s0" in table and not set(scores) <= set(table):
-        raise MilbenchError(f"{file} lacks the log-odds of some classes; delete its folder and run the suite again.")
+        raise MilbenchError(
+            f"{file} lacks the log-odds of some classes; delete its folder and run the suite again.",
+            code="store-damaged",
+        )
     rows = np.array([row_of.get(str(slide), -1) for slide in table["slide_id"]], dtype=np.intp)
     order = np.argsort(rows)
     rows = rows[order]
     if rows[0] < 0 or (rows[1:] == rows[:-1]).any():
         told = "bags that its cohort's labels.csv has not" if rows[0] < 0 else "a bag twice"
-        raise MilbenchError(f"{file} holds {told}; delete its folder and run the suite again.")
+        raise MilbenchError(f"{file} holds {told}; delete its folder and run the suite again.", code="store-damaged")
 
     def matrix(names: list[str]) -> np.ndarray:
         return np.column_stack([table[name][order] for name in names]).astype(np.float64)

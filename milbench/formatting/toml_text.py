@@ -37,19 +37,24 @@ def read_toml(file: Path) -> dict[str, Any]:
     """
     try:
         if not file.is_file():
-            raise MilbenchError(f"{file} is no regular file; give a TOML file.")
+            raise MilbenchError(f"{file} is no regular file; give a TOML file.", code="path-wrong-kind")
         if (size := file.stat().st_size) > LARGEST:
-            raise MilbenchError(f"{file} has {size:,} bytes, more than any TOML file read here ({LARGEST:,}).")
+            raise MilbenchError(
+                f"{file} has {size:,} bytes, more than any TOML file read here ({LARGEST:,}).", code="file-too-large"
+            )
         raw = file.read_bytes()
         # Windows' editors begin a file with a byte-order mark, and may write UTF-16.
         wide = raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
         text = io.TextIOWrapper(io.BytesIO(raw), encoding="utf-16" if wide else "utf-8-sig").read()
     except UnicodeDecodeError as error:
         raise MilbenchError(
-            f"{file} is not valid TOML, as it is not UTF-8 text (byte {error.start}); save it as UTF-8."
+            f"{file} is not valid TOML, as it is not UTF-8 text (byte {error.start}); save it as UTF-8.",
+            code="config-invalid",
         ) from None
     except OSError as error:
-        raise MilbenchError(f"{file} cannot be read ({error.strerror}); make it readable.") from None
+        raise MilbenchError(
+            f"{file} cannot be read ({error.strerror}); make it readable.", code="file-unreadable"
+        ) from None
     return parse_toml(text, file)
 
 
@@ -59,12 +64,14 @@ def parse_toml(text: str, file: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(text)
     except (ValueError, RecursionError) as error:  # ValueError: TOMLDecodeError, and numbers that are too long
-        raise MilbenchError(f"{file} is not valid TOML: {error}.") from None
+        raise MilbenchError(f"{file} is not valid TOML: {error}.", code="config-invalid") from None
 
 
 def _check(text: str, file: Path) -> None:
     if len(text) > LARGEST:
-        raise MilbenchError(f"{file} has {len(text):,} letters, more than any TOML file read here ({LARGEST:,}).")
+        raise MilbenchError(
+            f"{file} has {len(text):,} letters, more than any TOML file read here ({LARGEST:,}).", code="file-too-large"
+        )
     depth = dots = 0
     for token in _TOKEN.finditer(text):
         kind = token.lastgroup
@@ -79,13 +86,19 @@ def _check(text: str, file: Path) -> None:
         elif kind == "unclosed":
             return  # where the parser stops as well
         if depth > DEEPEST:
-            raise MilbenchError(f"{file}, line {_line(text, token)}: brackets are nested more than {DEEPEST} deep.")
+            raise MilbenchError(
+                f"{file}, line {_line(text, token)}: brackets are nested more than {DEEPEST} deep.",
+                code="file-too-large",
+            )
         if dots > DEEPEST:
-            raise MilbenchError(f"{file}, line {_line(text, token)}: a key has more than {DEEPEST} parts.")
+            raise MilbenchError(
+                f"{file}, line {_line(text, token)}: a key has more than {DEEPEST} parts.", code="file-too-large"
+            )
         if kind == "word" and (length := len(token[0])) > LONGEST:
             what = "number" if token[0][0] in "+-0123456789" else "word outside quotes"
             raise MilbenchError(
-                f"{file}, line {_line(text, token)}: a {what} of {length:,} characters; at most {LONGEST} are read."
+                f"{file}, line {_line(text, token)}: a {what} of {length:,} characters; at most {LONGEST} are read.",
+                code="file-too-large",
             )
 
 

@@ -59,19 +59,23 @@ def read_slide_labels(tables: Tables, slides: Collection[str], classes: Sequence
     mine = [row for row in labelled if row.slide in there]
     where = str(tables.labels)
     if not labelled:
-        raise MilbenchError(f"{where} has no label in column {rows.label!r}; give another --label-column.")
+        raise MilbenchError(
+            f"{where} has no label in column {rows.label!r}; give another --label-column.", code="labels-missing-value"
+        )
     if not mine:
         first = min(there, default="")
         raise MilbenchError(
             f"{where} has no label of any slide of the features: {labelled[0].slide!r} in column {rows.slide!r}, "
-            f"{first!r} in the features; give another --slide-column, or the table of these slides."
+            f"{first!r} in the features; give another --slide-column, or the table of these slides.",
+            code="names-unmatched",
         )
     values = read_values({row.slide: row.label for row in mine}, rows.label, where, classes)
     names = [plain_label(name) for name in classes]
     if strangers := sorted(set(values.classes.values()) - set(names)):
         raise MilbenchError(
             f"{where} has {strangers[0]!r} in column {rows.label!r}, which is none of the classes of the models; "
-            f"correct it, or give another --label-column.{did_you_mean(strangers[0], names)}"
+            f"correct it, or give another --label-column.{did_you_mean(strangers[0], names)}",
+            code="labels-unknown-class",
         )
     named = {row.slide: row.patient for row in rows.rows if row.slide in there}
     named = {slide: patient for slide, patient in named.items() if rows.patient != rows.slide and patient != slide}

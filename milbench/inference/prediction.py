@@ -62,25 +62,30 @@ def kept_models_of_cohort(
                 source = (table.request.source if table.request else "") or "SUITE"
                 raise MilbenchError(
                     f"{table.data}: {name} was run {why}; run {name} again: "
-                    f"milbench run {shlex.quote(source)} -m {shlex.quote(name)}."
+                    f"milbench run {shlex.quote(source)} -m {shlex.quote(name)}.",
+                    code="runs-not-done",
                 )
         known = sorted({m for table in every for m in table.runs})
-        raise MilbenchError(f"no run of {name} in {results}.{did_you_mean(name, known)}")
+        raise MilbenchError(f"no run of {name} in {results}.{did_you_mean(name, known)}", code="results-unknown-name")
     records = [record for table in tables for record in table.runs[name].values()]
     if not any((record.path / MODEL).is_file() for record in records):
-        raise MilbenchError(_none_kept(name, records))  # whichever cohort or table would be chosen
+        raise MilbenchError(
+            _none_kept(name, records), code="models-not-kept"
+        )  # whichever cohort or table would be chosen
     cohorts = sorted({table.data for table in tables})
     if len(cohorts) > 1:
-        raise MilbenchError(f"{name} was run on {', '.join(cohorts)}; choose one with --data.")
+        raise MilbenchError(f"{name} was run on {', '.join(cohorts)}; choose one with --data.", code="models-ambiguous")
     if conditions is not None:
         tables = [table for table in tables if table.label == conditions]
     if len(tables) != 1:
         labels = "; ".join(repr(t.label) for t in read_cohorts(Path(results), suite, data) if name in t.runs)
-        raise MilbenchError(f"runs of {name} stand in several tables; choose one with --conditions: {labels}.")
+        raise MilbenchError(
+            f"runs of {name} stand in several tables; choose one with --conditions: {labels}.", code="models-ambiguous"
+        )
     runs = [record for _, record in sorted(tables[0].runs[name].items()) if record.outcome == "ok"]
     without = [record for record in runs if not (record.path / MODEL).is_file()]
     if not runs or without:
-        raise MilbenchError(_none_kept(name, list(tables[0].runs[name].values())))
+        raise MilbenchError(_none_kept(name, list(tables[0].runs[name].values())), code="models-not-kept")
     for record in runs:
         _check(record)
     models = [load_model(record.path / MODEL, method) for record in runs]
@@ -130,7 +135,8 @@ def _check(record: RunRecord) -> None:
     listed = (record.record.get(FILES) or {}).get(MODEL)
     if listed is not None and checksum(read_regular(file)) != listed:
         raise MilbenchError(
-            f"{file} is not the file that the run published; delete its folder and run the suite again."
+            f"{file} is not the file that the run published; delete its folder and run the suite again.",
+            code="file-changed",
         )
 
 
@@ -160,7 +166,9 @@ def predict_slides(
     """
     classes = models[0].classes
     if any(model.classes != classes for model in models):
-        raise MilbenchError("the models have different classes; predict with those of one cohort.")
+        raise MilbenchError(
+            "the models have different classes; predict with those of one cohort.", code="models-ambiguous"
+        )
     rule = rule or str(models[0].facts.get("threshold", "half"))
     decided = [model.threshold(rule) for model in models]
     odds = [model.predict(cache, slides).log_odds for model in models]
@@ -233,7 +241,10 @@ def _long(cohort: RunGroup, method: str, record: RunRecord, part: str | None) ->
     table = table if part is None else table[table["split"] == part]
     known = labels.reindex(table["slide_id"].astype(str))
     if known["label"].isna().any():
-        raise MilbenchError(f"{record.path} holds bags that its cohort's labels.csv has not; run the suite again.")
+        raise MilbenchError(
+            f"{record.path} holds bags that its cohort's labels.csv has not; run the suite again.",
+            code="run-other-cohort",
+        )
     head: dict[str, Any] = {
         "suite": cohort.suite.name, "version": cohort.suite.version, "data": cohort.data, "conditions": cohort.label,
         "method": method, "fold": record.spec.fold, "seed": record.spec.seed, "part": table["split"].to_numpy(),

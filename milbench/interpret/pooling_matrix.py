@@ -103,10 +103,14 @@ def pooling_matrix(model: Aggregator, bags: Bags, definition: Definition | None 
             2 or 3 instances, or a bag representation that does not depend on its instances.
     """
     if len(bags) != 1:
-        raise MilbenchError(f"a pooling matrix belongs to one bag; give it one of the {len(bags)}, bags[0] say.")
+        raise MilbenchError(
+            f"a pooling matrix belongs to one bag; give it one of the {len(bags)}, bags[0] say.",
+            code="interpret-bad-input",
+        )
     if (n := bags.lengths[0]) > MOST:
         raise MilbenchError(
-            f"a pooling matrix of {n} x {n} is more than can be looked at; give at most {MOST} instances."
+            f"a pooling matrix of {n} x {n} is more than can be looked at; give at most {MOST} instances.",
+            code="interpret-bad-input",
         )
     model = copy.deepcopy(model).double().eval()
     bags = bags.to(dtype=torch.float64)
@@ -117,11 +121,17 @@ def pooling_matrix(model: Aggregator, bags: Bags, definition: Definition | None 
             found = matrices.detach().cpu().numpy()
             found = found[found.sum(axis=(1, 2)) > 0]  # a component that nothing moves has no matrix
             if not len(found):
-                raise MilbenchError(f"the bag representation of {name} does not depend on its instances.")
+                raise MilbenchError(
+                    f"the bag representation of {name} does not depend on its instances.",
+                    code="pooling-matrix-undefined",
+                )
             found = found / found.sum(axis=(1, 2), keepdims=True)
             return PoolingMatrix(found.mean(axis=0), cast("Definition", way), found)
     lacks = "takes its bag representation apart" if definition == "contributions" else "is a weighted sum of instances"
-    raise MilbenchError(f"{name} has no pooling matrix by {definition}: nothing says that it {lacks}; leave it out.")
+    raise MilbenchError(
+        f"{name} has no pooling matrix by {definition}: nothing says that it {lacks}; leave it out.",
+        code="pooling-matrix-undefined",
+    )
 
 
 # -- the method's own parts, or its weights
@@ -141,7 +151,8 @@ def _contributions(model: Aggregator, bags: Bags) -> Tensor | None:
         shapes = f"{tuple(parts.shape)} and {tuple(own.shape)}"
         name = type(model).__name__
         raise MilbenchError(
-            f"{name}.contributions returns {shapes}; for {n} instances ({n}, {n}, e) and ({n}, e') are due."
+            f"{name}.contributions returns {shapes}; for {n} instances ({n}, {n}, e) and ({n}, e') are due.",
+            code="model-bad-output",
         )
     size = own.norm(dim=-1)
     # An instance whose embedding is zero brings nothing.
@@ -177,7 +188,10 @@ def _derivatives(model: Aggregator, bags: Bags) -> Tensor:
     if n == 1:
         return bags.x.new_ones(1, 1, 1)
     if n < 4:
-        raise MilbenchError(f"mixing cannot be told from a common normaliser in {n} instances; give at least 4.")
+        raise MilbenchError(
+            f"mixing cannot be told from a common normaliser in {n} instances; give at least 4.",
+            code="interpret-bad-input",
+        )
     chance = torch.Generator().manual_seed(0)
     spread = float((bags.x - bags.x.mean(dim=0)).square().mean().sqrt()) or 1.0
     x = _untied(bags.x, spread, chance)
@@ -225,7 +239,10 @@ def _gradients(model: Aggregator, xs: Tensor, components: Tensor, coords: Tensor
         z = _representation(model(Bags(rows, [n] * len(part), places)))
         chosen = z.gather(1, which[:, None]).sum()
         if not chosen.requires_grad:
-            raise MilbenchError(f"{type(model).__name__} cannot be differentiated: its output keeps no gradient.")
+            raise MilbenchError(
+                f"{type(model).__name__} cannot be differentiated: its output keeps no gradient.",
+                code="pooling-matrix-undefined",
+            )
         (grad,) = torch.autograd.grad(chosen, rows, allow_unused=True)
         out.append((torch.zeros_like(rows) if grad is None else grad).view_as(part))
     return torch.cat(out)

@@ -87,7 +87,10 @@ def relevance(model: Aggregator, bags: Bags, targets: ArrayLike | Tensor | None 
         return Relevance(shares, "attention", out.attention, chosen)
     if source == "attention":
         name = type(model).__name__
-        raise MilbenchError(f'{name} returns no attention; ask for source="gradient x input", or leave it out.')
+        raise MilbenchError(
+            f'{name} returns no attention; ask for source="gradient x input", or leave it out.',
+            code="attention-missing",
+        )
     return Relevance(_gradient_times_input(model, bags, chosen), "gradient x input", None, chosen)
 
 
@@ -140,9 +143,14 @@ def instance_auc(scores: ArrayLike, labels: ArrayLike, lengths: Sequence[int]) -
     """
     s, y = np.asarray(scores, dtype=np.float64), np.asarray(labels)
     if s.shape != y.shape or s.ndim != 1 or sum(lengths) != len(s):
-        raise MilbenchError(f"scores {s.shape}, labels {y.shape} and bags of {sum(lengths)} rows in all do not fit.")
+        raise MilbenchError(
+            f"scores {s.shape}, labels {y.shape} and bags of {sum(lengths)} rows in all do not fit.",
+            code="interpret-bad-input",
+        )
     if strange := sorted(set(y.tolist()) - {-1, 0, 1}):
-        raise MilbenchError(f"instance labels are 1, 0 or -1 (not labelled), not {strange[0]!r}.")
+        raise MilbenchError(
+            f"instance labels are 1, 0 or -1 (not labelled), not {strange[0]!r}.", code="interpret-bad-input"
+        )
     ends = np.cumsum(lengths)
     each = [_auc(s[end - n : end], y[end - n : end]) for n, end in zip(lengths, ends, strict=True)]
     return InstanceAUC(np.array(each), _auc(s, y))
@@ -207,11 +215,18 @@ def removal_curves(model: Aggregator, bag: Bags, scores: ArrayLike | Tensor, tar
     n = bag.lengths[0]
     s = torch.as_tensor(scores).detach().cpu()
     if len(bag) != 1 or n < 2:
-        raise MilbenchError(f"curves follow one bag of at least 2 instances, not {len(bag)} of {bag.lengths}.")
+        raise MilbenchError(
+            f"curves follow one bag of at least 2 instances, not {len(bag)} of {bag.lengths}.",
+            code="interpret-bad-input",
+        )
     if tuple(s.shape) != (n,):
-        raise MilbenchError(f"a bag of {n} instances needs ({n},) scores, got {tuple(s.shape)}.")
+        raise MilbenchError(
+            f"a bag of {n} instances needs ({n},) scores, got {tuple(s.shape)}.", code="interpret-bad-input"
+        )
     if steps < 1 or repeats < 1:
-        raise MilbenchError(f"curves need at least one step and one repeat, got {steps} and {repeats}.")
+        raise MilbenchError(
+            f"curves need at least one step and one repeat, got {steps} and {repeats}.", code="interpret-bad-input"
+        )
     kept = np.unique(np.linspace(1, n, min(steps, n - 1) + 1).round().astype(np.int64))
     chance = np.random.default_rng(seed)
     drawn = [torch.from_numpy(chance.permutation(n)) for _ in range(repeats)]
@@ -263,7 +278,10 @@ def interpret(model: Aggregator, slides: Iterable[tuple[str, Bags]], targets: Ma
     rows, every, known = [], [np.empty(0)], [np.empty(0, dtype=np.int64)]
     for slide, bag in slides:
         if targets is not None and slide not in targets:
-            raise MilbenchError(f"targets has no class for slide {slide}; leave targets out, or give one for each.")
+            raise MilbenchError(
+                f"targets has no class for slide {slide}; leave targets out, or give one for each.",
+                code="interpret-bad-input",
+            )
         told = None if targets is None else [targets[slide]]
         found = relevance(model, bag, told, source)
         values = found.scores.double().cpu().numpy()
@@ -283,7 +301,7 @@ def interpret(model: Aggregator, slides: Iterable[tuple[str, Bags]], targets: Ma
             row |= {"insertion": curves.insertion_auc, "deletion": curves.deletion_auc, "random": curves.random_auc}
         rows.append(row)
     if not rows:
-        raise MilbenchError("there is no slide to interpret; give at least one.")
+        raise MilbenchError("there is no slide to interpret; give at least one.", code="interpret-bad-input")
     return Interpretation(pd.DataFrame(rows), _auc(np.concatenate(every), np.concatenate(known)))
 
 
@@ -380,7 +398,9 @@ def _targets(targets: ArrayLike | Tensor | None, probabilities: Tensor) -> Tenso
     chosen = torch.as_tensor(targets, dtype=torch.int64, device=probabilities.device)
     classes = probabilities.shape[1]
     if chosen.shape != probabilities.shape[:1] or bool(((chosen < 0) | (chosen >= classes)).any()):
-        raise MilbenchError(f"{len(probabilities)} bags need as many targets, each from 0 to {classes - 1}.")
+        raise MilbenchError(
+            f"{len(probabilities)} bags need as many targets, each from 0 to {classes - 1}.", code="interpret-bad-input"
+        )
     return chosen
 
 
@@ -423,7 +443,9 @@ def _probability(model: Aggregator, bag: Bags, parts: Sequence[Tensor], target: 
             coords = None if bag.coords is None else bag.coords[rows]
             p = model.probabilities(model(Bags(bag.x[rows], [len(part) for part in batch], coords)))
             if not 0 <= target < p.shape[1]:
-                raise MilbenchError(f"target {target} is no class: there are {p.shape[1]}, from 0.")
+                raise MilbenchError(
+                    f"target {target} is no class: there are {p.shape[1]}, from 0.", code="interpret-bad-input"
+                )
             found.append(p[:, target].double().cpu())
     return torch.cat(found).numpy()
 

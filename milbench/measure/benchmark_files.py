@@ -96,26 +96,34 @@ def read(path: str | Path) -> BenchmarkFile:
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise MilbenchError(f"{path} does not exist; write it with {RECORD}.") from None
+        raise MilbenchError(f"{path} does not exist; write it with {RECORD}.", code="file-missing") from None
     except (OSError, ValueError) as error:
-        raise MilbenchError(f"{path} cannot be read as JSON ({error}); write it again with {RECORD}.") from None
+        raise MilbenchError(
+            f"{path} cannot be read as JSON ({error}); write it again with {RECORD}.", code="benchmark-unusable"
+        ) from None
     try:
         environment = raw["machine_info"]["milbench"]
         machine_class(environment)
     except (KeyError, TypeError, IndexError, AttributeError):
         raise MilbenchError(
-            f"{path} does not say what machine it was made on (machine_info.milbench); write it with {RECORD}."
+            f"{path} does not say what machine it was made on (machine_info.milbench); write it with {RECORD}.",
+            code="benchmark-unusable",
         ) from None
     if (schema := raw.get("schema", SCHEMA)) != SCHEMA:
-        raise MilbenchError(f"{path} has schema {schema}, this milbench reads {SCHEMA}; record the reference again.")
+        raise MilbenchError(
+            f"{path} has schema {schema}, this milbench reads {SCHEMA}; record the reference again.",
+            code="benchmark-unusable",
+        )
     rows = raw.get("benchmarks")
     if not isinstance(rows, list) or not rows:
-        raise MilbenchError(f"{path} holds no benchmark; write it with {RECORD}.")
+        raise MilbenchError(f"{path} holds no benchmark; write it with {RECORD}.", code="benchmark-unusable")
     found: dict[str, Benchmark] = {}
     for row in rows:
         benchmark = _benchmark(path, row)
         if benchmark.name in found:
-            raise MilbenchError(f"{path} holds {benchmark.name} twice; write it again with {RECORD}.")
+            raise MilbenchError(
+                f"{path} holds {benchmark.name} twice; write it again with {RECORD}.", code="benchmark-unusable"
+            )
         found[benchmark.name] = benchmark
     return BenchmarkFile(path, environment, found, raw)
 
@@ -152,7 +160,9 @@ def save(new: str | Path, folder: str | Path = REFERENCES) -> Path:
         make_folder(Path(folder), out.parent)
         write_atomic(out, text)
     except OSError as error:
-        raise MilbenchError(f"cannot write {out}: {error.strerror}; choose a folder you may write in.") from error
+        raise MilbenchError(
+            f"cannot write {out}: {error.strerror}; choose a folder you may write in.", code="not-writable"
+        ) from error
     return out
 
 
@@ -175,19 +185,25 @@ def _benchmark(path: Path, row: Any) -> Benchmark:
         file, _, test = str(row["fullname"]).partition("::")
         name = f"{PurePosixPath(file).name}::{test}"
     except (KeyError, TypeError):
-        raise MilbenchError(f"{path} holds a benchmark without a fullname; write it again with {RECORD}.") from None
+        raise MilbenchError(
+            f"{path} holds a benchmark without a fullname; write it again with {RECORD}.", code="benchmark-unusable"
+        ) from None
     try:
         seconds, extra = row["stats"]["data"], row.get("extra_info") or {}
         beside = {k.removesuffix(_BESIDE): _samples(v) for k, v in extra.items() if k.endswith(_BESIDE)}
         benchmark = Benchmark(name, _samples(seconds), beside, _samples(extra.get("peak_bytes", []), zero=True))
     except (KeyError, TypeError, ValueError, AttributeError):
         raise MilbenchError(
-            f"{path}: {name} lacks raw samples, or they are no times; write it with {RECORD}."
+            f"{path}: {name} lacks raw samples, or they are no times; write it with {RECORD}.",
+            code="benchmark-unusable",
         ) from None
     short = [other for other, samples in beside.items() if len(samples) != len(benchmark.seconds)]
     if short or not len(benchmark.seconds):
         what = f"{short[0]}{_BESIDE}" if short else "stats.data"
-        raise MilbenchError(f"{path}: {name} does not have one sample a round in {what}; write it with {RECORD}.")
+        raise MilbenchError(
+            f"{path}: {name} does not have one sample a round in {what}; write it with {RECORD}.",
+            code="benchmark-unusable",
+        )
     return benchmark
 
 

@@ -197,7 +197,8 @@ def save_reference(new: str | Path, reference: str | Path = REFERENCES) -> Path:
             if n and 1 / math.comb(2 * n, n) >= ALPHA:
                 raise MilbenchError(
                     f"{new}: {benchmark.name} has {n} samples of a quantity, too few for p < {ALPHA}; "
-                    f"write it with {RECORD}."
+                    f"write it with {RECORD}.",
+                    code="benchmark-unusable",
                 )
     return save(new, reference)
 
@@ -301,7 +302,7 @@ def main(arguments: Sequence[str]) -> int:
             return 0
         report = judge_file(new, folder)
     except MilbenchError as error:
-        sys.stderr.write(f"milbench: {error}\n")
+        sys.stderr.write(f"milbench: {error} [{error.code}]\n")
         return 1
     print("\n".join(report.lines))
     return report.exit_code

@@ -74,9 +74,13 @@ def check_dtype(dtype: str, device_type: str) -> Dtype:
         MilbenchError: an unknown dtype, or TF32 without CUDA.
     """
     if dtype not in DTYPES:
-        raise MilbenchError(f"unknown dtype {dtype!r}; give {', '.join(DTYPES[:-1])} or {DTYPES[-1]}.")
+        raise MilbenchError(
+            f"unknown dtype {dtype!r}; give {', '.join(DTYPES[:-1])} or {DTYPES[-1]}.", code="option-bad-value"
+        )
     if dtype == "tf32" and device_type != "cuda":
-        raise MilbenchError("dtype tf32 exists on CUDA devices only; give fp32 or bf16 on this device.")
+        raise MilbenchError(
+            "dtype tf32 exists on CUDA devices only; give fp32 or bf16 on this device.", code="option-bad-value"
+        )
     return next(known for known in DTYPES if known == dtype)
 
 

@@ -60,15 +60,24 @@ def load_authors_state(model: Aggregator, state: Mapping[str, Any]) -> tuple[str
     """Load a checkpoint of the authors' program into a model; see `Aggregator.load_authors_state`."""
     if not isinstance(state, Mapping):
         hint = "pass its .state_dict()" if isinstance(state, nn.Module) else "pass what torch.load returns"
-        raise MilbenchError(f"load_authors_state takes a state_dict, not a {type(state).__name__}; {hint}.")
+        raise MilbenchError(
+            f"load_authors_state takes a state_dict, not a {type(state).__name__}; {hint}.",
+            code="authors-state-mismatch",
+        )
     tables = sorted(_tables(state), key=lambda t: _rank(t[0]))
     if not tables:
-        raise MilbenchError("the state holds no table of named tensors; pass a state_dict or a checkpoint with one.")
+        raise MilbenchError(
+            "the state holds no table of named tensors; pass a state_dict or a checkpoint with one.",
+            code="authors-state-mismatch",
+        )
     own = model.state_dict()
     tried = [fit for source, table in tables for fit in _fits(model.authors_names, own, source, table)]
     best = next((fit for fit in tried if fit.whole), None)
     if best is None:
-        raise MilbenchError(_refusal(model, max(tried, key=lambda fit: len(fit.values) - len(fit.shapes)), len(own)))
+        raise MilbenchError(
+            _refusal(model, max(tried, key=lambda fit: len(fit.values) - len(fit.shapes)), len(own)),
+            code="authors-state-mismatch",
+        )
     model.load_state_dict(best.values)
     return best.taken_off()
 

@@ -199,7 +199,9 @@ class Stack(nn.Module):
         tied = len(list(first.named_parameters(remove_duplicate=False))) > len(list(first.parameters()))
         frozen = not all(p.requires_grad for p in first.parameters())
         if not first.stackable or any(True for _ in first.buffers()) or tied or frozen:
-            raise MilbenchError(f"{type(first).__name__} cannot be trained in a stack; set stacked = 1.")
+            raise MilbenchError(
+                f"{type(first).__name__} cannot be trained in a stack; set stacked = 1.", code="method-unsupported"
+            )
         self.size = len(models)
         self.joint: Aggregator = copy.deepcopy(first)
         _replace(self.joint, generators)

@@ -167,7 +167,9 @@ def write_report(df: pd.DataFrame, out_dir: str | Path, title: str, provenance: 
         every = [Path(file).with_suffix(f".{kind}").name for file in _FIGURES for kind in ("png", *FIGURE_FORMATS)]
         write_together(folder, files, stale=[*every, "across.csv"])
     except OSError as error:
-        raise MilbenchError(f"cannot write the report to {folder} ({error.strerror}); give another --out.") from error
+        raise MilbenchError(
+            f"cannot write the report to {folder} ({error.strerror}); give another --out.", code="not-writable"
+        ) from error
     return folder / "README.md"
 
 

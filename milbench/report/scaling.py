@@ -145,7 +145,9 @@ def write_ladder(df: pd.DataFrame, record: Mapping[str, Any], folder: Path, stem
         files[text.name] = _markdown(df, record, stem, command, figure is not None).encode()
         write_together(folder, files, stale=[picture.name])
     except OSError as error:
-        raise MilbenchError(f"cannot write {folder / stem}.* ({error.strerror}); give another --out.") from error
+        raise MilbenchError(
+            f"cannot write {folder / stem}.* ({error.strerror}); give another --out.", code="not-writable"
+        ) from error
     return paths if figure is not None else paths[:-1]
 
 

@@ -106,7 +106,8 @@ class Claims:
                 raise
             raise MilbenchError(
                 f"cannot write {path} ({error.strerror or error}), which says that this process is at work; free or "
-                "mend the disk, then give the same command again."
+                "mend the disk, then give the same command again.",
+                code="not-writable",
             ) from error
         if file is None:
             return False

@@ -208,7 +208,9 @@ def read_requests(folder: Path) -> dict[str, Request]:
                 raise ValueError
             request = Request(**fields)
         except (OSError, ValueError, TypeError, AttributeError, KeyError, RecursionError):
-            raise MilbenchError(f"{file} is damaged or was written by a newer milbench; {fix}.") from None
+            raise MilbenchError(
+                f"{file} is damaged or was written by a newer milbench; {fix}.", code="store-damaged"
+            ) from None
         requests[request.key] = request
     return requests
 

@@ -85,7 +85,7 @@ def execute(
         on_start: called with what knows the state of the work, before any of it is done.
     """
     if jobs is not None and jobs < 1:
-        raise MilbenchError(f"jobs is {jobs}; at least one run must go at a time.")
+        raise MilbenchError(f"jobs is {jobs}; at least one run must go at a time.", code="option-bad-value")
     plan.todo(overwrite)  # refuses a wrong word before anything is written
     with Session(plan.store.folder) as session:
         if on_start is not None:
@@ -271,7 +271,8 @@ def tune(
             return tune(plan, jobs=jobs, on_trial=ended, on_begin=begins)
     if not plan.searches:
         raise MilbenchError(
-            f"suite {plan.suite.name} is not tuned: give it trials in [budget], or --budget '20 trials'."
+            f"suite {plan.suite.name} is not tuned: give it trials in [budget], or --budget '20 trials'.",
+            code="tuning-not-set",
         )
     prepare(plan)
     with _claims_of(plan.storage) as claims:
@@ -463,7 +464,8 @@ def _refuse_other_predictions(folder: Path, predictions: pd.DataFrame) -> None:
     if not before[columns].equals(predictions[columns].astype(before[columns].dtypes)):
         raise MilbenchError(
             f"{folder}: the run, trained again to keep its model, predicts otherwise (another machine, or another "
-            "version of torch); nothing was replaced. --overwrite all trains every run again."
+            "version of torch); nothing was replaced. --overwrite all trains every run again.",
+            code="run-not-reproduced",
         )
 
 

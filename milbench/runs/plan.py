@@ -14,7 +14,7 @@ import torch
 from pydantic import ValidationError
 
 from ..config import MOST_FOLDS, Budget, Published, Recipe, RunSpec, Suite, digest
-from ..config.suites import load_suite, meaning, other_level, with_budget
+from ..config.suites import field_code, load_suite, meaning, other_level, with_budget
 from ..data.cohort import Cohort, load_cohort
 from ..data.cohort_cache import Progress
 from ..errors import MilbenchError, did_you_mean
@@ -86,7 +86,10 @@ class Plan:
         With ``costs`` those never done: it is the measurements of cost that are made again.
         """
         if overwrite not in get_args(Overwrite):
-            raise MilbenchError(f"overwrite is {overwrite!r}; it must be one of {', '.join(get_args(Overwrite))}.")
+            raise MilbenchError(
+                f"overwrite is {overwrite!r}; it must be one of {', '.join(get_args(Overwrite))}.",
+                code="option-bad-value",
+            )
         if overwrite == "missing-models":
             return [planned for planned in self.runs if planned.outcome is None or self._lacks_model(planned)]
         if overwrite == "all":
@@ -97,7 +100,9 @@ class Plan:
 
     def _lacks_model(self, planned: PlannedRun) -> bool:
         if self.suite.keep_models == "none":
-            raise MilbenchError(f'suite {self.suite.name} keeps no models; set keep_models = "best" in it.')
+            raise MilbenchError(
+                f'suite {self.suite.name} keeps no models; set keep_models = "best" in it.', code="models-not-kept"
+            )
         return planned.outcome == "ok" and not (self.store.runs / str(planned.stored) / MODEL).is_file()
 
 
@@ -163,9 +168,9 @@ def make_plan(
     suite = suite if isinstance(suite, Suite) else load_suite(suite)
     for name, value in (("seeds", seeds), ("timeout_s", timeout_s)):
         if value is not None and value <= 0:
-            raise MilbenchError(f"{name} is {value}; it must be positive.")
+            raise MilbenchError(f"{name} is {value}; it must be positive.", code="option-bad-value")
     if seeds is not None and seeds > MOST_FOLDS:
-        raise MilbenchError(f"seeds is {seeds}; there are at most {MOST_FOLDS}.")
+        raise MilbenchError(f"seeds is {seeds}; there are at most {MOST_FOLDS}.", code="option-bad-value")
     if timeout_s is not None:
         budget = dict(budget or {}) | {"timeout_s": timeout_s}
     own_budget = suite.budget
@@ -187,11 +192,14 @@ def make_plan(
         if unused := set(named) - known:
             hint = did_you_mean(min(unused), known)
             raise MilbenchError(
-                f"suite {suite.name}: [recipes.{min(unused)}]{where} names no method of the suite.{hint}"
+                f"suite {suite.name}: [recipes.{min(unused)}]{where} names no method of the suite.{hint}",
+                code="method-unknown",
             )
     if suite.reference is not None and not _is_one_of(suite.reference, own):
         hint = did_you_mean(suite.reference, suite.methods)
-        raise MilbenchError(f"suite {suite.name}: reference {suite.reference!r} is none of its methods.{hint}")
+        raise MilbenchError(
+            f"suite {suite.name}: reference {suite.reference!r} is none of its methods.{hint}", code="method-unknown"
+        )
     if suite.reference is not None:  # the report finds it by its one name, as it does the published figures
         store.suite = suite = suite.model_copy(update={"reference": resolve(suite.reference).canonical})
     recipes = {(d.name, m.canonical): _recipe(suite, m, d.recipes) for d in suite.data for m in resolved}
@@ -220,7 +228,8 @@ def make_plan(
                     if not fold.val:
                         raise MilbenchError(
                             f"fold {fold.name} of {cohort.name} has no validation slides to tune on: set val_fraction "
-                            "in the split, or leave out [tuning]."
+                            "in the split, or leave out [tuning].",
+                            code="split-no-validation",
                         )
                     assert suite.budget.trials is not None
                     searches.append(StudySpec(replace(tasks[0], test=()), method, suite.tuning, suite.budget.trials))
@@ -258,7 +267,7 @@ def refuse_damaged(plan: Plan, todo: Sequence[PlannedRun]) -> None:
         more = (
             f" {count(len(found) - 1, 'more run')} of it damaged too: milbench verify names all." if found[1:] else ""
         )
-        raise MilbenchError(f"{found[0]}{more}")
+        raise MilbenchError(f"{found[0]}{more}", code="store-damaged")
 
 
 def unused(plan: Plan) -> list[str]:
@@ -341,7 +350,8 @@ def _refuse_changed(store: Store) -> None:
     if changed:
         raise MilbenchError(
             f"suite {store.suite.name} version {store.suite.version} is not the one that {store.folder} holds results "
-            f"of ({', '.join(changed)} changed); raise its version or use another --results."
+            f"of ({', '.join(changed)} changed); raise its version or use another --results.",
+            code="suite-changed",
         )
 
 
@@ -349,7 +359,7 @@ def _of_one_spelling(figure: Published, suite: str) -> Published:
     try:
         return figure.model_copy(update={"method": resolve(figure.method).canonical})
     except MilbenchError as error:
-        raise MilbenchError(f"suite {suite}: in [[published]], {error}") from None
+        raise MilbenchError(f"suite {suite}: in [[published]], {error}", code=error.code) from None
 
 
 def _methods(texts: Sequence[str]) -> tuple[list[Method], tuple[str, ...]]:
@@ -393,7 +403,9 @@ def _recipe(suite: Suite, method: Method, on_cohort: Mapping[str, dict[str, Any]
         hint = ""
         if first["type"] == "extra_forbidden":
             hint = other_level(field) or did_you_mean(field, Recipe.model_fields)
-        raise MilbenchError(f"suite {suite.name}: {table}.{field}: {first['msg']}.{hint}") from None
+        raise MilbenchError(
+            f"suite {suite.name}: {table}.{field}: {first['msg']}.{hint}", code=field_code(first["type"])
+        ) from None
 
 
 def _may_stack(method: Method) -> bool:
@@ -408,12 +420,14 @@ def _task(
         if suite.protocol.checkpoint == "best-val":
             raise MilbenchError(
                 f"fold {fold.name} of {cohort.name} has no validation slides, but the suite selects on validation: "
-                'set checkpoint = "last" in [protocol], or val_fraction in the split.'
+                'set checkpoint = "last" in [protocol], or val_fraction in the split.',
+                code="split-no-validation",
             )
         if recipe.schedule == "plateau":
             raise MilbenchError(
                 f"fold {fold.name} of {cohort.name} has no validation slides, but the learning rate of {method.name} "
-                'follows them: set another schedule than "plateau" in [recipe], or val_fraction in the split.'
+                'follows them: set another schedule than "plateau" in [recipe], or val_fraction in the split.',
+                code="split-no-validation",
             )
         recipe = recipe.model_copy(update={"patience": None})  # nothing to wait for
     spec = RunSpec(
@@ -450,7 +464,8 @@ def _device(suite: Suite) -> str:
     available = torch.cuda.is_available()
     if suite.device == "cuda" and not available:
         raise MilbenchError(
-            f'suite {suite.name} asks for CUDA, but torch sees no CUDA device here: set device = "auto".'
+            f'suite {suite.name} asks for CUDA, but torch sees no CUDA device here: set device = "auto".',
+            code="device-missing",
         )
     return "cuda" if available and suite.device != "cpu" else "cpu"
 

@@ -253,11 +253,14 @@ class Store:
             write_atomic(self.folder / "suite.json", json.dumps(content, indent=2) + "\n")
         except (FileExistsError, NotADirectoryError) as error:
             raise MilbenchError(
-                f"{error.filename or self.root} is a file where results need a folder; give another --results."
+                f"{error.filename or self.root} is a file where results need a folder; give another --results.",
+                code="path-wrong-kind",
             ) from error
         except OSError as error:
             raise MilbenchError(
-                f"cannot write results to {self.folder} ({error.strerror}); make it writable or give another --results."
+                f"cannot write results to {self.folder} ({error.strerror}); make it writable "
+                "or give another --results.",
+                code="not-writable",
             ) from error
         self.clean()
 
@@ -355,7 +358,8 @@ class Store:
             write_atomic(file, json.dumps(with_checksum(_jsonable(content)), indent=1) + "\n")
         except OSError as error:
             raise MilbenchError(
-                f"cannot write {file} ({error.strerror or error}); free or mend the disk, then run the command again."
+                f"cannot write {file} ({error.strerror or error}); free or mend the disk, then run the command again.",
+                code="not-writable",
             ) from error
 
     def clean(self) -> None:
@@ -382,7 +386,9 @@ class Store:
             MilbenchError: the folder is a link, lies outside this suite's results, or cannot be removed.
         """
         if folder.parent not in (self.runs, self.costs, self.folder / "cohorts"):
-            raise MilbenchError(f"{folder} is no run, cost or cohort of {self.folder}, so it is left as it is.")
+            raise MilbenchError(
+                f"{folder} is no run, cost or cohort of {self.folder}, so it is left as it is.", code="path-outside"
+            )
         inside(self.root, folder)
         # The name of what a dead process had begun to write: if this one dies here, `clean` finishes its work.
         doomed = folder.parent / f".tmp-{os.getpid()}-{HOST}-{next(_serial)}-{folder.name}"
@@ -392,9 +398,13 @@ class Store:
             _sync(folder.parent)
         except FileNotFoundError as error:
             if folder.exists():
-                raise MilbenchError(f"cannot remove {folder} ({error.strerror}); make it writable.") from error
+                raise MilbenchError(
+                    f"cannot remove {folder} ({error.strerror}); make it writable.", code="not-writable"
+                ) from error
         except OSError as error:
-            raise MilbenchError(f"cannot remove {folder} ({error.strerror or error}); make it writable.") from error
+            raise MilbenchError(
+                f"cannot remove {folder} ({error.strerror or error}); make it writable.", code="not-writable"
+            ) from error
 
     def mark(self, run_id: str, when: str) -> None:
         """Note in a published run when its suite was asked for again; see `milbench.runs.current_runs`.
@@ -425,7 +435,8 @@ class Store:
                 temporary.unlink(missing_ok=True)
             raise MilbenchError(
                 f"cannot write {file} ({error.strerror or error}), which has to say that it is asked for again; make "
-                "it writable, or give another --results."
+                "it writable, or give another --results.",
+                code="not-writable",
             ) from error
 
     def records(self) -> list[RunRecord]:
@@ -454,7 +465,8 @@ class Store:
             _sync(final.parent)
         except OSError as error:
             raise MilbenchError(
-                f"cannot write {final} ({error.strerror or error}); free or mend the disk, then run the command again."
+                f"cannot write {final} ({error.strerror or error}); free or mend the disk, then run the command again.",
+                code="not-writable",
             ) from error
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
@@ -490,7 +502,7 @@ def read_suite(folder: Path) -> Suite:
         return Suite.model_validate_json(json.dumps(content))
     except ValidationError as error:
         told = f"{file} is no suite of this milbench ({_first(error)})"
-        raise MilbenchError(f"{told}; upgrade milbench or run the suite again.") from error
+        raise MilbenchError(f"{told}; upgrade milbench or run the suite again.", code="schema-unknown") from error
 
 
 def suite_folders(root: Path) -> list[Path]:
@@ -500,9 +512,14 @@ def suite_folders(root: Path) -> list[Path]:
     """
     root = Path(root)
     if root.suffix == ".toml" and root.is_file():
-        raise MilbenchError(f"{root} is a suite, not its results; give the results root, and --suite with its name.")
+        raise MilbenchError(
+            f"{root} is a suite, not its results; give the results root, and --suite with its name.",
+            code="results-missing",
+        )
     if not root.is_dir():
-        raise MilbenchError(f"there is no results folder {root}; run a suite first: milbench run quickstart.")
+        raise MilbenchError(
+            f"there is no results folder {root}; run a suite first: milbench run quickstart.", code="results-missing"
+        )
     if (root / "suite.json").exists() or _holds_runs(root):
         return [root]
     return sorted(folder for folder in root.glob("[!.]*") if (folder / "suite.json").exists() or _holds_runs(folder))
@@ -545,17 +562,19 @@ def read_run(folder: Path) -> RunRecord:
     except (KeyError, ValidationError, RecursionError) as error:
         told = _first(error) if isinstance(error, ValidationError) else f"{error} is missing"
         raise MilbenchError(
-            f"{file} is not a run of this milbench ({told}); delete its folder and run again."
+            f"{file} is not a run of this milbench ({told}); delete its folder and run again.", code="store-damaged"
         ) from error
     if outcome not in OUTCOMES:
         raise MilbenchError(
-            f"{file} has no outcome that milbench knows ({outcome!r:.40}); delete its folder and run again."
+            f"{file} has no outcome that milbench knows ({outcome!r:.40}); delete its folder and run again.",
+            code="store-damaged",
         )
     _check_types(file, content, _RUN_TYPES)
     if not _is_id_of(folder.name, spec, content):
         raise MilbenchError(
             f"{file} holds the spec of run {spec.run_id}, not of {folder.name}: it was changed, or its folder was "
-            "renamed; delete the folder and run the suite again."
+            "renamed; delete the folder and run the suite again.",
+            code="store-damaged",
         )
     return RunRecord(spec, outcome, content.get("reason") or "", content, folder)
 
@@ -571,12 +590,15 @@ def read_cost(folder: Path) -> CostRecord:
     try:
         known = [content[key] for key in ("data", "fingerprint", "method_canonical", "outcome")]
     except KeyError as error:
-        raise MilbenchError(f"{file} lacks {error}; delete its folder and run the suite again.") from error
+        raise MilbenchError(
+            f"{file} lacks {error}; delete its folder and run the suite again.", code="store-damaged"
+        ) from error
     _check_types(file, content, _COST_TYPES)
     if content.get("cost_id", folder.name) != folder.name:
         raise MilbenchError(
             f"{file} is that of measurement {content['cost_id']}, not of {folder.name}: its folder was renamed; "
-            "delete it and run the suite again."
+            "delete it and run the suite again.",
+            code="store-damaged",
         )
     return CostRecord(known[0], known[1], known[2], known[3], content, folder)
 
@@ -632,7 +654,10 @@ def _check_types(file: Path, content: Mapping[str, Any], types: Mapping[str, Cal
             value = value.get(key) if isinstance(value, dict) else None
         if value is not None and not fits(value):
             kind = type(value).__name__
-            raise MilbenchError(f"{file} has a {kind} of the wrong kind for {name}; delete its folder and run again.")
+            raise MilbenchError(
+                f"{file} has a {kind} of the wrong kind for {name}; delete its folder and run again.",
+                code="store-damaged",
+            )
 
 
 def _is_id_of(name: str, spec: RunSpec, content: Mapping[str, Any]) -> bool:
@@ -649,9 +674,11 @@ def _check_file(file: Path, content: bytes, record: Mapping[str, Any], fix: str)
     """Compare a file with its checksum in the record that it was published with."""
     published = record[FILES].get(file.name)
     if published is None:
-        raise MilbenchError(f"{file} was not published with its run; {fix}.")
+        raise MilbenchError(f"{file} was not published with its run; {fix}.", code="file-changed")
     if published != checksum(content):
-        raise MilbenchError(f"{file} was changed or damaged after it was written (its checksum differs); {fix}.")
+        raise MilbenchError(
+            f"{file} was changed or damaged after it was written (its checksum differs); {fix}.", code="file-changed"
+        )
 
 
 def _load(file: Path) -> dict[str, Any]:
@@ -659,12 +686,17 @@ def _load(file: Path) -> dict[str, Any]:
     content = _read(file, lambda f: json.loads(_read_replaced(f)), fix)
     schema = content.get("schema") if isinstance(content, dict) else None
     if not isinstance(schema, int) or isinstance(schema, bool):
-        raise MilbenchError(f"{file} carries no schema number; delete its folder and run the suite again.")
+        raise MilbenchError(
+            f"{file} carries no schema number; delete its folder and run the suite again.", code="store-damaged"
+        )
     if schema > SCHEMA:
-        raise MilbenchError(f"{file} has schema {schema}, newer than this milbench reads ({SCHEMA}); upgrade milbench.")
+        raise MilbenchError(
+            f"{file} has schema {schema}, newer than this milbench reads ({SCHEMA}); upgrade milbench.",
+            code="schema-unknown",
+        )
     check_record(content, file, fix)
     if FILES in content and not isinstance(content[FILES], dict):
-        raise MilbenchError(f"{file} holds no list of its files; {fix}.")
+        raise MilbenchError(f"{file} holds no list of its files; {fix}.", code="store-damaged")
     return dict(content)
 
 
@@ -684,11 +716,11 @@ def _read(file: Path, reader: Callable[[Path], Any], mend: str) -> Any:
     try:
         return reader(file)
     except FileNotFoundError as error:
-        raise MilbenchError(f"{file} is missing; {mend}.") from error
+        raise MilbenchError(f"{file} is missing; {mend}.", code="file-missing") from error
     except MilbenchError:
         raise
     except (OSError, ValueError, RecursionError) as error:  # ValueError: JSON, CSV and Arrow errors
-        raise MilbenchError(f"{file} cannot be read ({first_line(error)}); {mend}.") from error
+        raise MilbenchError(f"{file} cannot be read ({first_line(error)}); {mend}.", code="file-unreadable") from error
 
 
 def _outcome(file: Path) -> str | None:
@@ -788,7 +820,8 @@ def plain_name(name: str, what: str) -> str:
         shown = repr(name) if len(name) <= 80 else f"{name[:60]!r} ..."
         raise MilbenchError(
             f"{what} name {shown} must be usable as a folder: letters, digits, '.', '_', '+' and '-' only, and at most "
-            "200 of them."
+            "200 of them.",
+            code="name-bad",
         )
     return name
 

@@ -87,7 +87,9 @@ def check_path(path: Path, progress: Progress | None = None) -> StoreReport:
         return report
     folders = suite_folders(path)
     if not folders:
-        raise MilbenchError(f"{path} holds no results and no feature cache; give a results folder or a cache.")
+        raise MilbenchError(
+            f"{path} holds no results and no feature cache; give a results folder or a cache.", code="results-missing"
+        )
     caches: dict[Path, str] = {}
     for folder in folders:
         _check_suite(folder, report, progress, caches)

@@ -18,7 +18,7 @@ def weighted_auc(labels: ArrayLike, scores: ArrayLike, weights: ArrayLike | None
     n = len(numeric_labels(labels))
     row = np.ones(n) if weights is None else numbers(weights, "weights")
     if row.shape != (n,):
-        raise MilbenchError(f"{n} labels have weights {row.shape}; each bag needs one.")
+        raise MilbenchError(f"{n} labels have weights {row.shape}; each bag needs one.", code="stats-bad-input")
     return float(bootstrap_auc(labels, scores, row.reshape(1, n))[0])
 
 
@@ -82,12 +82,15 @@ def class_aucs(
     s = finite_scores(scores)
     if s.ndim not in (1, 2) or len(s) != len(numeric_labels(labels)) or (s.ndim == 2 and s.shape[1] < 2):
         raise MilbenchError(
-            f"an AUC needs labels (n,) and scores (n,) or (n, C >= 2), not {np.shape(labels)} and {s.shape}."
+            f"an AUC needs labels (n,) and scores (n,) or (n, C >= 2), not {np.shape(labels)} and {s.shape}.",
+            code="stats-bad-input",
         )
     y = binary_labels(labels).astype(np.int64) if s.ndim == 1 else class_labels(labels, s.shape[1])
     given = weights if isinstance(weights, BagWeights) else BagWeights.of(weights, len(y))
     if len(given.columns) != len(y):
-        raise MilbenchError(f"{len(y)} labels have weights of {len(given.columns)} bags; each bag needs one.")
+        raise MilbenchError(
+            f"{len(y)} labels have weights of {len(given.columns)} bags; each bag needs one.", code="stats-bad-input"
+        )
     w = given.columns
     if s.ndim == 1 or s.shape[1] == 2:
         return np.array([1]), _auc(y == 1, s if s.ndim == 1 else s[:, 1], w)[None]
@@ -184,13 +187,19 @@ def placements(labels: ArrayLike, scores: ArrayLike) -> Placements:
     s = np.atleast_2d(numbers(scores, "scores"))
     n = len(numeric_labels(labels))
     if s.ndim != 2 or s.shape[1] != n:
-        raise MilbenchError(f"an AUC needs labels (n,) and scores (n,) or (k, n), not ({n},) and {np.shape(scores)}.")
+        raise MilbenchError(
+            f"an AUC needs labels (n,) and scores (n,) or (k, n), not ({n},) and {np.shape(scores)}.",
+            code="stats-bad-input",
+        )
     finite_scores(s)
     y = binary_labels(labels)
     positives = int(y.sum())
     negatives = len(y) - positives
     if not positives or not negatives:
-        raise MilbenchError(f"{positives} positive and {negatives} negative bags have no AUC; it needs both classes.")
+        raise MilbenchError(
+            f"{positives} positive and {negatives} negative bags have no AUC; it needs both classes.",
+            code="stats-too-few",
+        )
     among_all = scipy_stats.rankdata(s, axis=1)
     values = np.empty_like(s)
     below = among_all[:, y] - scipy_stats.rankdata(s[:, y], axis=1)  # multiples of one half, whose sums are exact

@@ -36,13 +36,15 @@ def numbers(values: Any, name: str, ndim: int | None = None, length: int | None 
         found = np.asarray(values, dtype=np.float64)
     except (TypeError, ValueError) as error:
         told = str(error).splitlines()[0]
-        raise MilbenchError(f"{name} must be numbers in rows of one length ({told}).") from error
+        raise MilbenchError(
+            f"{name} must be numbers in rows of one length ({told}).", code="stats-bad-input"
+        ) from error
     if ndim is not None and found.ndim != ndim:
-        raise MilbenchError(f"{name} must have {ndim} axes, not {found.ndim} ({found.shape}).")
+        raise MilbenchError(f"{name} must have {ndim} axes, not {found.ndim} ({found.shape}).", code="stats-bad-input")
     if length is not None and (not found.ndim or len(found) != length):
-        raise MilbenchError(f"{name} must be {length}, not an array {found.shape}.")
+        raise MilbenchError(f"{name} must be {length}, not an array {found.shape}.", code="stats-bad-input")
     if finite and not np.isfinite(found).all():
-        raise MilbenchError(f"{name} must be finite.")
+        raise MilbenchError(f"{name} must be finite.", code="scores-not-finite")
     return found
 
 
@@ -63,7 +65,7 @@ def whole_numbers(values: Any, name: str) -> NDArray[np.int64]:
     """
     found = numbers(values, name, finite=True)
     if (found < 0).any() or (found != np.floor(found)).any() or (found > 2**53).any():
-        raise MilbenchError(f"{name} must be whole numbers from 0 on, not {values}.")
+        raise MilbenchError(f"{name} must be whole numbers from 0 on, not {values}.", code="stats-out-of-range")
     return found.astype(np.int64)
 
 
@@ -75,7 +77,7 @@ def auc_of(value: Any, name: str = "an AUC") -> float:
     """
     found = number(value, name)
     if found < -1e-9 or found > 1 + 1e-9:
-        raise MilbenchError(f"{name} lies between 0 and 1, not at {found:g}.")
+        raise MilbenchError(f"{name} lies between 0 and 1, not at {found:g}.", code="stats-out-of-range")
     return min(max(found, 0.0), 1.0) if np.isfinite(found) else found
 
 
@@ -86,7 +88,10 @@ def instance(value: Any, kind: type[T], name: str, makers: str) -> T:
         MilbenchError: another kind of value.
     """
     if not isinstance(value, kind):
-        raise MilbenchError(f"{name} must be a {kind.__name__}, which {makers} returns, not a {type(value).__name__}.")
+        raise MilbenchError(
+            f"{name} must be a {kind.__name__}, which {makers} returns, not a {type(value).__name__}.",
+            code="stats-bad-input",
+        )
     return value
 
 
@@ -99,7 +104,7 @@ def generator(seed: Any) -> np.random.Generator:
     try:
         return np.random.default_rng(seed)
     except (TypeError, ValueError) as error:
-        raise MilbenchError(f"a seed is a whole number from 0 on, not {seed!r}.") from error
+        raise MilbenchError(f"a seed is a whole number from 0 on, not {seed!r}.", code="stats-out-of-range") from error
 
 
 def one_of(value: Any, known: tuple[str, ...], name: str) -> str:
@@ -109,7 +114,10 @@ def one_of(value: Any, known: tuple[str, ...], name: str) -> str:
         MilbenchError: another.
     """
     if not isinstance(value, str) or value not in known:
-        raise MilbenchError(f"no {name} {value!r}; there are {', '.join(known)}.{did_you_mean(str(value), known)}")
+        raise MilbenchError(
+            f"no {name} {value!r}; there are {', '.join(known)}.{did_you_mean(str(value), known)}",
+            code="option-bad-value",
+        )
     return value
 
 
@@ -120,7 +128,7 @@ def several(values: Any, name: str) -> Any:
         MilbenchError: a text, or no sequence.
     """
     if isinstance(values, (str, bytes)) or not isinstance(values, Sequence):
-        raise MilbenchError(f"{name} must be a list, not a {type(values).__name__}.")
+        raise MilbenchError(f"{name} must be a list, not a {type(values).__name__}.", code="stats-bad-input")
     return values
 
 
@@ -132,7 +140,7 @@ def finite_scores(scores: ArrayLike) -> Array:
     """
     s = numbers(scores, "scores")
     if not np.isfinite(s).all():
-        raise MilbenchError("scores are not finite; such a run has diverged and has no AUC.")
+        raise MilbenchError("scores are not finite; such a run has diverged and has no AUC.", code="scores-not-finite")
     return s
 
 
@@ -145,7 +153,8 @@ def pair_of_scores(a: Any, b: Any) -> Array:
     first, second = finite_scores(a), finite_scores(b)
     if first.shape != second.shape or first.ndim != 1:
         raise MilbenchError(
-            f"a difference is of two methods' scores (n,) of one length, not {first.shape}, {second.shape}."
+            f"a difference is of two methods' scores (n,) of one length, not {first.shape}, {second.shape}.",
+            code="stats-bad-input",
         )
     return np.stack([first, second])
 
@@ -158,7 +167,9 @@ def numeric_labels(labels: ArrayLike) -> Array:
     """
     y = numbers(labels, "labels")
     if y.ndim != 1 or not len(y) or not np.isfinite(y).all():
-        raise MilbenchError(f"labels must be finite class indices (n,), n > 0, not an array {y.shape}.")
+        raise MilbenchError(
+            f"labels must be finite class indices (n,), n > 0, not an array {y.shape}.", code="stats-bad-labels"
+        )
     return y
 
 
@@ -174,7 +185,10 @@ def binary_labels(labels: ArrayLike) -> NDArray[np.bool_]:
     positive = y > 0
     if len(values) > 2 or (len(values) == 2 and positive.all() == positive.any()):
         shown = ", ".join(f"{value:g}" for value in values[:5])
-        raise MilbenchError(f"labels of two classes must be 0 and 1, not {shown}; give probabilities (n, C) for more.")
+        raise MilbenchError(
+            f"labels of two classes must be 0 and 1, not {shown}; give probabilities (n, C) for more.",
+            code="stats-bad-labels",
+        )
     return positive
 
 
@@ -188,7 +202,8 @@ def class_labels(labels: ArrayLike, classes: int) -> NDArray[np.int64]:
     if (y != np.floor(y)).any() or y.min() < 0 or y.max() >= classes:
         raise MilbenchError(
             f"labels must be integers from 0 to {classes - 1}, the columns of the scores, not from {y.min():g} to "
-            f"{y.max():g}."
+            f"{y.max():g}.",
+            code="stats-bad-labels",
         )
     return y.astype(np.int64)
 
@@ -201,7 +216,7 @@ def class_indices(labels: ArrayLike) -> NDArray[np.int64]:
     """
     y = numeric_labels(labels)
     if y.min() < 0 or (y != np.floor(y)).any():
-        raise MilbenchError("labels must be class indices: whole numbers from 0.")
+        raise MilbenchError("labels must be class indices: whole numbers from 0.", code="stats-bad-labels")
     return y.astype(np.int64)
 
 
@@ -221,9 +236,11 @@ def owners(patients: ArrayLike | None, n: int) -> NDArray[np.int64]:
     try:
         values = np.array(listed, dtype=object) if isinstance(listed, list) else listed
     except ValueError as error:
-        raise MilbenchError(f"patients must be a list of one for each slide ({error}).") from error
+        raise MilbenchError(
+            f"patients must be a list of one for each slide ({error}).", code="stats-bad-input"
+        ) from error
     if values.shape != (n,):
-        raise MilbenchError(f"{n} slides have {values.size} patients; each slide needs one.")
+        raise MilbenchError(f"{n} slides have {values.size} patients; each slide needs one.", code="stats-bad-input")
     missing = np.asarray(pd.isna(values)) | np.array([isinstance(v, str) and not v for v in values], dtype=bool)
     codes = pd.factorize(values)[0].astype(np.int64)
     known = codes.max(initial=-1) + 1
@@ -233,7 +250,7 @@ def owners(patients: ArrayLike | None, n: int) -> NDArray[np.int64]:
 
 def _listed(patients: Any) -> list[Any]:
     if isinstance(patients, (str, bytes)) or not hasattr(patients, "__iter__"):
-        raise MilbenchError(f"patients must be a list of one for each slide, not {patients!r}.")
+        raise MilbenchError(f"patients must be a list of one for each slide, not {patients!r}.", code="stats-bad-input")
     return list(patients)
 
 
@@ -246,7 +263,9 @@ def non_negative_weights(weights: ArrayLike, n: int) -> Array:
     w = numbers(weights, "weights")
     # NaN is the least and the largest of what holds it, and fails both comparisons.
     if w.ndim != 2 or w.shape[1] != n or (w.size and not (w.min() >= 0 and w.max() < np.inf)):
-        raise MilbenchError(f"weights must be (R, {n}), finite and not negative, not an array {w.shape}.")
+        raise MilbenchError(
+            f"weights must be (R, {n}), finite and not negative, not an array {w.shape}.", code="stats-bad-input"
+        )
     return w
 
 
@@ -258,7 +277,7 @@ def share_of(level: Any, name: str = "level") -> float:
     """
     found = number(level, name)
     if not 0 < found < 1:
-        raise MilbenchError(f"{name} is {level}; it must lie between 0 and 1.")
+        raise MilbenchError(f"{name} is {level}; it must lie between 0 and 1.", code="stats-out-of-range")
     return found
 
 
@@ -270,5 +289,5 @@ def positive_count(value: Any, name: str = "resamples") -> int:
     """
     found = numbers(value, name, ndim=0)
     if not 1 <= found <= 2**53 or found != np.floor(found):
-        raise MilbenchError(f"{name} is {value}; it must be a whole number, at least 1.")
+        raise MilbenchError(f"{name} is {value}; it must be a whole number, at least 1.", code="stats-out-of-range")
     return int(found)

@@ -220,7 +220,8 @@ class PatientPairs:
         counts = np.atleast_2d(whole_numbers(patients, "numbers of patients"))
         if counts.ndim != 2 or counts.shape[1] != 3 or (counts[:, :2] > counts[:, 2:]).any():
             raise MilbenchError(
-                f"an interval needs the patients with positive bags, with negative bags, and of all, not {patients}."
+                f"an interval needs the patients with positive bags, with negative bags, and of all, not {patients}.",
+                code="stats-too-few",
             )
         folds = tuple((int(p), int(n), int(every)) for p, n, every in counts if p and n)
         pairs = [min(p, n, every // 2) for p, n, every in folds]

@@ -38,7 +38,8 @@ def pairwise_wins(scores: ArrayLike, margin: float = 0.0) -> Array:
     if s.ndim != 2 or np.isinf(s).any() or not margin >= 0:
         raise MilbenchError(
             f"wins are counted from scores (tasks, methods), finite or NaN, and a margin from 0 on, not "
-            f"from an array {s.shape} and {margin}."
+            f"from an array {s.shape} and {margin}.",
+            code="stats-bad-input",
         )
     gap = s[:, :, None] - s[:, None, :]
     wins = np.where(np.isnan(gap), 0.0, (gap > margin + TIE) + 0.5 * (np.abs(gap) <= margin + TIE))
@@ -66,7 +67,8 @@ def bradley_terry(wins: ArrayLike, prior: float = 1.0) -> Array:
     w, prior = numbers(wins, "wins"), number(prior, "prior")
     if w.ndim < 2 or w.shape[-1] != w.shape[-2] or not np.isfinite(w).all() or (w < 0).any() or not prior > 0:
         raise MilbenchError(
-            f"strengths need wins (..., M, M), none negative, and a positive prior, not {w.shape}, {prior}."
+            f"strengths need wins (..., M, M), none negative, and a positive prior, not {w.shape}, {prior}.",
+            code="stats-bad-input",
         )
     games = w + np.swapaxes(w, -1, -2)
     won = w.sum(axis=-1) + prior / 2
@@ -116,9 +118,14 @@ def elo_ratings(
     share_of(level)
     resamples = positive_count(resamples)
     if w.ndim != 3 or not len(w):
-        raise MilbenchError(f"ratings need the wins of every task, (T, M, M), not an array {w.shape}.")
+        raise MilbenchError(
+            f"ratings need the wins of every task, (T, M, M), not an array {w.shape}.", code="stats-bad-input"
+        )
     if anchor is not None and not _is_anchor(anchor, w.shape[-1]):
-        raise MilbenchError(f"the anchor {anchor} is not the index of one of {w.shape[-1]} methods and its rating.")
+        raise MilbenchError(
+            f"the anchor {anchor} is not the index of one of {w.shape[-1]} methods and its rating.",
+            code="stats-out-of-range",
+        )
     tasks = len(w)
     drawn = generator(seed).multinomial(tasks, np.full(tasks, 1 / tasks), size=resamples)
     counts = np.concatenate([np.ones((1, tasks)), drawn])

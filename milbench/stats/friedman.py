@@ -64,7 +64,8 @@ def friedman(scores: ArrayLike, alpha: float = 0.05) -> Friedman:
     s = numbers(scores, "scores")
     if s.ndim != 2 or s.shape[0] < 2 or s.shape[1] < 3 or not np.isfinite(s).all():
         raise MilbenchError(
-            f"Friedman's test needs finite scores of 2 or more tasks and 3 or more methods, not {s.shape}."
+            f"Friedman's test needs finite scores of 2 or more tasks and 3 or more methods, not {s.shape}.",
+            code="stats-too-few",
         )
     share_of(alpha, "alpha")
     tasks, k = s.shape
@@ -97,7 +98,10 @@ def critical_difference(methods: int, tasks: int, alpha: float = 0.05) -> float:
     """
     methods, tasks = positive_count(methods, "methods"), positive_count(tasks, "tasks")
     if methods < 2:
-        raise MilbenchError(f"a critical difference is of 2 or more methods over tasks, not of {methods} over {tasks}.")
+        raise MilbenchError(
+            f"a critical difference is of 2 or more methods over tasks, not of {methods} over {tasks}.",
+            code="stats-too-few",
+        )
     share_of(alpha, "alpha")
     return _nemenyi(methods, alpha) * float(np.sqrt(methods * (methods + 1) / (6 * tasks)))
 

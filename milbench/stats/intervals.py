@@ -102,7 +102,8 @@ def auc_interval(
     if s.ndim == 2:
         if method not in ("percentile", "bootstrap-logit"):
             raise MilbenchError(
-                f"the {method} interval is of two classes; with {s.shape[1]} take 'bootstrap-logit' or 'percentile'."
+                f"the {method} interval is of two classes; with {s.shape[1]} take 'bootstrap-logit' or 'percentile'.",
+                code="option-bad-value",
             )
         owner = owners(patients, len(y))
         weights = cluster_weights(owner, y, resamples, generator(seed))
@@ -133,7 +134,9 @@ def estimate_interval(
     instance(found, AucEstimates, "an estimate", "delong")
     one_of(method, get_args(ClosedMethod), "interval of an estimate")
     if whole_numbers(index, "an index").ndim or index >= len(found.auc):
-        raise MilbenchError(f"there are {len(found.auc)} AUCs, numbered from 0, and none of number {index}.")
+        raise MilbenchError(
+            f"there are {len(found.auc)} AUCs, numbered from 0, and none of number {index}.", code="stats-out-of-range"
+        )
     auc, error = float(found.auc[index]), float(found.errors[index])
     if method == "wald":
         half = float(ndtri((1 + level) / 2)) * error

@@ -249,21 +249,26 @@ def _of_classes(found: ClassAucs, y: NDArray[np.int64]) -> tuple[NDArray[np.int6
     if classes.ndim != 1 or not len(classes) == len(aucs) == len(weights) == len(replicates):
         raise MilbenchError(
             f"classes, AUCs, weights and replicates are of the same classes, not of {classes.shape}, {aucs.shape}, "
-            f"{weights.shape} and {replicates.shape}."
+            f"{weights.shape} and {replicates.shape}.",
+            code="stats-bad-input",
         )
     if len(aucs) and (not (weights >= 0).all() or abs(weights.sum() - 1) > 1e-6):
-        raise MilbenchError(f"the weights of classes in a mean are not negative and sum to 1, not {weights}.")
+        raise MilbenchError(
+            f"the weights of classes in a mean are not negative and sum to 1, not {weights}.", code="stats-bad-input"
+        )
     for auc in aucs:
         auc_of(auc, "the AUC of a class")
     if not np.isin(classes, y).all() and np.isfinite(aucs).all():
-        raise MilbenchError(f"no bag is of class {classes[~np.isin(classes, y)][0]}, which has an AUC.")
+        raise MilbenchError(
+            f"no bag is of class {classes[~np.isin(classes, y)][0]}, which has an AUC.", code="stats-too-few"
+        )
     return classes, aucs, weights, replicates
 
 
 def _rows(rows: ArrayLike, n: int) -> NDArray[np.int64]:
     at = whole_numbers(rows, "the rows of a fold")
     if at.ndim != 1 or (at >= n).any():
-        raise MilbenchError(f"the rows of a fold are numbers from 0 to {n - 1} in a list.")
+        raise MilbenchError(f"the rows of a fold are numbers from 0 to {n - 1} in a list.", code="stats-out-of-range")
     return at
 
 
@@ -349,7 +354,9 @@ def perfect_bound(counts: ArrayLike, weights: ArrayLike, patients: ArrayLike, le
     goal = float(np.log((1 - share_of(level)) / 2))
     if n.ndim != 2 or n.shape != (len(every), len(w)) or not len(w) or not (w >= 0).all() or abs(w.sum() - 1) > 1e-6:
         raise MilbenchError(
-            f"a bound needs patients and weights, summing to 1, of the same classes, not {n.tolist()} and {w.tolist()}."
+            f"a bound needs patients and weights, summing to 1, of the same classes, "
+            f"not {n.tolist()} and {w.tolist()}.",
+            code="stats-bad-input",
         )
     pairs = sum(_pairs(one, np.where(w > 0, one, 0), int(of_all)) for one, of_all in zip(n, every, strict=True))
     return _least_mean(np.asarray(pairs), w, goal)

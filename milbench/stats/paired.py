@@ -45,7 +45,7 @@ class Difference:
         """
         share_of(level)
         if not number(most, "what a difference is off by") >= 0:
-            raise MilbenchError(f"a difference is off by a number from 0 on, not by {most}.")
+            raise MilbenchError(f"a difference is off by a number from 0 on, not by {most}.", code="stats-out-of-range")
         if most == 0 or np.isnan(self.low):
             return self
         low, high = max(-1.0, self.low - most), min(1.0, self.high + most)
@@ -79,14 +79,18 @@ def paired_difference(a: float, a_replicates: Array, b: float, b_replicates: Arr
     of_a, of_b = numbers(a_replicates, "replicates"), numbers(b_replicates, "replicates")
     share_of(level)
     if of_a.shape != of_b.shape or of_a.ndim != 1:
-        raise MilbenchError(f"paired replicates are two arrays (R,) of one length, not {of_a.shape} and {of_b.shape}.")
+        raise MilbenchError(
+            f"paired replicates are two arrays (R,) of one length, not {of_a.shape} and {of_b.shape}.",
+            code="stats-bad-input",
+        )
     gap, d = 0.0 if abs(a - b) < 1e-12 else a - b, of_a - of_b
     d = d[np.isfinite(d)]
     if not len(d) or not np.isfinite(gap):
         return Difference(gap, float("nan"), float("nan"), float("nan"))
     if len(d) > 1 and np.ptp(d) < 1e-12 and abs(gap - d[0]) > 1e-9:
         raise MilbenchError(
-            f"the difference of the means is {gap:g}, but {d[0]:g} under every resample; give their own."
+            f"the difference of the means is {gap:g}, but {d[0]:g} under every resample; give their own.",
+            code="stats-bad-input",
         )
     low, high = np.clip(interval(d, level), -1, 1).tolist()  # few seeds have longer tails than an AUC
     # Sums of equal numbers in another order differ in the last bits; that is no difference.
@@ -136,7 +140,8 @@ def corrected_t_test(differences: ArrayLike, test_train_ratio: float, level: flo
     if d.ndim != 1 or len(d) < 2 or not np.isfinite(d).all() or not 0 < test_train_ratio < math.inf:
         raise MilbenchError(
             f"the corrected t-test needs 2 or more finite differences and a positive ratio, not {d.shape} and "
-            f"{test_train_ratio}."
+            f"{test_train_ratio}.",
+            code="stats-too-few",
         )
     j, mean = len(d), float(d.mean())
     if np.ptp(d) <= 1e-12 * np.abs(d).max():  # the mean of equal numbers may differ from them in the last bits
@@ -164,7 +169,7 @@ def holm(p_values: ArrayLike) -> Array:
     p = numbers(p_values, "p-values")
     known = ~np.isnan(p)
     if p.ndim != 1 or (p[known] < 0).any() or (p[known] > 1).any():
-        raise MilbenchError("p-values must be a list of numbers from 0 to 1.")
+        raise MilbenchError("p-values must be a list of numbers from 0 to 1.", code="stats-out-of-range")
     order = np.argsort(p[known], kind="stable")
     steps = np.maximum.accumulate(p[known][order] * np.arange(known.sum(), 0, -1))
     adjusted = np.full(len(p), np.nan)

@@ -47,7 +47,9 @@ def sign_flip_test(differences: ArrayLike, resamples: int = 10_000, seed: int = 
     """
     d = numbers(differences, "differences")
     if d.ndim != 1 or not len(d) or not np.isfinite(d).all():
-        raise MilbenchError(f"a paired permutation test needs finite differences (n,), not an array {d.shape}.")
+        raise MilbenchError(
+            f"a paired permutation test needs finite differences (n,), not an array {d.shape}.", code="stats-bad-input"
+        )
     resamples, rng = positive_count(resamples), generator(seed)
     total, parts = float(d.sum()), d[d != 0]
     # Sums of equal numbers in another order differ in the last bits; they count as equal.

@@ -75,7 +75,8 @@ def planned_difference(
     slides_per_patient, within_patient = number(slides_per_patient, "slides"), number(within_patient, "a correlation")
     if not 1 <= slides_per_patient < np.inf or not 0 <= within_patient <= 1:
         raise MilbenchError(
-            f"a patient has 1 slide or more, correlated from 0 to 1, not {slides_per_patient} and {within_patient}."
+            f"a patient has 1 slide or more, correlated from 0 to 1, not {slides_per_patient} and {within_patient}.",
+            code="stats-out-of-range",
         )
     design = 1 + (slides_per_patient - 1) * within_patient
     factor = _sum_of_quantiles(power, level) * float(np.sqrt(design))
@@ -98,7 +99,7 @@ def planned_power(
     share_of(level)
     auc, difference = number(auc, "an AUC"), number(difference, "a difference")
     if not np.isfinite(difference):
-        raise MilbenchError(f"a difference in AUC is a number, not {difference}.")
+        raise MilbenchError(f"a difference in AUC is a number, not {difference}.", code="stats-out-of-range")
     error = planned_error(positives, negatives, auc, auc + difference, correlation)
     if not error:
         return float(difference != 0)
@@ -127,7 +128,8 @@ def planned_error(positives: int, negatives: int, auc_a: float, auc_b: float, co
     if not of_both or not 0 < auc_a < 1 or not 0 < auc_b < 1 or not 0 <= correlation <= 1:
         raise MilbenchError(
             "planning needs slides of both classes, AUCs between 0 and 1 and a correlation from 0 to 1, not "
-            f"{positives}, {negatives}, {auc_a}, {auc_b}, {correlation}."
+            f"{positives}, {negatives}, {auc_a}, {auc_b}, {correlation}.",
+            code="stats-out-of-range",
         )
 
     def covariance(first: float, second: float, r: float) -> float:
@@ -165,7 +167,8 @@ def planned_half_width(
     patients = numbers(counts, "counts", ndim=1, finite=True)
     if not 0 < auc < 1 or not 0 <= spread < np.inf or (patients < 0).any():
         raise MilbenchError(
-            f"an AUC lies between 0 and 1, a spread and counts are not negative, not {auc}, {spread} and {counts}."
+            f"an AUC lies between 0 and 1, a spread and counts are not negative, not {auc}, {spread} and {counts}.",
+            code="stats-out-of-range",
         )
     z = float(scipy_stats.norm.ppf((1 + share_of(level)) / 2))
     present = [int(n) for n in patients if n > 0]

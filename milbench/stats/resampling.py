@@ -84,7 +84,8 @@ def combine(cells: Array, seeds: Array) -> Array:
     cells, seeds = numbers(cells, "cells"), numbers(seeds, "weights of seeds")
     if cells.ndim != 3 or seeds.ndim != 2 or seeds.shape != cells.shape[:0:-1] or not np.isfinite(seeds).all():
         raise MilbenchError(
-            f"cells (F, S, R) need finite weights (R, S) of their seeds, not {cells.shape}, {seeds.shape}."
+            f"cells (F, S, R) need finite weights (R, S) of their seeds, not {cells.shape}, {seeds.shape}.",
+            code="stats-bad-input",
         )
     defined = np.isfinite(cells)
     even = _mean(cells, defined, (0, 1))
@@ -135,7 +136,9 @@ def logit_interval(estimate: float, replicates: ArrayLike, level: float = LEVEL)
     if len(values) < 2 or not np.isfinite(estimate):
         return float("nan"), float("nan")
     if not 0 <= estimate <= 1:
-        raise MilbenchError(f"an interval on the logit scale is of a share from 0 to 1, not of {estimate}.")
+        raise MilbenchError(
+            f"an interval on the logit scale is of a share from 0 to 1, not of {estimate}.", code="stats-out-of-range"
+        )
     if not 0 < estimate < 1:
         return float(estimate), float(estimate)
     half = ndtri((1 + level) / 2) * values.std(ddof=1) / (estimate * (1 - estimate))
@@ -209,6 +212,6 @@ def _bias(values: Array, estimate: float) -> float:
 def _acceleration(influence: ArrayLike) -> float:
     parts = numbers(influence, "influence values")
     if not np.isfinite(parts).all():
-        raise MilbenchError("influence values must be finite.")
+        raise MilbenchError("influence values must be finite.", code="scores-not-finite")
     square = float((parts**2).sum())
     return float((parts**3).sum()) / (6 * square**1.5) if square else 0.0

@@ -72,7 +72,9 @@ def performance_profile(
     tau = numbers(thresholds, "thresholds")
     share_of(level)
     if tau.ndim != 1 or not len(tau) or not np.isfinite(tau).all():
-        raise MilbenchError(f"thresholds must be finite numbers (K,), not an array {tau.shape}.")
+        raise MilbenchError(
+            f"thresholds must be finite numbers (K,), not an array {tau.shape}.", code="stats-bad-input"
+        )
 
     def above(s: Array) -> Array:
         return np.stack([(s > one).mean(axis=(-2, -1)) for one in tau], axis=-1)
@@ -144,13 +146,20 @@ def run_replicates(
     """
     resamples = positive_count(resamples)
     if not callable(statistic):
-        raise MilbenchError(f"a statistic is a function of scores (..., runs, tasks), not {statistic!r}.")
+        raise MilbenchError(
+            f"a statistic is a function of scores (..., runs, tasks), not {statistic!r}.", code="stats-bad-input"
+        )
     if draw not in get_args(Drawn) or not scores:
-        raise MilbenchError(f"runs or tasks of one or more methods are drawn, not {draw!r} of {len(scores)}.")
+        raise MilbenchError(
+            f"runs or tasks of one or more methods are drawn, not {draw!r} of {len(scores)}.", code="stats-out-of-range"
+        )
     arrays = [_checked(s) for s in scores]
     tasks = arrays[0].shape[1]
     if any(s.shape[1] != tasks for s in arrays):
-        raise MilbenchError(f"methods have runs of {sorted({s.shape[1] for s in arrays})} tasks; give the same tasks.")
+        raise MilbenchError(
+            f"methods have runs of {sorted({s.shape[1] for s in arrays})} tasks; give the same tasks.",
+            code="stats-bad-input",
+        )
     rng = generator(seed)
     if draw == "tasks":
         picks = rng.integers(tasks, size=(resamples, tasks))
@@ -168,7 +177,8 @@ def _checked(scores: ArrayLike) -> Array:
     s = numbers(scores, "scores")
     if s.ndim != 2 or not s.size or not np.isfinite(s).all():
         raise MilbenchError(
-            f"scores must be finite and (runs, tasks), not an array {s.shape}; leave out tasks that lack runs."
+            f"scores must be finite and (runs, tasks), not an array {s.shape}; leave out tasks that lack runs.",
+            code="stats-bad-input",
         )
     return s
 
@@ -176,5 +186,7 @@ def _checked(scores: ArrayLike) -> Array:
 def _finite_runs(scores: ArrayLike) -> Array:
     s = numbers(scores, "scores")
     if s.ndim < 2 or not s.size or not np.isfinite(s).all():
-        raise MilbenchError(f"scores must be finite and (..., runs, tasks), not an array {s.shape}.")
+        raise MilbenchError(
+            f"scores must be finite and (..., runs, tasks), not an array {s.shape}.", code="stats-bad-input"
+        )
     return s

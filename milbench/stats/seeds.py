@@ -166,7 +166,9 @@ def seeds_of(cells: ArrayLike, replicates: ArrayLike | None = None) -> Seeds:
     a = numbers(cells, "the AUCs of folds and seeds")
     drawn = None if replicates is None else numbers(replicates, "replicates")
     if a.ndim != 2 or (drawn is not None and (drawn.ndim != 3 or drawn.shape[:2] != a.shape)):
-        raise MilbenchError(f"seeds need AUCs (folds, seeds) and replicates (folds, seeds, R), not {a.shape}.")
+        raise MilbenchError(
+            f"seeds need AUCs (folds, seeds) and replicates (folds, seeds, R), not {a.shape}.", code="stats-bad-input"
+        )
     known = np.isfinite(a)
     if not known.any():
         return Seeds(float("nan"), 0, float("nan"), 0.0, float("nan"))
@@ -323,7 +325,9 @@ def mean_of(
     drawn = numbers(replicates, "replicates", ndim=1)
     low, high = number(interval.low, "the interval"), number(interval.high, "the interval")
     if np.isfinite(estimate) and not np.isnan([low, high]).any() and not low - 1e-9 <= estimate <= high + 1e-9:
-        raise MilbenchError(f"the mean {estimate:g} lies outside its interval, {low:g} to {high:g}.")
+        raise MilbenchError(
+            f"the mean {estimate:g} lies outside its interval, {low:g} to {high:g}.", code="stats-bad-input"
+        )
     own = interval.of_replicates
     ends = _over_seeds(estimate, (low, high), own, _variance(drawn), error, level)
     guard = (0.0, 0.0)
@@ -522,7 +526,10 @@ def rank_intervals(
     n = len(means)
     more = np.zeros((n, n)) if off is None else numbers(off, "what differences are off by", finite=True)
     if more.shape != (n, n) or (more < 0).any():
-        raise MilbenchError(f"differences of {n} methods are off by ({n}, {n}) numbers from 0 on, not {more.shape}.")
+        raise MilbenchError(
+            f"differences of {n} methods are off by ({n}, {n}) numbers from 0 on, not {more.shape}.",
+            code="stats-bad-input",
+        )
     rank, low, high = (np.full(n, np.nan) for _ in range(3))
     kept = [(i, m) for i, m in enumerate(means) if m is not None and np.isfinite(m.estimate)]
     # The draws of seeds go by score, so that another order of methods gives the same ranks.
@@ -544,7 +551,9 @@ def _better(means: list[Mean], level: float, rng: np.random.Generator, off: Arra
     m = len(means)
     z = float(ndtri((1 + level) / 2))
     if len({one.replicates.shape for one in means}) > 1:
-        raise MilbenchError("ranks need replicates of every method under the same resamples of patients.")
+        raise MilbenchError(
+            "ranks need replicates of every method under the same resamples of patients.", code="stats-bad-input"
+        )
     replicates = np.stack([one.replicates for one in means])
     size = replicates.shape[1]
     best: np.ndarray = np.zeros((m, m), dtype=bool)

@@ -65,7 +65,7 @@ def named(rule: str) -> ThresholdRule:
     for name in known:
         if rule == name:
             return name
-    raise MilbenchError(f"there is no threshold {rule!r}; give one of {', '.join(known)}.")
+    raise MilbenchError(f"there is no threshold {rule!r}; give one of {', '.join(known)}.", code="option-bad-value")
 
 
 def choose(rule: ThresholdRule, labels: ArrayLike, scores: ArrayLike) -> Threshold:
@@ -88,9 +88,15 @@ def choose(rule: ThresholdRule, labels: ArrayLike, scores: ArrayLike) -> Thresho
         return Threshold()
     y, s = np.asarray(labels, dtype=np.int64), np.asarray(scores, dtype=np.float64)
     if y.ndim != 1 or y.shape != s.shape or not set(np.unique(y).tolist()) <= {0, 1}:
-        raise MilbenchError(f"a threshold needs labels (n,) of 0 and 1 and scores (n,), not {y.shape} and {s.shape}.")
+        raise MilbenchError(
+            f"a threshold needs labels (n,) of 0 and 1 and scores (n,), not {y.shape} and {s.shape}.",
+            code="stats-bad-input",
+        )
     if not np.isfinite(s).all():
-        raise MilbenchError("scores of validation bags are not finite; such a run has diverged and has no threshold.")
+        raise MilbenchError(
+            "scores of validation bags are not finite; such a run has diverged and has no threshold.",
+            code="scores-not-finite",
+        )
     if not len(y):
         return Threshold(reason="no validation bags")
     positives = int(y.sum())

@@ -119,7 +119,9 @@ def run_checks(
 ) -> Report:
     """Run checks and return the report, broken or not; the arguments are those of `check_aggregator`."""
     if not n_classes or min(n_classes) < 2:
-        raise MilbenchError(f"n_classes must list numbers of at least 2, got {tuple(n_classes)}.")
+        raise MilbenchError(
+            f"n_classes must list numbers of at least 2, got {tuple(n_classes)}.", code="option-bad-value"
+        )
     method = resolve(spec) if isinstance(spec, str) else Method(spec.__name__, spec, {})
     cases = [Case(method, in_dim, k, seed, str(device or "cpu")) for k in n_classes]
     return Report(method.canonical, tuple(_over(cases, check) for check in checks), identity_notes(method))

@@ -58,7 +58,10 @@ class BudgetMeter:
             case "flops":
                 self._used = float(self.flops or 0)
                 if self._used == before:
-                    raise MilbenchError("a step of this method has no operations that count; give a budget in steps.")
+                    raise MilbenchError(
+                        "a step of this method has no operations that count; give a budget in steps.",
+                        code="budget-bad-value",
+                    )
             case "device_seconds":
                 self._used = self.timer.seconds_by(self._allowed)
             case _:

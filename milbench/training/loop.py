@@ -58,7 +58,8 @@ def train(
     if not task.val and (protocol.checkpoint == "best-val" or patience is not None or plateau is not None):
         raise MilbenchError(
             f'fold {spec.fold} of {spec.data} has no validation slides: set checkpoint = "last", no patience and a '
-            "schedule other than plateau, or val_fraction."
+            "schedule other than plateau, or val_fraction.",
+            code="split-no-validation",
         )
     seeds = {purpose: derive_seed(spec.seed, purpose) for purpose in ("init", "order", "dropout", "subsample")}
     seed_everything(seeds["init"])

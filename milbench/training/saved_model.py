@@ -76,11 +76,15 @@ class SavedModel:
         if which == "half":
             return Threshold()
         if len(self.classes) != 2:
-            raise MilbenchError(f"threshold {rule} is defined for two classes; {self.path} has {len(self.classes)}.")
+            raise MilbenchError(
+                f"threshold {rule} is defined for two classes; {self.path} has {len(self.classes)}.",
+                code="threshold-missing",
+            )
         if "thresholds" not in self.facts:
             raise MilbenchError(
                 f"{self.path} was written by a milbench without thresholds; predict with the results of its suite, "
-                "which hold the validation predictions, or with threshold half."
+                "which hold the validation predictions, or with threshold half.",
+                code="threshold-missing",
             )
         return threshold.recorded(self.facts["thresholds"], which)
 
@@ -147,16 +151,23 @@ def load_model(path: str | Path, method: str | None = None) -> SavedModel:
             facts = _facts(json.loads((opened.metadata() or {})["milbench"]))
             tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
     except FileNotFoundError as error:
-        raise MilbenchError(f"{file} is missing; train the run again with keep_models = 'best'.") from error
+        raise MilbenchError(
+            f"{file} is missing; train the run again with keep_models = 'best'.", code="models-not-kept"
+        ) from error
     except (KeyError, TypeError, ValueError, OSError, RecursionError, SafetensorError) as error:
-        raise MilbenchError(f"{file} is no model of a run or is damaged ({str(error)[:80]}); {fix}.") from error
+        raise MilbenchError(
+            f"{file} is no model of a run or is damaged ({str(error)[:80]}); {fix}.", code="model-damaged"
+        ) from error
     if facts["format"] > FORMAT:
-        raise MilbenchError(f"{file} has format {facts['format']}, newer than this milbench reads ({FORMAT}).")
+        raise MilbenchError(
+            f"{file} has format {facts['format']}, newer than this milbench reads ({FORMAT}).", code="schema-unknown"
+        )
     named = facts["method"]
     if ":" in named.partition("[")[0] and (method is None or not _names(method, named)):
         raise MilbenchError(
             f"{file} is of method {named}, which would import a module that the file names; give method={named!r} if "
-            "you know it."
+            "you know it.",
+            code="file-unsafe",
         )
     model = resolve(named).create(facts["in_dim"], facts["n_classes"])
     state = {name.removeprefix(_PARAMETERS): v for name, v in tensors.items() if name.startswith(_PARAMETERS)}
@@ -164,7 +175,9 @@ def load_model(path: str | Path, method: str | None = None) -> SavedModel:
         model.load_state_dict(state)
     except RuntimeError as error:
         reason = str(error).splitlines()[-1].strip()[:160]
-        raise MilbenchError(f"{file} holds other parameters than {named} has here ({reason}); {fix}.") from error
+        raise MilbenchError(
+            f"{file} holds other parameters than {named} has here ({reason}); {fix}.", code="model-damaged"
+        ) from error
     scaling = Standardizer(tensors[_MEAN], tensors[_DEVIATION]) if {_MEAN, _DEVIATION} <= set(tensors) else None
     return SavedModel(model.eval(), tuple(facts["classes"]), scaling, facts, file)
 
@@ -212,7 +225,8 @@ def check_features(saved: SavedModel, cache: FeatureCache, force: bool = False) 
     if cache.dim != saved.facts["in_dim"]:
         raise MilbenchError(
             f"{saved.path} was trained on {saved.facts['in_dim']}-d features and {cache.path} holds {cache.dim}-d "
-            "ones; give features of the same encoder."
+            "ones; give features of the same encoder.",
+            code="features-wrong-width",
         )
     forced = []
     for name in SOURCE:
@@ -222,7 +236,8 @@ def check_features(saved: SavedModel, cache: FeatureCache, force: bool = False) 
         words = f"{name.replace('_', ' ')} {now} here, {then} where {saved.path.parent.name} was trained"
         if not force:
             raise MilbenchError(
-                f"{cache.path}: {words}; predictions would mean nothing. --force predicts all the same."
+                f"{cache.path}: {words}; predictions would mean nothing. --force predicts all the same.",
+                code="model-other-features",
             )
         forced.append(f"predicted in spite of {words}.")
     return forced

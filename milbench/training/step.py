@@ -173,5 +173,6 @@ def check_output(model: Aggregator, out: Any, batch: Bags) -> None:
         told = type(out).__name__ if returned is None else f"logits of shape {tuple(returned)}"
         raise MilbenchError(
             f"{type(model).__name__} returned {told} for {count(len(batch), 'bag')} and {model.n_classes} classes, "
-            f"instead of a BagOutput with logits of shape {due}; milbench check tells what is asked of a method."
+            f"instead of a BagOutput with logits of shape {due}; milbench check tells what is asked of a method.",
+            code="model-bad-output",
         )

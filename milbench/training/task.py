@@ -95,7 +95,8 @@ def check_labels(labels: Sequence[int], n_classes: int) -> None:
     if wrong:
         raise MilbenchError(
             f"training labels hold {', '.join(map(str, wrong[:5]))}, but with {n_classes} classes they are "
-            f"0 to {n_classes - 1}; correct the labels."
+            f"0 to {n_classes - 1}; correct the labels.",
+            code="targets-bad",
         )
 
 

@@ -173,7 +173,9 @@ def test_cache_info_and_verify(cli, tmp_path):
     assert hurt.code == 1
     assert "'b'" in hurt.out
     assert "'007'" not in hurt.out
-    assert hurt.err.splitlines()[-1] == "milbench: c is hurt: copy it again, or build it from its source."
+    assert (
+        hurt.err.splitlines()[-1] == "milbench: c is hurt: copy it again, or build it from its source. [cache-damaged]"
+    )
 
 
 # --- run, status -----------------------------------------------------------------------------------------------------
@@ -315,7 +317,7 @@ def test_only_the_local_launcher_exists(cli, tmp_path):
     assert cli("run", "small.toml", "--launcher", "local", "--dry-run").code == 0
     other = cli("run", "small.toml", "--launcher", "slurm")
     assert (other.code, other.out) == (1, "")
-    assert other.err == "milbench: unknown launcher 'slurm'; only local exists so far.\n"
+    assert other.err == "milbench: unknown launcher 'slurm'; only local exists so far. [option-bad-value]\n"
     assert not (tmp_path / "results").exists()
 
 

@@ -43,13 +43,17 @@ def load_suite(name: str | Path) -> Suite:
         path = HERE / f"{name}.toml"
     elif path.suffix != ".toml":
         raise MilbenchError(
-            f"unknown suite {str(name)!r}.{did_you_mean(str(name), list_suites())} A file must end in .toml."
+            f"unknown suite {str(name)!r}.{did_you_mean(str(name), list_suites())} A file must end in .toml.",
+            code="suite-unknown",
         )
     if not path.exists():  # what is there and no file is refused as such
-        raise MilbenchError(f"suite file {path} does not exist.")
+        raise MilbenchError(f"suite file {path} does not exist.", code="suite-unknown")
     table = read_toml(path)
     if "base" in table:
-        raise MilbenchError(f"{path}: unknown field base; relative paths start at the folder of the suite file.")
+        raise MilbenchError(
+            f"{path}: unknown field base; relative paths start at the folder of the suite file.",
+            code="suite-unknown-field",
+        )
     table.setdefault("name", path.stem)
     try:
         return Suite.model_validate(table | {"base": path.parent})
@@ -66,7 +70,12 @@ def load_suite(name: str | Path) -> Suite:
                 known = did_you_mean(str(first["loc"][-1]), set(table_of.model_fields) - {"base"})
             known += other_level(str(first["loc"][-1]))
         message = first["msg"].removeprefix("Value error, ").rstrip(".")
-        raise MilbenchError(f"{path}: {where}: {message}.{known}") from None
+        raise MilbenchError(f"{path}: {where}: {message}.{known}", code=field_code(first["type"])) from None
+
+
+def field_code(kind: str) -> str:
+    """Return the code of the error for a field of a suite file, by pydantic's name of what is wrong with it."""
+    return {"extra_forbidden": "suite-unknown-field", "missing": "suite-missing-field"}.get(kind, "suite-bad-value")
 
 
 def other_level(key: str) -> str:
@@ -84,7 +93,9 @@ def with_budget(suite: Suite, fields: Mapping[str, float]) -> Suite:
     try:
         return Suite.model_validate(dict(suite) | {"budget": Budget.model_validate(kept | dict(fields))})
     except ValidationError as error:
-        raise MilbenchError(error.errors()[0]["msg"].removeprefix("Value error, ").rstrip(".") + ".") from None
+        raise MilbenchError(
+            error.errors()[0]["msg"].removeprefix("Value error, ").rstrip(".") + ".", code="budget-bad-value"
+        ) from None
 
 
 def meaning(suite: Suite) -> dict[str, Any]:

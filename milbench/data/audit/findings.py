@@ -85,7 +85,7 @@ def refuse(findings: Sequence[Finding]) -> None:
     text = f"{first} ({'; '.join(aside)})" if aside else str(first)
     if CODES[first.code].waivable:
         text = f'{text}; mend it, or run in spite of it with "{first.code}" in the waive list of its [[data]]'
-    raise MilbenchError(_ended(text))
+    raise MilbenchError(_ended(text), code=first.code)
 
 
 def _ended(text: str) -> str:

@@ -88,10 +88,13 @@ def check_rule(rule: str | None) -> None:
     try:
         groups = 1 if rule is None else re.compile(rule).groups
     except re.error as error:
-        raise MilbenchError(f"patient rule {rule!r} is no regular expression: {error}.") from None
+        raise MilbenchError(
+            f"patient rule {rule!r} is no regular expression: {error}.", code="patient-rule-bad"
+        ) from None
     if groups != 1:
         raise MilbenchError(
-            f"patient rule {rule!r} has {groups} groups; put one pair of parentheses around the patient."
+            f"patient rule {rule!r} has {groups} groups; put one pair of parentheses around the patient.",
+            code="patient-rule-bad",
         )
 
 
@@ -108,12 +111,16 @@ def apply_rule(labels: Labels, rule: str) -> Labels:
     every = labels.patients | labels.excluded_patients
     own = [slide for slide, patient in every.items() if patient == slide]
     if not own:
-        raise MilbenchError(f"patient_rule {rule!r} has no use, as the labels name every slide's patient; remove it.")
+        raise MilbenchError(
+            f"patient_rule {rule!r} has no use, as the labels name every slide's patient; remove it.",
+            code="patient-rule-bad",
+        )
     found = search_patients(rule, own)
     if lost := sorted((set(own) & labels.patients.keys()) - set(found)):
         raise MilbenchError(
             f"patient_rule {toml_quoted(rule)} does not fit {count(len(lost), 'slide')}: {some(lost)}; correct it, "
-            "or name the patients in patient_column."
+            "or name the patients in patient_column.",
+            code="patient-rule-bad",
         )
     return replace(
         labels,

@@ -108,11 +108,13 @@ def build_cache(source: str | Path, out: str | Path, format: str = "auto", dtype
             magnification, or values the cache cannot hold; the message names the file.
     """
     if order not in ("source", "raster"):
-        raise MilbenchError(f"unknown order {order!r}; give source or raster.")
+        raise MilbenchError(f"unknown order {order!r}; give source or raster.", code="cache-bad-request")
     if order == "raster" and not coords:
-        raise MilbenchError("raster order needs coordinates; keep them, or ask for source order.")
+        raise MilbenchError(
+            "raster order needs coordinates; keep them, or ask for source order.", code="cache-bad-request"
+        )
     if workers is not None and workers < 1:
-        raise MilbenchError(f"workers is {workers}; it must be 1 or more.")
+        raise MilbenchError(f"workers is {workers}; it must be 1 or more.", code="cache-bad-request")
     source, out = Path(source), Path(out)
     with SourceReader(source, format, coords=coords) as reader:
         return _build(
@@ -154,7 +156,8 @@ def _build(
                     progress(number + 1, len(reader), entry.slide_id)
         if len(writer) == 0:
             raise MilbenchError(
-                f"{source} holds no slide with patches ({len(left_out)} empty); there is nothing to keep."
+                f"{source} holds no slide with patches ({len(left_out)} empty); there is nothing to keep.",
+                code="cache-no-slides",
             )
         moments.refuse(source, reader, [i for i, entry in enumerate(done) if entry.placed is not None], how.advice)
         writer.meta |= facts.common
@@ -186,7 +189,7 @@ def _keep(writer: CacheWriter, read: Read, known: tuple[tuple[str, int, int], ..
         return Entry(read.slide_id, known, writer.append(read.prepared), "", read.facts)
     except MilbenchError as error:
         hint = f" {advice}" if "coordinates" in str(error) else ""
-        raise MilbenchError(f"{read.path}: {error}{hint}") from None
+        raise MilbenchError(f"{read.path}: {error}{hint}", code=error.code) from None
 
 
 def _whole(entries: list[Entry], slides: SourceReader, writer: CacheWriter) -> list[Entry]:
@@ -264,7 +267,8 @@ class _Facts:
             if value != facts[key]:
                 raise MilbenchError(
                     f"slides disagree about {key}: {first!r} has {value}, {slide!r} has {facts[key]} "
-                    f"({path}); a cache holds one kind of features, so separate them."
+                    f"({path}); a cache holds one kind of features, so separate them.",
+                    code="features-disagree",
                 )
 
 

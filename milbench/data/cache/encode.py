@@ -69,7 +69,7 @@ def prepare(
         MilbenchError: any of these does not hold, or a value is too large for the dtype.
     """
     if not isinstance(slide_id, str) or not slide_id:
-        raise MilbenchError(f"a slide id must be non-empty text, got {slide_id!r}; write str(id).")
+        raise MilbenchError(f"a slide id must be non-empty text, got {slide_id!r}; write str(id).", code="name-bad")
     kept, rounding, largest = _features(slide_id, features, dtype)
     xy, coord_dtype = _coords(slide_id, coords, len(kept))
     parts = [_bytes(part) for part in (kept, xy) if part is not None]
@@ -95,7 +95,8 @@ def check_dtype(slide: str, features: Tensor | np.ndarray) -> None:
     """
     if not isinstance(features, Tensor) and features.dtype.itemsize > 8:
         raise MilbenchError(
-            f"features of slide {slide!r} are {features.dtype}, which cannot be kept; convert them to float32."
+            f"features of slide {slide!r} are {features.dtype}, which cannot be kept; convert them to float32.",
+            code="features-bad-array",
         )
 
 
@@ -111,16 +112,24 @@ def check_coords(slide: str, coords: Tensor | np.ndarray, rows: int) -> None:
 def _features(slide: str, features: Tensor | np.ndarray, name: str) -> tuple[Tensor, float, float]:
     x = _tensor(slide, "features", features)
     if x.ndim != 2:
-        raise MilbenchError(f"features of slide {slide!r} must have shape (rows, dim), got {tuple(x.shape)}.")
+        raise MilbenchError(
+            f"features of slide {slide!r} must have shape (rows, dim), got {tuple(x.shape)}.", code="features-bad-array"
+        )
     if not x.is_floating_point():
-        raise MilbenchError(f"features of slide {slide!r} must be floating point, got {x.dtype}; convert them first.")
+        raise MilbenchError(
+            f"features of slide {slide!r} must be floating point, got {x.dtype}; convert them first.",
+            code="features-bad-array",
+        )
     if x.itemsize < 2 or x.layout != torch.strided:  # torch can neither compare 8-bit floats nor view sparse rows
         got = x.dtype if x.itemsize < 2 else x.layout
         raise MilbenchError(
-            f"features of slide {slide!r} are {got}, which cannot be kept; save them as dense float16 or float32."
+            f"features of slide {slide!r} are {got}, which cannot be kept; save them as dense float16 or float32.",
+            code="features-bad-array",
         )
     if x.shape[0] == 0 or x.shape[1] == 0:
-        raise MilbenchError(f"slide {slide!r} is empty, shape {tuple(x.shape)}; leave it out.")
+        raise MilbenchError(
+            f"slide {slide!r} is empty, shape {tuple(x.shape)}; leave it out.", code="features-bad-array"
+        )
     dtype = DTYPES[name][0]
     kept = x.to(dtype)
     rounding = largest = 0.0
@@ -129,11 +138,15 @@ def _features(slide: str, features: Tensor | np.ndarray, name: str) -> tuple[Ten
         low, high = (float(end) for end in torch.aminmax(given))  # NaN comes through: one pass tells all
         if not (math.isfinite(low) and math.isfinite(high)):
             row = start + int((~torch.isfinite(given).all(1)).nonzero()[0])
-            raise MilbenchError(f"row {row} of slide {slide!r} has a NaN or infinite feature; extract the slide again.")
+            raise MilbenchError(
+                f"row {row} of slide {slide!r} has a NaN or infinite feature; extract the slide again.",
+                code="features-not-finite",
+            )
         largest = max(largest, -low, high)
         if not torch.isfinite(torch.tensor(largest, dtype=torch.float64).to(dtype)):
             raise MilbenchError(
-                f"slide {slide!r} has a feature of size {largest:g}, too large for {name}; use bfloat16 or float32."
+                f"slide {slide!r} has a feature of size {largest:g}, too large for {name}; use bfloat16 or float32.",
+                code="features-not-finite",
             )
         if given.dtype != dtype:
             wide = torch.promote_types(given.dtype, dtype)
@@ -147,13 +160,17 @@ def _coords(slide: str, coords: Tensor | np.ndarray | None, n: int) -> tuple[Ten
         return None, None
     xy = _tensor(slide, "coordinates", coords)
     if tuple(xy.shape) != (n, 2):
-        raise MilbenchError(f"coordinates of slide {slide!r} must have shape ({n}, 2), got {tuple(xy.shape)}.")
+        raise MilbenchError(
+            f"coordinates of slide {slide!r} must have shape ({n}, 2), got {tuple(xy.shape)}.", code="coords-bad"
+        )
     if xy.is_complex() or xy.dtype == torch.bool:
-        raise MilbenchError(f"coordinates of slide {slide!r} must be numbers, got {xy.dtype}.")
+        raise MilbenchError(f"coordinates of slide {slide!r} must be numbers, got {xy.dtype}.", code="coords-bad")
     name = "float32" if xy.is_floating_point() else "int64"
     xy = xy.to(COORD_DTYPES[name][0])
     if not torch.isfinite(xy).all():
-        raise MilbenchError(f"slide {slide!r} has a NaN or infinite coordinate; extract the slide again.")
+        raise MilbenchError(
+            f"slide {slide!r} has a NaN or infinite coordinate; extract the slide again.", code="coords-bad"
+        )
     return xy, name
 
 
@@ -167,9 +184,14 @@ def _tensor(slide: str, what: str, value: Tensor | np.ndarray) -> Tensor:
         return value.detach().cpu()
     array = np.asarray(value)
     if array.dtype.kind not in "fiub":
-        raise MilbenchError(f"{what} of slide {slide!r} must be numbers, got numpy dtype {array.dtype}.")
+        raise MilbenchError(
+            f"{what} of slide {slide!r} must be numbers, got numpy dtype {array.dtype}.", code="features-bad-array"
+        )
     if array.dtype.itemsize > 8:
-        raise MilbenchError(f"{what} of slide {slide!r} are {array.dtype}, which cannot be kept; convert to float32.")
+        raise MilbenchError(
+            f"{what} of slide {slide!r} are {array.dtype}, which cannot be kept; convert to float32.",
+            code="features-bad-array",
+        )
     if array.dtype.kind == "u":
         array = array.astype(np.int64)
     native = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("="))

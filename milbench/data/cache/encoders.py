@@ -75,7 +75,7 @@ class TwoKinds:
         Raises:
             MilbenchError: always.
         """
-        raise MilbenchError(f"{source} holds {self}; {GO_ON}.")
+        raise MilbenchError(f"{source} holds {self}; {GO_ON}.", code="features-two-kinds")
 
 
 def two_kinds(slides: Sequence[str], mean: Sequence[Any], spread: Sequence[Any]) -> TwoKinds | None:

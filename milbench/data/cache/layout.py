@@ -107,28 +107,36 @@ def read_toml(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         what = "is no feature cache (it has no cache.toml)" if folder.is_dir() else "does not exist"
         if folder.is_file():
-            raise MilbenchError(f"{folder} is a file, and a feature cache is a folder; give the folder.")
-        raise MilbenchError(f"{folder} {what}; make one with milbench cache build --from DIR --out {folder}.")
+            raise MilbenchError(
+                f"{folder} is a file, and a feature cache is a folder; give the folder.", code="cache-missing"
+            )
+        raise MilbenchError(
+            f"{folder} {what}; make one with milbench cache build --from DIR --out {folder}.", code="cache-missing"
+        )
     try:
         raw = read_regular(path)
         meta = tomllib.loads(raw.decode("utf-8"))
     except OSError as error:
-        raise MilbenchError(f"{path} cannot be read: {error.strerror}; correct its permissions.") from None
+        raise MilbenchError(
+            f"{path} cannot be read: {error.strerror}; correct its permissions.", code="file-unreadable"
+        ) from None
     except MilbenchError:
         raise
     except (ValueError, RecursionError) as error:  # TOML, UTF-8, integers of thousands of digits
         raise MilbenchError(
-            f"{path} is damaged ({first_line(error)}); build the cache again from its source."
+            f"{path} is damaged ({first_line(error)}); build the cache again from its source.", code="cache-damaged"
         ) from None
     if meta.get("schema") != SCHEMA:
         raise MilbenchError(
             f"{path} has schema version {meta.get('schema')!r}, this milbench reads {SCHEMA}; build the cache again or "
-            f"use the milbench that wrote it ({meta.get('milbench', 'unknown')})."
+            f"use the milbench that wrote it ({meta.get('milbench', 'unknown')}).",
+            code="schema-unknown",
         )
     if not is_sealed(raw):
         raise MilbenchError(
             f"{path} was changed or damaged after the cache was built (its last line is the checksum of the others); "
-            "copy it again, or build the cache again from its source."
+            "copy it again, or build the cache again from its source.",
+            code="cache-damaged",
         )
     wrong = [key for key in ("dim", "slides", "rows") if type(meta.get(key)) is not int or meta[key] < 1]
     wrong += [key for key, default in _TEXTS.items() if not isinstance(meta.get(key, default), str)]
@@ -140,7 +148,9 @@ def read_toml(folder: Path) -> dict[str, Any]:
     if meta.get("coord_dtype") not in (None, *COORD_DTYPES):
         wrong.append("coord_dtype")
     if wrong:
-        raise MilbenchError(f"{path} has no valid {', '.join(wrong)}; build the cache again from its source.")
+        raise MilbenchError(
+            f"{path} has no valid {', '.join(wrong)}; build the cache again from its source.", code="cache-damaged"
+        )
     return meta
 
 
@@ -178,5 +188,6 @@ def _toml_value(value: Any, key: str) -> str:
     if isinstance(value, list | tuple):
         return f"[{', '.join(_toml_value(item, key) for item in value)}]"
     raise MilbenchError(
-        f"{key} = {value!r} cannot be kept in cache.toml; give text, numbers, booleans or lists of these."
+        f"{key} = {value!r} cannot be kept in cache.toml; give text, numbers, booleans or lists of these.",
+        code="cache-bad-request",
     )

@@ -40,7 +40,8 @@ def check_payload(cache: FeatureCache) -> None:
         more = f" and {len(hurt) - 1} more" if len(hurt) > 1 else ""
         raise MilbenchError(
             f"{hurt[0].rstrip('.')}{more}: the cache {cache.path} was damaged after it was built (milbench cache "
-            "verify lists all); copy it again or build it from its source."
+            "verify lists all); copy it again or build it from its source.",
+            code="cache-damaged",
         )
     if size > ALWAYS:
         with suppress(OSError):  # a folder that cannot be written costs time, not the run

@@ -46,15 +46,18 @@ def check_origin(cache: FeatureCache, source: Path, spec: DataSpec) -> None:
     holds = f"cohort {spec.name}: the cache {cache.path} holds"
     mend = "name another cache, or remove this one so that it is made again"
     if spec.coords is False and cache.has_coords:
-        raise MilbenchError(f"{holds} coordinates, and the suite asks for none; {mend}.")
+        raise MilbenchError(f"{holds} coordinates, and the suite asks for none; {mend}.", code="cache-mismatch")
     for key in ("dtype", "order"):
         asked, there = getattr(spec, key), cache.meta.get(key)
         if key in spec.model_fields_set and there is not None and there != asked:
-            raise MilbenchError(f"{holds} {key} {there}, and the suite asks for {asked}; {mend}.")
+            raise MilbenchError(
+                f"{holds} {key} {there}, and the suite asks for {asked}; {mend}.", code="cache-mismatch"
+            )
     if "source" not in cache.meta:
         raise MilbenchError(
             f"{holds} features of which it does not say where they are from; leave features out of the suite to run on "
-            "the cache as it is."
+            "the cache as it is.",
+            code="cache-mismatch",
         )
     origin = Path(str(cache.meta["source"]))
     moved = os.path.realpath(origin) != os.path.realpath(source)
@@ -69,7 +72,8 @@ def check_origin(cache: FeatureCache, source: Path, spec: DataSpec) -> None:
         if _something(source) or (moved and list(origin.parts[-len(named) :]) != named):
             raise MilbenchError(
                 f"cohort {spec.name}: {source} cannot be read as the features that the cache {cache.path} was made of "
-                f"({origin}); correct the path, or leave features out of the suite to run on the cache as it is."
+                f"({origin}); correct the path, or leave features out of the suite to run on the cache as it is.",
+                code="cache-mismatch",
             )
         return
     with reader:
@@ -79,7 +83,7 @@ def check_origin(cache: FeatureCache, source: Path, spec: DataSpec) -> None:
             return
         if (difference := _difference(cache, source, reader, stamps, moved)) is not None:
             other = f"the features of {origin}, not those of {source}" if moved else difference
-            raise MilbenchError(f"{holds} {other}; {mend}.")
+            raise MilbenchError(f"{holds} {other}; {mend}.", code="cache-mismatch")
     with suppress(OSError):  # a folder that cannot be written costs time, not the run
         known.parent.mkdir(parents=True, exist_ok=True)
         known.touch()

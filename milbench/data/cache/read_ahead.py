@@ -151,18 +151,20 @@ def look_at(slide: SourceSlide, advice: str = NO_COORDS) -> Look:
     if (problem := shape_problem(features)) is not None:
         raise MilbenchError(
             f"{slide.path}: features of slide {slide.slide_id!r} must have shape (rows, dim), got "
-            f"{tuple(features.shape)}; {problem}."
+            f"{tuple(features.shape)}; {problem}.",
+            code="features-bad-array",
         )
     if "float" not in dtype:
         raise MilbenchError(
-            f"{slide.path}: features of slide {slide.slide_id!r} must be floating point, got {dtype}; convert them."
+            f"{slide.path}: features of slide {slide.slide_id!r} must be floating point, got {dtype}; convert them.",
+            code="features-bad-array",
         )
     try:
         check_dtype(slide.slide_id, features)
         if slide.coords is not None:
             check_coords(slide.slide_id, slide.coords, rows)
     except MilbenchError as error:
-        raise MilbenchError(f"{slide.path}: {error}{_hint(error, advice)}") from None
+        raise MilbenchError(f"{slide.path}: {error}{_hint(error, advice)}", code=error.code) from None
     mean, spread = _moments(features)
     return Look(slide.slide_id, rows, int(features.shape[1]), dtype, slide.coords is not None, slide.meta, mean, spread)
 
@@ -192,14 +194,17 @@ def convert(slide: SourceSlide, how: Reading) -> Read:
     features, xy = slide.features, slide.coords if how.coords else None
     if how.order == "raster":
         if xy is None:
-            raise MilbenchError(f"slide {slide.slide_id!r} has no coordinates ({slide.path}); ask for source order.")
+            raise MilbenchError(
+                f"slide {slide.slide_id!r} has no coordinates ({slide.path}); ask for source order.",
+                code="coords-missing",
+            )
         if tuple(xy.shape) == (len(features), 2):
             features, xy = _raster(features, xy)
     step = slide.meta.get("coord_step") if how.coords else None
     try:
         made = prepare(slide.slide_id, features, xy, how.dtype, step)
     except MilbenchError as error:
-        raise MilbenchError(f"{slide.path}: {error}{_hint(error, how.advice)}") from None
+        raise MilbenchError(f"{slide.path}: {error}{_hint(error, how.advice)}", code=error.code) from None
     mean, spread = _moments(features) if len(features) >= ROWS_ENOUGH else (None, None)
     return Read(slide.slide_id, made, "", slide.meta, slide.path, mean, spread)
 

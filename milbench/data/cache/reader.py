@@ -124,9 +124,9 @@ class FeatureCache:
             MilbenchError: no slide, or an unknown one.
         """
         if isinstance(ids, str):
-            raise MilbenchError(f"bags takes a list of slide ids; write cache.bags([{ids!r}]).")
+            raise MilbenchError(f"bags takes a list of slide ids; write cache.bags([{ids!r}]).", code="bag-shape")
         if len(ids) == 0:
-            raise MilbenchError("a batch needs at least one slide, got none.")
+            raise MilbenchError("a batch needs at least one slide, got none.", code="bag-shape")
         xs = [self[slide] for slide in ids]
         lengths = [len(x) for x in xs]
         if len(xs) == 1:
@@ -157,7 +157,9 @@ class FeatureCache:
         path = self.path / TABLE
         content = read_file(path, _COPY_AGAIN)
         if checksum(content) != self.meta["table_checksum"]:
-            raise MilbenchError(f"{path} was changed or damaged after the cache was built; {_COPY_AGAIN}.")
+            raise MilbenchError(
+                f"{path} was changed or damaged after the cache was built; {_COPY_AGAIN}.", code="cache-damaged"
+            )
         return parse_source_table(content, path)
 
     def _find(self, slide: str) -> tuple[str, int, int]:
@@ -165,17 +167,20 @@ class FeatureCache:
         if found is None:
             near = difflib.get_close_matches(str(slide), self.ids, n=1)
             hint = did_you_mean(str(slide), near) if near else f" It holds {len(self)} slides, such as {self.ids[0]!r}."
-            raise MilbenchError(f"no slide {slide!r} in the cache {self.path}.{hint}")
+            raise MilbenchError(f"no slide {slide!r} in the cache {self.path}.{hint}", code="cohort-unknown-name")
         return found
 
     def _check_size(self, name: str, rows: int) -> None:
         path = self.path / name
         if not path.is_file():
-            raise MilbenchError(f"{path} is missing; copy the cache again or build it from its source.")
+            raise MilbenchError(
+                f"{path} is missing; copy the cache again or build it from its source.", code="cache-damaged"
+            )
         due = shard_bytes(rows, self.dim, self.meta["dtype"], self.meta.get("coord_dtype"))
         if (size := path.stat().st_size) != due:
             raise MilbenchError(
-                f"{path} has {size} bytes instead of {due}; copy the cache again or build it from its source."
+                f"{path} has {size} bytes instead of {due}; copy the cache again or build it from its source.",
+                code="cache-damaged",
             )
 
     def _shard(self, name: str) -> tuple[Tensor, Tensor | None]:
@@ -187,7 +192,9 @@ class FeatureCache:
                 if self.has_coords:
                     coords = file.get_tensor("coords")
             except (SafetensorError, OSError) as error:
-                raise MilbenchError(f"{path} is damaged ({error}); see milbench cache verify {self.path}.") from None
+                raise MilbenchError(
+                    f"{path} is damaged ({error}); see milbench cache verify {self.path}.", code="cache-damaged"
+                ) from None
             n, coord_dtype = self._shard_rows[name], self.meta.get("coord_dtype")
             fits = features.dtype == self.dtype and tuple(features.shape) == (n, self.dim)
             if coords is not None and coord_dtype is not None:
@@ -195,7 +202,10 @@ class FeatureCache:
                 if coords.data_ptr() % coords.element_size():  # behind an odd number of two-byte features
                     coords = coords.clone()
             if not fits:
-                raise MilbenchError(f"{path} does not hold what the index says; see milbench cache verify {self.path}.")
+                raise MilbenchError(
+                    f"{path} does not hold what the index says; see milbench cache verify {self.path}.",
+                    code="cache-damaged",
+                )
             self._open[name] = features, coords
         return self._open[name]
 
@@ -203,16 +213,23 @@ class FeatureCache:
 def _read_index(folder: Path, meta: dict[str, Any]) -> pd.DataFrame:
     path = folder / INDEX
     if not path.is_file():
-        raise MilbenchError(f"{path} is missing; copy the cache again or build it from its source.")
+        raise MilbenchError(
+            f"{path} is missing; copy the cache again or build it from its source.", code="cache-damaged"
+        )
     content = read_file(path, _COPY_AGAIN)
     if checksum(content) != meta["index_checksum"]:
-        raise MilbenchError(f"{path} was changed or damaged after the cache was built; {_COPY_AGAIN}.")
+        raise MilbenchError(
+            f"{path} was changed or damaged after the cache was built; {_COPY_AGAIN}.", code="cache-damaged"
+        )
     try:
         index = pd.read_parquet(io.BytesIO(content))
     except Exception as error:  # pyarrow raises many kinds for damaged files
         raise MilbenchError(
-            f"{path} is damaged ({type(error).__name__}); build the cache again from its source."
+            f"{path} is damaged ({type(error).__name__}); build the cache again from its source.", code="cache-damaged"
         ) from None
     if problem := index_problem(index, meta):
-        raise MilbenchError(f"{path} does not fit {CACHE_FILE} ({problem}); build the cache again from its source.")
+        raise MilbenchError(
+            f"{path} does not fit {CACHE_FILE} ({problem}); build the cache again from its source.",
+            code="cache-damaged",
+        )
     return index

@@ -86,7 +86,9 @@ class SourceReader:
             raise
         if (name := next((name for name in ids if unreadable(name)), None)) is not None:
             self.close()
-            raise MilbenchError(f"{source} has {unreadable(name)} in the name of slide {name!r}; rename it.")
+            raise MilbenchError(
+                f"{source} has {unreadable(name)} in the name of slide {name!r}; rename it.", code="name-bad"
+            )
         self.ids: tuple[str, ...] = ids
         self.files: list[tuple[Path, ...]] = files
         self.feature_names: tuple[str, ...] = names
@@ -119,7 +121,8 @@ class SourceReader:
                     if (problem := unreadable(str(name))) is not None:
                         raise MilbenchError(
                             f"{self._of[0]} has {problem} in the {what} of slide {slide!r} ({str(name)[:60]!r}); "
-                            f"correct it."
+                            f"correct it.",
+                            code="text-unreadable",
                         )
         return found
 
@@ -159,7 +162,7 @@ class SourceReader:
         if self._server is not None:
             return self._server.call(name, args)
         if self._process is None or self._broken is not None:
-            raise MilbenchError(f"{self._of[0]} is not open ({self._broken}).")
+            raise MilbenchError(f"{self._of[0]} is not open ({self._broken}).", code="reader-ended")
         try:
             _send(self._socket, (name, args))
             self._wait()
@@ -189,7 +192,8 @@ class SourceReader:
                 process.kill()
                 raise MilbenchError(
                     f"{path or self._of[0]} was not read to its end in {what}: it is damaged, or its drive does not "
-                    f"answer; extract or copy it again."
+                    f"answer; extract or copy it again.",
+                    code="reader-ended",
                 )
 
     def _file(self) -> tuple[int, int, str]:
@@ -208,11 +212,13 @@ class SourceReader:
         if code == -signal.SIGKILL:
             return MilbenchError(
                 f"a process that reads slides was killed at {where}, most likely for want of memory; run the same "
-                "command again with fewer --workers, it goes on where this one stopped."
+                "command again with fewer --workers, it goes on where this one stopped.",
+                code="reader-ended",
             )
         how = signal.Signals(-code).name if code is not None and code < 0 else f"exit code {code}"
         return MilbenchError(
-            f"{where} ended the process that read it ({how}), so it is damaged; extract or copy it again."
+            f"{where} ended the process that read it ({how}), so it is damaged; extract or copy it again.",
+            code="reader-ended",
         )
 
 
@@ -295,7 +301,7 @@ def _serve(mine: socket.socket, theirs: socket.socket, note: mmap, parent: int) 
 def _portable(error: Exception) -> Exception:
     """Return an error that can be sent: with the traceback in its notes where it is none that a user can cause."""
     if isinstance(error, MilbenchError):
-        return MilbenchError(str(error))
+        return MilbenchError(str(error), code=error.code)
     trace = traceback.format_exc()
     with suppress(Exception):
         pickle.loads(pickle.dumps(error))

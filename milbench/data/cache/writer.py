@@ -92,11 +92,14 @@ class CacheWriter:
     def __init__(self, out: str | Path, dtype: str = "float16", meta: Mapping[str, Any] | None = None,
                  shard_bytes: int = 2 << 30, place: AbstractContextManager[Path] | None = None) -> None:  # fmt: skip
         if dtype not in DTYPES:
-            raise MilbenchError(f"a cache cannot hold {dtype!r}.{did_you_mean(dtype, DTYPES)}")
+            raise MilbenchError(
+                f"a cache cannot hold {dtype!r}.{did_you_mean(dtype, DTYPES)}", code="cache-bad-request"
+            )
         clash = [key for key in meta or {} if key in _RESERVED]
         if clash:
             raise MilbenchError(
-                f"{', '.join(clash)} of the metadata are keys milbench writes itself; choose other names."
+                f"{', '.join(clash)} of the metadata are keys milbench writes itself; choose other names.",
+                code="cache-bad-request",
             )
         self.out = Path(out)
         self.dtype = dtype
@@ -260,30 +263,36 @@ class CacheWriter:
     def _inside(self) -> None:
         if self._folder is None:
             raise MilbenchError(
-                "CacheWriter writes inside a with block only: with CacheWriter(out) as writer: writer.add(...)."
+                "CacheWriter writes inside a with block only: with CacheWriter(out) as writer: writer.add(...).",
+                code="cache-bad-request",
             )
 
     def _check(self, slide: Prepared) -> None:
         name = slide.slide_id
         if name in self._known:
-            raise MilbenchError(f"slide {name!r} is given twice; every slide may appear once in a cache.")
+            raise MilbenchError(
+                f"slide {name!r} is given twice; every slide may appear once in a cache.", code="slide-twice"
+            )
         if not self.placed:
             return
         if slide.dim != self.dim:
             raise MilbenchError(
                 f"slide {name!r} has {slide.dim}-d features but the slides before it have {self.dim}-d ones; "
-                f"a cache holds the features of one encoder."
+                f"a cache holds the features of one encoder.",
+                code="features-disagree",
             )
         if (slide.coord_dtype is None) != (self.coord_dtype is None):
             this, before = ("no", "have them") if slide.coord_dtype is None else ("its", "have none")
             raise MilbenchError(
                 f"slide {name!r} has {this} coordinates but the slides before it {before}; "
-                f"give them for every slide or for none."
+                f"give them for every slide or for none.",
+                code="features-disagree",
             )
         if slide.coord_dtype != self.coord_dtype:
             raise MilbenchError(
                 f"slide {name!r} has {slide.coord_dtype} coordinates but the slides before it {self.coord_dtype} ones; "
-                f"give all in the same units and type."
+                f"give all in the same units and type.",
+                code="features-disagree",
             )
 
     def _count(self, placed: Placed, nbytes: int) -> None:
@@ -330,7 +339,9 @@ class CacheWriter:
 
         assert self._folder is not None
         if not self.placed:
-            raise MilbenchError(f"no slide was given, so there is no cache to write at {self.out}.")
+            raise MilbenchError(
+                f"no slide was given, so there is no cache to write at {self.out}.", code="cache-no-slides"
+            )
         self._close_shard()
         for spill in self._folder.glob("coords-*.spill"):
             spill.unlink()

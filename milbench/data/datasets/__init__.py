@@ -88,7 +88,7 @@ def load_dataset(name: str) -> Dataset:
     known = dataset_names()
     plain = name.replace("_", "-")
     if plain not in known:
-        raise MilbenchError(f"unknown dataset {name!r}.{did_you_mean(name, known)}")
+        raise MilbenchError(f"unknown dataset {name!r}.{did_you_mean(name, known)}", code="dataset-unknown")
     return cast("Dataset", import_module(f"{__name__}.{plain.replace('-', '_')}"))
 
 
@@ -111,8 +111,8 @@ def prepare(name: str, params: Mapping[str, Any]) -> Path:
         key = ".".join(str(part) for part in first["loc"])
         if first["type"] == "extra_forbidden":
             hint = did_you_mean(key, dataset.Params.model_fields)
-            raise MilbenchError(f"dataset {plain} has no parameter {key!r}.{hint}") from None
-        raise MilbenchError(f"dataset {plain}, {key or 'params'}: {first['msg']}.") from None
+            raise MilbenchError(f"dataset {plain} has no parameter {key!r}.{hint}", code="dataset-bad-option") from None
+        raise MilbenchError(f"dataset {plain}, {key or 'params'}: {first['msg']}.", code="dataset-bad-option") from None
     identity = digest([plain, dataset.VERSION, SCHEMA, values.model_dump(mode="json")])
     home = cache_home() / "datasets" / f"{plain}-{identity}"
     if not home.exists():

@@ -188,24 +188,28 @@ def detect_format(source: str | Path, format: str = "auto") -> tuple[Format, str
     """
     source = Path(source)
     if not source.exists():
-        raise MilbenchError(f"{source} does not exist; give the folder that holds the features.")
+        raise MilbenchError(f"{source} does not exist; give the folder that holds the features.", code="file-missing")
     if not source.is_dir():
         regular_size(source, "give the folder or file that holds the features")
     known = formats()
     if format != "auto":
         if format not in known:
-            raise MilbenchError(f"unknown format {format!r}.{did_you_mean(format, known)}")
+            raise MilbenchError(f"unknown format {format!r}.{did_you_mean(format, known)}", code="format-unknown")
         found = known[format].detect(source)
         if found is None:
-            raise MilbenchError(f"{source} is not of the format {format}{_what_is_there(source)}.")
+            raise MilbenchError(
+                f"{source} is not of the format {format}{_what_is_there(source)}.", code="format-mismatch"
+            )
         return known[format], found
     fits = [(module, text) for module in known.values() if (text := module.detect(source)) is not None]
     if not fits:
         names = ", ".join(known)
-        raise MilbenchError(f"{source} is of no format milbench reads ({names}){_what_is_there(source)}.")
+        raise MilbenchError(
+            f"{source} is of no format milbench reads ({names}){_what_is_there(source)}.", code="format-mismatch"
+        )
     if len(fits) > 1:
         names = " or ".join(module.NAME for module, _ in fits)
-        raise MilbenchError(f"{source} may be {names}; say which with --format.")
+        raise MilbenchError(f"{source} may be {names}; say which with --format.", code="format-ambiguous")
     return fits[0]
 
 

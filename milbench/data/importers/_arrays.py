@@ -63,7 +63,10 @@ def features_key(keys: Collection[str], arrays: Collection[str], path: Path) -> 
     candidates = known or [key for key in arrays if key != places]
     if len(candidates) == 1:
         return candidates[0]
-    raise MilbenchError(f"{path} holds {some(list(keys)) or 'nothing'}; name the features 'features', (rows, width).")
+    raise MilbenchError(
+        f"{path} holds {some(list(keys)) or 'nothing'}; name the features 'features', (rows, width).",
+        code="features-missing",
+    )
 
 
 def coords_key(keys: Collection[str]) -> str | None:
@@ -145,7 +148,7 @@ def _same_rows(path: Path, features: Array, coords: Array, where: Path | None) -
         there = "" if where is None else f"{where} has "
         side = "; the features lie on their side, so store them as (rows, width)"
         again = side if features.shape[1:] == coords.shape[:1] else "; extract the slide again"
-        raise MilbenchError(f"{path} has {rows} rows but {there}{places} coordinates{again}.")
+        raise MilbenchError(f"{path} has {rows} rows but {there}{places} coordinates{again}.", code="coords-bad")
 
 
 def shape_problem(features: Any) -> str | None:

@@ -82,7 +82,8 @@ def _flat(column: Any, name: str, width: int, path: Path, row: int) -> np.ndarra
             at = int(np.argmax(lengths != width))
             held = count(int(lengths[at]), "number")
             raise MilbenchError(
-                f"{path} has {held} in column {name!r} of row {row + at + 1}, and {width} in row 1; write it again."
+                f"{path} has {held} in column {name!r} of row {row + at + 1}, and {width} in row 1; write it again.",
+                code="features-bad-array",
             )
     values = column.flatten()
     if values.null_count:
@@ -92,7 +93,10 @@ def _flat(column: Any, name: str, width: int, path: Path, row: int) -> np.ndarra
 
 def missing(path: Path, column: str, row: int) -> MilbenchError:
     """Return the error about a cell without a number; rows are counted from 0 here and from 1 in messages."""
-    return MilbenchError(f"{path} has no number in column {column!r} of row {row + 1}; fill it in or remove the row.")
+    return MilbenchError(
+        f"{path} has no number in column {column!r} of row {row + 1}; fill it in or remove the row.",
+        code="table-empty-cell",
+    )
 
 
 def refuse_unfinite(x: np.ndarray, columns: Columns, path: Path, row: int) -> None:
@@ -112,7 +116,8 @@ def refuse_unfinite(x: np.ndarray, columns: Columns, path: Path, row: int) -> No
         at, j = np.argwhere(~finite)[0]
         name = columns.features[j] if len(columns.features) > 1 else columns.features[0]
         raise MilbenchError(
-            f"{path} has {x[at, j]:g} in column {name!r} of row {row + at + 1}; fill it in or remove the row."
+            f"{path} has {x[at, j]:g} in column {name!r} of row {row + at + 1}; fill it in or remove the row.",
+            code="features-not-finite",
         )
 
 
@@ -139,7 +144,9 @@ def texts(column: Any, name: str, path: Path) -> tuple[np.ndarray, list[str]]:
         words = pc.utf8_trim_whitespace(column.cast(pa.large_string())).fill_null("").dictionary_encode()
         return words.indices.to_numpy().astype(np.int64), words.dictionary.to_pylist()
     except (pa.ArrowInvalid, TypeError, UnicodeDecodeError):
-        raise MilbenchError(f"{path} has column {name!r} of {column.type}; make it text (UTF-8).") from None
+        raise MilbenchError(
+            f"{path} has column {name!r} of {column.type}; make it text (UTF-8).", code="features-bad-array"
+        ) from None
 
 
 def _first_null(column: Any) -> int:

@@ -68,7 +68,9 @@ class CsvTable:
         self.dialect = dialect_of(path)
         found = recognise(self.dialect.kinds)
         if found is None:
-            raise MilbenchError(f"{path} has no columns of features, only {some(list(self.dialect.kinds))}.")
+            raise MilbenchError(
+                f"{path} has no columns of features, only {some(list(self.dialect.kinds))}.", code="features-missing"
+            )
         self.columns: Columns = found
         self.width = len(found.features)
         self.dtype = np.dtype(np.float64)  # as many digits as are written; what a cache keeps of them, it reports
@@ -174,20 +176,25 @@ class CsvTable:
             row, cells = bad[0]
             raise MilbenchError(
                 f"{self.path} has {count(cells, 'cell')} in row {row} but {len(self.dialect.kinds)} columns; look for "
-                f"a delimiter or a quotation mark too many in it."
+                f"a delimiter or a quotation mark too many in it.",
+                code="table-bad-line",
             ) from None
-        raise MilbenchError(f"{self.path} is damaged or no table ({_reason(error)}); write it again.") from None
+        raise MilbenchError(
+            f"{self.path} is damaged or no table ({_reason(error)}); write it again.", code="table-damaged"
+        ) from None
 
     def _refuse_cell(self, name: str, row: int, cell: bytes, number: bool) -> NoReturn:
         shown = cell.decode("utf-8", errors="replace")[:40]
         if number:
             raise MilbenchError(
                 f"{self.path} has {shown!r} in column {name!r} of row {row}, which is no number; correct it, or remove "
-                f"the column."
+                f"the column.",
+                code="table-not-a-number",
             )
         raise MilbenchError(
             f"{self.path} is not UTF-8 text in column {name!r} of row {row} ({cell.decode('cp1252', 'replace')[:40]!r} "
-            f"if it is Windows-1252); save it as UTF-8."
+            f"if it is Windows-1252); save it as UTF-8.",
+            code="table-not-utf8",
         )
 
 
@@ -204,28 +211,34 @@ def dialect_of(path: Path) -> Dialect:
         text = codecs.getincrementaldecoder("utf-16" if wide else "utf-8-sig")().decode(raw, final=whole)
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
-        raise MilbenchError(f"{path} is not UTF-8 text (line {line}); save it as UTF-8 (Excel: CSV UTF-8).") from None
+        raise MilbenchError(
+            f"{path} is not UTF-8 text (line {line}); save it as UTF-8 (Excel: CSV UTF-8).", code="table-not-utf8"
+        ) from None
     if "\0" in text:
-        raise MilbenchError(f"{path} holds null bytes, so it is no text; save it as UTF-8 (Excel: CSV UTF-8).")
+        raise MilbenchError(
+            f"{path} holds null bytes, so it is no text; save it as UTF-8 (Excel: CSV UTF-8).", code="table-not-utf8"
+        )
     said = re.match(r"sep=([,;\t])\r?\n", text)  # Excel's own first line
     lines = io.StringIO(text, newline=None).read().split("\n")
     skip = 1 if said else 0
     while skip < len(lines) and not lines[skip].strip(" ,;\t"):
         skip += 1
     if skip == len(lines):
-        raise MilbenchError(f"{path} is empty; its first line must name the columns.")
+        raise MilbenchError(f"{path} is empty; its first line must name the columns.", code="table-empty")
     delimiter = said[1] if said else max(",;\t", key=lines[skip].count)
     try:
         rows = list(csv.reader(io.StringIO("\n".join(lines[skip:])), delimiter=delimiter))
     except csv.Error as error:
-        raise MilbenchError(f"{path} is no table ({error}); write it again.") from None
+        raise MilbenchError(f"{path} is no table ({error}); write it again.", code="table-damaged") from None
     header = [cell.strip() for cell in rows[0]]
     if twice := [name for name, times in Counter(header).items() if times > 1]:
-        raise MilbenchError(f"{path} has two columns named {some(twice)}; keep one.")
+        raise MilbenchError(f"{path} has two columns named {some(twice)}; keep one.", code="table-duplicate-column")
     # The last row may be cut, and rows of another length are told of when they are read.
     rows = [row for row in rows[1 : None if whole else -1] if len(row) == len(header) and any(row)]
     if not rows:
-        raise MilbenchError(f"{path} has no rows below its header that are as long; give one row a patch.")
+        raise MilbenchError(
+            f"{path} has no rows below its header that are as long; give one row a patch.", code="table-empty"
+        )
     columns = dict(zip(header, zip(*rows, strict=True), strict=True))
     comma = delimiter != "," and _decimal_comma(columns)
     # A column of words alone is text; a word among numbers is told of when it is read, with its row.
@@ -242,7 +255,7 @@ def _head(path: Path) -> tuple[bytes, bool]:
             raw = file.read(_HEAD)
             return raw, not file.read(1)
     except (OSError, EOFError, zlib.error) as error:
-        raise MilbenchError(f"{path} is damaged ({_reason(error)}); copy it again.") from None
+        raise MilbenchError(f"{path} is damaged ({_reason(error)}); copy it again.", code="table-damaged") from None
 
 
 def _is_number(cell: str) -> bool:

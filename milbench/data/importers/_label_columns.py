@@ -55,5 +55,6 @@ class LabelColumns:
             which = column if names is None else repr(names[column])
             raise MilbenchError(
                 f"column {which} of the {self._width} features in {path} is the {self.what} label itself "
-                f"(as in the 167-column copies of MUSK1); remove that column."
+                f"(as in the 167-column copies of MUSK1); remove that column.",
+                code="features-hold-label",
             )

@@ -81,7 +81,7 @@ def gather(folder: Path, endings: Sequence[str], accept: Callable[[list[Path]], 
         here, depth = waiting.pop()
         status = here.stat()
         if (first := seen.setdefault((status.st_dev, status.st_ino), here)) is not here:
-            raise MilbenchError(f"{here} leads to the folder {first} again; remove that link.")
+            raise MilbenchError(f"{here} leads to the folder {first} again; remove that link.", code="path-loop")
         files = files_in(here, *endings)
         if files and (depth == 0 or accept(files)):
             found += files
@@ -133,7 +133,9 @@ def by_stem(paths: Iterable[Path]) -> dict[str, Path]:
                     f"give one of the two folders {first.parent} and {path.parent}, or name each file after its slide"
                 )
             raise MilbenchError(
-                f"{first} and {path} are two files of one slide {path.stem!r}, as a slide is named by its file; {mend}."
+                f"{first} and {path} are two files of one slide {path.stem!r}, as a slide is "
+                f"named by its file; {mend}.",
+                code="slide-twice",
             )
     return found
 

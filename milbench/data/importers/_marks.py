@@ -113,7 +113,9 @@ def listed_file(table: Path, name: str, absolute: bool) -> Path:
     """
     outside = os.path.normpath(name).split(os.sep)[0] == os.pardir
     if outside or (os.path.isabs(name) and not absolute):
-        raise MilbenchError(f"{table} lists {name!r}, which lies outside {table.parent}; move the file there.")
+        raise MilbenchError(
+            f"{table} lists {name!r}, which lies outside {table.parent}; move the file there.", code="path-outside"
+        )
     path = Path(os.path.normpath(table.parent / name))
     need_file(path, f"{table} lists it, so add it or take its rows out")
     return path

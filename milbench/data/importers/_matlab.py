@@ -45,9 +45,9 @@ def mat_variables(path: Path) -> dict[str, Any]:
         raw = memoryview(path.read_bytes())
         mark = bytes(raw[124:128])
         if bytes(raw[:8]) == b"\x89HDF\r\n\x1a\n" or mark in (b"\0\2IM", b"\2\0MI"):
-            raise MilbenchError(f"{path} is of MATLAB's version 7.3, which is HDF5; {_AGAIN}.")
+            raise MilbenchError(f"{path} is of MATLAB's version 7.3, which is HDF5; {_AGAIN}.", code="file-unsupported")
         if mark not in (b"\0\1IM", b"\1\0MI"):
-            raise MilbenchError(f"{path} is no .mat file of version 5; {_AGAIN}.")
+            raise MilbenchError(f"{path} is no .mat file of version 5; {_AGAIN}.", code="file-unsupported")
         names = _check(raw, "<" if mark.endswith(b"IM") else ">", path, size)
         with warnings.catch_warnings():  # about what it leaves out or reads twice
             warnings.simplefilter("error")
@@ -56,7 +56,7 @@ def mat_variables(path: Path) -> dict[str, Any]:
         raise
     except Exception as error:  # of the system, of zlib, of scipy, by what is wrong with the file
         reason = str(error).strip().split("\n")[0][:120] or type(error).__name__
-        raise MilbenchError(f"{path} is damaged ({reason}); {_AGAIN}.") from None
+        raise MilbenchError(f"{path} is damaged ({reason}); {_AGAIN}.", code="file-damaged") from None
     return {name: value for name, value in found.items() if not name.startswith("__")}
 
 
@@ -72,7 +72,7 @@ def dense(value: Any, path: Path) -> Any:
     try:
         value.check_format(full_check=True)  # an index that leads out of the matrix would be written to all the same
     except ValueError as error:
-        raise MilbenchError(f"{path} is damaged ({error}); {_AGAIN}.") from None
+        raise MilbenchError(f"{path} is damaged ({error}); {_AGAIN}.", code="file-damaged") from None
     return value.toarray()
 
 
@@ -99,7 +99,7 @@ def _check(raw: memoryview, order: str, path: Path, size: int) -> list[str]:
         if known and name:  # one without a name is what MATLAB keeps of its objects
             names.append(name)
     if foreign and not names:
-        raise MilbenchError(_only_matlab(path))
+        raise MilbenchError(_only_matlab(path), code="file-unsupported")
     return names
 
 
@@ -126,14 +126,16 @@ def _check_array(body: memoryview, order: str, path: Path, depth: int) -> tuple[
     if not body:  # MATLAB writes an empty cell as nothing
         return "", True
     if depth > _DEEPEST:
-        raise MilbenchError(f"{path} nests cells deeper than {_DEEPEST} levels, as bags do not; {_AGAIN}.")
+        raise MilbenchError(
+            f"{path} nests cells deeper than {_DEEPEST} levels, as bags do not; {_AGAIN}.", code="file-unsupported"
+        )
     flags, at = _expect(body, 0, order, _FLAGS)
     word = struct.unpack_from(f"{order}I", flags)[0]
     found = word & 0xFF
     if found in _FOREIGN:
         if depth == 0:
             return "", False
-        raise MilbenchError(_only_matlab(path))
+        raise MilbenchError(_only_matlab(path), code="file-unsupported")
     sizes, at = _expect(body, at, order, _INTS)
     shape = struct.unpack(f"{order}{len(sizes) // 4}i", sizes)
     if not 2 <= len(shape) <= _MOST_DIMS or min(shape) < 0 or (found != _SPARSE and prod(shape) > len(body)):

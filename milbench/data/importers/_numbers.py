@@ -22,7 +22,10 @@ def number(cell: str, path: Path, line: int, what: str) -> float:
     except ValueError:
         value = math.nan
     if not math.isfinite(value):
-        raise MilbenchError(f"{path} line {line} has {cell[:40]!r} for {what}, which is no finite number; correct it.")
+        raise MilbenchError(
+            f"{path} line {line} has {cell[:40]!r} for {what}, which is no finite number; correct it.",
+            code="table-not-a-number",
+        )
     return value
 
 

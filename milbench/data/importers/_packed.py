@@ -108,7 +108,9 @@ def coded(labels: np.ndarray, path: Path) -> np.ndarray:
     """
     odd = labels[~(np.isfinite(labels) & (labels == np.round(labels)))]
     if len(odd):
-        raise MilbenchError(f"{path} has the label {odd[0]:g}; a label must be a whole number.")
+        raise MilbenchError(
+            f"{path} has the label {odd[0]:g}; a label must be a whole number.", code="labels-no-classes"
+        )
     return (labels + 1) / 2 if -1 in labels and np.isin(labels, (-1, 1)).all() else labels
 
 

@@ -63,7 +63,9 @@ class ParquetTable:
             schema, metadata = self._file.schema_arrow, self._file.metadata
             found = columns_of(schema, path)
             if found is None:
-                raise MilbenchError(f"{path} has no columns of features, only {some(schema.names)}.")
+                raise MilbenchError(
+                    f"{path} has no columns of features, only {some(schema.names)}.", code="features-missing"
+                )
             self.columns: Columns = found
             self.rows = int(metadata.num_rows)
             types = [schema.field(name).type for name in found.features]
@@ -145,7 +147,7 @@ def columns_of(schema: pa.Schema, path: Path) -> Columns | None:
     with reading(path):  # names may be no text
         twice = [name for name, times in Counter(schema.names).items() if times > 1]
         if twice:
-            raise MilbenchError(f"{path} has two columns named {some(twice)}; keep one.")
+            raise MilbenchError(f"{path} has two columns named {some(twice)}; keep one.", code="table-duplicate-column")
         return recognise({field.name: kind_of(field.type) for field in schema})
 
 
@@ -183,4 +185,6 @@ def reading(path: Path) -> Iterator[None]:
         raise
     except Exception as error:  # Arrow, system, Unicode and value errors, by what is wrong with the file
         reason = str(error).strip().split("\n")[0][:120] or type(error).__name__
-        raise MilbenchError(f"{path} is damaged or no Parquet ({reason}); write it again.") from None
+        raise MilbenchError(
+            f"{path} is damaged or no Parquet ({reason}); write it again.", code="table-damaged"
+        ) from None

@@ -72,7 +72,8 @@ class _Said:
                 own = "; labels of patches are left out where their column is named patch_label"
                 raise MilbenchError(
                     f"{path} gives slide {names[slide]!r} the {self.what} {words[code]!r} in row {at}, and "
-                    f"{self.known[slide]!r} before; a slide has one{own if self.what == 'label' else ''}."
+                    f"{self.known[slide]!r} before; a slide has one{own if self.what == 'label' else ''}.",
+                    code="labels-conflicting-rows",
                 )
 
     def of(self, names: list[str]) -> dict[str, str]:
@@ -115,7 +116,10 @@ def _slides(column: Any, table: PatchTable, row: int, number: dict[str, int], na
     missing = [i for i, word in enumerate(words) if not word]
     if missing and (codes == missing[0]).any():
         at = row + int(np.argmax(codes == missing[0])) + 1
-        raise MilbenchError(f"{table.path} has no {table.columns.slide} in row {at}; fill it in or remove the row.")
+        raise MilbenchError(
+            f"{table.path} has no {table.columns.slide} in row {at}; fill it in or remove the row.",
+            code="table-empty-cell",
+        )
     refuse_lost_digits(table.path, table.columns.slide, words)  # several slides would be joined to one
     for word in words:
         if word not in number:
@@ -155,5 +159,6 @@ def _refuse_scattered(slide: np.ndarray, run: np.ndarray, names: list[str], path
         before = run[int(np.argmax(slide == slide[at]))]
         raise MilbenchError(
             f"{path} has rows of slide {name!r} in two places, rows {before[1] + 1} to {before[2]} and from row "
-            f"{run[at, 1] + 1} on; sort it by slide, or convert it to Parquet."
+            f"{run[at, 1] + 1} on; sort it by slide, or convert it to Parquet.",
+            code="table-scattered-rows",
         )

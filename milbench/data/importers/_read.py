@@ -20,7 +20,7 @@ import torch
 
 from ...errors import MilbenchError
 from ..input_files.intact import refuse_damaged_members, refuse_h5_length
-from ..input_files.regular import cannot_open, passed_over, regular_size
+from ..input_files.regular import passed_over, regular_size, unread
 from ._arrays import COORDS, Array, bag, coords_key, coords_wanted, features_key
 from ._listing import ending
 
@@ -86,7 +86,7 @@ def files_below(folder: Path, suffix: str, strict: bool = True) -> Iterator[Path
             if first is not here:
                 if not strict:
                     continue
-                raise MilbenchError(f"{here} leads to the folder {first} again; remove that link.")
+                raise MilbenchError(f"{here} leads to the folder {first} again; remove that link.", code="path-loop")
             for entry in sorted(os.scandir(here), key=lambda entry: entry.name):
                 if passed_over(entry.name):
                     continue
@@ -97,7 +97,9 @@ def files_below(folder: Path, suffix: str, strict: bool = True) -> Iterator[Path
         except OSError as error:  # a folder that may not be read, a link to itself
             if not strict:
                 continue
-            raise MilbenchError(f"{error.filename} cannot be read ({error.strerror}); mend or remove it.") from None
+            raise MilbenchError(
+                f"{error.filename} cannot be read ({error.strerror}); mend or remove it.", code="file-unreadable"
+            ) from None
         waiting.extend(reversed(folders))
 
 
@@ -111,7 +113,7 @@ def open_h5(path: Path) -> Iterator[Any]:
     """
     size = need_file(path)
     if size == 0:
-        raise MilbenchError(f"{path} is empty, it has no bytes; {_AGAIN}.")
+        raise MilbenchError(f"{path} is empty, it has no bytes; {_AGAIN}.", code="file-damaged")
     try:
         refuse_h5_length(path, size)
         with _opened_h5(path) as file:
@@ -126,14 +128,16 @@ def open_h5(path: Path) -> Iterator[Any]:
         ValueError,
         MemoryError,
     ) as error:  # what h5py raises for damaged bytes, here and while reading
-        raise MilbenchError(cannot_open(path) or f"{path} is damaged ({_first_line(error)}); {_AGAIN}.") from error
+        raise unread(path, f"{path} is damaged ({_first_line(error)}); {_AGAIN}.") from error
 
 
 def _opened_h5(path: Path) -> Any:
     try:
         import h5py
     except ImportError:
-        raise MilbenchError(f'{path} needs h5py; install it with pip install "milbench[formats]".') from None
+        raise MilbenchError(
+            f'{path} needs h5py; install it with pip install "milbench[formats]".', code="package-missing"
+        ) from None
     try:
         return h5py.File(path, "r")
     except OSError as error:
@@ -145,7 +149,8 @@ def _opened_h5(path: Path) -> Any:
             return h5py.File(path, "r", locking=False)
         raise MilbenchError(
             f"{path} is locked, so another process has it open, most likely to write it; wait until that ends, or, "
-            f"where nothing writes it, set HDF5_USE_FILE_LOCKING=FALSE in the environment."
+            f"where nothing writes it, set HDF5_USE_FILE_LOCKING=FALSE in the environment.",
+            code="file-locked",
         ) from None
 
 
@@ -202,20 +207,27 @@ def h5_dataset(file: Any, key: str, path: Path, kinds: str) -> Any | None:
     if not file.id.links.exists(key.encode()):
         return None
     if file.id.links.get_info(key.encode()).type != h5py.h5l.TYPE_HARD:
-        raise MilbenchError(f"{path}: {key!r} is a link, which milbench does not follow; store the array itself.")
+        raise MilbenchError(
+            f"{path}: {key!r} is a link, which milbench does not follow; store the array itself.",
+            code="file-unsupported",
+        )
     dataset = file[key]
     if not isinstance(dataset, h5py.Dataset) or dataset.shape is None:
-        raise MilbenchError(f"{path}: {key!r} is no array; extract the slide again.")
+        raise MilbenchError(f"{path}: {key!r} is no array; extract the slide again.", code="file-wrong-content")
     if dataset.is_virtual or dataset.external:
         raise MilbenchError(
-            f"{path}: {key!r} lies in other files, which milbench does not open; store the array itself."
+            f"{path}: {key!r} lies in other files, which milbench does not open; store the array itself.",
+            code="file-unsupported",
         )
     if dataset.dtype.kind not in kinds:
         wanted = "floating point" if kinds == "f" else "numbers"
-        raise MilbenchError(f"{path}: {key!r} must be {wanted}, got dtype {dataset.dtype}; convert it first.")
+        raise MilbenchError(
+            f"{path}: {key!r} must be {wanted}, got dtype {dataset.dtype}; convert it first.", code="features-bad-array"
+        )
     if dataset.dtype.kind == "f" and dataset.dtype.itemsize not in (2, 4, 8):
         raise MilbenchError(
-            f"{path}: {key!r} is of dtype {dataset.dtype}, which no cache holds; convert it to float32."
+            f"{path}: {key!r} is of dtype {dataset.dtype}, which no cache holds; convert it to float32.",
+            code="features-bad-array",
         )
     plan = dataset.id.get_create_plist()
     filters = [plan.get_filter(i) for i in range(plan.get_nfilters())]
@@ -223,11 +235,14 @@ def h5_dataset(file: Any, key: str, path: Path, kinds: str) -> Any | None:
         if code not in _FILTERS:
             raise MilbenchError(
                 f"{path}: {key!r} is packed by the HDF5 filter {code} ({name.decode(errors='replace') or 'unnamed'}), "
-                f"for which milbench loads no plug-in; store it with gzip, lzf or szip, or unpacked."
+                f"for which milbench loads no plug-in; store it with gzip, lzf or szip, or unpacked.",
+                code="file-unsupported",
             )
     stored = dataset.id.get_storage_size()
     if _unwritten(dataset, stored):
-        raise MilbenchError(f"{path}: {key!r} was not written to its end; extract the slide again.")
+        raise MilbenchError(
+            f"{path}: {key!r} was not written to its end; extract the slide again.", code="file-damaged"
+        )
     if filters:
         refuse_bomb(path, dataset.nbytes, stored)
     return dataset
@@ -276,7 +291,8 @@ def torch_tensor(path: Path) -> torch.Tensor:
     value = _torch_load(path, "torch.save(tensor, path)")
     if not isinstance(value, torch.Tensor):
         raise MilbenchError(
-            f"{path} holds a {type(value).__name__}, not a tensor; write it with torch.save(tensor, path)."
+            f"{path} holds a {type(value).__name__}, not a tensor; write it with torch.save(tensor, path).",
+            code="file-wrong-content",
         )
     return _dense(value, path)
 
@@ -293,7 +309,8 @@ def torch_tensors(path: Path) -> list[torch.Tensor]:
         if not isinstance(one, torch.Tensor):
             raise MilbenchError(
                 f"{path} holds a {type(one).__name__} where a tensor should be; write it with "
-                f"torch.save([tensor, ...], path)."
+                f"torch.save([tensor, ...], path).",
+                code="file-wrong-content",
             )
         tensors.append(_dense(one, path))
     refuse_bomb(path, sum(one.nbytes for one in tensors), path.stat().st_size)  # one tensor may be listed many times
@@ -312,7 +329,8 @@ def torch_named(path: Path) -> dict[str, torch.Tensor]:
     if not found:
         raise MilbenchError(
             f"{path} holds a {type(value).__name__} without tensors; write it with "
-            f"torch.save({{'features': tensor}}, path)."
+            f"torch.save({{'features': tensor}}, path).",
+            code="file-wrong-content",
         )
     refuse_bomb(path, sum(one.nbytes for one in found.values()), path.stat().st_size)  # as in torch_tensors
     return found
@@ -373,9 +391,7 @@ def open_safetensors(path: Path) -> Iterator[Any]:
         raise
     except Exception as error:  # of its header, of the system, of names that are no text
         reason = str(error).split("\n")[0][:120]
-        raise MilbenchError(
-            cannot_open(path) or f"{path} is no readable .safetensors file ({reason}); write it again."
-        ) from None
+        raise unread(path, f"{path} is no readable .safetensors file ({reason}); write it again.") from None
 
 
 def _torch_load(path: Path, mend: str) -> object:
@@ -405,25 +421,31 @@ def _torch_load(path: Path, mend: str) -> object:
         what = f" ({named[1]})" if named else ""
         raise MilbenchError(
             f"{path} does not load as a plain tensor: it holds other Python objects{what}, which milbench does not "
-            f"run; write it again with {mend}."
+            f"run; write it again with {mend}.",
+            code="file-unsafe",
         ) from None
     except Exception as error:  # zip, EOF and runtime errors, by what is wrong with the file
         reason = str(error).strip().split("\n")[0][:120] or type(error).__name__
-        raise MilbenchError(
-            cannot_open(path) or f"{path} does not load as a plain tensor ({reason}); write it again with {mend}."
-        ) from None
+        raise unread(path, f"{path} does not load as a plain tensor ({reason}); write it again with {mend}.") from None
 
 
 def _dense(value: torch.Tensor, path: Path) -> torch.Tensor:
     if value.layout != torch.strided or value.is_nested:
-        raise MilbenchError(f"{path} holds a sparse tensor; write it with torch.save(tensor.to_dense(), path).")
+        raise MilbenchError(
+            f"{path} holds a sparse tensor; write it with torch.save(tensor.to_dense(), path).",
+            code="file-wrong-content",
+        )
     if value.is_quantized or value.device.type != "cpu":
-        raise MilbenchError(f"{path} holds a tensor without plain values; write it with torch.save(tensor, path).")
+        raise MilbenchError(
+            f"{path} holds a tensor without plain values; write it with torch.save(tensor, path).",
+            code="file-wrong-content",
+        )
     # A view may repeat one stored row a billion times: small to load, and no memory holds its copy.
     if value.nbytes > value.untyped_storage().nbytes():
         raise MilbenchError(
             f"{path} declares a tensor of shape {tuple(value.shape)} but stores less; write it with "
-            f"torch.save(tensor.contiguous(), path)."
+            f"torch.save(tensor.contiguous(), path).",
+            code="file-damaged",
         )
     return value.detach().resolve_neg()  # parameters and tensors saved with their gradient's need are values, too
 
@@ -448,9 +470,7 @@ def npy_array(path: Path, kinds: str = "biuf") -> np.ndarray:
         raise
     except Exception as error:  # a header is Python text, and parsing it fails in as many ways
         reason = str(error).split("\n")[0][:120]
-        raise MilbenchError(
-            cannot_open(path) or f"{path} is no readable .npy file ({reason}); write it again with numpy.save."
-        ) from None
+        raise unread(path, f"{path} is no readable .npy file ({reason}); write it again with numpy.save.") from None
 
 
 def npz_arrays(path: Path, keys: Collection[str] | None = None, kinds: str = "biufSU") -> dict[str, np.ndarray]:
@@ -485,9 +505,8 @@ def npz_arrays(path: Path, keys: Collection[str] | None = None, kinds: str = "bi
         raise
     except Exception as error:  # of the archive, of its compression, of the arrays in it
         reason = str(error).split("\n")[0][:120]
-        raise MilbenchError(
-            cannot_open(path)
-            or f"{path} is no readable .npz of plain arrays ({reason}); write it again with numpy.savez."
+        raise unread(
+            path, f"{path} is no readable .npz of plain arrays ({reason}); write it again with numpy.savez."
         ) from None
     return found
 
@@ -517,9 +536,8 @@ def npz_keys(path: Path) -> list[str]:
             return [name.removesuffix(".npy") for name in archive.namelist()]
     except Exception as error:
         reason = str(error).split("\n")[0][:120]
-        raise MilbenchError(
-            cannot_open(path)
-            or f"{path} is no readable .npz of plain arrays ({reason}); write it again with numpy.savez."
+        raise unread(
+            path, f"{path} is no readable .npz of plain arrays ({reason}); write it again with numpy.savez."
         ) from None
 
 
@@ -532,17 +550,24 @@ def _npy_header(file: IO[bytes], size: int, path: Path, kinds: str, which: str =
     shape, _, dtype = read(file)
     if dtype.hasobject:
         raise MilbenchError(
-            f"{which}{path} holds Python objects, which milbench does not load; convert the array to numbers."
+            f"{which}{path} holds Python objects, which milbench does not load; convert the array to numbers.",
+            code="file-unsafe",
         )
     if dtype.kind not in kinds:
         wanted = "floating point" if kinds == "f" else "numbers" if set(kinds) <= set("biufV") else "numbers or text"
-        raise MilbenchError(f"{which}{path} must be {wanted}, got dtype {dtype}; convert it first.")
+        raise MilbenchError(
+            f"{which}{path} must be {wanted}, got dtype {dtype}; convert it first.", code="features-bad-array"
+        )
     if dtype.kind == "f" and dtype.itemsize > 8:
-        raise MilbenchError(f"{which}{path} is of dtype {dtype}, which no cache holds; convert it to float32.")
+        raise MilbenchError(
+            f"{which}{path} is of dtype {dtype}, which no cache holds; convert it to float32.",
+            code="features-bad-array",
+        )
     held = size - file.tell()
     if min(shape, default=0) < 0 or prod(shape) * dtype.itemsize != held:
         raise MilbenchError(
-            f"{which}{path} declares shape {shape} of {dtype} but holds {held:,} bytes of values; copy it again."
+            f"{which}{path} declares shape {shape} of {dtype} but holds {held:,} bytes of values; copy it again.",
+            code="file-damaged",
         )
 
 
@@ -559,5 +584,6 @@ def refuse_bomb(path: Path, declared: int, stored: int) -> None:
     """
     if declared > max(_SMALL, _PACKED * stored):
         raise MilbenchError(
-            f"{path} would unfold from {stored:,} to {declared:,} bytes, as features do not; write it again unpacked."
+            f"{path} would unfold from {stored:,} to {declared:,} bytes, as features do not; write it again unpacked.",
+            code="file-too-large",
         )

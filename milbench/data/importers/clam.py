@@ -122,7 +122,8 @@ def _refuse_other_numbers(path: Path, features: Array, twin: Path) -> None:
     if not same:
         raise MilbenchError(
             f"{path} and {twin} are one slide with other numbers, so of two encoders or versions; give the folder of "
-            f"one of them."
+            f"one of them.",
+            code="slide-twice",
         )
 
 

@@ -41,7 +41,9 @@ def open_source(source: Path) -> Slides:
     """Open the slides of the manifest, which also gives their labels and one fold."""
     path = eva_manifest(source)
     if path is None:
-        raise MilbenchError(f"{source} holds no manifest of eva; give the folder of manifest.csv.")
+        raise MilbenchError(
+            f"{source} holds no manifest of eva; give the folder of manifest.csv.", code="format-mismatch"
+        )
     found = _read_manifest(path)
 
     def load(slide: str, _: Path) -> SourceSlide:
@@ -65,7 +67,8 @@ def _read_manifest(path: Path) -> dict[str, _Wsi]:
     header, rows = read_table(path)
     if "wsi_id" not in header:
         raise MilbenchError(
-            f"{path} has no column 'wsi_id', so it lists single images; write it again with eva's metadata key wsi_id."
+            f"{path} has no column 'wsi_id', so it lists single images; write it again with eva's metadata key wsi_id.",
+            code="table-missing-column",
         )
     at = {name: header.index(name) for name in ("embeddings", "target", "split", "wsi_id")}
     refuse_lost_digits(path, "wsi_id", [row[at["wsi_id"]] for row in rows])  # several slides would be joined to one
@@ -75,10 +78,11 @@ def _read_manifest(path: Path) -> dict[str, _Wsi]:
         cells = {name: row[column] for name, column in at.items()}
         for name in ("embeddings", "wsi_id"):
             if not cells[name]:
-                raise MilbenchError(f"{path} has no {name} in row {number}; fill it in.")
+                raise MilbenchError(f"{path} has no {name} in row {number}; fill it in.", code="table-empty-cell")
         if cells["split"] not in (*PARTS, ""):
             raise MilbenchError(
-                f"{path} has the split {cells['split']!r} in row {number}; it must be train, val or test."
+                f"{path} has the split {cells['split']!r} in row {number}; it must be train, val or test.",
+                code="split-unknown-part",
             )
         slide = cells["wsi_id"]
         wsi = found.setdefault(slide, _Wsi(said=cells))
@@ -86,17 +90,19 @@ def _read_manifest(path: Path) -> dict[str, _Wsi]:
             if wsi.said[name] != cells[name]:
                 raise MilbenchError(
                     f"{path} gives slide {slide!r} the {name} {wsi.said[name]!r} and, in row {number}, "
-                    f"{cells[name]!r}; a slide has one."
+                    f"{cells[name]!r}; a slide has one.",
+                    code="labels-conflicting-rows",
                 )
         file = listed_file(path, cells["embeddings"], absolute=False)
         if file in seen:
             raise MilbenchError(
-                f"{path} lists {cells['embeddings']!r} twice, the second time in row {number}; keep one."
+                f"{path} lists {cells['embeddings']!r} twice, the second time in row {number}; keep one.",
+                code="slide-twice",
             )
         seen.add(file)
         wsi.files.append(file)
     if not found:
-        raise MilbenchError(f"{path} lists no embeddings; give the manifest that eva wrote.")
+        raise MilbenchError(f"{path} lists no embeddings; give the manifest that eva wrote.", code="table-empty")
     return found
 
 
@@ -107,7 +113,8 @@ def _stack(files: Sequence[Path]) -> Tensor:
         for one in torch_tensors(path):
             if one.ndim not in (1, 2):
                 raise MilbenchError(
-                    f"{path} holds an embedding of shape {tuple(one.shape)}; it must be one vector a patch."
+                    f"{path} holds an embedding of shape {tuple(one.shape)}; it must be one vector a patch.",
+                    code="features-bad-array",
                 )
             if one.shape == (0,):  # a slide without patches
                 continue
@@ -115,7 +122,8 @@ def _stack(files: Sequence[Path]) -> Tensor:
             if rows and row.shape[1] != rows[0].shape[1]:
                 raise MilbenchError(
                     f"{path} has {row.shape[1]}-d embeddings but the slide's others are {rows[0].shape[1]}-d; "
-                    f"embed the slide again."
+                    f"embed the slide again.",
+                    code="features-disagree",
                 )
             rows.append(row)
     return torch.cat(rows) if rows else torch.zeros(0)

@@ -87,7 +87,7 @@ class LongTable(Slides):
         self._texts: dict[int, CsvTable] = {}  # they know their rows once they have been read through
         self._first = self._open(0)
         if self._first.columns.slide is None:
-            raise MilbenchError(f"{paths[0]} has no column of slides; name one slide_id.")
+            raise MilbenchError(f"{paths[0]} has no column of slides; name one slide_id.", code="table-missing-column")
         names = self._first.columns.features
         self.feature_names = names if 1 < len(names) == self._first.width <= _MOST_NAMES else ()
         self._index = index_patches(self._open(t) for t in range(len(paths)))
@@ -95,7 +95,7 @@ class LongTable(Slides):
             for text in self._texts.values():
                 text.coord_dtype = np.dtype(np.float64)
         if not self._index.slides:
-            raise MilbenchError(f"{paths[0]} holds no rows; give one row a patch.")
+            raise MilbenchError(f"{paths[0]} holds no rows; give one row a patch.", code="table-empty")
         super().__init__(self._index.slides)
         self._window: tuple[int, int, np.ndarray, np.ndarray | None] | None = None
         self._labels = _as_numbers(self._index.labels)
@@ -156,7 +156,8 @@ class LongTable(Slides):
             if t and not _alike(opened, self._first):
                 raise MilbenchError(
                     f"{path} has other columns than {self._paths[0]} ({opened.columns}; not {self._first.columns}); "
-                    f"write all parts alike."
+                    f"write all parts alike.",
+                    code="features-disagree",
                 )
             self._table = opened
         return self._table

@@ -63,7 +63,10 @@ def _read(path: Path) -> Packed:
             return _stack(path, bags, told)
     data, ids, labels = _among(fields, _FEATURES), _among(fields, _BAGS), _among(fields, _LABELS)
     if data is None:
-        raise MilbenchError(f"{path} holds {some(list(fields), 8) or 'nothing'}, in which no bags are told; {_MEND}.")
+        raise MilbenchError(
+            f"{path} holds {some(list(fields), 8) or 'nothing'}, in which no bags are told; {_MEND}.",
+            code="file-wrong-content",
+        )
     if _is_cells(data):
         if data.ndim == 2 and data.shape[1] in (2, 3) and labels is None:
             told = np.array([_scalar(cell, path) for cell in data[:, 1]])
@@ -72,7 +75,10 @@ def _read(path: Path) -> Packed:
             return _stack(path, _bags(data, path), _numbers(labels, path, "labels"))
     elif ids is not None and ids is not data and labels is not None:
         return _flat(path, _matrix(data, path), _names(ids, path), _labels(labels, fields, path))
-    raise MilbenchError(f"{path} holds {some(list(fields), 8)}, of which bags and labels cannot be told; {_MEND}.")
+    raise MilbenchError(
+        f"{path} holds {some(list(fields), 8)}, of which bags and labels cannot be told; {_MEND}.",
+        code="file-wrong-content",
+    )
 
 
 def _fields(variables: Fields) -> Fields:
@@ -104,7 +110,7 @@ def _matrix(value: Any, path: Path) -> np.ndarray:
     value = dense(value, path)
     if not isinstance(value, np.ndarray) or value.dtype.kind not in "biuf" or value.ndim != 2:
         what = f"{value.dtype} of shape {value.shape}" if isinstance(value, np.ndarray) else type(value).__name__
-        raise MilbenchError(f"{path} holds {what} where instances should be; {_MEND}.")
+        raise MilbenchError(f"{path} holds {what} where instances should be; {_MEND}.", code="file-wrong-content")
     return value if value.dtype.kind == "f" else value.astype(np.float64)
 
 
@@ -113,19 +119,24 @@ def _bags(cells: Any, path: Path) -> list[np.ndarray]:
     if isinstance(cells, np.ndarray) and cells.dtype.kind in "biuf" and cells.ndim == 3:
         return [_matrix(bag, path) for bag in cells]
     if not _is_cells(cells) or cells.size != max(cells.shape, default=0):
-        raise MilbenchError(f"{path} holds no vector of cells where bags should be; {_MEND}.")
+        raise MilbenchError(
+            f"{path} holds no vector of cells where bags should be; {_MEND}.", code="file-wrong-content"
+        )
     return [_matrix(bag, path) for bag in cells.reshape(-1)]
 
 
 def _stack(path: Path, bags: list[np.ndarray], labels: np.ndarray) -> Packed:
     """Pack bags that have no names: they are numbered in their order."""
     if len(bags) != len(labels) or not bags:
-        raise MilbenchError(f"{path} holds {count(len(bags), 'bag')} and {count(len(labels), 'label')}; {_MEND}.")
+        raise MilbenchError(
+            f"{path} holds {count(len(bags), 'bag')} and {count(len(labels), 'label')}; {_MEND}.",
+            code="file-wrong-content",
+        )
     full = [bag for bag in bags if bag.size]
     widths = sorted({bag.shape[1] for bag in full})
     if len(widths) != 1:
         found = " and ".join(map(str, widths[:5])) or "no"
-        raise MilbenchError(f"{path} holds bags of {found} features; {_MEND}.")
+        raise MilbenchError(f"{path} holds bags of {found} features; {_MEND}.", code="features-disagree")
     lengths = [len(bag) if bag.size else 0 for bag in bags]
     names = [f"bag{i:04d}" for i in range(len(bags))]
     labels = coded(labels, path)
@@ -140,7 +151,8 @@ def _flat(path: Path, features: np.ndarray, names: list[str], labels: np.ndarray
     if len(names) != len(features) or len(labels) not in (len(features), len(bags)) or not names:
         raise MilbenchError(
             f"{path} holds {count(len(features), 'instance')}, {len(names)} ids of {count(len(bags), 'bag')} and "
-            f"{count(len(labels), 'label')}; {_MEND}."
+            f"{count(len(labels), 'label')}; {_MEND}.",
+            code="file-wrong-content",
         )
     if len(labels) == len(features):
         return pack(path, features, names, labels)
@@ -191,7 +203,9 @@ def _words(value: Any) -> Iterator[str]:
 def _scalar(value: Any, path: Path) -> float:
     numbers = _numbers(value, path, "a label")
     if len(numbers) != 1:
-        raise MilbenchError(f"{path} holds {len(numbers)} numbers where one should be; {_MEND}.")
+        raise MilbenchError(
+            f"{path} holds {len(numbers)} numbers where one should be; {_MEND}.", code="file-wrong-content"
+        )
     return float(numbers[0])
 
 
@@ -202,5 +216,7 @@ def _numbers(value: Any, path: Path, what: str) -> np.ndarray:
         return np.array([_scalar(cell, path) for cell in value.reshape(-1)])
     good = isinstance(value, np.ndarray) and value.dtype.kind in "biuf" and value.size == max(value.shape, default=0)
     if not good or not np.isfinite(value).all():
-        raise MilbenchError(f"{path} holds no vector of finite numbers where {what} should be; {_MEND}.")
+        raise MilbenchError(
+            f"{path} holds no vector of finite numbers where {what} should be; {_MEND}.", code="file-wrong-content"
+        )
     return np.asarray(value.reshape(-1), dtype=np.float64)

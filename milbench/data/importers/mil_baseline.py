@@ -45,14 +45,17 @@ class _Listed:
     def add_file(self, slide: str, path: Path) -> None:
         if self.files.setdefault(slide, path) != path:
             raise MilbenchError(
-                f"{self.files[slide]} and {path} are two files of one name, by which slides are told apart; rename one."
+                f"{self.files[slide]} and {path} are two files of one name, by which slides are "
+                "told apart; rename one.",
+                code="slide-twice",
             )
 
     def add_label(self, slide: str, label: str, table: Path) -> None:
         if self.labels.setdefault(slide, label) != label:
             raise MilbenchError(
                 f"slide {slide!r} has the label {self.labels[slide]!r} in {self.origin[slide]} but {label!r} in "
-                f"{table}; correct one of them."
+                f"{table}; correct one of them.",
+                code="labels-conflicting-rows",
             )
         self.origin.setdefault(slide, table)
 
@@ -70,7 +73,8 @@ def open_source(source: Path) -> Slides:
         _read(table, listed)
     if not listed.files:
         raise MilbenchError(
-            f"{source} lists no slide; give split files with the columns train_slide_path, train_label."
+            f"{source} lists no slide; give split files with the columns train_slide_path, train_label.",
+            code="table-empty",
         )
     said = SourceTable(listed.labels or None, None, tuple(listed.folds))
     return FileSlides(listed.files, _load, table=lambda: said, rows=_rows)
@@ -93,15 +97,23 @@ def _slides(table: Path, header: list[str], rows: list[list[str]], part: str, li
     for number, row in enumerate(rows, 1):
         if not row[where]:
             if label is not None and row[label]:
-                raise MilbenchError(f"{table} has a {part} label but no slide in row {number}; correct that row.")
+                raise MilbenchError(
+                    f"{table} has a {part} label but no slide in row {number}; correct that row.",
+                    code="table-empty-cell",
+                )
             continue
         path = listed_file(table, row[where], absolute=True)
         if ending(path) not in (".pt", ".h5"):
-            raise MilbenchError(f"{table} lists {row[where]!r}; milbench reads .pt and .h5 files here.")
+            raise MilbenchError(
+                f"{table} lists {row[where]!r}; milbench reads .pt and .h5 files here.", code="file-unsupported"
+            )
         listed.add_file(path.stem, path)
         if label is not None:
             if not row[label]:
-                raise MilbenchError(f"{table} has no {part} label for {row[where]!r} in row {number}; fill it in.")
+                raise MilbenchError(
+                    f"{table} has no {part} label for {row[where]!r} in row {number}; fill it in.",
+                    code="labels-missing-value",
+                )
             listed.add_label(path.stem, label_text(row[label]), table)
         yield path.stem
 

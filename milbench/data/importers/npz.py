@@ -48,30 +48,43 @@ def read_packed(path: Path) -> Packed:
     arrays = npz_arrays(path)
     missing = [key for key in ("features", "bag_offsets", "bag_label") if key not in arrays]
     if missing:
-        raise MilbenchError(f"{path} lacks {', '.join(missing)}; it has {', '.join(arrays) or 'nothing'}.")
+        raise MilbenchError(
+            f"{path} lacks {', '.join(missing)}; it has {', '.join(arrays) or 'nothing'}.", code="features-missing"
+        )
     features, offsets, labels = arrays["features"], arrays["bag_offsets"], arrays["bag_label"]
     if features.ndim != 2 or features.dtype.kind != "f":
         raise MilbenchError(
-            f"features of {path} must be floating point of shape (rows, dim), got {features.dtype} {features.shape}."
+            f"features of {path} must be floating point of shape (rows, dim), got {features.dtype} {features.shape}.",
+            code="features-bad-array",
         )
     good = offsets.ndim == 1 and offsets.dtype.kind in "iu" and len(offsets) > 1
     if not good or offsets[0] != 0 or offsets[-1] != len(features) or (np.diff(offsets.astype(np.int64)) < 0).any():
-        raise MilbenchError(f"bag_offsets of {path} must rise from 0 to {len(features)}, the number of rows.")
+        raise MilbenchError(
+            f"bag_offsets of {path} must rise from 0 to {len(features)}, the number of rows.", code="file-wrong-content"
+        )
     bags = len(offsets) - 1
     names = arrays.get("bag_name", np.array([f"bag{i:04d}" for i in range(bags)]))
     for key, array in (("bag_label", labels), ("bag_name", names)):
         if array.shape != (bags,):
             raise MilbenchError(
-                f"{key} of {path} must have one value for each of the {bags} bags, got shape {array.shape}."
+                f"{key} of {path} must have one value for each of the {bags} bags, got shape {array.shape}.",
+                code="file-wrong-content",
             )
     twice = [str(name) for name, times in Counter(names.tolist()).items() if times > 1]
     if twice:
-        raise MilbenchError(f"bag_name of {path} has {some(twice)} twice; give every bag a name of its own.")
+        raise MilbenchError(
+            f"bag_name of {path} has {some(twice)} twice; give every bag a name of its own.", code="slide-twice"
+        )
     folds, coords = arrays.get("folds"), arrays.get("inst_xy")
     if folds is not None and (folds.ndim != 2 or folds.shape[1] != bags or folds.dtype.kind not in "iu"):
-        raise MilbenchError(f"folds of {path} must be integers of shape (repetitions, {bags}), got {folds.shape}.")
+        raise MilbenchError(
+            f"folds of {path} must be integers of shape (repetitions, {bags}), got {folds.shape}.",
+            code="file-wrong-content",
+        )
     if coords is not None and coords.shape != (len(features), 2):
-        raise MilbenchError(f"inst_xy of {path} must have shape ({len(features)}, 2), got {coords.shape}.")
+        raise MilbenchError(
+            f"inst_xy of {path} must have shape ({len(features)}, 2), got {coords.shape}.", code="coords-bad"
+        )
     _refuse_label_columns(path, features, np.diff(offsets), labels, arrays.get("instance_label"))
     return Packed(
         features,

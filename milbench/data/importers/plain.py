@@ -84,7 +84,9 @@ def _npy(path: Path) -> tuple[Array, Array | None]:
 def _npz(path: Path) -> tuple[Array, Array | None]:
     keys = npz_keys(path)
     if "bag_offsets" in keys:
-        raise MilbenchError(f"{path} holds packed bags, not one slide; give that file itself.")
+        raise MilbenchError(
+            f"{path} holds packed bags, not one slide; give that file itself.", code="file-wrong-content"
+        )
     features, coords = _pick(keys, path)
     found = npz_arrays(path, (features,), "f")
     return found[features], None if coords is None else npz_arrays(path, (coords,), "iufV")[coords]
@@ -119,7 +121,8 @@ def _parquet(path: Path) -> tuple[Array, Array | None]:
     if table.columns.slide is not None:
         raise MilbenchError(
             f"{path} has a column of slides, {table.columns.slide!r}, as a long table; keep it apart from files of one "
-            f"slide."
+            f"slide.",
+            code="file-wrong-content",
         )
     x = np.empty((table.rows, table.width), table.dtype)
     xy = None if table.coord_dtype is None else np.empty((table.rows, 2), table.coord_dtype)
@@ -162,7 +165,9 @@ def _pick(keys: Collection[str], path: Path) -> tuple[str, str | None]:
 def _of(tensor: torch.Tensor, key: str, path: Path, dtypes: Collection[torch.dtype]) -> torch.Tensor:
     if tensor.dtype not in dtypes:
         wanted = "floating point" if dtypes is _FLOATS else "numbers"
-        raise MilbenchError(f"{path}: {key!r} must be {wanted}, got dtype {tensor.dtype}; convert it first.")
+        raise MilbenchError(
+            f"{path}: {key!r} must be {wanted}, got dtype {tensor.dtype}; convert it first.", code="features-bad-array"
+        )
     return tensor
 
 

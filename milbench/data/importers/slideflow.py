@@ -38,7 +38,9 @@ def open_source(source: Path) -> Slides:
     """Open the bags; one without a file of places has no coordinates."""
     folder = _folder(source)
     if folder is None:
-        raise MilbenchError(f"{source} holds no slideflow bags; give the folder of the .pt files.")
+        raise MilbenchError(
+            f"{source} holds no slideflow bags; give the folder of the .pt files.", code="format-mismatch"
+        )
     meta = _config(folder)
 
     def load(slide: str, path: Path) -> SourceSlide:
@@ -71,7 +73,7 @@ def _places(slide: str, folder: Path) -> tuple[Path | None, np.ndarray | None]:
     if packed.exists() or packed.is_symlink():
         arrays = npz_arrays(packed, ("arr_0",), "iuf")
         if not arrays:
-            raise MilbenchError(f"{packed} has no array 'arr_0'; export the bag again.")
+            raise MilbenchError(f"{packed} has no array 'arr_0'; export the bag again.", code="features-missing")
         return packed, arrays["arr_0"]
     if plain.exists() or plain.is_symlink():
         return plain, npy_array(plain, "iuf")
@@ -87,9 +89,13 @@ def _config(folder: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise MilbenchError(f"{path} is no JSON ({error}); export the bags again, or remove it.") from None
+        raise MilbenchError(
+            f"{path} is no JSON ({error}); export the bags again, or remove it.", code="config-invalid"
+        ) from None
     if not isinstance(found, dict):
-        raise MilbenchError(f"{path} must hold a JSON object; export the bags again, or remove it.")
+        raise MilbenchError(
+            f"{path} must hold a JSON object; export the bags again, or remove it.", code="config-invalid"
+        )
     meta: dict[str, Any] = {}
     extractor, size, width = found.get("extractor"), found.get("tile_px"), found.get("tile_um")
     if isinstance(extractor, dict) and isinstance(extractor.get("class"), str):

@@ -47,7 +47,9 @@ def open_source(source: Path) -> Slides:
     """Open the slides of the one extractor that is there."""
     found = _folder(source)
     if found is None:
-        raise MilbenchError(f"{source} holds no STAMP features; give the folder of the extractor.")
+        raise MilbenchError(
+            f"{source} holds no STAMP features; give the folder of the extractor.", code="format-mismatch"
+        )
     folder, _ = found
     files = {path.relative_to(folder).with_suffix("").as_posix(): path for path in files_below(folder, ".h5")}
     return FileSlides(files, _load, rows=lambda path: h5_rows(path, "feats"))
@@ -59,13 +61,16 @@ def _load(slide: str, path: Path) -> SourceSlide:
         _need_tiles(said, path)
         features = h5_array(file, "feats", path, "f")
         if features is None:
-            raise MilbenchError(f"{path} has no dataset 'feats' (it has {', '.join(file) or 'none'}).")
+            raise MilbenchError(
+                f"{path} has no dataset 'feats' (it has {', '.join(file) or 'none'}).", code="features-missing"
+            )
         coords, there = h5_coords(file, path), "coords" in h5_names(file)
         augmented = h5_array(file, "augmented", path, "b")
     if augmented is not None and augmented.any():
         raise MilbenchError(
             f"{path} holds {np.count_nonzero(augmented)} augmented copies among its {len(augmented)} rows, which would "
-            f"count patches twice; extract the slide without augmentation."
+            f"count patches twice; extract the slide without augmentation.",
+            code="features-not-tiles",
         )
     x, xy = bag(path, features, coords)
     meta = {"encoder": str(said["extractor"])} if "extractor" in said else {}
@@ -127,7 +132,8 @@ def _need_tiles(said: dict[str, Any], path: Path) -> None:
     if kind != "tile":
         encoder = f" by {said['encoder']}" if "encoder" in said else ""
         raise MilbenchError(
-            f"{path} holds one vector of a {kind}{encoder}, not a bag of tiles; give the folder of tile features."
+            f"{path} holds one vector of a {kind}{encoder}, not a bag of tiles; give the folder of tile features.",
+            code="features-not-tiles",
         )
 
 
@@ -152,7 +158,10 @@ def _folder(source: Path) -> tuple[Path, dict[str, Any]] | None:
     folder = next((one for one in between if one.name == name or one.name.startswith(f"{name}-")), source)
     beside = next((path for path in files_below(source, ".h5") if folder not in path.parents), None)
     if beside is not None:
-        raise MilbenchError(f"{source} holds features of {name} in {folder} and others, as {beside}; give one folder.")
+        raise MilbenchError(
+            f"{source} holds features of {name} in {folder} and others, as {beside}; give one folder.",
+            code="features-two-kinds",
+        )
     return folder, said
 
 

@@ -53,14 +53,15 @@ def open_source(source: Path) -> Slides:
         head = first.split(":")
         if len(head) != 3 or not all(head):
             raise MilbenchError(
-                f"{source} line {at} begins with {first[:40]!r}, not with instance:bag:label; correct it."
+                f"{source} line {at} begins with {first[:40]!r}, not with instance:bag:label; correct it.",
+                code="table-bad-line",
             )
         bags.append(head[1])
         labels.append(number(head[2], source, at, "the label"))
         rows.append(_features(rest[0].rstrip() if rest else "", source, at))
     width = int(max((index.max() for index, _ in rows if len(index)), default=0))
     if width == 0:
-        raise MilbenchError(f"{source} holds no instances with features; copy the file again.")
+        raise MilbenchError(f"{source} holds no instances with features; copy the file again.", code="table-empty")
     # A line of twenty letters may speak of the billionth feature.
     refuse_bomb(source, len(rows) * width * 8, len(text))
     features = np.zeros((len(rows), width))
@@ -81,10 +82,14 @@ def _features(text: str, path: Path, line: int) -> tuple[np.ndarray, np.ndarray]
     for token in text.split():
         name, mark, value = token.partition(":")
         if not mark or not re.fullmatch("[0-9]{1,9}", name):
-            raise MilbenchError(f"{path} line {line} has {token[:40]!r}, not feature:value; correct it.")
+            raise MilbenchError(
+                f"{path} line {line} has {token[:40]!r}, not feature:value; correct it.", code="table-bad-line"
+            )
         if int(name) == 0:
-            raise MilbenchError(f"{path} line {line} has a feature 0; number the features from 1.")
+            raise MilbenchError(
+                f"{path} line {line} has a feature 0; number the features from 1.", code="table-bad-line"
+            )
         if int(name) in found:
-            raise MilbenchError(f"{path} line {line} has feature {name} twice; keep one.")
+            raise MilbenchError(f"{path} line {line} has feature {name} twice; keep one.", code="table-bad-line")
         found[int(name)] = number(value, path, line, f"feature {name}")
     return np.array(list(found), np.int64), np.array(list(found.values()))

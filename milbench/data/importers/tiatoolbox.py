@@ -38,18 +38,25 @@ def open_source(source: Path) -> Slides:
     """
     pairs = tiatoolbox_pairs(source)
     if not pairs:
-        raise MilbenchError(f"{source} holds no pairs NAME.features.0.npy and NAME.position.npy; give their folder.")
+        raise MilbenchError(
+            f"{source} holds no pairs NAME.features.0.npy and NAME.position.npy; give their folder.",
+            code="format-mismatch",
+        )
     for slide, paths in pairs.items():
         if len(paths) > 1:
             named = " and ".join(path.name for path in paths[:2])
-            raise MilbenchError(f"{source} holds {named} of slide {slide!r}, two heads of a model; keep one of them.")
+            raise MilbenchError(
+                f"{source} holds {named} of slide {slide!r}, two heads of a model; keep one of them.",
+                code="features-two-kinds",
+            )
 
     def load(slide: str, path: Path) -> SourceSlide:
         where = _position(path)
         if coords_wanted() and not where.exists():
             raise MilbenchError(
                 f"{path} has no {where.name} beside it; add that file, or leave coordinates out with --no-coords (in a "
-                "suite: coords = false)."
+                "suite: coords = false).",
+                code="coords-missing",
             )
         coords = npy_array(where, "iuf") if coords_wanted() else None
         x, xy = bag(path, npy_array(path, "f"), coords, where)

@@ -71,7 +71,9 @@ def open_source(source: Path) -> Slides:
     """Open the bags; one without a file in coords/ has no coordinates."""
     place = _place(source)
     if place is None:
-        raise MilbenchError(f"{source} holds no bags of torchmil; give the folder of features/ and labels/.")
+        raise MilbenchError(
+            f"{source} holds no bags of torchmil; give the folder of features/ and labels/.", code="format-mismatch"
+        )
     meta, coords = place.meta, _files(place.base / "coords")
 
     def load(slide: str, path: Path) -> SourceSlide:
@@ -98,7 +100,9 @@ def _array(path: Path, key: str, kinds: str) -> np.ndarray:
     with open_h5(path) as file:
         found = h5_array(file, key, path, kinds)
         if found is None:
-            raise MilbenchError(f"{path} has no dataset {key!r} (it has {', '.join(file) or 'none'}).")
+            raise MilbenchError(
+                f"{path} has no dataset {key!r} (it has {', '.join(file) or 'none'}).", code="features-missing"
+            )
         return found
 
 
@@ -120,7 +124,10 @@ def _label(path: Path) -> str:
     """Read the label of a bag: one number, in an array of any shape; 1.0 is class 1."""
     values = _array(path, "labels", "biuf")
     if values.size != 1 or not np.isfinite(values).all():
-        raise MilbenchError(f"{path} must hold one label, got an array of shape {values.shape}; give one class a bag.")
+        raise MilbenchError(
+            f"{path} must hold one label, got an array of shape {values.shape}; give one class a bag.",
+            code="labels-no-classes",
+        )
     value = float(values.reshape(-1)[0])
     return str(int(value)) if value.is_integer() else str(value)
 
@@ -139,7 +146,10 @@ def _place(source: Path) -> _Place | None:
     bases = [folder for folder in (source, *sorted(source.glob("patches_*"))) if is_torchmil_base(folder)]
     if len(bases) > 1:
         names = some([folder.name for folder in bases])
-        raise MilbenchError(f"{source} holds bags of {len(bases)} patch sizes ({names}); give the folder of one.")
+        raise MilbenchError(
+            f"{source} holds bags of {len(bases)} patch sizes ({names}); give the folder of one.",
+            code="features-two-kinds",
+        )
     return _encoder(bases[0]) if bases else None
 
 
@@ -148,7 +158,10 @@ def _encoder(base: Path) -> _Place | None:
     found = [folder for folder in folders if folder.is_dir() and _files(folder)]
     if len(found) > 1:
         names = some([folder.name for folder in found])
-        raise MilbenchError(f"{base} holds features of {len(found)} encoders ({names}); give the folder of one.")
+        raise MilbenchError(
+            f"{base} holds features of {len(found)} encoders ({names}); give the folder of one.",
+            code="features-two-kinds",
+        )
     return _Place(base, found[0]) if found else None
 
 
@@ -161,6 +174,8 @@ def _files(folder: Path) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for path in bag_arrays(folder):
         if path.stem in found:
-            raise MilbenchError(f"{found[path.stem]} and {path} are two files of one bag; remove one.")
+            raise MilbenchError(
+                f"{found[path.stem]} and {path} are two files of one bag; remove one.", code="slide-twice"
+            )
         found[path.stem] = path
     return found

@@ -41,7 +41,9 @@ def open_source(source: Path) -> Slides:
     """Open the slides of the one run that is there."""
     folder = _folder(source)
     if folder is None:
-        raise MilbenchError(f"{source} holds no TRIDENT features; give the features_ENCODER folder.")
+        raise MilbenchError(
+            f"{source} holds no TRIDENT features; give the features_ENCODER folder.", code="format-mismatch"
+        )
     return FileSlides(_files(folder), read_h5, rows=lambda path: h5_rows(path, "features"))
 
 
@@ -99,7 +101,9 @@ def _folder(source: Path) -> Path | None:
     found = [folder for folder in sorted(below) if folder.is_dir() and (_is_trident(folder) or _holds_folders(folder))]
     if len(found) > 1:
         names = ", ".join(str(folder.relative_to(source)) for folder in found)
-        raise MilbenchError(f"{source} holds features of {len(found)} runs ({names}); give the one to read.")
+        raise MilbenchError(
+            f"{source} holds features of {len(found)} runs ({names}); give the one to read.", code="features-two-kinds"
+        )
     if found:
         return found[0]
     return source if _holds_folders(source) else None

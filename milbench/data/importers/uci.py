@@ -56,22 +56,27 @@ def open_source(source: Path) -> Slides:
         if len(cells) < 4 or (rows and len(cells) != len(rows[0]) + 3):
             wanted = f"{len(rows[0]) + 3}, as those before it" if rows else "two names, numbers and a class"
             raise MilbenchError(
-                f"{source} line {at} has {count(len(cells), 'cell')}, not {wanted}; copy the file again."
+                f"{source} line {at} has {count(len(cells), 'cell')}, not {wanted}; copy the file again.",
+                code="table-bad-line",
             )
         if not cells[0]:
-            raise MilbenchError(f"{source} line {at} names no bag; copy the file again.")
+            raise MilbenchError(f"{source} line {at} names no bag; copy the file again.", code="table-bad-line")
         if not _CLASS.fullmatch(cells[-1]):
-            raise MilbenchError(f"{source} line {at} ends in {cells[-1]!r}, not in the class 0. or 1.; correct it.")
+            raise MilbenchError(
+                f"{source} line {at} ends in {cells[-1]!r}, not in the class 0. or 1.; correct it.",
+                code="table-bad-line",
+            )
         bags.append(cells[0])
         labels.append(float(cells[-1]))
         rows.append([number(cell, source, at, f"feature {j}") for j, cell in enumerate(cells[2:-1], 1)])
     if not rows:
-        raise MilbenchError(f"{source} holds no instances; copy the file again.")
+        raise MilbenchError(f"{source} holds no instances; copy the file again.", code="table-empty")
     packed = pack(source, narrow(np.array(rows)), bags, np.array(labels))
     if packed.features.shape[1] != _MUSK and all(name.startswith(("MUSK-", "NON-MUSK-")) for name in packed.names):
         raise MilbenchError(
             f"{source} has {packed.features.shape[1]} features, and Musk has {_MUSK}; get clean1.data or clean2.data "
-            f"from the UCI repository."
+            f"from the UCI repository.",
+            code="features-wrong-width",
         )
     return PackedSlides(packed, source)
 

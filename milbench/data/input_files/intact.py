@@ -43,7 +43,8 @@ def refuse_h5_length(path: Path, size: int) -> None:
     if end is not None and end != size:
         raise MilbenchError(
             f"{path} is damaged (it has {size:,} bytes, and the HDF5 file in it ends at {end:,}); extract or copy the "
-            f"slide again."
+            f"slide again.",
+            code="file-damaged",
         )
 
 
@@ -106,7 +107,10 @@ def refuse_damaged_members(path: Path, archive: zipfile.ZipFile) -> None:
             else:
                 intact = _unpacks(archive, entry)
             if not intact:
-                raise MilbenchError(f"{path} is damaged (the checksum of {entry.filename!r} in it differs); {_AGAIN}.")
+                raise MilbenchError(
+                    f"{path} is damaged (the checksum of {entry.filename!r} in it differs); {_AGAIN}.",
+                    code="file-damaged",
+                )
 
 
 def _unpacks(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bool:
@@ -146,5 +150,6 @@ def refuse_parquet_gaps(path: Path, size: int) -> None:
         at += chunk.size
     if columns and at != footer and not any(chunk.more for chunk in columns):
         raise MilbenchError(
-            f"{path} is damaged (its columns end at byte {at:,}, and its footer begins at {footer:,}); {_AGAIN}."
+            f"{path} is damaged (its columns end at byte {at:,}, and its footer begins at {footer:,}); {_AGAIN}.",
+            code="file-damaged",
         )

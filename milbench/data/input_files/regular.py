@@ -37,43 +37,57 @@ def regular_size(path: Path, advice: str = "give the right file") -> int:
     try:
         found = path.stat()
     except ValueError:  # a null byte
-        raise MilbenchError(f"{str(path)!r} is no name of a file; {advice}.") from None
+        raise MilbenchError(f"{str(path)!r} is no name of a file; {advice}.", code="name-bad") from None
     except OSError as error:
         if isinstance(error, PermissionError):
-            raise MilbenchError(_forbidden(path, error)) from None
+            raise MilbenchError(_forbidden(path, error), code="file-unreadable") from None
         what = "a link that leads nowhere" if path.is_symlink() else "not there"
-        raise MilbenchError(f"{path} is {what} ({error.strerror}); {advice}.") from None
+        raise MilbenchError(f"{path} is {what} ({error.strerror}); {advice}.", code="file-missing") from None
     if not stat.S_ISREG(found.st_mode):
         what = next((name for test, name in _KINDS if test(found.st_mode)), "something else")
-        raise MilbenchError(f"{path} is {what if what == 'a folder' else f'not a file but {what}'}; {advice}.")
+        raise MilbenchError(
+            f"{path} is {what if what == 'a folder' else f'not a file but {what}'}; {advice}.", code="path-wrong-kind"
+        )
     if not _readable(path):
-        raise MilbenchError(_forbidden(path, PermissionError(errno.EACCES, os.strerror(errno.EACCES))))
+        raise MilbenchError(
+            _forbidden(path, PermissionError(errno.EACCES, os.strerror(errno.EACCES))), code="file-unreadable"
+        )
     stored = getattr(found, "st_blocks", None)
     if stored is not None and found.st_size > max(_SMALL, _SPARSE * 512 * stored):
         held = _data_bytes(path, found.st_size)
         if found.st_size > _SPARSE * held:
             raise MilbenchError(
-                f"{path} declares {found.st_size:,} bytes, of which {held:,} were ever written; copy it again."
+                f"{path} declares {found.st_size:,} bytes, of which {held:,} were ever written; copy it again.",
+                code="file-damaged",
             )
     if opening is not None:
         opening(path, found.st_size)
     return found.st_size
 
 
-def cannot_open(path: Path) -> str | None:
-    """Return one sentence on why the operating system does not open a file; None where it opens.
+def unread(path: Path, damaged: str) -> MilbenchError:
+    """Return the error of a file that a library could not read: of the operating system, or else of the damage.
 
     Libraries of file formats often raise one error for a file that may not be read, that is gone and that is damaged.
+
+    Args:
+        path: the file.
+        damaged: the sentence for a file that the operating system opens.
     """
     try:
         os.close(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)))
     except OSError as error:
         if isinstance(error, PermissionError):
-            return _forbidden(path, error)
+            return MilbenchError(_forbidden(path, error), code="file-unreadable")
         if error.errno == errno.EMFILE:
-            return f"{path} cannot be opened, as this process has too many open files; raise the limit (ulimit -n)."
-        return f"{path} cannot be opened ({error.strerror}); check the drive that it lies on."
-    return None
+            return MilbenchError(
+                f"{path} cannot be opened, as this process has too many open files; raise the limit (ulimit -n).",
+                code="system-limit",
+            )
+        return MilbenchError(
+            f"{path} cannot be opened ({error.strerror}); check the drive that it lies on.", code="file-unreadable"
+        )
+    return MilbenchError(damaged, code="file-damaged")
 
 
 def passed_over(name: str) -> bool:

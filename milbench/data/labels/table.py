@@ -145,7 +145,8 @@ def read_label_table(path: Path, spec: DataSpec, slide_table: Path | None = None
     where = path if slide_table is None else slide_table
     if "" in rows.slides:
         raise MilbenchError(
-            f"{where} has a row without {spec.slide_column} (row {rows.slides.index('') + 1}); fill it in."
+            f"{where} has a row without {spec.slide_column} (row {rows.slides.index('') + 1}); fill it in.",
+            code="table-empty-cell",
         )
     rows = _once(rows, where)
     slides = rows.slides
@@ -164,7 +165,8 @@ def read_label_table(path: Path, spec: DataSpec, slide_table: Path | None = None
                 f"{path} has no {column} for {count(len(empty), 'slide')}: {some(empty)}"
                 f"{f' (written as {words})' if words else ''}; "
                 f"fill it in, or give them the label "
-                f"{EXCLUDE!r} to leave them out."
+                f"{EXCLUDE!r} to leave them out.",
+                code="labels-missing-value",
             )
     cells_of = {s: value for s, value in zip(slides, rows.values, strict=True) if s not in excluded}
     values = read_values(cells_of, spec.label_column, str(path), spec.classes)
@@ -172,7 +174,8 @@ def read_label_table(path: Path, spec: DataSpec, slide_table: Path | None = None
         raise MilbenchError(
             f"{path} has {said_missing(values.missing)} in {spec.label_column} for {count(len(unsaid), 'slide')}: "
             f"{some(unsaid)}, which is no label; give them one, or the label {EXCLUDE!r} to leave them out, or name it "
-            "in classes."
+            "in classes.",
+            code="labels-missing-value",
         )
     labels, classes = index_classes(values.classes, spec.classes, str(path))
     owner, joined = merge_patients(dict(zip(slides, rows.patients, strict=True)))
@@ -230,7 +233,8 @@ def brought_labels(
         raise MilbenchError(
             f"{where} brings {said_missing(values.missing) or 'no label'} as the label of "
             f"{count(len(values.missing), 'slide')}: {some(list(values.missing))}; name it in classes, or give the "
-            "labels in a table of your own."
+            "labels in a table of your own.",
+            code="labels-missing-value",
         )
     labels, names = index_classes(values.classes, classes, where)
     named = patients or {}
@@ -302,7 +306,8 @@ def _without_repetitions(labels: Labels, matching: Matching, where: str) -> Labe
     if differ:
         raise MilbenchError(
             f"{where} has {count(len(differ), 'slide')} in two rows that disagree in label, patient or site: "
-            f"{' and '.join(map(repr, differ[0]))} are one; keep one row a slide."
+            f"{' and '.join(map(repr, differ[0]))} are one; keep one row a slide.",
+            code="labels-conflicting-rows",
         )
     if not again:
         return labels
@@ -337,7 +342,8 @@ def refuse_several_slides(lost: Sequence[str], features: Collection[str], where:
     if several:
         raise MilbenchError(
             f"{where} names several slides in a cell, {several[0]!r}"
-            f"{f' and {len(several) - 1} more' if len(several) > 1 else ''}; give every slide a row of its own."
+            f"{f' and {len(several) - 1} more' if len(several) > 1 else ''}; give every slide a row of its own.",
+            code="labels-several-values",
         )
 
 
@@ -356,7 +362,8 @@ def _once(rows: _Rows, where: Path) -> _Rows:
     if differ:
         raise MilbenchError(
             f"{where} has {count(len(differ), 'slide')} in two rows that disagree: {some(sorted(differ))} "
-            f"({next(iter(differ.values()))}); keep one row a slide."
+            f"({next(iter(differ.values()))}); keep one row a slide.",
+            code="labels-conflicting-rows",
         )
     kept = list(first.values())
     if len(kept) == len(rows.slides):
@@ -419,18 +426,24 @@ def index_classes(
         found = sorted(found)
     names = tuple(found) if classes is None else tuple(plain_label(name) for name in classes)
     if len(set(names)) < len(names):
-        raise MilbenchError(f"classes {some(list(names))} name one class twice; name every class once.")
+        raise MilbenchError(
+            f"classes {some(list(names))} name one class twice; name every class once.", code="classes-bad"
+        )
     strangers = [value for value in found if value not in names]
     if strangers:
         raise MilbenchError(
-            f"{where} has the label {strangers[0]!r}, which is none of the classes.{did_you_mean(strangers[0], names)}"
+            f"{where} has the label {strangers[0]!r}, which is none of the classes.{did_you_mean(strangers[0], names)}",
+            code="labels-unknown-class",
         )
     idle = [name for name in names if name not in found]
     if idle:
-        raise MilbenchError(f"{where} has no slide of class {some(idle)}; correct the list of classes.")
+        raise MilbenchError(
+            f"{where} has no slide of class {some(idle)}; correct the list of classes.", code="classes-bad"
+        )
     if len(names) < 2:
         raise MilbenchError(
-            f"{where} has {len(names)} class ({some(list(names)) or 'none'}); a comparison needs two or more."
+            f"{where} has {len(names)} class ({some(list(names)) or 'none'}); a comparison needs two or more.",
+            code="classes-bad",
         )
     return {slide: names.index(value) for slide, value in values.items()}, names
 
@@ -442,7 +455,7 @@ def match_features(labels: Labels, features: Collection[str], where: str, cache:
         MilbenchError: names up to five slides of either kind.
     """
     for _, message in unmatched(labels, features, where, cache).values():
-        raise MilbenchError(f"{message}.")
+        raise MilbenchError(f"{message}.", code="names-unmatched")
 
 
 def unmatched(labels: Labels, features: Collection[str], where: str, cache: str) -> dict[str, tuple[list[str], str]]:
@@ -496,7 +509,9 @@ def write_labels(folder: Path, labels: Labels, folds: Sequence[Fold]) -> dict[st
         parts = pd.DataFrame([(s, part) for part in PARTS for s in fold.parts[part]], columns=["slide_id", "split"])
         name = child(Path("folds"), fold.name, ".csv", "fold").as_posix()
         if name in files:
-            raise MilbenchError(f"two folds are named {fold.name!r}; give every fold a name of its own.")
+            raise MilbenchError(
+                f"two folds are named {fold.name!r}; give every fold a name of its own.", code="name-taken"
+            )
         files[name] = parts.to_csv(index=False, lineterminator="\n")
     return write_files(folder, files)
 
@@ -512,13 +527,16 @@ def read_labels(folder: str | Path) -> pd.DataFrame:
     header, rows = read_table(path)
     if header != ["slide_id", "patient_id", "label"]:
         raise MilbenchError(
-            f"{path} has columns {some(header)} instead of slide_id, patient_id, label; write it again."
+            f"{path} has columns {some(header)} instead of slide_id, patient_id, label; write it again.",
+            code="cohort-damaged",
         )
     table = pd.DataFrame(rows, columns=header, dtype="str")
     try:
         return table.astype({"label": "int64"})
     except ValueError:
-        raise MilbenchError(f"{path} has labels that are no class indices; write it again.") from None
+        raise MilbenchError(
+            f"{path} has labels that are no class indices; write it again.", code="cohort-damaged"
+        ) from None
 
 
 def read_classes(folder: str | Path) -> tuple[str, ...]:
@@ -533,9 +551,11 @@ def read_classes(folder: str | Path) -> tuple[str, ...]:
     except MilbenchError:
         raise
     except (ValueError, RecursionError) as error:
-        raise MilbenchError(f"{path} is damaged ({first_line(error)}); write it again.") from None
+        raise MilbenchError(
+            f"{path} is damaged ({first_line(error)}); write it again.", code="cohort-damaged"
+        ) from None
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise MilbenchError(f"{path} is no list of class names; write it again.")
+        raise MilbenchError(f"{path} is no list of class names; write it again.", code="cohort-damaged")
     return tuple(names)
 
 
@@ -613,7 +633,8 @@ def _patient_rows(path: Path, slide_table: Path, spec: DataSpec) -> _Rows:
     if differ:
         raise MilbenchError(
             f"{path} has {count(len(differ), 'patient')} in two rows that disagree: {some(sorted(differ))}; with "
-            "slide_table, keep one row a patient."
+            "slide_table, keep one row a patient.",
+            code="labels-conflicting-rows",
         )
     matching = match_patients(listed["patient_column"], row_of)
     bare = sorted(set(listed["patient_column"]) - set(matching.names))
@@ -621,14 +642,16 @@ def _patient_rows(path: Path, slide_table: Path, spec: DataSpec) -> _Rows:
         none = "" if matching.names else _no_patient_shared(listed["patient_column"], row_of)
         raise MilbenchError(
             f"{count(len(bare), 'patient')} of {slide_table} without a row in {path}: {some(bare)}{none}; add rows for "
-            f"them, with the label {EXCLUDE!r} for those to leave out."
+            f"them, with the label {EXCLUDE!r} for those to leave out.",
+            code="names-unmatched",
         )
     there = set(matching.names.values())
     lost = sorted(p for p, i in row_of.items() if p not in there and not is_excluded(told["label_column"][i]))
     if lost:
         raise MilbenchError(
             f"{count(len(lost), 'patient')} of {path} without slides in {slide_table}: {some(lost)}; add their slides, "
-            f"or give them the label {EXCLUDE!r}."
+            f"or give them the label {EXCLUDE!r}.",
+            code="names-unmatched",
         )
     at = [row_of[matching.get(patient)] for patient in listed["patient_column"]]
     slides = [slide_name(cell, spec).removesuffix(".h5") for cell in listed["slide_column"]]
@@ -668,17 +691,21 @@ def _cells(
         if column is None and key == "split.site_column" and "made_from" in header:
             raise MilbenchError(
                 f"{path} has no column {name!r}, as init wrote it without; give the same init command with "
-                f"--site-column {name} --force, which keeps that column, and make your changes of the suite again."
+                f"--site-column {name} --force, which keeps that column, and make your changes of the suite again.",
+                code="table-missing-column",
             )
         if column is None:
             raise MilbenchError(
-                f"{path} has no column {name!r}, its columns are {some(header, 20)}; set {key} to one of them{hint}."
+                f"{path} has no column {name!r}, its columns are {some(header, 20)}; set {key} to one of them{hint}.",
+                code="table-missing-column",
             )
         if header.count(column) > 1:
-            raise MilbenchError(f"{path} has {header.count(column)} columns named {column!r}; keep one.")
+            raise MilbenchError(
+                f"{path} has {header.count(column)} columns named {column!r}; keep one.", code="table-duplicate-column"
+            )
         columns[key] = column
     if not rows:
-        raise MilbenchError(f"{path} has no rows below its header; give one row a slide.")
+        raise MilbenchError(f"{path} has no rows below its header; give one row a slide.", code="table-empty")
     refuse_unreadable(path, (header, rows), columns.values())
     return {key: [row[header.index(column)] for row in rows] for key, column in columns.items()}
 
@@ -706,7 +733,8 @@ def _patient_column(path: Path, header: list[str], spec: DataSpec, slides: Seque
     if "patient_column" in spec.model_fields_set:
         raise MilbenchError(
             f"{path} has no column {spec.patient_column!r}, its columns are {some(header, 20)}; "
-            f"set patient_column to one of them."
+            f"set patient_column to one of them.",
+            code="table-missing-column",
         )
     likely = likely_patients(slides)
     alone = f"{toml_quoted(spec.slide_column)} if every slide is a patient of its own"
@@ -717,11 +745,13 @@ def _patient_column(path: Path, header: list[str], spec: DataSpec, slides: Seque
         # Taking every slide for a patient of its own here could put one patient on both sides of a split.
         raise MilbenchError(
             f"{path} has no column {spec.patient_column!r} but has {alias!r}; set patient_column = "
-            f"{toml_quoted(alias)}, or to {alone}."
+            f"{toml_quoted(alias)}, or to {alone}.",
+            code="table-missing-column",
         )
     raise MilbenchError(
         f"{path} has no column {spec.patient_column!r}, its columns are {some(header, 20)}; add it, as folds are by "
-        f"patient, or set patient_column = {alone}."
+        f"patient, or set patient_column = {alone}.",
+        code="table-missing-column",
     )
 
 

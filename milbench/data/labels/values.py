@@ -147,7 +147,8 @@ def _refuse_lists(values: Mapping[str, str], column: str, where: str) -> None:
         raise MilbenchError(
             f"column {column!r} of {where} holds several labels in a cell, {some(sorted(several), 4)} in "
             f"{count(slides, 'slide')}: several labels a slide are not supported, so give a column of one label, or "
-            "name the combinations that are classes (classes in [[data]], --class of init)."
+            "name the combinations that are classes (classes in [[data]], --class of init).",
+            code="labels-several-values",
         )
 
 
@@ -167,12 +168,14 @@ def _refuse_quantity(values: Mapping[str, str], column: str, where: str) -> None
         if len(numbers) > 5 if not whole else len(numbers) > _MOST_CLASSES and (few or not counted):
             raise MilbenchError(
                 f"{said}, {low:g} to {high:g}: it is a number, not a class; {mend}, or name the classes (classes in "
-                "[[data]], --class of init)."
+                "[[data]], --class of init).",
+                code="labels-no-classes",
             )
     elif len(distinct) > _MOST_CLASSES and 2 * len(distinct) > len(values):
         raise MilbenchError(
             f"{said}, such as {some(sorted(distinct), 3)}: these are names or free text, not classes; name another "
-            "column, or name the classes (classes in [[data]], --class of init)."
+            "column, or name the classes (classes in [[data]], --class of init).",
+            code="labels-no-classes",
         )
 
 

@@ -49,7 +49,8 @@ def _apart(rule: str, names: list[str]) -> list[str | None] | None:
     except subprocess.TimeoutExpired:
         raise MilbenchError(
             f"patient_rule {rule!r} is not done with {len(names)} names after {SECONDS:g} s; write it without a "
-            "repetition within a repetition, or name the patients in patient_column."
+            "repetition within a repetition, or name the patients in patient_column.",
+            code="patient-rule-bad",
         ) from None
     except (OSError, ValueError):  # ValueError: of JSON, as the process failed
         return None

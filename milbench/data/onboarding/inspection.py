@@ -195,14 +195,16 @@ class Inspection:
             if bare:
                 raise MilbenchError(
                     f"fold {bare[0][0]} of {self.division.spec.files or self.survey.source} has no slide in its "
-                    f"{bare[0][1]} part; correct the split."
+                    f"{bare[0][1]} part; correct the split.",
+                    code="split-empty-part",
                 )
             return
         most = max(loss.number for loss in stopping)
         pairs = f"; perhaps {', '.join(' is '.join(shown_apart(*pair)) for pair in self.near)}" if self.near else ""
         raise MilbenchError(
             f"{'; '.join(loss.text for loss in stopping)}{pairs}: correct the names, or go on without them with "
-            f"--allow-missing {most}."
+            f"--allow-missing {most}.",
+            code="names-unmatched",
         )
 
     @property
@@ -248,14 +250,18 @@ def inspect(survey: Survey, tables: Tables | None, splits: str | None = None) ->
         if survey.table.labels is not None:
             raise MilbenchError(
                 f"{survey.source} brings its own labels; leave {tables.labels} out, or take the labels out of the "
-                "features to use yours (in a long table: name their column otherwise)."
+                "features to use yours (in a long table: name their column otherwise).",
+                code="source-brings-own",
             )
         rows = read_label_rows(tables, (*survey.ids, *survey.left_out))
         labels, gaps, losses = _labels(survey, tables, rows)
     labels, rule = _ruled(labels, None if tables is None else tables.patient_rule)
     site = None if tables is None else tables.site
     if splits is not None and site is not None:
-        raise MilbenchError(f"folds are those of {splits} or keep sites together; leave out --splits or --site-column.")
+        raise MilbenchError(
+            f"folds are those of {splits} or keep sites together; leave out --splits or --site-column.",
+            code="option-conflict",
+        )
     files, split, note = _published(survey, tables, rows, labels, splits)
     given = split.folds
     if given and tables is not None:
@@ -330,7 +336,8 @@ def _brought(survey: Survey) -> Labels:
     if values is None:
         raise MilbenchError(
             f"{survey.source} brings no labels; give the table of them with --labels, with columns such as slide_id, "
-            "patient_id and label."
+            "patient_id and label.",
+            code="labels-missing",
         )
     found = brought_labels(values, survey.table.patients, None, str(survey.source))
     found = found.without(survey.empty)
@@ -350,7 +357,8 @@ def _labels(survey: Survey, tables: Tables, rows: LabelRows) -> tuple[Labels, Ga
             examples = f"{slide!r} fits {' and '.join(map(repr, fits[:3]))}"
         raise MilbenchError(
             f"{tables.labels if tables.slides is None else tables.slides} names no slide of {survey.source}: "
-            f"{examples}; give the table of these features, or another --slide-column."
+            f"{examples}; give the table of these features, or another --slide-column.",
+            code="names-unmatched",
         )
     asked = [row for row in rows.rows if not is_excluded(row.label)]
     cells = {row.slide: row.label for row in asked}
@@ -380,7 +388,8 @@ def _labels(survey: Survey, tables: Tables, rows: LabelRows) -> tuple[Labels, Ga
             raise MilbenchError(
                 f"{tables.labels} has no {what} for {count(len(lacking), 'slide')}: {some(lacking)}"
                 f"{f' (written as {words})' if words else ''}; fill it in, or give them the label {EXCLUDE!r} to leave "
-                "them out."
+                "them out.",
+                code="labels-missing-value",
             )
     kept = [row for row in kept if row.slide not in empty]
     try:
@@ -390,7 +399,7 @@ def _labels(survey: Survey, tables: Tables, rows: LabelRows) -> tuple[Labels, Ga
     except MilbenchError as error:
         words = f"; {gaps.words} count as missing, --class names those that are classes" if gaps.words else ""
         raise MilbenchError(
-            f"{str(error).rstrip('.')} (column {rows.label!r}; --label-column names another{words})."
+            f"{str(error).rstrip('.')} (column {rows.label!r}; --label-column names another{words}).", code=error.code
         ) from None
     owners, joined = merge_patients({row.slide: row.patient for row in rows.rows} | dict.fromkeys(gaps.no_row, ""))
     sites, alike = merge_sites({row.slide: row.site for row in kept} if tables.site is not None else {})
@@ -425,7 +434,8 @@ def _left_classes(classes: Mapping[str, str], tables: Tables, where: str) -> dic
         for name in names:
             if label_key(name) not in there:
                 raise MilbenchError(
-                    f"{where} has no class {name!r}, which {option} names.{did_you_mean(name, set(classes.values()))}"
+                    f"{where} has no class {name!r}, which {option} names.{did_you_mean(name, set(classes.values()))}",
+                    code="labels-unknown-class",
                 )
     return found
 
@@ -533,7 +543,7 @@ def _made(labels: Labels, survey: Survey, site: str | None) -> Division:
         return Division(spec, tuple(folds), said + (f"; not {FOLDS} with validation, as {first}" if first else ""))
     rare = _rare(labels, 2) or _rare(labels, FOLDS)[:1]
     offer = f"; or leave {'it' if len(rare) == 1 else 'them'} out with {_excluding(rare)}" if rare else ""
-    raise MilbenchError(f"no folds can be made, not even a test part alone: {problem}{offer}.")
+    raise MilbenchError(f"no folds can be made, not even a test part alone: {problem}{offer}.", code="folds-impossible")
 
 
 def _excluding(classes: Sequence[str]) -> str:

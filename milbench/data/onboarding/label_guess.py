@@ -204,7 +204,8 @@ def check_columns(tables: Tables) -> None:
         columns = "column" if len(lost) == 1 else "columns"
         raise MilbenchError(
             f"{where} has no {columns} {', '.join(map(repr, lost.values()))}, its columns are "
-            f"{some(sorted(set(known)), 20)}; give another {', '.join(f'--{what}-column' for what in lost)}."
+            f"{some(sorted(set(known)), 20)}; give another {', '.join(f'--{what}-column' for what in lost)}.",
+            code="table-missing-column",
         )
 
 
@@ -236,7 +237,8 @@ def _pair(tables: Tables, table: Table, label: str, sites: str | None, features:
     if differ:
         raise MilbenchError(
             f"{tables.labels} has {count(len(differ), 'patient')} in two rows that disagree: {some(sorted(differ))}; "
-            "keep one row a patient."
+            "keep one row a patient.",
+            code="labels-conflicting-rows",
         )
     at, whose = slide_header.index(slide), slide_header.index(theirs)
     listed = [row for row in slide_rows if row[at]]
@@ -261,7 +263,8 @@ def _pair(tables: Tables, table: Table, label: str, sites: str | None, features:
     if not matching.names and row_of:
         raise MilbenchError(
             f"{tables.labels} and {tables.slides} share no patient: {next(iter(row_of))!r} in the first, "
-            f"{slide_rows[0][whose]!r} in the second; give another --patient-column, or tables of the same patients."
+            f"{slide_rows[0][whose]!r} in the second; give another --patient-column, or tables of the same patients.",
+            code="names-unmatched",
         )
     endings = endings_note(cells, suffixes, tables.slides.name)
     notes = [*table.notes, *second.notes, *again, *endings, *matching.lines(tables.slides.name, tables.labels.name),
@@ -291,7 +294,8 @@ def _of_patients(tables: Tables, table: Table, label: str, sites: str | None, fe
     if differ:
         raise MilbenchError(
             f"{tables.labels} has {count(len(differ), 'patient')} in two rows that disagree: {some(sorted(differ))}; "
-            "keep one row a patient."
+            "keep one row a patient.",
+            code="labels-conflicting-rows",
         )
     owner = _owners(row_of, features)
 
@@ -342,9 +346,9 @@ def _patients_among(
 def _read(path: Path) -> Table:
     table = load_table(path)
     if not table.rows:
-        raise MilbenchError(f"{path} has no rows below its header; give one row a slide.")
+        raise MilbenchError(f"{path} has no rows below its header; give one row a slide.", code="table-empty")
     if twice := [name for name, times in Counter(table.header).items() if name and times > 1]:
-        raise MilbenchError(f"{path} has two columns named {some(twice)}; keep one.")
+        raise MilbenchError(f"{path} has two columns named {some(twice)}; keep one.", code="table-duplicate-column")
     return table
 
 
@@ -357,7 +361,8 @@ def _refuse_headerless(path: Path, header: Sequence[str], features: Collection[s
         cell = next(iter(names))
         raise MilbenchError(
             f"{path} seems to have no header: its first line holds {cell!r}, which is a slide of the features; write a "
-            "line that names the columns above it, such as slide_id,label."
+            "line that names the columns above it, such as slide_id,label.",
+            code="table-no-header",
         )
 
 
@@ -368,7 +373,8 @@ def _refuse_merged(path: Path, rows: Sequence[Row], with_patients: bool) -> None
         raise MilbenchError(
             f"{path} has neither patient nor label for {count(len(bare), 'slide')}: {some(bare)}; these seem to be "
             "merged cells of a spreadsheet, which hold in their first row alone once they are saved as text: fill them "
-            "in, or give the .xlsx file."
+            "in, or give the .xlsx file.",
+            code="table-empty-cell",
         )
     bare = [row.slide for row in rows if with_patients and row.patient and not row.label]
     below = [
@@ -379,7 +385,8 @@ def _refuse_merged(path: Path, rows: Sequence[Row], with_patients: bool) -> None
         raise MilbenchError(
             f"{path} has no label for {count(len(bare), 'slide')}, each below a row of its patient: {some(bare)}; "
             "these seem to be merged cells of a spreadsheet, which hold in their first row alone once they are saved "
-            "as text: fill them in, or give the .xlsx file."
+            "as text: fill them in, or give the .xlsx file.",
+            code="table-empty-cell",
         )
 
 
@@ -387,7 +394,8 @@ def _named(path: Path, header: Sequence[str], name: str, what: str) -> str:
     found = resolve_column(header, name)
     if found is None:
         raise MilbenchError(
-            f"{path} has no column {name!r}, its columns are {some(list(header), 20)}; give another --{what}-column."
+            f"{path} has no column {name!r}, its columns are {some(list(header), 20)}; give another --{what}-column.",
+            code="table-missing-column",
         )
     return found
 
@@ -403,7 +411,8 @@ def _label_column(tables: Tables, header: list[str], guess: Columns) -> str:
     if guess.label is None:
         raise MilbenchError(
             f"{tables.labels} has columns {some(header, 20)}, and none of them is known to hold labels; name it with "
-            "--label-column."
+            "--label-column.",
+            code="table-column-unclear",
         )
     return guess.label
 
@@ -421,7 +430,8 @@ def _split_column(tables: Tables, header: list[str], rows: list[list[str]]) -> s
     refuse_unreadable(tables.labels, (header, rows), [column])
     if not is_split(cells):
         raise MilbenchError(
-            f"{tables.labels} has {some(sorted(set(cells)))} in column {column!r}; a split says train, val or test."
+            f"{tables.labels} has {some(sorted(set(cells)))} in column {column!r}; a split says train, val or test.",
+            code="split-unknown-part",
         )
     return column
 
@@ -480,7 +490,10 @@ def _slide_column(
     mend = "name the column of slides with --slide-column"
     if guess.patient is not None and not pair and two_tables:
         mend += ", or give the table of slides and their patients with --slide-table if its rows are patients"
-    raise MilbenchError(f"{path} has columns {some(header, 20)}, and none of them holds names of features; {mend}.")
+    raise MilbenchError(
+        f"{path} has columns {some(header, 20)}, and none of them holds names of features; {mend}.",
+        code="table-column-unclear",
+    )
 
 
 def _patient_column(tables: Tables, header: list[str], asked: str | None, guess: Columns, slide: str | None = None,
@@ -512,7 +525,8 @@ def _patient_column(tables: Tables, header: list[str], asked: str | None, guess:
         alone = f"; {likely.said}: {rule}"
     raise MilbenchError(
         f"{path} has columns {some(header, 20)}, and none of them is known to hold patients; name it with "
-        f"--patient-column{alone}."
+        f"--patient-column{alone}.",
+        code="table-column-unclear",
     )
 
 
@@ -551,7 +565,9 @@ def _once(path: Path, what: str, rows: Sequence[Row]) -> tuple[list[Row], list[s
     """
     names = [row.slide for row in rows]
     if "" in names:
-        raise MilbenchError(f"{path} has a row without a {what} (row {names.index('') + 1}); fill it in.")
+        raise MilbenchError(
+            f"{path} has a row without a {what} (row {names.index('') + 1}); fill it in.", code="table-empty-cell"
+        )
     first: dict[str, Row] = {}
     differ: dict[str, str] = {}
     of_labels = key_of_labels([row.label for row in rows])
@@ -564,7 +580,8 @@ def _once(path: Path, what: str, rows: Sequence[Row]) -> tuple[list[Row], list[s
     if differ:
         raise MilbenchError(
             f"{path} has {count(len(differ), what)} in two rows that disagree: {some(sorted(differ))} "
-            f"({next(iter(differ.values()))}); keep one row a {what}."
+            f"({next(iter(differ.values()))}); keep one row a {what}.",
+            code="labels-conflicting-rows",
         )
     again = len(rows) - len(first)
     ends = "s" if again == 1 else ""

@@ -52,7 +52,9 @@ class Draft:
         """
         for path in filter(None, (self.suite, self.labels)):
             if path.exists() and not force:
-                raise MilbenchError(f"{path} exists already; give another --out, or --force to replace it.")
+                raise MilbenchError(
+                    f"{path} exists already; give another --out, or --force to replace it.", code="already-exists"
+                )
         if self.labels is not None:
             write_atomic(self.labels, self.table)
         write_atomic(self.suite, self.text)
@@ -214,7 +216,8 @@ def _cache(inspection: Inspection, out: Path) -> str:
         if (os.path.realpath(source), dtype) != (os.path.realpath(found.source), found.dtype):
             raise MilbenchError(
                 f"{path} holds the features of {source or 'another source'} as {dtype}; remove it, or give another "
-                "--out."
+                "--out.",
+                code="cache-mismatch",
             )
     return name
 
@@ -282,7 +285,7 @@ def _relative(path: Path, out: Path) -> str:
     if found.startswith("~"):  # which would be read as somebody's home
         found = str(there)
     if any("\ud800" <= c <= "\udfff" for c in found):
-        raise MilbenchError(f"the name of {found!r} is not UTF-8, which a suite must be; rename it.")
+        raise MilbenchError(f"the name of {found!r} is not UTF-8, which a suite must be; rename it.", code="name-bad")
     return found
 
 
@@ -290,4 +293,6 @@ def _spare(labels: Path, inspection: Inspection) -> None:
     tables = inspection.tables
     for table in (None, None) if tables is None else (tables.labels, tables.slides):
         if table is not None and table.exists() and labels.exists() and labels.samefile(table):
-            raise MilbenchError(f"{labels} is the label table itself and would be replaced; give another --out.")
+            raise MilbenchError(
+                f"{labels} is the label table itself and would be replaced; give another --out.", code="already-exists"
+            )

@@ -127,7 +127,9 @@ def _of_source(
 ) -> Survey:  # fmt: skip
     for slide in slides.ids:
         if not slide.isprintable() and any("\ud800" <= c <= "\udfff" for c in slide):  # how Python keeps other bytes
-            raise MilbenchError(f"the name of slide {slide!r} in {source} is not UTF-8; rename its file.")
+            raise MilbenchError(
+                f"the name of slide {slide!r} in {source} is not UTF-8; rename its file.", code="name-bad"
+            )
     rows: dict[str, int] = {}
     for first in range(0, len(slides), _AT_A_TIME):
         numbers = range(first, min(first + _AT_A_TIME, len(slides)))
@@ -138,7 +140,9 @@ def _of_source(
                 progress(i + 1, len(slides), slides.ids[i])
     seen = _load_some(slides, rows, advice)
     if not seen.dims:
-        raise MilbenchError(f"{source} holds no slide with patches; there is nothing to learn from.")
+        raise MilbenchError(
+            f"{source} holds no slide with patches; there is nothing to learn from.", code="cache-no-slides"
+        )
     dim = seen.one("dim", seen.dims)
     facts = {key: seen.one(key, values) for key, values in seen.facts.items()}
     kinds = _two_kinds(seen)
@@ -195,7 +199,8 @@ class _Seen:
         if len(values) > 1:
             named = " but ".join(f"{slide!r} has {value}" for value, slide in list(values.items())[:2])
             raise MilbenchError(
-                f"slides disagree about {key}: {named}; a cache holds one kind of features, so separate them."
+                f"slides disagree about {key}: {named}; a cache holds one kind of features, so separate them.",
+                code="features-disagree",
             )
         return next(iter(values))
 

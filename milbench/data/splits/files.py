@@ -138,7 +138,8 @@ class _Known:
             return
         raise MilbenchError(
             f"{path} names {some(names, 3)}, which are slides as well as patients of the labels: it is not plain which "
-            "are meant; give a table with a column slide_id or patient_id, and one split."
+            "are meant; give a table with a column slide_id or patient_id, and one split.",
+            code="split-ambiguous",
         )
 
     def slides(self, *parts: Sequence[str]) -> list[tuple[str, ...]]:
@@ -211,7 +212,10 @@ def read_split(
     known = None if patients is None else _Known(patients, suffixes)
     folds = [fold for source in sources for fold in _read_source(source, known, column)]
     if not folds:
-        raise MilbenchError(f"{sources[0].paths[0]} holds no fold; give a file that does, or leave split.files out.")
+        raise MilbenchError(
+            f"{sources[0].paths[0]} holds no fold; give a file that does, or leave split.files out.",
+            code="split-empty-part",
+        )
     if known is None and suffixes:
         folds = [
             Fold(fold.name, *(tuple(without_suffix(i, suffixes) for i in ids) for ids in fold.parts.values()))
@@ -232,7 +236,9 @@ def read_fold(path: str | Path) -> Fold:
     """
     folds = _read(Path(path), None, None)
     if len(folds) != 1:
-        raise MilbenchError(f"{path} holds {len(folds)} folds, and one is wanted; read it with read_folds.")
+        raise MilbenchError(
+            f"{path} holds {len(folds)} folds, and one is wanted; read it with read_folds.", code="split-ambiguous"
+        )
     return folds[0]
 
 
@@ -262,22 +268,29 @@ def read_task_config(path: Path) -> TaskConfig:
     try:
         import yaml
     except ImportError:
-        raise MilbenchError(f'{path} needs PyYAML; install it with pip install "milbench[formats]".') from None
+        raise MilbenchError(
+            f'{path} needs PyYAML; install it with pip install "milbench[formats]".', code="package-missing"
+        ) from None
     regular_size(path)
     try:
         with path.open("rb") as file:
             raw = file.read(_MOST_CONFIG + 1)
         text = raw.decode("utf-8-sig")
         if len(raw) > _MOST_CONFIG or _hurts(yaml.parse(text)):
-            raise MilbenchError(f"{path} is no configuration of a task: it is too large, too deep, or holds aliases.")
+            raise MilbenchError(
+                f"{path} is no configuration of a task: it is too large, too deep, or holds aliases.",
+                code="config-invalid",
+            )
         value = yaml.safe_load(text)
     except OSError as error:
-        raise MilbenchError(f"{path} cannot be read: {error.strerror}.") from None
+        raise MilbenchError(f"{path} cannot be read: {error.strerror}.", code="file-unreadable") from None
     except MilbenchError:
         raise
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         reason = " ".join(str(error).split())[:160]
-        raise MilbenchError(f"{path} is not valid YAML ({reason}); correct or remove it.") from None
+        raise MilbenchError(
+            f"{path} is not valid YAML ({reason}); correct or remove it.", code="config-invalid"
+        ) from None
     found = value if isinstance(value, dict) else {}
     labels, metrics = found.get("label_dict"), found.get("metrics")
     return TaskConfig(
@@ -324,10 +337,15 @@ def split_sources(files: str, base: Path) -> list[SplitSource]:
         folders = _numbered(template.parent, re.escape(before) + r"(\d+)" + re.escape(after), folders=True)
         sources = [SplitSource(folder.name, parts[0].files) for folder in folders if (parts := _of_parts(folder))]
         if not sources:
-            raise MilbenchError(f"no file fits {template}; {{k}} stands for the fold number, as in fold0.csv.")
+            raise MilbenchError(
+                f"no file fits {template}; {{k}} stands for the fold number, as in fold0.csv.",
+                code="split-files-missing",
+            )
         return sources
     if "{k}" in files:
-        raise MilbenchError(f"{files!r} must have {{k}} in the file's name, such as splits/fold{{k}}.csv.")
+        raise MilbenchError(
+            f"{files!r} must have {{k}} in the file's name, such as splits/fold{{k}}.csv.", code="split-files-missing"
+        )
     return _of_folder(template) if template.is_dir() else [SplitSource(template.stem, template)]
 
 
@@ -338,7 +356,10 @@ def _of_folder(folder: Path) -> list[SplitSource]:
         kinds.pop("CLAM's booleans", None)  # the same folds once more
     if len(kinds) > 1:
         names = " and ".join(f"{paths[0].name} ({tool})" for tool, paths in kinds.items())
-        raise MilbenchError(f"{folder} holds {names}; name the file in split.files, with {{k}} for the fold number.")
+        raise MilbenchError(
+            f"{folder} holds {names}; name the file in split.files, with {{k}} for the fold number.",
+            code="split-ambiguous",
+        )
     if kinds:
         return [SplitSource(path.stem, path) for path in next(iter(kinds.values()))]
     if parts := _of_parts(folder):
@@ -348,7 +369,10 @@ def _of_folder(folder: Path) -> list[SplitSource]:
     folders = _numbered(folder, r"(.+)", folders=True)
     if inside := [SplitSource(one.name, parts[0].files) for one in folders if len(parts := _of_parts(one)) == 1]:
         return inside
-    raise MilbenchError(f"{folder} holds no split files (.csv, .tsv, splits.json); give the folder or file of them.")
+    raise MilbenchError(
+        f"{folder} holds no split files (.csv, .tsv, splits.json); give the folder or file of them.",
+        code="split-files-missing",
+    )
 
 
 def _of_parts(folder: Path) -> list[SplitSource]:
@@ -362,7 +386,8 @@ def _of_parts(folder: Path) -> list[SplitSource]:
         group = groups.setdefault((match["before"], match["after"]), {})
         if part in group:
             raise MilbenchError(
-                f"{folder} holds two files of one part, {group[part].name} and {path.name}; move one of them away."
+                f"{folder} holds two files of one part, {group[part].name} and {path.name}; move one of them away.",
+                code="split-ambiguous",
             )
         group[part] = path
     found = []
@@ -419,7 +444,10 @@ def _refuse_id(paths: Sequence[Path], name: str) -> None:
             header, rows = read_table(path)
             columns = [c for at, c in enumerate(header) if name == c or any(name in row[at] for row in rows)]
             refuse_unreadable(path, (header, rows), columns)
-    raise MilbenchError(f"{paths[0]} has {unreadable(name)} in the name {name!r}; correct it, or copy the file again.")
+    raise MilbenchError(
+        f"{paths[0]} has {unreadable(name)} in the name {name!r}; correct it, or copy the file again.",
+        code="text-unreadable",
+    )
 
 
 def _fold_of_parts(name: str, files: Mapping[str, Path], known: _Known | None) -> Fold:
@@ -456,7 +484,8 @@ def _read(path: Path, known: _Known | None, column: str | None) -> list[Fold]:
         named = resolve_column(header, column)
         if named is None:
             raise MilbenchError(
-                f"{path} has no column {column!r}, its columns are {some(header, 20)}; give another split column."
+                f"{path} has no column {column!r}, its columns are {some(header, 20)}; give another split column.",
+                code="table-missing-column",
             )
         return [_of_column(path, header, rows, named, known)]
     if any(re.fullmatch(r"fold_\d+", name) for name in header):
@@ -473,7 +502,10 @@ def _read(path: Path, known: _Known | None, column: str | None) -> list[Fold]:
         if (words := split_column(header, rows)) is not None:
             return [_of_column(path, header, rows, words, known)]
         refuse_unreadable(path, (header, rows), header)
-        raise MilbenchError(f"{path} has columns {some(header)}; a split file has {_FORMS}.{_one_part(path)}")
+        raise MilbenchError(
+            f"{path} has columns {some(header)}; a split file has {_FORMS}.{_one_part(path)}",
+            code="table-missing-column",
+        )
     columns: dict[str, list[str]] = {}
     for part in PARTS:
         of_part = f"{part}_slide_path" if paths else named_parts.get(part)
@@ -552,7 +584,8 @@ def _id_column(
         if found is None:
             raise MilbenchError(
                 f"{path} has columns {some(list(header), 20)}, and it is not plain which one holds the "
-                "slides; name it slide_id."
+                "slides; name it slide_id.",
+                code="table-column-unclear",
             )
         return found, named is None and found == patient
     hits = {name: known.hits(row[header.index(name)] for row in rows) for name in columns}
@@ -570,7 +603,8 @@ def _id_column(
         if len(contents) > 1:
             raise MilbenchError(
                 f"{path} has slides or patients of the labels in columns {some(best)}, and it is not plain which one "
-                "is meant; name it slide_id, or remove the other."
+                "is meant; name it slide_id, or remove the other.",
+                code="table-column-unclear",
             )
         if best:
             known.refuse_undecided(path, (row[header.index(best[0])] for row in rows))
@@ -579,7 +613,8 @@ def _id_column(
         return found, found == patient and named is None
     raise MilbenchError(
         f"{path} has columns {some(list(header), 20)}, and none of them holds slides or patients of the "
-        "labels; give the split of this cohort."
+        "labels; give the split of this cohort.",
+        code="table-column-unclear",
     )
 
 
@@ -601,7 +636,8 @@ def _settled(fold: Fold, known: _Known | None, of_patients: bool, path: Path, st
         if strict and (lost := sorted(set(named) - set(match_patients(named, known.slides_of).names))):
             raise MilbenchError(
                 f"{path} names {count(len(lost), 'patient')} without slides among the labels: {some(lost)}; add their "
-                f"slides to the labels, with the label 'exclude' for those to leave out."
+                f"slides to the labels, with the label 'exclude' for those to leave out.",
+                code="names-unmatched",
             )
         return Fold(fold.name, *(known.of_patients(ids) for ids in fold.parts.values()))
     return Fold(fold.name, *known.slides(*fold.parts.values()))
@@ -626,9 +662,13 @@ def _listed(name: str, pairs: Iterable[tuple[str, str]], path: Path) -> Fold:
         elif (part := PART_OF.get(key)) is not None:
             parts[part].append(slide)
     if UNSTORED in unknown:
-        raise MilbenchError(unstored(path, sum(word == UNSTORED for _, word in pairs), " of its split"))
+        raise MilbenchError(
+            unstored(path, sum(word == UNSTORED for _, word in pairs), " of its split"), code="table-formula"
+        )
     if unknown:
-        raise MilbenchError(f"{path} has splits {some(sorted(unknown))}; they must be train, val or test.")
+        raise MilbenchError(
+            f"{path} has splits {some(sorted(unknown))}; they must be train, val or test.", code="split-unknown-part"
+        )
     return Fold(name, *(tuple(parts[part]) for part in PARTS))
 
 
@@ -642,7 +682,10 @@ def _patho_bench(path: Path, header: list[str], rows: list[list[str]], known: _K
         if key is None and known is not None and (slide := first_of(header, SLIDE_NAMES)) is not None:
             key = slide
     if key is None:
-        raise MilbenchError(f"{path} has columns {some(header)}; add slide_id (or case_id) beside {header[-1]}.")
+        raise MilbenchError(
+            f"{path} has columns {some(header)}; add slide_id (or case_id) beside {header[-1]}.",
+            code="table-missing-column",
+        )
     names = sorted((n for n in header if re.fullmatch(r"fold_\d+", n)), key=lambda n: int(n.removeprefix("fold_")))
     ids = [row[header.index(key)] for row in rows]
     folds = [_listed(n, zip(ids, (row[header.index(n)] for row in rows), strict=True), path) for n in names]
@@ -666,7 +709,8 @@ def _stamp_parts(path: Path) -> list[tuple[str, ...]]:
     except (ValueError, KeyError, TypeError, RecursionError):
         raise MilbenchError(
             f'{path} is no split file of STAMP: it must be {{"splits": [{{"train_patients": [...], '
-            f'"test_patients": [...]}}]}}.'
+            f'"test_patients": [...]}}]}}.',
+            code="config-invalid",
         ) from None
 
 

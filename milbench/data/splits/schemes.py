@@ -76,7 +76,8 @@ def stratified_folds(ids: Sequence[str], patients: Mapping[str, str], labels: Ma
             mend = f"set split.folds to {having} or less" if having > 1 else "add patients of this class"
             raise MilbenchError(
                 f"class {_named(label, classes)} has {count(having, 'patient')}, too few for {spec.folds} folds; "
-                f"{mend}, or give split.files."
+                f"{mend}, or give split.files.",
+                code="folds-impossible",
             )
     folds = []
     for repeat in range(spec.repeats):
@@ -112,7 +113,9 @@ def monte_carlo_folds(ids: Sequence[str], patients: Mapping[str, str], labels: M
     rarest = min(having, key=lambda label: having[label])
     few = f"class {_named(rarest, classes)} has {count(having[rarest], 'patient')}"
     if having[rarest] < 2:
-        raise MilbenchError(f"{few}, and training and test need one each; add patients of this class.")
+        raise MilbenchError(
+            f"{few}, and training and test need one each; add patients of this class.", code="folds-impossible"
+        )
     n = len(slides)
     m = min(n - 1, max(1, int(spec.test_fraction * n + 0.5)))
     folds = []
@@ -127,7 +130,8 @@ def monte_carlo_folds(ids: Sequence[str], patients: Mapping[str, str], labels: M
         else:
             raise MilbenchError(
                 f"{few}, and in {_DRAWS} draws of {count(m, 'test patient')} no test part had every class; "
-                "raise split.test_fraction, or give split.files."
+                "raise split.test_fraction, or give split.files.",
+                code="folds-impossible",
             )
         name = "held-out" if spec.scheme == "held-out" else f"mc{repeat}"
         folds.append(_validated(name, slides, labels, test, spec, [repeat]))
@@ -163,7 +167,8 @@ def site_preserved_folds(ids: Sequence[str], patients: Mapping[str, str], labels
     if len(groups) < spec.folds:
         mend = f"set split.folds to {len(groups)} or less" if len(groups) > 1 else "use another split.scheme"
         raise MilbenchError(
-            f"the patients come from {count(len(groups), 'site')}, too few for {spec.folds} folds; {mend}."
+            f"the patients come from {count(len(groups), 'site')}, too few for {spec.folds} folds; {mend}.",
+            code="folds-impossible",
         )
     site_of = {patient: site for site, members in groups.items() for patient in members}
     for label in _patients_by_class(strata):
@@ -171,7 +176,8 @@ def site_preserved_folds(ids: Sequence[str], patients: Mapping[str, str], labels
         if len(homes) < 2:
             raise MilbenchError(
                 f"class {_named(label, classes)} comes from site {min(homes)!r} alone, so that no fold can train on it "
-                "and test it; use another split.scheme, or leave the class out."
+                "and test it; use another split.scheme, or leave the class out.",
+                code="folds-impossible",
             )
     tests = assign_sites(groups, strata, spec.folds, spec.seed)
     every = set(_patients_by_class(strata))
@@ -180,7 +186,8 @@ def site_preserved_folds(ids: Sequence[str], patients: Mapping[str, str], labels
     if any(len(found) < 2 for found in tested) or any(found != every for found in rest):
         raise MilbenchError(
             f"no division of {count(len(groups), 'site')} into {spec.folds} folds was found in which every fold tests "
-            "two classes or more and trains on all; set split.folds to less, or use another split.scheme."
+            "two classes or more and trains on all; set split.folds to less, or use another split.scheme.",
+            code="folds-impossible",
         )
     return [_validated(f"r0-f{k}", slides, labels, test, spec, [0, k]) for k, test in enumerate(tests)]
 
@@ -252,18 +259,23 @@ def read_split_record(folder: str | Path) -> SplitRecord:
         record = SplitRecord(**fields)
         intact = digest(fields) == sealed
     except OSError as error:
-        raise MilbenchError(f"{path} cannot be read: {error.strerror}; run the suite again.") from None
+        raise MilbenchError(
+            f"{path} cannot be read: {error.strerror}; run the suite again.", code="file-unreadable"
+        ) from None
     except (ValueError, KeyError, TypeError, AttributeError):
-        raise MilbenchError(f"{path} is no record of a split; run the suite again.") from None
+        raise MilbenchError(f"{path} is no record of a split; run the suite again.", code="cohort-damaged") from None
     if record.version > SPLIT_VERSION:
         raise MilbenchError(
-            f"{path} is of split version {record.version}, this milbench knows {SPLIT_VERSION}; upgrade."
+            f"{path} is of split version {record.version}, this milbench knows {SPLIT_VERSION}; upgrade.",
+            code="schema-unknown",
         )
     if not intact:
-        raise MilbenchError(f"{path} was changed after it was written; run the suite again.")
+        raise MilbenchError(f"{path} was changed after it was written; run the suite again.", code="cohort-damaged")
     for file in sorted((path.parent / "folds").glob("*.csv")):
         if record.folds.get(file.stem) != digest(read_fold(file).parts):
-            raise MilbenchError(f"{file} is not the fold that {path} describes; run the suite again.")
+            raise MilbenchError(
+                f"{file} is not the fold that {path} describes; run the suite again.", code="cohort-damaged"
+            )
     return record
 
 

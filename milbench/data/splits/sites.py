@@ -35,7 +35,8 @@ def sites_of(labels: Labels) -> dict[str, str]:
     if lost:
         raise MilbenchError(
             f"{count(len(lost), 'slide')} without a site, as their names are no TCGA barcodes: {some(lost)}; "
-            "set split.site_column to the column of the label table that names it."
+            "set split.site_column to the column of the label table that names it.",
+            code="sites-missing",
         )
     return {slide: site for slide, site in found.items() if site is not None}
 

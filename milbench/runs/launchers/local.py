@@ -122,12 +122,15 @@ def _check_limits(jobs: int) -> None:
     if allowed != resource.RLIM_INFINITY and allowed < needed:
         raise MilbenchError(
             f"this process may open {allowed} files, and {count(jobs, 'run')} at a time may need {needed}; allow more "
-            "(ulimit -n 256)" + (", or use fewer --jobs." if jobs > 1 else ".")
+            "(ulimit -n 256)" + (", or use fewer --jobs." if jobs > 1 else "."),
+            code="system-limit",
         )
     memory, _ = resource.getrlimit(resource.RLIMIT_AS)
     if memory != resource.RLIM_INFINITY and memory < _ADDRESS_BYTES:
         raise MilbenchError(
-            f"this process may take {memory >> 20:,} MiB of memory, and torch alone needs more; allow more (ulimit -v)."
+            f"this process may take {memory >> 20:,} MiB of memory, and torch alone "
+            "needs more; allow more (ulimit -v).",
+            code="system-limit",
         )
 
 
@@ -209,7 +212,8 @@ def _start(context: Any, work: Callable[[Any], Outcome], key: Any, task: Any, ti
             if attempt == REPEATS:
                 raise MilbenchError(
                     f"the process that starts the runs was ended {attempt + 1} times by something other than milbench; "
-                    "free memory or find out what ends it, then give the same command again."
+                    "free memory or find out what ends it, then give the same command again.",
+                    code="reader-ended",
                 ) from None
             _await_end(_server())
         except OSError as error:
@@ -217,7 +221,8 @@ def _start(context: Any, work: Callable[[Any], Outcome], key: Any, task: Any, ti
                 raise
             raise MilbenchError(
                 f"the system starts no process for a run ({error.strerror}); {_NO_MORE[error.errno]}, then give the "
-                "same command again."
+                "same command again.",
+                code="system-limit",
             ) from None
     deadline = None if timeout_s is None else time.monotonic() + timeout_s
     return _Running(key, task, process, ours, _server(), deadline)

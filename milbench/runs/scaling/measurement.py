@@ -221,7 +221,9 @@ class _Step:
             self()
             if scaler is None or scaler.get_scale() >= before:
                 return
-        raise MilbenchError("in fp16 a gradient overflows however little the loss is scaled by.")
+        raise MilbenchError(
+            "in fp16 a gradient overflows however little the loss is scaled by.", code="scaling-not-measured"
+        )
 
 
 def _flush(device: torch.device) -> Callable[[], Any]:

@@ -145,13 +145,16 @@ def plan_sweep(
     for name, value in (("rounds", rounds), ("iterations", iterations), ("threads", threads), ("dim", in_dim),
                         ("memory", memory_bytes), *(("a bag length", n) for n in lengths)):  # fmt: skip
         if value is not None and value < 1:
-            raise MilbenchError(f"{name} is {value}; it must be at least 1.")
+            raise MilbenchError(f"{name} is {value}; it must be at least 1.", code="option-bad-value")
     if threads is not None and threads > _cores():
-        raise MilbenchError(f"threads is {threads}, and this process may use {_cores()} cores; give at most as many.")
+        raise MilbenchError(
+            f"threads is {threads}, and this process may use {_cores()} cores; give at most as many.",
+            code="option-bad-value",
+        )
     if not lengths:
-        raise MilbenchError("the ladder is empty; give bag lengths such as 1k,4k,16k.")
+        raise MilbenchError("the ladder is empty; give bag lengths such as 1k,4k,16k.", code="option-bad-value")
     if unknown := [mode for mode in modes if mode not in MODES]:
-        raise MilbenchError(f"unknown mode {unknown[0]!r}; give infer, train or infer,train.")
+        raise MilbenchError(f"unknown mode {unknown[0]!r}; give infer, train or infer,train.", code="option-bad-value")
     device_type = _device(device)
     found = [resolve(text) for text in (methods or registry().names())]
     names = list(dict.fromkeys(method.canonical for method in found))
@@ -206,7 +209,10 @@ def run_sweep(
         with closing(run_all(work, [(None, MachineTask(plan.dtype, plan.threads, plan.device_type))], 1)) as results:
             ((_, machine),) = results
         if machine.outcome != "ok":
-            raise MilbenchError(f"this machine's own rates in {plan.dtype} could not be measured: {machine.reason}.")
+            raise MilbenchError(
+                f"this machine's own rates in {plan.dtype} could not be measured: {machine.reason}.",
+                code="scaling-not-measured",
+            )
         done.add(_MACHINE, machine)
     report(1, f"this machine, {plan.dtype}", machine)
     cap = plan.memory_bytes or int(MEMORY_SHARE * machine.value["available_bytes"])
@@ -314,7 +320,8 @@ def parse_lengths(text: str) -> tuple[int, ...]:
         match = re.fullmatch(r"\s*([0-9]+)([kKmM]?)\s*", word)
         if match is None or int(match[1]) < 1:
             raise MilbenchError(
-                f"{word.strip()!r} is no bag length; give positive whole numbers such as 500, 16k or 1M."
+                f"{word.strip()!r} is no bag length; give positive whole numbers such as 500, 16k or 1M.",
+                code="option-bad-value",
             )
         out.append(int(match[1]) * {"": 1, "k": 1_000, "m": 1_000_000}[match[2].lower()])
     return tuple(out)
@@ -358,7 +365,10 @@ def _pairs(names: Sequence[str], against: str | None) -> dict[str, str]:
         other = resolve(against).canonical
         pairs = {name: other for name in names if name != other}
         if not pairs:
-            raise MilbenchError(f"--against {against}: there is no other method to compare with it; add one with -m.")
+            raise MilbenchError(
+                f"--against {against}: there is no other method to compare with it; add one with -m.",
+                code="option-bad-value",
+            )
         return pairs
     pairs = {}
     for name in names:
@@ -368,7 +378,8 @@ def _pairs(names: Sequence[str], against: str | None) -> dict[str, str]:
     if not pairs:
         raise MilbenchError(
             f"none of {', '.join(names)} has an authors' form to be compared with; --against authors knows "
-            f"{', '.join(AUTHORS)}."
+            f"{', '.join(AUTHORS)}.",
+            code="option-bad-value",
         )
     return pairs
 
@@ -380,7 +391,8 @@ def _authors(spec: str) -> str:
         if isinstance(error.__cause__, ImportError):
             raise MilbenchError(
                 "the authors' form lives in milbench's tests: run the command in a checkout of milbench, with "
-                f"nystrom-attention installed ({error.__cause__})."
+                f"nystrom-attention installed ({error.__cause__}).",
+                code="option-bad-value",
             ) from error
         raise
 
@@ -388,10 +400,12 @@ def _authors(spec: str) -> str:
 def _device(wanted: str) -> str:
     known = ("auto", "cpu", "cuda")
     if wanted not in known:
-        raise MilbenchError(f"unknown device {wanted!r}.{did_you_mean(wanted, known)}")
+        raise MilbenchError(f"unknown device {wanted!r}.{did_you_mean(wanted, known)}", code="option-bad-value")
     available = torch.cuda.is_available()
     if wanted == "cuda" and not available:
-        raise MilbenchError("torch sees no CUDA device here; give --device cpu, or leave it out.")
+        raise MilbenchError(
+            "torch sees no CUDA device here; give --device cpu, or leave it out.", code="device-missing"
+        )
     return "cuda" if available and wanted != "cpu" else "cpu"
 
 

@@ -93,7 +93,10 @@ class StudySpec:
             ends = dimension.options if isinstance(dimension, Choice) else (dimension.low, dimension.high)
             for value in ends:
                 if (problem := unreadable(self.method, name, value)) is not None:
-                    raise MilbenchError(f"the search space of {self.method.name} cannot be searched: {problem}.")
+                    raise MilbenchError(
+                        f"the search space of {self.method.name} cannot be searched: {problem}.",
+                        code="tuning-bad-space",
+                    )
 
     @property
     def file_name(self) -> str:
@@ -217,7 +220,9 @@ def _with(search: StudySpec, task: TrainingTask, values: dict[str, Any], tuned: 
     try:
         recipe = Recipe.model_validate(task.spec.recipe.model_dump() | of_recipe)
     except ValidationError as error:
-        raise MilbenchError(f"{search}: a recipe with {of_recipe} is none: {error.errors()[0]['msg']}.") from None
+        raise MilbenchError(
+            f"{search}: a recipe with {of_recipe} is none: {error.errors()[0]['msg']}.", code="tuning-bad-space"
+        ) from None
     method = search.method.changed(of_method)
     # A search may set what no stacked training does: clipped gradients, say, or a schedule that follows validation.
     stacked = task.spec.stacked and stacks(recipe, task.spec.budget)

@@ -40,7 +40,8 @@ def open_storage(storage: str) -> optuna.storages.BaseStorage:
         told = str(error).strip().splitlines()
         raise MilbenchError(
             f"the tuning storage {storage} cannot be opened ({told[0] if told else type(error).__name__}); give a path "
-            "or a storage URL of Optuna."
+            "or a storage URL of Optuna.",
+            code="tuning-storage",
         ) from error
 
 
@@ -59,7 +60,10 @@ def _journal(path: Path) -> optuna.storages.journal.JournalFileBackend:
     from optuna.storages.journal._file import get_lock_file
 
     if path.is_symlink() or (path.exists() and not path.is_file()):
-        raise MilbenchError(f"the tuning journal {path} is a link or no file; remove it, or give another --storage.")
+        raise MilbenchError(
+            f"the tuning journal {path} is a link or no file; remove it, or give another --storage.",
+            code="tuning-storage",
+        )
 
     class Backend(JournalFileBackend):
         def __init__(self) -> None:
@@ -136,7 +140,8 @@ def read_line(line: bytes, path: Path, number: int) -> dict[str, Any] | None:
     """
     problem = MilbenchError(
         f"{path} was damaged after it was written, in line {number + 1}; put back a copy of it, or delete it and "
-        "all of its trials are made again."
+        "all of its trials are made again.",
+        code="tuning-storage",
     )
     text = line.decode("utf-8", errors="replace")
     if not line.endswith(b"\n"):
@@ -225,7 +230,7 @@ def import_optuna() -> Any:
     try:
         import optuna
     except ImportError as error:
-        raise MilbenchError("tuning needs Optuna: pip install 'milbench[tune]'.") from error
+        raise MilbenchError("tuning needs Optuna: pip install 'milbench[tune]'.", code="package-missing") from error
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     return optuna
 

@@ -73,7 +73,7 @@ def run_trial(
         and ``used``: ``steps``, ``flops``, ``device_seconds``, ``seconds``.
     """
     if trial.task.test:
-        raise MilbenchError("a trial was given test slides.")
+        raise MilbenchError("a trial was given test slides.", code="tuning-test-slides")
     rows: list[dict[str, Any]] = []
 
     def on_evaluation(progress: float, row: dict[str, Any]) -> None:
