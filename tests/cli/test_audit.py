@@ -143,7 +143,7 @@ def test_a_run_refuses_until_every_error_is_waived_by_its_code(tmp_path, cli):
     assert refused.err == (
         f"milbench: cohort planted, fold fold0: 1 patient with slides both in train and in test: {patient!r}; "
         "a patient belongs in one part (patient-overlap; and 1 more problem, which milbench audit lists); "
-        'mend it, or run in spite of it with "patient-overlap" in the waive list of its [[data]].\n'
+        'mend it, or run in spite of it with "patient-overlap" in the waive list of its [[data]]. [patient-overlap]\n'
     )
     assert not (tmp_path / "results").exists()
     waive(tmp_path, "patient-overlap")
