@@ -9,10 +9,10 @@ import numpy as np
 import pandas as pd
 import pytest
 from sklearn.metrics import balanced_accuracy_score, log_loss, roc_auc_score
-from support.archive import archive
 
 from milbench.config.suites import load_suite
 from milbench.runs.store import read_suite
+from results.archive_runs import archive
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 ARCHIVES = sorted(RESULTS.glob("*/runs.tar.xz"))

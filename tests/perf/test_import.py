@@ -15,7 +15,7 @@ pytestmark = pytest.mark.perf
 
 
 def test_import_against_copy(benchmark, tmp_path):
-    """At the command line: `python tests/support/claims.py`.
+    """At the command line: `python results/perf/claims.py`.
 
     A quiet machine shows 0.5: files are read in a process of their own, which can be ended where a library does not
     come back. Read in the process itself, as before, it was 1.1.

@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from support.coverage import COVERAGE_BAND, LEVEL_BAND, MACRO_COUNTS, TABLES, Sizes, main, table
-from support.coverage_report import write
+
+from results.statistics.coverage_report import COVERAGE_BAND, LEVEL_BAND, write
+from results.statistics.simulate_coverage import MACRO_COUNTS, TABLES, Sizes, main, table
 
 RESULTS = Path(__file__).resolve().parents[2] / "results" / "statistics"
 SMALL = {
@@ -181,7 +182,7 @@ def test_a_table_is_made_again_alone_and_the_others_stay(small, tmp_path, monkey
 @pytest.fixture(scope="module")
 def committed():
     if not (RESULTS / "intervals.csv").is_file():
-        pytest.skip("results/statistics is not made yet: python tests/support/coverage.py")
+        pytest.skip("results/statistics is not made yet: python results/statistics/simulate_coverage.py")
     return {name: pd.read_csv(RESULTS / f"{name}.csv") for name in TABLES}
 
 

@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats as sp
 from support import simulated
-from support.coverage import areas_under, cohort_means
 
 from milbench import stats
 from milbench.stats.seeds import FIELD_SPREAD, LEAST, Mean, SeedError
+from results.statistics.simulate_coverage import areas_under, cohort_means
 
 LABELS = simulated.labelled(60, 0.5)
 

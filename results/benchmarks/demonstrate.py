@@ -1,8 +1,9 @@
-"""Show that the regression benchmarks are quiet and not blind, on the real tree: ``demonstrate.py [RUNS] [FOLDER]``.
+"""Demonstrate the regression benchmarks on the real tree: ``python results/benchmarks/demonstrate.py [RUNS] [FOLDER]``.
 
-Records a reference, judges RUNS (10) further runs of the unchanged tree, one with half as much work again planted into
-abmil at 8000 patches, and one with as much memory again. Takes RUNS + 3 times two minutes or so; leave the machine
-alone meanwhile. The benchmark files stay in FOLDER. Exit code 0: no alarm without a fault, and both faults caught.
+Records a reference, compares it with RUNS (10) further runs of the unchanged tree, with one with half as much
+work again planted into abmil at 8000 patches, and with one with as much memory again. Takes RUNS + 3 times two minutes
+or so; leave the machine alone meanwhile. The benchmark files stay in FOLDER. Exit
+code 0: no alarm without a fault, and both faults caught.
 """
 
 from __future__ import annotations

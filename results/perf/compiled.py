@@ -1,4 +1,4 @@
-"""Whether ``torch.compile`` pays: ``python tests/support/compiled.py [FOLDER]``, plain and compiled methods in turns.
+"""Whether ``torch.compile`` pays: ``python results/perf/compiled.py [FOLDER]``, plain and compiled methods in turns.
 
 One bag of 10,000 patches and one of 64, d = 1024, fp32, inference and forward with backward; all cores; a few minutes,
 most of them compiling. Writes ``compiled-<device>-torch<version>.md``. Where a compiled method differs from the plain
@@ -12,8 +12,6 @@ import time
 from pathlib import Path
 
 import torch
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import milbench
 from milbench.measure.environment import environment
@@ -64,7 +62,7 @@ def main(folder: Path) -> None:
                 lines.append(f"| {name} | {mode} | {n:,} | {line} |")
                 print(lines[-1], flush=True)
     text = (
-        f"# torch.compile, measured\n\nMade by `python tests/support/compiled.py`, {torch.get_num_threads()} threads, "
+        f"# torch.compile, measured\n\nMade by `python results/perf/compiled.py`, {torch.get_num_threads()} threads, "
         f"{(time.perf_counter() - began) / 60:.0f} min.\n\n"
     )
     folder.mkdir(parents=True, exist_ok=True)

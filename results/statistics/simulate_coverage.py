@@ -1,4 +1,4 @@
-"""How often intervals cover and tests reject, by simulation: ``python tests/support/coverage.py [FOLDER]``.
+"""How often intervals cover and tests reject: ``python results/statistics/simulate_coverage.py [FOLDER]``.
 
 Writes one CSV for each table and a README that shows them to ``results/statistics``. ``--tables macro seeds`` makes
 these tables only and keeps the others of the folder; ``--quick`` uses few simulations. Each table is a function of
@@ -23,15 +23,16 @@ import numpy as np
 import pandas as pd
 from scipy import stats as sp
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests"))  # results/README.md, "Programs"
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from support import simulated
 
 from milbench import stats
-from support import simulated
+from results.statistics.coverage_report import read, write
 
 SLIDES, AUCS = (50, 130, 500), (0.6, 0.9, 0.98)
 LEVEL, ALPHA = 0.95, 0.05
-#: What the project asks of a 95 % interval, and of a test at 5 %.
-COVERAGE_BAND, LEVEL_BAND = (0.935, 0.965), (0.035, 0.065)
 
 Row = dict[str, Any]
 CLOSED = ("logit", "guarded", "wald")
@@ -570,8 +571,6 @@ def table(name: str, sizes: Sizes) -> pd.DataFrame:
 
 
 def main(arguments: list[str]) -> None:
-    from support.coverage_report import read, write
-
     parser = argparse.ArgumentParser(description="Simulate coverage and level; write tables and their README.")
     parser.add_argument("folder", nargs="?", type=Path, default=Path("results/statistics"))
     parser.add_argument("--tables", nargs="+", choices=list(TABLES), default=list(TABLES), metavar="TABLE")

@@ -1,7 +1,8 @@
-"""Memory of attention export: ``python tests/support/attention.py [N [METHOD ...]]``, N = 100,000 by default.
+"""Memory of attention export: ``python results/interpretability/attention_memory.py [N [METHOD ...]]``.
 
-Prints a line a method: the high-water mark of the whole process, features and libraries included, and what the export
-itself added at its worst moment. Every method is measured in a process of its own, in fp32 with 1024-d features.
+N is 100,000 by default. Prints a line a method: the high-water mark of the whole process, features and libraries
+included, and what the export itself added at its worst moment. Every method is measured in a
+process of its own, in fp32 with 1024-d features.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Keep the runs behind a committed table: ``python tests/support/archive.py results/runs/SUITE-v1 results/SUITE``.
+"""Keep the runs behind a committed table: ``python results/archive_runs.py results/runs/SUITE-v1 results/SUITE``.
 
 Writes ``runs.tar.xz`` into the second folder: every run's predictions and record, the cohorts' labels and folds, and
 the measured costs, so that a reader can compute any score again without training anything. Two archives of the same

@@ -1,4 +1,4 @@
-"""The table of what is claimed about speed and memory, measured: ``python tests/support/claims.py [running | FOLDER]``.
+"""The table of what is claimed about speed and memory, measured: ``python results/perf/claims.py [running | FOLDER]``.
 
 Pairs run in turns, two warm calls before a timed one where a call is short; medians; all cores; d = 1024, fp32. Memory
 and the bag of a million patches are measured in processes of their own. Takes about ten minutes on two cores, and must
@@ -24,7 +24,10 @@ import h5py
 import numpy as np
 import torch
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests"))  # results/README.md, "Programs"
+
+from support.half import digits
+from support.transmil import AuthorsTransMIL
 
 import milbench
 from milbench import stats
@@ -41,8 +44,6 @@ from milbench.training.loader import BagLoader
 from milbench.training.loop import train
 from milbench.training.optimizers import build_optimizer
 from milbench.training.task import TrainingTask
-from support.half import digits
-from support.transmil import AuthorsTransMIL
 
 DIM = 1024
 LABEL = torch.ones(1, dtype=torch.long)
@@ -380,7 +381,7 @@ def main(folder: Path, part: str = "") -> None:
     rows = running() if part else measure()
     lines = ["| What | At least | Measured |", "|---|---|---|", *(f"| {' | '.join(row)} |" for row in rows)]
     text = (
-        f"# Claims, measured\n\nMade by `python tests/support/claims.py{part and ' ' + part}`, {THREADS} threads.\n\n"
+        f"# Claims, measured\n\nMade by `python results/perf/claims.py{part and ' ' + part}`, {THREADS} threads.\n\n"
         + "\n".join(lines)
     )
     (folder / f"{stem}.md").write_text(text + "\n")

@@ -1,4 +1,4 @@
-"""The tables of coverage.py as CSV files and one README: a column a method, what lies outside its band marked."""
+"""The tables of simulate_coverage.py as CSV files and a README: a column a method, shares outside their band marked."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import numpy as np
 import pandas as pd
 import scipy
 
-from support.coverage import COVERAGE_BAND, LEVEL_BAND
-
 if TYPE_CHECKING:
-    from support.coverage import Sizes
+    from results.statistics.simulate_coverage import Sizes
 
+#: Shares within which a 95 % interval should cover, and a test at 5 % reject.
+COVERAGE_BAND, LEVEL_BAND = (0.935, 0.965), (0.035, 0.065)
 #: table -> (title, what to know of it)
 _TEXTS = {
     "intervals": (
@@ -186,10 +186,10 @@ def write(tables: dict[str, pd.DataFrame], sizes: Sizes, minutes: dict[str, floa
     least, most = (f"{100 * x:g}" for x in LEVEL_BAND)
     errors = pd.concat([t["error"] for t in tables.values()])
     head = f"""
-        Made by `python tests/support/coverage.py`: {sizes.closed:,} simulations of what has a closed form,
-        {sizes.resampled:,} of what is resampled, with up to {sizes.resamples} resamples, and fewer where the CSV says
-        so; {sum(minutes.values()):.0f} min of one core, of each table in `{MINUTES}`. numpy {np.__version__}, scipy
-        {scipy.__version__}, Python {platform.python_version()}.
+        Made by `python results/statistics/simulate_coverage.py`: {sizes.closed:,} simulations of what has a closed
+        form, {sizes.resampled:,} of what is resampled, with up to {sizes.resamples} resamples, and fewer where the
+        CSV says so; {sum(minutes.values()):.0f} min of one core, of each table in `{MINUTES}`. numpy {np.__version__},
+        scipy {scipy.__version__}, Python {platform.python_version()}.
         """
     marks = f"""
         Nominal 95 % intervals should cover {low} to {high} %, tests at 5 % reject {least} to {most} % where nothing is

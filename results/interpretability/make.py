@@ -1,4 +1,4 @@
-"""What trained methods attend to, scored: ``python tests/support/interpretability.py FOLDER [METHOD ...]``.
+"""What trained methods attend to, scored: ``python results/interpretability/make.py FOLDER [METHOD ...]``.
 
 Every method is trained with its own recipe and one seed, on digits-bags and on planted-slides of some 200 patches
 (their test bags are scored) and, where the shared data are found, on the 100 colon-cancer images in 5 stratified folds
@@ -24,7 +24,9 @@ import pandas as pd
 import torch
 from sklearn.model_selection import StratifiedKFold, train_test_split
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests"))  # results/README.md, "Programs"
+
+from support.shared import SHARED
 
 import milbench
 from milbench.bags import Bags
@@ -37,7 +39,6 @@ from milbench.registry import resolve
 from milbench.training.loader import BagLoader
 from milbench.training.loop import train
 from milbench.training.task import TrainingTask
-from support.shared import SHARED
 
 Labels = tuple[tuple[str, int], ...]
 
