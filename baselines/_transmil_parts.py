@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from .transmil import TransMIL, _Block
 
 
-def raster(bags: Bags) -> Tensor:
+def raster_order(bags: Bags) -> Tensor:
     """Return ``(N,)`` int64: the rows of each bag by y, then x; rows at one place stay in storage order.
 
     Raises:
@@ -37,7 +37,7 @@ def raster(bags: Bags) -> Tensor:
     return by if len(bags) == 1 else by[bags.index[by].argsort(stable=True)]
 
 
-class Grids:
+class SquareGrids:
     """Square grids of bags of several sizes in one padded batch: which row, token and cell correspond.
 
     A bag of n rows has side H = ceil(sqrt n) and H*H tokens, token t being row t, and beyond the end row t - n, or
@@ -54,7 +54,7 @@ class Grids:
         self.same = len(set(sides)) == 1
         self.side = max(sides)
         self.zeros = zeros
-        self.alone = len(lengths) == 1  # nothing has to be looked up then
+        self.alone = len(lengths) == 1  # no index is needed then
         if self.alone:
             return
         t = torch.arange(self.side**2, device=device).expand(len(lengths), -1)
@@ -95,19 +95,19 @@ class Grids:
         return (total / self.lengths[:, None]).to(tokens.dtype)
 
 
-#: sides of grids at which batches part, so that none is padded to much more than it needs
-EDGES = (4, 6, 8, 11, 16, 20, 25, 32, 40, 50, 64)
+#: Largest sides of the grids of each bucket, so that no bag is padded to much more than it needs.
+BUCKET_SIDES = (4, 6, 8, 11, 16, 20, 25, 32, 40, 50, 64)
 
 
-def alike(sides: list[int], attn: NystromAttention) -> list[list[int]]:
-    """Part those bags that are small into batches by their grids' sides; the large ones are in none.
+def bucket_by_grid_size(sides: list[int], attn: NystromAttention) -> list[list[int]]:
+    """Group small bags into batches by the sides of their grids; large bags are in no batch.
 
-    Nor is a bag of more tokens than landmarks that would be alone: streaming it costs less.
+    A bag of more tokens than landmarks that would be a batch of its own is left out as well: streaming it costs less.
     """
     groups: dict[tuple[bool, int], list[int]] = {}
     for i, side in enumerate(sides):
         if attn.room(rows := side * side + 1):
-            groups.setdefault((rows > attn.landmarks, bisect_left(EDGES, side)), []).append(i)
+            groups.setdefault((rows > attn.landmarks, bisect_left(BUCKET_SIDES, side)), []).append(i)
     batches = []
     for (above, _), group in sorted(groups.items()):
         if above and len(group) == 1:
@@ -117,7 +117,7 @@ def alike(sides: list[int], attn: NystromAttention) -> list[list[int]]:
     return batches
 
 
-def shares(weights: Tensor, n: int) -> Tensor:
+def patch_attention(weights: Tensor, n: int) -> Tensor:
     """Fold weights of tokens, (H*H, heads) or (n, heads), onto the n patches; each head's positive part sums to 1."""
     folded = weights[:n] + F.pad(weights[n:], (0, 0, 0, 2 * n - len(weights)))
     positive = folded.clamp(min=0)

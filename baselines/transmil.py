@@ -16,7 +16,7 @@ from milbench.errors import MilbenchError
 from milbench.nn import PPEG, Linear, NystromAttention, SquareTokens, product_dtype
 from milbench.nn.nystrom.value_conv import BLOCK
 
-from ._transmil_parts import Grids, alike, contributions, mean_normed, raster, shares
+from ._transmil_parts import SquareGrids, bucket_by_grid_size, contributions, mean_normed, patch_attention, raster_order
 
 
 class TransMIL(Aggregator):
@@ -165,16 +165,16 @@ class TransMIL(Aggregator):
             return None
         if self.order == "storage":
             return contributions(self, bags.x)
-        order = raster(bags)
+        order = raster_order(bags)
         back = order.argsort()
         parts, own = contributions(self, bags.x[order])
         return parts[back][:, back], own[back]
 
     def pool(self, bags: Bags, attention: bool) -> BagOutput:
-        """Pool the rows in the order asked for."""
+        """Pool the rows in the order of the parameter `order`."""
         if self.order == "storage":
             return self._pool(bags, attention)
-        order = raster(bags)
+        order = raster_order(bags)
         out = self._pool(bags.with_features(bags.x[order]), attention)
         if out.attention is not None:
             out.attention = out.attention[order.argsort()]
@@ -184,16 +184,16 @@ class TransMIL(Aggregator):
         """Pool small bags together, padded; large ones, with work enough, one by one."""
         sides = [math.isqrt(n - 1) + 1 for n in bags.lengths]
         starts = [0, *accumulate(bags.lengths)]
-        # Tokens whose weight is a patch's: a row again is its patch's, a zero is nobody's.
+        # Tokens whose weight belongs to a patch: a repeated row to its patch, a zero row to none.
         owned = bags.lengths if self.square == "zeros" else [side * side for side in sides]
         tokens: dict[int, Tensor] = {}
         weights: dict[int, Tensor] = {}
         attn = self._layers()[0].attn
-        for group in alike(sides, attn):
+        for group in bucket_by_grid_size(sides, attn):
             rows = bags.x if len(group) == len(bags) else torch.cat([bags.x[starts[i] : starts[i + 1]] for i in group])
-            found, row = self._batched(self.embed(rows), [bags.lengths[i] for i in group])
+            pooled, row = self._batched(self.embed(rows), [bags.lengths[i] for i in group])
             for at, i in enumerate(group):
-                tokens[i] = found[at : at + 1]
+                tokens[i] = pooled[at : at + 1]
                 if row is not None:
                     weights[i] = row[at, 1 : 1 + owned[i]]
         for i in [i for i in range(len(bags)) if i not in tokens]:
@@ -205,7 +205,7 @@ class TransMIL(Aggregator):
             embedding = self.norm(embedding)
         given = None
         if attention and self.readout == "class":
-            given = torch.cat([shares(weights[i], n) for i, n in enumerate(bags.lengths)])
+            given = torch.cat([patch_attention(weights[i], n) for i, n in enumerate(bags.lengths)])
         elif attention:
             given = torch.cat([embedding.new_full((n, attn.heads), 1 / n) for n in bags.lengths])
         return BagOutput(self.head(embedding), given, embedding)
@@ -222,7 +222,7 @@ class TransMIL(Aggregator):
         embed = self.embed[0]
         h = SquareTokens.apply(x, embed.weight, embed.bias, self.cls_token[0, 0], side, self.square == "zeros")
         whole, last = self._whole(), self._layers()[-1]
-        # Training keeps what every step has made; inference writes over the tokens, with one buffer beside them.
+        # Training keeps the tokens of every step; inference overwrites them in place, with one more buffer.
         keeps = torch.is_grad_enabled() or any(block.attn.drops for block in whole)
         spare = None if keeps else torch.empty_like(h, dtype=product_dtype(h))
         if len(self.blocks) == 1:
@@ -242,7 +242,7 @@ class TransMIL(Aggregator):
     def _batched(self, h: Tensor, lengths: list[int]) -> tuple[Tensor, Tensor | None]:
         """As `_long`, of B bags of embedded rows: ``(B, dim)`` and ``(B, T, heads)``."""
         h = h.to(self.cls_token.dtype)  # autocast makes products; the residual stream stays exact
-        grids = Grids(lengths, h.device, self.square == "zeros")
+        grids = SquareGrids(lengths, h.device, self.square == "zeros")
         tokens = grids.tokens(h)
         h = torch.cat([self.cls_token.expand(len(lengths), -1, -1), tokens], dim=1)
         rows = grids.cells + 1
@@ -266,7 +266,7 @@ class TransMIL(Aggregator):
         self.ppeg.tokens_in_place(h, side)
         return h
 
-    def _encode_batch(self, h: Tensor, grids: Grids) -> Tensor:
+    def _encode_batch(self, h: Tensor, grids: SquareGrids) -> Tensor:
         if self.ppeg is None:
             return h
         return torch.cat([h[:, :1], grids.rows(self.ppeg(grids.square(h[:, 1:]))).to(h.dtype)], dim=1)
