@@ -417,7 +417,7 @@ def command_line() -> str:
                 ("0", "ok"),
                 ("1", "wrong usage or bad input; nothing has run"),
                 ("2", "some runs did not end `ok`, or defects were found"),
-                ("3", "performance regression (`milbench measure --judge`)"),
+                ("3", "performance regression (`milbench measure --compare`)"),
                 ("130", "interrupted; the same command continues"),
                 ("141", "the reader of stdout has gone"),
             ],

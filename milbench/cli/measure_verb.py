@@ -32,10 +32,13 @@ def measure_command(
         Path("results/perf"), "--out", help="Folder of the files; those of one name are replaced."
     ),
     name: str = typer.Option(None, "--name", help="Name of the files; default: device, torch and dtype."),
-    judge: Path = typer.Option(
-        None, "--judge", help="Measure nothing; compare a file of pytest-benchmark with the committed references."
+    compare: Path = typer.Option(
+        None,
+        "--compare",
+        "--judge",
+        help="Measure nothing; compare a file of pytest-benchmark with the committed references.",
     ),
-    reference: Path = typer.Option(None, "--reference", help="With --judge: the folder of the references."),
+    reference: Path = typer.Option(None, "--reference", help="With --compare: the folder of the references."),
 ) -> None:
     """Measure time and memory of methods against bag length, and how near they come to what this machine can do.
 
@@ -45,14 +48,14 @@ def measure_command(
 
     Example: milbench measure -m transmil -m abmil --ladder 1k,4k,16k --mode infer
 
-    Exit code: 0 all cells ok, 1 bad input (nothing has run), 2 some cells did not end ok, 3 regression (--judge).
+    Exit code: 0 all cells ok, 1 bad input (nothing has run), 2 some cells did not end ok, 3 regression (--compare).
     """
-    if judge is not None:
-        _judge(judge, reference)
+    if compare is not None:
+        _compare(compare, reference)
     from ..errors import MilbenchError
 
     if reference is not None:
-        raise MilbenchError("--reference goes with --judge; leave it out to measure.", code="option-conflict")
+        raise MilbenchError("--reference goes with --compare; leave it out to measure.", code="option-conflict")
     from ..runs.launchers.local import warm_up
 
     warm_up()
@@ -112,10 +115,10 @@ def _words(text: str) -> list[str]:
     return list(dict.fromkeys(word.strip() for word in text.split(",")))
 
 
-def _judge(file: Path, reference: Path | None) -> None:
-    from ..measure.perf_regression import judge_file
+def _compare(file: Path, reference: Path | None) -> None:
+    from ..measure.perf_regression import compare_file
 
-    report = judge_file(file) if reference is None else judge_file(file, reference)
+    report = compare_file(file) if reference is None else compare_file(file, reference)
     for line in report.lines:
         echo(line)
     raise typer.Exit(report.exit_code)

@@ -167,7 +167,7 @@ def save(new: str | Path, folder: str | Path = REFERENCES) -> Path:
 
 
 def choose(new: BenchmarkFile, folder: str | Path) -> BenchmarkFile | None:
-    """Return the reference to judge a run by: its own machine class's, else the most similar class's, else None."""
+    """Return the reference for a run: its own machine class's, else the most similar class's, else None."""
     own = Path(folder) / new.machine_class / FILE_NAME
     if own.is_file():
         return read(own)

@@ -1,7 +1,7 @@
 """Performance regressions: a run of the benchmarks against the committed reference, by asv's rule.
 
 **The rule.** A quantity got worse when its median grew by more than a stated factor, by more than a stated floor, AND
-a one-sided Mann-Whitney test on the raw samples says p < .002. The factor is what carries the judgement: samples of one
+a one-sided Mann-Whitney test on the raw samples says p < .002. The factor decides: samples of one
 run share that run's luck (placement of memory, clock), so p alone overstates; p keeps a factor between two noisy
 medians from counting.
 
@@ -9,9 +9,9 @@ medians from counting.
 rounds (a matrix product and a copy; for start-up an empty interpreter). A noisy neighbour slows the seconds but not the
 ratio; a lucky yardstick moves the ratio but not the seconds.
 
-**Another machine class.** Seconds are not judged. Ratios are, by a wider factor: against the yardsticks of that run
+**Another machine class.** Seconds are not compared. Ratios are, by a wider factor: against the yardsticks of that run
 (all must agree, for machines differ in how compute and bandwidth relate), and against the authors' form where it was
-recorded. Bytes depend little on the machine and are judged as ever.
+recorded. Bytes depend little on the machine and are compared in the same way.
 
 What has no reference, or is missing in the new run, fails: it was not looked at.
 """
@@ -73,7 +73,7 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Row:
-    """One judged quantity of one benchmark.
+    """One compared quantity of one benchmark.
 
     Attributes:
         benchmark: its name.
@@ -81,7 +81,7 @@ class Row:
             (bytes).
         old, new, factor, p: as in `Verdict`; NaN where there was nothing to compare.
         verdict: ``ok``, ``better``, ``slow machine`` (seconds are worse, but so are the machine's yardsticks),
-            ``not judged`` (seconds of another machine class), or one of `FAILURES`.
+            ``not compared`` (seconds of another machine class), or one of `FAILURES`.
     """
 
     benchmark: str
@@ -104,12 +104,12 @@ class Row:
 
 @dataclass(frozen=True)
 class Report:
-    """What `judge_file` found.
+    """The result of `compare_file`.
 
     Attributes:
         lines: for people; failures first.
         rows: everything that was compared.
-        exit_code: 0, or 3 when something regressed or could not be judged for want of a reference.
+        exit_code: 0, or 3 when something regressed or had no reference.
     """
 
     lines: list[str]
@@ -117,7 +117,7 @@ class Report:
     exit_code: int
 
 
-def judge_samples(new: ArrayLike, old: ArrayLike, factor: float = TIME_FACTOR, alpha: float = ALPHA,
+def compare_samples(new: ArrayLike, old: ArrayLike, factor: float = TIME_FACTOR, alpha: float = ALPHA,
                   floor: float = 0.0) -> Verdict:  # fmt: skip
     """Compare raw samples by the rule.
 
@@ -141,8 +141,8 @@ def judge_samples(new: ArrayLike, old: ArrayLike, factor: float = TIME_FACTOR, a
     return Verdict(was, now, grown, p, worse, 1 / math.comb(len(x) + len(y), len(x)) < alpha)
 
 
-def judge_file(new: str | Path, reference: str | Path = REFERENCES) -> Report:
-    """Judge a run of the benchmarks by the committed references.
+def compare_file(new: str | Path, reference: str | Path = REFERENCES) -> Report:
+    """Compare a run of the benchmarks with the committed references.
 
     Args:
         new: a file of ``--benchmark-json``.
@@ -157,13 +157,13 @@ def judge_file(new: str | Path, reference: str | Path = REFERENCES) -> Report:
     )
     due = choose(file, reference)
     if due is None:
-        return Report([f"no reference in {reference}: nothing was judged; make one with {remake}"], [], REGRESSION)
+        return Report([f"no reference in {reference}: nothing was compared; make one with {remake}"], [], REGRESSION)
     same = due.machine_class == file.machine_class
-    rows = [row for name in {**file.benchmarks, **due.benchmarks} for row in _judge(name, file, due, same)]
+    rows = [row for name in {**file.benchmarks, **due.benchmarks} for row in _compare(name, file, due, same)]
     lines = [f"machine class {file.machine_class}, reference {due.path}"]
     if not same:
         lines.append(
-            f"that reference is of another machine class: seconds are not judged, only memory and ratios "
+            f"that reference is of another machine class: seconds are not compared, only memory and ratios "
             f"(limit {RATIO_FACTOR}x); make one of this class with {remake}"
         )
     elif drift := _drift(file, due):
@@ -189,7 +189,7 @@ def save_reference(new: str | Path, reference: str | Path = REFERENCES) -> Path:
     """Make a run of the benchmarks the reference of its machine class, without host, user or paths; return its path.
 
     Raises:
-        MilbenchError: the file cannot be read, has too few samples to be judged by, or cannot be written.
+        MilbenchError: the file cannot be read, has too few samples for a comparison, or cannot be written.
     """
     for benchmark in read(new).benchmarks.values():
         for samples in (benchmark.seconds, benchmark.peak_bytes):
@@ -203,7 +203,7 @@ def save_reference(new: str | Path, reference: str | Path = REFERENCES) -> Path:
     return save(new, reference)
 
 
-def _judge(name: str, file: BenchmarkFile, due: BenchmarkFile, same: bool) -> list[Row]:
+def _compare(name: str, file: BenchmarkFile, due: BenchmarkFile, same: bool) -> list[Row]:
     new, old = file.benchmarks.get(name), due.benchmarks.get(name)
     if new is None:
         return [_absent(name, "time", "missing")]
@@ -216,8 +216,8 @@ def _judge(name: str, file: BenchmarkFile, due: BenchmarkFile, same: bool) -> li
         rows.append(_absent(name, f"time / {quantity}", "no reference"))
     if len(new.peak_bytes) and len(old.peak_bytes):
         limits = (MEMORY_FACTOR, ALPHA, MEMORY_FLOOR_BYTES)
-        verdict = judge_samples(new.peak_bytes, old.peak_bytes, *limits)
-        better = judge_samples(old.peak_bytes, new.peak_bytes, *limits).regression
+        verdict = compare_samples(new.peak_bytes, old.peak_bytes, *limits)
+        better = compare_samples(old.peak_bytes, new.peak_bytes, *limits).regression
         rows.append(_row(name, "peak memory", verdict, _word(verdict, verdict.regression, better)))
     elif len(new.peak_bytes) or len(old.peak_bytes):
         rows.append(_absent(name, "peak memory", "missing" if len(old.peak_bytes) else "no reference"))
@@ -225,7 +225,7 @@ def _judge(name: str, file: BenchmarkFile, due: BenchmarkFile, same: bool) -> li
 
 
 def _time(new: Benchmark, old: Benchmark, same: bool) -> list[Row]:
-    """Judge seconds and ratios of one benchmark together."""
+    """Compare seconds and ratios of one benchmark together."""
     factor = TIME_FACTOR if same else RATIO_FACTOR
     ratios = {
         name: _both_ways(new.seconds / new.beside[name], old.seconds / old.beside[name], factor,
@@ -237,13 +237,13 @@ def _time(new: Benchmark, old: Benchmark, same: bool) -> list[Row]:
     agreeing = [*machine, *([seconds] if same else [])]
     worse = bool(agreeing) and all(worse.regression for worse, _ in agreeing)
     better = bool(agreeing) and all(better.regression for _, better in agreeing)
-    judged = _word(seconds[0], worse, better)
-    if same and judged == "ok" and seconds[0].regression:
-        judged = "slow machine"
-    rows = [_row(new.name, "time", seconds[0], judged if same else "not judged")]
+    word_for_time = _word(seconds[0], worse, better)
+    if same and word_for_time == "ok" and seconds[0].regression:
+        word_for_time = "slow machine"
+    rows = [_row(new.name, "time", seconds[0], word_for_time if same else "not compared")]
     for name, (verdict, reverse) in ratios.items():
         if name == AUTHORS:
-            word = "not judged" if same else _word(verdict, verdict.regression, reverse.regression)
+            word = "not compared" if same else _word(verdict, verdict.regression, reverse.regression)
         else:
             # On a machine of the class the seconds carry the verdict; elsewhere the ratios do.
             word = "ok" if same else _word(verdict, worse, better)
@@ -252,7 +252,7 @@ def _time(new: Benchmark, old: Benchmark, same: bool) -> list[Row]:
 
 
 def _both_ways(new: ArrayLike, old: ArrayLike, factor: float, floor: float) -> tuple[Verdict, Verdict]:
-    return judge_samples(new, old, factor, ALPHA, floor), judge_samples(old, new, factor, ALPHA, floor)
+    return compare_samples(new, old, factor, ALPHA, floor), compare_samples(old, new, factor, ALPHA, floor)
 
 
 def _word(verdict: Verdict, worse: bool, better: bool) -> str:
@@ -289,10 +289,13 @@ def _mebibytes(value: float) -> str:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run ``judge FILE [FOLDER]`` or ``save FILE [FOLDER]``; exit code 0 ok, 1 usage or bad input, 3 regression."""
-    if len(arguments) not in (2, 3) or arguments[0] not in ("judge", "save"):
+    """Run ``compare FILE [FOLDER]`` or ``save FILE [FOLDER]``; exit code 0 ok, 1 usage or bad input, 3 regression.
+
+    ``judge``, the former name of ``compare``, keeps working.
+    """
+    if len(arguments) not in (2, 3) or arguments[0] not in ("compare", "judge", "save"):
         sys.stderr.write(
-            f"usage: python -m milbench.measure.perf_regression judge|save FILE [FOLDER, default {REFERENCES}]\n"
+            f"usage: python -m milbench.measure.perf_regression compare|save FILE [FOLDER, default {REFERENCES}]\n"
         )
         return 1
     verb, new, folder = (*arguments, str(REFERENCES))[:3]
@@ -300,7 +303,7 @@ def main(arguments: Sequence[str]) -> int:
         if verb == "save":
             print(save_reference(new, folder))
             return 0
-        report = judge_file(new, folder)
+        report = compare_file(new, folder)
     except MilbenchError as error:
         sys.stderr.write(f"milbench: {error} [{error.code}]\n")
         return 1

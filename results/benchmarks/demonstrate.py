@@ -14,7 +14,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from milbench.measure.perf_regression import Report, judge_file, save_reference
+from milbench.measure.perf_regression import Report, compare_file, save_reference
 
 ROOT = Path(__file__).resolve().parents[2]
 TARGET = "abmil-train-8000"
@@ -45,12 +45,12 @@ def main(runs: int, folder: Path) -> int:
     print(f"files in {folder}; reference {save_reference(measure(folder / 'reference.json'), references)}", flush=True)
     quiet = True
     for i in range(runs):
-        report = judge_file(measure(folder / f"unchanged{i}.json"), references)
+        report = compare_file(measure(folder / f"unchanged{i}.json"), references)
         show(f"unchanged, run {i + 1} of {runs}", report)
         quiet &= report.exit_code == 0
     caught = True
     for kind, quantity in (("slow", "time"), ("memory", "peak memory")):
-        report = judge_file(measure(folder / f"{kind}.json", f"{kind}:{TARGET}"), references)
+        report = compare_file(measure(folder / f"{kind}.json", f"{kind}:{TARGET}"), references)
         show(f"planted in {TARGET}: {kind}", report)
         regressed = [(row.benchmark, row.quantity) for row in report.rows if row.verdict == "regression"]
         caught &= report.exit_code == 3 and regressed == [(f"test_regression.py::test_method[{TARGET}]", quantity)]

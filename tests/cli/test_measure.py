@@ -91,8 +91,8 @@ def test_what_did_not_fit_is_a_row_and_exit_code_2(cli, tmp_path):
         ("--name a/b", "is no plain file name"),
         ("--out taken", "taken is a file; give another --out"),
         ("--out taken/below", "taken is a file and taken/below cannot be made"),
-        ("--reference here", "--reference goes with --judge"),
-        ("--judge nowhere.json", "nowhere.json"),
+        ("--reference here", "--reference goes with --compare"),
+        ("--compare nowhere.json", "nowhere.json"),
         ("-m mean --against authors", "none of mean has an authors' form"),
         ("--against nobody", "unknown aggregator 'nobody'"),
     ],
@@ -120,13 +120,13 @@ def test_the_authors_form_outside_a_checkout_is_a_sentence(cli, monkeypatch):
 
 
 @pytest.mark.parametrize("code", [0, 3])
-def test_judging_prints_lines_and_ends_with_the_reports_code(cli, monkeypatch, code):
+def test_comparing_prints_lines_and_ends_with_the_reports_code(cli, monkeypatch, code):
     asked = []
     report = SimpleNamespace(lines=["one", "two"], exit_code=code)
-    monkeypatch.setattr("milbench.measure.perf_regression.judge_file", lambda *paths: asked.append(paths) or report)
-    said = cli("measure", "--judge", "new.json", "--reference", "old")
+    monkeypatch.setattr("milbench.measure.perf_regression.compare_file", lambda *paths: asked.append(paths) or report)
+    said = cli("measure", "--compare", "new.json", "--reference", "old")
     assert (said.code, said.out, said.err) == (code, "one\ntwo\n", "")
-    assert cli("measure", "--judge", "new.json").code == code
+    assert cli("measure", "--judge", "new.json").code == code, "the former name"
     assert asked == [(Path("new.json"), Path("old")), (Path("new.json"),)]
 
 

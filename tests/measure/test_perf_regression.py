@@ -1,4 +1,4 @@
-"""The rule that regressions are judged by, on samples whose law is known, and what it does with files."""
+"""The rule that detects regressions, on samples whose law is known, and what it does with files."""
 
 import itertools
 import json
@@ -19,8 +19,8 @@ from milbench.measure.perf_regression import (
     MEMORY_FLOOR_BYTES,
     TIME_FACTOR,
     TIME_FLOOR_S,
-    judge_file,
-    judge_samples,
+    compare_file,
+    compare_samples,
     main,
     save_reference,
 )
@@ -45,7 +45,7 @@ def test_a_planted_slowdown_is_caught_and_the_rank_test_is_scipys():
     rng = np.random.default_rng(0)
     for _ in range(500):
         old, new = noisy(rng, 0.01, 0.05, ROUNDS), noisy(rng, 0.015, 0.05, ROUNDS)
-        verdict = judge_samples(new, old, floor=TIME_FLOOR_S)
+        verdict = compare_samples(new, old, floor=TIME_FLOOR_S)
         # Two medians of 12 with 5 % noise: log of their ratio has sd 2.6 %, and 1.5 lies 5.6 of them above 1.3.
         assert verdict.regression
         assert verdict.factor == pytest.approx(np.median(new) / np.median(old))
@@ -61,7 +61,7 @@ def test_unchanged_benchmarks_raise_no_alarm():
     # An alarm needs the factor, so only where the medians are that far apart need the rule be asked.
     far = np.median(new, axis=1) > np.median(old, axis=1) * 1.05
     assert 0 < far.sum() < 6000
-    assert not any(judge_samples(x, y).regression for x, y in zip(new[far], old[far], strict=True))
+    assert not any(compare_samples(x, y).regression for x, y in zip(new[far], old[far], strict=True))
 
 
 def test_noise_as_large_as_the_factor_is_held_by_the_level():
@@ -69,7 +69,7 @@ def test_noise_as_large_as_the_factor_is_held_by_the_level():
     old, new = noisy(rng, 0.01, 0.5, 20_000, ROUNDS), noisy(rng, 0.01, 0.5, 20_000, ROUNDS)
     far = np.median(new, axis=1) > TIME_FACTOR * np.median(old, axis=1)
     assert far.mean() > 0.1  # the factor alone would cry wolf in one benchmark of ten
-    alarms = sum(judge_samples(x, y).regression for x, y in zip(new[far], old[far], strict=True))
+    alarms = sum(compare_samples(x, y).regression for x, y in zip(new[far], old[far], strict=True))
     assert alarms <= stats.binom.ppf(0.9999, len(old), ALPHA)
 
 
@@ -85,7 +85,7 @@ def test_p_is_the_share_of_orders_at_least_as_extreme(ties):
 
     pooled, chosen = np.concatenate([new, old]), itertools.combinations(range(12), 6)
     orders = [wins(pooled[list(c)], np.delete(pooled, c)) >= wins(new, old) for c in chosen]
-    assert judge_samples(new, old).p == pytest.approx(np.mean(orders), rel=0.25 if ties else 1e-9)
+    assert compare_samples(new, old).p == pytest.approx(np.mean(orders), rel=0.25 if ties else 1e-9)
 
 
 @pytest.mark.parametrize("spread", [0, 0.02])
@@ -93,33 +93,33 @@ def test_a_planted_growth_of_memory_is_caught(spread):
     """The allocator often repeats itself to the byte: equal readings against equal ones are enough."""
     rng = np.random.default_rng(4)
     old, new = noisy(rng, 40e6, spread, READINGS), noisy(rng, 80e6, spread, READINGS)
-    assert judge_samples(new, old, MEMORY_FACTOR, floor=MEMORY_FLOOR_BYTES).regression
+    assert compare_samples(new, old, MEMORY_FACTOR, floor=MEMORY_FLOOR_BYTES).regression
     new[0] = old[0] * 0.9  # a stray reading on either side hides nothing
-    assert judge_samples(new, old, MEMORY_FACTOR, floor=MEMORY_FLOOR_BYTES).regression
+    assert compare_samples(new, old, MEMORY_FACTOR, floor=MEMORY_FLOOR_BYTES).regression
 
 
 def test_factor_significance_and_floor_are_all_needed():
     steps = np.linspace(0.99, 1.01, ROUNDS)
-    significant = judge_samples(1.2 * steps, steps)
+    significant = compare_samples(1.2 * steps, steps)
     assert significant.p < ALPHA
     assert not significant.regression
 
     wide = np.array([1.0] * 6 + [9.0] * 6) * steps
-    large = judge_samples(np.append(wide[:5], wide[5:] * 1.01), wide[::-1] * 0.7)
+    large = compare_samples(np.append(wide[:5], wide[5:] * 1.01), wide[::-1] * 0.7)
     assert large.factor > TIME_FACTOR
     assert large.p > ALPHA
     assert not large.regression
 
-    assert judge_samples(40e-6 * steps, 25e-6 * steps, floor=10e-6).regression
-    assert not judge_samples(40e-6 * steps, 25e-6 * steps, floor=TIME_FLOOR_S).regression
+    assert compare_samples(40e-6 * steps, 25e-6 * steps, floor=10e-6).regression
+    assert not compare_samples(40e-6 * steps, 25e-6 * steps, floor=TIME_FLOOR_S).regression
 
 
 def test_samples_that_cannot_decide_say_so():
-    assert not judge_samples([9.0] * 4, [1.0] * 4).decidable  # 1 / C(8, 4) = .014
-    assert judge_samples([9.0] * 8, [1.0] * 8).decidable
-    nothing = judge_samples([0.0] * 8, [0.0] * 8)
+    assert not compare_samples([9.0] * 4, [1.0] * 4).decidable  # 1 / C(8, 4) = .014
+    assert compare_samples([9.0] * 8, [1.0] * 8).decidable
+    nothing = compare_samples([0.0] * 8, [0.0] * 8)
     assert (nothing.factor, nothing.p, nothing.regression) == (1, 1, False)
-    assert judge_samples([5.0] * 8, [0.0] * 8).factor == math.inf
+    assert compare_samples([5.0] * 8, [0.0] * 8).factor == math.inf
 
 
 # Files
@@ -155,7 +155,7 @@ def judged(tmp_path):
     def judge(new, old=None, elsewhere=False):
         first = write(tmp_path / "old.json", *(old or [entry(seed=1)]), environment=ELSEWHERE if elsewhere else HERE)
         save_reference(first, tmp_path / "references")
-        return judge_file(write(tmp_path / "new.json", *new), tmp_path / "references")
+        return compare_file(write(tmp_path / "new.json", *new), tmp_path / "references")
 
     return judge
 
@@ -221,9 +221,9 @@ def test_another_machine_class_is_judged_by_ratios_and_memory_alone(judged):
     faster = judged([entry(time=0.02, gemm=0.012, copy=0.008, authors=0.2)], old, elsewhere=True)
     assert faster.exit_code == 0
     assert verdicts(faster) == {
-        "time": "not judged", "time / gemm": "ok", "time / copy": "ok", "time / authors": "ok", "peak memory": "ok",
+        "time": "not compared", "time / gemm": "ok", "time / copy": "ok", "time / authors": "ok", "peak memory": "ok",
     }  # fmt: skip
-    assert any("seconds are not judged" in line for line in faster.lines)
+    assert any("seconds are not compared" in line for line in faster.lines)
     # 1.5x is within what another machine may do to a ratio; 2.5x is not.
     assert judged([entry(time=0.015, authors=0.1, copy=0.004)], old, elsewhere=True).exit_code == 0
     slower = judged([entry(time=0.025, authors=0.25, copy=0.004)], old, elsewhere=True)
@@ -241,11 +241,11 @@ def test_the_authors_form_is_no_yardstick_of_the_machine(judged):
     """It moves with torch as ours does: on the same class the seconds and the machine's yardsticks judge."""
     report = judged([entry(time=0.015, authors=0.15)], [entry(seed=1, authors=0.1)])
     assert report.exit_code == 3
-    assert verdicts(report)["time / authors"] == "not judged"
+    assert verdicts(report)["time / authors"] == "not compared"
 
 
 def test_a_missing_reference_fails_and_names_the_command(tmp_path, judged):
-    report = judge_file(write(tmp_path / "lone.json"), tmp_path / "nowhere")
+    report = compare_file(write(tmp_path / "lone.json"), tmp_path / "nowhere")
     assert report.exit_code == 3
     assert (
         f"python -m milbench.measure.perf_regression save {tmp_path / 'lone.json'} {tmp_path / 'nowhere'}"
@@ -290,7 +290,7 @@ def test_a_reference_holds_samples_and_machine_but_nobodys_name(tmp_path):
     for name, benchmark in kept.benchmarks.items():
         np.testing.assert_allclose(benchmark.seconds, before.benchmarks[name].seconds, rtol=5e-4)
         np.testing.assert_allclose(benchmark.peak_bytes, before.benchmarks[name].peak_bytes, rtol=5e-4)
-    assert judge_file(new, tmp_path / "references").exit_code == 0
+    assert compare_file(new, tmp_path / "references").exit_code == 0
 
 
 def test_a_machine_class_reads_as_what_it_is():
@@ -303,7 +303,7 @@ def test_the_most_similar_class_stands_in(tmp_path):
     far = ELSEWHERE | {"cpu": {"model": "A", "cores": 64, "instruction_set": "AVX2"}}
     for environment in (far, near):
         save_reference(write(tmp_path / "old.json", environment=environment), tmp_path / "references")
-    report = judge_file(write(tmp_path / "new.json"), tmp_path / "references")
+    report = compare_file(write(tmp_path / "new.json"), tmp_path / "references")
     assert machine_class(near) in report.lines[0]
 
 
@@ -324,7 +324,7 @@ def test_what_cannot_be_read_is_one_sentence_with_the_file_in_it(tmp_path, text,
     if text is not None:
         path.write_text(text)
     with pytest.raises(MilbenchError, match=words) as error:
-        judge_file(path, tmp_path)
+        compare_file(path, tmp_path)
     assert str(path) in str(error.value)
 
 
@@ -349,21 +349,21 @@ def test_a_damaged_reference_is_an_error_not_an_absence(tmp_path):
     out = save_reference(write(tmp_path / "old.json"), tmp_path / "references")
     out.write_text(out.read_text()[:500])
     with pytest.raises(MilbenchError, match=FILE_NAME):
-        judge_file(write(tmp_path / "new.json"), tmp_path / "references")
+        compare_file(write(tmp_path / "new.json"), tmp_path / "references")
 
 
 def test_exit_codes(tmp_path, capsys):
     new, slow, folder = tmp_path / "new.json", tmp_path / "slow.json", str(tmp_path / "references")
     write(new, entry()), write(slow, entry(time=0.02))
-    assert main(["judge", str(new), folder]) == 3
+    assert main(["compare", str(new), folder]) == 3
     assert main(["save", str(new), folder]) == 0
-    assert main(["judge", str(new), folder]) == 0
-    assert main(["judge", str(slow), folder]) == 3
+    assert main(["compare", str(new), folder]) == main(["judge", str(new), folder]) == 0
+    assert main(["compare", str(slow), folder]) == 3
     assert "regression: " in capsys.readouterr().out
-    assert main(["judge", str(tmp_path / "none.json"), folder]) == 1
+    assert main(["compare", str(tmp_path / "none.json"), folder]) == 1
     assert "does not exist" in capsys.readouterr().err
     assert main(["look"]) == main([]) == 1
     run = subprocess.run(
-        [sys.executable, "-m", "milbench.measure.perf_regression", "judge", str(slow), folder], timeout=120
+        [sys.executable, "-m", "milbench.measure.perf_regression", "compare", str(slow), folder], timeout=120
     )
     assert run.returncode == 3

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from milbench.measure.perf_regression import judge_file, save_reference
+from milbench.measure.perf_regression import compare_file, save_reference
 
 TESTS = Path(__file__).parents[1]
 NAME = "test_work.py::test_product"
@@ -94,7 +94,7 @@ def failures(report):
 
 def test_unchanged_work_raises_no_alarm(recorded, references):
     for _ in range(2):
-        report = judge_file(recorded(), references)
+        report = compare_file(recorded(), references)
         assert report.exit_code == 0, report.lines
 
 
@@ -104,7 +104,7 @@ def test_a_planted_fault_is_caught(recorded, references, plant, quantity, tmp_pa
     for attempt in range(3):
         if attempt:
             save_reference(recorded(), folder := tmp_path / str(attempt))
-        report = judge_file(recorded(plant), folder if attempt else references)
+        report = compare_file(recorded(plant), folder if attempt else references)
         seen += report.lines
         if report.exit_code == 3:
             assert failures(report) == {(NAME, quantity)}

@@ -1,7 +1,7 @@
-"""What regressions are judged by: every built-in method, the cache, the importer and start-up.
+"""What is measured for regressions: every built-in method, the cache, the importer and start-up.
 
 These tests record and assert nothing about the clock. ``--benchmark-json=FILE`` makes them measure in full, and
-``python -m milbench.measure.perf_regression judge FILE`` compares the file with the committed reference (``tox -e
+``python -m milbench.measure.perf_regression compare FILE`` compares the file with the committed reference (``tox -e
 regression``).
 """
 
