@@ -291,7 +291,7 @@ TABLES = {
     "[data.split]": ("SplitSpec", "Inline as `split = { folds = 5 }`, or a table of its own."),
     "[recipe]": (
         "Recipe",
-        "For all methods alike. `[recipes.METHOD]` holds fields of one method, and `recipes` of a `[[data]]` table "
+        "For all methods. `[recipes.METHOD]` holds fields of one method, and `recipes` of a `[[data]]` table "
         "those of one method on that cohort.",
     ),
     "[protocol]": ("Protocol", "Which model of a training is evaluated."),
@@ -416,7 +416,7 @@ def command_line() -> str:
             [
                 ("0", "ok"),
                 ("1", "wrong usage or bad input; nothing has run"),
-                ("2", "some runs did not end `ok`, or defects were found"),
+                ("2", "some runs did not end `ok`, or a check reported defects"),
                 ("3", "performance regression (`milbench measure --compare`)"),
                 ("130", "interrupted; the same command continues"),
                 ("141", "the reader of stdout has gone"),
