@@ -68,6 +68,17 @@ def test_every_column_and_code_is_described(generated):
     assert all(f"| `{code}` |" in generated["reference/audit-codes.md"] for code in CODES)
 
 
+def test_every_code_of_an_error_stands_once_with_its_meaning_and_fix(generated):
+    from milbench.error_codes import CODES
+
+    page = generated["reference/error-codes.md"]
+    for code, what in CODES.items():
+        lines = [line for line in page.splitlines() if line.startswith(f"| `{code}` |")]
+        assert len(lines) == 1, code
+        assert what.means.split("`")[0].split("|")[0].split("*")[0].split("<")[0] in lines[0]
+    assert len(rows(page)) == len(CODES)
+
+
 def test_the_objects_of_the_python_reference_exist(generated):
     from importlib import import_module
 

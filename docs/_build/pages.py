@@ -83,6 +83,7 @@ def generated() -> dict[str, str]:
         "reference/cli.md": command_line(),
         "reference/columns.md": leaderboard_columns(),
         "reference/audit-codes.md": audit_codes(),
+        "reference/error-codes.md": error_codes(),
         "reference/built-in.md": built_in(),
         "reference/contract.md": contract(),
         **api(),
@@ -529,6 +530,49 @@ def audit_codes() -> str:
             if what.severity == severity
         ]
         parts += [f"## {severity.capitalize()}s", table(("Code", "Finding", "Can be waived"), rows)]
+    return "\n\n".join(parts) + "\n"
+
+
+#: Heading of the page of error codes -> the first words of the codes below it.
+AREAS = {
+    "Command line and arguments": {"option", "budget", "init"},
+    "Files and folders": {
+        "already", "not", "disk", "place", "path", "name", "file", "config", "text", "package", "schema",
+    },
+    "Limits of the system": {"system", "device", "reader"},
+    "Suites": {"suite"},
+    "Features": {"format", "features", "coords", "slide", "source", "cache"},
+    "Tables": {"table"},
+    "Labels, splits and cohorts": {
+        "labels", "classes", "names", "patient", "sites", "split", "folds", "cohort", "dataset",
+    },
+    "Aggregators and metrics": {"method", "bag", "targets", "authors", "metric"},
+    "Results and models": {
+        "results", "runs", "run", "store", "compare", "model", "models", "threshold", "attention", "pooling", "interpret",
+    },
+    "Measurement, tuning and statistics": {"benchmark", "scaling", "tuning", "stats", "scores"},
+}  # fmt: skip
+
+
+def error_codes() -> str:
+    """Return the codes of `milbench.MilbenchError`, by area."""
+    from milbench.error_codes import CODES
+
+    parts = [
+        "# Error codes",
+        "An error is one line on stderr that ends with its code in brackets, `milbench: ... [cache-damaged]`.\n"
+        "In Python it is a `MilbenchError` with the attribute `code`.\n"
+        "The sentence names the file or value at fault; the code stays the same when the sentence changes.",
+        "An audit that refuses a cohort ends with [the code of its first finding](audit-codes.md).\n"
+        "An error of a package outside milbench that states no code has the code `other`.",
+    ]
+    for title, words in AREAS.items():
+        rows = [
+            (f"`{code}`", cell(what.means), cell(what.fix))
+            for code, what in CODES.items()
+            if code.partition("-")[0] in words
+        ]
+        parts += [f"## {title}", table(("Code", "Meaning", "What to do"), rows)]
     return "\n\n".join(parts) + "\n"
 
 
