@@ -217,7 +217,7 @@ def method_page(name: str) -> str:
     parts = [
         f"# {card.title}",
         summary[:1].upper() + summary[1:],
-        table(("", ""), facts),
+        table(("Property", "Value"), facts),
         "## Function",
         body(doc),
         "## Options",
