@@ -309,6 +309,14 @@ CODES = {
     "authors-state-mismatch": ErrorCode(
         "Weights of the authors' code are not those of the model.", "Build the model with the sizes that they have."
     ),
+    "plugin-unknown": ErrorCode(
+        "There is no launcher, renderer or task type of this name.",
+        "Correct the name, or install the package that adds it.",
+    ),
+    "plugin-broken": ErrorCode(
+        "An installed package adds something that cannot be imported, is not what it says, or has a name in use.",
+        "Repair or uninstall the package that the sentence names.",
+    ),
     "metric-malformed": ErrorCode(
         "A metric of a package cannot be imported, fails, or is no metric.", "Correct the metric or its package."
     ),

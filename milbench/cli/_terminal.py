@@ -21,8 +21,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from ..config import Suite
-    from ..runs.launchers.local import Progress
-    from ..runs.live import Session
+    from ..runs.live import Progress, Session
 
 
 class Rule(StrEnum):

@@ -53,7 +53,9 @@ def run_command(
         None, "--storage", help="Tuning trials: a journal file or a storage URL of Optuna; default: with the results."
     ),
     timeout: float = typer.Option(None, "--timeout", min=0.001, help="Seconds a run may take; default: the suite's."),
-    launcher: str = typer.Option("local", "--launcher", help="Where runs execute; only local exists so far."),
+    launcher: str = typer.Option(
+        "local", "--launcher", help="What executes trials and runs: local, or a launcher of an installed package."
+    ),
     dry_run: bool = typer.Option(False, "--dry-run", help="List the runs and stop."),
 ) -> None:
     """Run what is missing of a suite, print its leaderboard and write a report of it.
@@ -66,20 +68,17 @@ def run_command(
     Exit code: 0 all runs ok, 1 bad input (nothing has run), 2 some runs did not end ok.
     """
     from ..config.suites import load_suite
-    from ..errors import MilbenchError
+    from ..runs.launchers.base import find_launcher
 
     load_suite(suite)  # what is wrong with the file is said before torch is imported, which takes seconds
-    from ..runs.launchers.local import warm_up
-
+    place = find_launcher(launcher)
     if not dry_run:
-        warm_up()
+        place.warm_up()
     from ..config.units import parse_budget
     from ..runs.execute import costs_left, execute, trials_left
     from ..runs.plan import make_plan, refuse_damaged, unused, usable_jobs
     from ._terminal import check_folder, check_report, counted, show_progress
 
-    if launcher != "local":
-        raise MilbenchError(f"unknown launcher {launcher!r}; only local exists so far.", code="option-bad-value")
     limits = parse_budget(budget or ())
     with counted("reading") as progress:
         plan = make_plan(suite, results, methods=method, seeds=seeds, timeout_s=timeout, budget=limits, storage=storage,
@@ -124,7 +123,8 @@ def run_command(
             "they find."
         )
     with show_progress() as show:
-        records = execute(plan, jobs=jobs, overwrite=overwrite.value, on_progress=show, on_start=show.watch)
+        records = execute(plan, jobs=jobs, overwrite=overwrite.value, on_progress=show, on_start=show.watch,
+                          launcher=place)  # fmt: skip
     _report(plan, folder)
     if unasked:
         echo(

@@ -21,6 +21,9 @@ def tune_command(
     ),
     timeout: float = typer.Option(None, "--timeout", min=0.001, help="Seconds a trial may take; default: the suite's."),
     jobs: int = typer.Option(None, "--jobs", min=1, help="Trials side by side, of different studies."),
+    launcher: str = typer.Option(
+        "local", "--launcher", help="What executes trials: local, or a launcher of an installed package."
+    ),
     plots: Path = typer.Option(None, "--plots", help="Write two figures of every study into this folder."),
 ) -> None:
     """Search the hyperparameters of every method with the same number of trials, on validation slides alone.
@@ -32,17 +35,15 @@ def tune_command(
     Exit code: 0 every study has a best trial, 1 bad input (nothing has run), 2 some study has none.
     """
     from ..config.suites import load_suite
+    from ..runs.launchers.base import find_launcher
 
     load_suite(suite)  # what is wrong with the file is said before torch is imported, which takes seconds
-    from ..runs.launchers.local import warm_up
-
-    warm_up()
+    place = find_launcher(launcher)
+    place.warm_up()
     from ..config.units import parse_budget
     from ..report.tuning import write_study_figures
     from ..runs.execute import trials_left, tune
-    from ..runs.launchers.local import Progress
     from ..runs.plan import make_plan
-    from ..runs.tuning.search import Trial
     from ._terminal import check_folder, counted, show_progress
 
     for folder, option in ((results, "--results"), (plots, "--plots")):
@@ -52,16 +53,10 @@ def tune_command(
     with counted("reading") as progress:
         plan = make_plan(suite, results, methods=method, timeout_s=timeout, budget=limits, storage=storage,
                          progress=progress)  # fmt: skip
-    total, done = sum(trials_left(plan).values()), 0
+    total = sum(trials_left(plan).values())
     echo(f"{plan.suite.name}: {len(plan.searches)} studies, {total} trials to do. Budget: {plan.suite.budget}.")
     with show_progress() as show:
-
-        def report(trial: Trial) -> None:
-            nonlocal done
-            done += 1
-            show(Progress(done, total, f"{trial.search} trial {trial.number}", trial.outcome, trial.reason))
-
-        found = tune(plan, jobs=jobs, on_trial=report, on_start=show.watch)
+        found = tune(plan, jobs=jobs, on_progress=show, on_start=show.watch, launcher=place)
     missing = 0
     for search in plan.searches:
         best = found[search.name]

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import tempfile
+import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,15 +20,16 @@ from ..config import Suite, digest
 from ..data.cohort import write_cohort
 from ..errors import MilbenchError
 from ..measure.environment import now, this_machine
-from ..training.stacked import StackTask
 from ..training.task import TrainingTask
-from . import current_runs as asked
+from . import current_runs
 from .claims import Claims
 from .costs.benchmark import ROUNDS
-from .costs.schedule import claim_of, costs_apart, measure_costs, pending_costs, still_open
-from .launchers.local import LATER, REPEATS, WAIT, Outcome, Progress, run_all
-from .live import Session
+from .costs.schedule import Cost, claim_of, costs_apart, measure_costs, pending_costs, still_open
+from .launchers.base import CLAIM_S, Launcher, Outcome, find_launcher
+from .launchers.local import LocalLauncher
+from .live import Phase, Progress, Session
 from .plan import Finished, Overwrite, Plan, PlannedRun, make_plan, to_task, together, usable_jobs
+from .run_tasks import RunTask, SharedTask
 from .store import OUTCOMES, RunRecord, Store, read_run
 from .tuning.search import StudyResult, StudySpec, Trial, progress, search_all, smaller, tuned_task
 from .worker import work
@@ -44,6 +47,7 @@ def run(
     budget: Mapping[str, float] | None = None,
     storage: str | None = None,
     on_progress: Callable[[Progress], None] | None = None,
+    launcher: str = "local",
 ) -> list[RunRecord]:
     """Run what is missing of a suite and return the records of all its runs.
 
@@ -63,12 +67,14 @@ def run(
         storage: where tuning trials are kept: the path of a journal file or a storage URL of Optuna; None: in the
             suite's results folder.
         on_progress: called after every run and every trial.
+        launcher: the name of what executes trials and runs, see `milbench.runs.launchers.base`.
 
     Raises:
         MilbenchError: something the user can mend; nothing has run then.
     """
+    place = find_launcher(launcher)
     plan = make_plan(suite, results, methods=methods, seeds=seeds, timeout_s=timeout_s, budget=budget, storage=storage)
-    return execute(plan, jobs=jobs, overwrite=overwrite, on_progress=on_progress)
+    return execute(plan, jobs=jobs, overwrite=overwrite, on_progress=on_progress, launcher=place)
 
 
 def execute(
@@ -78,93 +84,69 @@ def execute(
     overwrite: Overwrite = "missing",
     on_progress: Callable[[Progress], None] | None = None,
     on_start: Callable[[Session], None] | None = None,
+    launcher: type[Launcher] = LocalLauncher,
 ) -> list[RunRecord]:
     """Carry out a plan; see `run`.
 
     Args:
         on_start: called with what knows the state of the work, before any of it is done.
+        launcher: executes trials and runs; costs are measured in processes of this machine.
     """
     if jobs is not None and jobs < 1:
         raise MilbenchError(f"jobs is {jobs}; at least one run must go at a time.", code="option-bad-value")
-    plan.todo(overwrite)  # refuses a wrong word before anything is written
-    with Session(plan.store.folder) as session:
+    todo = plan.todo(overwrite)  # refuses a wrong word before anything is written
+    costs = list(pending_costs(plan, overwrite)) if plan.suite.cost else []
+    store, jobs = plan.store, jobs or usable_jobs(plan.suite)
+    with Session(store.folder) as session:
         if on_start is not None:
             on_start(session)
-        return _execute(plan, jobs, overwrite, on_progress, session)
+        prepare(plan)
+        when = current_runs.stamp(store)
+        current_runs.mark_requested(store, _ids(plan.runs), when)
+        current_runs.record_requests(store, _requests(plan, when))
 
+        tuned = _Tuned([], [])
+        if plan.searches:
+            tuned = _of_studies(plan, _tune(plan, jobs, session, on_progress, launcher))
+        after = [*tuned.runs, *(planned for planned, _ in tuned.impossible)]
+        again = Plan(plan.suite, store, (), tuple(tuned.runs)).todo(overwrite)
+        impossible = [(p, result) for p, result in tuned.impossible if p.outcome is None or overwrite not in _KEEPING]
+        current_runs.mark_requested(store, _ids(after), when)
 
-def _execute(
-    plan: Plan, jobs: int | None, overwrite: Overwrite, on_progress: Callable[[Progress], None] | None, session: Session
-) -> list[RunRecord]:
-    store, todo = plan.store, plan.todo(overwrite)
-    prepare(plan)
-    when = asked.stamp(store)
-    asked.mark_requested(store, _ids(plan.runs), when)
-    asked.record_requests(store, _requests(plan, when))
-    jobs = jobs or usable_jobs(plan.suite)
-    costs = list(pending_costs(plan, overwrite)) if plan.suite.cost else []
-    trials = sum(trials_left(plan).values())
-    seeds = len({p.spec.seed for p in plan.runs})
-    total, done = trials + len(todo) + len(plan.searches) * seeds + len(costs), 0
-
-    def report(what: str, outcome: str, reason: str, last: bool = True) -> None:
-        nonlocal done
-        done += last
-        session.progress(done, total)
-        if on_progress is not None:
-            on_progress(Progress(done, total, what, outcome, reason))
-
-    session.progress(done, total)
-    timeout = plan.suite.budget.timeout_s
-    session.phase("tuning" if trials else "runs", float(trials))
-
-    def trial_ended(trial: Trial) -> None:
-        session.finish(_trial_key(trial.search, trial.number))
-        report(f"{trial.search} trial {trial.number}", trial.outcome, trial.reason)
-
-    def trial_begins(search: StudySpec, number: int) -> str:
-        return session.start(_trial_key(search, number), f"{search} trial {number}", 1.0)
-
-    tuned = _tune(plan, jobs, trial_ended, trial_begins)
-    done = trials  # those that another process made are done too
-    for planned, result in tuned.impossible:
-        if planned.outcome is not None and overwrite in ("missing", "costs"):
-            continue
-        _publish(store, planned, result, when, overwrite)
-        report(str(planned), result.outcome, result.reason)
-    again = Plan(plan.suite, store, (), tuple(tuned.runs)).todo(overwrite)
-    asked.mark_requested(store, _ids(tuned.runs) | _ids(p for p, _ in tuned.impossible), when)
-    total -= len(plan.searches) * seeds - len(again) - len(tuned.impossible)
-    session.phase("runs", sum(planned.work for planned in (*todo, *again)))
-    with Claims(store.root, store.folder / ".claims") as claims:
-        # Closed, not only left: after an error or Ctrl-C here the runs that still go on are ended.
-        queue = _Queue([*todo, *again], plan.suite.stacked, store, claims, session)
-        with closing(_carried_out(queue, jobs, timeout)) as results:
-            for planned, own in results:
-                if own is None:
-                    report(str(planned), store.has(planned.spec.run_id) or "gone", "made by another process")
-                    continue
-                _publish(store, planned, own, when, overwrite)
-                claims.release(planned.spec.run_id)
-                report(str(planned), own.outcome, own.reason)
-        # Cost is measured when nothing of ours is running.
-        session.phase("costs", float(ROUNDS * len(costs)))
-        if costs:
-            claims.wait(claim_of(plan))
-        missing = still_open(store, costs)
-        done += len(costs) - len(missing)
-        measured: set[str] = set()
-        while missing:
-            for told in measure_costs(store, missing, timeout):
-                record, turn = told.cost.record, f"cost, turn {told.turn + 1} of {ROUNDS}"
-                session.advance(1.0)
-                report(f"{record['data']} {record['method_canonical']} {turn}", told.outcome, told.reason, told.last)
-            measured |= {cost.cost_id for cost in missing}
-            missing = costs_apart(plan, measured)  # each at most once: then all were measured now
-            total += len(missing)
-            session.phase("costs", float(ROUNDS * len(missing)))
-    ids = _ids(plan.runs) | _ids(tuned.runs) | _ids(p for p, _ in tuned.impossible)
+        with Claims(store.root, store.folder / ".claims") as claims:
+            runs = _Runs(plan, jobs, overwrite, when, claims, session, on_progress, launcher)
+            runs.make("runs", todo)
+            runs.make("tuned runs", again, impossible)
+            # Cost is measured when nothing of ours is running.
+            _measure_costs(plan, costs, claims, session, on_progress)
+    ids = _ids(plan.runs) | _ids(after)
     return [record for record in store.records() if record.path.name in ids]
+
+
+#: What is made again where nothing of a run is: not one whose study has no best trial.
+_KEEPING = ("missing", "costs")
+
+
+def _measure_costs(
+    plan: Plan,
+    costs: Sequence[Cost],
+    claims: Claims,
+    session: Session,
+    on_progress: Callable[[Progress], None] | None,
+) -> None:
+    """Measure what no other process has measured meanwhile, and again what was measured at another speed."""
+    if not costs:
+        return
+    claims.wait(claim_of(plan))
+    missing, measured = still_open(plan.store, costs), set[str]()
+    while missing:
+        phase = Phase(session, "costs", len(missing), float(ROUNDS * len(missing)), on_progress)
+        for step in measure_costs(plan.store, missing, plan.suite.budget.timeout_s):
+            record, turn = step.cost.record, f"cost, turn {step.turn + 1} of {ROUNDS}"
+            session.advance(1.0)
+            phase.ended(f"{record['data']} {record['method_canonical']} {turn}", step.outcome, step.reason, step.last)
+        measured |= {cost.cost_id for cost in missing}
+        missing = costs_apart(plan, measured)  # each at most once: then all were measured now
 
 
 def _ids(runs: Iterable[PlannedRun]) -> set[str]:
@@ -172,18 +154,18 @@ def _ids(runs: Iterable[PlannedRun]) -> set[str]:
     return {run_id for planned in runs for run_id in (planned.spec.run_id, planned.stored) if run_id is not None}
 
 
-def _requests(plan: Plan, when: str) -> list[asked.Request]:
+def _requests(plan: Plan, when: str) -> list[current_runs.Request]:
     """Return what every table of the plan is to show; a tuned suite has a table before tuning and one after."""
     suite = plan.suite
     runs = {run_id: (p.method.canonical, p.spec) for p in plan.runs for run_id in sorted(_ids([p]))}
-    requests = asked.requests_of(runs, when, plan.suite_methods, suite.seeds, plan.source)
+    requests = current_runs.requests_of(runs, when, plan.suite_methods, suite.seeds, plan.source)
     if requests and suite.cost:  # what is no table's own stands with the first of them
         requests[0] = replace(requests[0], costs=tuple(cost.cost_id for cost in pending_costs(plan, "all")))
     if plan.searches:
         search = plan.searches[0]
         tuned = {"tuning": search.tuned}
         after = {run_id: (method, spec.model_copy(update=tuned)) for run_id, (method, spec) in runs.items()}
-        made = asked.requests_of(after, when, plan.suite_methods, suite.seeds, plan.source, ids_known=False)
+        made = current_runs.requests_of(after, when, plan.suite_methods, suite.seeds, plan.source, ids_known=False)
         # With a table after tuning: one before it may be asked for anew without any studies.
         made[0] = replace(made[0], studies={s.name: s.trials for s in plan.searches}, storage=plan.storage)
         requests += made
@@ -193,7 +175,7 @@ def _requests(plan: Plan, when: str) -> list[asked.Request]:
     return [replace(request, sources=sources, of_suite=_of_suite(plan, request)) for request in requests]
 
 
-def _of_suite(plan: Plan, request: asked.Request) -> bool:
+def _of_suite(plan: Plan, request: current_runs.Request) -> bool:
     """Return whether a table is one of the suite as it stands, without the budget of the command line."""
     own = plan.own_budget or plan.suite.budget
     tuned = request.conditions["tuning"] is not None
@@ -227,58 +209,64 @@ def tuned_runs(plan: Plan) -> list[PlannedRun]:
     return [*tuned.runs, *(planned for planned, _ in tuned.impossible)]
 
 
-def _trial_key(search: StudySpec, number: int) -> str:
-    return f"{digest(search.name)}-{number}"
-
-
 def tune(
     plan: Plan,
     *,
     jobs: int | None = None,
     on_trial: Callable[[Trial], None] | None = None,
-    on_begin: Callable[[StudySpec, int], str] | None = None,
+    on_progress: Callable[[Progress], None] | None = None,
     on_start: Callable[[Session], None] | None = None,
+    launcher: type[Launcher] = LocalLauncher,
 ) -> dict[str, StudyResult]:
-    """Carry out what is missing of a plan's studies and nothing else; return what each found, by its name.
+    """Carry out what is missing of a plan's studies and nothing else; return the result of each, by its name.
 
     Args:
         plan: of a suite that is tuned.
         jobs: trials side by side.
         on_trial: called after every trial.
-        on_begin: called before every trial with study and number; returns where it writes how far it is, see
-            `milbench.runs.live.reporter`.
-        on_start: called with what knows the state of the work, before any of it is done; in place of ``on_begin``.
+        on_progress: called after every trial with how many are done.
+        on_start: called with what knows the state of the work, before any of it is done.
+        launcher: executes the trials.
     """
-    if on_start is not None:
-        left = sum(trials_left(plan).values())
-        with Session(plan.store.folder) as session:
+    with Session(plan.store.folder) as session:
+        if on_start is not None:
             on_start(session)
-            session.phase("tuning", float(left))
-            done = 0
+        return _tune(plan, jobs or usable_jobs(plan.suite), session, on_progress, launcher, on_trial)
 
-            def ended(trial: Trial) -> None:
-                nonlocal done
-                done += 1
-                session.finish(_trial_key(trial.search, trial.number))
-                session.progress(done, left)
-                if on_trial is not None:
-                    on_trial(trial)
 
-            def begins(search: StudySpec, number: int) -> str:
-                return session.start(_trial_key(search, number), f"{search} trial {number}", 1.0)
-
-            session.progress(0, left)
-            return tune(plan, jobs=jobs, on_trial=ended, on_begin=begins)
+def _tune(
+    plan: Plan,
+    jobs: int,
+    session: Session,
+    on_progress: Callable[[Progress], None] | None,
+    launcher: type[Launcher],
+    on_trial: Callable[[Trial], None] | None = None,
+) -> dict[str, StudyResult]:
     if not plan.searches:
         raise MilbenchError(
             f"suite {plan.suite.name} is not tuned: give it trials in [budget], or --budget '20 trials'.",
             code="tuning-not-set",
         )
+    left = sum(trials_left(plan).values())
+    phase = Phase(session, "tuning", left, float(left), on_progress)
+
+    def key(search: StudySpec, number: int) -> str:
+        return f"{digest(search.name)}-{number}"
+
+    def ended(trial: Trial) -> None:
+        session.finish(key(trial.search, trial.number))
+        phase.ended(f"{trial.search} trial {trial.number}", trial.outcome, trial.reason)
+        if on_trial is not None:
+            on_trial(trial)
+
+    def begins(search: StudySpec, number: int) -> str:
+        return session.start(key(search, number), f"{search} trial {number}", 1.0)
+
     prepare(plan)
     with _claims_of(plan.storage) as claims:
         return search_all(
-            plan.searches, plan.storage, jobs=jobs or usable_jobs(plan.suite), timeout_s=plan.suite.budget.timeout_s,
-            on_trial=on_trial, on_begin=on_begin, claims=claims,
+            plan.searches, plan.storage, jobs=jobs, timeout_s=plan.suite.budget.timeout_s, on_trial=ended,
+            on_begin=begins, claims=claims, launcher=launcher,
         )  # fmt: skip
 
 
@@ -288,14 +276,6 @@ class _Tuned:
 
     runs: list[PlannedRun]
     impossible: list[tuple[PlannedRun, Outcome]]
-
-
-def _tune(
-    plan: Plan, jobs: int, on_trial: Callable[[Trial], None], on_begin: Callable[[StudySpec, int], str]
-) -> _Tuned:
-    if not plan.searches:
-        return _Tuned([], [])
-    return _of_studies(plan, tune(plan, jobs=jobs, on_trial=on_trial, on_begin=on_begin))
 
 
 def _of_studies(plan: Plan, found: Mapping[str, StudyResult]) -> _Tuned:
@@ -334,18 +314,18 @@ class _Queue:
             for planned in todo
             for run_id in [planned.spec.run_id]
         }
-        self._mine: deque[tuple[Sequence[PlannedRun], TrainingTask | StackTask]] = deque()
+        self._mine: deque[tuple[Sequence[PlannedRun], RunTask | SharedTask]] = deque()
         self._others: deque[Sequence[PlannedRun]] = deque(together(todo, stacked))
         self.made: deque[PlannedRun] = deque()  # by another process
 
     def __bool__(self) -> bool:
         return bool(self._mine or self._others)
 
-    def again(self, group: Sequence[PlannedRun], task: TrainingTask | StackTask | None = None) -> None:
+    def again(self, group: Sequence[PlannedRun], task: RunTask | SharedTask | None = None) -> None:
         """Put back runs that this process has claimed, to be made in another way."""
         self._mine.append((group, task or to_task(group, self._stacked)))
 
-    def next(self) -> tuple[Sequence[PlannedRun], TrainingTask | StackTask] | None:
+    def next(self) -> tuple[Sequence[PlannedRun], RunTask | SharedTask] | None:
         """Return the next group and its task; None where there is none, or all belong to other processes."""
         for _ in range(len(self._others)):
             group, foreign = [], []
@@ -366,78 +346,127 @@ class _Queue:
         return self._mine.popleft() if self._mine else None
 
 
-def _carried_out(queue: _Queue, jobs: int, timeout_s: float | None) -> Generator[tuple[PlannedRun, Outcome | None]]:
-    """Run what is to do; what does not fit into memory is run again where the budget has a fallback.
+class _Runs:
+    """Makes runs and publishes each; what does not fit into memory is made again where the budget has a fallback.
 
-    Yields:
-        a run and its result, None where another process has made it.
+    Args:
+        plan: of the runs.
+        jobs: processes at the same time.
+        overwrite: which runs are made again.
+        when: the suite was requested, see `milbench.runs.current_runs.stamp`.
+        claims: of the suite's runs.
+        session: of the work.
+        on_progress: called after every run.
+        launcher: executes them.
     """
-    under_way = 0
-    counts: dict[tuple[str, str, bool], dict[int, int | None]] = {}
 
-    def tasks() -> Iterator[Any]:
-        nonlocal under_way
-        while queue or under_way:
-            item = queue.next()
-            if item is None:
-                yield LATER if queue else WAIT
-                continue
-            under_way += 1
-            yield item, _watched(item[0], _spared(item[1], counts), queue.session)
+    def __init__(
+        self,
+        plan: Plan,
+        jobs: int,
+        overwrite: Overwrite,
+        when: str,
+        claims: Claims,
+        session: Session,
+        on_progress: Callable[[Progress], None] | None,
+        launcher: type[Launcher],
+    ) -> None:
+        self._plan, self._jobs, self._overwrite, self._when = plan, jobs, overwrite, when
+        self._claims, self._session, self._on_progress, self._launcher = claims, session, on_progress, launcher
+        self._counts: _Counts = {}
 
-    def repeats(task: TrainingTask | StackTask) -> int:
-        # Of several runs in one process each goes on by itself: their memory together may have been the reason.
-        return 0 if isinstance(task, StackTask) and len(task.tasks) > 1 else REPEATS
+    def make(
+        self, name: str, todo: Sequence[PlannedRun], impossible: Sequence[tuple[PlannedRun, Outcome]] = ()
+    ) -> None:
+        """Make runs, as one phase of the work.
 
-    with closing(run_all(work, tasks(), jobs, timeout_s, repeats)) as results:
-        for (group, task), result in results:
-            under_way -= 1
-            queue.session.finish(group[0].spec.run_id)
-            each = result.value if isinstance(task, StackTask) and result.outcome == "ok" else [result] * len(group)
-            each = [replace(own, lost=result.lost) for own in each] if result.lost else each
-            for planned, own in zip(group, each, strict=True):
-                if own.outcome == "ok":
-                    counts.setdefault(_counted_as(planned.task), {}).update(own.value.pop("counted"))
-            if len(group) > 1:
-                # Others were in the process: who ended it, or what did not fit because of them, is told by runs alone.
-                ended = result.outcome != "ok"
-                for planned, own in zip(group, each, strict=True):
-                    if ended or own.outcome == "oom":
-                        queue.again([planned])
-                    else:
-                        yield planned, own
-            elif isinstance(task, TrainingTask) and result.outcome == "oom" and (cut := smaller(task)) is not None:
-                queue.again(group, cut)
+        Args:
+            name: of the phase.
+            todo: the runs.
+            impossible: runs that cannot be made, with the outcome that is published of them.
+        """
+        if not todo and not impossible:
+            return
+        work = sum(planned.work for planned in todo)
+        phase = Phase(self._session, name, len(todo) + len(impossible), work, self._on_progress)
+        store = self._plan.store
+        for planned, outcome in impossible:
+            _publish(store, planned, outcome, self._when, self._overwrite)
+            phase.ended(str(planned), outcome.outcome, outcome.reason)
+        queue = _Queue(todo, self._plan.suite.stacked, store, self._claims, self._session)
+        with closing(self._ended(queue)) as results:  # so that an error here ends what is still under way
+            for planned, own in results:
+                if own is None:
+                    phase.ended(str(planned), store.has(planned.spec.run_id) or "gone", "made by another process")
+                    continue
+                _publish(store, planned, own, self._when, self._overwrite)
+                self._claims.release(planned.spec.run_id)
+                phase.ended(str(planned), own.outcome, own.reason)
+
+    def _ended(self, queue: _Queue) -> Generator[tuple[PlannedRun, Outcome | None]]:
+        """Execute what is queued; yield a run and its outcome, None where another process has made it."""
+        under_way: dict[Future[Outcome], tuple[Sequence[PlannedRun], RunTask | SharedTask]] = {}
+        with self._launcher(work, self._jobs, self._plan.suite.budget.timeout_s) as launcher:
+            while queue or under_way:
+                while launcher.free and (item := queue.next()) is not None:
+                    group, task = item
+                    due = _watched(group, _spared(task, self._counts), self._session)
+                    under_way[launcher.submit(due, due.repeats)] = group, task
+                while queue.made:
+                    yield queue.made.popleft(), None
+                if not under_way:
+                    if queue:  # all that is left is claimed by other processes
+                        time.sleep(CLAIM_S)
+                    continue
+                ended = launcher.wait(CLAIM_S if queue and launcher.free else None)
+                if ended is not None:
+                    yield from self._outcomes(queue, *under_way.pop(ended), ended.result())
+
+    def _outcomes(
+        self, queue: _Queue, group: Sequence[PlannedRun], task: RunTask | SharedTask, result: Outcome
+    ) -> Iterator[tuple[PlannedRun, Outcome]]:
+        """Yield the runs of a process that have ended with it; the others are put back into the queue."""
+        self._session.finish(group[0].spec.run_id)
+        for planned, own in zip(group, task.outcomes(result), strict=True):
+            if result.lost:
+                own = replace(own, lost=result.lost)
+            if own.outcome == "ok":
+                self._counts.setdefault(_counted_as(planned.task), {}).update(own.value.pop("counted"))
+            if len(group) > 1 and (result.outcome != "ok" or own.outcome == "oom"):
+                # Others were in the process: only a run by itself shows who ended it, or what does not fit.
+                queue.again([planned])
+            elif own.outcome == "oom" and (in_parts := smaller(task.trainings[0])) is not None:
+                queue.again(group, RunTask(in_parts))
             else:
-                yield group[0], each[0]
-            while queue.made:
-                yield queue.made.popleft(), None
-    while queue.made:
-        yield queue.made.popleft(), None
+                yield planned, own
 
 
-def _watched(group: Sequence[PlannedRun], task: TrainingTask | StackTask, session: Session) -> TrainingTask | StackTask:
-    """Note that a group of runs begins, and let a run that has its process to itself say how far it is."""
+def _watched(group: Sequence[PlannedRun], task: RunTask | SharedTask, session: Session) -> RunTask | SharedTask:
+    """Note that a group of runs begins, and let its trainings write how far they are."""
     first = group[0]
     what = str(first) + (f" and {len(group) - 1} more of it" if len(group) > 1 else "")
     in_turn = len(group) > 1 and not first.spec.stacked
     epochs = 0 if first.spec.budget.track or in_turn else first.spec.recipe.epochs
     live = session.start(first.spec.run_id, what, sum(planned.work for planned in group), epochs)
-    if isinstance(task, TrainingTask):
-        return replace(task, live=live)
-    return StackTask(tuple(replace(one, live=live, live_part=(i, len(group))) for i, one in enumerate(task.tasks)))
+    return task.mapped(lambda training, i: replace(training, live=live, live_part=(i, len(group))))
 
 
 def _counted_as(task: TrainingTask) -> tuple[str, str, bool]:
-    """What operations of a step depend on, beside a bag's length and, of one suite's cohort, the number of classes."""
+    """What operations of a step depend on, apart from a bag's length and, of a cohort, the number of classes."""
     return task.method, task.cache_path, task.spec.budget.track == "flops"
 
 
-def _spared(task: TrainingTask | StackTask, counts: Mapping[Any, Mapping[int, int | None]]) -> TrainingTask | StackTask:
+#: Of what `_counted_as` returns: bag length -> operations of a step, None where they cannot be counted.
+_Counts = dict[tuple[str, str, bool], dict[int, int | None]]
+
+
+def _spared(task: RunTask | SharedTask, counts: _Counts) -> RunTask | SharedTask:
     """Give a task the operations that runs before it have counted: seconds of its own, for a method of many steps."""
-    if isinstance(task, StackTask):
-        return StackTask(tuple(one for t in task.tasks if isinstance(one := _spared(t, counts), TrainingTask)))
-    return replace(task, counted=tuple(counts.get(_counted_as(task), {}).items()))
+
+    def spared(training: TrainingTask, _: int) -> TrainingTask:
+        return replace(training, counted=tuple(counts.get(_counted_as(training), {}).items()))
+
+    return task.mapped(spared)
 
 
 def _claims_of(storage: str) -> Claims:

@@ -26,6 +26,23 @@ from .store import HOST
 _EVERY_S = 1.0
 
 
+@dataclass(frozen=True)
+class Progress:
+    """One finished run, trial or measurement, for whoever shows progress.
+
+    Attributes:
+        done, total: of the phase that is under way.
+        what: what has ended, in words.
+        outcome, reason: how it has ended.
+    """
+
+    done: int
+    total: int
+    what: str
+    outcome: str
+    reason: str
+
+
 @dataclass
 class Item:
     """A run under way.
@@ -61,8 +78,8 @@ class State:
     Attributes:
         pid: the process.
         began: of the phase, seconds since the epoch.
-        phase: ``tuning``, ``runs`` or ``costs``.
-        done, total: runs, trials and measurements, of all phases.
+        phase: ``tuning``, ``runs``, ``tuned runs`` or ``costs``.
+        done, total: runs, trials or measurements of the phase.
         work_done, work_left: of the phase, in the units of `Item.work`; runs under way are part of the latter.
         running: what runs now.
     """
@@ -137,7 +154,7 @@ class Session:
         self._write(force=True)
 
     def progress(self, done: int, total: int) -> None:
-        """Note how much of all phases is done."""
+        """Note how much of the phase is done."""
         self._state.done, self._state.total = done, total
         self._write(force=True)  # ``milbench status`` counts the runs themselves, too
 
@@ -187,6 +204,36 @@ class Session:
         """Write the state, where the last time is long enough ago, and return it."""
         self._write()
         return self.state()
+
+
+class Phase:
+    """The progress of one phase, counted from 0: in the session, and for whoever shows progress.
+
+    Args:
+        session: of the work.
+        name: ``tuning``, ``runs``, ``tuned runs``, ``costs`` ...
+        total: how many runs, trials or measurements it has.
+        work: their size, see `Item.work`.
+        on_progress: called after each of them.
+    """
+
+    def __init__(
+        self, session: Session, name: str, total: int, work: float, on_progress: Callable[[Progress], None] | None
+    ) -> None:
+        self._session, self._total, self._done, self._on_progress = session, total, 0, on_progress
+        session.phase(name, work)
+        session.progress(0, total)
+
+    def passed(self) -> None:
+        """Count something that is not made: it was made before, or is of no use any more."""
+        self._done += 1
+
+    def ended(self, what: str, outcome: str, reason: str, last: bool = True) -> None:
+        """Note that something has ended; a turn of a measurement that is not its last one does not count."""
+        self._done += last
+        self._session.progress(self._done, self._total)
+        if self._on_progress is not None:
+            self._on_progress(Progress(self._done, self._total, what, outcome, reason))
 
 
 def reporter(path: str, part: tuple[int, int] = (0, 1)) -> Callable[[float, dict[str, Any]], None] | None:

@@ -20,9 +20,10 @@ from ..data.cohort_cache import Progress
 from ..errors import MilbenchError, did_you_mean
 from ..formatting.text import count
 from ..registry import Method, look_beside, resolve
-from ..training.stacked import StackTask, may_share, stacks
+from ..training.stacked import may_share, stacks
 from ..training.task import TrainingTask
 from .current_runs import age
+from .run_tasks import RunTask, SharedTask
 from .store import MODEL, RunRecord, Store, read_suite
 from .tuning.search import StudySpec
 from .tuning.study import import_optuna
@@ -330,12 +331,12 @@ def together(todo: Sequence[PlannedRun], most: int) -> list[list[PlannedRun]]:
     return parts if most == 1 else sorted(parts, key=lambda part: -sum(planned.work for planned in part))
 
 
-def to_task(group: Sequence[PlannedRun], most: int) -> TrainingTask | StackTask:
+def to_task(group: Sequence[PlannedRun], most: int) -> RunTask | SharedTask:
     """Return the one task that carries out a group of `together`."""
     # One that is left over of its group as well: what is recorded must not depend on how many others there were.
     spec = group[0].spec
     shared = most > 1 and (spec.stacked or may_share(spec.budget))
-    return StackTask(tuple(planned.task for planned in group)) if shared else group[0].task
+    return SharedTask(tuple(planned.task for planned in group)) if shared else RunTask(group[0].task)
 
 
 def _refuse_changed(store: Store) -> None:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -30,13 +29,6 @@ from .loop import flops_of
 from .selection import CheckpointSelector
 from .step import OptimizerStep, oom_context
 from .task import OnStep, TrainingResult, TrainingTask, check_labels, derive_seed, seed_everything
-
-
-@dataclass(frozen=True)
-class StackTask:
-    """Runs of one method and recipe on one cohort for one process; if their specs say stacked, to be trained as one."""
-
-    tasks: tuple[TrainingTask, ...]
 
 
 def stacks(recipe: Recipe, budget: Budget) -> bool:

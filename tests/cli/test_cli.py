@@ -312,12 +312,13 @@ def test_runs_that_do_not_end_ok_are_exit_code_2(cli, tmp_path):
     )
 
 
-def test_only_the_local_launcher_exists(cli, tmp_path):
+def test_an_unknown_launcher_is_a_sentence(cli, tmp_path):
     (tmp_path / "small.toml").write_text(SUITE)
     assert cli("run", "small.toml", "--launcher", "local", "--dry-run").code == 0
-    other = cli("run", "small.toml", "--launcher", "slurm")
-    assert (other.code, other.out) == (1, "")
-    assert other.err == "milbench: unknown launcher 'slurm'; only local exists so far. [option-bad-value]\n"
+    for verb in ("run", "tune"):
+        other = cli(verb, "small.toml", "--launcher", "locale")
+        assert (other.code, other.out) == (1, "")
+        assert other.err == "milbench: unknown launcher 'locale'. Did you mean 'local'? [plugin-unknown]\n"
     assert not (tmp_path / "results").exists()
 
 

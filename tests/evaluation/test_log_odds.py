@@ -274,11 +274,12 @@ def test_a_difference_that_ties_cannot_account_for_separates(mixed, monkeypatch)
 def test_a_trained_run_stores_log_odds(tmp_path):
     from support.small import task, write_cohort
 
+    from milbench.runs.run_tasks import RunTask
     from milbench.runs.worker import work
 
     parts = write_cohort(tmp_path)
     given = task(tmp_path, parts, "abmil", epochs=1)
-    result = work(given)
+    result = work(RunTask(given))
     assert result.outcome == "ok", result.reason
     table = result.value["predictions"]
     assert list(table) == ["slide_id", "split", "p0", "p1", "s0", "s1"]

@@ -19,7 +19,7 @@ from milbench.runs import execute as runner
 from milbench.runs.costs.benchmark import COUNTED
 from milbench.runs.costs.schedule import measure_costs, pending_costs
 from milbench.runs.execute import execute, run
-from milbench.runs.launchers.local import Outcome
+from milbench.runs.launchers.base import Outcome
 from milbench.runs.plan import make_plan
 from milbench.runs.store import read_costs, read_runs
 
@@ -332,7 +332,9 @@ def test_the_cost_pass(folder, tmp_path, monkeypatch):
     steps = []
     run(costly, tmp_path, on_progress=steps.append)
     assert len(steps) == 6 + 3 + 1 + 3
-    assert steps[-1].done == steps[-1].total == 6 + 3
+    assert [(step.done, step.total) for step in steps[:6]] == [(i, 6) for i in range(1, 7)]
+    assert {step.total for step in steps[6:]} == {3}
+    assert steps[-1].done == 3
     costs = {record.method: record for record in read_costs(tmp_path)}
     mean, lost, big = costs["mean"].record, costs[ODD + "Lost"].record, costs[ODD + "BigParameter"].record
     assert lost["outcome"] == "failed"

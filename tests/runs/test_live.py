@@ -9,14 +9,15 @@ from typing import ClassVar
 
 import pytest
 import torch
+from support.launchers import played
 from support.small import opened, suite, task, write_cohort
 
 from milbench.cli import _terminal
 from milbench.config import Budget, Tuning
 from milbench.measure.environment import environment
 from milbench.runs.execute import execute, tune
-from milbench.runs.launchers.local import WAIT, Outcome, Progress
-from milbench.runs.live import Session, reporter, step_reporter
+from milbench.runs.launchers.base import Outcome
+from milbench.runs.live import Progress, Session, reporter, step_reporter
 from milbench.runs.plan import make_plan
 from milbench.runs.scaling.measurement import MachineTask
 from milbench.runs.scaling.sweep import plan_sweep, run_sweep
@@ -79,18 +80,16 @@ def begun(monkeypatch):
     return Watched.begun
 
 
-def test_trials_are_work_under_way(tmp_path, begun, monkeypatch):
+def test_trials_are_work_under_way(tmp_path, begun):
     write_cohort(tmp_path)
 
-    def all_end(work, tasks, *_):
-        for key, given in itertools.takewhile(lambda one: one is not WAIT, tasks):
-            assert given.task.live
-            yield key, Outcome("ok", "", {"score": 0.5, "used": {}})
+    def ends(task):
+        assert task.task.live
+        return Outcome("ok", "", {"score": 0.5, "used": {}})
 
-    monkeypatch.setattr("milbench.runs.tuning.search.run_all", all_end)
     small = suite(tmp_path, budget=Budget(trials=2, steps=3), tuning=Tuning(sampler="random"))
     states = []
-    tune(make_plan(small, tmp_path / "r"), on_start=lambda session: states.append(session))
+    tune(make_plan(small, tmp_path / "r"), on_start=states.append, launcher=played(ends))
     assert [what.rpartition(" ")[2] for what, _ in begun] == ["0", "1"]
     assert all(path for _, path in begun)
     (session,) = states
@@ -118,18 +117,17 @@ def test_cells_of_a_ladder_are_work_under_way(begun, monkeypatch):
 
 
 @pytest.mark.parametrize("stacked", [False, True])
-def test_runs_of_one_process_say_together_how_far_they_are(tmp_path, begun, monkeypatch, stacked):
+def test_runs_of_one_process_say_together_how_far_they_are(tmp_path, begun, stacked):
     write_cohort(tmp_path)
     small = suite(tmp_path, ("mean",), seeds=2, stacked=2, recipe={"epochs": 2, "patience": None if stacked else 2})
     given = []
 
-    def none_ends(work, tasks, *_):
-        given.extend(task for _, task in itertools.takewhile(lambda one: one is not WAIT, tasks))
-        yield from ()
+    def ends(task):
+        given.append(task)
+        return Outcome("ok", "", [Outcome("failed", "played")] * len(task.trainings))
 
-    monkeypatch.setattr("milbench.runs.execute.run_all", none_ends)
-    execute(make_plan(small, tmp_path / "r"))
-    lives = [(one.live, one.live_part) for group in given for one in getattr(group, "tasks", (group,))]
+    execute(make_plan(small, tmp_path / "r"), launcher=played(ends))
+    lives = [(one.live, one.live_part) for task in given for one in task.trainings]
     assert len({live for live, _ in lives}) == len(begun) == len(given)
     assert all(live for live, _ in lives)
 

@@ -17,6 +17,7 @@ from milbench.measure.memory import is_out_of_memory
 from milbench.runs.execute import execute
 from milbench.runs.launchers.local import run_all
 from milbench.runs.plan import make_plan
+from milbench.runs.run_tasks import RunTask
 from milbench.runs.worker import work
 from milbench.training.loader import BagLoader
 from milbench.training.loop import train
@@ -136,7 +137,7 @@ def test_the_memory_cap_is_a_cap_and_changes_no_prediction(cohort):
     def end(method, cap):
         given = task(folder, parts, ODD + method)
         given = replace(given, spec=given.spec.model_copy(update={"budget": cap}))
-        ((_, result),) = run_all(work, [(0, given)], 1)
+        ((_, result),) = run_all(work, [(0, RunTask(given))], 1)
         return result
 
     cap = Budget(memory_bytes=64 << 20)
@@ -175,7 +176,7 @@ def test_what_counts_as_out_of_memory(error, due):
 
 def test_a_missing_cache_is_a_sentence(cohort, tmp_path):
     given = task(tmp_path / "nowhere", cohort[1])
-    ((_, result),) = run_all(work, [(0, given)], 1)
+    ((_, result),) = run_all(work, [(0, RunTask(given))], 1)
     assert result.outcome == "failed"
     assert str(tmp_path / "nowhere") in result.reason
     with pytest.raises(MilbenchError):

@@ -18,7 +18,8 @@ import torch
 import milbench
 from milbench.measure.environment import environment, fingerprint
 from milbench.measure.memory import PeakMemory
-from milbench.runs.launchers.local import Outcome, run_all
+from milbench.runs.launchers.base import Outcome
+from milbench.runs.launchers.local import run_all
 
 Work = Callable[[], Any]
 

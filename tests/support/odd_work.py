@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 
-from milbench.runs.launchers.local import Outcome
+from milbench.runs.launchers.base import Outcome
 
 
 def do(task):

@@ -17,10 +17,11 @@ from milbench.nn.stacked import Stack
 from milbench.registry import resolve
 from milbench.runs.execute import run
 from milbench.runs.plan import IN_TURN, make_plan, to_task, together
+from milbench.runs.run_tasks import SharedTask
 from milbench.training.loader import BagLoader
 from milbench.training.loop import train
 from milbench.training.predict import predict
-from milbench.training.stacked import StackTask, stacks, train_stacked
+from milbench.training.stacked import stacks, train_stacked
 
 CPU = torch.device("cpu")
 LAST = Protocol(checkpoint="last", standardize=True)
@@ -302,10 +303,10 @@ def test_runs_go_together_by_method_recipe_and_cohort(cohort):
         limited = small.model_copy(update={"budget": budget})
         alone = together(make_plan(limited, cohort[0] / "none").runs, 10)
         assert {len(group) for group in alone} == {1}
-        stacked = {isinstance(to_task(group, 10), StackTask) for group in alone if group[0].spec.stacked}
+        stacked = {isinstance(to_task(group, 10), SharedTask) for group in alone if group[0].spec.stacked}
         # A timeout is no part of a run: it is trained as a stack of one, with a process to itself.
         assert stacked == ({True} if budget.timeout_s else set())
-        assert not any(isinstance(to_task(g, 10), StackTask) for g in alone if not g[0].spec.stacked)
+        assert not any(isinstance(to_task(g, 10), SharedTask) for g in alone if not g[0].spec.stacked)
     assert {len(group) for group in together(make_plan(small, cohort[0] / "none").runs, 1)} == {1}
 
 

@@ -13,7 +13,8 @@ from typing import Any
 from ...config import PROTOCOL_VERSION, digest
 from ...measure.environment import environment, fingerprint, now, this_machine
 from ...measure.load import Load, apart
-from ..launchers.local import Outcome, run_all
+from ..launchers.base import Outcome
+from ..launchers.local import run_all
 from ..plan import Overwrite, Plan
 from ..store import Store
 from ..worker import work

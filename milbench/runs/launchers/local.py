@@ -19,68 +19,48 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from itertools import islice
 from multiprocessing.connection import Connection, wait
-from typing import Any
+from typing import Any, TypeVar
 
 from ...errors import MilbenchError
 from ...formatting.text import count
+from .base import REPEATS, Launcher, Outcome, Work
+
+Key = TypeVar("Key")
 
 #: What the fork server imports once. The compilers of torch are not used, but optimizers and the switch to
 #: deterministic algorithms import them: seconds that every process would spend anew.
 PRELOAD = [
-    "milbench.runs.worker", "milbench.runs.costs.benchmark", "milbench.runs.scaling.measurement",
-    "milbench.runs.tuning.trial", "torch._dynamo", "torch._inductor", "torch._meta_registrations", "pyarrow.parquet",
-    "safetensors.torch",
+    "milbench.runs.launchers.local", "milbench.runs.run_tasks", "milbench.runs.costs.benchmark",
+    "milbench.runs.scaling.measurement", "milbench.runs.tuning.trial", "torch._dynamo", "torch._inductor",
+    "torch._meta_registrations", "pyarrow.parquet", "safetensors.torch",
 ]  # fmt: skip
 METHOD = "forkserver" if "forkserver" in mp.get_all_start_methods() else "spawn"
-#: What an iterator of tasks yields when its next task cannot be told before one that is running has ended.
-WAIT = object()
-#: The same, where it depends on another process: `run_all` asks again after `LATER_S` seconds.
-LATER = object()
-LATER_S = 0.3
 GRACE_S = 1.0  # for a process to leave once its result is here, and for a signal to reach us too
-#: How often a run is repeated whose process was ended by a signal from elsewhere.
-REPEATS = 2
 #: Exit code that multiprocessing reports for a process whose fork server has ended before it.
 _ORPHANED = 255
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """How a run ended: the outcome, the reason when it is not ``ok``, and what the work returned.
-
-    Attributes:
-        lost: signals that ended earlier attempts, by name, in their order.
-    """
-
-    outcome: str
-    reason: str = ""
-    value: Any = None
-    lost: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Progress:
-    """One finished run or measurement, for whoever shows progress."""
-
-    done: int
-    total: int
-    what: str
-    outcome: str
-    reason: str
+class _Submitted:
+    task: Any
+    repeats: int
+    future: Future[Outcome]
 
 
 @dataclass
 class _Running:
-    key: Any
-    task: Any
+    submitted: _Submitted
     process: Any
     pipe: Connection
     server: int | None  # process id of the fork server
-    deadline: float | None = field(default=None)
+    deadline: float | None = None
     lost: tuple[str, ...] = ()
 
 
@@ -140,72 +120,108 @@ _ADDRESS_BYTES = 3 << 29
 _DESCRIPTORS, _DESCRIPTORS_A_RUN = 18, 3
 
 
+class LocalLauncher(Launcher):
+    """Executes tasks in fresh processes on this machine; see `milbench.runs.launchers.base.Launcher`.
+
+    Raises:
+        MilbenchError: the system starts no process (too many open files, no memory); `submit` and `wait` raise it too.
+    """
+
+    def __init__(self, work: Work, jobs: int, timeout_s: float | None = None) -> None:
+        super().__init__(work, jobs, timeout_s)
+        _check_limits(jobs)
+        self._context: Any = mp.get_context(METHOD)
+        self._waiting: deque[_Submitted] = deque()
+        self._running: list[_Running] = []
+        self._ended: deque[Future[Outcome]] = deque()
+
+    @classmethod
+    def warm_up(cls) -> None:
+        """Start the fork server; see `warm_up`."""
+        warm_up()
+
+    @property
+    def under_way(self) -> int:
+        """How many tasks were submitted that `wait` has not returned."""
+        return len(self._waiting) + len(self._running) + len(self._ended)
+
+    def submit(self, task: Any, repeats: int = REPEATS) -> Future[Outcome]:
+        """Start a process for a task, or keep the task until one of the others has ended."""
+        one = _Submitted(task, repeats, Future())
+        self._waiting.append(one)
+        self._start_waiting()
+        return one.future
+
+    def wait(self, timeout_s: float | None = None) -> Future[Outcome] | None:
+        """Return a task that has ended; None where no task is under way, or where none has ended in time."""
+        end = None if timeout_s is None else time.monotonic() + timeout_s
+        while not self._ended and self._running:
+            for one in _ended(self._running, None if end is None else max(0.0, end - time.monotonic())):
+                self._running.remove(one)
+                self._end(one)
+            self._start_waiting()
+            if end is not None and time.monotonic() >= end:
+                break
+        return self._ended.popleft() if self._ended else None
+
+    def close(self) -> None:
+        """Kill every process."""
+        self._waiting.clear()
+        while self._running:
+            _kill(self._running.pop())
+
+    def _start_waiting(self) -> None:
+        while self._waiting and len(self._running) < self.jobs:
+            self._start(self._waiting.popleft())
+
+    def _start(self, one: _Submitted, lost: tuple[str, ...] = ()) -> None:
+        self._running.append(_start(self._context, self.work, one, self.timeout_s, lost))
+
+    def _end(self, one: _Running) -> None:
+        """Keep the outcome of a process that has ended, or start its task again."""
+        ended = _collect(one, self.timeout_s)
+        if isinstance(ended, _Lost):
+            lost = (*one.lost, ended.signal)
+            if len(lost) <= one.submitted.repeats:
+                self._start(one.submitted, lost)
+                return
+            ended = Outcome("failed", _killed(lost), lost=lost)
+        elif one.lost:
+            ended = replace(ended, lost=one.lost)
+        one.submitted.future.set_result(ended)
+        self._ended.append(one.submitted.future)
+
+
 def run_all(
-    work: Callable[[Any], Outcome],
-    tasks: Iterable[Any],
-    jobs: int,
-    timeout_s: float | None = None,
-    repeats: Callable[[Any], int] = lambda _: REPEATS,
-) -> Generator[tuple[Any, Outcome]]:
-    """Run ``work(task)`` for every ``(key, task)``, each in a fresh process, and yield ``(key, result)`` as they end.
+    work: Work, tasks: Iterable[tuple[Key, Any]], jobs: int, timeout_s: float | None = None
+) -> Generator[tuple[Key, Outcome]]:
+    """Execute independent tasks in fresh processes on this machine and yield ``(key, outcome)`` as they end.
 
     Args:
-        work: an importable function that returns a Result.
-        tasks: read one by one, as processes become free; `WAIT` where the next one depends on one that is running,
-            `LATER` where it depends on another process.
-        jobs: processes side by side.
+        work: see `milbench.runs.launchers.base.Launcher`.
+        tasks: ``(key, task)``, read one by one as processes become free.
+        jobs: processes at the same time.
         timeout_s: wall seconds after which a process is killed; its outcome is ``timeout``.
-        repeats: how often a task is repeated whose process was ended by a signal from elsewhere.
 
     Raises:
         MilbenchError: the system starts no process (too many open files, no memory).
     """
-    _check_limits(jobs)
-    context: Any = mp.get_context(METHOD)
-    pending = iter(tasks)
-    running: list[_Running] = []
-    exhausted = False
-    try:
-        while True:
-            later = False
-            while not exhausted and len(running) < jobs:
-                try:
-                    item = next(pending)
-                except StopIteration:
-                    exhausted = True
-                    break
-                if item is WAIT or item is LATER:
-                    later = item is LATER
-                    break
-                key, task = item
-                running.append(_start(context, work, key, task, timeout_s))
-            if not running and not later:
-                return
-            if not running:
-                time.sleep(LATER_S)
-            for one in _ended(running, LATER_S if later else None) if running else ():
-                running.remove(one)
-                ended = _collect(one, timeout_s)
-                if isinstance(ended, Outcome):
-                    yield one.key, replace(ended, lost=one.lost) if one.lost else ended
-                    continue
-                lost = (*one.lost, ended.signal)
-                if len(lost) <= repeats(one.task):
-                    again = _start(context, work, one.key, one.task, timeout_s)
-                    again.lost = lost
-                    running.append(again)
-                    continue
-                yield one.key, Outcome("failed", _killed(lost), lost=lost)
-    finally:
-        for one in running:
-            _kill(one)
+    keys: dict[Future[Outcome], Key] = {}
+    remaining = iter(tasks)
+    with LocalLauncher(work, jobs, timeout_s) as launcher:
+        for key, task in islice(remaining, jobs):
+            keys[launcher.submit(task)] = key
+        for ended in launcher.as_completed():
+            for key, task in islice(remaining, launcher.free):
+                keys[launcher.submit(task)] = key
+            yield keys.pop(ended), ended.result()
 
 
-def _start(context: Any, work: Callable[[Any], Outcome], key: Any, task: Any, timeout_s: float | None) -> _Running:
+def _start(context: Any, work: Work, one: _Submitted, timeout_s: float | None, lost: tuple[str, ...] = ()) -> _Running:
     for attempt in range(REPEATS + 1):
         try:
             warm_up()  # a new fork server, where the last one has ended
-            process, ours = _forked(context, work, task)
+            process, ours = _forked(context, work, one.task)
             break
         # The fork server was killed between two runs, or in the middle of a start: the next start makes a new one.
         except (EOFError, ConnectionError):
@@ -225,7 +241,7 @@ def _start(context: Any, work: Callable[[Any], Outcome], key: Any, task: Any, ti
                 code="system-limit",
             ) from None
     deadline = None if timeout_s is None else time.monotonic() + timeout_s
-    return _Running(key, task, process, ours, _server(), deadline)
+    return _Running(one, process, ours, _server(), deadline, lost)
 
 
 #: What helps where the system refuses another process.
@@ -237,7 +253,7 @@ _NO_MORE = {
 }
 
 
-def _forked(context: Any, work: Callable[[Any], Outcome], task: Any) -> tuple[Any, Connection]:
+def _forked(context: Any, work: Work, task: Any) -> tuple[Any, Connection]:
     ours, theirs = context.Pipe()
     process = context.Process(target=_child, args=(work, task, theirs), daemon=True)
     try:
@@ -287,7 +303,7 @@ def _ended_with_server(one: _Running, code: int | None) -> bool:
         return True
 
 
-def _child(work: Callable[[Any], Outcome], task: Any, pipe: Connection) -> None:
+def _child(work: Work, task: Any, pipe: Connection) -> None:
     # The terminal's Ctrl-C reaches the whole process group; the parent decides what becomes of its runs.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     gc.freeze()  # what the fork server has imported stays: collections in this process need not look at it

@@ -26,8 +26,9 @@ from ...measure.environment import environment, fingerprint, source_digest
 from ...measure.load import Load
 from ...measure.roofline import Dtype, check_dtype
 from ...registry import registry, resolve
-from ..launchers.local import Outcome, Progress, run_all
-from ..live import Session
+from ..launchers.base import Outcome
+from ..launchers.local import run_all
+from ..live import Phase, Progress, Session
 from ..worker import work
 from .measurement import CellKind, MachineTask, Mode, ScalingTask
 from .table import Cells, tidy
@@ -196,45 +197,36 @@ def run_sweep(
     session = Session(None)
     if on_start is not None:
         on_start(session)
-    session.progress(0, len(cells) + 1)
-    session.phase("measuring", sum(_work(cell) for n, cell in enumerate(cells, start=2) if n not in done.results))
-
-    def report(done: int, what: str, result: Outcome) -> None:
-        session.progress(done, len(cells) + 1)
-        if on_progress is not None:
-            on_progress(Progress(done, len(cells) + 1, what, result.outcome, result.reason))
-
-    machine = done.results.get(_MACHINE)
-    if machine is None:
-        with closing(run_all(work, [(None, MachineTask(plan.dtype, plan.threads, plan.device_type))], 1)) as results:
-            ((_, machine),) = results
-        if machine.outcome != "ok":
-            raise MilbenchError(
-                f"this machine's own rates in {plan.dtype} could not be measured: {machine.reason}.",
-                code="scaling-not-measured",
-            )
-        done.add(_MACHINE, machine)
-    report(1, f"this machine, {plan.dtype}", machine)
-    cap = plan.memory_bytes or int(MEMORY_SHARE * machine.value["available_bytes"])
-    plan = replace(plan, memory_bytes=cap)
-
-    def tasks() -> Iterator[tuple[tuple[int, ScalingTask], ScalingTask]]:
-        # Read one by one: what has ended otherwise than ok is known when its next turn comes.
+    left = sum(_work(cell) for n, cell in enumerate(cells, start=2) if n not in done.results)
+    with closing(done):
+        phase = Phase(session, "measuring", len(cells) + 1, left, on_progress)
+        machine = done.results.get(_MACHINE)
+        if machine is None:
+            machine = _measured(MachineTask(plan.dtype, plan.threads, plan.device_type))
+            if machine.outcome != "ok":
+                raise MilbenchError(
+                    f"this machine's own rates in {plan.dtype} could not be measured: {machine.reason}."
+                )
+            done.add(_MACHINE, machine)
+        phase.ended(f"this machine, {plan.dtype}", machine.outcome, machine.reason)
+        cap = plan.memory_bytes or int(MEMORY_SHARE * machine.value["available_bytes"])
+        plan = replace(plan, memory_bytes=cap, code="scaling-not-measured")
         for number, cell in enumerate(plan.cells(), start=2):
+            row = rows[cell.n, cell.mode, cell.method]
             if number in done.results:
-                _keep(rows[cell.n, cell.mode, cell.method], cell, done.results[number])
-            elif rows[cell.n, cell.mode, cell.method].outcome == "ok":
-                session.start(str(number), _named(cell), _work(cell))
-                yield (number, cell), cell
-            else:
+                _keep(row, cell, done.results[number])
+                phase.passed()
+                continue
+            if row.outcome != "ok":  # a cell before it was too large, say
                 session.advance(_work(cell))
-
-    with closing(done), closing(run_all(work, tasks(), 1)) as results:
-        for (number, cell), result in results:
+                phase.passed()
+                continue
+            session.start(str(number), _named(cell), _work(cell))
+            result = _measured(cell)
             done.add(number, result)
-            _keep(rows[cell.n, cell.mode, cell.method], cell, result)
+            _keep(row, cell, result)
             session.finish(str(number))
-            report(number, _named(cell), result)
+            phase.ended(_named(cell), result.outcome, result.reason)
     here, ceiling = machine.value["environment"], machine.value["ceiling"]
     kept = list(rows.values())
     table = tidy(
@@ -242,6 +234,12 @@ def run_sweep(
         flops_per_s=ceiling["flops_per_s"], read_bytes_per_s=ceiling["read_bytes_per_s"], against=plan.against,
     )  # fmt: skip
     return ScalingSweep(plan, table, here, ceiling, [row.samples() for row in kept], load.reading())
+
+
+def _measured(task: MachineTask | ScalingTask) -> Outcome:
+    """Measure in a fresh process of this machine."""
+    ((_, result),) = run_all(work, [(None, task)], 1)
+    return result
 
 
 def _named(cell: ScalingTask) -> str:

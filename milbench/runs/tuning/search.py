@@ -12,8 +12,10 @@ from __future__ import annotations
 import hashlib
 import math
 import re
+import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,7 +28,8 @@ from ...registry import Method, unreadable
 from ...training.stacked import stacks
 from ...training.task import TrainingTask
 from ..claims import Claims
-from ..launchers.local import LATER, WAIT, Outcome, run_all
+from ..launchers.base import CLAIM_S, Launcher, Outcome
+from ..launchers.local import LocalLauncher
 from ..worker import work
 from .study import distribution, ended_ok, has_ended, import_optuna, open_storage, pruner, sampler
 from .trial import TrialTask
@@ -155,6 +158,7 @@ def search_all(
     on_trial: Callable[[Trial], None] | None = None,
     on_begin: Callable[[StudySpec, int], str] | None = None,
     claims: Claims | None = None,
+    launcher: type[Launcher] = LocalLauncher,
 ) -> dict[str, StudyResult]:
     """Carry out what is missing of some studies and return what each found, by its name.
 
@@ -169,6 +173,7 @@ def search_all(
         on_trial: called after every trial of this process.
         on_begin: called before every trial with study and number; returns where it writes how far it is.
         claims: of the storage; None: no other process uses it.
+        launcher: executes the trials.
 
     Raises:
         MilbenchError: Optuna is not installed, or the storage cannot be opened.
@@ -176,21 +181,29 @@ def search_all(
     for search in searches:
         search.check()
     opened = [_Study(search, open_storage(storage), storage) for search in searches]
-    results = run_all(work, _tasks(opened, claims, on_begin), jobs, timeout_s)
-    try:
-        for (study, trial, task), result in results:
-            study.busy = False
-            if result.outcome == "oom" and (cut := smaller(task.task)) is not None:
-                # Without the pruner, which would judge it by what the attempt before has reported.
-                study.again = trial, replace(task, task=cut, storage=None)
+    under_way: dict[Future[Outcome], tuple[_Study, optuna.trial.Trial, TrialTask]] = {}
+    with launcher(work, jobs, timeout_s) as place:
+        while _left(opened) or under_way:
+            while place.free and (study := _claimed(opened, claims)) is not None:
+                trial, task = study.begin(on_begin)
+                under_way[place.submit(task)] = study, trial, task
+            others = place.free > 0 and any(not study.busy for study in _left(opened))  # claimed by other processes
+            if not under_way:
+                time.sleep(CLAIM_S)
+                continue
+            if (ended := place.wait(CLAIM_S if others else None)) is None:
+                continue
+            study, trial, task = under_way.pop(ended)
+            study.busy, result = False, ended.result()
+            if result.outcome == "oom" and (in_parts := smaller(task.task)) is not None:
+                # Without the pruner, which would compare it with what the attempt before has reported.
+                study.again = trial, replace(task, task=in_parts, storage=None)
                 continue
             outcome, reason = study.tell(trial, result)
             if claims is not None:
                 claims.release(study.key)
             if on_trial is not None:
                 on_trial(Trial(study.search, trial.number, outcome, reason))
-    finally:
-        results.close()
     return {study.search.name: study.found() for study in opened}
 
 
@@ -290,6 +303,15 @@ class _Study:
         fixed = {name: distribution(dimension) for name, dimension in self.search.space.items()}
         return self._with_task(self.study.ask(fixed_distributions=fixed))
 
+    def begin(self, on_begin: Callable[[StudySpec, int], str] | None) -> tuple[optuna.trial.Trial, TrialTask]:
+        """Return the next trial and its task: one that is to be made again on parts of bags, or that of `ask`."""
+        self.busy = True
+        trial, task = self.again or self.ask()
+        self.again = None
+        if on_begin is not None:
+            task = replace(task, task=replace(task.task, live=on_begin(self.search, trial.number)))
+        return trial, task
+
     def _with_task(self, trial: optuna.trial.Trial) -> tuple[optuna.trial.Trial, TrialTask]:
         search = self.search
         task = _with(search, search.task, {k: _value(search.space[k], v) for k, v in trial.params.items()})
@@ -344,31 +366,27 @@ class _Study:
         return StudyResult(values, float(best.value), trials.index(best), outcomes, bad[-1] if bad else "", dict(used))
 
 
-def _tasks(
-    studies: Sequence[_Study], claims: Claims | None, on_begin: Callable[[StudySpec, int], str] | None = None
-) -> Iterator[Any]:
-    """Yield a trial of whichever study has none under way; `WAIT` where all have one, `LATER` where others make it."""
-    while True:
-        left = {id(study): study.left for study in studies}
-        ready = [study for study in studies if not study.busy and left[id(study)]]
-        # All move on alike.
-        for study in sorted(ready, key=lambda s: -left[id(s)]):
-            if claims is not None and not claims.take(study.key):
-                continue
-            if claims is not None and not study.left:  # another process made the last one meanwhile
-                claims.release(study.key)
-                continue
-            study.busy = True
-            trial, task = study.again or study.ask()
-            study.again = None
-            if on_begin is not None:
-                task = replace(task, task=replace(task.task, live=on_begin(study.search, trial.number)))
-            yield (study, trial, task), task
-            break
-        else:
-            if not any(left.values()):
-                return
-            yield LATER if ready else WAIT
+def _left(studies: Sequence[_Study]) -> list[_Study]:
+    """Return the studies of which trials are still to be made or under way."""
+    return [study for study in studies if study.left]
+
+
+def _claimed(studies: Sequence[_Study], claims: Claims | None) -> _Study | None:
+    """Return a study with a trial to make and none under way, which this process has claimed; None where none is free.
+
+    The one of which most trials are left comes first, so that all of them advance together.
+    """
+    left = {study.search.name: study.left for study in studies}
+    ready = [study for study in studies if not study.busy and left[study.search.name]]
+    for study in sorted(ready, key=lambda study: -left[study.search.name]):
+        if claims is None:
+            return study
+        if not claims.take(study.key):
+            continue
+        if study.left:
+            return study
+        claims.release(study.key)  # another process made the last one meanwhile
+    return None
 
 
 def derived(search: StudySpec, index: int) -> int:

@@ -16,7 +16,8 @@ from support import odd_work
 
 from milbench.errors import MilbenchError
 from milbench.runs.launchers import local
-from milbench.runs.launchers.local import Outcome, run_all
+from milbench.runs.launchers.base import Outcome
+from milbench.runs.launchers.local import LocalLauncher, run_all
 
 HERE = Path(__file__).parents[2]
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="fork server and signals")
@@ -79,6 +80,49 @@ def test_tasks_are_read_when_a_process_is_free():
     next(results)
     assert len(read) <= 4
     assert len(list(results)) == 4
+
+
+def test_what_depends_on_a_task_is_submitted_when_that_has_ended():
+    """Two chains of three; the second link of each is submitted while the other chain is under way."""
+    chains, order = {}, []
+    with LocalLauncher(odd_work.do, 2) as launcher:
+        for start in (0, 10):
+            chains[launcher.submit(("echo", start))] = start
+        for ended in launcher.as_completed():
+            start, value = chains.pop(ended), ended.result().value
+            order.append(value)
+            if value < start + 2:
+                chains[launcher.submit(("echo", value + 1))] = start
+        assert (launcher.under_way, launcher.free) == (0, 2)
+    assert sorted(order) == [0, 1, 2, 10, 11, 12]
+    assert [value for value in order if value < 10] == [0, 1, 2]
+
+
+def test_more_tasks_than_places_wait_for_one():
+    with LocalLauncher(odd_work.do, 1) as launcher:
+        tasks = [launcher.submit(("echo", i)) for i in range(3)]
+        assert (launcher.under_way, launcher.free, len(children())) == (3, 0, 1)
+        assert [launcher.wait() for _ in tasks] == tasks
+        assert launcher.wait() is None
+        assert [task.result().value for task in tasks] == [0, 1, 2]
+
+
+def test_waiting_has_an_end_and_leaving_ends_what_is_under_way():
+    with LocalLauncher(odd_work.do, 1) as launcher:
+        launcher.submit(("sleep", 60))
+        start = time.monotonic()
+        assert launcher.wait(timeout_s=0.3) is None
+        assert 0.3 <= time.monotonic() - start < 10
+        started = children()
+        assert (len(started), launcher.under_way) == (1, 1)
+    assert gone(started, within=1.0)
+
+
+def test_a_task_that_must_not_be_repeated_is_not(tmp_path, monkeypatch):
+    monkeypatch.setattr(local, "GRACE_S", 0.1)
+    with LocalLauncher(odd_work.do, 1) as launcher:
+        launcher.submit(("end_at_first", signal.SIGKILL, 1, str(tmp_path / "mark")), repeats=0)
+        assert launcher.wait().result().lost == ("SIGKILL",)
 
 
 def test_a_result_larger_than_any_buffer():

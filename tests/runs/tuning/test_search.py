@@ -9,6 +9,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from support.launchers import played
 from support.small import suite, write_cohort
 
 import milbench
@@ -19,10 +20,11 @@ from milbench.report import tuning as figures
 from milbench.runs import execute as runner
 from milbench.runs import plan as plans
 from milbench.runs.execute import execute, trials_left, tune
-from milbench.runs.launchers.local import WAIT, Outcome, run_all
+from milbench.runs.launchers.base import Outcome
 from milbench.runs.plan import make_plan
 from milbench.runs.tuning import search as tuning_module
 from milbench.runs.tuning.search import StudySpec
+from milbench.runs.worker import work
 
 optuna = pytest.importorskip("optuna", reason="tuning needs Optuna: pip install 'milbench[tune]'")
 
@@ -380,23 +382,17 @@ def test_tables_of_other_searches_are_told_apart(folder):
     assert table["conditions"].str.contains("share 0.5").sum() == 1
 
 
-def test_what_does_not_fit_is_tried_again_on_parts_of_bags(folder, monkeypatch):
+def test_what_does_not_fit_is_tried_again_on_parts_of_bags(folder):
     """Played here by a search whose first attempts end as oom."""
     budget = {"on_oom": "subsample", "max_instances": 2, "memory_bytes": 1 << 30}
     plan = make_plan(tuned(folder, ("mean",), trials=3, budget=budget), folder / "runs")
-    real, sizes = tuning_module.run_all, []
+    sizes = []
 
-    def run_all_that_does_not_fit(work, tasks, jobs, timeout_s):
-        def told():
-            for (study, trial, task), result in real(work, tasks, jobs, timeout_s):
-                sizes.append(task.task.max_instances)
-                cut = task.task.max_instances is not None
-                yield (study, trial, task), result if cut else Outcome("oom", "played")
+    def whole_bags_do_not_fit(task):
+        sizes.append(task.task.max_instances)
+        return Outcome("oom", "played") if task.task.max_instances is None else work(task)
 
-        return told()
-
-    monkeypatch.setattr(tuning_module, "run_all", run_all_that_does_not_fit)
-    (found,) = tune(plan).values()
+    (found,) = tune(plan, launcher=played(whole_bags_do_not_fit)).values()
     assert sizes == [None, 2] * 3
     assert found.outcomes == Counter(ok=3)
 
@@ -476,29 +472,6 @@ def test_auc_before_tuning_is_of_the_folds_and_seeds_that_were_tuned(folder):
     assert table.loc["not tuned", "seeds"] == 3
     assert table.loc["not tuned", "auc"] != alone  # or the test says nothing
     assert table.loc["tuned, 2 trials", "auc_untuned"] == alone
-
-
-def waiting(task):
-    time.sleep(0.05)
-    return Outcome("ok", "", task)
-
-
-def test_tasks_may_wait_for_results():
-    """The second task of each chain is told only when the first is done."""
-    done, given = [], []
-
-    def tasks():
-        while len(given) < 4:
-            if len(given) - len(done) >= 2:
-                yield WAIT
-                continue
-            given.append(len(given))
-            yield given[-1], given[-1]
-
-    for key, result in run_all(waiting, tasks(), jobs=3):
-        done.append(key)
-        assert result.value == key
-    assert sorted(done) == [0, 1, 2, 3]
 
 
 def test_names_of_studies_tell_everything_apart(folder):

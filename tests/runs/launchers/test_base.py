@@ -1,0 +1,108 @@
+"""Launchers by name, and a launcher of another package: one file and an entry point."""
+
+from importlib.metadata import EntryPoint
+
+import pytest
+from support.small import suite, write_cohort
+
+import milbench
+from milbench.errors import MilbenchError
+from milbench.runs.launchers import base
+from milbench.runs.launchers.local import LocalLauncher
+
+#: The whole of a package's launcher: a program for every task, one at a time, in the order of submission.
+SERIAL = '''
+import pickle, subprocess, sys
+from collections import deque
+from concurrent.futures import Future
+from milbench.runs.launchers.base import REPEATS, Launcher
+
+PROGRAM = "import pickle, sys; work, task = pickle.load(sys.stdin.buffer); out = sys.stdout.buffer; " \\
+          "pickle.dump(work(task), out)"
+executed = []
+
+
+class SerialLauncher(Launcher):
+    """Executes each task with a program of its own, when it is waited for."""
+
+    def __init__(self, work, jobs, timeout_s=None):
+        super().__init__(work, jobs, timeout_s)
+        self.waiting = deque()
+
+    @property
+    def under_way(self):
+        return len(self.waiting)
+
+    def submit(self, task, repeats=REPEATS):
+        self.waiting.append((Future(), task))
+        return self.waiting[-1][0]
+
+    def wait(self, timeout_s=None):
+        if not self.waiting:
+            return None
+        future, task = self.waiting.popleft()
+        given = pickle.dumps((self.work, task))
+        done = subprocess.run([sys.executable, "-c", PROGRAM], input=given, stdout=subprocess.PIPE, check=True)
+        executed.append(type(task).__name__)
+        future.set_result(pickle.loads(done.stdout))
+        return future
+
+    def close(self):
+        self.waiting.clear()
+
+
+class NoLauncher:
+    pass
+'''
+
+
+@pytest.fixture
+def packages(tmp_path, monkeypatch):
+    """Return a list to which entry points of packages can be added; their module is ``their_launcher``."""
+    (tmp_path / "their_launcher.py").write_text(SERIAL)
+    monkeypatch.syspath_prepend(tmp_path)
+    points = []
+    monkeypatch.setattr(base, "entry_points", lambda group: [p for p in points if p.group == group])
+    return points
+
+
+def point(name, attribute, module="their_launcher"):
+    return EntryPoint(name, f"{module}:{attribute}", base.GROUP)
+
+
+def test_a_package_adds_a_launcher_with_one_file(tmp_path, packages):
+    """The same suite gives the same runs and predictions, to the bit, as in processes of this machine."""
+    packages.append(point("serial", "SerialLauncher"))
+    write_cohort(tmp_path)
+    small = suite(tmp_path, ("mean", "abmil"), recipe={"epochs": 2})
+    due = {r.path.name: r for r in milbench.run(small, tmp_path / "local")}
+    made = milbench.run(small, tmp_path / "serial", launcher="serial")
+    assert __import__("their_launcher").executed == ["RunTask"] * 2
+    assert {r.path.name for r in made} == set(due)
+    for record in made:
+        assert record.outcome == "ok"
+        assert record.predictions().equals(due[record.path.name].predictions())
+
+
+def test_names_of_launchers(packages):
+    assert base.find_launcher("local") is LocalLauncher
+    packages += [point("serial", "SerialLauncher"), point("twice", "SerialLauncher"), point("twice", "NoLauncher"),
+                 point("none", "NoLauncher"), point("gone", "Gone"),
+                 point("lost", "Lost", "no_such_module")]  # fmt: skip
+    assert base.launcher_names() == ["gone", "local", "lost", "none", "serial", "twice"]
+    assert base.find_launcher("serial").__name__ == "SerialLauncher"
+    for name, words in {
+        "serail": "unknown launcher 'serail'. Did you mean 'serial'?",
+        "twice": "two launchers are named twice",
+        "none": "is no subclass of milbench.runs.launchers.base.Launcher",
+        "gone": "launcher gone .* cannot be imported",
+        "lost": "launcher lost .* cannot be imported",
+    }.items():
+        with pytest.raises(MilbenchError, match=words):
+            base.find_launcher(name)
+
+
+def test_a_package_does_not_take_the_place_of_the_local_launcher(packages):
+    packages.append(point("local", "SerialLauncher"))
+    assert base.find_launcher("local") is LocalLauncher
+    assert base.launcher_names() == ["local"]
