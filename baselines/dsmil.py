@@ -14,7 +14,7 @@ from milbench.config import Card, Float, Recipe
 from milbench.nn import (
     Linear,
     activates,
-    linear,
+    joint_linear,
     linear_then,
     segment_argmax,
     segment_dot,
@@ -90,8 +90,6 @@ class DSMIL(Aggregator):
 
     def _classify(self, b: Tensor) -> Tensor:
         """Convolve the class vectors over their full width: ``(B, C, d) -> (B, C)``."""
-        if self.fcc.weight.ndim == 4:  # of a stack, which a convolution does not know
-            return linear(b.flatten(1), self.fcc.weight.flatten(2), self.fcc.bias)
         out: Tensor = self.fcc(b)[..., 0]
         return out
 
@@ -106,10 +104,7 @@ class DSMIL(Aggregator):
                 q.append(linear_then(hidden, second.weight, second.bias, "tanh"))
                 scores.append(self.instance(rows))
             return q, torch.cat(scores)
-        # From the last axis, as a stack of models has another one in front.
-        weight = torch.cat([first.weight, self.instance.weight], dim=-2)
-        bias = torch.cat([first.bias, self.instance.bias], dim=-1)
-        to_hidden, to_scores = linear(x, weight, bias).split([Q, self.instance.out_features], dim=1)
+        to_hidden, to_scores = joint_linear(x, (first, self.instance)).split([Q, self.instance.out_features], dim=1)
         return [tanh(second(F.relu(to_hidden)))], to_scores
 
     def loss(self, out: BagOutput, targets: Tensor) -> Tensor:

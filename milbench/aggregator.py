@@ -53,7 +53,7 @@ class Aggregator(nn.Module, ABC):
     #: stated by the class; where a parameter decides (an option that sorts the rows), by the model it made.
     permutation_invariant: bool = True
     #: Whether `pool` and `loss` are right as well for the parameters of several models on a leading axis, each with its
-    #: own bags (`milbench.nn.stacked`): products of rows through `milbench.nn.linear` or linear layers alone, axes of
+    #: own bags (`milbench.nn.stacked`): products of rows by linear layers or `milbench.nn.joint_linear` alone, axes of
     #: parameters counted from the last, no buffers, no chance in training but ``nn.Dropout``, a loss that is a mean
     #: over the bags of logits and of every `aux`.
     stackable: ClassVar[bool] = False

@@ -5,7 +5,7 @@ Importing this package imports torch; every block says which paper and equation 
 
 from .attention import AttentionScore, tanh
 from .autocast import product_dtype
-from .matrix_products import Linear, activates, linear, linear_then
+from .matrix_products import Linear, activates, joint_linear, linear, linear_then
 from .nystrom.attention import NystromAttention
 from .ppeg import PPEG
 from .segment import (
@@ -27,6 +27,7 @@ __all__ = [
     "NystromAttention",
     "SquareTokens",
     "activates",
+    "joint_linear",
     "linear",
     "linear_then",
     "product_dtype",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from .matrix_products import Linear, activates, linear, linear_then
+from .matrix_products import Linear, activates, joint_linear, linear_then
 
 CHUNK = 2048  # rows scored at once on CPU without gradient
 
@@ -39,11 +39,7 @@ class AttentionScore(nn.Module):
         if self.u is None:
             h = linear_then(x, self.v.weight, self.v.bias, "tanh") if activates(x) else tanh(self.v(x))
             return self.w(self.dropout(h))
-        # Both branches in one product: the rows are read once.
-        # From the last axis, as a stack of models has another one in front.
-        weight = torch.cat([self.v.weight, self.u.weight], dim=-2)
-        bias = torch.cat([self.v.bias, self.u.bias], dim=-1)
-        to_tanh, to_gate = linear(x, weight, bias).chunk(2, dim=-1)
+        to_tanh, to_gate = joint_linear(x, (self.v, self.u)).chunk(2, dim=-1)
         return self.w(self.dropout(tanh(to_tanh)) * self.dropout(torch.sigmoid(to_gate)))
 
 

@@ -11,14 +11,15 @@ one is taken depends on shapes and dtype alone, never on a clock, so that result
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Sequence
+from typing import Any, Literal, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .autocast import autocasts
-from .stacked import stacked_linear
+from .stacked import StackedLinear
 
 ROWS = 256  # of a convolution: fewer do not pay for laying out the weights anew at every call
 FEW_ROWS = 8  # of oneDNN's own product
@@ -29,12 +30,7 @@ _product = getattr(torch.ops.mkldnn, "_linear_pointwise", None) if torch.backend
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """x W' + b: ``(n, k), (m, k) -> (n, m)``, as `torch.nn.functional.linear`, gradients included.
-
-    Weights ``(M, m, k)`` are those of a stack, see `milbench.nn.stacked`.
-    """
-    if weight.ndim == 3:
-        return stacked_linear(x, weight, bias)
+    """x W' + b: ``(n, k), (m, k) -> (n, m)``, as `torch.nn.functional.linear`, gradients included."""
     bare = _product is not None and not torch.is_grad_enabled()
     # Without gradient a score, a single column, pays as well.
     if weight.dtype != x.dtype or not _pays(x, WIDTH if bare and len(x) >= ROWS else weight.shape[0], FEW_ROWS):
@@ -48,6 +44,20 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         return F.linear(x, weight, bias)
     out: Tensor = _FewRows.apply(x, weight, bias)
     return out
+
+
+def joint_linear(x: Tensor, layers: Sequence[nn.Linear | StackedLinear]) -> Tensor:
+    """Several linear layers in one product, ``(n, k) -> (n, m_1 + m_2 + ...)``: the rows are read once.
+
+    Args:
+        x: ``(n, k)``.
+        layers: `torch.nn.Linear` with bias, or what takes their place in a stack (`milbench.nn.stacked`).
+    """
+    # From the last axis, as the layers of a stack have another one in front.
+    weight = torch.cat([layer.weight for layer in layers], dim=-2)
+    bias = torch.cat([cast(Tensor, layer.bias) for layer in layers], dim=-1)
+    first = layers[0]
+    return first.batch.linear(x, weight, bias) if isinstance(first, StackedLinear) else linear(x, weight, bias)
 
 
 def _multiplied(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str = "none") -> Tensor:

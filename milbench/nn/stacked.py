@@ -11,8 +11,7 @@ The bags of a batch are ordered by model, equally many for each.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -30,61 +29,74 @@ FEW = 12  # rows of a product that numpy makes
 SMALL = 1 << 18  # multiplications of one whose right factor is transposed; beyond them its BLAS has no small kernel
 VECTOR = 64  # a multiple of the entries that a processor's widest register holds
 
-#: Of the batch in hand: how many rows each model has, how many bags, and the models of rows by how many each has.
-_rows: list[int] = []
-_bags = 0
-_models: dict[tuple[int, ...], Tensor] = {}
 
+class StackedBatch:
+    """The batch that a `Stack` is given, as its layers share it: whose each row and each bag is.
 
-@contextmanager
-def _batch_of(lengths: Sequence[int], models: int) -> Iterator[None]:
-    global _rows, _bags, _models
-    each = len(lengths) // models
-    before = _rows, _bags, _models
-    _rows, _bags, _models = [sum(lengths[i : i + each]) for i in range(0, len(lengths), each)], each, {}
-    try:
-        yield
-    finally:
-        _rows, _bags, _models = before
+    Args:
+        models: how many the stack has.
+    """
 
+    def __init__(self, models: int) -> None:
+        self._models = models
+        self._rows: list[int] = []  # of each model
+        self._bags = 0  # of each model
+        self._model_of: dict[tuple[int, ...], Tensor] = {}
 
-def _parts(x: Tensor) -> list[int]:
-    """How many of the first axis belong to each model: rows of its instances, or its bags."""
-    bags = _bags * len(_rows)
-    if len(x) not in (sum(_rows), bags):
-        raise ValueError(f"a stacked layer takes the batch's {sum(_rows)} rows or {bags} bags, not {len(x)}")
-    return _rows if len(x) == sum(_rows) else [_bags] * len(_rows)
+    def begin(self, lengths: Sequence[int]) -> None:
+        """Take the lengths of a new batch's bags, ordered by model, equally many for each."""
+        self._bags = each = len(lengths) // self._models
+        self._rows, self._model_of = [sum(lengths[i : i + each]) for i in range(0, len(lengths), each)], {}
 
+    def parts(self, x: Tensor) -> list[int]:
+        """How many of the first axis belong to each model: rows of its instances, or its bags."""
+        rows, bags = sum(self._rows), self._bags * len(self._rows)
+        if len(x) not in (rows, bags):
+            raise ValueError(f"a stacked layer takes the batch's {rows} rows or {bags} bags, not {len(x)}")
+        return self._rows if len(x) == rows else [self._bags] * len(self._rows)
 
-def stacked_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """x W_i' + b_i by each model i for its own rows or bags: ``(n, ..., k), (M, m, k), (M, m) -> (n, ..., m)``."""
-    parts = _parts(x)
-    if weight.shape[1] == 1 and x.ndim == 2:
-        # A product with one column is a weighted sum, of all rows at once.
-        of = _model_of(parts, x)
-        y = (x * weight[:, 0].index_select(0, of)).sum(dim=1, keepdim=True)
-        return y if bias is None else y + bias.index_select(0, of)
-    if x.ndim > 2:
-        inner = x.shape[1:-1]
-        each = int(inner.numel())
-        flat: Tensor = _Each.apply(x.reshape(-1, x.shape[-1]), weight, bias, [n * each for n in parts])
-        return flat.unflatten(0, (len(x), *inner))
-    out: Tensor = _Each.apply(x, weight, bias, parts)
-    return out
+    def model_of(self, parts: list[int], x: Tensor) -> Tensor:
+        """Return the model of each row, ``(n,)``, made once a batch."""
+        key = tuple(parts)
+        if key not in self._model_of:
+            made = torch.repeat_interleave(torch.tensor(parts, device=x.device), output_size=len(x))
+            self._model_of[key] = made
+        return self._model_of[key]
+
+    def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        """x W_i' + b_i by each model i for its own rows or bags: ``(n, ..., k), (M, m, k), (M, m) -> (n, ..., m)``."""
+        parts = self.parts(x)
+        if weight.shape[1] == 1 and x.ndim == 2:
+            # A product with one column is a weighted sum, of all rows at once.
+            of = self.model_of(parts, x)
+            y = (x * weight[:, 0].index_select(0, of)).sum(dim=1, keepdim=True)
+            return y if bias is None else y + bias.index_select(0, of)
+        if x.ndim > 2:
+            inner = x.shape[1:-1]
+            each = int(inner.numel())
+            flat = self._each(x.reshape(-1, x.shape[-1]), weight, bias, [n * each for n in parts])
+            return flat.unflatten(0, (len(x), *inner))
+        return self._each(x, weight, bias, parts)
+
+    def _each(self, x: Tensor, weight: Tensor, bias: Tensor | None, parts: list[int]) -> Tensor:
+        out: Tensor = _Each.apply(x, weight, bias, parts, None if bias is None else self.model_of(parts, x))
+        return out
 
 
 class _Each(torch.autograd.Function):
-    """The products of `stacked_linear`, written where they belong: no copy on either way.
+    """The products of `StackedBatch.linear`, written where they belong: no copy on either way.
 
     One by one, so that a model's result does not depend on who else is in the stack, to the bit. On CPU those of a few
     rows are numpy's, whose BLAS has kernels for small matrices: half the time of torch's, and a third of the call.
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, parts: list[int]) -> Tensor:
-        """Take ``(n, k), (M, m, k), (M, m)`` and the M numbers of rows."""
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, parts: list[int], of: Tensor | None
+    ) -> Tensor:
+        """Take ``(n, k), (M, m, k), (M, m)``, the M numbers of rows and, with a bias, the model of each row."""
         ctx.save_for_backward(x, weight)
-        ctx.parts, ctx.of = parts, None if bias is None else _model_of(parts, x)
+        ctx.parts, ctx.of = parts, of
         y = x.new_empty(len(x), weight.shape[1])
         _each(_times_transposed, parts, x, weight, y)
         if bias is not None:
@@ -105,15 +117,7 @@ class _Each(torch.autograd.Function):
         _each(_transposed_times, ctx.parts, grad, d_weight, x)
         if ctx.of is not None:
             d_bias = grad.new_zeros(weight.shape[:2]).index_add_(0, ctx.of, grad)
-        return dx, d_weight, d_bias, None
-
-
-def _model_of(parts: list[int], x: Tensor) -> Tensor:
-    """Return the model of each row, ``(n,)``, made once a batch."""
-    key = tuple(parts)
-    if key not in _models:
-        _models[key] = torch.repeat_interleave(torch.tensor(parts, device=x.device), output_size=len(x))
-    return _models[key]
+        return dx, d_weight, d_bias, None, None
 
 
 def _each(product: Callable[[Any, Any, Any, Any], None], parts: list[int], a: Tensor, w: Tensor, b: Tensor) -> None:
@@ -150,27 +154,46 @@ def _transposed_times(library: Any, g: Any, dw: Any, x: Any) -> None:
     library.matmul(g.T, x, out=dw)
 
 
-class _Linear(nn.Module):
-    """M linear layers."""
+class StackedLinear(nn.Module):
+    """M linear layers; weight ``(M, m, k)``, bias ``(M, m)``."""
 
-    def __init__(self, like: nn.Linear) -> None:
+    weight: Tensor
+    bias: Tensor | None
+
+    def __init__(self, like: nn.Linear, batch: StackedBatch) -> None:
         super().__init__()
-        self.in_features, self.out_features = like.in_features, like.out_features
-        self.weight: nn.Parameter | None = None
-        self.bias: nn.Parameter | None = None
+        self.in_features, self.out_features, self.batch = like.in_features, like.out_features, batch
+        self.register_parameter("bias", None)  # where the layers have one, the stack sets it with the weight
 
     def forward(self, x: Tensor) -> Tensor:
         """``(n, ..., k) -> (n, ..., m)``."""
-        assert self.weight is not None
-        return stacked_linear(x, self.weight, self.bias)
+        return self.batch.linear(x, self.weight, self.bias)
 
 
-class _Dropout(nn.Module):
+class _StackedConv1d(nn.Module):
+    """M convolutions whose kernel is as wide as what they are given; weight ``(M, m, c, k)``, bias ``(M, m)``."""
+
+    weight: Tensor
+    bias: Tensor | None
+
+    def __init__(self, batch: StackedBatch) -> None:
+        super().__init__()
+        self.batch = batch
+        self.register_parameter("bias", None)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(n, c, k) -> (n, m, 1)``: a product with every entry."""
+        if x.shape[1:] != self.weight.shape[2:]:
+            raise ValueError(f"a stacked convolution takes {tuple(self.weight.shape[2:])}, not {tuple(x.shape[1:])}")
+        return self.batch.linear(x.flatten(1), self.weight.flatten(2), self.bias).unsqueeze(2)
+
+
+class _StackedDropout(nn.Module):
     """Dropout in which each model draws from a generator of its own."""
 
-    def __init__(self, p: float, generators: Sequence[torch.Generator]) -> None:
+    def __init__(self, p: float, generators: Sequence[torch.Generator], batch: StackedBatch) -> None:
         super().__init__()
-        self.p, self.generators = p, generators
+        self.p, self.generators, self.batch = p, generators, batch
 
     def forward(self, x: Tensor) -> Tensor:
         """Zero entries with probability p and scale the others by 1 / (1 - p)."""
@@ -179,7 +202,7 @@ class _Dropout(nn.Module):
         if self.p == 1:
             return x * 0
         chance = torch.empty_like(x)
-        for part, generator in zip(chance.split(_parts(x)), self.generators, strict=True):
+        for part, generator in zip(chance.split(self.batch.parts(x)), self.generators, strict=True):
             part.uniform_(generator=generator)
         return x * (chance >= self.p).to(x.dtype).mul_(1 / (1 - self.p))
 
@@ -203,8 +226,9 @@ class Stack(nn.Module):
                 f"{type(first).__name__} cannot be trained in a stack; set stacked = 1.", code="method-unsupported"
             )
         self.size = len(models)
+        self.batch = StackedBatch(self.size)
         self.joint: Aggregator = copy.deepcopy(first)
-        _replace(self.joint, generators)
+        _replace(self.joint, generators, self.batch)
         every = [dict(model.named_parameters()) for model in models]
         for name in every[0]:
             values = torch.stack([own[name].detach() for own in every])
@@ -229,8 +253,8 @@ class Stack(nn.Module):
 
     def forward(self, bags: Bags) -> BagOutput:
         """Predict for bags ordered by model, equally many for each."""
-        with _batch_of(bags.lengths, self.size):
-            out: BagOutput = self.joint(bags)
+        self.batch.begin(bags.lengths)
+        out: BagOutput = self.joint(bags)
         return out
 
     def loss(self, out: BagOutput, targets: Tensor) -> Tensor:
@@ -251,11 +275,15 @@ def _longer(values: Tensor, more: int) -> Tensor:
     return torch.cat([values, values.new_zeros(more, *values.shape[1:])])
 
 
-def _replace(module: nn.Module, generators: Sequence[torch.Generator]) -> None:
+def _replace(module: nn.Module, generators: Sequence[torch.Generator], batch: StackedBatch) -> None:
     for name, child in list(module.named_children()):
         if isinstance(child, nn.Linear):
-            setattr(module, name, _Linear(child))
+            setattr(module, name, StackedLinear(child, batch))
+        elif isinstance(child, nn.Conv1d):
+            if (child.stride, child.padding, child.dilation, child.groups) != ((1,), (0,), (1,), 1):
+                raise MilbenchError(f"{name}, a convolution, cannot be trained in a stack; set stacked = 1.")
+            setattr(module, name, _StackedConv1d(batch))
         elif isinstance(child, nn.Dropout):
-            setattr(module, name, _Dropout(child.p, generators))
+            setattr(module, name, _StackedDropout(child.p, generators, batch))
         else:
-            _replace(child, generators)
+            _replace(child, generators, batch)
