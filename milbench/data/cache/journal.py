@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any
+from typing import Any
 
-from ...atomic_io.checksums import record_checksum, with_checksum
-from ...atomic_io.folders import write_atomic
-from ...atomic_io.publishing import open_appending
+from ...atomic_io.json_lines import JsonLines
 from .writer import Placed
 
 NAME = "journal.jsonl"
@@ -50,55 +47,41 @@ def stamp(files: Sequence[Path]) -> tuple[tuple[str, int, int], ...]:
 
 
 class Journal:
-    """An append-only file of entries, one line each; use it in a ``with`` block.
+    """An append-only file of entries, one line each; use it in a ``with`` block, whose good end removes it.
 
     Args:
         folder: where it lies.
     """
 
     def __init__(self, folder: Path) -> None:
-        self.path = folder / NAME
-        self._file: IO[bytes] | None = None
+        self._lines = JsonLines(folder / NAME)
 
     def entries(self) -> list[Entry]:
-        """Return the whole lines that are there; the last one may have been cut short by a kill."""
-        found: list[Entry] = []
-        if not self.path.is_file():
-            return found
-        for line in self.path.read_text(encoding="utf-8", errors="replace").splitlines():
+        """Return the whole entries that are there; what follows a damaged one is read from its source again."""
+        entries: list[Entry] = []
+        for fields in self._lines.records():
             try:
-                fields = json.loads(line)
-                if fields.pop("checksum") != record_checksum(fields):
-                    break  # damaged; what follows is read from its source again
                 placed = fields["placed"]
                 known = tuple((str(name), int(size), int(when)) for name, size, when in fields["stamp"])
-                found.append(
+                entries.append(
                     Entry(fields["slide_id"], known, placed and Placed(**placed), fields["why"], fields["facts"])
                 )
-            except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            except (ValueError, KeyError, TypeError, AttributeError):
                 break
-        return found
+        return entries
 
     def start(self, entries: Sequence[Entry]) -> None:
         """Begin anew with some entries."""
-        write_atomic(self.path, "".join(map(_line, entries)))
-        self._file = open_appending(self.path)
+        self._lines.replace(map(asdict, entries))
 
     def add(self, entry: Entry) -> None:
         """Append an entry; what it speaks of must have been handed to the operating system before."""
-        assert self._file is not None
-        self._file.write(_line(entry).encode())
-        self._file.flush()
+        self._lines.append(asdict(entry))
 
     def __enter__(self) -> Journal:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None) -> None:
-        if self._file is not None:
-            self._file.close()
+        self._lines.close()
         if kind is None:
-            os.unlink(self.path)
-
-
-def _line(entry: Entry) -> str:
-    return json.dumps(with_checksum(asdict(entry))) + "\n"
+            os.unlink(self._lines.path)

@@ -6,11 +6,10 @@ alike. Memory is measured after, in processes of its own. A cell that does not f
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, get_args
@@ -18,8 +17,7 @@ from typing import Any, get_args
 import pandas as pd
 import torch
 
-from ...atomic_io.checksums import checksum
-from ...atomic_io.publishing import open_appending
+from ...atomic_io.json_lines import JsonLines
 from ...config import digest
 from ...errors import MilbenchError, did_you_mean
 from ...measure.environment import environment, fingerprint, source_digest
@@ -267,44 +265,28 @@ _MACHINE = 1
 
 
 class _Journal:
-    """The cells that have ended, a line each; in memory alone where there is no file."""
+    """The cells that have ended, a record each; in memory alone where there is no file."""
 
     def __init__(self, path: Path | None) -> None:
         self.results: dict[int, Outcome] = {}
-        text = path.read_text(encoding="utf-8", errors="replace") if path is not None and path.is_file() else ""
-        whole = 0
-        for line in text.splitlines(keepends=True):
-            try:
-                number, outcome, reason, value, *sealed = json.loads(line)
-            except (ValueError, TypeError, RecursionError):
-                break  # cut short by a kill
-            if not line.endswith("\n") or sealed != [_line_checksum(number, outcome, reason, value)]:
-                break  # damaged, or of a milbench before: measured again
-            self.results[number] = Outcome(outcome, reason, value)
-            whole += len(line.encode())
-        self._file = None
-        if path is not None:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = open_appending(path)
-            self._file.truncate(whole)
+        self._lines = None if path is None else JsonLines(path, durable=True)
+        if self._lines is None:
+            return
+        for record in self._lines.records():
+            with suppress(KeyError):  # of a milbench before: measured again
+                self.results[record["number"]] = Outcome(record["outcome"], record["reason"], record["value"])
+        self._lines.resume()
 
     def add(self, number: int, result: Outcome) -> None:
         self.results[number] = result
-        if self._file is not None:
-            fields = (number, result.outcome, result.reason, result.value)
-            line = json.dumps([*fields, _line_checksum(*fields)], separators=(",", ":"))
-            self._file.write(line.encode() + b"\n")
-            self._file.flush()
-            os.fsync(self._file.fileno())
+        if self._lines is not None:
+            self._lines.append(
+                {"number": number, "outcome": result.outcome, "reason": result.reason, "value": result.value}
+            )
 
     def close(self) -> None:
-        if self._file is not None:
-            self._file.close()
-
-
-def _line_checksum(*fields: Any) -> str:
-    as_read = json.loads(json.dumps(fields))  # keys are text there
-    return checksum(json.dumps(as_read, sort_keys=True).encode())
+        if self._lines is not None:
+            self._lines.close()
 
 
 def parse_lengths(text: str) -> tuple[int, ...]:
