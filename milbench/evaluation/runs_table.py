@@ -23,7 +23,7 @@ from ..runs.current_runs import (
     CONDITIONS,
     SUPERSEDED,
     Request,
-    age,
+    cohort_runs,
     conditions_of,
     current_runs,
     read_requests,
@@ -298,23 +298,18 @@ def _tables(
     """
     where = f"{suite.name}-v{suite.version} / {data}"
     last = max((r for r in requests.values() if r.data == data), key=lambda r: r.asked, default=None)
-    asked = [record for record in records if last is not None and record.spec.fingerprint == last.fingerprint]
-    latest = max(asked or records, key=age).spec
-    notes: list[str] = []
-    groups: dict[str, list[RunRecord]] = {}
-    superseded: dict[str, RunSpec] = {}  # of each method, the last one
-    for record in sorted(records, key=age):
-        old = [name for name in SUPERSEDED if getattr(record.spec, name) != getattr(latest, name)]
-        if old:
-            notes.append(" and ".join(_OTHER[name] for name in old))
-            superseded[record.method] = record.spec
-        else:
-            groups.setdefault(digest(conditions_of(record.spec)), []).append(record)
+    cohort = cohort_runs(records, last)
+    latest, groups = cohort.latest, cohort.tables
+    superseded = {record.method: record.spec for record in cohort.superseded}  # of each method, the last one
+    differences = Counter(
+        " and ".join(_OTHER[name] for name in SUPERSEDED if getattr(record.spec, name) != getattr(latest, name))
+        for record in cohort.superseded
+    )
     notes = [
         f"{where}: left out {count(n, 'run')} made with {what} than those asked for last."
-        for what, n in sorted(Counter(notes).items())
+        for what, n in sorted(differences.items())
     ]
-    if last is not None and not asked:
+    if last is not None and not cohort.requested:
         notes.append(
             f"{where}: the suite was last run on other features, labels or folds than these, and none of those runs is "
             "done."

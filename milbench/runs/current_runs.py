@@ -227,8 +227,44 @@ def table_key(data: str, fingerprint: str, conditions: Mapping[str, Any]) -> str
     return digest([data, fingerprint, dict(conditions)])
 
 
+@dataclass(frozen=True)
+class CohortRuns:
+    """The runs of one cohort, parted into tables.
+
+    Attributes:
+        latest: spec of the run that was requested last: all tables have its features, labels, folds and protocol.
+        requested: whether a run on the features, labels and folds of the last request is among them.
+        tables: digest of `conditions_of` -> the runs of the table, the oldest first.
+        superseded: runs that differ from `latest` in one of `SUPERSEDED`, the oldest first.
+    """
+
+    latest: RunSpec
+    requested: bool
+    tables: dict[str, list[RunRecord]]
+    superseded: list[RunRecord]
+
+
+def cohort_runs(records: Collection[RunRecord], last: Request | None = None) -> CohortRuns:
+    """Part the runs of one cohort, of which there is at least one, into tables of equal conditions.
+
+    Args:
+        records: its runs.
+        last: the request of the cohort that came last; None: its newest run says what was requested last.
+    """
+    requested = [record for record in records if last is not None and record.spec.fingerprint == last.fingerprint]
+    latest = max(requested or records, key=age).spec
+    tables: dict[str, list[RunRecord]] = {}
+    superseded = []
+    for record in sorted(records, key=age):
+        if any(getattr(record.spec, name) != getattr(latest, name) for name in SUPERSEDED):
+            superseded.append(record)
+        else:
+            tables.setdefault(digest(conditions_of(record.spec)), []).append(record)
+    return CohortRuns(latest, bool(requested), tables, superseded)
+
+
 @dataclass
-class Current:
+class Selection:
     """The runs of one table that are shown, and those that are not, by the reason.
 
     Attributes:
@@ -264,7 +300,7 @@ class Current:
         return notes
 
 
-def current_runs(records: Sequence[RunRecord], request: Request | None, methods: Collection[str] = ()) -> Current:
+def current_runs(records: Sequence[RunRecord], request: Request | None, methods: Collection[str] = ()) -> Selection:
     """Choose the runs that a table shows: the one rule for every table, comparison, figure and report.
 
     Args:
@@ -273,7 +309,7 @@ def current_runs(records: Sequence[RunRecord], request: Request | None, methods:
         methods: shown on the requested folds and seeds although the request may not name them.
     """
     options = {record.method: record.spec.params for record in records}
-    current, named_by = Current(), {find_method(method, options) for method in methods}
+    current, named_by = Selection(), {find_method(method, options) for method in methods}
     code = {record.method: record.spec.code for record in records}  # the latest run's, as the oldest come first
     if request is not None:
         code |= request.methods
@@ -365,29 +401,16 @@ def mark_requested(store: Store, run_ids: Collection[str], when: str) -> None:
     Raises:
         MilbenchError: a run's file cannot be written, or is damaged.
     """
-    records = sorted(store.records(), key=age)
-    bags = {record.spec.data: _same(record.spec, SUPERSEDED) for record in records}  # the latest one's stays
-    code = {_method(record): record.spec.code for record in records}
-    place = {_place(record): record.path.name for record in records}
-    for record in records:
-        shown = (
-            bags[record.spec.data] == _same(record.spec, SUPERSEDED)
-            and code[_method(record)] == record.spec.code
-            and place[_place(record)] == record.path.name
-        )
-        if record.path.name in run_ids and not shown:
-            store.mark(record.path.name, when)
-
-
-def _method(record: RunRecord) -> str:
-    """Of all runs of a method in a table, only those of one form of its code are shown."""
-    return digest([record.spec.data, record.method, conditions_of(record.spec), _same(record.spec, SUPERSEDED)])
-
-
-def _place(record: RunRecord) -> str:
-    """Of runs that differ in nothing of this, one is shown."""
-    return digest([_method(record), record.spec.fold, record.spec.seed])
-
-
-def _same(spec: RunSpec, fields: Collection[str]) -> str:
-    return json.dumps(spec.model_dump(mode="json", include=set(fields)), sort_keys=True)
+    cohorts: dict[str, list[RunRecord]] = {}
+    for record in store.records():
+        cohorts.setdefault(record.spec.data, []).append(record)
+    for records in cohorts.values():
+        shown = {
+            run.spec.run_id
+            for table in cohort_runs(records).tables.values()
+            for runs in current_runs(table, None).shown.values()
+            for run in runs.values()
+        }
+        for record in sorted(records, key=age):
+            if record.path.name in run_ids and record.spec.run_id not in shown:
+                store.mark(record.path.name, when)
