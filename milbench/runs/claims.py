@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from ..atomic_io.publishing import child, make_folder, open_appending
+from ..atomic_io.unfinished import HOST
 from ..errors import MilbenchError
-from .store import HOST
 
 try:
     import fcntl

@@ -19,8 +19,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..atomic_io.publishing import clock_ahead, read_regular
-from .store import HOST
+from ..atomic_io.publishing import read_regular
+from ..atomic_io.unfinished import HOST, writer_lives
 
 #: Seconds between two writes of the session's file, at least.
 _EVERY_S = 1.0
@@ -131,7 +131,7 @@ class Session:
         if self._kept:
             return self
         for left in _sessions(self.folder.parent):
-            if not _alive(left):
+            if not writer_lives(_pid(left), left):
                 shutil.rmtree(left, ignore_errors=True)
         with suppress(OSError):
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -279,7 +279,7 @@ def sessions(suite_folder: Path) -> list[State]:
     """Return what the processes that are at work on a suite on this machine are doing."""
     found = []
     for folder in _sessions(suite_folder / ".live"):
-        if not _alive(folder):
+        if not writer_lives(_pid(folder), folder):
             continue
         try:
             content = json.loads(read_regular(folder / "session.json"))
@@ -298,19 +298,6 @@ def _sessions(live: Path) -> list[Path]:
 def _pid(folder: Path) -> int:
     head = folder.name.partition("-")[0]
     return int(head) if head.isdecimal() else 0
-
-
-def _alive(folder: Path) -> bool:
-    import psutil
-
-    try:
-        # A process id comes round again: a process that is younger than the folder did not make it.
-        began = folder.stat().st_ctime - clock_ahead(folder.parent)
-        return bool(psutil.Process(_pid(folder)).create_time() <= began + 1)
-    except psutil.AccessDenied:
-        return True
-    except (psutil.Error, OSError, ValueError):
-        return False
 
 
 def _replace(file: Path, text: str) -> None:

@@ -25,13 +25,11 @@ import math
 import os
 import re
 import shutil
-import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -39,7 +37,8 @@ from pydantic import BaseModel, ValidationError
 
 from ..atomic_io.checksums import FILES, KEY, check_record, checksum, with_checksum
 from ..atomic_io.manifest import first_line
-from ..atomic_io.publishing import child, clock_ahead, inside, make_folder, read_regular, write_atomic
+from ..atomic_io.publishing import child, fsync, inside, make_folder, read_regular, write_atomic
+from ..atomic_io.unfinished import clear_unfinished, publish_folder, replaced_meanwhile, unfinished
 from ..config import RunSpec, Suite, digest
 from ..errors import MilbenchError
 
@@ -57,10 +56,6 @@ MODEL = "model.safetensors"
 
 #: Everything a run can end as.
 OUTCOMES = ("ok", "oom", "timeout", "diverged", "unsupported", "failed")
-
-HOST = re.sub(r"\W", "_", socket.gethostname()) or "host"
-_UNFINISHED = re.compile(r"\.(tmp|old)-(\d+)-(\w+)-(\d+)-(.+)")
-_serial = count()
 
 
 @dataclass(frozen=True)
@@ -368,16 +363,7 @@ class Store:
         A replaced run whose replacement never arrived is put back.
         """
         for parent in (self.folder, self.runs, self.costs, self.folder / "cohorts"):
-            for left in sorted(parent.glob(".*")) if parent.is_dir() else ():
-                match = _UNFINISHED.fullmatch(left.name)
-                if match is None or match[3] != HOST or _alive(int(match[2]), left):
-                    continue
-                if match[1] == "old" and not (parent / match[5]).exists():
-                    left.rename(parent / match[5])
-                elif left.is_dir():
-                    shutil.rmtree(left, ignore_errors=True)
-                else:
-                    left.unlink(missing_ok=True)
+            clear_unfinished(parent)
 
     def remove(self, folder: Path) -> None:
         """Remove the folder of a run, a cost measurement or a cohort: whole or, whatever happens, not at all.
@@ -391,11 +377,11 @@ class Store:
             )
         inside(self.root, folder)
         # The name of what a dead process had begun to write: if this one dies here, `clean` finishes its work.
-        doomed = folder.parent / f".tmp-{os.getpid()}-{HOST}-{next(_serial)}-{folder.name}"
+        doomed = unfinished(folder)
         try:
             folder.rename(doomed)
             shutil.rmtree(doomed)
-            _sync(folder.parent)
+            fsync(folder.parent)
         except FileNotFoundError as error:
             if folder.exists():
                 raise MilbenchError(
@@ -414,7 +400,7 @@ class Store:
         """
         folder = inside(self.root, child(self.runs, run_id, what="run id"))
         file = folder / "run.json"
-        temporary = self.runs / f".tmp-{os.getpid()}-{HOST}-{next(_serial)}-{run_id}"
+        temporary = unfinished(folder)
         try:
             with _held(folder) as handle:
                 content = _load(inside(self.root, file)) | {"asked": when}
@@ -444,36 +430,14 @@ class Store:
         return list(_runs(self.folder))
 
     def _publish(self, final: Path, witness: str, fill: Callable[[Path], None], overwrite: bool) -> Path:
-        mark = f"{os.getpid()}-{HOST}-{next(_serial)}-{final.name}"
-        temporary, old = final.parent / f".tmp-{mark}", final.parent / f".old-{mark}"
         inside(self.root, final)
         try:
-            temporary.mkdir(parents=True)
-            fill(temporary)
-            for file in temporary.iterdir():
-                _sync(file)
-            _sync(temporary)
-            # A folder without its record is a wreck, not a result: it does not stand in the way.
-            if final.exists() and (overwrite or not (final / witness).exists()):
-                final.rename(old)
-            try:
-                temporary.rename(final)
-            except OSError:
-                if not final.exists():
-                    raise
-                # Published meanwhile, or kept on purpose: what was finished first stays.
-            _sync(final.parent)
+            publish_folder(final, witness, fill, overwrite)
         except OSError as error:
             raise MilbenchError(
                 f"cannot write {final} ({error.strerror or error}); free or mend the disk, then run the command again.",
                 code="not-writable",
             ) from error
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
-            if final.exists():
-                shutil.rmtree(old, ignore_errors=True)
-            elif old.exists():
-                old.rename(final)
         return final
 
 
@@ -706,7 +670,7 @@ def _read_replaced(file: Path) -> bytes:
         with suppress(FileNotFoundError):
             return read_regular(file)
         # One that is replaced lies beside its place; one that is not there was removed.
-        if file.parent.exists() or not any(file.parents[1].glob(f".old-*-{file.parent.name}")):
+        if file.parent.exists() or not replaced_meanwhile(file.parent):
             break
         time.sleep(0.01)
     return read_regular(file)
@@ -774,15 +738,7 @@ def _parquet(table: pd.DataFrame) -> bytes:
 
 def _write(file: Path, text: str) -> None:
     file.write_text(text, encoding="utf-8")
-    _sync(file)
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    fsync(file)
 
 
 @contextmanager
@@ -796,18 +752,6 @@ def _held(folder: Path) -> Iterator[int | None]:
         yield handle
     finally:
         os.close(handle)
-
-
-def _alive(pid: int, left: Path) -> bool:
-    import psutil
-
-    try:
-        # Process ids come round again (in containers at once): a process younger than the folder did not make it.
-        return bool(psutil.Process(pid).create_time() <= left.stat().st_mtime - clock_ahead(left.parent) + 1)
-    except (psutil.NoSuchProcess, FileNotFoundError):
-        return False
-    except psutil.AccessDenied:
-        return True
 
 
 def plain_name(name: str, what: str) -> str:

@@ -22,6 +22,7 @@ from typer.testing import CliRunner
 
 import milbench
 from milbench import config as specs
+from milbench.atomic_io.unfinished import HOST
 from milbench.cli import app, main
 from milbench.config import Budget, Suite, Tuning, digest
 from milbench.data.cache.reader import CacheWriter
@@ -39,7 +40,7 @@ from milbench.runs.execute import costs_left, run, trials_left, tuned_runs
 from milbench.runs.live import Item, Session, State, reporter, sessions
 from milbench.runs.plan import Finished, make_plan, refuse_damaged
 from milbench.runs.status import standing
-from milbench.runs.store import HOST, read_runs
+from milbench.runs.store import read_runs
 
 METHODS = ("mean", "abmil", "abmil[gated=true]")
 FOLDS = ("f0", "f1", "f2")

@@ -15,9 +15,10 @@ import pytest
 from support import synthetic as made
 
 import milbench.runs.store
+from milbench.atomic_io.unfinished import HOST
 from milbench.errors import MilbenchError
 from milbench.runs.live import Session, sessions
-from milbench.runs.store import HOST, SCHEMA, Store, read_costs, read_runs, read_suite
+from milbench.runs.store import SCHEMA, Store, read_costs, read_runs, read_suite
 
 PREDICTIONS = pd.DataFrame({"slide_id": ["a", "b"], "split": ["val", "test"], "p0": [0.1, 1 / 3], "p1": [0.9, 2 / 3]})
 HISTORY = pd.DataFrame({"epoch": [1, 2], "val_loss": [0.5, 0.4]})
