@@ -281,7 +281,9 @@ def _replace(module: nn.Module, generators: Sequence[torch.Generator], batch: St
             setattr(module, name, StackedLinear(child, batch))
         elif isinstance(child, nn.Conv1d):
             if (child.stride, child.padding, child.dilation, child.groups) != ((1,), (0,), (1,), 1):
-                raise MilbenchError(f"{name}, a convolution, cannot be trained in a stack; set stacked = 1.")
+                raise MilbenchError(
+                    f"{name}, a convolution, cannot be trained in a stack; set stacked = 1.", code="method-unsupported"
+                )
             setattr(module, name, _StackedConv1d(batch))
         elif isinstance(child, nn.Dropout):
             setattr(module, name, _StackedDropout(child.p, generators, batch))

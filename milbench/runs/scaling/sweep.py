@@ -203,12 +203,13 @@ def run_sweep(
             machine = _measured(MachineTask(plan.dtype, plan.threads, plan.device_type))
             if machine.outcome != "ok":
                 raise MilbenchError(
-                    f"this machine's own rates in {plan.dtype} could not be measured: {machine.reason}."
+                    f"this machine's own rates in {plan.dtype} could not be measured: {machine.reason}.",
+                    code="scaling-not-measured",
                 )
             done.add(_MACHINE, machine)
         phase.ended(f"this machine, {plan.dtype}", machine.outcome, machine.reason)
         cap = plan.memory_bytes or int(MEMORY_SHARE * machine.value["available_bytes"])
-        plan = replace(plan, memory_bytes=cap, code="scaling-not-measured")
+        plan = replace(plan, memory_bytes=cap)
         for number, cell in enumerate(plan.cells(), start=2):
             row = rows[cell.n, cell.mode, cell.method]
             if number in done.results:
