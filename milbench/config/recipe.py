@@ -34,6 +34,10 @@ class Recipe(Frozen):
         patience: epochs without improvement of the monitored validation quantity before training stops; None: never.
             Not used under a budget that sets a length: every method then uses the whole of it.
         grad_clip: largest gradient norm; None: no limit.
+        clip_groups: whose norm `grad_clip` limits, each by `torch.nn.utils.clip_grad_norm_`: ``all``, one norm over all
+            parameters; ``modules``, one over each module that is an attribute of the method (``encoder``, ``head`` ...)
+            and one over the parameters that are attributes themselves: a large gradient of one part then does not
+            shorten the steps of the others.
         precision: ``fp32``, or autocast in ``bf16`` or ``fp16``; losses and softmax sums stay in fp32.
         class_weights: ``none``, or ``balanced``: the whole loss of a bag of class c (auxiliary terms of the method
             included) is multiplied by N / (K n_c), where n_c of the fold's N training bags are of class c and K classes
@@ -73,3 +77,4 @@ class Recipe(Frozen):
     plateau_patience: int = added(10, since="0.2.0", ge=0)
     max_instances: int | None = added(None, since="0.2.0", ge=1)
     ema_decay: float | None = added(None, since="0.2.0", gt=0, lt=1)
+    clip_groups: Literal["all", "modules"] = added("all", since="0.2.0")

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from ..aggregator import Aggregator
@@ -45,6 +45,15 @@ def oom_context(lengths: Sequence[int], during: str) -> Iterator[None]:
         raise OutOfMemory(max(lengths, default=0), during, bytes_asked_for(error)) from error
 
 
+def clip_groups(model: nn.Module, recipe: Recipe) -> list[list[nn.Parameter]]:
+    """Return the parameters of a model in the groups whose gradients a recipe clips, each by its own norm."""
+    groups: dict[str, list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        group = name.rpartition(".")[0].partition(".")[0] if recipe.clip_groups == "modules" else ""
+        groups.setdefault(group, []).append(parameter)
+    return list(groups.values())
+
+
 def labels_of(targets: Tensor, at: Sequence[int]) -> Tensor:
     """Return the labels of the bags at some positions; of one bag, a view."""
     if len(at) == 1:
@@ -79,6 +88,7 @@ class OptimizerStep:
         self.scaler = torch.amp.GradScaler(self.device_type) if recipe.precision == "fp16" else None
         self.optimizer.zero_grad()
         self._after = model if isinstance(model, Aggregator) and model.has_own("after_step") else None
+        self._clipped = [] if recipe.grad_clip is None else clip_groups(model, recipe)
         decay = recipe.ema_decay
         self._average = None if decay is None else AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay))
 
@@ -134,7 +144,8 @@ class OptimizerStep:
         if self.scaler is not None:
             self.scaler.unscale_(self.optimizer)  # type: ignore[arg-type]  # reads param_groups alone
         if self.recipe.grad_clip is not None:
-            torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.grad_clip)
+            for parameters in self._clipped:
+                torch.nn.utils.clip_grad_norm_(parameters, self.recipe.grad_clip)
         follows = self._after is not None or self._average is not None
         taken = True
         if self.scaler is None:

@@ -4,7 +4,9 @@ import copy
 from typing import ClassVar
 
 import torch
+from torch import nn
 
+from milbench.bags import BagOutput, Bags
 from support.odd_methods import Plain
 
 
@@ -66,3 +68,18 @@ class Draws(Plain):
 
 class StackableTeacher(Teacher):
     stackable = True
+
+
+class Parts(Plain):
+    """Two modules, one of them nested, and two parameters of its own; their gradients differ a thousandfold."""
+
+    def __init__(self, in_dim: int, n_classes: int) -> None:
+        super().__init__(in_dim, n_classes)
+        self.encoder = nn.Sequential(nn.Linear(in_dim, 5), nn.Tanh(), nn.Linear(5, 3))
+        self.head = nn.Linear(3, n_classes)
+        self.shift = nn.Parameter(torch.zeros(3))
+        self.factor = nn.Parameter(torch.ones(1))
+
+    def pool(self, bags: Bags, attention: bool) -> BagOutput:
+        rows = 0.01 * self.encoder(bags.x) * self.factor + 100 * self.shift
+        return BagOutput(self.head(torch.stack([x.mean(dim=0) for x in rows.split(list(bags.lengths))])))
