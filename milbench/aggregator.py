@@ -52,6 +52,10 @@ class Aggregator(nn.Module, ABC):
     search_space: ClassVar[dict[str, Dimension]] = {}
     #: stated by the class; where a parameter decides (an option that sorts the rows), by the model it made.
     permutation_invariant: bool = True
+    #: Whether the columns of `BagOutput.attention` are those of the classes, in their order: a weight an instance each.
+    #: Instances are then shown and removed by the weights of their bag's class, else by the mean over columns
+    #: (`milbench.interpret`). It counts only where attention has n_classes columns.
+    attention_by_class: bool = False
     #: Whether `pool` and `loss` are right as well for the parameters of several models on a leading axis, each with its
     #: own bags (`milbench.nn.stacked`): products of rows by linear layers or `milbench.nn.joint_linear` alone, axes of
     #: parameters counted from the last, no buffers, no chance in training but ``nn.Dropout``, a loss that is a mean
@@ -185,9 +189,30 @@ class Aggregator(nn.Module, ABC):
             progress: share of the training that was done when the step began, in [0, 1].
         """
 
+    def contributions(self, bags: Bags) -> tuple[Tensor, Tensor] | None:
+        """Take the representation of one small bag apart: what every instance brings into it through every row.
+
+        `milbench.interpret.pooling_matrix` draws its matrix from the norms of these parts where a method defines them,
+        and estimates one elsewhere. It is called in eval mode, in float64, without gradients.
+
+        Args:
+            bags: one bag of n instances.
+
+        Returns:
+            ``(n, n, e)``, entry (i, j) what instance j brings into the bag's representation through row i; and
+            ``(n, e')``, the embedded instances, whose norms the parts are divided by. None: not for this model, or not
+            for this bag. The default is None.
+        """
+        return None
+
     @classmethod
     def has_own(cls, hook: str) -> bool:
-        """Return whether the class defines a hook, ``reset`` or ``after_step``, of its own."""
+        """Return whether the class gives a method or attribute of `Aggregator` a meaning of its own.
+
+        Args:
+            hook: its name: ``after_step``, ``reset``, ``contributions``, ``attention_by_class``, ``matrix_flops``,
+                ``flop_terms``, ``loss`` or ``probabilities``.
+        """
         return getattr(cls, hook) is not getattr(Aggregator, hook)
 
     def matrix_flops(self, n: int) -> int | None:

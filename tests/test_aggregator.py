@@ -1,12 +1,14 @@
 """What the base class does for every method."""
 
+import ast
 from functools import wraps
+from pathlib import Path
 
 import pytest
 import torch
 
 import milbench
-from milbench.aggregator import head_loss
+from milbench.aggregator import Aggregator, head_loss
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -51,3 +53,48 @@ def test_a_loss_from_beside_the_bases_checks_its_targets():
         with pytest.raises(milbench.MilbenchError):
             model.loss(out, torch.tensor([2]))
     assert below.loss is mixed.loss  # once
+
+
+def test_what_milbench_reads_of_a_method_by_name_is_declared_in_the_base():
+    """A hook that a module reads by getattr and that the base does not declare is one that nobody can know of."""
+    declared = set(dir(Aggregator)) | set(Aggregator.__annotations__)
+    home = Path(milbench.__file__).parent
+    undeclared = []
+    for file in home.rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            by_name = isinstance(node, ast.Call) and getattr(node.func, "id", "") in ("getattr", "hasattr")
+            if not by_name or not isinstance(node.args[1], ast.Constant):
+                continue
+            if {getattr(part, "id", "") for part in ast.walk(node.args[0])} & {"model", "method", "aggregator"}:
+                undeclared += [f"{file.name}: {node.args[1].value}"] * (node.args[1].value not in declared)
+    assert undeclared == []
+
+
+HOOKS = ("after_step", "reset", "contributions", "attention_by_class", "matrix_flops", "flop_terms", "loss",
+         "probabilities")  # fmt: skip
+
+
+@pytest.mark.parametrize("hook", HOOKS)
+def test_a_class_has_a_hook_of_its_own_where_it_or_a_base_defines_it(hook):
+    mean = type(milbench.create("mean", in_dim=2))
+    value = True if hook == "attention_by_class" else lambda self, *given: None
+    own = type("Own", (mean,), {hook: value})
+    assert own.has_own(hook)
+    assert type("Below", (own,), {}).has_own(hook)
+    assert not Aggregator.has_own(hook)
+    assert getattr(Aggregator, hook) is not None
+
+
+def test_defaults_of_the_hooks_do_nothing():
+    class Least(Aggregator):
+        def pool(self, bags, attention):
+            return milbench.BagOutput(torch.zeros(len(bags), 2))
+
+    model, bags = Least(3, 2), milbench.Bags.pack([torch.ones(2, 3)])
+    assert not any(Least.has_own(hook) for hook in HOOKS)
+    model.after_step(0.5)
+    model.reset(torch.Generator())
+    assert model.contributions(bags) is None
+    assert model.matrix_flops(2) is None
+    assert model.flop_terms(2) is None
+    assert model.attention_by_class is False

@@ -139,11 +139,10 @@ def pooling_matrix(model: Aggregator, bags: Bags, definition: Definition | None 
 
 
 def _contributions(model: Aggregator, bags: Bags) -> Tensor | None:
-    take_apart = getattr(model, "contributions", None)
-    if take_apart is None:
+    if not model.has_own("contributions"):
         return None
     with torch.no_grad():
-        found = take_apart(bags)
+        found = model.contributions(bags)
     if found is None:  # not for this model, or not for this bag
         return None
     (parts, own), n = found, len(bags.x)

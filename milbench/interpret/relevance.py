@@ -406,7 +406,7 @@ def _targets(targets: ArrayLike | Tensor | None, probabilities: Tensor) -> Tenso
 
 def _column(model: Aggregator, attention: Tensor, target: Tensor) -> Tensor:
     """One weight an instance: that of its bag's target where every class has its own, the mean over heads elsewhere."""
-    if getattr(model, "attention_by_class", False) and attention.shape[1] == model.n_classes:
+    if model.attention_by_class and attention.shape[1] == model.n_classes:
         return attention.gather(1, target[:, None])[:, 0]
     return attention.mean(dim=1)
 
