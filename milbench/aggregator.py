@@ -8,7 +8,6 @@ from functools import wraps
 from typing import Any, ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .bags import BagOutput, Bags
@@ -16,6 +15,12 @@ from .config import Card, Dimension, Recipe
 from .errors import MilbenchError
 from .nn.authors_state import load_authors_state
 from .nn.autocast import autocasts
+from .tasks import CLASSIFICATION, Task, task_named
+from .tasks._class_logits import check_targets, head_log_odds, head_loss, head_probabilities
+
+__all__ = [
+    "Aggregator", "check_targets", "explain_nonfinite", "head_log_odds", "head_loss", "head_probabilities",
+]  # fmt: skip
 
 _Loss = Callable[["Aggregator", BagOutput, Tensor], Tensor]
 
@@ -29,7 +34,7 @@ def _with_checked_targets(loss: _Loss) -> _Loss:
     @wraps(loss)
     def checked(self: Aggregator, out: BagOutput, targets: Tensor) -> Tensor:
         if not self.targets_are_valid:
-            check_targets(targets, len(out.logits), self.n_classes)
+            self.task.check_tensor(targets, len(out.logits), self.n_classes)
         return loss(self, out, targets)
 
     checked.checks_targets = checked  # type: ignore[attr-defined]  # itself: `wraps` copies attributes to others
@@ -67,6 +72,8 @@ class Aggregator(nn.Module, ABC):
     revision: ClassVar[int] = 1
     #: prefix of a parameter's name in the authors' code -> prefix here; longest match wins.
     authors_names: ClassVar[dict[str, str]] = {}
+    #: what targets are, set by the training loop where they are no class indices; the default `loss` is the task's.
+    task: Task = task_named(CLASSIFICATION)
     #: set by the training loop, which checks all labels beforehand: `loss` then does not check them at every step.
     targets_are_valid: bool = False
 
@@ -138,7 +145,9 @@ class Aggregator(nn.Module, ABC):
     def loss(self, out: BagOutput, targets: Tensor) -> Tensor:
         """Return the mean training loss of a batch, a scalar in fp32.
 
-        Cross-entropy over k = n_classes logits; binary cross-entropy where the head has one output for two classes.
+        Cross-entropy over k = n_classes logits; binary cross-entropy where the head has one output for two classes. In
+        a cohort of another task, the loss of that task (`milbench.tasks.Task.loss`); a method with a loss of its own
+        is trained on classes alone.
 
         Args:
             out: what `forward` returned for B bags.
@@ -148,7 +157,7 @@ class Aggregator(nn.Module, ABC):
             MilbenchError: targets of another shape or type, or outside 0 .. n_classes - 1; also of a loss that a
                 subclass defines.
         """
-        return _head_loss(out.logits, targets)  # checked already
+        return self.task.loss(out.logits, targets)  # checked already
 
     def probabilities(self, out: BagOutput) -> Tensor:
         """Return ``(B, n_classes)`` class probabilities in fp32; every row sums to 1."""
@@ -268,83 +277,6 @@ def explain_nonfinite(bags: Bags) -> None:
             "drop those rows or extract the features again.",
             code="features-not-finite",
         )
-
-
-def check_targets(targets: Tensor, bags: int, n_classes: int) -> None:
-    """Raise MilbenchError unless targets are ``(bags,)`` int64 class indices in 0 .. n_classes - 1.
-
-    Their values are fetched from the device, so a CUDA stream waits; they are not looked at while a graph is captured
-    or compiled.
-    """
-    if not isinstance(targets, Tensor) or targets.dtype != torch.int64 or tuple(targets.shape) != (bags,):
-        given = (
-            f"{targets.dtype} of shape {tuple(targets.shape)}"
-            if isinstance(targets, Tensor)
-            else type(targets).__name__
-        )
-        raise MilbenchError(
-            f"targets must be int64 class indices of shape ({bags},), one a bag, got {given}.", code="targets-bad"
-        )
-    if targets.is_meta or bags == 0 or torch.compiler.is_compiling():
-        return
-    if targets.is_cuda and torch.cuda.is_current_stream_capturing():
-        return
-    low, high = (int(v) for v in torch.aminmax(targets))
-    if low < 0 or high >= n_classes:
-        wrong = low if low < 0 else high
-        raise MilbenchError(
-            f"targets hold class {wrong}, but with {n_classes} classes they are 0 to {n_classes - 1}.",
-            code="targets-bad",
-        )
-
-
-def head_loss(logits: Tensor, targets: Tensor) -> Tensor:
-    """Cross-entropy, or binary cross-entropy for a one-output head; mean over bags, in fp32.
-
-    Args:
-        logits: ``(B, k)``; of one output two classes.
-        targets: ``(B,)`` int64 class indices. A cross-entropy refuses others, a binary one would take any number.
-
-    Raises:
-        MilbenchError: targets of another shape or type, or outside the classes.
-    """
-    # On CUDA a cross-entropy refuses wrong classes by itself, and the stream does not wait.
-    if logits.shape[1] == 1 or not isinstance(targets, Tensor) or not targets.is_cuda:
-        check_targets(targets, len(logits), max(2, logits.shape[1]))
-    return _head_loss(logits, targets)
-
-
-def _head_loss(logits: Tensor, targets: Tensor) -> Tensor:
-    logits = logits.float()
-    if logits.shape[1] == 1:
-        return F.binary_cross_entropy_with_logits(logits[:, 0], targets.to(logits.dtype))
-    return F.cross_entropy(logits, targets)
-
-
-def head_log_odds(logits: Tensor) -> Tensor:
-    """Return ``(B, C)`` log-odds of every class against the rest, in float64, of the logits of a softmax or sigmoid.
-
-    Of logits l it is l_c - log sum_{j != c} exp(l_j); of one logit z, (-z, z). Infinite ones become the largest
-    number there is.
-    """
-    z = logits.double()
-    if z.shape[1] == 1:
-        odds = torch.cat([-z, z], dim=1)
-    elif z.shape[1] == 2:
-        odds = z - z.flip(1)
-    else:
-        own = torch.eye(z.shape[1], dtype=torch.bool, device=z.device)
-        odds = z - z[:, None].masked_fill(own, -torch.inf).logsumexp(dim=2)
-    return torch.nan_to_num(odds, nan=torch.nan)
-
-
-def head_probabilities(logits: Tensor) -> Tensor:
-    """Softmax, or (1 - p, p) with p a sigmoid for a one-output head; in fp32."""
-    logits = logits.float()
-    if logits.shape[1] == 1:
-        p = torch.sigmoid(logits)
-        return torch.cat([1 - p, p], dim=1)
-    return torch.softmax(logits, dim=1)
 
 
 def _log_odds_of_probabilities(self: Aggregator, out: BagOutput) -> Tensor:

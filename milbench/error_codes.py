@@ -324,6 +324,10 @@ CODES = {
     "results-missing": ErrorCode(
         "There are no results here, or none of the kind that is needed.", "Run a suite, or correct --results."
     ),
+    "results-not-ranked": ErrorCode(
+        "A table of AUC was requested of a cohort whose task has no classes.",
+        "Leave the cohort out, or score its stored predictions by its task.",
+    ),
     "results-unknown-name": ErrorCode(
         "Results have no such suite, cohort, method or condition.", "Give one of the names that are there."
     ),

@@ -38,6 +38,7 @@ def cohort_of(data):
         name=data.name,
         fingerprint="0123456789abcdef",
         classes=("no", "yes"),
+        task="classification",
         folds=folds[: data.split.use],
         labels=dict.fromkeys("abcd", 0),
         cache_path=Path("cache"),

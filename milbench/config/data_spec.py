@@ -9,7 +9,7 @@ from pydantic import Field, field_validator, model_validator
 
 from ..errors import did_you_mean
 from .audit_codes import CODES
-from .frozen import Frozen
+from .frozen import Frozen, added
 
 #: folds, and seeds, of a suite at most: all are listed before one is run, and more take hours
 MOST_FOLDS = 10_000
@@ -92,6 +92,7 @@ class DataSpec(Frozen):
         split: where folds come from.
         note: a caveat that every table of this cohort carries.
         recipes: fields of one method's recipe (by its name, without parameters) on this cohort, laid over the suite's.
+        task: what the labels are: ``classification``, or a task of another package (`milbench.tasks`).
         waive: codes of what ``milbench audit`` finds and the suite is to run in spite of; every table of this cohort
             tells of them.
     """
@@ -117,6 +118,7 @@ class DataSpec(Frozen):
     note: str = ""
     recipes: dict[str, dict[str, Any]] = {}
     waive: tuple[str, ...] = ()
+    task: str = added("classification", since="0.2.0")
 
     @field_validator("slide_suffix", mode="before")
     @classmethod

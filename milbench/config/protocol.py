@@ -34,7 +34,7 @@ class Protocol(Frozen):
 
     checkpoint: Literal["last", "best-val", "oracle"] = "best-val"
     evaluations: int = Field(20, ge=1)
-    monitor: Literal["val_loss", "val_auc"] = "val_loss"
+    monitor: str = Field("val_loss", pattern=r"^val_[a-z0-9_]+$")
     standardize: bool = False
 
 

@@ -15,8 +15,8 @@ class RunSpec(Frozen):
     """One run: everything that decides its predictions, and nothing else. Hardware is recorded, not hashed.
 
     ``params`` holds every parameter of the method, defaults included, and ``code`` identifies the source of a method
-    that is not milbench's own, and the revision of one that is. The one trace of the machine is ``device_type``: the
-    sums of a CPU and of a CUDA device differ.
+    that is not milbench's own, and the revision of one that is; ``task`` says what the labels
+    are. The one trace of the machine is ``device_type``: the sums of a CPU and of a CUDA device differ.
     """
 
     suite: str
@@ -36,6 +36,7 @@ class RunSpec(Frozen):
     stacked: bool = added(False, since="0.1.0")
     device_type: Literal["cpu", "cuda"]
     protocol_version: int = PROTOCOL_VERSION
+    task: str = added("classification", since="0.2.0")
 
     @property
     def run_id(self) -> str:

@@ -12,6 +12,7 @@ from ..atomic_io.manifest import read_listed, write_files, write_manifest
 from ..atomic_io.publishing import child
 from ..config import DataSpec, SplitSpec, digest
 from ..errors import MilbenchError, did_you_mean
+from ..tasks import CLASSIFICATION, Target, task_named
 from .audit.checks import feature_findings, table_findings
 from .audit.findings import Finding, refuse, settle
 from .audit.loaded_cohort import Subject
@@ -48,27 +49,29 @@ class Cohort:
         cache_path: the feature cache.
         slides: the slides that take part.
         patients: slide -> patient.
-        labels: slide -> class index.
-        classes: class names in the order of their indices.
+        labels: slide -> class index, or what else is a target of `task`.
+        classes: names of the classes, or of the strata of `task`, in the order of their indices.
         folds: the folds to run.
         fingerprint: 16 hexadecimal digits of features, labels, patients, classes and all folds, also those that
             ``split.use`` leaves out; and of the codes of the errors that are waived.
         split: how the folds came to be.
         findings: what the audit has found: warnings, and errors that are waived.
         known: the table of what is known of each bag, which some built-in datasets have; see `datasets.Built`.
+        task: what the labels are, of `milbench.tasks`.
     """
 
     name: str
     cache_path: Path
     slides: tuple[str, ...]
     patients: dict[str, str]
-    labels: dict[str, int]
+    labels: dict[str, Target]
     classes: tuple[str, ...]
     folds: tuple[Fold, ...]
     fingerprint: str
     split: SplitRecord
     findings: tuple[Finding, ...] = ()
     known: Path | None = None
+    task: str = CLASSIFICATION
 
     def cache(self) -> FeatureCache:
         """Open the feature cache."""
@@ -131,6 +134,7 @@ def load_cohort(spec: DataSpec, base: Path, progress: Progress | None = None) ->
         split=record_split(spec.split, folds, subject.published),
         findings=tuple(findings),
         known=known if spec.dataset is not None and known.exists() else None,
+        task=labels.task,
     )
 
 
@@ -171,7 +175,7 @@ def write_cohort(cohort: Cohort, folder: str | Path) -> None:
         MilbenchError: a fold's name cannot be that of a file, or a link stands where a file has to be.
     """
     folder = Path(folder)
-    labels = Labels(cohort.slides, cohort.patients, cohort.labels, cohort.classes)
+    labels = Labels(cohort.slides, cohort.patients, cohort.labels, cohort.classes, task=cohort.task)
     files = write_labels(folder, labels, cohort.folds)
     found = [finding.record() for finding in cohort.findings]
     more = {"split.json": split_record_text(cohort.split)}
@@ -179,7 +183,8 @@ def write_cohort(cohort: Cohort, folder: str | Path) -> None:
         more[BAGS] = read_listed(cohort.known.parent, BAGS, REBUILD.format(cohort.known.parent)).decode()
     more["audit.json"] = json.dumps(found, indent=2, ensure_ascii=False) + "\n"
     files |= write_files(folder, more)
-    write_manifest(folder, files, {"cohort": cohort.name, "fingerprint": cohort.fingerprint})
+    facts = {"cohort": cohort.name, "fingerprint": cohort.fingerprint}
+    write_manifest(folder, files, facts if cohort.task == CLASSIFICATION else facts | {"task": cohort.task})
 
 
 def _builtin(spec: DataSpec, base: Path) -> Subject:
@@ -201,7 +206,7 @@ def _builtin(spec: DataSpec, base: Path) -> Subject:
     try:
         cache = FeatureCache.open(home / "features")
         check_payload(cache)
-        table, classes = read_labels(home), read_classes(home)
+        table, classes = read_labels(home, spec.task), read_classes(home)
         folds = []
         for path in sorted((home / "folds").glob("*.csv")):
             read_listed(home, f"folds/{path.name}", "build it again")
@@ -213,8 +218,10 @@ def _builtin(spec: DataSpec, base: Path) -> Subject:
         ) from None
     slides = tuple(table["slide_id"])
     patients = dict(zip(slides, table["patient_id"], strict=True))
-    labels = dict(zip(slides, table["label"].tolist(), strict=True))
-    return Subject(spec, base, cache, Labels(slides, patients, labels, classes), tuple(folds), True, str(home))
+    task = task_named(spec.task)
+    targets = task.from_cells(*(table[column].tolist() for column in task.target_columns))
+    labels = Labels(slides, patients, dict(zip(slides, targets, strict=True)), classes, task=spec.task)
+    return Subject(spec, base, cache, labels, tuple(folds), True, str(home))
 
 
 def _labels(spec: DataSpec, base: Path, cache: FeatureCache, table: SourceTable) -> tuple[Labels, Path]:
@@ -242,7 +249,7 @@ def _labels(spec: DataSpec, base: Path, cache: FeatureCache, table: SourceTable)
             "slide_id, patient_id and label.",
             code="labels-missing",
         )
-    return brought_labels(table.labels, table.patients, spec.classes, str(source)), source
+    return brought_labels(table.labels, table.patients, spec.classes, str(source), spec.task), source
 
 
 def _folds(
@@ -273,4 +280,4 @@ def _validated(fold: Fold, number: int, labels: Labels, split: SplitSpec) -> Fol
         return fold  # as it is, for the audit to say what is wrong with it
     repetition = re.fullmatch(r"r(\d+)-f(\d+)", fold.name)
     seed = [int(repetition[1]), int(repetition[2])] if repetition else [number]
-    return carve_validation(fold, labels.patients, labels.labels, split.val_fraction, [split.seed, *seed])
+    return carve_validation(fold, labels.patients, labels.strata, split.val_fraction, [split.seed, *seed])

@@ -9,6 +9,7 @@ import pandas as pd
 
 from ..errors import MilbenchError
 from ..stats.base import TIE
+from ..tasks import task_named
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -156,8 +157,8 @@ def _staircase(run: RunRecord, axis: str) -> tuple[np.ndarray, np.ndarray] | Non
     x, auc = history[axis].to_numpy(float), history["val_auc"].to_numpy(float)
     if run.spec.protocol.checkpoint == "last":
         return x, auc
-    monitor = history["val_loss"] if run.spec.protocol.monitor == "val_loss" else -history["val_auc"]
-    best = monitor.fillna(np.inf).to_numpy(float)
+    monitor = task_named(run.spec.task).monitor(run.spec.protocol.monitor)
+    best = monitor.to_minimise(history[monitor.name]).fillna(np.inf).to_numpy(float)
     kept = [int(np.argmin(best[: i + 1])) for i in range(len(best))]
     return x, auc[kept]
 

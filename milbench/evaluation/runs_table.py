@@ -30,6 +30,7 @@ from ..runs.current_runs import (
     table_key,
 )
 from ..runs.store import CostRecord, RunRecord, Store, read_costs, read_runs, read_suite, suite_folders
+from ..tasks import task_named
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -100,7 +101,8 @@ class RunGroup:
         return self.spec.protocol.checkpoint == "oracle"
 
     def labels(self) -> pd.DataFrame:
-        """Read the labels, once: indexed by ``slide_id`` (text), columns ``patient_id`` (text) and ``label`` (int).
+        """Read the labels, once: indexed by ``slide_id`` (text), columns ``patient_id`` (text) and ``label`` (int),
+        or the columns of another task (`milbench.tasks.Task.target_columns`).
 
         Not to be written to.
         """
@@ -112,7 +114,8 @@ class RunGroup:
         try:
             content = io.BytesIO(self.listed(file.name))
             table = pd.read_csv(content, dtype={"slide_id": str, "patient_id": str}, keep_default_na=False)
-            table = table.astype({"label": "int64"}).set_index("slide_id")[["patient_id", "label"]]
+            columns = task_named(self.spec.task).target_columns
+            table = table.astype(columns).set_index("slide_id")[["patient_id", *columns]]
         except MilbenchError:
             raise
         except (KeyError, ValueError) as error:

@@ -21,6 +21,7 @@ from ..errors import MilbenchError
 from ..formatting.text import count
 from ..runs.store import RunRecord, read_suite, suite_folders
 from ..stats import threshold
+from ..tasks import CLASSIFICATION, task_named
 from . import collapse
 
 if TYPE_CHECKING:
@@ -134,6 +135,12 @@ def score(cohort: RunGroup, resamples: int, kept: Kept | None = None) -> list[Sc
     Raises:
         MilbenchError: methods were tested on different bags, or a file is missing or damaged.
     """
+    if cohort.spec.task != CLASSIFICATION:
+        raise MilbenchError(
+            f"cohort {cohort.data} of suite {cohort.suite.name} is of the task {cohort.spec.task}, and tables of AUC "
+            "are of classification alone; leave it out with --data, or score its predictions by milbench.tasks.",
+            code="results-not-ranked",
+        )
     labels, classes = cohort.labels(), len(cohort.classes())
     y, patients = labels["label"].to_numpy(), labels["patient_id"].to_numpy()
     kept = kept or ("oracle" if cohort.oracle else None)
@@ -444,7 +451,7 @@ def _of_trajectory(
     if kept == "last" or (kept == "best-val" and unseen):
         return found[-1]
     if kept == "best-val" and history is not None:
-        value = history[monitor] if monitor == "val_loss" else -history[monitor]
+        value = task_named(record.spec.task).monitor(monitor).to_minimise(history[monitor])
         return found[int(np.argmin(value.fillna(np.inf)))]
     y = labels["label"].to_numpy()
     aucs = [metrics.auc(y[rows], p, s) for rows, (p, s) in found]
@@ -464,7 +471,8 @@ def _selected(file: Path, columns: Mapping[str, np.ndarray], name: str, value: A
 def _rows_of(
     file: Path, table: Mapping[str, np.ndarray], row_of: Mapping[str, int], classes: int
 ) -> tuple[np.ndarray, Predicted]:
-    columns, scores = [f"p{i}" for i in range(classes)], [f"s{i}" for i in range(classes)]
+    every = task_named(CLASSIFICATION).prediction_columns(classes)
+    columns, scores = list(every[:classes]), list(every[classes:])
     if not len(table.get("slide_id", ())) or not set(columns) <= set(table) or f"p{classes}" in table:
         raise MilbenchError(
             f"{file} holds no test bags with {classes} classes; delete its folder and run again.", code="store-damaged"

@@ -19,6 +19,7 @@ from ..evaluation.comparison import NO_AUC
 from ..formatting.escaping import code, markdown, to_csv
 from ..formatting.text import count, fixed, listed, with_interval
 from ..stats import threshold
+from ..tasks import CLASSIFICATION, task_named
 from . import budget as report_budget
 from .tables import (
     COST,
@@ -249,8 +250,9 @@ def _cohort_sentence(c: dict[str, Any]) -> str:
 def _protocol(suite: dict[str, Any], methods: set[str]) -> str:
     """Tell how runs were made; ``methods`` are the names, without parameters, that the table shows."""
     protocol = suite["protocol"]
-    monitor = {"val_loss": "the smallest validation loss", "val_auc": "the highest validation AUC"}
-    kept = "the last model" if protocol["checkpoint"] == "last" else f"the model with {monitor[protocol['monitor']]}"
+    tasks = dict.fromkeys(data.get("task", CLASSIFICATION) for data in suite["data"])
+    best = listed(list(dict.fromkeys(task_named(task).monitor(protocol["monitor"]).best for task in tasks)))
+    kept = "the last model" if protocol["checkpoint"] == "last" else f"the model with {best}"
     rule = f"{kept} is kept; training, selection and early stopping see no test label."
     if protocol["checkpoint"] == "oracle":
         rule = (

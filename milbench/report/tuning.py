@@ -26,7 +26,7 @@ def write_study_figures(searches: Sequence[StudySpec], storage: str, folder: Pat
         shown = [Shown(t.number, float(t.value), t.params) for t in ended if ended_ok(t)]
         outcomes = Counter(str(t.user_attrs.get("outcome", "failed")) for t in ended)
         counts = ", ".join(f"{n} {outcome}" for outcome, n in outcomes.most_common()) or "none ended"
-        monitor = search.task.spec.protocol.monitor
+        monitor = search.task.target_task.monitor(search.task.spec.protocol.monitor)
         for kind, figure in (
             ("history", history_figure(shown, monitor, str(search), counts)),
             ("slice", slice_figure(shown, search.space, monitor, str(search))),

@@ -20,6 +20,7 @@ from ..data.cohort_cache import Progress
 from ..errors import MilbenchError, did_you_mean
 from ..formatting.text import count
 from ..registry import Method, look_beside, resolve
+from ..tasks import task_named
 from ..training.stacked import may_share, stacks
 from ..training.task import TrainingTask
 from .current_runs import age
@@ -431,6 +432,9 @@ def _task(
                 code="split-no-validation",
             )
         recipe = recipe.model_copy(update={"patience": None})  # nothing to wait for
+    target_task = task_named(cohort.task)
+    target_task.monitor(suite.protocol.monitor)
+    target_task.refuse_recipe(recipe)
     spec = RunSpec(
         suite=suite.name,
         suite_version=suite.version,
@@ -445,19 +449,20 @@ def _task(
         fold=fold.name,
         seed=seed,
         threads=suite.threads,
-        stacked=suite.stacked > 1 and _may_stack(method) and stacks(recipe, suite.budget),
+        stacked=suite.stacked > 1 and target_task.has_classes and _may_stack(method) and stacks(recipe, suite.budget),
         device_type=device,
+        task=cohort.task,
     )
     known = cohort.labels
     return TrainingTask(
         spec=spec,
         method=method.canonical,
         cache_path=str(cohort.cache_path),
-        n_classes=len(cohort.classes),
+        n_classes=target_task.n_outputs(cohort.classes),
         train=tuple((s, known[s]) for s in fold.train),
         val=tuple((s, known[s]) for s in fold.val),
         test=tuple(fold.test),
-        model_classes=tuple(cohort.classes) if suite.keep_models == "best" else None,
+        model_classes=tuple(cohort.classes) if suite.keep_models == "best" and target_task.has_classes else None,
     )
 
 

@@ -16,6 +16,7 @@ from ..measure.load import Load
 from ..measure.memory import PeakMemory
 from ..measure.timing import Stopwatch
 from ..measure.yardstick import yardstick
+from ..tasks.classification import ClassPredictions
 from ..training.loader import BagLoader
 from ..training.loop import flops_of, train
 from ..training.predict import predict, predictions_frame
@@ -170,10 +171,12 @@ def _predicted(
         },
         "environment": environment(),
     }
-    probabilities = trained.model.ordered_by_probabilities()
-    if probabilities:
+    has_classes, probabilities = task.target_task.has_classes, trained.model.ordered_by_probabilities()
+    if has_classes and probabilities:
         record["ordered_by"] = "probabilities"
-    if task.val:  # runs of before that stored no log-odds, and no such entry, had it of rounded probabilities
+    if (
+        has_classes and task.val
+    ):  # runs of before that stored no log-odds, and no such entry, had it of rounded probabilities
         record["val_auc_ordered_by"] = "probabilities" if probabilities else "log-odds"
     if trained.history[-1]["flops"] is None:
         record["train"]["flops_missing"] = flops.why or "an earlier run of the method could not count them"
@@ -184,6 +187,7 @@ def _predicted(
         "history": pd.DataFrame(trained.history),
     }
     if task.model_classes is not None:
+        assert validated is None or isinstance(validated, ClassPredictions)  # `make_plan` keeps no others
         found["model"] = model_bytes(task, trained, cache, validated)
     if trained.trajectory:
         every = [predictions_frame(task.test, "test", p).drop(columns="split") for p in trained.trajectory]

@@ -41,6 +41,7 @@ from ..atomic_io.publishing import child, fsync, inside, make_folder, read_regul
 from ..atomic_io.unfinished import clear_unfinished, publish_folder, replaced_meanwhile, unfinished
 from ..config import RunSpec, Suite, digest
 from ..errors import MilbenchError
+from ..tasks import CLASSIFICATION, task_named
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -298,8 +299,9 @@ class Store:
         Args:
             run_id: name of the run's folder.
             record: content of ``run.json``; ``schema`` and ``run_id`` are added. It needs ``spec`` and ``outcome``.
-            predictions: ``slide_id``, ``split`` in {val, test}, ``p0`` ... ``p{C-1}``, and log-odds ``s0`` ...
-                ``s{C-1}``, by which bags are ordered; for outcome ``ok`` and only for it.
+            predictions: ``slide_id``, ``split`` in {val, test}, and the columns of the task that ``spec`` names: of
+                classes ``p0`` ... ``p{C-1}``, and log-odds ``s0`` ... ``s{C-1}``, by which bags are ordered. For
+                outcome ``ok`` and only for it.
             history: one row an evaluation.
             overwrite: replace a run of the same id; without it, what is there stays and this one is dropped.
             trajectory: of an oracle run: ``evaluation`` (from 1), ``slide_id``, ``p0`` ... of the test bags.
@@ -318,10 +320,13 @@ class Store:
         if (predictions is not None) != (outcome == "ok"):
             raise ValueError(f"run {run_id}: predictions belong to outcome ok and to no other (outcome is {outcome})")
 
+        spec = record["spec"]
+        task = spec.task if isinstance(spec, RunSpec) else dict(spec).get("task", CLASSIFICATION)
+
         def fill(folder: Path) -> None:
             files = {}
             if predictions is not None:
-                files["predictions.parquet"] = _parquet(_checked(run_id, predictions))
+                files["predictions.parquet"] = _parquet(_checked(run_id, predictions, task))
             if history is not None:
                 files["history.csv"] = history.to_csv(index=False).encode()
             if trajectory is not None:
@@ -691,15 +696,14 @@ def _outcome(file: Path) -> str | None:
     return str(_load(file).get("outcome")) if file.exists() else None
 
 
-def _checked(run_id: str, predictions: pd.DataFrame) -> pd.DataFrame:
-    classes = sum(re.fullmatch(r"p\d+", str(c)) is not None for c in predictions.columns)
-    p, s = ([f"{kind}{i}" for i in range(classes)] for kind in "ps")
-    columns = [*p, *s] if any(name in predictions.columns for name in s) else p
-    if classes < 2 or list(predictions.columns) != ["slide_id", "split", *columns]:
-        raise ValueError(
-            f"run {run_id}: predictions need slide_id, split, p0, p1 ... and, if any, s0, s1 ..., not "
-            f"{list(predictions.columns)}"
-        )
+def _checked(run_id: str, predictions: pd.DataFrame, task: str) -> pd.DataFrame:
+    names = [str(name) for name in predictions.columns]
+    try:
+        if names[:2] != ["slide_id", "split"]:
+            raise ValueError(f"predictions need slide_id and split, not {names}")
+        columns = task_named(task).stored_columns(names[2:])
+    except ValueError as error:
+        raise ValueError(f"run {run_id}: {error}") from None
     if not predictions["split"].isin(["val", "test"]).all():
         raise ValueError(f"run {run_id}: split is val or test in predictions")
     if predictions.duplicated(["slide_id", "split"]).any():

@@ -19,6 +19,7 @@ from ..data.splits.files import read_fold
 from ..data.splits.schemes import read_split_record
 from ..errors import MilbenchError
 from ..formatting.text import count
+from ..tasks import CLASSIFICATION
 from .current_runs import read_requests
 from .store import MODEL, RunRecord, read_cost, read_run, read_suite, suite_folders
 from .tuning.study import read_line
@@ -238,7 +239,9 @@ def _check_cohort(folder: Path) -> tuple[list[str], dict[str, set[str]]]:
             found.append(f"{folder / MANIFEST} is that of {manifest.get('cohort')}-{manifest.get('fingerprint')}.")
         for name in manifest[FILES]:
             found += _sentences(lambda name=name: read_listed(folder, name, _AGAIN))  # type: ignore[misc]
-    found += [] if found else [*_sentences(lambda: read_labels(folder)), *_sentences(lambda: read_classes(folder))]
+    task = str((manifest or {}).get("task", CLASSIFICATION))
+    if not found:
+        found += [*_sentences(lambda: read_labels(folder, task)), *_sentences(lambda: read_classes(folder))]
     if not found and (folder / "split.json").exists():
         found += _sentences(lambda: read_split_record(folder))
     if not found:

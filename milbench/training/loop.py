@@ -26,7 +26,7 @@ from .loader import BagLoader, Standardizer
 from .optimizers import Plateau, balanced_weights
 from .selection import CheckpointSelector
 from .step import OptimizerStep, labels_of, oom_context, subsample_bags
-from .task import OnEvaluation, OnStep, TrainingResult, TrainingTask, check_labels, derive_seed, seed_everything
+from .task import OnEvaluation, OnStep, TrainingResult, TrainingTask, derive_seed, model_for, seed_everything
 
 
 def train(
@@ -52,9 +52,12 @@ def train(
         MilbenchError: features of a training bag are NaN or infinite.
     """
     spec, recipe, protocol = task.spec, task.spec.recipe, task.spec.protocol
+    target_task = task.target_task
+    target_task.refuse_recipe(recipe)
     fixed = spec.budget.track is not None  # length of the training
     patience = None if fixed else recipe.patience
-    plateau = Plateau(recipe, protocol.monitor == "val_auc") if recipe.schedule == "plateau" else None
+    monitor = target_task.monitor(protocol.monitor)
+    plateau = Plateau(recipe, monitor.higher_is_better) if recipe.schedule == "plateau" else None
     if not task.val and (protocol.checkpoint == "best-val" or patience is not None or plateau is not None):
         raise MilbenchError(
             f'fold {spec.fold} of {spec.data} has no validation slides: set checkpoint = "last", no patience and a '
@@ -63,7 +66,7 @@ def train(
         )
     seeds = {purpose: derive_seed(spec.seed, purpose) for purpose in ("init", "order", "dropout", "subsample")}
     seed_everything(seeds["init"])
-    model = resolve(task.method).create(cache.dim, task.n_classes).to(device)
+    model = model_for(resolve(task.method), target_task, cache.dim, task.n_classes).to(device)
     order, chance = (np.random.default_rng(seeds[purpose]) for purpose in ("order", "subsample"))
     seed_everything(seeds["dropout"])
     if model.has_own("reset"):
@@ -74,14 +77,15 @@ def train(
     limit = spec.budget.memory_bytes
     with oom_context(cache.lengths([s for s, _ in task.train]), "loading"):
         bags = BagLoader(cache, [s for s, _ in task.train], device, scaling, limit)
-    targets = torch.tensor([y for _, y in task.train], device=device)
+    labels = [y for _, y in task.train]
+    target_task.check(labels, task.n_classes)
+    targets = target_task.tensor(labels, device)
     most = min((n for n in (task.max_instances, recipe.max_instances) if n is not None), default=None)
     lengths = [n if most is None else min(n, most) for n in bags.lengths]
 
-    labels = [y for _, y in task.train]
-    check_labels(labels, task.n_classes)
     model.targets_are_valid = True  # checked above, once; at every step it would make a CUDA stream wait
-    weights = balanced_weights(labels, task.n_classes)  # of the fold's training bags, by their class
+    # Of the fold's training bags, by their class.
+    weights = balanced_weights(labels, task.n_classes) if target_task.has_classes else []
     drawn = np.array([weights[y] for y in labels]) / len(labels) if recipe.sampler == "balanced" else None
     stepper = OptimizerStep(
         model, recipe, math.ceil(math.ceil(len(bags) / recipe.batch_size) / recipe.accumulate) * recipe.epochs,
@@ -104,7 +108,7 @@ def train(
             raise Diverged(f"the training loss became {row['train_loss']} in epoch {epoch}")
         judge.evaluate(stepper.evaluated, row)
         if plateau is not None:
-            plateau.evaluated(row[protocol.monitor], meter.progress)
+            plateau.evaluated(row[monitor.name], meter.progress)
         row |= {"seconds": time.perf_counter() - started, "device_seconds": timer.seconds, "steps": meter.steps}
         row |= {"flops": meter.flops}
         if on_evaluation is not None:

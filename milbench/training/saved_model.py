@@ -25,9 +25,10 @@ from ..errors import MilbenchError
 from ..registry import resolve
 from ..stats import threshold
 from ..stats.threshold import Threshold
+from ..tasks.classification import ClassPredictions
 from .loader import BagLoader, Standardizer
 from .predict import predict
-from .task import Predictions, TrainingResult, TrainingTask
+from .task import TrainingResult, TrainingTask
 
 #: Version of the file's content; a reader refuses newer ones.
 FORMAT = 1
@@ -88,7 +89,9 @@ class SavedModel:
             )
         return threshold.recorded(self.facts["thresholds"], which)
 
-    def predict(self, cache: FeatureCache, slides: Sequence[str], device: torch.device | None = None) -> Predictions:
+    def predict(
+        self, cache: FeatureCache, slides: Sequence[str], device: torch.device | None = None
+    ) -> ClassPredictions:
         """Predict slides of a cache, as the run that trained the model predicted its test slides.
 
         Raises:
@@ -96,11 +99,13 @@ class SavedModel:
         """
         where = device or torch.device("cpu")
         bags = BagLoader(cache, slides, where, self.scaling)
-        return predict(self.model.to(where), bags, Recipe.model_validate(self.facts["recipe"]))
+        predictions = predict(self.model.to(where), bags, Recipe.model_validate(self.facts["recipe"]))
+        assert isinstance(predictions, ClassPredictions)  # models of other tasks are not kept
+        return predictions
 
 
 def model_bytes(
-    task: TrainingTask, trained: TrainingResult, cache: FeatureCache, validation: Predictions | None = None
+    task: TrainingTask, trained: TrainingResult, cache: FeatureCache, validation: ClassPredictions | None = None
 ) -> bytes:
     """Return a trained model as the content of a file; see `SavedModel.facts` for what it says of itself.
 

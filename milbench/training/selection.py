@@ -7,14 +7,14 @@ import math
 import time
 from typing import Any
 
-import numpy as np
 import torch
 
 from ..aggregator import Aggregator
 from ..data.cache.reader import FeatureCache
+from ..tasks import Predictions
 from .loader import BagLoader, Standardizer
-from .predict import predict, validation
-from .task import Predictions, TrainingTask
+from .predict import predict
+from .task import TrainingTask
 
 
 class CheckpointSelector:
@@ -25,9 +25,10 @@ class CheckpointSelector:
         self, task: TrainingTask, cache: FeatureCache, device: torch.device, scaling: Standardizer | None
     ) -> None:
         limit = task.spec.budget.memory_bytes
-        self.recipe, self.protocol, self.n_classes = task.spec.recipe, task.spec.protocol, task.n_classes
+        self.recipe, self.protocol, self.target_task = task.spec.recipe, task.spec.protocol, task.target_task
+        self.monitor = self.target_task.monitor(self.protocol.monitor)
         self.held = BagLoader(cache, [s for s, _ in task.val], device, scaling, limit)
-        self.labels = np.array([y for _, y in task.val])
+        self.targets = self.target_task.array([y for _, y in task.val])
         oracle = self.protocol.checkpoint == "oracle"
         self.test = BagLoader(cache, task.test, device, scaling, limit) if oracle else None
         self.history: list[dict[str, Any]] = []
@@ -43,12 +44,12 @@ class CheckpointSelector:
         return len(self.held) > 0 or self.test is not None
 
     def evaluate(self, model: Aggregator, row: dict[str, Any]) -> None:
-        """Add validation loss and AUC to a row and the row to the history; keep the model where it is the best."""
+        """Add the monitors of the task to a row and the row to the history; keep the model where it is the best."""
         began = time.perf_counter()
         self.history.append(row)
         if len(self.held):
-            row |= validation(self.labels, predict(model, self.held, self.recipe), self.n_classes)
-            value = row["val_loss"] if self.protocol.monitor == "val_loss" else -row["val_auc"]
+            row |= self.target_task.validation(self.targets, predict(model, self.held, self.recipe))
+            value = self.monitor.to_minimise(row[self.monitor.name])
             if value < self._best or self._state is None:  # an undefined value (NaN) never replaces a defined one
                 self._best, self.best_row = value if not math.isnan(value) else math.inf, len(self.history)
                 self._state = copy.deepcopy(model.state_dict()) if self.protocol.checkpoint != "last" else {}

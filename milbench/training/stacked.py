@@ -28,7 +28,7 @@ from .loader import BagLoader, Standardizer
 from .loop import flops_of
 from .selection import CheckpointSelector
 from .step import OptimizerStep, oom_context
-from .task import OnStep, TrainingResult, TrainingTask, check_labels, derive_seed, seed_everything
+from .task import OnStep, TrainingResult, TrainingTask, derive_seed, seed_everything
 
 
 def stacks(recipe: Recipe, budget: Budget) -> bool:
@@ -73,7 +73,7 @@ def train_stacked(
     """
     if len({(t.method, t.spec.recipe.model_dump_json(), t.n_classes, len(t.train)) for t in tasks}) > 1:
         raise ValueError("a stack is of one method, recipe and number of classes and training bags")
-    if not stacks(tasks[0].spec.recipe, tasks[0].spec.budget):
+    if not stacks(tasks[0].spec.recipe, tasks[0].spec.budget) or not tasks[0].target_task.has_classes:
         raise ValueError("trainings by such a recipe or budget cannot be stacked")
     if len(tasks) == 1:  # one bag alone would take the paths of one bag, which round in another way
         return train_stacked([tasks[0], tasks[0]], cache, device, on_step)[:1]
@@ -95,8 +95,8 @@ def train_stacked(
     with oom_context([len(cache[s]) for s in ids[0]], "loading"):
         sets = [BagLoader(cache, own, device, scaling) for own, scaling in zip(ids, scalings, strict=True)]
     for task in tasks:
-        check_labels([y for _, y in task.train], first.n_classes)
-    targets = torch.tensor([[y for _, y in t.train] for t in tasks], device=device)
+        task.target_task.check([y for _, y in task.train], first.n_classes)
+    targets = torch.stack([t.target_task.tensor([y for _, y in t.train], device) for t in tasks])
     stack = Stack(models, chances).train()
     stack.joint.targets_are_valid = True  # checked above, once
     bags = len(ids[0])

@@ -1,9 +1,9 @@
-"""What a training takes and leaves: the task of one run, the predictions of a model, and the result."""
+"""What a training takes and leaves: the task of one run, and the result."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,7 +12,9 @@ import torch
 
 from ..aggregator import Aggregator
 from ..config import RunSpec
-from ..errors import MilbenchError
+from ..errors import Unsupported
+from ..registry import Method
+from ..tasks import Predictions, Target, Task, task_named
 from .loader import Standardizer
 
 #: Called with the share of a training that is done and the newest row of its history.
@@ -31,8 +33,8 @@ class TrainingTask:
     method: str
     cache_path: str
     n_classes: int
-    train: tuple[tuple[str, int], ...]
-    val: tuple[tuple[str, int], ...]
+    train: tuple[tuple[str, Target], ...]
+    val: tuple[tuple[str, Target], ...]
     test: tuple[str, ...]
     model_classes: tuple[str, ...] | None = None  # names of the classes, where the model is to be kept
     max_instances: int | None = None  # of a training bag, where the budget's fallback has come to that
@@ -40,18 +42,10 @@ class TrainingTask:
     live: str = ""  # the file that takes the share of the training that is done, see `milbench.runs.live`
     live_part: tuple[int, int] = (0, 1)  # its number among the runs that share the file, and how many they are
 
-
-@dataclass(frozen=True)
-class Predictions:
-    """What a model says of B bags.
-
-    Attributes:
-        probabilities: ``(B, n_classes)`` float64, rows sum to 1.
-        log_odds: ``(B, n_classes)`` float64, of every class against the rest; bags are ordered by these.
-    """
-
-    probabilities: np.ndarray
-    log_odds: np.ndarray
+    @property
+    def target_task(self) -> Task:
+        """What its labels are, and so its loss, predictions and monitors."""
+        return task_named(self.spec.task)
 
 
 @dataclass
@@ -59,7 +53,8 @@ class TrainingResult:
     """What training leaves: the selected model, its history (one row an evaluation), and what it took.
 
     Attributes:
-        history: ``epoch``, ``train_loss`` (mean since the last row), ``lr``, ``val_loss``, ``val_auc``, ``seconds``,
+        history: ``epoch``, ``train_loss`` (mean since the last row), ``lr``, the monitors of its
+            task (``val_loss``, ``val_auc``), ``seconds``,
             and what had been used by then: ``steps``, ``device_seconds``, ``flops``.
         selected: number of the selected row, from 1.
         bags, patches: how many passed through training, those seen again counted again.
@@ -89,15 +84,21 @@ def derive_seed(seed: int, purpose: str) -> int:
     return int(np.random.SeedSequence([seed, *purpose.encode()]).generate_state(1, np.uint64)[0] >> 1)
 
 
-def check_labels(labels: Sequence[int], n_classes: int) -> None:
-    """Raise MilbenchError where a training label is none of the classes 0 .. n_classes - 1."""
-    wrong = sorted({y for y in labels if not 0 <= y < n_classes})
-    if wrong:
-        raise MilbenchError(
-            f"training labels hold {', '.join(map(str, wrong[:5]))}, but with {n_classes} classes they are "
-            f"0 to {n_classes - 1}; correct the labels.",
-            code="targets-bad",
+def model_for(method: Method, target_task: Task, in_dim: int, n_classes: int) -> Aggregator:
+    """Return a new model whose default loss and predictions are those of a task.
+
+    Raises:
+        Unsupported: the method has a loss of its own, which is defined for classes, and the task has none.
+    """
+    if not target_task.has_classes and method.cls.has_own("loss"):
+        raise Unsupported(
+            f"{method.name} has a loss of its own, for classes, and cannot be trained on the task {target_task.name}; "
+            "leave the method out of the suite, or give it no loss."
         )
+    model = method.create(in_dim, n_classes)
+    if model.task is not target_task:
+        model.task = target_task
+    return model
 
 
 def seed_everything(seed: int) -> None:

@@ -75,7 +75,7 @@ OTHER = {
     "code": "00ff",
     "recipe": Recipe(lr=2e-4), "protocol": Protocol(checkpoint="last"), "budget": Budget(steps=60), "fold": "1",
     "tuning": Tuned(trials=5),
-    "seed": 1, "threads": 2, "stacked": True, "device_type": "cuda", "protocol_version": 999,
+    "seed": 1, "threads": 2, "stacked": True, "device_type": "cuda", "protocol_version": 999, "task": "survival",
 }  # fmt: skip
 
 

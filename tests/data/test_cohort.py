@@ -131,7 +131,7 @@ def test_nothing_is_dropped_silently(base):
 
 
 def test_class_order():
-    from milbench.data.labels.table import index_classes
+    from milbench.tasks.classification import index_classes
 
     values = {"a": "10", "b": "9", "c": "9"}
     assert index_classes(values, None, "x")[1] == ("9", "10")

@@ -15,8 +15,9 @@ from support.small import ODD, opened, task, write_cohort
 from milbench.config import Protocol
 from milbench.data.cache.reader import CacheWriter
 from milbench.errors import Diverged, MilbenchError
+from milbench.tasks.classification import Classification
 from milbench.training import loader as feed
-from milbench.training import loop, selection
+from milbench.training import loop
 from milbench.training.budget_meter import step_flops
 from milbench.training.loader import BagLoader, Standardizer
 from milbench.training.loop import _Losses, flops_of, train
@@ -182,11 +183,11 @@ NAN = math.nan
 def test_patience_counts_epochs_without_improvement(cohort, monkeypatch, values, patience, epochs, selected, monitor):
     script = iter(values)
 
-    def scripted(labels, probabilities, n_classes):
+    def scripted(task, targets, predictions):
         value = next(script)
         return {"val_loss": value, "val_auc": NAN} if monitor == "val_loss" else {"val_loss": NAN, "val_auc": -value}
 
-    monkeypatch.setattr(selection, "validation", scripted)
+    monkeypatch.setattr(Classification, "validation", scripted)
     trained, p = run(cohort, epochs=len(values), patience=patience, protocol=Protocol(monitor=monitor))
     assert (len(trained.history), trained.selected) == (epochs, selected)
     monkeypatch.undo()

@@ -24,7 +24,7 @@ def table_findings(subject: Subject) -> list[Finding]:
         return [*found, Finding.of("unreadable", subject.name, subject.trouble)]
     labels = subject.labels
     known = Known(
-        labels=labels.labels,
+        labels=labels.strata,
         patients=labels.patients,
         features=frozenset(subject.cache.ids),
         classes=labels.classes,

@@ -127,7 +127,7 @@ def similar_findings(subject: Subject, of: Sketch) -> list[Finding]:
 
 def label_column_findings(subject: Subject, of: Sketch) -> list[Finding]:
     """List columns that are the label, for every instance or as the largest or smallest one of a slide, or almost."""
-    y = np.array([subject.labels.labels[slide] for slide in subject.slides])
+    y = np.array([subject.labels.strata[slide] for slide in subject.slides])
     exact = _exact(subject, of, y)
     known = _column_names(subject)
     found = [
@@ -171,7 +171,7 @@ def encoder_findings(subject: Subject, of: Sketch) -> list[Finding]:
     if groups is None:
         return []
     slides = [subject.slides[i] for i in enough]
-    y = np.array([subject.labels.labels[slide] for slide in slides])
+    y = np.array([subject.labels.strata[slide] for slide in slides])
     second = [slide for slide, other in zip(slides, groups.second, strict=True) if other]
     first = [slide for slide, other in zip(slides, groups.second, strict=True) if not other]
     classes = kinds_are_classes(y[~groups.second].tolist(), y[groups.second].tolist())

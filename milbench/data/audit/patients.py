@@ -36,7 +36,7 @@ def classes_of_patients(labels: Labels) -> dict[str, list[str]]:
     """Return patient -> its classes, of the patients with slides of several."""
     found: dict[str, set[int]] = {}
     for slide in labels.slides:
-        found.setdefault(labels.patients[slide], set()).add(labels.labels[slide])
+        found.setdefault(labels.patients[slide], set()).add(labels.strata[slide])
     return {p: [labels.classes[c] for c in sorted(mine)] for p, mine in found.items() if len(mine) > 1}
 
 

@@ -24,7 +24,7 @@ def hint(labels: Labels) -> str | None:
     if len(labels.classes) != 2:
         return None
     negative, positive = labels.classes
-    counts = Counter(labels.labels[slide] for slide in labels.slides)
+    counts = Counter(labels.strata[slide] for slide in labels.slides)
     share = counts[1] / max(1, sum(counts.values()))
     named = _NEGATIVE.fullmatch(positive.strip()) and not _NEGATIVE.fullmatch(negative.strip())
     if not named and share <= MAJORITY:

@@ -75,7 +75,7 @@ def facts_of(subject: Subject) -> Facts:
 def probe_findings(subject: Subject, facts: Facts) -> list[Finding]:
     """Run every probe; none where a class has fewer than ten patients."""
     slides = subject.slides
-    y = np.array([subject.labels.labels[slide] for slide in slides])
+    y = np.array([subject.labels.strata[slide] for slide in slides])
     patients = np.array([subject.owner(slide) for slide in slides])
     present = np.unique(y)
     if len(present) < 2 or min(len(np.unique(patients[y == c])) for c in present) < MIN_PATIENTS:

@@ -102,14 +102,14 @@ def label_findings(subject: Subject) -> list[Finding]:
         (path.name, slide, plain_label(value))
         for path in split_paths(split.files, subject.base)
         for slide, value in _labels_in(path, subject)
-        if slide in subject.labels.labels and not is_missing(value) and not unreadable(value)
+        if slide in subject.labels.strata and not is_missing(value) and not unreadable(value)
     ]
     classes = subject.labels.classes
-    meant = _meaning([(slide, value) for _, slide, value in told], subject.labels.labels, classes)
+    meant = _meaning([(slide, value) for _, slide, value in told], subject.labels.strata, classes)
     wrong: dict[str, str] = {}
     for file, slide, value in told:
-        if meant[value] != subject.labels.labels[slide]:
-            wrong.setdefault(slide, f"{slide!r} is {value} in {file} and {classes[subject.labels.labels[slide]]} here")
+        if meant[value] != subject.labels.strata[slide]:
+            wrong.setdefault(slide, f"{slide!r} is {value} in {file} and {classes[subject.labels.strata[slide]]} here")
     if not wrong:
         return []
     ids = sorted(wrong)

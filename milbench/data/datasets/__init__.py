@@ -24,6 +24,7 @@ from ...atomic_io.folders import AlreadyExists, staged
 from ...atomic_io.manifest import write_files, write_manifest
 from ...config import Frozen, digest
 from ...errors import MilbenchError, did_you_mean
+from ...tasks import CLASSIFICATION, Target
 from ..cache.layout import SCHEMA
 from ..cache.writer import CacheWriter
 from ..fold import Fold
@@ -39,8 +40,8 @@ class Built:
     """What a dataset returns once its bags are in the writer.
 
     Attributes:
-        labels: slide -> class index.
-        classes: names of the classes.
+        labels: slide -> class index, or what else is a target of `task`.
+        classes: names of the classes, or of the strata of `task`.
         fold: training, validation and test, given by construction.
         instances: one row an instance with its slide_id, row and label, where instance labels exist.
         bags: one row a bag with its slide_id and what is known of it by construction. Columns ``posterior`` and
@@ -48,14 +49,16 @@ class Built:
             to whoever does not see the order of its instances; `milbench.evaluation.known_answers` holds methods
             against them.
         patients: slide -> patient; None: every bag is a patient of its own.
+        task: what the labels are, of `milbench.tasks`; a suite's ``[[data]]`` table names the same.
     """
 
-    labels: dict[str, int]
+    labels: dict[str, Target]
     classes: tuple[str, ...]
     fold: Fold
     instances: pd.DataFrame | None = None
     bags: pd.DataFrame | None = None
     patients: dict[str, str] | None = None
+    task: str = CLASSIFICATION
 
 
 class Dataset(Protocol):
@@ -122,7 +125,8 @@ def prepare(name: str, params: Mapping[str, Any]) -> Path:
                 built = dataset.build(writer, values)
             slides = tuple(built.labels)
             patients = built.patients or {s: s for s in slides}
-            files = write_labels(folder, Labels(slides, patients, built.labels, built.classes), [built.fold])
+            labels = Labels(slides, patients, built.labels, built.classes, task=built.task)
+            files = write_labels(folder, labels, [built.fold])
             if built.instances is not None:
                 built.instances.to_parquet(folder / "instances.parquet", index=False)
                 files["instances.parquet"] = (folder / "instances.parquet").read_bytes()

@@ -15,8 +15,9 @@ import pandas as pd
 from ...atomic_io.manifest import first_line, read_listed, write_files
 from ...atomic_io.publishing import child
 from ...config import DataSpec
-from ...errors import MilbenchError, did_you_mean
+from ...errors import MilbenchError
 from ...formatting.text import count, some
+from ...tasks import CLASSIFICATION, Target, task_named
 from ..fold import PARTS, Fold
 from ..names.columns import (
     FOLD_NAMES,
@@ -44,7 +45,7 @@ from ..names.spellings import (
     without_suffix,
 )
 from ..text_tables import load_table, read_table, refuse_lost_digits, refuse_unreadable
-from .values import EXCLUDE, is_excluded, plain_label, read_values, said_missing
+from .values import EXCLUDE, Values, is_excluded, read_values, said_missing
 
 #: columns that are none of the three, by `column_key`
 _OTHER_NAMES = re.compile(
@@ -74,22 +75,29 @@ class Labels:
     Attributes:
         slides: the slides that take part.
         patients: slide -> patient.
-        labels: slide -> class index.
-        classes: class names, in the order of their indices.
+        labels: slide -> class index, or what else is a target of `task`.
+        classes: names of the classes, or of the strata of `task`, in the order of their indices.
         excluded: slides whose label is ``exclude``.
         excluded_patients: slide -> patient of those, for split files that name patients.
         sites: slide -> site, where ``split.site_column`` names one.
         notes: what was set aside in reading them: other spellings, titles, columns that are not used.
+        task: of `milbench.tasks`.
     """
 
     slides: tuple[str, ...]
     patients: dict[str, str]
-    labels: dict[str, int]
+    labels: dict[str, Target]
     classes: tuple[str, ...]
     excluded: frozenset[str] = frozenset()
     excluded_patients: dict[str, str] = field(default_factory=dict)
     sites: dict[str, str] = field(default_factory=dict)
     notes: tuple[Note, ...] = field(default=(), compare=False)
+    task: str = CLASSIFICATION
+
+    @property
+    def strata(self) -> Mapping[str, int]:
+        """Return slide -> class index; of a task without classes the index of its stratum in `classes`."""
+        return task_named(self.task).strata(self.labels)
 
     def without(self, slides: Collection[str]) -> Labels:
         """Return the labels with some more slides excluded."""
@@ -169,7 +177,7 @@ def read_label_table(path: Path, spec: DataSpec, slide_table: Path | None = None
                 code="labels-missing-value",
             )
     cells_of = {s: value for s, value in zip(slides, rows.values, strict=True) if s not in excluded}
-    values = read_values(cells_of, spec.label_column, str(path), spec.classes)
+    values = _read_cells(cells_of, spec.label_column, str(path), spec.classes, spec.task)
     if unsaid := list(values.missing):
         raise MilbenchError(
             f"{path} has {said_missing(values.missing)} in {spec.label_column} for {count(len(unsaid), 'slide')}: "
@@ -177,7 +185,7 @@ def read_label_table(path: Path, spec: DataSpec, slide_table: Path | None = None
             "in classes.",
             code="labels-missing-value",
         )
-    labels, classes = index_classes(values.classes, spec.classes, str(path))
+    labels, classes = task_named(spec.task).read(values.classes, spec.classes, str(path))
     owner, joined = merge_patients(dict(zip(slides, rows.patients, strict=True)))
     site, alike = merge_sites({s: v for s, v in zip(slides, rows.sites, strict=True) if s in cells_of} if rows.sites
                               else {})  # fmt: skip
@@ -193,7 +201,15 @@ def read_label_table(path: Path, spec: DataSpec, slide_table: Path | None = None
         excluded_patients={slide: owner[slide] for slide in excluded},
         sites=site,
         notes=tuple(notes),
+        task=spec.task,
     )
+
+
+def _read_cells(cells: Mapping[str, str], column: str, where: str, classes: Sequence[str] | None, task: str) -> Values:
+    """Return label cells by `read_values`; of a task without classes as they are, for the task to read."""
+    if task_named(task).has_classes:
+        return read_values(cells, column, where, classes)
+    return Values(dict(cells), {})
 
 
 def merge_patients(owner: Mapping[str, str]) -> tuple[dict[str, str], list[tuple[str, ...]]]:
@@ -221,14 +237,15 @@ def patient_notes(groups: Sequence[tuple[str, ...]], where: str, what: str = "pa
 
 
 def brought_labels(
-    cells: Mapping[str, str], patients: Mapping[str, str] | None, classes: Sequence[str] | None, where: str
-) -> Labels:
+    cells: Mapping[str, str], patients: Mapping[str, str] | None, classes: Sequence[str] | None, where: str,
+    task: str = CLASSIFICATION,
+) -> Labels:  # fmt: skip
     """Return the labels that features bring along; a slide whose patient is not named is one of its own.
 
     Raises:
         MilbenchError: a label is missing, or they are no classes.
     """
-    values = read_values(cells, "label", where, classes)
+    values = _read_cells(cells, "label", where, classes, task)
     if values.missing:
         raise MilbenchError(
             f"{where} brings {said_missing(values.missing) or 'no label'} as the label of "
@@ -236,7 +253,7 @@ def brought_labels(
             "labels in a table of your own.",
             code="labels-missing-value",
         )
-    labels, names = index_classes(values.classes, classes, where)
+    labels, names = task_named(task).read(values.classes, classes, where)
     named = patients or {}
     none = missing_names(patient for slide, patient in named.items() if patient != slide)
     told = {slide: slide if named.get(slide, slide) in none else named.get(slide, slide) for slide in cells}
@@ -246,7 +263,8 @@ def brought_labels(
     if bare:
         said.append(f"{where} names no patient of {count(len(bare), 'slide')}, each taken as one of its own: "
                     f"{some(bare)}")  # fmt: skip
-    return Labels(tuple(cells), owner, labels, names, notes=tuple(Note("other-spelling", text) for text in said))
+    notes = tuple(Note("other-spelling", text) for text in said)
+    return Labels(tuple(cells), owner, labels, names, notes=notes, task=task)
 
 
 def match_labels(labels: Labels, features: Collection[str], where: str, cache: str) -> Labels:
@@ -408,46 +426,6 @@ def _disagreement(rows: _Rows, one: int, other: int) -> str:
     return ""
 
 
-def index_classes(
-    values: Mapping[str, str], classes: Sequence[str] | None, where: str
-) -> tuple[dict[str, int], tuple[str, ...]]:
-    """Turn label values into class indices.
-
-    Args:
-        values: slide -> label value.
-        classes: the values in class order; None: the values found, sorted, as numbers where all are numbers.
-        where: the file, for messages.
-
-    Raises:
-        MilbenchError: a value that is no class, a class without slides, or fewer than two classes.
-    """
-    found = sorted(set(values.values()), key=_number_or_text)
-    if classes is None and not all(isinstance(_number_or_text(value)[1], float) for value in found):
-        found = sorted(found)
-    names = tuple(found) if classes is None else tuple(plain_label(name) for name in classes)
-    if len(set(names)) < len(names):
-        raise MilbenchError(
-            f"classes {some(list(names))} name one class twice; name every class once.", code="classes-bad"
-        )
-    strangers = [value for value in found if value not in names]
-    if strangers:
-        raise MilbenchError(
-            f"{where} has the label {strangers[0]!r}, which is none of the classes.{did_you_mean(strangers[0], names)}",
-            code="labels-unknown-class",
-        )
-    idle = [name for name in names if name not in found]
-    if idle:
-        raise MilbenchError(
-            f"{where} has no slide of class {some(idle)}; correct the list of classes.", code="classes-bad"
-        )
-    if len(names) < 2:
-        raise MilbenchError(
-            f"{where} has {len(names)} class ({some(list(names)) or 'none'}); a comparison needs two or more.",
-            code="classes-bad",
-        )
-    return {slide: names.index(value) for slide, value in values.items()}, names
-
-
 def match_features(labels: Labels, features: Collection[str], where: str, cache: str) -> None:
     """Refuse labels without features and features without label: nothing is dropped silently.
 
@@ -493,14 +471,17 @@ def _resemblance(lost: Sequence[str], labels: Labels, features: Collection[str])
 def write_labels(folder: Path, labels: Labels, folds: Sequence[Fold]) -> dict[str, bytes]:
     """Write labels.csv (slide_id, patient_id, label index), classes.json and folds/NAME.csv (slide_id, split).
 
+    Targets that are no class indices stand in the columns of their task (`milbench.tasks.Task.target_columns`).
+
     Returns:
         Name relative to the folder -> content of every file, for `milbench.atomic_io.manifest.write_manifest`.
 
     Raises:
         MilbenchError: a fold's name cannot be that of a file.
     """
-    rows = [(slide, labels.patients[slide], labels.labels[slide]) for slide in labels.slides]
-    table = pd.DataFrame(rows, columns=["slide_id", "patient_id", "label"])
+    task = task_named(labels.task)
+    rows = [(slide, labels.patients[slide], *task.cells(labels.labels[slide])) for slide in labels.slides]
+    table = pd.DataFrame(rows, columns=["slide_id", "patient_id", *task.target_columns])
     files = {
         "labels.csv": table.to_csv(index=False, lineterminator="\n"),
         "classes.json": json.dumps(list(labels.classes), ensure_ascii=False) + "\n",
@@ -516,8 +497,12 @@ def write_labels(folder: Path, labels: Labels, folds: Sequence[Fold]) -> dict[st
     return write_files(folder, files)
 
 
-def read_labels(folder: str | Path) -> pd.DataFrame:
+def read_labels(folder: str | Path, task: str = CLASSIFICATION) -> pd.DataFrame:
     """Read the labels.csv that `write_labels` wrote: slide_id and patient_id as text, label as class index.
+
+    Args:
+        folder: of the cohort.
+        task: what its targets are; of another task than classification they stand in the columns of that task.
 
     Raises:
         MilbenchError: there is none, it was changed after it was written, or it has other columns.
@@ -525,18 +510,18 @@ def read_labels(folder: str | Path) -> pd.DataFrame:
     path = Path(folder) / "labels.csv"
     read_listed(Path(folder), path.name, "write it again")
     header, rows = read_table(path)
-    if header != ["slide_id", "patient_id", "label"]:
+    dtypes = task_named(task).target_columns
+    if header != ["slide_id", "patient_id", *dtypes]:
         raise MilbenchError(
-            f"{path} has columns {some(header)} instead of slide_id, patient_id, label; write it again.",
+            f"{path} has columns {some(header)} instead of slide_id, patient_id, {', '.join(dtypes)}; write it again.",
             code="cohort-damaged",
         )
     table = pd.DataFrame(rows, columns=header, dtype="str")
     try:
-        return table.astype({"label": "int64"})
+        return table.astype(dtypes)
     except ValueError:
-        raise MilbenchError(
-            f"{path} has labels that are no class indices; write it again.", code="cohort-damaged"
-        ) from None
+        kind = "class indices" if task == CLASSIFICATION else f"targets of task {task}"
+        raise MilbenchError(f"{path} has labels that are no {kind}; write it again.", code="cohort-damaged") from None
 
 
 def read_classes(folder: str | Path) -> tuple[str, ...]:
@@ -753,10 +738,3 @@ def _patient_column(path: Path, header: list[str], spec: DataSpec, slides: Seque
         f"patient, or set patient_column = {alone}.",
         code="table-missing-column",
     )
-
-
-def _number_or_text(value: str) -> tuple[int, float | str]:
-    try:
-        return 0, float(value)
-    except ValueError:
-        return 1, value

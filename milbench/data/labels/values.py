@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from ...errors import MilbenchError
 from ...formatting.text import count, some
+from ...tasks.classification import plain_label
 from ..names.spellings import (
     clean,
     is_missing,
@@ -61,11 +62,6 @@ class Values:
             f"--exclude-class {shell_quoted(name)} of init, or with the label {EXCLUDE!r}"
             for name in self.doubtful
         ]
-
-
-def plain_label(value: str) -> str:
-    """Write 1.0 as 1: tools that pass labels through floating point must not make new classes."""
-    return value.split(".")[0] if re.fullmatch(r"-?\d+\.0*", value) else value
 
 
 def is_excluded(cell: str) -> bool:

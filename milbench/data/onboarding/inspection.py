@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from ...config import SplitSpec
 from ...errors import MilbenchError, did_you_mean
 from ...formatting.text import count, some
+from ...tasks.classification import index_classes
 from ..audit.folds import Known, folds_findings
 from ..audit.patients import (
     apply_rule,
@@ -25,7 +26,6 @@ from ..labels.table import (
     Labels,
     Note,
     brought_labels,
-    index_classes,
     match_features,
     merge_patients,
     merge_sites,

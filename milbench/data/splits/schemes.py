@@ -38,7 +38,7 @@ def make_folds(labels: Labels, spec: SplitSpec) -> list[Fold]:
     Raises:
         MilbenchError: the cohort is too small for it; the sentence says in what.
     """
-    ids, patients, values, classes = labels.slides, labels.patients, labels.labels, labels.classes
+    ids, patients, values, classes = labels.slides, labels.patients, labels.strata, labels.classes
     if spec.scheme == "k-fold":
         return stratified_folds(ids, patients, values, spec, classes)
     if spec.scheme == "site-preserved":

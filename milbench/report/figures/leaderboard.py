@@ -16,6 +16,7 @@ from matplotlib.ticker import EngFormatter, Formatter, LogLocator, NullFormatter
 from ...evaluation.scores import MEMORY_FLOOR_BYTES
 from ...formatting.text import rank_text
 from ...stats.base import TIE
+from ...tasks import CLASSIFICATION, task_named
 from .layout import legend_below, set_title, set_xlabel, widest
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ def auc_figure(df: pd.DataFrame) -> Figure:
         beside = [rank_text(row) if row.rank == row.rank else row.outcome for row in _rows(df)]
         room = widest(df["method"], "medium") + widest([*beside, "rank [95 %]"], "small") + 0.5
         figure, axes = grid_of_panels(len(blocks), columns, room + _AXIS, height, sharex=True)
-        floor = 0.5
+        floor = no_skill = task_named(CLASSIFICATION).no_skill or 0.0
         for ax, (name, block) in zip(axes, blocks, strict=False):
             for i, row in enumerate(_rows(block)):
                 at_edge: dict[str, Any] = {"transform": ax.get_yaxis_transform(), "va": "center", **_SMALL}
@@ -84,7 +85,7 @@ def auc_figure(df: pd.DataFrame) -> Figure:
                 ends = [row.auc_low, row.auc_high]
                 ax.plot(ends, [i, i], color=edge, lw=1.6, solid_capstyle="butt", zorder=2, gid="interval")
                 _point(ax, row.auc, i, row)
-            ax.axvline(0.5, color=GREY, lw=1, ls=(0, (4, 3)), zorder=1)
+            ax.axvline(no_skill, color=GREY, lw=1, ls=(0, (4, 3)), zorder=1)
             if 0 < (ranked := int(block["rank"].notna().sum())) < len(block):
                 ax.axhline(ranked - 0.5, color=GREY, lw=0.8, zorder=1, gid="unranked")
             ax.set_yticks(range(len(block)), list(block["method"]))

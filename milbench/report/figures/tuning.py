@@ -22,8 +22,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-#: Of the monitored quantities: the words of an axis.
-VALUES = {"val_loss": "Validation loss (nats)", "val_auc": "Validation AUC"}
+    from ...tasks import Monitor
 
 _PANEL, _COLUMNS, _LABEL = 3.6, 3, 1.5  # inches; panels in a row; inches of an option's text
 _BEST = "#b2182b"
@@ -44,12 +43,12 @@ class Shown:
     params: Mapping[str, Any]
 
 
-def history_figure(trials: Sequence[Shown], monitor: str, title: str, ended: str) -> Figure:
+def history_figure(trials: Sequence[Shown], monitor: Monitor, title: str, ended: str) -> Figure:
     """Return the value of every trial and the best so far.
 
     Args:
         trials: in their order.
-        monitor: ``val_loss`` or ``val_auc``.
+        monitor: the quantity that the study improves.
         title: of the study.
         ended: how its trials ended, in words.
     """
@@ -57,24 +56,24 @@ def history_figure(trials: Sequence[Shown], monitor: str, title: str, ended: str
         figure, (ax,) = grid_of_panels(1, 1, 6.0, 3.2, False)
         at, values = [t.number for t in trials], np.array([t.value for t in trials])
         if trials:
-            best = np.minimum.accumulate(values) if monitor == "val_loss" else np.maximum.accumulate(values)
+            best = (np.maximum if monitor.higher_is_better else np.minimum).accumulate(values)
             ax.step(at, best, where="post", color=_BEST, label="best so far")
             ax.scatter(at, values, color="0.35", s=18, label="trial", zorder=3)
             ax.legend(frameon=False)
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         ax.set_xlabel(f"Trial ({ended})")
-        ax.set_ylabel(VALUES[monitor])
+        ax.set_ylabel(monitor.axis)
         set_title(ax, title, 4.8)
     return figure
 
 
-def slice_figure(trials: Sequence[Shown], space: Mapping[str, Dimension], monitor: str, title: str) -> Figure:
+def slice_figure(trials: Sequence[Shown], space: Mapping[str, Dimension], monitor: Monitor, title: str) -> Figure:
     """Return a panel a dimension: its values against the monitored quantity; options of a choice by their names.
 
     Args:
         trials: in their order.
         space: name -> dimension.
-        monitor: ``val_loss`` or ``val_auc``.
+        monitor: the quantity that the study improves.
         title: of the study.
     """
     with plot_style():
@@ -83,7 +82,7 @@ def slice_figure(trials: Sequence[Shown], space: Mapping[str, Dimension], monito
         columns = max(1, min(_COLUMNS, len(space)))
         height = max(2.4, 0.9 + 0.22 * lines)
         figure, axes = grid_of_panels(max(1, len(space)), columns, _PANEL, height, False)
-        best = (min if monitor == "val_loss" else max)(trials, key=lambda t: t.value, default=None)
+        best = (max if monitor.higher_is_better else min)(trials, key=lambda t: t.value, default=None)
         points = None
         for ax, (name, dimension) in zip(axes, space.items(), strict=False):
             drawn = [t for t in trials if name in t.params]
@@ -96,7 +95,7 @@ def slice_figure(trials: Sequence[Shown], space: Mapping[str, Dimension], monito
                            linewidths=1.4, zorder=4)  # fmt: skip
             _scale(ax, dimension, labels.get(name))
             ax.xaxis.set_major_locator(MaxNLocator(4))
-            ax.set_xlabel(VALUES[monitor])
+            ax.set_xlabel(monitor.axis)
             ax.set_title(wrapped(name, _PANEL - 1, "large"), loc="left")
         if points is not None and len(trials) > 1:
             bar = figure.colorbar(points, ax=axes, label="Trial")

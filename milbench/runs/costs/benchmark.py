@@ -25,9 +25,11 @@ from ...measure.memory import PeakMemory
 from ...measure.timing import time_calls
 from ...measure.yardstick import yardstick
 from ...registry import resolve
+from ...tasks import CLASSIFICATION, Target, Task, task_named
 from ...training.loader import BagLoader
 from ...training.optimizers import balanced_weights
 from ...training.step import OptimizerStep, autocast, labels_of, subsample_bags
+from ...training.task import model_for
 from ..process import set_up
 
 Kind = Literal["time", "infer_memory", "train_memory"]
@@ -57,11 +59,17 @@ class CostTask:
     recipe: Recipe
     cache_path: str
     n_classes: int
-    train: tuple[tuple[str, int], ...]
+    train: tuple[tuple[str, Target], ...]
     test: tuple[str, ...]
     threads: int
     device_type: str
     turn: int = 0
+    task: str = CLASSIFICATION
+
+    @property
+    def target_task(self) -> Task:
+        """What its labels are, and so its loss."""
+        return task_named(self.task)
 
     def execute(self) -> dict[str, Any]:
         """Measure in this process; see `measure`. With the environment."""
@@ -142,7 +150,7 @@ def unpooled(record: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _time(task: CostTask, cache: FeatureCache, device: torch.device) -> dict[str, Any]:
-    model = resolve(task.method).create(cache.dim, task.n_classes).to(device)
+    model = model_for(resolve(task.method), task.target_task, cache.dim, task.n_classes).to(device)
     test = _sample(task, cache, device)
     lengths = [bags.x.shape[0] for bags in test]
 
@@ -191,10 +199,11 @@ def _memory(task: CostTask, cache: FeatureCache, device: torch.device) -> dict[s
     batch = bags.batch(longest)
     if training and task.recipe.max_instances is not None:
         batch = subsample_bags(batch, task.recipe.max_instances, np.random.default_rng(0))
-    labels = torch.tensor([task.train[i][1] for i in longest] if training else [0], device=device)
+    targets = [task.train[i][1] for i in longest]
+    labels = task.target_task.tensor(targets, device) if training else torch.zeros(1, device=device)
 
     def work(batch: Bags, labels: torch.Tensor) -> None:
-        model = resolve(task.method).create(cache.dim, task.n_classes).to(device)
+        model = model_for(resolve(task.method), task.target_task, cache.dim, task.n_classes).to(device)
         if not training:
             with torch.inference_mode(), autocast(device.type, task.recipe):
                 model.eval()
@@ -244,7 +253,7 @@ class _Steps:
         at = {i: place for place, i in enumerate(used)}
         self._steps = [[[at[i] for i in batch] for batch in steps[rank]] for rank in ranks]
         self._bags = BagLoader(cache, [ids[i] for i in used], device, as_if=ids)
-        self._targets = torch.tensor([task.train[i][1] for i in used], device=device)
+        self._targets = task.target_task.tensor([task.train[i][1] for i in used], device)
         model.reset(torch.Generator(device).manual_seed(0))
         self._stepper = OptimizerStep(model, task.recipe, planned_steps=10**6, class_weights=_class_weights(task))
         mine = [i for i in range(len(ranks)) if i % ROUNDS == task.turn % ROUNDS]

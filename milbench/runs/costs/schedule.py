@@ -74,7 +74,7 @@ def pending_costs(plan: Plan, overwrite: Overwrite) -> Iterator[Cost]:
             ):
                 continue
         cost = CostTask("time", task.method, spec.recipe, task.cache_path, task.n_classes, task.train, task.test,
-                        spec.threads, spec.device_type)  # fmt: skip
+                        spec.threads, spec.device_type, task=spec.task)  # fmt: skip
         yield Cost(cost_id, record, cost, kept, anew=overwrite in ("all", "costs"))
 
 

@@ -127,7 +127,7 @@ class StudyResult:
 
     Attributes:
         best: parameters of the best trial; None where none ended ``ok``.
-        value: its validation loss (nats) or AUC, as the protocol's monitor says.
+        value: its validation loss (nats), AUC or what else the protocol's monitor says.
         number: which trial it was, from 0.
         outcomes: how the trials ended: ``ok``, ``pruned``, or an outcome of a run.
         reason: of the last one that did not end ``ok``.
@@ -268,9 +268,10 @@ class _Study:
     def __init__(self, search: StudySpec, storage: optuna.storages.BaseStorage, where: str) -> None:
         from_optuna = import_optuna()
         self.search, self.where = search, where
-        self.loss = search.task.spec.protocol.monitor == "val_loss"
+        self.monitor = search.task.target_task.monitor(search.task.spec.protocol.monitor)
         self.study = from_optuna.create_study(
-            study_name=search.name, storage=storage, direction="minimize" if self.loss else "maximize",
+            study_name=search.name, storage=storage,
+            direction="maximize" if self.monitor.higher_is_better else "minimize",
             sampler=from_optuna.samplers.RandomSampler(seed=0), pruner=pruner(search.tuning), load_if_exists=True,
         )  # fmt: skip
         self.busy = False
@@ -359,7 +360,7 @@ class _Study:
         done = [t for t in trials if ended_ok(t)]
         if not done:
             return StudyResult(None, math.nan, -1, outcomes, bad[-1] if bad else "", dict(used))
-        best = min(done, key=lambda t: ((t.value if self.loss else -t.value), t.number))
+        best = min(done, key=lambda t: (self.monitor.to_minimise(t.value), t.number))
         space = self.search.space
         values = {name: _value(space[name], v) for name, v in best.params.items()}
         # Its place among the trials that count, which one that was never begun does not shift.

@@ -26,6 +26,7 @@ from milbench.report.figures.scaling import ladder_figure
 from milbench.report.figures.tuning import Shown, history_figure, slice_figure
 from milbench.report.markdown import write_report
 from milbench.stats import friedman, performance_profile
+from milbench.tasks import task_named
 
 MANY = (1, 8, 27)
 PANELS = (1, 3)
@@ -35,6 +36,8 @@ DATA = [
     "b",
     "another cohort / device_seconds: 10 min, memory: 8 GiB",
 ]
+
+MONITOR = {monitor.name: monitor for monitor in task_named("classification").monitors}
 
 
 def methods(n, letters=40):
@@ -124,13 +127,15 @@ def test_tuning_names_the_options_of_choices(dimensions, trials):
         })
         for i in range(trials)
     ]  # fmt: skip
-    figure = slice_figure(drawn, space, "val_loss", f"cohort {NAME_OF_40}[gated=true] fold fold0")
+    figure = slice_figure(drawn, space, MONITOR["val_loss"], f"cohort {NAME_OF_40}[gated=true] fold fold0")
     assert defects(figure) == []
     panels = dict(zip(space, figure.axes, strict=False))
     for name, options in TICKS.items():
         if name in panels:
             assert [text.get_text() for text in panels[name].get_yticklabels()] == options
-    assert defects(history_figure(drawn, "val_auc", f"cohort {NAME_OF_40} fold fold0", "12 ok, 3 failed")) == []
+    assert (
+        defects(history_figure(drawn, MONITOR["val_auc"], f"cohort {NAME_OF_40} fold fold0", "12 ok, 3 failed")) == []
+    )
 
 
 COSTS = ("infer_patches_per_s", "train_device_seconds", "infer_peak_memory_bytes")

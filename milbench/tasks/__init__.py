@@ -1,0 +1,78 @@
+"""Tasks: what a target is. One module a task, or an entry point of the group ``milbench.tasks``.
+
+A module defines ``TASK``, a `Task`: how targets are read and checked, what folds balance, which columns predictions
+have, the default loss, what may be monitored, the metrics. No module here imports torch before a tensor is needed.
+"""
+
+from __future__ import annotations
+
+import pkgutil
+from functools import cache
+from importlib import import_module
+from importlib.metadata import entry_points
+from typing import TYPE_CHECKING
+
+from ..errors import MilbenchError, did_you_mean
+from ._base import Monitor, Predictions, Target, Task
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["CLASSIFICATION", "Monitor", "Predictions", "Target", "Task", "binary_logit", "task_named", "task_names"]
+
+#: Entry points of this group add tasks: a `Task`, or its class.
+GROUP = "milbench.tasks"
+
+#: the task of cohorts and runs that name none
+CLASSIFICATION = "classification"
+
+
+@cache
+def _modules() -> tuple[str, ...]:
+    return tuple(sorted(m.name for m in pkgutil.iter_modules(__path__) if not m.name.startswith("_")))
+
+
+def task_names() -> tuple[str, ...]:
+    """Return the names of the tasks: milbench's own, then those of other packages; no task is imported."""
+    return (*_modules(), *(point.name for point in entry_points(group=GROUP) if point.name not in _modules()))
+
+
+def task_named(name: str) -> Task:
+    """Return a task by its name.
+
+    Raises:
+        MilbenchError: there is none of that name, or its package cannot be imported or gives something else.
+    """
+    return _task_named(name)
+
+
+@cache
+def _task_named(name: str) -> Task:
+    if name in _modules():
+        task = import_module(f"{__name__}.{name}").TASK
+        assert isinstance(task, Task)
+        return task
+    points = [point for point in entry_points(group=GROUP) if point.name == name]
+    if not points:
+        raise MilbenchError(
+            f"unknown task {name!r}.{did_you_mean(name, task_names())} Correct task in [[data]].", code="plugin-unknown"
+        )
+    try:
+        loaded = points[0].load()
+        task = loaded() if isinstance(loaded, type) else loaded
+    except Exception as error:  # of a package that is not ours
+        raise MilbenchError(
+            f"task {name}: {points[0].value} cannot be loaded ({type(error).__name__}: {error}); correct the package.",
+            code="plugin-broken",
+        ) from error
+    if not isinstance(task, Task) or task.name != name:
+        raise MilbenchError(
+            f"task {name}: {points[0].value} is no milbench.tasks.Task of that name; correct it.", code="plugin-broken"
+        )
+    return task
+
+
+def binary_logit(logits: Tensor) -> Tensor:
+    """Return ``(B,)`` in fp32, the one number of a head of one or two outputs: z, or z_1 - z_0."""
+    logits = logits.float()
+    return logits[:, 0] if logits.shape[1] == 1 else logits[:, 1] - logits[:, 0]
