@@ -1,0 +1,146 @@
+"""A task of another package, from a table of labels to scores, without a change to milbench."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from scipy.stats import spearmanr
+from support.dose import TASK
+from support.small import opened, write_cohort
+
+from milbench import tasks
+from milbench.config import DataSpec, Protocol, SplitSpec, Suite
+from milbench.data.cohort import load_cohort
+from milbench.errors import MilbenchError, Unsupported
+from milbench.runs.plan import make_plan
+from milbench.runs.run_tasks import RunTask
+from milbench.runs.store import read_runs
+from milbench.runs.worker import work
+from milbench.training.loop import train
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def _installed(monkeypatch):
+    """As if a package that names the task in its entry points were installed."""
+    point = SimpleNamespace(name="dose", value="support.dose:TASK", load=lambda: TASK)
+    monkeypatch.setattr(tasks, "entry_points", lambda group: [point] if group == "milbench.tasks" else [])
+    tasks._task_named.cache_clear()
+    yield
+    tasks._task_named.cache_clear()
+
+
+@pytest.fixture
+def doses(tmp_path):
+    """A cohort whose bags' first feature, on average, is their dose."""
+    write_cohort(tmp_path, train=24, val=8, test=8, shift=0.0)
+    cache = opened(tmp_path)
+    rows = [(s, f"p{i // 2}", round(float(cache[s][:, 0].mean()), 4)) for i, s in enumerate(cache.ids)]
+    pd.DataFrame(rows, columns=["slide_id", "patient_id", "label"]).to_csv(tmp_path / "labels.csv", index=False)
+    return tmp_path, {slide: dose for slide, _, dose in rows}
+
+
+def spec(**changes):
+    fields = {"name": "d", "cache": "cache", "labels": "labels.csv", "task": "dose", "split": SplitSpec(folds=4)}
+    return DataSpec(**(fields | changes))
+
+
+def planned(folder, methods=("mean",), **changes):
+    recipe = {"optimizer": "sgd", "lr": 0.1, "momentum": 0.0, "epochs": 20, "patience": None} | changes.pop(
+        "recipe", {}
+    )
+    made = Suite(name="small", methods=methods, data=(spec(),), cost=False, device="cpu", recipe=recipe, base=folder,
+                 **changes)  # fmt: skip
+    return make_plan(made, folder / "results")
+
+
+def test_a_cohort_is_read_and_its_folds_balance_the_strata(doses):
+    folder, dose = doses
+    cohort = load_cohort(spec(), folder)
+    assert cohort.labels == dose
+    assert cohort.task == "dose"
+    middle = np.median(list(dose.values()))
+    for fold in cohort.folds:
+        high = np.mean([dose[slide] > middle for slide in fold.test])
+        assert 0.2 <= high <= 0.8, fold
+    (folder / "labels.csv").write_text((folder / "labels.csv").read_text().replace("p0,", "p0,much"))
+    with pytest.raises(MilbenchError, match="no number"):
+        load_cohort(spec(), folder)
+
+
+def test_a_suite_plans_trains_stores_and_scores_it(doses):
+    folder, dose = doses
+    plan = planned(folder)
+    run = plan.runs[0]
+    assert run.task.spec.task == "dose"
+    outcome = work(RunTask(run.task))
+    assert outcome.outcome == "ok", outcome.reason
+    plan.store.prepare()
+    record = {"spec": run.task.spec, "outcome": "ok", **outcome.value["record"]}
+    plan.store.publish_run(run.task.spec.run_id, record, outcome.value["predictions"], outcome.value["history"])
+    (stored,) = read_runs(plan.store.root)
+    assert stored.spec.run_id == run.task.spec.run_id
+    table = stored.predictions()
+    assert list(table.columns) == ["slide_id", "split", "dose"]
+    assert set(stored.history()) >= {"val_loss", "val_rank_correlation"}
+    truth = [dose[slide] for slide in table["slide_id"]]
+    scores = TASK.scores(truth, stored.arrays("predictions.parquet"))
+    assert scores["mean_absolute_error"] == pytest.approx(np.abs(np.array(truth) - table["dose"]).mean())
+    guess = np.abs(np.array(truth) - np.mean(list(dose.values()))).mean()
+    assert scores["mean_absolute_error"] < 0.5 * guess, "the training follows the loss of the task"
+
+
+@pytest.mark.parametrize("method", ["mean", "abmil", "transmil[dim=16,heads=2,landmarks=8]"])
+def test_methods_of_one_output_and_of_two_serve_it_as_they_are(doses, method):
+    folder, _ = doses
+    run = planned(folder, (method,), recipe={"optimizer": "adam", "lr": 0.003, "epochs": 2}).runs[0]
+    trained = train(run.task, opened(folder), CPU)
+    row = trained.history[trained.selected - 1]
+    assert row["val_loss"] == min(r["val_loss"] for r in trained.history)
+    with torch.no_grad():
+        bags = opened(folder).bags([slide for slide, _ in run.task.val])
+        logits = trained.model.eval()(bags).logits
+    ours = (logits[:, 0] if logits.shape[1] == 1 else logits[:, 1] - logits[:, 0]).numpy()
+    truth = np.array([y for _, y in run.task.val])
+    assert row["val_loss"] == pytest.approx(np.mean((ours - truth) ** 2), rel=1e-4)
+    assert row["val_rank_correlation"] == pytest.approx(spearmanr(ours, truth).statistic)
+
+
+def test_selection_follows_the_direction_of_its_monitor(doses):
+    folder, _ = doses
+    plan = planned(folder, protocol=Protocol(monitor="val_rank_correlation"), recipe={"lr": 0.02, "epochs": 6})
+    trained = train(plan.runs[0].task, opened(folder), CPU)
+    values = [row["val_rank_correlation"] for row in trained.history]
+    assert values[trained.selected - 1] == max(values) > min(values)
+
+
+def test_what_needs_classes_is_refused(doses):
+    folder, _ = doses
+    for recipe in ({"class_weights": "balanced"}, {"sampler": "balanced"}, {"label_smoothing": 0.1}):
+        with pytest.raises(MilbenchError, match=next(iter(recipe))):
+            planned(folder, recipe=recipe)
+    with pytest.raises(MilbenchError, match="val_rank_correlation"):
+        planned(folder, protocol=Protocol(monitor="val_auc"))
+    with pytest.raises(Unsupported, match="clam_sb"):
+        train(planned(folder, ("clam_sb",)).runs[0].task, opened(folder), CPU)
+    assert work(RunTask(planned(folder, ("clam_sb",)).runs[0].task)).outcome == "unsupported"
+
+
+def test_the_store_takes_the_columns_of_the_task_that_a_run_names(doses):
+    folder, _ = doses
+    plan = planned(folder)
+    plan.store.prepare()
+    given = plan.runs[0].task.spec
+    of_classes = pd.DataFrame({"slide_id": ["a"], "split": ["test"], "p0": [0.5], "p1": [0.5]})
+    with pytest.raises(ValueError, match="dose"):
+        plan.store.publish_run(given.run_id, {"spec": given, "outcome": "ok"}, of_classes)
+    as_class = given.model_copy(update={"task": "classification"})
+    assert as_class.run_id != given.run_id
+    of_doses = pd.DataFrame({"slide_id": ["a"], "split": ["test"], "dose": [0.5]})
+    with pytest.raises(ValueError, match="p0, p1"):
+        plan.store.publish_run(as_class.run_id, {"spec": as_class, "outcome": "ok"}, of_doses)
+    plan.store.publish_run(given.run_id, {"spec": given, "outcome": "ok"}, of_doses)
+    plan.store.publish_run(as_class.run_id, {"spec": as_class, "outcome": "ok"}, of_classes)
