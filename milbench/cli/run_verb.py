@@ -160,6 +160,8 @@ def _gain_of_seeds(plan: Plan, seeds: int) -> list[str]:
 
     lines = []
     for cohort in plan.cohorts:
+        if not cohort.has_classes:
+            continue
         try:
             line = seeds_would_buy(plan.store.folder, cohort.name, cohort.fingerprint, seeds)
         except MilbenchError:  # nothing was run yet; what is damaged is said where results are read for a table
@@ -187,6 +189,8 @@ def _audited(plan: Plan, suite: str) -> list[str]:
 
 def _report(plan: Plan, folder: Path | None) -> None:
     """Print the leaderboard, having written its report where there is a folder for it."""
+    if others := [cohort.name for cohort in plan.cohorts if not cohort.has_classes]:
+        return echo(f"No table of AUC: the labels of {', '.join(others)} are no classes. Predictions are stored.")
     from ..evaluation.leaderboard import leaderboard
     from ..report.markdown import write_report
     from ._terminal import command_line, print_leaderboard, report_title

@@ -73,6 +73,11 @@ class Cohort:
     known: Path | None = None
     task: str = CLASSIFICATION
 
+    @property
+    def has_classes(self) -> bool:
+        """Return whether the labels are class indices."""
+        return task_named(self.task).has_classes
+
     def cache(self) -> FeatureCache:
         """Open the feature cache."""
         return FeatureCache.open(self.cache_path)

@@ -174,9 +174,7 @@ def _predicted(
     has_classes, probabilities = task.target_task.has_classes, trained.model.ordered_by_probabilities()
     if has_classes and probabilities:
         record["ordered_by"] = "probabilities"
-    if (
-        has_classes and task.val
-    ):  # runs of before that stored no log-odds, and no such entry, had it of rounded probabilities
+    if has_classes and task.val:  # runs of before log-odds have no such entry: theirs is of rounded probabilities
         record["val_auc_ordered_by"] = "probabilities" if probabilities else "log-odds"
     if trained.history[-1]["flops"] is None:
         record["train"]["flops_missing"] = flops.why or "an earlier run of the method could not count them"

@@ -1,8 +1,9 @@
-"""Built-in datasets: one module each, built into the user's cache folder on first use.
+"""Datasets that are made on first use, into the user's cache folder: one module each.
 
 A module defines ``VERSION``, raised when the same parameters would give other data; ``Params``, a frozen pydantic
 model with defaults; ``build(writer, params)``, which adds the bags to a `CacheWriter` and returns `Built`. Its
-docstring is the citation. A new dataset is one new file.
+docstring is the citation. A new dataset is one new file here, or such a module of another package, named by an entry
+point of the group ``milbench.datasets``.
 """
 
 from __future__ import annotations
@@ -30,6 +31,10 @@ from ..cache.writer import CacheWriter
 from ..fold import Fold
 from ..home import cache_home
 from ..labels.table import Labels, write_labels
+from ..plug_ins import load_plug_in, plug_ins, summary
+
+#: Entry points of this group add datasets; their names are written with dashes.
+GROUP = "milbench.datasets"
 
 #: the table of what is known of each bag, beside a dataset's features and beside the results of a suite
 BAGS = "bags.csv"
@@ -73,17 +78,22 @@ class Dataset(Protocol):
 
 @cache
 def dataset_names() -> dict[str, str]:
-    """Return ``{name: summary}`` of the built-in datasets, read from their docstrings without importing them."""
+    """Return ``{name: summary}`` of the datasets, read from their docstrings; milbench's own are not imported."""
     found = {}
     for module in pkgutil.iter_modules(__path__):
         if not module.name.startswith("_"):
             text = Path(__path__[0], f"{module.name}.py").read_text(encoding="utf-8")
             found[module.name.replace("_", "-")] = (ast.get_docstring(ast.parse(text)) or "").split("\n")[0]
-    return found
+    of_packages = {name: summary(_of_package(name)) for name in plug_ins(GROUP, set(found))}
+    return found | of_packages
+
+
+def _of_package(name: str) -> Dataset:
+    return cast("Dataset", load_plug_in(GROUP, plug_ins(GROUP, set())[name], ("VERSION", "Params", "build")))
 
 
 def load_dataset(name: str) -> Dataset:
-    """Import a built-in dataset's module by its name (``digits-bags``).
+    """Import a dataset's module by its name (``digits-bags``).
 
     Raises:
         MilbenchError: there is no such dataset.
@@ -92,6 +102,8 @@ def load_dataset(name: str) -> Dataset:
     plain = name.replace("_", "-")
     if plain not in known:
         raise MilbenchError(f"unknown dataset {name!r}.{did_you_mean(name, known)}", code="dataset-unknown")
+    if plain in plug_ins(GROUP, set()):
+        return _of_package(plain)
     return cast("Dataset", import_module(f"{__name__}.{plain.replace('-', '_')}"))
 
 

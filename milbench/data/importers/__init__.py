@@ -1,7 +1,8 @@
 """Importers of other tools' feature files: one module a format, found by its presence here.
 
 A module defines ``NAME``; ``detect(source)``, one sentence of what was found or None; ``open_source(source)``, the
-`Slides` that are there. A new format is one new file.
+`Slides` that are there. A new format is one new file here, or such a module of another package, named by an entry
+point of the group ``milbench.formats``.
 """
 
 from __future__ import annotations
@@ -21,11 +22,16 @@ from torch import Tensor
 
 from ...errors import MilbenchError, did_you_mean
 from ..input_files.regular import regular_size
+from ..plug_ins import load_plug_in, plug_ins, summary
 from ..source_labels import SourceTable
 
 __all__ = [
     "FileSlides", "Format", "Slides", "SourceSlide", "SourceTable", "detect_format", "format_names", "formats",
 ]  # fmt: skip
+
+
+#: Entry points of this group add formats, under their names.
+GROUP = "milbench.formats"
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,16 +166,20 @@ def formats() -> dict[str, Format]:
         if not module.name.startswith("_"):
             loaded = cast("Format", import_module(f"{__name__}.{module.name}"))
             found[loaded.NAME] = loaded
+    for name, point in plug_ins(GROUP, set(found)).items():
+        found[name] = load_plug_in(GROUP, point, ("detect", "open_source"))
     return found
 
 
 def format_names() -> dict[str, str]:
-    """Return ``{name: summary}`` of the formats, read from their docstrings without importing them."""
+    """Return ``{name: summary}`` of the formats, read from their docstrings; milbench's own are not imported."""
     found = {}
     for module in pkgutil.iter_modules(__path__):
         if not module.name.startswith("_"):
             text = Path(__path__[0], f"{module.name}.py").read_text(encoding="utf-8")
             found[module.name] = (ast.get_docstring(ast.parse(text)) or "").split("\n")[0]
+    for name, point in plug_ins(GROUP, set(found)).items():
+        found[name] = summary(load_plug_in(GROUP, point, ("detect", "open_source")))
     return found
 
 
