@@ -19,7 +19,7 @@ import inspect
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import entry_points
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import pandas as pd
@@ -54,19 +54,25 @@ class Function(Protocol):
 
 @dataclass(frozen=True)
 class Metric:
-    """A metric as tables know it.
+    """A metric as tables, reports and `Protocol.monitor` know it: everything about it is in this record.
 
     Attributes:
         name: its column; a lower-case identifier.
-        function: see `Function`.
         label: its heading in reports.
-        direction: which values are better.
+        higher_is_better: whether higher values are better.
+        function: see `Function`.
+        task: the type of task it scores.
+        main: whether reports show it in the table that ranks the methods, not among the other scores.
+        short: its heading where there is little room, as on a terminal; empty: it is not shown there.
     """
 
     name: str
-    function: Callable[..., float]
     label: str
-    direction: Literal["higher", "lower"] = "higher"
+    higher_is_better: bool
+    function: Callable[..., float]
+    task: str = "classification"
+    main: bool = False
+    short: str = ""
 
     def value(self, labels: NDArray[np.int64], probabilities: NDArray[np.float64],
               log_odds: NDArray[np.float64] | None = None,
@@ -461,16 +467,16 @@ def _ratio(part: float, whole: float) -> float:
 
 #: milbench's metrics, in the order of their columns.
 OWN = (
-    Metric("auc", auc, "AUC"),
-    Metric("balanced_accuracy", balanced_accuracy, "Balanced accuracy"),
-    Metric("accuracy", accuracy, "Accuracy"),
-    Metric("average_precision", average_precision, "Average precision"),
-    Metric("f1", f1, "F1"),
-    Metric("sensitivity", sensitivity, "Sensitivity"),
-    Metric("specificity", specificity, "Specificity"),
-    Metric("log_loss", log_loss, "Log loss (nats)", "lower"),
-    Metric("brier", brier, "Brier score", "lower"),
-    Metric("ece", expected_calibration_error, "Expected calibration error", "lower"),
+    Metric("auc", "AUC", True, auc, main=True, short="AUC"),
+    Metric("balanced_accuracy", "Balanced accuracy", True, balanced_accuracy, main=True, short="Bal. acc."),
+    Metric("accuracy", "Accuracy", True, accuracy, main=True),
+    Metric("average_precision", "Average precision", True, average_precision),
+    Metric("f1", "F1", True, f1),
+    Metric("sensitivity", "Sensitivity", True, sensitivity),
+    Metric("specificity", "Specificity", True, specificity),
+    Metric("log_loss", "Log loss (nats)", False, log_loss),
+    Metric("brier", "Brier score", False, brier),
+    Metric("ece", "Expected calibration error", False, expected_calibration_error),
 )
 
 #: Chosen on test: no metric of a run.
@@ -514,7 +520,7 @@ def _record(metric: object) -> Metric:
                 f"{metric!r} is no metric; give a function of labels and probabilities, or a milbench.metrics.Metric.",
                 code="metric-malformed",
             )
-        metric = Metric(name, metric, name.replace("_", " ").capitalize())
+        metric = Metric(name, name.replace("_", " ").capitalize(), True, metric)
     if not metric.name.isidentifier() or metric.name != metric.name.lower():
         raise MilbenchError(
             f"metric {metric.name!r} needs a name of lower-case letters, digits and '_': its column.",
@@ -536,7 +542,7 @@ def _of_packages() -> tuple[Metric, ...]:
                 code="metric-malformed",
             ) from error
         if callable(value):
-            value = Metric(point.name, value, point.name.replace("_", " ").capitalize())
+            value = Metric(point.name, point.name.replace("_", " ").capitalize(), True, value)
         metric = _record(value)
         if metric.name in found or metric.name in {known.name for known in _of_module()}:
             raise MilbenchError(

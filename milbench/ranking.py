@@ -2,10 +2,6 @@
 
 from .evaluation.comparison import COMPARISON, compare
 from .evaluation.leaderboard import COLUMNS, leaderboard, run_scores
-from .report.console import to_rich
-from .report.markdown import comparison_lines, to_markdown, write_report
+from .report.comparison import comparison_lines
 
-__all__ = [
-    "COLUMNS", "COMPARISON", "compare", "comparison_lines", "leaderboard", "run_scores", "to_markdown", "to_rich",
-    "write_report",
-]  # fmt: skip
+__all__ = ["COLUMNS", "COMPARISON", "compare", "comparison_lines", "leaderboard", "run_scores"]

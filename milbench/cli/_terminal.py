@@ -17,7 +17,6 @@ from ..errors import MilbenchError
 from ..formatting.escaping import console
 
 if TYPE_CHECKING:
-    import pandas as pd
     from rich.console import RenderableType
 
     from ..config import Suite
@@ -49,11 +48,12 @@ def registered(method: str) -> str:
     return found.canonical if found.given else method
 
 
-def print_leaderboard(table: pd.DataFrame) -> None:
-    """Print a leaderboard: as wide as the terminal, or 120 columns where there is none and COLUMNS does not say."""
-    from ..report.console import to_rich
-
-    print_table(to_rich(table))
+def print_report(rendered: str | RenderableType) -> None:
+    """Print what a renderer returned: text as it is, anything else as rich prints it."""
+    if isinstance(rendered, str):
+        echo_data(rendered if rendered.endswith("\n") else f"{rendered}\n")
+    else:
+        print_table(rendered)
 
 
 def warn_if_changed(given: object, suite: Suite, results: Path) -> None:
@@ -238,7 +238,7 @@ def check_report(folder: Path, suite: str) -> None:
     Raises:
         MilbenchError: there is one; the sentence says how to write elsewhere.
     """
-    from ..report.markdown import foreign_readme
+    from ..report.folder import foreign_readme
 
     check_folder(folder, "--report")
     if foreign_readme(folder, report_title(suite)):

@@ -34,7 +34,7 @@ def compare_command(
     Example: milbench compare transmil abmil --results results/runs
     """
     from ..evaluation.comparison import compare
-    from ..report.markdown import comparison_lines
+    from ..report.comparison import comparison_lines
 
     table = compare(registered(a), registered(b), results, suite, data, resamples, every)
     if form is Format.csv:

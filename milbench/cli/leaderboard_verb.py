@@ -13,19 +13,10 @@ from ..formatting.escaping import to_csv
 from ._terminal import Rule, echo, echo_data
 
 if TYPE_CHECKING:
-    import pandas as pd
+    from ..evaluation.leaderboard import Leaderboard
 
 #: Where results are unless a command says otherwise.
 _ROOT = Path("results/runs")
-
-
-class Format(StrEnum):
-    """What to print."""
-
-    table = "table"
-    csv = "csv"
-    markdown = "markdown"
-    json = "json"
 
 
 class FigureFormat(StrEnum):
@@ -47,7 +38,12 @@ def leaderboard_command(
     ),
     suite: str | None = typer.Option(None, "--suite", help="Only this suite: name, or name-v1."),
     data: str | None = typer.Option(None, "--data", help="Only this cohort."),
-    form: Format = typer.Option(Format.table, "--format", help="What to print; csv and json hold all columns."),
+    form: str = typer.Option(
+        "table",
+        "--format",
+        metavar="NAME",
+        help="What to print: table, markdown, csv or json (all columns), or the name of an installed renderer.",
+    ),
     out: Path | None = typer.Option(
         None, "--out", help="Also write a report here: README.md, leaderboard.csv, figures."
     ),
@@ -79,10 +75,15 @@ def leaderboard_command(
     """
     from .. import __version__
     from ..errors import MilbenchError
-    from ..evaluation.leaderboard import leaderboard
-    from ..report.markdown import foreign_readme, to_markdown, write_report
-    from ._terminal import check_folder, command_line, portable, print_leaderboard
+    from ..evaluation.leaderboard import evaluate
+    from ..report.build import build_report
+    from ..report.folder import foreign_readme, write_report
+    from ..report.model import Code, Prose
+    from ..report.renderers import find_renderer
+    from ._terminal import check_folder, command_line, portable, print_report
 
+    data_only = form in ("csv", "json")
+    renderer = None if data_only else find_renderer("console" if form == "table" else form)
     results, suite = _which(given, root, suite)
     if out is not None:
         check_folder(out, "--out")
@@ -90,41 +91,37 @@ def leaderboard_command(
             raise MilbenchError(
                 f"{out / 'README.md'} is no report and would be overwritten; give another --out.", code="already-exists"
             )
+    details = out is not None or (renderer is not None and renderer.figures)
 
-    def table(without: Collection[str] = ()) -> pd.DataFrame:
-        return leaderboard(results, suite, data, resamples, target_auc, price, across, every, details=out is not None,
-                           threshold_rule=None if threshold is None else threshold.value, without=without)  # fmt: skip
+    def read(without: Collection[str] = ()) -> Leaderboard:
+        return evaluate(results, suite, data, resamples, target_auc, price, across, every, details=details,
+                        threshold_rule=None if threshold is None else threshold.value, without=without)  # fmt: skip
 
     damaged: dict[str, str] = {}
     try:
-        df = table()
+        board = read()
     except MilbenchError:
         damaged = _damaged(results) if suite is None and out is None else {}
         if not damaged:
             raise
-        df = table(without=damaged)
-    if across and not df.attrs["across"]:
+        board = read(without=damaged)
+    if across and not board.cross_cohort:
         raise MilbenchError(
             f"{results} has no suite with three or more cohorts on which two or more methods were run to their end; "
             "leave out --across.",
             code="results-missing",
         )
-    if form is Format.table:
-        print_leaderboard(df)
-    elif form is Format.markdown:
-        echo_data(to_markdown(df) + "\n")
-    elif form is Format.csv:
-        echo_data(to_csv(df))
+    title = f"Leaderboard: {', '.join(board.suites)}"
+    source = (f"Written by milbench {__version__} from the predictions stored in ", Code(portable(results)), ":")
+    if renderer is not None:
+        print_report(renderer(build_report(board, title, Prose.of(*source), command_line(), figures=renderer.figures)))
     else:
-        echo_data(df.to_json(orient="records", indent=2) + "\n")
-    if form in (Format.csv, Format.json):
-        for note in df.attrs["notes"]:
+        echo_data(to_csv(board.table) if form == "csv" else board.table.to_json(orient="records", indent=2) + "\n")
+        for note in board.notes:
             echo(f"note: {note}", err=True)
     if out is not None:
-        which = ", ".join(df.attrs["suites"])
-        source = f"milbench {__version__} from the predictions stored in `{portable(results)}`"
-        provenance = f"Written by {source}:\n\n    {command_line()}"
-        path = write_report(df, out, f"Leaderboard: {which}", provenance, [kind.value for kind in figures or ()])
+        formats = [kind.value for kind in figures or ()]
+        path = write_report(board, out, title, Prose.of(*source), formats, command_line())
         echo(f"report: {path}", err=True)
     for name, sentence in damaged.items():
         echo(f"milbench: {name} is left out: {sentence}", err=True)

@@ -191,13 +191,14 @@ def _report(plan: Plan, folder: Path | None) -> None:
     """Print the leaderboard, having written its report where there is a folder for it."""
     if others := [cohort.name for cohort in plan.cohorts if not cohort.has_classes]:
         return echo(f"No table of AUC: the labels of {', '.join(others)} are no classes. Predictions are stored.")
-    from ..evaluation.leaderboard import leaderboard
-    from ..report.markdown import write_report
-    from ._terminal import command_line, print_leaderboard, report_title
+    from ..evaluation.leaderboard import evaluate
+    from ..report.folder import write_report
+    from ..report.renderers import render
+    from ._terminal import command_line, print_report, report_title
 
-    table = leaderboard(plan.store.folder)
+    board = evaluate(plan.store.folder, details=folder is not None)
     if folder is not None:
-        write_report(table, folder, report_title(plan.suite.name), f"Made by:\n\n    {command_line()}")
-    print_leaderboard(table)
+        write_report(board, folder, report_title(plan.suite.name), "Made by:", command=command_line())
+    print_report(render(board, "console"))
     if folder is not None:
         echo(f"Report: {folder / 'README.md'}")

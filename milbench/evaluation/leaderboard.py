@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection
-from dataclasses import replace
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from . import collapse
 from . import known_answers as verdicts
 from .ablation import effects
 from .comparison import COMPARISON, NO_AUC, _options, compare, describe_outcomes
-from .cross_cohort import across
+from .cross_cohort import CrossCohortComparison, across
 from .notes import _notes
 from .published_figures import beside
 from .resource_use import AXES, FRONTS, SPENT, curves, mark_pareto_optimal, price_of, spent
@@ -31,7 +31,7 @@ from .runs_table import RunGroup, read_cohorts, repetition_of
 from .scores import Scores, difference, rounded_off, run_scores, same_trainings, score
 
 __all__ = [
-    "COLUMNS", "COMPARISON", "NO_AUC", "compare", "leaderboard", "run_scores",
+    "COLUMNS", "COMPARISON", "NO_AUC", "Leaderboard", "compare", "evaluate", "leaderboard", "run_scores",
 ]  # fmt: skip
 
 
@@ -49,17 +49,51 @@ COLUMNS = (
 
 
 def columns() -> list[str]:
-    """Return the columns of a leaderboard in order: `COLUMNS`, then the metrics that are not milbench's own.
+    """Return the columns of a leaderboard in order: `COLUMNS`, then the metrics that are not among them.
 
     Raises:
         MilbenchError: a metric has the name of a column that holds something else.
     """
-    more = [metric.name for metric in metrics.registered()[len(metrics.OWN) :]]
+    known = {metric.name for metric in metrics.OWN} & set(COLUMNS)
+    more = [metric.name for metric in metrics.registered() if metric.name not in known]
     if clash := sorted(set(more) & set(COLUMNS)):
         raise MilbenchError(
             f"a metric cannot be named {clash[0]!r}, a column of every leaderboard; rename it.", code="name-taken"
         )
     return [*COLUMNS, *more]
+
+
+@dataclass(frozen=True, eq=False)
+class Leaderboard:
+    """Everything that the stored runs of one or more suites show: the table, and the results that reports add to it.
+
+    Attributes:
+        table: one row a method, cohort and set of conditions; see `leaderboard`.
+        notes: sentences a reader needs before believing the table.
+        suites: ``name-v1`` -> the resolved suite, as plain values.
+        cohorts: sizes, classes and fingerprint of each cohort and set of conditions.
+        environments: records of the environments that runs were made in.
+        cost_environment: record of the environment whose costs are shown; empty where none was measured.
+        effects: rows of `milbench.evaluation.ablation.effects`, of suites that name a reference.
+        published: rows of `milbench.evaluation.published_figures.beside`.
+        cross_cohort: comparisons over the cohorts of a suite.
+        known_answers: `milbench.evaluation.known_answers.known_answers`; empty without details.
+        curves: axis -> rows of `milbench.evaluation.resource_use.curves`; empty without details.
+        resamples: bootstrap replicates behind the intervals.
+    """
+
+    table: pd.DataFrame
+    notes: tuple[str, ...] = ()
+    suites: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    cohorts: tuple[Mapping[str, Any], ...] = ()
+    environments: tuple[Mapping[str, Any], ...] = ()
+    cost_environment: Mapping[str, Any] = field(default_factory=dict)
+    effects: tuple[Mapping[str, Any], ...] = ()
+    published: tuple[Mapping[str, Any], ...] = ()
+    cross_cohort: tuple[CrossCohortComparison, ...] = ()
+    known_answers: Mapping[str, list[dict[str, Any]]] = field(default_factory=dict)
+    curves: Mapping[str, pd.DataFrame] = field(default_factory=dict)
+    resamples: int = 0
 
 
 def leaderboard(
@@ -71,11 +105,10 @@ def leaderboard(
     price_per_hour: float | None = None,
     over_cohorts: bool = False,
     all_runs: bool = False,
-    details: bool = True,
     threshold_rule: str | None = None,
     without: Collection[str] = (),
 ) -> pd.DataFrame:
-    """Return the leaderboard of everything below a results root.
+    """Return the table of `evaluate`: the leaderboard of everything below a results root.
 
     Args:
         results: results root, or the folder of one suite in it.
@@ -87,7 +120,6 @@ def leaderboard(
         over_cohorts: also compare methods over the cohorts of every suite with three or more of them; without it of
             suites that say so (``across = true``).
         all_runs: show whatever was run, not only what was asked for last.
-        details: also compute what a report alone shows, ``attrs["curves"]`` and ``attrs["known"]``: half of the time.
         threshold_rule: call bags of two classes positive by this rule (`milbench.stats.threshold`); None: by each
             suite's.
         without: names of suites' folders that are passed over, as their results are damaged for instance.
@@ -124,12 +156,47 @@ def leaderboard(
         - the columns of `milbench.evaluation.resource_use.spent`: what the runs used; ``front_*``: whether no other
           ranked method has a higher AUC at that cost or the same AUC at a lower one.
 
-        ``attrs``: ``notes`` (sentences for the reader), ``suites`` (resolved), ``cohorts`` (sizes), ``environments``
-        of the runs, ``cost_environment``, ``curves`` (axis -> rows of `milbench.evaluation.resource_use.curves`),
-        ``effects`` (rows of `milbench.evaluation.ablation.effects`, of suites with a reference), ``known``
-        (`milbench.evaluation.known_answers.known_answers`),
-        ``published`` (rows of `milbench.evaluation.published_figures.beside`), ``across``
-        (`milbench.evaluation.cross_cohort.CrossCohortComparison`), ``resamples``.
+    Raises:
+        MilbenchError: nothing to show, methods tested on different bags, or damaged results.
+    """
+    return evaluate(
+        results, suite, data, resamples=resamples, target_auc=target_auc, price_per_hour=price_per_hour,
+        over_cohorts=over_cohorts, all_runs=all_runs, details=False, threshold_rule=threshold_rule, without=without,
+    ).table  # fmt: skip
+
+
+def evaluate(
+    results: str | Path = "results/runs",
+    suite: str | None = None,
+    data: str | None = None,
+    resamples: int = 2000,
+    target_auc: float | None = None,
+    price_per_hour: float | None = None,
+    over_cohorts: bool = False,
+    all_runs: bool = False,
+    details: bool = True,
+    threshold_rule: str | None = None,
+    without: Collection[str] = (),
+) -> Leaderboard:
+    """Score everything below a results root: the leaderboard with its notes and the further results of reports.
+
+    Args:
+        results: results root, or the folder of one suite in it.
+        suite: only this suite, ``name`` or ``name-v1``.
+        data: only this cohort.
+        resamples: bootstrap replicates of the intervals.
+        target_auc: fill ``time_to_target_s`` with the device-seconds to this validation AUC.
+        price_per_hour: of a device, in any currency; fills ``price``, what one training costs.
+        over_cohorts: also compare methods over the cohorts of every suite with three or more of them; without it of
+            suites that say so (``across = true``).
+        all_runs: show whatever was run, not only what was asked for last.
+        details: also compute `Leaderboard.curves` and `Leaderboard.known_answers`, which take half of the time.
+        threshold_rule: call bags of two classes positive by this rule (`milbench.stats.threshold`); None: by each
+            suite's.
+        without: names of suites' folders that are passed over, as their results are damaged for instance.
+
+    Returns:
+        the leaderboard; `leaderboard` describes the columns of its table.
 
     Raises:
         MilbenchError: nothing to show, methods tested on different bags, or damaged results.
@@ -153,7 +220,9 @@ def leaderboard(
     rows: list[dict[str, Any]] = []
     untuned: dict[tuple[str, str], Scores] = {}  # tables that were not tuned come first
     nan = float("nan")
-    attrs: dict[str, Any] = {"suites": {}, "cohorts": [], "environments": [], "cost_environment": environment}
+    suites: dict[str, dict[str, Any]] = {}
+    summaries: list[dict[str, Any]] = []
+    environments: list[dict[str, Any]] = []
     changes: list[dict[str, Any]] = []
     printed: list[dict[str, Any]] = []
     together: list[tuple[RunGroup, list[Scores]]] = []
@@ -182,23 +251,28 @@ def leaderboard(
         if over_cohorts or cohort.suite.across:
             together.append((cohort, scored))
         notes += cohort.notes + _notes(cohort, scored) + collapse.notes(cohort, scored, losses)
-        attrs["suites"][f"{cohort.suite.name}-v{cohort.suite.version}"] = cohort.suite.model_dump(mode="json")
-        attrs["cohorts"].append(_describe(cohort))
+        suites[f"{cohort.suite.name}-v{cohort.suite.version}"] = cohort.suite.model_dump(mode="json")
+        summaries.append(_describe(cohort))
         # A run that failed may have been recorded by the process that started it, whose environment is another.
         for record in (r for runs in cohort.runs.values() for r in runs.values() if r.outcome == "ok"):
-            _add_environment(attrs["environments"], record.record.get("environment"))
-    if len(attrs["environments"]) > 1:
-        n = len(attrs["environments"])
+            _add_environment(environments, record.record.get("environment"))
+    if len(environments) > 1:
+        n = len(environments)
         notes.append(f"The runs were made in {n} environments; scores are shown together, timings never are.")
-    table = pd.DataFrame(rows, columns=columns())
-    found = {axis: curves(cohorts, axis) for axis in AXES} if details else {}
-    attrs["published"], attrs["across"] = printed, across(together, resamples)
-    attrs["effects"] = changes
-    attrs["known"] = verdicts.known_answers(cohorts, resamples) if details else {}
-    attrs["curves"] = {axis: table.to_dict("records") for axis, table in found.items()}
-    table.attrs.update(attrs, notes=list(dict.fromkeys(notes)), resamples=resamples)
-    table.attrs.update({key: _shared(value) for key, value in table.attrs.items()})
-    return table
+    return Leaderboard(
+        table=pd.DataFrame(rows, columns=columns()),
+        notes=tuple(dict.fromkeys(notes)),
+        suites=suites,
+        cohorts=tuple(summaries),
+        environments=tuple(environments),
+        cost_environment=environment,
+        effects=tuple(changes),
+        published=tuple(printed),
+        cross_cohort=tuple(across(together, resamples)),
+        known_answers=verdicts.known_answers(cohorts, resamples) if details else {},
+        curves={axis: curves(cohorts, axis) for axis in AXES} if details else {},
+        resamples=resamples,
+    )
 
 
 def _add_environment(known: list[dict[str, Any]], seen: dict[str, Any] | None) -> None:
@@ -211,26 +285,6 @@ def _add_environment(known: list[dict[str, Any]], seen: dict[str, Any] | None) -
         known.append(seen | {"software": dict(seen.get("software") or {})})
     elif commit and commit not in (commits := str(same["software"].get("commit") or "")).split(", "):
         same["software"]["commit"] = f"{commits}, {commit}".removeprefix(", ")
-
-
-class _List(list[Any]):
-    """What pandas hands on instead of copying it, to every part of a table at every step: curves are long."""
-
-    def __deepcopy__(self, _: Any) -> _List:
-        return self
-
-
-class _Dict(dict[str, Any]):
-    """See `_List`."""
-
-    def __deepcopy__(self, _: Any) -> _Dict:
-        return self
-
-
-def _shared(value: Any) -> Any:
-    if isinstance(value, list):
-        return _List(value)
-    return _Dict(value) if isinstance(value, dict) else value
 
 
 def _reference(cohort: RunGroup) -> str | None:

@@ -14,11 +14,14 @@ from ..formatting.text import ABSENT, fixed
 if TYPE_CHECKING:
     from .runs_table import RunGroup
 
+#: Of the section of a report.
+HEADING = "Compared with published figures"
+
 WORDS = """\
-Published figures stand beside ours as context: they are no target, and nothing was chosen by them. Ours is the mean
-over folds and seeds with the standard deviation of the repetitions' means (of the seeds', where folds are not
-repeated). Status tells how sure the published figure is: *read* in the source, or from *memory* and not checked; what
-its error is of differs from paper to paper. Within says whether ours lies within the published error."""
+Published figures are shown as context: they are no target, and nothing was chosen by them. Ours is the mean over folds
+and seeds with the standard deviation of the repetitions' means (of the seeds', where folds are not repeated). Status
+says how sure the published figure is: *read* in the source, or from *memory* and not checked; papers differ in what
+their error describes. Within says whether ours lies within the published error."""
 
 _DECIMALS = 3
 

@@ -1,4 +1,4 @@
-"""What a report says of budgets: the sentence, the table of what was used, and how to read it."""
+"""Budgets in a report: the sentence, the table of what was used, and how to read it."""
 
 from __future__ import annotations
 
@@ -10,22 +10,23 @@ from ..formatting.text import ABSENT, si, with_interval
 
 #: How the columns are to be read.
 READING = """\
-Used is the largest share of the budget that any run used; a training stops at the first step that reaches its budget,
-so it is at most one step above 100 %. Looks is how often a run was evaluated on validation. Device-seconds and FLOPs
-are those of one training, mean over runs: forward, backward and optimizer, without evaluation. Peak memory is the
-largest of any run, evaluation included: on CPU the growth of the resident set. A cap on memory counts another measure,
-the growth of the address space, so the peak may exceed the cap that a run passed under: memory reserved before the run
-and touched in it is in the peak alone. run.json holds both, as peak_memory and memory_cap. Trials counts every tuning
-trial of a study, whatever became of it; what tuning used is that of its trials that ended or were pruned (one that
-failed does not tell), mean over studies. On the front are methods that no other ranked method of the table beats in
-AUC at that cost or less: t device-seconds, f FLOPs, m memory; the others are dominated in all three. On the axis that
-the budget sets, all methods cost the same. Of runs that were chosen on test, a look is at the test bags, and their
-accuracy is at the threshold that is best on them, as some published scripts report it; balanced accuracy and F1 go by
-the most probable class, as everywhere."""
+Budget used (%) is the largest share of the budget that any run used; a training stops at the first step that reaches
+its budget, so it exceeds 100 by at most one step. Validation evaluations is the number of times a run was evaluated on
+the validation set. Device-seconds and FLOPs are those of one training, mean over runs: forward, backward and optimizer,
+without evaluation. Peak memory is the largest of any run, evaluation included: on CPU the growth of the resident set. A
+memory cap limits another quantity, the growth of the address space, so the peak may exceed the cap that a run passed
+under: only the peak includes memory that was reserved before the run and first used in it. run.json holds both, as
+peak_memory and memory_cap. Trials counts every tuning trial of a study, whatever its outcome; the cost of tuning is
+that of the trials that ended or were pruned (a failed one does not report it), mean over studies. Pareto-optimal in
+names the costs for which no other ranked method of the table has a higher AUC at that cost or less: time
+(device-seconds), FLOPs and memory; a dominated method is Pareto-optimal in none of them. For the cost that the budget
+limits, all methods cost the same. For runs that were selected on test, evaluations are those of the test bags, and
+accuracy is at the threshold that is best on them, as some published scripts report it; balanced accuracy and F1 use the
+most probable class, as everywhere."""
 
 
 def is_budgeted(df: pd.DataFrame, axis: str) -> bool:
-    """Return whether all tables give every method the same on an axis: then AUC against it tells nothing."""
+    """Return whether all tables give every method the same on an axis: AUC against it then shows nothing."""
     return bool(df["budget"].str.startswith(f"{axis.replace('_', '-')}:").all())
 
 
@@ -45,13 +46,13 @@ def cells(block: pd.DataFrame) -> pd.DataFrame:
     """Return the table of what was used, texts; columns that nothing fills are left out."""
     table = pd.DataFrame({
         "Method": block["method"],
-        "Used": [_share(v) for v in block["budget_used"]],
-        "Looks": [si(v) for v in block["evaluations"]],
+        "Budget used (%)": [_share(v) for v in block["budget_used"]],
+        "Validation evaluations": [si(v) for v in block["evaluations"]],
         "Steps": [si(v) for v in block["train_steps"]],
         "Device-seconds": [si(v) for v in block["train_device_seconds"]],
         "FLOPs": [si(v) for v in block["train_flops"]],
         "Peak memory (MiB)": [si(v / 2**20) for v in block["run_peak_memory_bytes"]],
-        "On the front": [_front(row) for row in block.itertuples()],
+        "Pareto-optimal in": [_front(row) for row in block.itertuples()],
         "Trials (ok)": [_trials(row) for row in block.itertuples()],
         "Tuning, device-seconds": [si(v) for v in block["tuning_device_seconds"]],
         "AUC before tuning": [f"{v:.3f}" if v == v else ABSENT for v in block["auc_untuned"]],
@@ -65,7 +66,7 @@ def cells(block: pd.DataFrame) -> pd.DataFrame:
 
 
 def _share(value: float) -> str:
-    return f"{100 * value:.1f} %" if value == value else ABSENT
+    return f"{100 * value:.1f}" if value == value else ABSENT
 
 
 def _inflation(row: Any) -> str:
@@ -77,7 +78,7 @@ def _trials(row: Any) -> str:
 
 
 def _front(row: Any) -> str:
-    flags = {"t": row.front_device_seconds, "f": row.front_flops, "m": row.front_memory}
+    flags = {"time": row.front_device_seconds, "FLOPs": row.front_flops, "memory": row.front_memory}
     if all(flag is None or flag != flag for flag in flags.values()):
         return ABSENT
-    return "".join(letter for letter, flag in flags.items() if flag is True) or "dominated"
+    return ", ".join(cost for cost, flag in flags.items() if flag is True) or "dominated"

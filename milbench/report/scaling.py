@@ -18,7 +18,7 @@ from ..formatting.text import ABSENT
 from ..measure.load import disturbed
 from ..runs.scaling.table import BUSY_SHARE, MEMORY_FLOOR_BYTES, short_name
 from .figures.scaling import ladder_figure
-from .tables import machine_text, markdown_table
+from .markdown import machine_text, markdown_table
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -1,4 +1,4 @@
-"""What the tables of a leaderboard hold: its blocks, their columns as text, and Markdown."""
+"""The tables of a leaderboard: its blocks, and their columns as text."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import pandas as pd
 
 from .. import metrics
+from ..evaluation.leaderboard import COLUMNS
 from ..evaluation.scores import LOG_ODDS, MEMORY_FLOOR_BYTES
-from ..formatting.escaping import code, markdown
 from ..formatting.text import ABSENT, fixed, plain_rank, rank_interval, rank_text, si, with_interval
+from .model import Code, Span
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
-#: Headings of columns that hold words.
-TEXT = ("Method", "Pooling", "Runs")
+    from ..metrics import Metric
 
 
 def cohorts_of(df: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
@@ -27,12 +27,6 @@ def cohorts_of(df: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
     ]
 
 
-def published_of(df: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
-    """Return the rows beside published figures, by cohort."""
-    rows = pd.DataFrame(df.attrs.get("published") or [], columns=None)
-    return [(str(name), block) for name, block in rows.groupby("cohort", sort=False)] if len(rows) else []
-
-
 def cells_of(block: pd.DataFrame, columns: dict[str, Callable[[Any], str]]) -> pd.DataFrame:
     """Return one block as text; a column that nobody filled is left out."""
     block = block.assign(order=_other_orders(block))
@@ -40,16 +34,6 @@ def cells_of(block: pd.DataFrame, columns: dict[str, Callable[[Any], str]]) -> p
     table = pd.DataFrame(rows, columns=list(columns))
     keep = [h for h in table if h in ("Rank", "Method") or (table[h] != ABSENT).any()]
     return table[keep]
-
-
-def markdown_table(table: pd.DataFrame) -> str:
-    """Return a table of plain texts in Markdown; numbers stand right, the columns of `TEXT` left."""
-    lines = [
-        "| " + " | ".join(map(markdown, table.columns)) + " |",
-        "|" + "|".join(":---" if h in TEXT else "---:" for h in table.columns) + "|",
-    ]
-    lines += ["| " + " | ".join(map(markdown, row)) + " |" for row in table.itertuples(index=False)]
-    return "\n".join(lines)
 
 
 def _other_orders(block: pd.DataFrame) -> list[str]:
@@ -63,11 +47,6 @@ def _difference(row: Any) -> str:
     if row.diff_to_best == 0 and row.diff_low == row.diff_high == 0:
         return "0" if row.rank == row.rank else ABSENT
     return with_interval(row.diff_to_best, row.diff_low, row.diff_high, sign=True)
-
-
-def _accuracy(row: Any) -> str:
-    spread = f" ± {fixed(row.accuracy_sd)}" if row.accuracy_sd == row.accuracy_sd else ""
-    return fixed(row.accuracy) + spread
 
 
 def _sensitivity_and_specificity(row: Any) -> str:
@@ -84,39 +63,53 @@ def _mib(value: float) -> str:
 
 
 def _runs(row: Any) -> str:
-    told = f"{row.runs_ok}/{row.runs}" if row.outcome == "ok" else f"{row.runs_ok}/{row.runs}: {row.outcome}"
+    text = f"{row.runs_ok}/{row.runs}" if row.outcome == "ok" else f"{row.runs_ok}/{row.runs}: {row.outcome}"
     if row.runs_subsampled:
-        told += f"; {row.runs_subsampled} trained on parts of bags"
+        text += f"; {row.runs_subsampled} trained on parts of bags"
     if row.order:
-        told += f"; ordered by {row.order}"
-    return told if row.cost_outcome in ("", "ok") else f"{told}; cost: {row.cost_outcome}"
+        text += f"; ordered by {row.order}"
+    return text if row.cost_outcome in ("", "ok") else f"{text}; cost: {row.cost_outcome}"
 
 
 _Columns: TypeAlias = "dict[str, Callable[[Any], str]]"
 
-VERDICT: _Columns = {
-    "Rank": rank_text,
-    "Method": lambda r: r.method,
-    "Pooling": lambda r: r.family or ABSENT,
-    "AUC [95 % interval]": lambda r: with_interval(r.auc, r.auc_low, r.auc_high),
-    "Difference to the best [95 % interval]": _difference,
-    "Balanced accuracy": lambda r: fixed(r.balanced_accuracy),
-    "Accuracy ± sd": _accuracy,
-    "Runs": _runs,
-}
+#: The metric that methods are ranked by; it has columns of its own, with intervals.
+_RANKED_BY = "auc"
 
-#: Metrics that `VERDICT` shows.
-_SHOWN = ("auc", "balanced_accuracy", "accuracy")
+
+def _of_metrics(chosen: Callable[[Metric], bool]) -> _Columns:
+    """Return the columns of the metrics that are chosen, with their standard deviation where one is known."""
+
+    def shown(name: str) -> Callable[[Any], str]:
+        def text(row: Any) -> str:
+            spread = getattr(row, f"{name}_sd", float("nan"))
+            return fixed(getattr(row, name)) + (f" ± {fixed(spread)}" if spread == spread else "")
+
+        return text
+
+    return {
+        f"{metric.label} ± sd" if f"{metric.name}_sd" in COLUMNS else metric.label: shown(metric.name)
+        for metric in metrics.registered()
+        if metric.name != _RANKED_BY and chosen(metric)
+    }
+
+
+def verdict_columns() -> _Columns:
+    """Return the columns of the table that ranks the methods."""
+    return {
+        "Rank": rank_text,
+        "Method": lambda r: r.method,
+        "Pooling": lambda r: r.family or ABSENT,
+        "AUC [95 % interval]": lambda r: with_interval(r.auc, r.auc_low, r.auc_high),
+        "Difference to the best [95 % interval]": _difference,
+        **_of_metrics(lambda metric: metric.main),
+        "Runs": _runs,
+    }
 
 
 def scores_columns() -> _Columns:
     """Return the columns of the other metrics, those of other packages included."""
-
-    def shown(name: str) -> Callable[[Any], str]:
-        return lambda row: fixed(getattr(row, name))
-
-    others = [metric for metric in metrics.registered() if metric.name not in _SHOWN]
-    return {"Method": lambda r: r.method} | {metric.label: shown(metric.name) for metric in others}
+    return {"Method": lambda r: r.method} | _of_metrics(lambda metric: not metric.main)
 
 
 COST: _Columns = {
@@ -129,39 +122,48 @@ COST: _Columns = {
     "FLOPs a bag, inference": lambda r: si(r.flops_per_bag_infer),
 }
 
-SHORT: _Columns = {
-    "Rank": plain_rank,
-    "Ranks [95 %]": rank_interval,
-    "Method": lambda r: r.method,
-    "Pooling": lambda r: r.family.replace("correlated", "corr.") or ABSENT,
-    "AUC [95 %]": lambda r: with_interval(r.auc, r.auc_low, r.auc_high),
-    "To best [95 %]": _difference,
-    "To best": lambda r: fixed(r.diff_to_best, sign=True) if r.diff_to_best else ("0" if r.rank == r.rank else ABSENT),
-    "Bal. acc.": lambda r: fixed(r.balanced_accuracy),
-    "Sens./spec.": lambda r: _sensitivity_and_specificity(r),
-    "Patches/s": lambda r: si(r.infer_patches_per_s),
-    "MiB": lambda r: _mib(r.infer_peak_memory_bytes),
-    "Runs": _runs,
-}
+
+def short_metrics() -> list[Metric]:
+    """Return the metrics that the short table shows, besides the one that methods are ranked by."""
+    return [metric for metric in metrics.registered() if metric.short and metric.name != _RANKED_BY]
 
 
-def machine_text(environment: dict[str, Any]) -> str:
-    """Return an environment record as a line of Markdown; what it lacks is left out."""
-    parts = [f"environment {code(environment.get('fingerprint', '?'))}"]
+def short_columns() -> _Columns:
+    """Return the columns of the short table, as a terminal shows it."""
+
+    def shown(name: str) -> Callable[[Any], str]:
+        return lambda row: fixed(getattr(row, name))
+
+    return {
+        "Rank": plain_rank,
+        "Ranks [95 %]": rank_interval,
+        "Method": lambda r: r.method,
+        "Pooling": lambda r: r.family.replace("correlated", "corr.") or ABSENT,
+        "AUC [95 %]": lambda r: with_interval(r.auc, r.auc_low, r.auc_high),
+        "To best [95 %]": _difference,
+        "To best": lambda r: (
+            fixed(r.diff_to_best, sign=True) if r.diff_to_best else ("0" if r.rank == r.rank else ABSENT)
+        ),
+        **{metric.short: shown(metric.name) for metric in short_metrics()},
+        "Sens./spec.": _sensitivity_and_specificity,
+        "Patches/s": lambda r: si(r.infer_patches_per_s),
+        "MiB": lambda r: _mib(r.infer_peak_memory_bytes),
+        "Runs": _runs,
+    }
+
+
+def environment_spans(environment: Mapping[str, Any]) -> list[Span]:
+    """Return an environment record in words; what it lacks is left out."""
+    parts: list[str] = []
     cpu, software = environment.get("cpu"), environment.get("software")
     if isinstance(cpu, dict):
-        parts.append(markdown(f"{cpu.get('model')}, {cpu.get('cores')} cores, {cpu.get('instruction_set')}"))
-    parts += [markdown(gpu.get("name")) for gpu in environment.get("gpus") or ()]
+        parts.append(f"{cpu.get('model')}, {cpu.get('cores')} cores, {cpu.get('instruction_set')}")
+    parts += [str(gpu.get("name")) for gpu in environment.get("gpus") or ()]
     if isinstance(environment.get("numerics"), dict):
-        parts.append(f"threads a process: {markdown(environment['numerics'].get('threads'))}")
+        parts.append(f"threads a process: {environment['numerics'].get('threads')}")
     if isinstance(software, dict):
-        parts.append(markdown(", ".join(f"{key} {value}" for key, value in software.items() if value)))
-    return "; ".join(parts)
-
-
-def units_of(df: pd.DataFrame) -> set[str]:
-    """Return what intervals are over: patients, slides, bags."""
-    return {cohort["unit"] for cohort in df.attrs.get("cohorts", [])}
+        parts.append(", ".join(f"{key} {value}" for key, value in software.items() if value))
+    return ["environment ", Code(str(environment.get("fingerprint", "?"))), "".join(f"; {part}" for part in parts)]
 
 
 def units(names: set[str]) -> str:

@@ -17,7 +17,7 @@ import milbench
 from milbench.interpret.relevance import relevance
 from milbench.measure.environment import environment
 from milbench.measure.memory import PeakMemory, settle_heap
-from milbench.report.tables import machine_text
+from milbench.report.markdown import machine_text
 
 DIM = 1024
 

@@ -25,11 +25,11 @@ from milbench.data.fold import Fold
 from milbench.data.source_labels import SourceTable
 from milbench.errors import MilbenchError
 from milbench.evaluation.forget import Selection, select
-from milbench.evaluation.leaderboard import leaderboard
+from milbench.evaluation.leaderboard import evaluate, leaderboard
 from milbench.evaluation.runs_table import read_cohorts
 from milbench.evaluation.scores import score
 from milbench.measure import benchmark_files as references
-from milbench.report.markdown import foreign_readme, write_report
+from milbench.report.folder import foreign_readme, write_report
 from milbench.report.scaling import write_ladder
 from milbench.runs.store import Store, read_costs, read_runs, read_suite
 from milbench.runs.store_check import check_path
@@ -514,8 +514,8 @@ def test_a_journal_of_before_is_read(tmp_path):
 
 
 def test_a_full_disk_leaves_the_report_of_before(store, tmp_path, monkeypatch):
-    table, out = leaderboard(store.root, resamples=10), tmp_path / "report"
-    write_report(table, out, "Leaderboard of made-up", "by hand")
+    board, out = evaluate(store.root, resamples=10), tmp_path / "report"
+    write_report(board, out, "Leaderboard of made-up", "by hand")
     before = everything(out)
     calls = iter(range(100))
 
@@ -525,7 +525,7 @@ def test_a_full_disk_leaves_the_report_of_before(store, tmp_path, monkeypatch):
 
     monkeypatch.setattr("milbench.atomic_io.publishing.os.fsync", full)
     with pytest.raises(MilbenchError, match="No space left"):
-        write_report(table, out, "Leaderboard of made-up", "again")
+        write_report(board, out, "Leaderboard of made-up", "again")
     assert everything(out) == before
 
 

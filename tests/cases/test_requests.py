@@ -29,7 +29,7 @@ from milbench.data.cache.reader import CacheWriter
 from milbench.data.onboarding.suite_template import threads_for
 from milbench.errors import MilbenchError
 from milbench.evaluation.comparison import compare
-from milbench.evaluation.leaderboard import leaderboard
+from milbench.evaluation.leaderboard import evaluate, leaderboard
 from milbench.evaluation.runs_table import read_cohorts
 from milbench.inference.prediction import kept_models
 from milbench.measure.load import Load, apart, budget_notes, cost_notes
@@ -73,13 +73,13 @@ REQUESTS = st.tuples(
 def test_a_table_shows_exactly_the_last_request(store, requests):
     for number, (methods, folds, seeds, timeout_s) in enumerate(requests):
         request(store, f"2027-01-01T00:00:0{number}+00:00", methods, folds, seeds, timeout_s)
-    (table,) = read_cohorts(store.root)
+    (board,) = read_cohorts(store.root)
     cells = {(fold, seed) for fold in FOLDS[:folds] for seed in range(seeds)}
-    assert set(table.runs) == set(methods)
-    assert all(set(runs) == cells for runs in table.runs.values())
-    assert set(table.cells) == cells
+    assert set(board.runs) == set(methods)
+    assert all(set(runs) == cells for runs in board.runs.values())
+    assert set(board.cells) == cells
     further = len(METHODS) * len(FOLDS) * SEEDS - len(methods) * len(cells)
-    assert sum(f"{further} further run" in note and "--all" in note for note in table.notes) == (further > 0)
+    assert sum(f"{further} further run" in note and "--all" in note for note in board.notes) == (further > 0)
     (whole,) = read_cohorts(store.root, all_runs=True)
     assert {len(runs) for runs in whole.runs.values()} == {len(FOLDS) * SEEDS}
     assert len(whole.runs) == len(METHODS)
@@ -113,9 +113,9 @@ def test_nothing_of_the_last_request_is_done(tmp_path):
 
 def test_results_of_earlier_versions_are_shown_whole(tmp_path):
     store = made.fill(tmp_path, made.suite(data=("easy",)), ("mean", "abmil"), n=20, folds=FOLDS, seeds=2, costs=False)
-    (table,) = read_cohorts(store.root)
-    assert {m: len(runs) for m, runs in table.runs.items()} == {"mean": 6, "abmil": 6}
-    assert not any("further" in note for note in table.notes)
+    (board,) = read_cohorts(store.root)
+    assert {m: len(runs) for m, runs in board.runs.items()} == {"mean": 6, "abmil": 6}
+    assert not any("further" in note for note in board.notes)
 
 
 def test_a_damaged_request_is_named(tmp_path):
@@ -233,9 +233,9 @@ def test_an_ok_run_is_shown_beside_the_same_run_that_was_stopped(cohort, tmp_pat
     as_before(record, store, 5.0, "timeout")
     as_before(record, store, 900.0)
     for all_runs in (False, True):
-        table = milbench.leaderboard(tmp_path, resamples=10, all_runs=all_runs)
-        assert table[["runs", "runs_ok"]].to_numpy().tolist() == [[1, 1]]
-        assert not any("left out" in note for note in table.attrs["notes"])
+        board = evaluate(tmp_path, resamples=10, all_runs=all_runs)
+        assert board.table[["runs", "runs_ok"]].to_numpy().tolist() == [[1, 1]]
+        assert not any("left out" in note for note in board.notes)
     assert Finished(store).state(record.spec)["outcome"] == "ok"
 
 
@@ -274,9 +274,9 @@ def test_no_run_is_still_to_be_made_when_two_spellings_name_one_method(tmp_path)
     write_cohort(tmp_path, 24)
     (tmp_path / "s.toml").write_text(SUITE.replace('"max"', '"abmil", "abmil[gated=false]"'))
     run(tmp_path / "s.toml", tmp_path / "r")
-    table = milbench.leaderboard(tmp_path / "r", resamples=10)
-    assert sorted(table["method"]) == ["abmil", "mean"]
-    assert not any("still to be made" in note for note in table.attrs["notes"])
+    board = evaluate(tmp_path / "r", resamples=10)
+    assert sorted(board.table["method"]) == ["abmil", "mean"]
+    assert not any("still to be made" in note for note in board.notes)
     (file,) = (tmp_path / "r").glob("*/requests/*.json")
     assert json.loads(file.read_text())["suite_methods"] == ["mean", "abmil"]
 
@@ -293,9 +293,9 @@ def test_a_registered_method_named_as_a_class_is_the_same_method(tmp_path):
     assert {run.spec.recipe.lr for run in plan.runs if run.method.canonical == "mean"} == {1e-3}
     assert any(CLASS in note for note in plan.notes)
     run(tmp_path / "s.toml", tmp_path / "r")
-    table = milbench.leaderboard(tmp_path / "r", resamples=10)
-    assert sorted(table["method"]) == ["max", "mean"]
-    assert [row["method"] for row in table.attrs["effects"]] == ["max"]
+    board = evaluate(tmp_path / "r", resamples=10)
+    assert sorted(board.table["method"]) == ["max", "mean"]
+    assert [row["method"] for row in board.effects] == ["max"]
     words = ["compare", CLASS, "max", "--results", str(tmp_path / "r"), "--resamples", "10"]
     result = CliRunner().invoke(app, words)
     assert result.exit_code == 0, result.output
@@ -315,9 +315,9 @@ def test_runs_stored_by_a_class_name_are_those_of_its_registered_method(tmp_path
         plan = make_plan(tmp_path / "s.toml", tmp_path / "r")
         assert [planned.outcome for planned in plan.runs] == ["ok", "ok"]
         run(tmp_path / "s.toml", tmp_path / "r")
-        table = milbench.leaderboard(tmp_path / "r", resamples=10)
-        assert table[["method", "runs", "runs_ok"]].to_numpy().tolist() == [["mean", 2, 2]]
-        assert not any("left out" in note or "still to be" in note for note in table.attrs["notes"])
+        board = evaluate(tmp_path / "r", resamples=10)
+        assert board.table[["method", "runs", "runs_ok"]].to_numpy().tolist() == [["mean", 2, 2]]
+        assert not any("left out" in note or "still to be" in note for note in board.notes)
         assert len(kept_models(tmp_path / "r", "s", name)) == 2
     assert len(list((tmp_path / "r").glob("*/runs/*"))) == 2
 

@@ -28,8 +28,9 @@ from milbench.aggregator import Aggregator, head_log_odds, head_probabilities
 from milbench.bags import BagOutput, Bags
 from milbench.config import DataSpec, Recipe, Suite
 from milbench.evaluation import collapse, notes
-from milbench.evaluation.leaderboard import leaderboard, run_scores
-from milbench.report.markdown import to_markdown, write_report
+from milbench.evaluation.leaderboard import evaluate, leaderboard, run_scores
+from milbench.report.folder import write_report
+from milbench.report.renderers import render
 from milbench.runs.store import read_runs
 
 FEW = settings(max_examples=40, deadline=None)
@@ -241,7 +242,7 @@ def test_a_function_added_to_the_module_is_a_metric_of_stored_runs(tmp_path, mon
     stored(tmp_path)
     assert shown(tmp_path) == pytest.approx(expected_matthews(tmp_path))
     assert "matthews" in run_scores(tmp_path)
-    assert "| Matthews |" in to_markdown(leaderboard(tmp_path, resamples=5))
+    assert "| Matthews |" in render(evaluate(tmp_path, resamples=5), "markdown")
 
 
 def test_a_metric_can_be_registered_and_comes_last(tmp_path, no_more_metrics):
@@ -250,8 +251,8 @@ def test_a_metric_can_be_registered_and_comes_last(tmp_path, no_more_metrics):
     assert list(leaderboard(tmp_path, resamples=5)) == [*before, "matthews"]
     assert shown(tmp_path) == pytest.approx(expected_matthews(tmp_path))
     with pytest.raises(milbench.MilbenchError, match="auc"):
-        metrics.register_metric(metrics.Metric("auc", matthews, "Mine"))
-    metrics.register_metric(metrics.Metric("rank", matthews, "Mine"))
+        metrics.register_metric(metrics.Metric("auc", "Mine", True, matthews))
+    metrics.register_metric(metrics.Metric("rank", "Mine", True, matthews))
     with pytest.raises(milbench.MilbenchError, match="rank"):
         leaderboard(tmp_path, resamples=5)
 
@@ -384,11 +385,11 @@ def test_a_collapsed_method_has_a_note(tmp_path, change, words):
     store = made.fill(tmp_path, suite, ("mean", "max"), n=40, folds=("f0", "f1"), seeds=1)
     if change is not None:
         rewritten(store, "mean", change)
-    board = leaderboard(tmp_path, resamples=5)
-    said = " ".join(note for note in board.attrs["notes"] if ": mean " in note)
+    board = evaluate(tmp_path, resamples=5)
+    said = " ".join(note for note in board.notes if ": mean " in note)
     assert [word for word in ("one class", "equal scores") if word in said] == words
-    assert not [note for note in board.attrs["notes"] if ": max " in note]
-    effect = board.attrs["effects"][0]
+    assert not [note for note in board.notes if ": max " in note]
+    effect = board.effects[0]
     assert bool(effect["note"]) == bool(words)
     runs = run_scores(tmp_path).set_index("method")
     assert (runs.loc[["mean"], "classes_predicted"] == (1 if words else 2)).all()
@@ -414,10 +415,10 @@ def test_a_method_that_never_left_the_loss_of_a_constant_has_a_note(tmp_path, le
         data=(DataSpec(name="d", dataset="shifted-mean", params=params),),
     )  # fmt: skip
     milbench.run(suite, results=tmp_path)
-    board = leaderboard(tmp_path, resamples=5)
-    said = [note for note in board.attrs["notes"] if "validation loss" in note]
+    board = evaluate(tmp_path, resamples=5)
+    said = [note for note in board.notes if "validation loss" in note]
     assert len(said) == (0 if learns else 2)
-    note = board.attrs["effects"][0]["note"]
+    note = board.effects[0]["note"]
     assert ("loss of a constant" in note) != learns
     text = write_report(board, tmp_path / "report", "T", "P").read_text()
     assert ("loss of a constant" in text) != learns
@@ -491,9 +492,9 @@ def test_damaged_predictions_are_refused_in_a_sentence(tmp_path, change, words):
 
 def test_a_table_without_details_has_the_same_figures(tmp_path):
     stored(tmp_path)
-    full, short = (leaderboard(tmp_path, resamples=20, details=details) for details in (True, False))
-    pd.testing.assert_frame_equal(pd.DataFrame(full), pd.DataFrame(short), check_flags=False)
-    assert full.attrs["notes"] == short.attrs["notes"]
+    full, short = (evaluate(tmp_path, resamples=20, details=details) for details in (True, False))
+    pd.testing.assert_frame_equal(full.table, short.table)
+    assert full.notes == short.notes
 
 
 @pytest.mark.parametrize(("positives", "bags"), [(3, 7), (4, 7), (3, 6), (1, 5), (5, 5), (1, 1)])

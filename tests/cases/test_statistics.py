@@ -11,11 +11,11 @@ from milbench import stats
 from milbench.data.audit.positive import hint
 from milbench.data.labels.table import Labels
 from milbench.evaluation import more_seeds
-from milbench.evaluation.leaderboard import leaderboard
+from milbench.evaluation.leaderboard import evaluate
 from milbench.evaluation.notes import seeds_would_buy
 from milbench.evaluation.runs_table import read_cohorts
 from milbench.report.figures.leaderboard import auc_figure
-from milbench.report.markdown import to_markdown
+from milbench.report.renderers import render
 from milbench.runs.execute import run
 
 SUITE = """
@@ -53,12 +53,12 @@ def make(folder, counts, names=None, patients=None, more="", split="{ folds = 3,
 
 def notes(folder, toml):
     run(toml, folder / "r", jobs=1)
-    return leaderboard(folder / "r", resamples=100)
+    return evaluate(folder / "r", resamples=100)
 
 
 def test_a_method_with_several_slides_a_patient_says_what_is_scored(tmp_path):
     toml = make(tmp_path, (32, 8), patients=lambda i, label: f"p{i // 8}" if label == 0 else f"q{i}")
-    found = notes(tmp_path, toml).attrs["notes"]
+    found = notes(tmp_path, toml).notes
     (line,) = [note for note in found if "by slide" in note]
     assert "1 to 8 slides" in line
     assert "12 patients" in line
@@ -66,12 +66,12 @@ def test_a_method_with_several_slides_a_patient_says_what_is_scored(tmp_path):
 
 def test_the_positive_class_is_named_and_its_prevalence_told(tmp_path):
     toml = make(tmp_path, (15, 45), names=("MUT", "WT"))
-    table = notes(tmp_path, toml)
-    (line,) = [note for note in table.attrs["notes"] if "positive class" in note]
+    board = notes(tmp_path, toml)
+    (line,) = [note for note in board.notes if "positive class" in note]
     assert "WT" in line
     assert "75%" in line
-    assert "WT" in to_markdown(table)
-    assert table.attrs["cohorts"][0]["positive"] == "WT"
+    assert "WT" in render(board, "markdown")
+    assert board.cohorts[0]["positive"] == "WT"
 
 
 @pytest.mark.parametrize(
@@ -112,22 +112,22 @@ def test_a_fold_without_a_class_is_told_by_audit_and_table(tmp_path):
     suite = load_suite(toml)
     found = [f for f in load_cohort(suite.data[0], suite.base).findings if f.code == "rare-test-class"]
     assert [f.fold for f in found] == ["fold0"]
-    table = notes(tmp_path, toml)
-    (line,) = [note for note in table.attrs["notes"] if "test no bag" in note]
+    board = notes(tmp_path, toml)
+    (line,) = [note for note in board.notes if "test no bag" in note]
     assert "1 fold of 2" in line
-    assert table["auc_pooled"].notna().all()
+    assert board.table["auc_pooled"].notna().all()
 
 
 def test_one_seed_and_more(tmp_path):
     fill(tmp_path / "one", seeds=1)
     fill(tmp_path / "three", seeds=3)
-    one, three = (leaderboard(tmp_path / name, resamples=200) for name in ("one", "three"))
-    assert any("one seed" in note for note in one.attrs["notes"])
-    (line, *_) = [note for note in three.attrs["notes"] if "half-width" in note]
+    one, three = (evaluate(tmp_path / name, resamples=200) for name in ("one", "three"))
+    assert any("one seed" in note for note in one.notes)
+    (line, *_) = [note for note in three.notes if "half-width" in note]
     widths = [float(part.split("±")[1].split(",")[0].rstrip(".")) for part in line.split("seeds")[2:]]
     assert len(widths) == 3
     assert widths == sorted(widths, reverse=True)
-    ranked = three[three["rank"].notna()]
+    ranked = three.table[three.table["rank"].notna()]
     outer, inner = ranked["auc_high"] - ranked["auc_low"], ranked["auc_high_patients"] - ranked["auc_low_patients"]
     assert (outer >= inner - 1e-12).all()
     assert (outer <= 3 * inner).all(), "seeds never make an interval useless"
@@ -141,7 +141,7 @@ def test_what_more_seeds_would_buy_is_known_from_stored_runs_and_planned_without
     for name, seeds in (("one", 1), ("three", 3)):
         fill(tmp_path / name, seeds=seeds)
     cohort = read_cohorts(tmp_path / "three")[0]
-    notes = leaderboard(tmp_path / "three", data=cohort.data).attrs["notes"]
+    notes = evaluate(tmp_path / "three", data=cohort.data).notes
     of_table = numbers(next(note for note in notes if "half-width" in note))
     said = numbers(seeds_would_buy(tmp_path / "three", cohort.data, cohort.fingerprint, 3, resamples=2000))
     assert said[:3] == of_table  # of 3, 6 and 12 seeds
@@ -161,12 +161,12 @@ def test_what_more_seeds_would_buy_is_known_from_stored_runs_and_planned_without
 
 def test_no_figure_puts_a_lower_score_above_a_higher_one(tmp_path):
     fill(tmp_path, seeds=2)
-    table = leaderboard(tmp_path, resamples=100)
-    for axes, (_, block) in zip(auc_figure(table).axes, table.groupby("data", sort=False), strict=True):
+    board = evaluate(tmp_path, resamples=100)
+    for axes, (_, block) in zip(auc_figure(board.table).axes, board.table.groupby("data", sort=False), strict=True):
         drawn = [line.get_xdata()[0] for line in axes.lines if line.get_marker() not in ("None", "")]
         assert drawn == sorted(drawn, reverse=True)
         assert drawn == list(block["auc"])
-    tables = to_markdown(table).split("| Rank |")[1:]
+    tables = render(board, "markdown").split("| Rank |")[1:]
     assert len(tables) == 2
     for text in tables:
         rows = [line.split("|") for line in text.split("\n\n")[0].splitlines()[2:]]

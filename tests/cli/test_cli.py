@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -23,10 +24,11 @@ from milbench import MilbenchError
 from milbench.cli import VERBS
 from milbench.cli._terminal import portable
 from milbench.evaluation.comparison import compare
-from milbench.evaluation.leaderboard import leaderboard
+from milbench.evaluation.leaderboard import Leaderboard, evaluate, leaderboard
 from milbench.registry import registry, resolve
-from milbench.report.console import to_rich
-from milbench.report.markdown import comparison_lines, write_report
+from milbench.report.comparison import comparison_lines
+from milbench.report.folder import write_report
+from milbench.report.renderers import render
 
 SUITE = """\
 name = "small"
@@ -257,10 +259,10 @@ def test_run_status_and_report(cli, tmp_path):
         "a rank, marked `=`",
         "no test label",
         "the model with the smallest validation loss is kept",
-        "For all methods alike, instead of their authors' recipes: epochs = 1, batch_size = 16.",
+        "For all methods, instead of their authors' recipes: epochs = 1, batch_size = 16.",
         "For mean alone: lr = 0.5.",
-        "small-v1 / digits: 100 bags (no 9: 50, some 9: 50), positive class some 9, 1 fold, 2 seeds a fold, intervals "
-        "over bags",
+        "small-v1 / digits: 100 bags (no 9: 50, some 9: 50), positive class some 9, 1 fold, 2 seeds per fold, "
+        "intervals over bags",
         "1 further run, not asked for last (seed 2)",
         "torch ",
         "cores",
@@ -349,7 +351,7 @@ def test_the_readmes_own_method_by_every_verb(tmp_path):
 def test_a_recipe_is_told_only_of_methods_in_the_table(tmp_path):
     suite = made.suite(data=("easy",)).model_copy(update={"recipes": {"abmil": {"lr": 0.5}, "mean": {"lr": 0.25}}})
     made.fill(tmp_path / "r", suite, ("abmil[gated=true]", "max"), costs=False)
-    text = write_report(leaderboard(tmp_path / "r", resamples=20), tmp_path / "out", "T", "P").read_text()
+    text = write_report(evaluate(tmp_path / "r", resamples=20), tmp_path / "out", "T", "P").read_text()
     assert "For abmil alone: lr = 0.5." in text
     assert "For mean alone" not in text
 
@@ -377,18 +379,18 @@ def test_leaderboard_formats_agree(results, cli):
     assert "note: " in cli(*words, "--format", "csv").err
 
 
-def printed(df: pd.DataFrame, width: int) -> str:
+def printed(board: Leaderboard, width: int) -> str:
     console = Console(width=width, record=True, file=io.StringIO())
-    console.print(to_rich(df))
+    console.print(render(board, "console"))
     return console.export_text()
 
 
 @pytest.mark.parametrize("width", [80, 100, 120, 200])
 def test_a_table_of_any_width_names_methods_and_scores(results, width):
-    df = leaderboard(results, resamples=50)
-    text = printed(df, width)
+    board = evaluate(results, resamples=50, details=False)
+    text = printed(board, width)
     assert max(map(len, text.splitlines())) <= width
-    for row in df.itertuples():
+    for row in board.table.itertuples():
         assert re.search(rf"(?m)^.*{re.escape(row.method)} .*{row.auc:.3f} \[", text), (row.method, text)
     assert "8/9: 1 oom" in text  # how runs ended is never dropped where one did not end ok
     if width in (80, 200):
@@ -396,8 +398,9 @@ def test_a_table_of_any_width_names_methods_and_scores(results, width):
 
 
 def test_the_narrowest_terminal_still_shows_whole_names(results):
-    df = leaderboard(results, data="easy", resamples=50)
-    text = printed(df[df["method"] != "transmil[layers=1,ppeg=none]"], 50)
+    board = evaluate(results, data="easy", resamples=50, details=False)
+    shown = board.table[board.table["method"] != "transmil[layers=1,ppeg=none]"]
+    text = printed(replace(board, table=shown), 50)
     for method in ("abmil[gated=true]", "max_instance", "transmil"):
         assert f" {method} " in text
 
@@ -412,9 +415,9 @@ def test_without_a_terminal_columns_says_how_wide(results, cli, monkeypatch):
 @pytest.mark.parametrize("unit", ["patient", "bag"])
 def test_words_follow_the_unit_of_the_suite(unit, tmp_path):
     made.fill(tmp_path / "r", made.suite(unit=unit, data=("easy",)), ("mean", "abmil"), costs=False)
-    df = leaderboard(tmp_path / "r", resamples=20)
-    report = write_report(df, tmp_path / "out", "T", "P").read_text()
-    for text in (report, printed(df, 120), "\n".join(comparison_lines(compare("mean", "abmil", tmp_path / "r")))):
+    board = evaluate(tmp_path / "r", resamples=20)
+    report = write_report(board, tmp_path / "out", "T", "P").read_text()
+    for text in (report, printed(board, 120), "\n".join(comparison_lines(compare("mean", "abmil", tmp_path / "r")))):
         assert f"{unit}s and" in " ".join(text.split())
     assert ("test bags, drawn" in " ".join(report.split())) == (unit == "bag")
     assert "120 bags of 60 patients" in report
@@ -430,7 +433,7 @@ def test_a_method_that_takes_no_memory_stays_in_the_figure(tmp_path):
     figure = tradeoff_figure(df, "infer_peak_memory_bytes")
     assert {t.get_text() for t in figure.axes[0].texts} == {"mean", "abmil", "max"}
     assert "less than 0.1 is drawn at 0.1" in figure.axes[0].get_xlabel()
-    assert "<0.1" in printed(df, 200)
+    assert "<0.1" in printed(Leaderboard(df), 200)
     front = next(line for line in figure.axes[0].lines if line.get_zorder() == 1)
     assert 0.1 in front.get_xdata()
     assert tradeoff_figure(df[df["method"] == "mean"], "infer_peak_memory_bytes") is not None

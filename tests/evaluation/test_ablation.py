@@ -12,9 +12,9 @@ from milbench.config.suites import list_suites, load_suite
 from milbench.errors import MilbenchError
 from milbench.evaluation.ablation import changed, table_of, with_costs
 from milbench.evaluation.comparison import compare
-from milbench.evaluation.leaderboard import leaderboard
+from milbench.evaluation.leaderboard import evaluate
 from milbench.report.figures.ablation import effect_cost_figure, effect_figure
-from milbench.report.markdown import write_report
+from milbench.report.folder import write_report
 from milbench.runs.plan import make_plan
 from milbench.runs.store import read_runs
 
@@ -31,12 +31,12 @@ def root(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def board(root):
-    return leaderboard(root, resamples=500)
+    return evaluate(root, resamples=500)
 
 
 @pytest.fixture(scope="module")
 def table(board):
-    return with_costs(board.attrs["effects"], board).set_index(["data", "method"])
+    return with_costs(board.effects, board.table).set_index(["data", "method"])
 
 
 def test_an_effect_is_the_paired_difference_that_compare_tells(root, table):
@@ -80,7 +80,7 @@ def test_costs_are_ratios_to_the_reference(table):
 
 def test_rows_go_by_auc_and_end_with_what_has_no_effect(board):
     for data in ("easy", "hard"):
-        rows = [row for row in board.attrs["effects"] if row["data"] == data]
+        rows = [row for row in board.effects if row["data"] == data]
         known = [row["auc"] for row in rows if row["effect"] == row["effect"]]
         assert known == sorted(known, reverse=True)
         assert [row["effect"] == row["effect"] for row in rows] == [True] * len(known) + [False] * (3 - len(known))
@@ -89,10 +89,10 @@ def test_rows_go_by_auc_and_end_with_what_has_no_effect(board):
 
 def test_no_effects_without_a_reference_or_without_its_runs(tmp_path):
     made.fill(tmp_path / "a", made.suite(), METHODS)
-    assert leaderboard(tmp_path / "a", resamples=50).attrs["effects"] == []
+    assert evaluate(tmp_path / "a", resamples=50).effects == ()
     of = made.suite(data=("easy",), reference=REFERENCE)
     made.fill(tmp_path / "b", of, METHODS, fail=(("easy", REFERENCE, "f0", 0, "oom"),))
-    assert leaderboard(tmp_path / "b", resamples=50).attrs["effects"] == []
+    assert evaluate(tmp_path / "b", resamples=50).effects == ()
 
 
 @pytest.mark.parametrize(
@@ -136,7 +136,7 @@ def test_a_report_tells_effects_and_says_what_it_compares_with(board, tmp_path):
     assert len(written) == 6
     assert (tmp_path / "effects.png").stat().st_size > 10_000
     assert (tmp_path / "effects_vs_time.png").stat().st_size > 10_000
-    assert list(table_of(with_costs(board.attrs["effects"], board).query("data == 'easy'")).columns)[:3] == [
+    assert list(table_of(with_costs(board.effects, board.table).query("data == 'easy'")).columns)[:3] == [
         "Changed", "AUC", "Effect [95 %]",
     ]  # fmt: skip
 

@@ -10,10 +10,10 @@ from scipy import stats as scipy_stats
 from support import synthetic as made
 
 from milbench.evaluation.cross_cohort import CrossCohortComparison, _permuted, across, profiles, short
-from milbench.evaluation.leaderboard import leaderboard, run_scores
+from milbench.evaluation.leaderboard import evaluate, run_scores
 from milbench.evaluation.runs_table import read_cohorts
 from milbench.evaluation.scores import score
-from milbench.report.markdown import write_report
+from milbench.report.folder import write_report
 from milbench.stats import friedman
 
 DATA = ("a", "b", "c", "d")
@@ -30,12 +30,12 @@ def root(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def board(root):
-    return leaderboard(root, resamples=400)
+    return evaluate(root, resamples=400)
 
 
 @pytest.fixture(scope="module")
 def found(board) -> CrossCohortComparison:
-    (one,) = board.attrs["across"]
+    (one,) = board.cross_cohort
     return one
 
 
@@ -56,7 +56,7 @@ def test_who_takes_part(found):
 
 
 def test_ranks_are_those_of_the_leaderboard(found, board):
-    auc = board[board["method"] != "max"].pivot_table(index="data", columns="method", values="auc")
+    auc = board.table[board.table["method"] != "max"].pivot_table(index="data", columns="method", values="auc")
     ranks = pd.Series(scipy_stats.rankdata(-auc.to_numpy(), axis=1).mean(axis=0), auc.columns)
     assert [row["mean_rank"] for row in found.rows] == pytest.approx(sorted(ranks))
     assert {row["method"]: row["mean_rank"] for row in found.rows} == pytest.approx(ranks.to_dict())
@@ -87,7 +87,7 @@ def test_who_beats_the_first(found, runs):
 
 def test_ratings_are_of_wins_within_cohorts(found, board):
     """A method that wins everywhere: its rating by the model's own condition, expected wins are those there were."""
-    auc = board.pivot_table(index="data", columns="method", values="auc")[list(found.methods)].to_numpy()
+    auc = board.table.pivot_table(index="data", columns="method", values="auc")[list(found.methods)].to_numpy()
     rating = np.array([row["elo"] for row in found.rows])
     assert rating.mean() == pytest.approx(1000)
     strength = (rating - 1000) * np.log(10) / 400
@@ -155,7 +155,7 @@ def test_the_sentence_names_who_is_told_apart(found):
 
 def test_one_run_has_no_spread(tmp_path):
     made.fill(tmp_path / "r", made.suite(data=DATA, across=True), METHODS, seeds=1, costs=False)
-    (one,) = leaderboard(tmp_path / "r", resamples=50).attrs["across"]
+    (one,) = evaluate(tmp_path / "r", resamples=50).cross_cohort
     assert "nothing is known of another draw" in one.sentence()
     for row in one.rows:
         assert np.isnan([row["iqm_low"], row["iqm_high"], row["beats_low"], row["beats_high"]]).all()
@@ -164,10 +164,10 @@ def test_one_run_has_no_spread(tmp_path):
 
 
 def test_only_where_it_is_asked_for(root, tmp_path):
-    assert len(leaderboard(root, data="a", resamples=10).attrs["across"]) == 0  # one cohort
+    assert len(evaluate(root, data="a", resamples=10).cross_cohort) == 0  # one cohort
     made.fill(tmp_path / "r", made.suite(data=DATA), METHODS, costs=False)
-    assert leaderboard(tmp_path / "r", resamples=10).attrs["across"] == []
-    (one,) = leaderboard(tmp_path / "r", resamples=10, over_cohorts=True).attrs["across"]
+    assert evaluate(tmp_path / "r", resamples=10).cross_cohort == ()
+    (one,) = evaluate(tmp_path / "r", resamples=10, over_cohorts=True).cross_cohort
     assert one.left_out == ()
     assert one.runs["max"].shape == (2, 4)
 
@@ -175,7 +175,7 @@ def test_only_where_it_is_asked_for(root, tmp_path):
 def test_the_report(board, tmp_path):
     text = write_report(board, tmp_path, "T", "P").read_text()
     section = text[text.index("## Over cohorts") : text.index("## How to read it")]
-    (one,) = board.attrs["across"]
+    (one,) = board.cross_cohort
     for row in one.rows:
         assert f"| {row['method']} | {row['mean_rank']:.2f} | {row['iqm']:.3f} [" in section
     assert one.sentence() in section
@@ -183,9 +183,7 @@ def test_the_report(board, tmp_path):
     assert list(table["method"]) == list(one.methods)
     assert table["elo"].to_numpy() == pytest.approx([row["elo"] for row in one.rows])
     assert {"ranks.png", "profiles.png"} <= {path.name for path in tmp_path.iterdir()}
-    board = board.copy()
-    board.attrs["across"] = []
-    write_report(board, tmp_path, "T", "P")
+    write_report(replace(board, cross_cohort=()), tmp_path, "T", "P")
     assert not {"ranks.png", "profiles.png", "across.csv"} & {path.name for path in tmp_path.iterdir()}
 
 

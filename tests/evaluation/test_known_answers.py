@@ -31,9 +31,10 @@ from milbench.evaluation.known_answers import (
     sections,
     share_of_the_way,
 )
+from milbench.evaluation.leaderboard import evaluate
 from milbench.evaluation.runs_table import read_cohorts
 from milbench.evaluation.scores import score
-from milbench.report.markdown import write_report
+from milbench.report.folder import write_report
 from milbench.runs.store import Store
 
 NAN = float("nan")
@@ -102,9 +103,8 @@ def test_max_instance_passes_and_a_cheater_violates(trained):
 
 
 def test_a_report_shows_the_verdicts(trained, tmp_path):
-    table = milbench.leaderboard(trained, resamples=200)
-    table.attrs["known"] = known_answers(read_cohorts(trained), resamples=200)
-    text = write_report(table, tmp_path, "Title", "From somewhere.").read_text(encoding="utf-8")
+    board = replace(evaluate(trained, resamples=200), known_answers=known_answers(read_cohorts(trained), resamples=200))
+    text = write_report(board, tmp_path, "Title", "From somewhere.").read_text(encoding="utf-8")
     assert "## Unit tests" in text
     assert "| max_instance | iid | passes |" in text
     assert "| support.cheater:NoPoison | iid | violates |" in text
@@ -316,8 +316,8 @@ def test_a_run_of_a_known_cohort_brings_what_is_known_to_its_report(tmp_path):
     suite = Suite(name="s", methods=("mean",), data=(DataSpec(name="d", dataset="arrangement", params=params),),
                   recipe={"epochs": 1}, cost=False, unit="bag")  # fmt: skip
     milbench.run(suite, tmp_path / "runs", jobs=1)
-    board = milbench.leaderboard(tmp_path / "runs", resamples=50)
-    (row,) = board.attrs["known"]["bayes"]
+    board = evaluate(tmp_path / "runs", resamples=50)
+    (row,) = board.known_answers["bayes"]
     assert row["method"] == "mean"
     assert row["bayes"] > 0.9
     assert "## Against Bayes" in write_report(board, tmp_path / "report", "t", "p").read_text()

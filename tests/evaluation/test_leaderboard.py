@@ -3,6 +3,7 @@
 import io
 import json
 import re
+from dataclasses import FrozenInstanceError, replace
 
 import numpy as np
 import pandas as pd
@@ -15,10 +16,11 @@ from typer.testing import CliRunner
 import milbench
 from milbench.errors import MilbenchError
 from milbench.evaluation.comparison import compare
-from milbench.evaluation.leaderboard import COLUMNS, leaderboard, run_scores
-from milbench.report.console import to_rich
+from milbench.evaluation.leaderboard import COLUMNS, evaluate, leaderboard, run_scores
+from milbench.report.comparison import comparison_lines
 from milbench.report.figures.leaderboard import auc_figure
-from milbench.report.markdown import comparison_lines, to_markdown, write_report
+from milbench.report.folder import write_report
+from milbench.report.renderers import render
 from milbench.runs.store import read_runs
 
 SOME = ("mean", "abmil", "transmil")
@@ -34,8 +36,8 @@ def root(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def table(root):
-    return leaderboard(root, resamples=500)
+def board(root):
+    return evaluate(root, resamples=500)
 
 
 def row(table, data, method):
@@ -43,37 +45,43 @@ def row(table, data, method):
     return found
 
 
-def test_one_row_a_method_and_cohort(table):
-    assert list(table.columns) == list(COLUMNS)
-    assert len(table) == 18
-    assert not table.duplicated(["suite", "version", "data", "method"]).any()
-    assert set(table["family"]) == {"iid", "correlated"}
+def test_one_row_a_method_and_cohort(board):
+    assert list(board.table.columns) == list(COLUMNS)
+    assert len(board.table) == 18
+    assert not board.table.duplicated(["suite", "version", "data", "method"]).any()
+    assert set(board.table["family"]) == {"iid", "correlated"}
     assert milbench.leaderboard is leaderboard
 
 
-def test_auc_is_the_mean_over_folds_and_seeds_of_the_test_bags_alone(root, table):
+def test_auc_is_the_mean_over_folds_and_seeds_of_the_test_bags_alone(root, board):
     labels = pd.read_csv(root / "made-up-v1/cohorts/easy-f0/labels.csv").set_index("slide_id")["label"]
     aucs = []
     for run in read_runs(root):
         if (run.spec.data, run.method) == ("easy", "abmil"):
             test = run.predictions().query("split == 'test'")
             aucs.append(roc_auc_score(labels[test["slide_id"]], test["p1"]))
-    found = row(table, "easy", "abmil")
+    found = row(board.table, "easy", "abmil")
     assert len(aucs) == found.runs == found.runs_ok == 9
     assert found.auc == pytest.approx(np.mean(aucs))
     assert found.auc_low < found.auc < found.auc_high
     assert (found.seeds, found.folds, found.outcome) == (3, 3, "ok")
 
 
-def test_parts_of_a_table_share_what_it_carries(table):
-    """Curves are long, and pandas copies `attrs` at every step: a report of ten tables took minutes."""
-    part = table[table["data"] == "easy"][["method", "auc"]].copy()
-    for name in ("curves", "suites", "cohorts", "effects", "known"):
-        assert part.attrs[name] is table.attrs[name]
+def test_a_leaderboard_is_a_frozen_value_and_its_table_carries_nothing_else(board, root):
+    assert board.table.attrs == {}
+    with pytest.raises(FrozenInstanceError):
+        board.notes = ()
+    assert set(board.suites) == {"made-up-v1"}
+    assert [cohort["data"] for cohort in board.cohorts] == ["easy", "hard"]
+    assert board.resamples == 500
+    assert set(board.curves) == {"steps", "flops", "device_seconds"}
+    short = evaluate(root, resamples=500, details=False)
+    assert short.curves == short.known_answers == {}
+    assert short.notes == board.notes
 
 
-def test_ranks_ties_and_differences(table):
-    for _, block in table.groupby("data"):
+def test_ranks_ties_and_differences(board):
+    for _, block in board.table.groupby("data"):
         ranked = block[block["rank"].notna()]
         assert ranked.iloc[0]["rank"] == 1
         assert ranked["auc"].iloc[0] == ranked["auc"].max()
@@ -87,13 +95,13 @@ def test_ranks_ties_and_differences(table):
         assert (ranked["among_best"] == (ranked["rank_low"] == 1)).all()
         shared = ranked["rank"].duplicated(keep=False)
         assert (ranked["tied"] == shared).all()
-    assert row(table, "hard", "mean").rank > row(table, "hard", "transmil").rank == 1
+    assert row(board.table, "hard", "mean").rank > row(board.table, "hard", "transmil").rank == 1
 
 
-def test_failures_appear_unranked_and_last(table):
-    hard = table[table["data"] == "hard"]
+def test_failures_appear_unranked_and_last(board):
+    hard = board.table[board.table["data"] == "hard"]
     assert list(hard["method"].tail(2)) == ["dsmil", "max"]
-    part, none = row(table, "hard", "dsmil"), row(table, "hard", "max")
+    part, none = row(board.table, "hard", "dsmil"), row(board.table, "hard", "max")
     assert (part.outcome, part.reason, part.runs_ok, part.runs) == ("1 oom", "made up to be oom", 8, 9)
     assert np.isnan(part.rank)
     assert np.isnan(part.diff_to_best)
@@ -103,8 +111,8 @@ def test_failures_appear_unranked_and_last(table):
     assert not none.tied
 
 
-def test_the_same_results_give_the_same_table(root, table):
-    pd.testing.assert_frame_equal(leaderboard(root, resamples=500), table)
+def test_the_same_results_give_the_same_table(root, board):
+    pd.testing.assert_frame_equal(leaderboard(root, resamples=500), board.table)
 
 
 def test_intervals_over_patients_do_not_depend_on_who_else_is_there(tmp_path):
@@ -116,8 +124,8 @@ def test_intervals_over_patients_do_not_depend_on_who_else_is_there(tmp_path):
         assert row(few, "easy", method).auc_low == row(many, "easy", method).auc_low
 
 
-def test_costs_have_units_and_one_environment(root, table):
-    found = row(table, "easy", "abmil")
+def test_costs_have_units_and_one_environment(root, board):
+    found = row(board.table, "easy", "abmil")
     assert found.infer_patches_per_s == 6.3e6
     assert found.infer_peak_memory_bytes == 260e6
     assert found.train_peak_memory_bytes == 520e6
@@ -129,18 +137,18 @@ def test_costs_measured_in_the_old_way_never_share_a_table_with_new_ones(tmp_pat
     assert leaderboard(tmp_path, resamples=200).infer_patches_per_s.notna().all()
     newer = made.cost_record(store.suite, "easy", "abmil", factor=100) | {"cost_version": 2}
     store.publish_cost("newer", newer)
-    board = leaderboard(tmp_path, resamples=200)
-    assert row(board, "easy", "abmil").infer_patches_per_s == pytest.approx(630e6)
-    assert board.infer_patches_per_s.notna().sum() == 1
-    assert any("older milbench" in note for note in board.attrs["notes"])
+    board = evaluate(tmp_path, resamples=200)
+    assert row(board.table, "easy", "abmil").infer_patches_per_s == pytest.approx(630e6)
+    assert board.table.infer_patches_per_s.notna().sum() == 1
+    assert any("older milbench" in note for note in board.notes)
 
 
 def test_costs_of_some_turns_only_are_told(tmp_path):
     store = made.fill(tmp_path, methods=SOME)
-    assert not [note for note in leaderboard(tmp_path, resamples=200).attrs["notes"] if "turns" in note]
+    assert not [note for note in evaluate(tmp_path, resamples=200).notes if "turns" in note]
     part = made.cost_record(store.suite, "easy", "abmil") | {"unfinished": True, "finished": "2030"}
     store.publish_cost("part", part)
-    notes = leaderboard(tmp_path, resamples=200).attrs["notes"]
+    notes = evaluate(tmp_path, resamples=200).notes
     assert [note for note in notes if note.startswith("1 of the measurements of cost have not taken all")]
 
 
@@ -159,14 +167,14 @@ def test_timings_of_two_environments_never_share_a_table(tmp_path):
     )
     failed = made.cost_record(store.suite, "hard", "mean", "yet another") | {"outcome": "oom"}
     store.publish_cost("hardmean", failed, overwrite=True)
-    table = leaderboard(tmp_path, resamples=50)
-    assert row(table, "easy", "abmil").infer_patches_per_s == 6.3e6
-    assert np.isnan(row(table, "easy", "transmil").infer_patches_per_s)
-    assert row(table, "easy", "transmil").parameters == 12345
-    assert np.isnan(row(table, "hard", "mean").infer_patches_per_s)
-    assert row(table, "hard", "mean").cost_outcome == "oom"
-    assert table.attrs["cost_environment"]["fingerprint"] == "e0"
-    (note,) = [n for n in table.attrs["notes"] if n.startswith("Costs")]
+    board = evaluate(tmp_path, resamples=50)
+    assert row(board.table, "easy", "abmil").infer_patches_per_s == 6.3e6
+    assert np.isnan(row(board.table, "easy", "transmil").infer_patches_per_s)
+    assert row(board.table, "easy", "transmil").parameters == 12345
+    assert np.isnan(row(board.table, "hard", "mean").infer_patches_per_s)
+    assert row(board.table, "hard", "mean").cost_outcome == "oom"
+    assert board.cost_environment["fingerprint"] == "e0"
+    (note,) = [n for n in board.notes if n.startswith("Costs")]
     assert "2 environments" in note
     assert "2 measurements" in note
 
@@ -193,10 +201,10 @@ def test_spread_is_over_repetitions_where_there_are_some(tmp_path):
 
 def test_three_classes(tmp_path):
     made.fill(tmp_path, made.suite(data=("easy",)), ("mean", "abmil"), n=120, classes=3, costs=False)
-    table = leaderboard(tmp_path, resamples=100)
-    assert table["auc"].between(0.6, 1).all()
-    assert (table["auc_low"] < table["auc"]).all()
-    assert table.attrs["cohorts"][0]["classes"] == {"class 0": 40, "class 1": 40, "class 2": 40}
+    board = evaluate(tmp_path, resamples=100)
+    assert board.table["auc"].between(0.6, 1).all()
+    assert (board.table["auc_low"] < board.table["auc"]).all()
+    assert board.cohorts[0]["classes"] == {"class 0": 40, "class 1": 40, "class 2": 40}
 
 
 def test_bags_as_units(tmp_path):
@@ -249,25 +257,25 @@ def test_budgets_are_not_mixed(tmp_path):
     spec = run.spec.model_copy(update={"threads": 8})
     old = made.record(spec, "abmil") | {"finished": "2025-01-01T00:00:00"}
     store.publish_run(spec.run_id, old, run.predictions())
-    table = leaderboard(tmp_path, resamples=10)
-    assert table.groupby("conditions")["method"].apply(sorted).to_dict() == {
+    board = evaluate(tmp_path, resamples=10)
+    assert board.table.groupby("conditions")["method"].apply(sorted).to_dict() == {
         "1 threads": sorted(SOME),
         "8 threads": ["abmil"],
     }
-    assert any("runs differ in threads; they stand in 2 tables" in note for note in table.attrs["notes"])
+    assert any("runs differ in threads; they stand in 2 tables" in note for note in board.notes)
     stale = run.spec.model_copy(update={"fingerprint": "f-1"})
     store.publish_run(
         stale.run_id, made.record(stale, "abmil") | {"finished": "2025-01-01T00:00:00"}, run.predictions()
     )
-    table = leaderboard(tmp_path, resamples=10)
-    assert any("left out 1 run made with other features, labels or folds than" in note for note in table.attrs["notes"])
+    board = evaluate(tmp_path, resamples=10)
+    assert any("left out 1 run made with other features, labels or folds than" in note for note in board.notes)
     recipe = run.spec.recipe.model_copy(update={"lr": 0.5})
     spec = run.spec.model_copy(update={"recipe": recipe})
     new = made.record(spec, "abmil", "diverged") | {"finished": "2027-01-01T00:00:00"}
     store.publish_run(spec.run_id, new)
-    table = leaderboard(tmp_path, resamples=10)
-    assert row(table[table["conditions"] == "1 threads"], "easy", "abmil").outcome == "1 diverged"
-    assert any("left out 1 run of abmil on the same folds" in note for note in table.attrs["notes"])
+    board = evaluate(tmp_path, resamples=10)
+    assert row(board.table[board.table["conditions"] == "1 threads"], "easy", "abmil").outcome == "1 diverged"
+    assert any("left out 1 run of abmil on the same folds" in note for note in board.notes)
 
 
 def test_runs_before_and_after_an_edit_of_a_method_are_not_mixed(tmp_path):
@@ -280,34 +288,34 @@ def test_runs_before_and_after_an_edit_of_a_method_are_not_mixed(tmp_path):
     edited = run.spec.model_copy(update={"code": "revision 2"})
     new = made.record(edited, "abmil") | {"finished": "2027-01-01T00:00:00"}
     store.publish_run(edited.run_id, new, run.predictions())
-    table = leaderboard(tmp_path, resamples=10)
-    after = row(table, "easy", "abmil")
+    board = evaluate(tmp_path, resamples=10)
+    after = row(board.table, "easy", "abmil")
     assert after.outcome == "5 missing"
     assert np.isnan(after.infer_patches_per_s)
-    assert any("left out 6 runs of abmil by another form of its code" in note for note in table.attrs["notes"])
-    assert row(table, "easy", "mean").outcome == "ok"
+    assert any("left out 6 runs of abmil by another form of its code" in note for note in board.notes)
+    assert row(board.table, "easy", "mean").outcome == "ok"
 
 
-def test_markdown_and_terminal(table):
-    text = to_markdown(table)
+def test_markdown_and_terminal(board):
+    text = render(board, "markdown")
     assert text.count("### made-up-v1") == 2
     assert "Inference (patches/s)" in text
     assert "8/9: 1 oom" in text
-    (ranked,) = {int(block["rank"].notna().sum()) for _, block in table.groupby("data")} - {9}
+    (ranked,) = {int(block["rank"].notna().sum()) for _, block in board.table.groupby("data")} - {9}
     for table_text in re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE):
         assert len({line.count("|") for line in table_text.splitlines()}) == 1
         # Every method in every table; where a cohort has methods without a rank, its first table is in two parts.
         assert len(table_text.splitlines()) in (2 + 9, 2 + ranked, 2 + 9 - ranked)
     console = Console(width=120, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
-    console.print(to_rich(table))
+    console.print(render(board, "console"))
     shown = console.export_text()
     assert max(map(len, shown.splitlines())) <= 120
     assert "abmil[gated=true]" in shown  # brackets are no markup
     assert "9 timeout" in shown
 
 
-def test_report(table, tmp_path):
-    readme = write_report(table, tmp_path / "out", "A title", "Made by a test.")
+def test_report(board, tmp_path):
+    readme = write_report(board, tmp_path / "out", "A title", "Made by a test.")
     names = {p.name for p in readme.parent.iterdir()}
     assert names == {"README.md", "leaderboard.csv", "auc.png", "auc_vs_throughput.png", "auc_vs_memory.png"}
     text = readme.read_text()
@@ -315,11 +323,11 @@ def test_report(table, tmp_path):
         assert word in re.sub(r"\s+", " ", text)
     again = pd.read_csv(readme.parent / "leaderboard.csv")
     assert list(again.columns) == list(COLUMNS)
-    assert again["auc"].to_numpy() == pytest.approx(table["auc"].to_numpy(), nan_ok=True)
+    assert again["auc"].to_numpy() == pytest.approx(board.table["auc"].to_numpy(), nan_ok=True)
     blocked = tmp_path / "file"
     blocked.write_text("")
     with pytest.raises(MilbenchError, match="cannot write the report"):
-        write_report(table, blocked, "t", "p")
+        write_report(board, blocked, "t", "p")
 
 
 def test_command_line(root, tmp_path):
@@ -348,13 +356,13 @@ def test_all_commits_that_made_a_table_are_told(tmp_path):
     for number, run in enumerate(read_runs(tmp_path / "r")):
         environment = run.record["environment"] | {"software": {"commit": ("aaa", "bbb", "aaa-dirty")[number % 3]}}
         store.publish_run(run.spec.run_id, run.record | {"environment": environment}, run.predictions(), overwrite=True)
-    board = leaderboard(tmp_path / "r", resamples=10)
-    (environment,) = board.attrs["environments"]
+    board = evaluate(tmp_path / "r", resamples=10)
+    (environment,) = board.environments
     assert sorted(environment["software"]["commit"].split(", ")) == ["aaa", "aaa-dirty", "bbb"]
-    board.attrs["cost_environment"]["software"] = {"commit": "ccc"}
+    board = replace(board, cost_environment={**board.cost_environment, "software": {"commit": "ccc"}})
     text = write_report(board, tmp_path / "out", "T", "P").read_text()
     assert re.search(r"- Runs and costs: .*commit (aaa|bbb)[^;]*\. Costs by commit ccc\.\n", text)
-    board.attrs["cost_environment"]["software"] = {"commit": "bbb"}
+    board = replace(board, cost_environment={**board.cost_environment, "software": {"commit": "bbb"}})
     assert "Costs by commit" not in write_report(board, tmp_path / "out", "T", "P").read_text()
 
 
@@ -373,14 +381,14 @@ def test_what_no_order_gives_is_of_the_bags_an_average_precision_is_over(tmp_pat
     first = next(r for r in store.records() if r.spec.fold == "f0").predictions()
     tested = set(first.loc[first["split"] == "test", "slide_id"])
     _labelled(tmp_path, lambda t: [y if s in tested else 0 for s, y in zip(t["slide_id"], t["label"], strict=True)])
-    board = leaderboard(tmp_path, resamples=20)
+    board = evaluate(tmp_path, resamples=20)
     runs = run_scores(tmp_path)
     assert runs["average_precision"].notna().sum() == 2
-    (note,) = [n for n in board.attrs["notes"] if "average precision of" in n]
+    (note,) = [n for n in board.notes if "average precision of" in n]
     rng, labels = np.random.default_rng(0), np.repeat([0, 1], len(tested) // 2)  # of all bags a sixth is positive
     drawn = [average_precision_score(rng.permutation(labels), np.arange(len(labels))) for _ in range(2000)]
     assert float(re.search(r"average precision of ([\d.]+)", note)[1]) == pytest.approx(np.mean(drawn), abs=0.01)
-    (note,) = [n for n in board.attrs["notes"] if "test no bag" in n]
+    (note,) = [n for n in board.notes if "test no bag" in n]
     assert "left out" in note  # with two classes there are no other classes for an AUC to be over
     assert "other classes" not in note
 
@@ -399,7 +407,7 @@ def test_one_class_is_no_failed_run(tmp_path):
 def test_intervals_are_over_seeds_where_there_are_several(tmp_path, seeds):
     made.fill(tmp_path, made.suite(data=("easy",)), ("mean", "max"), folds=("f0",), seeds=seeds, costs=False)
     console = Console(width=120, file=io.StringIO())
-    console.print(to_rich(leaderboard(tmp_path, resamples=20)))
+    console.print(render(evaluate(tmp_path, resamples=20), "console"))
     foot = " ".join(console.file.getvalue().split())
     *_, last = comparison_lines(compare("mean", "max", tmp_path, resamples=20))
     for text in (foot, last):
@@ -410,14 +418,15 @@ def test_a_higher_score_over_fewer_runs_stands_apart(tmp_path):
     """In Markdown in a table of its own, on the terminal and in the figure below a line."""
     fail = (("easy", "transmil", "f1", 0, "oom"),)
     made.fill(tmp_path, made.suite(data=("easy",)), ("mean", "transmil", "max"), seeds=1, costs=False, fail=fail)
-    board = leaderboard(tmp_path, resamples=50)
-    assert board.set_index("method")["auc"]["transmil"] > board["auc"].drop(board.index[-1]).max()
-    verdicts = [part for part in re.findall(r"(?:^\|.*\n)+", to_markdown(board), re.MULTILINE) if "AUC" in part]
+    board = evaluate(tmp_path, resamples=50)
+    assert board.table.set_index("method")["auc"]["transmil"] > board.table["auc"].drop(board.table.index[-1]).max()
+    verdicts = [part for part in re.findall(r"(?:^\|.*\n)+", render(board, "markdown"), re.MULTILINE) if "AUC" in part]
     first = [part for part in verdicts if part.startswith("| Rank")]
     assert [part.count("\n") - 2 for part in first] == [2, 1]
     console = Console(width=120, file=io.StringIO())
-    console.print(to_rich(board))
+    console.print(render(board, "console"))
     lines = console.file.getvalue().splitlines()
     at = {name: next(i for i, line in enumerate(lines) if f" {name} " in line) for name in ("mean", "transmil")}
     assert any("──" in line for line in lines[at["mean"] + 1 : at["transmil"]])
-    assert [line.get_ydata()[0] for line in auc_figure(board).axes[0].lines if line.get_gid() == "unranked"] == [1.5]
+    lines = auc_figure(board.table).axes[0].lines
+    assert [line.get_ydata()[0] for line in lines if line.get_gid() == "unranked"] == [1.5]

@@ -21,12 +21,12 @@ from milbench.bags import BagOutput, Bags
 from milbench.config import Card, Recipe
 from milbench.data.cache.reader import FeatureCache
 from milbench.evaluation.comparison import compare
-from milbench.evaluation.leaderboard import leaderboard, run_scores
+from milbench.evaluation.leaderboard import evaluate, leaderboard, run_scores
 from milbench.evaluation.runs_table import read_cohorts
 from milbench.evaluation.scores import score
-from milbench.report.console import to_rich
-from milbench.report.markdown import comparison_lines
-from milbench.report.tables import VERDICT, cells_of
+from milbench.report.comparison import comparison_lines
+from milbench.report.renderers import render
+from milbench.report.tables import cells_of, verdict_columns
 from milbench.runs.store import Store
 
 
@@ -160,12 +160,12 @@ def test_runs_that_order_alike_score_alike_however_far_out_they_lie(store, tmp_p
     table = leaderboard(tmp_path, resamples=50).set_index(["data", "method"])["auc"]
     pd.testing.assert_series_equal(table.sort_index(), before.sort_index())
     assert set(run_scores(tmp_path)["ordered_by"]) == {"log-odds"}
-    assert not any("probabilities" in note for note in leaderboard(tmp_path, resamples=50).attrs["notes"])
+    assert not any("probabilities" in note for note in evaluate(tmp_path, resamples=50).notes)
 
 
 def test_runs_without_log_odds_are_read_and_marked(store, tmp_path):
     assert set(run_scores(tmp_path)["ordered_by"]) == {"probabilities"}
-    assert any("scored from probabilities" in note for note in leaderboard(tmp_path, resamples=50).attrs["notes"])
+    assert any("scored from probabilities" in note for note in evaluate(tmp_path, resamples=50).notes)
 
 
 @pytest.fixture
@@ -187,20 +187,20 @@ def mixed(tmp_path):
 
 def test_runs_of_before_are_named_marked_and_renewed_by_a_command(mixed):
     """Three methods of one order, of which one ties by rounding: its name, its row, the command; and no verdict."""
-    board = leaderboard(mixed, resamples=50)
-    rows = board.set_index("method")
+    board = evaluate(mixed, resamples=50)
+    rows = board.table.set_index("method")
     assert rows["ordered_by"].to_dict() == {"mean": "log-odds", "max": "log-odds", "abmil": "probabilities"}
     assert rows["auc"]["mean"] == rows["auc"]["max"] == 1 > rows["auc"]["abmil"]
-    (note,) = [n for n in board.attrs["notes"] if "stored no log-odds" in n]
+    (note,) = [n for n in board.notes if "stored no log-odds" in n]
     assert "of abmil " in note
     assert "--overwrite all -m abmil" in note
-    cells = cells_of(board, VERDICT).set_index("Method")["Runs"]
+    cells = cells_of(board.table, verdict_columns()).set_index("Method")["Runs"]
     assert "probabilities" in cells["abmil"]
     assert "probabilities" not in cells["mean"] + cells["max"]
     console = Console(width=60, file=io.StringIO())
-    console.print(to_rich(board))
+    console.print(render(board, "console"))
     assert "Runs" in console.file.getvalue()  # the column stays where it says something
-    effect = {row["method"]: row["note"] for row in board.attrs["effects"]}
+    effect = {row["method"]: row["note"] for row in board.effects}
     assert "probabilities" in effect["abmil"]
     assert "probabilities" not in effect["max"]
 
@@ -218,7 +218,7 @@ def test_a_checkpoint_chosen_by_rounded_probabilities_is_told(tmp_path):
                 table = record.predictions() if old else with_log_odds(1.0)(record.predictions(), record)
                 shutil.rmtree(record.path)
                 store.publish_run(spec.run_id, record.record | {"spec": spec, "run_id": spec.run_id}, table, None)
-            notes = leaderboard(root, resamples=20).attrs["notes"]
+            notes = evaluate(root, resamples=20).notes
             assert any("val_auc" in note and "mean" in note for note in notes) == (old and monitor == "val_auc")
 
 
@@ -238,13 +238,13 @@ def test_a_comparison_of_two_orders_tells_so_and_decides_nothing_that_ties_may_e
 
 def test_ranks_and_effects_of_two_orders_are_not_separated_by_ties(mixed):
     """All three have one order of all bags: what differs are the ties of the one whose log-odds were not stored."""
-    board = leaderboard(mixed, resamples=200)
-    assert (board["rank_low"] == 1).all()
-    assert (board["rank_high"] == 3).all()
-    assert board["among_best"].all()
-    assert (board["diff_low"] <= 0).all()
-    assert (board["diff_high"] >= 0).all()
-    (effect,) = [row for row in board.attrs["effects"] if row["method"] == "abmil"]
+    board = evaluate(mixed, resamples=200)
+    assert (board.table["rank_low"] == 1).all()
+    assert (board.table["rank_high"] == 3).all()
+    assert board.table["among_best"].all()
+    assert (board.table["diff_low"] <= 0).all()
+    assert (board.table["diff_high"] >= 0).all()
+    (effect,) = [row for row in board.effects if row["method"] == "abmil"]
     assert effect["low"] <= 0 <= effect["high"]
     assert effect["p"] > 0.05
 

@@ -14,9 +14,9 @@ from support.small import suite, write_cohort
 from milbench.config import DataSpec, Protocol, Published, SplitSpec
 from milbench.config.suites import load_suite
 from milbench.errors import MilbenchError
-from milbench.evaluation.leaderboard import leaderboard
-from milbench.report.console import to_rich
-from milbench.report.markdown import write_report
+from milbench.evaluation.leaderboard import evaluate, leaderboard
+from milbench.report.folder import write_report
+from milbench.report.renderers import render
 from milbench.runs.execute import execute
 from milbench.runs.plan import make_plan
 from milbench.runs.store import read_runs
@@ -49,11 +49,11 @@ def root(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def board(root):
-    return leaderboard(root, resamples=200)
+    return evaluate(root, resamples=200)
 
 
 def test_ours_is_the_mean_over_folds_and_the_spread_that_of_repetitions(root, board):
-    rows = pd.DataFrame(board.attrs["published"]).set_index(["method", "metric"])
+    rows = pd.DataFrame(board.published).set_index(["method", "metric"])
     labels = pd.read_csv(root / "made-up-v1/cohorts/easy-f0/labels.csv").set_index("slide_id")["label"]
     found = []
     for run in read_runs(root):
@@ -76,24 +76,24 @@ def test_ours_is_the_mean_over_folds_and_the_spread_that_of_repetitions(root, bo
 
 
 def test_what_did_not_end_stands_beside_nothing(board):
-    assert "transmil" not in {row["method"] for row in board.attrs["published"]}
+    assert "transmil" not in {row["method"] for row in board.published}
 
 
 def test_report_and_terminal_say_how_sure_a_figure_is(board, tmp_path):
     text = write_report(board, tmp_path, "t", "p").read_text()
-    section = text.partition("## Beside published figures")[2].partition("## ")[0]
+    section = text.partition("## Compared with published figures")[2].partition("## ")[0]
     assert "no target" in section
     assert re.search(r"\| mean +\| accuracy \|.*0\.200 ± 0\.010 \|.*\| no +\| memory \| A paper", section)
     assert re.search(r"\| mean +\| auc +\| 0\.\d{3} +\| 0\.700 +\|.*\| – +\| memory", section)
     console = Console(width=160, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
-    console.print(to_rich(board))
-    assert re.search(r"beside published figures.*0\.200 ± 0\.010 .*memory", console.export_text(), re.DOTALL)
+    console.print(render(board, "console"))
+    assert re.search(r"compared with published figures.*0\.200 ± 0\.010 .*memory", console.export_text(), re.DOTALL)
 
 
 def test_a_board_without_figures_has_no_such_section(tmp_path):
     made.fill(tmp_path / "r", made.suite(), ("mean",))
-    board = leaderboard(tmp_path / "r", resamples=50)
-    assert "Beside published figures" not in write_report(board, tmp_path / "out", "t", "p").read_text()
+    board = evaluate(tmp_path / "r", resamples=50)
+    assert "Compared with published figures" not in write_report(board, tmp_path / "out", "t", "p").read_text()
 
 
 @pytest.mark.parametrize(("change", "words"), [
@@ -120,7 +120,7 @@ def test_a_figure_finds_its_method_by_any_spelling(tmp_path):
         tmp_path, ("abmil[gated=false]",), published=(figure("abmil[gated=false,dropout=0.0]", 0.5, data="d"),)
     )
     execute(make_plan(small, tmp_path / "runs"))
-    assert [row["published"] for row in leaderboard(tmp_path / "runs", resamples=50).attrs["published"]] == [0.5]
+    assert [row["published"] for row in evaluate(tmp_path / "runs", resamples=50).published] == [0.5]
     wrong = small.model_copy(update={"published": (figure("abmil[gatde=true]", 0.5, data="d"),)})
     with pytest.raises(MilbenchError, match="gatde"):
         make_plan(wrong, tmp_path / "none")

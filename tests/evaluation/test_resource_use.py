@@ -17,12 +17,13 @@ from milbench.cli import app
 from milbench.config import Budget, Protocol, RunSpec
 from milbench.errors import MilbenchError
 from milbench.evaluation.comparison import compare
-from milbench.evaluation.leaderboard import leaderboard
+from milbench.evaluation.leaderboard import evaluate, leaderboard
 from milbench.evaluation.resource_use import AXES, curves, mark_pareto_optimal, price_of, spent
 from milbench.evaluation.runs_table import read_cohorts
 from milbench.metrics import accuracy_at_best_threshold
 from milbench.report.figures.anytime import anytime_figure
-from milbench.report.markdown import to_markdown, write_report
+from milbench.report.folder import write_report
+from milbench.report.renderers import render
 from milbench.runs.execute import execute
 from milbench.runs.plan import make_plan
 from milbench.runs.store import RunRecord, read_runs
@@ -40,14 +41,14 @@ def root(tmp_path_factory):
 
 
 def test_other_budgets_stand_in_other_tables(root):
-    table = leaderboard(root, resamples=50)
+    board = evaluate(root, resamples=50)
     rest = "memory: unlimited, timeout: unlimited"
-    assert sorted(table["budget"].unique()) == [f"steps: {n} steps, {rest}" for n in (12, 24)]
-    assert table.groupby("conditions").size().tolist() == [2, 2]
-    for _, block in table.groupby("conditions"):
+    assert sorted(board.table["budget"].unique()) == [f"steps: {n} steps, {rest}" for n in (12, 24)]
+    assert board.table.groupby("conditions").size().tolist() == [2, 2]
+    for _, block in board.table.groupby("conditions"):
         assert block["rank"].min() == 1
-    assert any("differ in budget" in note for note in table.attrs["notes"])
-    text = to_markdown(table)
+    assert any("differ in budget" in note for note in board.notes)
+    text = render(board, "markdown")
     assert "Budget of every run: steps: 12 steps, memory: unlimited, timeout: unlimited; not tuned" in text
 
 
@@ -180,7 +181,7 @@ def test_curves_and_figures_of_real_runs(root, tmp_path):
         assert (found["auc"] <= found["high"] + 1e-12).all()
         assert anytime_figure(found) is not None
     assert anytime_figure(curves([], "steps")) is None
-    readme = write_report(leaderboard(root, resamples=20), tmp_path / "report", "t", "p").read_text()
+    readme = write_report(evaluate(root, resamples=20), tmp_path / "report", "t", "p").read_text()
     for name in (
         "anytime_device_seconds.png",
         "auc_vs_device_seconds.png",
@@ -190,7 +191,8 @@ def test_curves_and_figures_of_real_runs(root, tmp_path):
         assert name in readme
         assert (tmp_path / "report" / name).stat().st_size > 5000
     assert "Training and its budget:" in readme
-    assert "100.0 %" in readme
+    assert "| Budget used (%) |" in readme
+    assert "| 100.0 |" in readme
 
 
 def test_prices():
@@ -212,13 +214,13 @@ def oracle(tmp_path_factory):
 
 
 def test_an_oracle_is_scored_by_its_best_evaluation_and_never_ranked(oracle):
-    table = leaderboard(oracle, resamples=50)
-    assert table["rank"].isna().all()
-    assert (table["inflation"] >= 0).all()
-    assert (table["auc"] >= table["auc_last"]).all()
-    assert any("inflated" in note for note in table.attrs["notes"])
+    board = evaluate(oracle, resamples=50)
+    assert board.table["rank"].isna().all()
+    assert (board.table["inflation"] >= 0).all()
+    assert (board.table["auc"] >= board.table["auc_last"]).all()
+    assert any("inflated" in note for note in board.notes)
     labels = pd.read_csv(next(oracle.glob("*/cohorts/*/labels.csv"))).set_index("slide_id")["label"]
-    for method, row in table.set_index("method").iterrows():
+    for method, row in board.table.set_index("method").iterrows():
         best, last, honest = [], [], []
         for run in (r for r in read_runs(oracle) if r.method == method):
             parts = [p for _, p in run.trajectory().groupby("evaluation")]
@@ -247,8 +249,8 @@ def test_an_oracle_run_holds_no_label_and_keeps_what_an_honest_run_would(oracle)
 def test_oracles_are_not_compared(oracle):
     with pytest.raises(MilbenchError, match="chooses on test; such runs are not compared"):
         compare("mean", "abmil", oracle)
-    text = to_markdown(leaderboard(oracle, resamples=10))
-    assert "Chosen on test, and so not ranked" in text
+    text = render(evaluate(oracle, resamples=10), "markdown")
+    assert "Selected on test, and therefore not ranked" in text
     assert "No method finished" not in text
 
 
@@ -296,7 +298,7 @@ def test_budgets_on_the_command_line(tmp_path):
 def test_operations_that_are_missing_say_why(tmp_path):
     write_cohort(tmp_path)
     execute(make_plan(suite(tmp_path, ("support.odd_methods:ReadsValues", "mean")), tmp_path / "runs"))
-    table = leaderboard(tmp_path / "runs", resamples=20)
-    (note,) = [note for note in table.attrs["notes"] if "could not be counted" in note]
+    board = evaluate(tmp_path / "runs", resamples=20)
+    (note,) = [note for note in board.notes if "could not be counted" in note]
     assert "ReadsValues" in note
     assert "meta" in note.lower()

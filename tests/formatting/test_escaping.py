@@ -3,6 +3,7 @@
 import io
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -15,11 +16,11 @@ from support import synthetic as made
 from milbench.cli import cache_verb
 from milbench.cli._terminal import echo
 from milbench.data.cache.reader import CacheWriter
-from milbench.evaluation.leaderboard import leaderboard
+from milbench.evaluation.leaderboard import evaluate
 from milbench.formatting.escaping import code, console, csv_cell, from_csv_cell, html_text, markdown, read_csv, to_csv
-from milbench.report.console import to_rich
-from milbench.report.markdown import write_report
-from milbench.report.tables import markdown_table
+from milbench.report.folder import write_report
+from milbench.report.markdown import markdown_table
+from milbench.report.renderers import render
 
 HOSTILE = "\x1b]0;owned\x07<script>alert(1)</script>\n# Heading\n|x|[link](http://x)`\u202e"
 
@@ -82,11 +83,10 @@ def hostile(tmp_path_factory):
     cohort = store.cohort("easy", "f0")
     (cohort / "classes.json").write_text(json.dumps([HOSTILE, f"=cmd|{HOSTILE}"]))
     made.seal(cohort, "easy")
-    table = leaderboard(store.root, resamples=5)
-    table.loc[table.index[0], ["method", "title", "family"]] = [f"=cmd|{HOSTILE}", HOSTILE, HOSTILE]
-    table["suite"] = table["suite"].astype(object)
-    table.attrs["notes"] = [*table.attrs["notes"], HOSTILE]
-    return table
+    board = evaluate(store.root, resamples=5)
+    board.table.loc[board.table.index[0], ["method", "title", "family"]] = [f"=cmd|{HOSTILE}", HOSTILE, HOSTILE]
+    board.table["suite"] = board.table["suite"].astype(object)
+    return replace(board, notes=(*board.notes, HOSTILE))
 
 
 def test_a_report_of_hostile_names_holds_no_markup(hostile, tmp_path):
@@ -98,12 +98,12 @@ def test_a_report_of_hostile_names_holds_no_markup(hostile, tmp_path):
     assert "&lt;script&gt;" in readme
     rows = (tmp_path / "out" / "leaderboard.csv").read_text()
     assert not re.search(r'(^|[,"])=cmd', rows, flags=re.MULTILINE)
-    assert read_csv(tmp_path / "out" / "leaderboard.csv")["method"].tolist() == hostile["method"].tolist()
+    assert read_csv(tmp_path / "out" / "leaderboard.csv")["method"].tolist() == hostile.table["method"].tolist()
 
 
 def test_a_board_of_hostile_names_sends_nothing_to_the_terminal(hostile):
     out = io.StringIO()
-    Console(file=out, width=300, force_terminal=True).print(to_rich(hostile))
+    Console(file=out, width=300, force_terminal=True).print(render(hostile, "console"))
     plain = re.sub(r"\x1b\[[0-9;]*m", "", out.getvalue())  # rich's own colours
     assert "\x1b" not in plain
     assert "\x07" not in plain

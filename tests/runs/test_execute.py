@@ -14,6 +14,7 @@ from support.small import ODD, suite, write_cohort, write_labels
 import milbench
 from milbench.config import Budget, DataSpec, Protocol, SplitSpec
 from milbench.errors import MilbenchError
+from milbench.evaluation.leaderboard import evaluate
 from milbench.measure.environment import environment, now
 from milbench.runs import execute as runner
 from milbench.runs.costs.benchmark import COUNTED
@@ -161,7 +162,7 @@ def test_tables_show_what_was_asked_for_last(tmp_path):
     assert not make_plan(small, results).todo()
     third = table()
     pd.testing.assert_frame_equal(third, first)
-    (note,) = (note for note in third.attrs["notes"] if "left out" in note)
+    (note,) = (note for note in evaluate(results, resamples=20).notes if "left out" in note)
     assert note == "small-v1 / d: left out 4 runs made with other features, labels or folds than those asked for last."
     before = files(results)
     run(small, results)
@@ -460,9 +461,7 @@ def test_notes_on_costs_are_of_the_methods_that_the_table_shows(folder, tmp_path
         run(costly, tmp_path, methods=methods)
 
     def named(**given):
-        notes = [
-            note for note in milbench.leaderboard(tmp_path, resamples=20, **given).attrs["notes"] if "busy" in note
-        ]
+        notes = [note for note in evaluate(tmp_path, resamples=20, **given).notes if "busy" in note]
         return {method for method in ("mean", "max") for note in notes if re.search(rf"\b{method}\b", note)}
 
     assert named() == {"mean"}

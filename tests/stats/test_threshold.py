@@ -19,8 +19,9 @@ from milbench.cli import app
 from milbench.config import Suite
 from milbench.config.suites import meaning
 from milbench.errors import MilbenchError
-from milbench.evaluation.leaderboard import leaderboard, run_scores
-from milbench.report.markdown import to_markdown, write_report
+from milbench.evaluation.leaderboard import evaluate, leaderboard, run_scores
+from milbench.report.folder import write_report
+from milbench.report.renderers import render
 from milbench.runs.store import MODEL, read_runs
 from milbench.stats.threshold import CHOSEN, Threshold, choose, mean, record, recorded
 from milbench.training.saved_model import load_model
@@ -165,22 +166,22 @@ SHOWN = ["balanced_accuracy", "f1", "sensitivity", "specificity"]
 
 @pytest.mark.parametrize("rule", sorted(CHOSEN))
 def test_a_table_is_at_the_thresholds_of_validation(rare, rule):
-    half = leaderboard(rare, resamples=5)
-    assert (half["balanced_accuracy"] == 0.5).all()
-    assert (half["threshold_rule"] == "half").all()
-    assert (half["threshold_low"] == 0.5).all()
-    assert sum("one class" in note for note in half.attrs["notes"]) == 2
-    chosen = leaderboard(rare, resamples=5, threshold_rule=rule)
+    half = evaluate(rare, resamples=5)
+    assert (half.table["balanced_accuracy"] == 0.5).all()
+    assert (half.table["threshold_rule"] == "half").all()
+    assert (half.table["threshold_low"] == 0.5).all()
+    assert sum("one class" in note for note in half.notes) == 2
+    chosen = evaluate(rare, resamples=5, threshold_rule=rule)
     expected = by_hand(rare, rule)
-    for row in chosen.itertuples():
+    for row in chosen.table.itertuples():
         assert [getattr(row, name) for name in SHOWN] == pytest.approx(expected[row.method])
         assert 0 < row.threshold_low <= row.threshold_high <= 0.4
-    assert (chosen["threshold_rule"] == rule).all()
-    assert not any("one class" in note for note in chosen.attrs["notes"])
+    assert (chosen.table["threshold_rule"] == rule).all()
+    assert not any("one class" in note for note in chosen.notes)
     same = ["auc", "average_precision", "log_loss", "brier", "ece", "rank"]
-    pd.testing.assert_frame_equal(chosen[same], half[same])
-    assert any(rule in note for note in chosen.attrs["notes"])
-    assert "Sensitivity" in to_markdown(chosen)
+    pd.testing.assert_frame_equal(chosen.table[same], half.table[same])
+    assert any(rule in note for note in chosen.notes)
+    assert "Sensitivity" in render(chosen, "markdown")
     report = write_report(chosen, rare / "report", "t", "p")
     assert rule in report.read_text()
     assert (pd.read_csv(report.parent / "leaderboard.csv")["threshold_rule"] == rule).all()
@@ -232,10 +233,10 @@ def rare_ruled(root):
 
 def test_more_than_two_classes_keep_the_most_probable_one(tmp_path):
     fill(tmp_path, suite(data=("easy",)), ("mean",), n=60, folds=("f0",), seeds=1, classes=3, costs=False)
-    half, ruled = leaderboard(tmp_path, resamples=5), leaderboard(tmp_path, resamples=5, threshold_rule="val-f1")
-    pd.testing.assert_frame_equal(half[SHOWN], ruled[SHOWN])
-    assert (ruled["threshold_rule"] == "argmax").all()
-    assert any("val-f1" in note for note in ruled.attrs["notes"])
+    half, ruled = leaderboard(tmp_path, resamples=5), evaluate(tmp_path, resamples=5, threshold_rule="val-f1")
+    pd.testing.assert_frame_equal(half[SHOWN], ruled.table[SHOWN])
+    assert (ruled.table["threshold_rule"] == "argmax").all()
+    assert any("val-f1" in note for note in ruled.notes)
 
 
 def test_runs_without_validation_bags_keep_one_half_and_say_so(rare):
@@ -247,11 +248,12 @@ def test_runs_without_validation_bags_keep_one_half_and_say_so(rare):
     for run in store_runs:
         test = run.predictions().query("split == 'test'")
         store.publish_run(run.spec.run_id, run.record, test, run.history(), overwrite=True)
-    table = leaderboard(rare, resamples=5).set_index("method")
+    board = evaluate(rare, resamples=5)
+    table = board.table.set_index("method")
     assert table.loc["mean", "threshold_low"] == table.loc["mean", "threshold_high"] == 0.5
     assert table.loc["mean", "balanced_accuracy"] == 0.5
     assert table.loc["max", "balanced_accuracy"] > 0.5
-    notes = table.attrs["notes"]
+    notes = board.notes
     assert any("no validation bags" in note for note in notes)
     assert any(": mean " in note and "one class" in note for note in notes)
 

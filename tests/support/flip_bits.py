@@ -20,7 +20,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,7 @@ from milbench.data.cohort import load_cohort
 from milbench.data.fold import Fold
 from milbench.data.source_labels import SourceTable
 from milbench.errors import MilbenchError
-from milbench.evaluation.leaderboard import leaderboard
+from milbench.evaluation.leaderboard import evaluate
 from milbench.runs.execute import run
 from milbench.runs.plan import make_plan
 from milbench.runs.store import read_costs, read_suite
@@ -105,9 +105,9 @@ def targets(folder: Path, results: Path) -> list[Target]:
 
     def table(of: Path) -> Callable[[], str]:
         def read() -> str:
-            frame = leaderboard(of, resamples=20)
-            attrs = {key: str(value) for key, value in sorted(frame.attrs.items())}
-            return frame.to_csv() + str(attrs)
+            board = evaluate(of, resamples=20)
+            more = {item.name: str(getattr(board, item.name)) for item in fields(board) if item.name != "table"}
+            return board.table.to_csv() + str(more)
 
         return read
 

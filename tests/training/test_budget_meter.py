@@ -14,9 +14,10 @@ from milbench.bags import Bags
 from milbench.config import Budget, Protocol, Recipe
 from milbench.data.cache.reader import CacheWriter
 from milbench.errors import MilbenchError, OutOfMemory
+from milbench.evaluation.leaderboard import evaluate
 from milbench.measure.flops import count_flops
 from milbench.measure.timing import DeviceTimer
-from milbench.report.markdown import to_markdown
+from milbench.report.renderers import render
 from milbench.runs.execute import run
 from milbench.training import loop
 from milbench.training.budget_meter import BudgetMeter, FlopTable
@@ -301,10 +302,10 @@ def test_the_fallback_trains_on_parts_and_tests_on_whole_bags(tmp_path):
     assert {m: (r.outcome, r.reason) for m, r in records.items()} == {"mean": ("ok", ""), "transmil": ("ok", "")}
     assert records["mean"].record["max_instances"] is None
     assert records["transmil"].record["max_instances"] == 500
-    table = milbench.leaderboard(tmp_path / "runs", resamples=10)
-    assert "1/1; 1 trained on parts of bags" in to_markdown(table)
-    assert table.set_index("method")["runs_subsampled"].to_dict() == {"mean": 0, "transmil": 1}
-    assert any("trained on at most 500 instances" in note for note in table.attrs["notes"])
+    board = evaluate(tmp_path / "runs", resamples=10)
+    assert "1/1; 1 trained on parts of bags" in render(board, "markdown")
+    assert board.table.set_index("method")["runs_subsampled"].to_dict() == {"mean": 0, "transmil": 1}
+    assert any("trained on at most 500 instances" in note for note in board.notes)
 
 
 def test_the_meter_says_what_was_used_over_what_was_allowed():

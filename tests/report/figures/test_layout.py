@@ -14,7 +14,7 @@ from support.synthetic import fill
 
 from milbench.atomic_io.publishing import figure_bytes
 from milbench.config import Choice, Float, Int
-from milbench.evaluation.leaderboard import COLUMNS, leaderboard
+from milbench.evaluation.leaderboard import COLUMNS, evaluate
 from milbench.interpret.figures import curves_figure, heatmap_figure, matrix_figure
 from milbench.interpret.relevance import Curves
 from milbench.report.figures.ablation import effect_cost_figure, effect_figure
@@ -24,7 +24,7 @@ from milbench.report.figures.leaderboard import auc_figure, tradeoff_figure
 from milbench.report.figures.ranks import critical_difference_figure, profile_figure
 from milbench.report.figures.scaling import ladder_figure
 from milbench.report.figures.tuning import Shown, history_figure, slice_figure
-from milbench.report.markdown import write_report
+from milbench.report.folder import write_report
 from milbench.stats import friedman, performance_profile
 from milbench.tasks import task_named
 
@@ -301,11 +301,11 @@ def test_a_figure_is_the_same_bytes_each_time_in_every_format(suffix, begin):
 
 def test_a_report_has_its_figures_in_the_formats_asked_for(tmp_path):
     fill(tmp_path / "r", seeds=1)
-    table = leaderboard(tmp_path / "r", resamples=20)
-    write_report(table, tmp_path / "out", "Leaderboard", "Made by a test.", ["svg", "pdf"])
+    board = evaluate(tmp_path / "r", resamples=20)
+    write_report(board, tmp_path / "out", "Leaderboard", "Made by a test.", ["svg", "pdf"])
     drawn = {file.stem for file in (tmp_path / "out").glob("*.png")}
     assert "auc" in drawn
     for kind in ("svg", "pdf"):
         assert {file.stem for file in (tmp_path / "out").glob(f"*.{kind}")} == drawn
-    write_report(table, tmp_path / "out", "Leaderboard", "Made by a test.")
+    write_report(board, tmp_path / "out", "Leaderboard", "Made by a test.")
     assert not list((tmp_path / "out").glob("*.svg")), "figures of an earlier report are gone"

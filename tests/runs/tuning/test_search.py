@@ -15,6 +15,7 @@ from support.small import suite, write_cohort
 import milbench
 from milbench.config import Budget, Choice, Float, Int, Protocol, Suite, Tuning
 from milbench.errors import MilbenchError
+from milbench.evaluation.leaderboard import evaluate
 from milbench.evaluation.runs_table import read_cohorts
 from milbench.report import tuning as figures
 from milbench.runs import execute as runner
@@ -448,15 +449,15 @@ def test_another_storage(folder):
 
 def test_the_leaderboard_shows_auc_before_and_after_and_never_ranks_across(folder):
     execute(make_plan(tuned(folder), folder / "runs"))
-    table = milbench.leaderboard(folder / "runs", resamples=20)
-    assert list(table["conditions"].unique()) == ["not tuned", "tuned, 4 trials"]
-    after = table[table["conditions"] == "tuned, 4 trials"].set_index("method")
-    before = table[table["conditions"] == "not tuned"].set_index("method")
+    board = evaluate(folder / "runs", resamples=20)
+    assert list(board.table["conditions"].unique()) == ["not tuned", "tuned, 4 trials"]
+    after = board.table[board.table["conditions"] == "tuned, 4 trials"].set_index("method")
+    before = board.table[board.table["conditions"] == "not tuned"].set_index("method")
     assert after["auc_untuned"].to_dict() == before["auc"].to_dict()
     assert after["trials"].tolist() == [4, 4]
-    for _, block in table.groupby("conditions"):
+    for _, block in board.table.groupby("conditions"):
         assert block["rank"].min() == 1
-    assert any("differ in tuning" in note for note in table.attrs["notes"])
+    assert any("differ in tuning" in note for note in board.notes)
 
 
 def test_auc_before_tuning_is_of_the_folds_and_seeds_that_were_tuned(folder):
