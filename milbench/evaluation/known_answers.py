@@ -17,18 +17,18 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 
-from .. import stats
+from .. import metrics, stats
 from ..errors import MilbenchError
 from ..formatting.text import ABSENT, with_interval
-from ..runs.store import RunRecord, Store
+from ..runs.store import Store
 from .runs_table import Cell, RunGroup
-from .scores import SEED
+from .scores import Resampled, ScoredBags
 
 #: The name of the dataset with the unit tests.
 UNIT_TESTS = "raff-holt"
@@ -183,20 +183,28 @@ def estimates(
     Returns:
         by method, and by column of ``known``.
     """
-    labels = cohort.labels()
-    rows, scores = _predictions(cohort, split, labels)
+    bags = ScoredBags.read(cohort, resamples, split)
+    scores: dict[str, dict[Cell, np.ndarray]] = {method: {} for method in cohort.runs}
+    for (method, cell), (p, s) in bags.predicted.items():
+        scores[method][cell] = metrics.order_of(p, s)
     for column, values in () if known is None else known.items():
-        at_hand = values.to_numpy()
-        scores[str(column)] = {(fold, seed): at_hand[rows[fold]] for fold, seed in cohort.cells if fold in rows}
-    draws = _draw(cohort, labels, rows, resamples) if rows else None
-    if draws is None:
-        return {name: Estimate(*_UNKNOWN, np.full(resamples, np.nan)) for name in scores}
-    areas = {name: _areas(cells, draws, resamples) for name, cells in scores.items()}
+        every = values.to_numpy()
+        scores[str(column)] = {cell: every[bags.rows_of[cell[0]]] for cell in cohort.cells if cell[0] in bags.rows_of}
+    found = {name: bags.resampled(cells) for name, cells in scores.items()}
     # What is known without training has no seeds, and lends none to the methods.
-    trained = [name for name in areas if name in cohort.runs]
-    found = stats.seed_errors([stats.seeds_of(areas[name][:, :, 0], areas[name][:, :, 1:]) for name in trained])
-    errors = dict(zip(trained, found, strict=True))
-    return {name: _estimate(cells, errors.get(name, stats.SeedError()), draws) for name, cells in areas.items()}
+    trained = [name for name in found if name in cohort.runs]
+    errors = dict(zip(trained, stats.seed_errors([found[name].seeds for name in trained]), strict=True))
+    return {name: _estimate(bags, one, errors.get(name, stats.SeedError())) for name, one in found.items()}
+
+
+def _estimate(bags: ScoredBags, found: Resampled, error: stats.SeedError) -> Estimate:
+    defined = np.isfinite(found.cells)
+    if not defined.any():
+        return Estimate(*_UNKNOWN, np.full(bags.resamples, np.nan))
+    auc = float(np.nanmean(found.cells))
+    folds = [fold for fold, row in zip(bags.folds, defined, strict=True) if row.any()]
+    mean = bags.mean(found, auc, folds, error)
+    return Estimate(auc, mean.low, mean.high, found.replicates, mean)
 
 
 @dataclass(frozen=True)
@@ -259,41 +267,6 @@ def _reached(name: str, row: pd.Series) -> str:
     return f"{told}."
 
 
-def _predictions(
-    cohort: RunGroup, split: str, labels: pd.DataFrame
-) -> tuple[dict[str, np.ndarray], dict[str, dict[Cell, np.ndarray]]]:
-    """Return the rows of `labels` of each fold's part, and by method every ok run's scores (n,) of class 1."""
-    rows: dict[str, np.ndarray] = {}
-    scores: dict[str, dict[Cell, np.ndarray]] = {method: {} for method in cohort.runs}
-    for method, runs in cohort.runs.items():
-        for cell, record in sorted(runs.items()):
-            if record.outcome != "ok":
-                continue
-            at, scores[method][cell] = _of_run(record, split, labels)
-            if not np.array_equal(rows.setdefault(cell[0], at), at):
-                raise MilbenchError(
-                    f"{record.path / 'predictions.parquet'} holds other {split} bags than the runs before it; run "
-                    "again with --overwrite all.",
-                    code="run-other-cohort",
-                )
-    return dict(sorted(rows.items())), scores
-
-
-def _of_run(record: RunRecord, split: str, labels: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
-    table = record.predictions()
-    part = table[table["split"] == split]
-    at = labels.index.get_indexer(pd.Index(part["slide_id"].astype(str)))
-    if not len(part) or (at < 0).any():
-        raise MilbenchError(
-            f"{record.path / 'predictions.parquet'} holds no {split} bags of its cohort's labels.csv; delete its "
-            "folder and run the suite again.",
-            code="run-other-cohort",
-        )
-    order = np.argsort(at)
-    column = "s1" if "s1" in part else "p1"  # log-odds, which older runs lack
-    return at[order], part[column].to_numpy(dtype=np.float64)[order]
-
-
 def _known(cohort: RunGroup) -> pd.DataFrame | None:
     """Read the posteriors of all bags, in the order of the cohort's labels; None where none are known."""
     file = Store(cohort.folder.parent, cohort.suite).cohort(cohort.data, cohort.fingerprint) / BAGS
@@ -317,60 +290,6 @@ def _known(cohort: RunGroup) -> pd.DataFrame | None:
             code="cohort-damaged",
         )
     return known
-
-
-@dataclass(frozen=True)
-class _Draws:
-    """One draw of bags and seeds for everything that is scored on a part of a cohort: that is what pairs them.
-
-    Attributes:
-        folds: labels (n,) and weights (R, n) of the bags of each fold.
-        seeds: the seeds.
-        scored: labels and patients (or bags, as the suite says) of everything scored.
-        rows: of ``scored`` in each fold.
-    """
-
-    folds: dict[str, tuple[np.ndarray, stats.Array]]
-    seeds: list[int]
-    scored: tuple[np.ndarray, np.ndarray]
-    rows: dict[str, np.ndarray] = field(default_factory=dict)
-
-
-def _draw(cohort: RunGroup, labels: pd.DataFrame, rows: Mapping[str, np.ndarray], resamples: int) -> _Draws:
-    y = labels["label"].to_numpy()
-    units = labels["patient_id"].to_numpy() if cohort.suite.unit == "patient" else np.arange(len(y))
-    scored = np.unique(np.concatenate(list(rows.values())))
-    rng = np.random.default_rng(SEED)  # as the leaderboard draws them
-    weights = stats.cluster_weights(units[scored], y[scored], resamples, rng)
-    places = {fold: np.searchsorted(scored, at) for fold, at in rows.items()}
-    folds = {fold: (y[at], weights[:, places[fold]]) for fold, at in rows.items()}
-    seeds = sorted({seed for _, seed in cohort.cells})
-    return _Draws(folds, seeds, (y[scored], units[scored]), places)
-
-
-def _areas(scores: Mapping[Cell, np.ndarray], draws: _Draws, resamples: int) -> stats.Array:
-    """Return (F, S, 1 + R) AUCs of each fold and seed: of the data as they are, and under each resample."""
-    cells = np.full((len(draws.folds), len(draws.seeds), 1 + resamples), np.nan)
-    for i, (fold, (y, weights)) in enumerate(draws.folds.items()):
-        every = np.vstack([np.ones(len(y)), weights])
-        for j, seed in enumerate(draws.seeds):
-            if (fold, seed) in scores:
-                cells[i, j] = stats.bootstrap_auc(y, scores[fold, seed], every)
-    return cells
-
-
-def _estimate(cells: stats.Array, error: stats.SeedError, draws: _Draws) -> Estimate:
-    points = cells[:, :, 0]
-    replicates = stats.combine(cells[:, :, 1:], np.ones((cells.shape[2] - 1, cells.shape[1])))
-    if not np.isfinite(points).any():
-        return Estimate(*_UNKNOWN, np.full(len(replicates), np.nan))
-    auc = float(np.nanmean(points))
-    folds = None
-    if draws.rows:
-        folds = [draws.rows[fold] for fold, row in zip(draws.folds, points, strict=True) if np.isfinite(row).any()]
-    one = stats.ClassAucs(np.array([1]), np.array([auc]), np.ones(1), replicates[None])
-    mean = stats.mean_of(auc, stats.mean_interval(one, *draws.scored, folds=folds), replicates, error)
-    return Estimate(auc, mean.low, mean.high, replicates, mean)
 
 
 def _difference(own: Estimate, other: Estimate) -> tuple[float, float, float]:

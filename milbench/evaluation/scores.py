@@ -10,7 +10,7 @@ import hashlib
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -25,7 +25,7 @@ from ..tasks import CLASSIFICATION, task_named
 from . import collapse
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from ..config import Suite, ThresholdRule
 from .runs_table import Cell, Kept, RunGroup, read_cohorts, repetition_of
@@ -112,15 +112,116 @@ class Scores:
 
 
 @dataclass(frozen=True)
-class _Resampled:
-    """A method's runs under the resamples of patients, before seeds are pooled over methods."""
+class Resampled:
+    """Scores of runs under the resamples of patients, before seeds are pooled over methods.
 
-    runs: pd.DataFrame
+    Attributes:
+        cells: (F, S) AUC of each fold and seed; NaN where there is none.
+        replicates: (R,) of their mean over patients, seeds as they are.
+        classes: of each class, with its replicates.
+        seeds: what the runs say of another draw of seeds.
+        order: equal for scores that order all bags of all runs equally.
+    """
+
+    cells: stats.Array
     replicates: stats.Array
     classes: stats.ClassAucs
     seeds: stats.Seeds
-    pooled: float
     order: str
+
+
+@dataclass(frozen=True)
+class ScoredBags:
+    """The predictions of one part of a cohort, and one draw of its bags for everything that is scored on them.
+
+    That one draw pairs the scores. Bags that no run predicts are not drawn.
+
+    Attributes:
+        y: (n,) labels of all bags of the cohort.
+        rows: (m,) of the bags that are scored, ascending.
+        units: (m,) of each, what is drawn: its patient, or the bag itself.
+        rows_of: fold -> the rows it scores.
+        predicted: of every ``ok`` run.
+        weights: fold -> (1 + R) weights of its bags, the first ones 1: the data as they are.
+        folds, seeds: of the cohort.
+        resamples: R.
+    """
+
+    y: np.ndarray
+    rows: np.ndarray
+    units: np.ndarray
+    rows_of: dict[str, np.ndarray]
+    predicted: dict[tuple[str, Cell], Predicted]
+    weights: dict[str, stats.BagWeights]
+    folds: list[str]
+    seeds: list[int]
+    resamples: int
+
+    @classmethod
+    def read(
+        cls, cohort: RunGroup, resamples: int, split: Literal["val", "test"] = "test", kept: Kept | None = None
+    ) -> ScoredBags:
+        """Read the predictions of all ``ok`` runs and draw their bags.
+
+        Args:
+            cohort: the runs.
+            resamples: replicates; the same draws for the same bags.
+            split: which stored predictions; those of test bags are compared with what the folds test.
+            kept: of an oracle cohort, see `score`.
+
+        Raises:
+            MilbenchError: methods predict different bags, or a file is missing or damaged.
+        """
+        labels, classes = cohort.labels(), len(cohort.classes())
+        y, patients = labels["label"].to_numpy(), labels["patient_id"].to_numpy()
+        rows_of, predicted = _predicted_bags(cohort, labels, classes, split, kept)
+        if split == "test":
+            _check_folds(cohort, labels, rows_of)
+        rng = np.random.default_rng(SEED)
+        rows = np.unique(np.concatenate([*rows_of.values(), np.empty(0, dtype=np.intp)]))
+        weights: dict[str, stats.BagWeights] = {}
+        units = patients[rows] if cohort.suite.unit == "patient" else rows
+        if len(rows):
+            drawn = stats.cluster_weights(units, y[rows], resamples, rng)
+            drawn = np.vstack([np.ones(len(rows)), drawn])
+            weights = {
+                fold: stats.BagWeights.of(drawn[:, np.searchsorted(rows, own)], len(own))
+                for fold, own in rows_of.items()
+            }
+        folds, seeds = (sorted(set(part)) for part in zip(*cohort.cells, strict=True))
+        return cls(y, rows, units, rows_of, predicted, weights, folds, seeds, resamples)
+
+    def resampled(self, scores: Mapping[Cell, np.ndarray]) -> Resampled:
+        """Score what orders the bags, (n,) for class 1 or (n, C), of each fold and seed."""
+        cells = np.full((len(self.folds), len(self.seeds), 1 + self.resamples), np.nan)
+        areas = []
+        order = hashlib.blake2b(digest_size=16)
+        for (fold, seed), by in sorted(scores.items(), key=lambda item: item[0]):
+            areas.append(stats.class_aucs(self.y[self.rows_of[fold]], by, self.weights[fold]))
+            order.update(f"{fold}\0{seed}\0".encode() + _ranks(by))
+            cells[self.folds.index(fold), self.seeds.index(seed)] = stats.nanmean(areas[-1][1])
+        return Resampled(
+            cells=cells[:, :, 0],
+            replicates=stats.combine(cells[:, :, 1:], np.ones((self.resamples, len(self.seeds)))),
+            classes=_by_class(areas, self.resamples),
+            seeds=stats.seeds_of(cells[:, :, 0], cells[:, :, 1:]),
+            order=order.hexdigest() if areas else "",
+        )
+
+    def mean(self, found: Resampled, auc: float, folds: Sequence[str], error: stats.SeedError) -> stats.Mean:
+        """Return a mean AUC with its interval over patients and seeds.
+
+        Args:
+            found: the scores.
+            auc: their mean over folds and seeds.
+            folds: those it is over; with none of them nothing is known.
+            error: of the seeds, pooled over methods.
+        """
+        interval = _UNKNOWN
+        if len(folds):
+            at = [np.searchsorted(self.rows, self.rows_of[fold]) for fold in folds]
+            interval = stats.mean_interval(found.classes, self.y[self.rows], self.units, folds=at)
+        return stats.mean_of(auc, interval, found.replicates, error, order=found.order)
 
 
 def score(cohort: RunGroup, resamples: int, kept: Kept | None = None) -> list[Scores]:
@@ -142,39 +243,19 @@ def score(cohort: RunGroup, resamples: int, kept: Kept | None = None) -> list[Sc
             code="results-not-ranked",
         )
     labels, classes = cohort.labels(), len(cohort.classes())
-    y, patients = labels["label"].to_numpy(), labels["patient_id"].to_numpy()
     kept = kept or ("oracle" if cohort.oracle else None)
     rule: ThresholdRule | None = cohort.suite.threshold if classes == 2 and kept is None else None
-    rows_of, predicted = _test_bags(cohort, labels, classes, kept)
-    _check_folds(cohort, labels, rows_of)
-
-    # One draw of patients for all methods: that is what pairs them. Bags never tested are not drawn. The first row
-    # holds every bag once: the data as they are.
-    rng = np.random.default_rng(SEED)
-    tested = np.unique(np.concatenate([*rows_of.values(), np.empty(0, dtype=np.intp)]))
-    weights: dict[str, stats.BagWeights] = {}
-    units = patients[tested] if cohort.suite.unit == "patient" else tested
-    if len(tested):
-        drawn = stats.cluster_weights(units, y[tested], resamples, rng)
-        drawn = np.vstack([np.ones(len(tested)), drawn])
-        weights = {
-            fold: stats.BagWeights.of(drawn[:, np.searchsorted(tested, rows)], len(rows))
-            for fold, rows in rows_of.items()
-        }
-    folds, seeds = (sorted(set(part)) for part in zip(*cohort.cells, strict=True))
-
-    resampled = {}
+    bags = ScoredBags.read(cohort, resamples, kept=kept)
     names = [metric.name for metric in metrics.registered()]
     columns = ["fold", "seed", "bags", *names, "ordered_by", *_THRESHOLD, *collapse.COLUMNS]
+    tables, resampled = {}, {}
     for method, runs in cohort.runs.items():
-        cells = np.full((len(folds), len(seeds), 1 + resamples), np.nan)
-        areas = []
         table = []
-        order = hashlib.blake2b(digest_size=16)
+        order: dict[Cell, np.ndarray] = {}
         for (fold, seed), record in sorted(runs.items()):
             if record.outcome != "ok":
                 continue
-            truth, (p, s) = y[rows_of[fold]], predicted[method, (fold, seed)]
+            truth, (p, s) = bags.y[bags.rows_of[fold]], bags.predicted[method, (fold, seed)]
             decided = threshold.Threshold() if rule is None else threshold_of(cohort, record, rule, labels)
             classes_of = decided.predicted(p, metrics.order_of(p, s))
             try:
@@ -183,7 +264,7 @@ def score(cohort: RunGroup, resamples: int, kept: Kept | None = None) -> list[Sc
                 raise MilbenchError(f"{record.path / 'predictions.parquet'}: {error}", code=error.code) from error
             if kept == "oracle":
                 values["accuracy"] = metrics.accuracy_at_best_threshold(truth, p, s)
-            by = metrics.order_of(p, s)
+            by = order[fold, seed] = metrics.order_of(p, s)
             values["ordered_by"] = PROBABILITIES if s is None else str(record.record.get("ordered_by") or LOG_ODDS)
             values |= {
                 "threshold_rule": rule or ARGMAX,
@@ -192,22 +273,12 @@ def score(cohort: RunGroup, resamples: int, kept: Kept | None = None) -> list[Sc
             }
             values |= collapse.of_predictions(truth, by, classes_of)
             table.append({"fold": fold, "seed": seed, "bags": len(truth), **values})
-            areas.append(stats.class_aucs(truth, by, weights[fold]))
-            order.update(f"{fold}\0{seed}\0".encode() + _ranks(by))
-            cells[folds.index(fold), seeds.index(seed)] = stats.nanmean(areas[-1][1])
-        resampled[method] = _Resampled(
-            runs=pd.DataFrame(table, columns=columns),
-            replicates=stats.combine(cells[:, :, 1:], np.ones((resamples, len(seeds)))),
-            classes=_by_class(areas, resamples),
-            seeds=stats.seeds_of(cells[:, :, 0], cells[:, :, 1:]),
-            pooled=_pooled(method, runs, rows_of, predicted, y),
-            order=order.hexdigest() if table else "",
-        )
+        tables[method] = pd.DataFrame(table, columns=columns)
+        resampled[method] = bags.resampled(order)
     errors = stats.seed_errors([found.seeds for found in resampled.values()])
-    counts = {fold: tuple(np.bincount(y[rows], minlength=classes).tolist()) for fold, rows in rows_of.items()}
-    at = {fold: np.searchsorted(tested, rows) for fold, rows in rows_of.items()}
+    counts = {fold: tuple(np.bincount(bags.y[rows], minlength=classes).tolist()) for fold, rows in bags.rows_of.items()}
     return [
-        _scores(cohort, method, found, error, (y[tested], units), at, counts)
+        _scores(cohort, method, tables[method], bags, found, error, counts)
         for (method, found), error in zip(resampled.items(), errors, strict=True)
     ]
 
@@ -346,22 +417,23 @@ def _check_folds(cohort: RunGroup, labels: pd.DataFrame, rows_of: dict[str, np.n
             )
 
 
-def _test_bags(
-    cohort: RunGroup, labels: pd.DataFrame, classes: int, kept: Kept | None
+def _predicted_bags(
+    cohort: RunGroup, labels: pd.DataFrame, classes: int, split: str, kept: Kept | None
 ) -> tuple[dict[str, np.ndarray], dict[tuple[str, Cell], Predicted]]:
-    """Return the rows of `labels` each fold tests, and what every ok run predicts of them."""
+    """Return the rows of `labels` that each fold scores, and what every ok run predicts of them."""
     first: dict[str, tuple[np.ndarray, RunRecord]] = {}
     predicted = {}
     row_of = {str(slide): row for row, slide in enumerate(labels.index)}
+    done = "tested" if split == "test" else "validated"
     for method, runs in cohort.runs.items():
         for cell, record in runs.items():
             if record.outcome != "ok":
                 continue
-            rows, predicted[method, cell] = _aligned(record, labels, row_of, classes, kept)
+            rows, predicted[method, cell] = _aligned(record, labels, row_of, classes, split, kept)
             known, other = first.setdefault(cell[0], (rows, record))
             if not np.array_equal(known, rows):
                 raise MilbenchError(
-                    f"{cohort.name}: in fold {cell[0]} {method} was tested on {len(rows)} bags ({record.path}), "
+                    f"{cohort.name}: in fold {cell[0]} {method} was {done} on {len(rows)} bags ({record.path}), "
                     f"{other.method} on {len(known)} others ({other.path}); run again with --overwrite all.",
                     code="run-other-cohort",
                 )
@@ -371,30 +443,28 @@ def _test_bags(
 def _scores(
     cohort: RunGroup,
     method: str,
-    found: _Resampled,
+    table: pd.DataFrame,
+    bags: ScoredBags,
+    found: Resampled,
     error: stats.SeedError,
-    tested: tuple[np.ndarray, np.ndarray],
-    rows_of: dict[str, np.ndarray],
     counts: dict[str, tuple[int, ...]],
 ) -> Scores:
     runs = cohort.runs[method]
     some = next(iter(runs.values())).record
     bad = [runs[cell] for cell in cohort.cells if cell in runs and runs[cell].outcome != "ok"]
     parameters = [r.record["parameters"] for r in runs.values() if r.record.get("parameters") is not None]
-    auc = float(found.runs["auc"].mean()) if len(found.runs) else float("nan")
-    folds = [rows_of[fold] for fold in found.runs["fold"].unique()]
-    over_patients = stats.mean_interval(found.classes, *tested, folds=folds) if len(found.runs) else _UNKNOWN
-    mean = stats.mean_of(auc, over_patients, found.replicates, error, order=found.order)
+    auc = float(table["auc"].mean()) if len(table) else float("nan")
+    mean = bags.mean(found, auc, table["fold"].unique().tolist(), error)
     return Scores(
         method=method,
         title=str(some.get("title") or method),
         family=str(some.get("family") or ""),
-        runs=found.runs,
+        runs=table,
         auc=auc,
         low=mean.low,
         high=mean.high,
         mean=mean,
-        pooled=found.pooled,
+        pooled=_pooled(method, runs, bags.rows_of, bags.predicted, bags.y),
         test_counts=counts,
         outcomes=Counter(runs[cell].outcome if cell in runs else "missing" for cell in cohort.cells),
         reason=bad[0].reason if bad else "",
@@ -422,13 +492,13 @@ def changed_since(root: Path, suite: Suite) -> list[str]:
 
 
 def _aligned(
-    record: RunRecord, labels: pd.DataFrame, row_of: Mapping[str, int], classes: int, kept: Kept | None
+    record: RunRecord, labels: pd.DataFrame, row_of: Mapping[str, int], classes: int, split: str, kept: Kept | None
 ) -> tuple[np.ndarray, Predicted]:
-    """Return the rows of `labels` of a run's test bags, ascending, and what it predicts of them."""
+    """Return the rows of `labels` of the bags of a part, ascending, and what a run predicts of them."""
     if kept is not None:
         return _of_trajectory(record, labels, row_of, classes, kept)
     file, columns = record.path / "predictions.parquet", record.arrays("predictions.parquet")
-    return _rows_of(file, _selected(file, columns, "split", "test"), row_of, classes)
+    return _rows_of(file, _selected(file, columns, "split", split), row_of, classes, split)
 
 
 def _of_trajectory(
@@ -469,13 +539,14 @@ def _selected(file: Path, columns: Mapping[str, np.ndarray], name: str, value: A
 
 
 def _rows_of(
-    file: Path, table: Mapping[str, np.ndarray], row_of: Mapping[str, int], classes: int
+    file: Path, table: Mapping[str, np.ndarray], row_of: Mapping[str, int], classes: int, split: str = "test"
 ) -> tuple[np.ndarray, Predicted]:
     every = task_named(CLASSIFICATION).prediction_columns(classes)
     columns, scores = list(every[:classes]), list(every[classes:])
     if not len(table.get("slide_id", ())) or not set(columns) <= set(table) or f"p{classes}" in table:
         raise MilbenchError(
-            f"{file} holds no test bags with {classes} classes; delete its folder and run again.", code="store-damaged"
+            f"{file} holds no {split} bags with {classes} classes; delete its folder and run again.",
+            code="store-damaged",
         )
     if "s0" in table and not set(scores) <= set(table):
         raise MilbenchError(
