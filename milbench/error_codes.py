@@ -320,10 +320,6 @@ CODES = {
     "metric-malformed": ErrorCode(
         "A metric of a package cannot be imported, fails, or is no metric.", "Correct the metric or its package."
     ),
-    "renderer-unknown": ErrorCode("There is no renderer of this name.", "Give one of the names that are known."),
-    "renderer-malformed": ErrorCode(
-        "A renderer of a package cannot be imported, fails, or is no function.", "Correct the renderer or its package."
-    ),
     # Results.
     "results-missing": ErrorCode(
         "There are no results here, or none of the kind that is needed.", "Run a suite, or correct --results."

@@ -55,7 +55,7 @@ class Renderer:
             raise
         except Exception as error:  # of a package that is not ours
             raise MilbenchError(
-                f"renderer {self.name} fails ({type(error).__name__}: {error}); correct it.", code="renderer-malformed"
+                f"renderer {self.name} fails ({type(error).__name__}: {error}); correct it.", code="plugin-broken"
             ) from error
 
 
@@ -93,7 +93,7 @@ def find_renderer(name: str) -> Renderer:
     if not points:
         raise MilbenchError(
             f"no renderer is named {name!r}; install the package that adds it.{did_you_mean(name, renderer_names())}",
-            code="renderer-unknown",
+            code="plugin-unknown",
         )
     if name in _OWN or len(points) > 1:
         raise MilbenchError(
@@ -106,14 +106,14 @@ def find_renderer(name: str) -> Renderer:
         raise MilbenchError(
             f"renderer {name} ({points[0].value}) cannot be imported ({type(error).__name__}: {error}); repair or "
             "uninstall its package.",
-            code="renderer-malformed",
+            code="plugin-broken",
         ) from error
     if isinstance(value, Renderer):
         return replace(value, name=name)
     if not callable(value):
         raise MilbenchError(
             f"renderer {name} ({points[0].value}) is no function of a report; name a function in the entry point.",
-            code="renderer-malformed",
+            code="plugin-broken",
         )
     return Renderer(name, value)
 
