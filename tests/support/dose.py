@@ -58,7 +58,7 @@ class Dose(Task):
                 "val_rank_correlation": float(spearmanr(targets, predictions.values).statistic)}  # fmt: skip
 
     def metrics(self):
-        return (Metric("mean_absolute_error", mean_absolute_error, "Mean absolute error", "lower"),)
+        return (Metric("mean_absolute_error", "Mean absolute error", False, mean_absolute_error, task="dose"),)
 
     def scores(self, targets, columns):
         return {metric.name: metric.function(targets, columns["dose"]) for metric in self.metrics()}
