@@ -201,10 +201,10 @@ class _StackedDropout(nn.Module):
             return x
         if self.p == 1:
             return x * 0
-        chance = torch.empty_like(x)
-        for part, generator in zip(chance.split(self.batch.parts(x)), self.generators, strict=True):
+        drawn = torch.empty_like(x)
+        for part, generator in zip(drawn.split(self.batch.parts(x)), self.generators, strict=True):
             part.uniform_(generator=generator)
-        return x * (chance >= self.p).to(x.dtype).mul_(1 / (1 - self.p))
+        return x * (drawn >= self.p).to(x.dtype).mul_(1 / (1 - self.p))
 
 
 class Stack(nn.Module):
