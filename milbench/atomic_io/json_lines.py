@@ -1,6 +1,6 @@
 """A journal: JSON records, one a line, that are appended as work ends, so that it continues after a kill.
 
-Every record carries its checksum. What is read ends at the first line that is cut short or damaged; the work of that
+Every record carries its checksum. What is read ends at the first line that is incomplete or damaged; the work of that
 line and of those after it is done again.
 """
 
@@ -34,7 +34,7 @@ class JsonLines:
         return self._read()[0]
 
     def resume(self) -> None:
-        """Open the file behind its last whole record; what follows there is cut off.
+        """Open the file behind its last whole record; what follows there is removed.
 
         Raises:
             OSError: it cannot be written.

@@ -84,7 +84,7 @@ def clear_unfinished(parent: Path) -> None:
 
 
 def replaced_meanwhile(folder: Path) -> bool:
-    """Whether a folder that is not there is being replaced: what it was lies beside its place."""
+    """Whether a folder that is not there is being replaced: what it was has its hidden name."""
     return any(folder.parent.glob(f".old-*-{folder.name}"))
 
 

@@ -56,10 +56,10 @@ def tune_command(
     total = sum(trials_left(plan).values())
     echo(f"{plan.suite.name}: {len(plan.searches)} studies, {total} trials to do. Budget: {plan.suite.budget}.")
     with show_progress() as show:
-        found = tune(plan, jobs=jobs, on_progress=show, on_start=show.watch, launcher=place)
+        results_of = tune(plan, jobs=jobs, on_progress=show, on_start=show.watch, launcher=place)
     missing = 0
     for search in plan.searches:
-        best = found[search.name]
+        best = results_of[search.name]
         counts = ", ".join(f"{n} {outcome}" for outcome, n in best.outcomes.most_common())
         if best.best is None:
             missing += 1

@@ -347,7 +347,7 @@ class _Queue:
 
 
 class _Runs:
-    """Makes runs and publishes each; what does not fit into memory is made again where the budget has a fallback.
+    """Makes runs and publishes each; a run that needs too much memory is made again where the budget has a fallback.
 
     Args:
         plan: of the runs.
@@ -433,7 +433,7 @@ class _Runs:
             if own.outcome == "ok":
                 self._counts.setdefault(_counted_as(planned.task), {}).update(own.value.pop("counted"))
             if len(group) > 1 and (result.outcome != "ok" or own.outcome == "oom"):
-                # Others were in the process: only a run by itself shows who ended it, or what does not fit.
+                # Several shared the process: a run by itself shows which of them ended it, or needs too much memory.
                 queue.again([planned])
             elif own.outcome == "oom" and (in_parts := smaller(task.trainings[0])) is not None:
                 queue.again(group, RunTask(in_parts))

@@ -178,7 +178,7 @@ def _predicted(
         record["val_auc_ordered_by"] = "probabilities" if probabilities else "log-odds"
     if trained.history[-1]["flops"] is None:
         record["train"]["flops_missing"] = flops.why or "an earlier run of the method could not count them"
-    found = {
+    value = {
         "record": record,
         "counted": flops.known,
         "predictions": pd.concat(frames, ignore_index=True),
@@ -186,8 +186,8 @@ def _predicted(
     }
     if task.model_classes is not None:
         assert validated is None or isinstance(validated, ClassPredictions)  # `make_plan` keeps no others
-        found["model"] = model_bytes(task, trained, cache, validated)
+        value["model"] = model_bytes(task, trained, cache, validated)
     if trained.trajectory:
         every = [predictions_frame(task.test, "test", p).drop(columns="split") for p in trained.trajectory]
-        found["trajectory"] = pd.concat(every, keys=range(1, len(every) + 1), names=["evaluation"]).reset_index(level=0)
-    return found
+        value["trajectory"] = pd.concat(every, keys=range(1, len(every) + 1), names=["evaluation"]).reset_index(level=0)
+    return value

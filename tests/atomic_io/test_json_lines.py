@@ -24,13 +24,13 @@ def test_records_come_back_and_their_checksums_stay_in_the_file(path):
     assert all("checksum" in json.loads(line) for line in path.read_text().split("\n")[:-1])
 
 
-def test_every_cut_leaves_the_records_before_it(path, tmp_path):
+def test_every_part_gives_the_records_that_are_whole_in_it(path, tmp_path):
     whole = path.read_bytes()
     ends = [i + 1 for i, byte in enumerate(whole) if byte == ord("\n")]
     part = tmp_path / "part.jsonl"
-    for cut in range(len(whole) + 1):
-        part.write_bytes(whole[:cut])
-        assert JsonLines(part).records() == RECORDS[: sum(end <= cut for end in ends)]
+    for size in range(len(whole) + 1):
+        part.write_bytes(whole[:size])
+        assert JsonLines(part).records() == RECORDS[: sum(end <= size for end in ends)]
 
 
 def test_a_damaged_record_ends_the_journal(path):
