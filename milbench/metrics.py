@@ -94,13 +94,15 @@ class Metric:
             ) from error
 
 
-def registered() -> tuple[Metric, ...]:
-    """Return every metric: milbench's, other functions of this module, those of entry points and of `register_metric`.
+def registered(task: str = "classification") -> tuple[Metric, ...]:
+    """Return every metric of a task: milbench's, other functions of this module, those of entry points and of
+    `register_metric`.
 
     Raises:
         MilbenchError: an entry point cannot be imported or is no metric, or two metrics have one name.
     """
-    return (*_of_module(), *_of_packages(), *_REGISTERED.values())
+    every = (*_of_module(), *_of_packages(), *_REGISTERED.values())
+    return tuple(metric for metric in every if metric.task == task)
 
 
 def register_metric(metric: Metric | Callable[..., float]) -> None:

@@ -13,10 +13,12 @@ from hypothesis import strategies as st
 from support import synthetic as made
 from typer.testing import CliRunner
 
+from milbench import metrics
 from milbench.cli import app
 from milbench.errors import MilbenchError
 from milbench.evaluation.leaderboard import evaluate
 from milbench.formatting.escaping import markdown as escaped
+from milbench.metrics import Metric
 from milbench.report.build import build_report
 from milbench.report.folder import write_report
 from milbench.report.markdown import render as to_markdown
@@ -153,6 +155,25 @@ def test_what_a_training_used_is_in_plain_words(board):
     assert used.column("Pareto-optimal in") == ("time, FLOPs", "dominated", "–")
     assert used.column("Validation evaluations") == ("8", "16", "5")
     assert used.column("Budget used (%)") == ("100.0", "99.7", "–")
+
+
+def test_a_metric_is_one_record_wherever_reports_show_it(root, monkeypatch):
+    def share_of_errors(labels, probabilities):
+        return float((np.argmax(probabilities, axis=1) != labels).mean())
+
+    monkeypatch.setattr(metrics, "_REGISTERED", {})
+    metrics.register_metric(Metric("errors", "Share of errors", False, share_of_errors, main=True, short="Errors"))
+    metrics.register_metric(Metric("delay", "Delay", False, share_of_errors, task="survival"))
+    assert [metric.name for metric in metrics.registered("survival")] == ["delay"]
+    board = evaluate(root, resamples=5, details=False)
+    assert board.table.columns[-1] == "errors"
+    assert board.table["errors"].to_numpy() == pytest.approx(1 - board.table["accuracy"].to_numpy())
+    (section,) = build_report(board).results
+    short, verdict = section.summary[0], section.blocks[2]
+    assert short.column("Errors") == tuple(f"{value:.3f}" for value in board.table["errors"])
+    assert verdict.column("Share of errors") == short.column("Errors")[: len(verdict.rows)]
+    (others,) = [b for b in section.blocks if isinstance(b, Table) and b.caption == "Other scores:"]
+    assert "Share of errors" not in others.headings
 
 
 def test_prose_of_markup_is_words_and_of_plain_text_is_plain():
