@@ -30,8 +30,22 @@ VARIANTS = [
     "transmil[order=raster]",
     "transmil[readout=mean,square=zeros,order=raster]",
 ]
-#: Sizes for the variants of TransMIL; more rows than landmarks is the common case on slides, fewer that on small bags.
-QUICK = {"transmil": ("dim=64,heads=2,landmarks=16", "dim=64,heads=2,landmarks=256")}
+#: Sizes for the variants of TransMIL; more rows than landmarks is the common case on slides.
+SIZES = "dim=64,heads=2,landmarks=16"
+#: Most bags of the contract have fewer rows than these, and are computed exactly: every option that this way reads.
+FEW_ROWS = [
+    "transmil[layers=3,dim=64,heads=2,landmarks=256]",
+    "transmil[ppeg=none,value_conv=false,dim=64,heads=2,landmarks=256]",
+    "transmil[readout=mean,square=zeros,order=raster,dim=64,heads=2,landmarks=256]",
+]
+#: Taken one by one, bags meet the attention itself: those of the variants that it or its masks depend on.
+LONG = [
+    f"transmil[{options},{SIZES}]"
+    for options in (
+        "ppeg=none", "layers=1", "layers=3", "value_conv=false", "ppeg=none,value_conv=false", "pinv_iterations=2",
+        "readout=mean,layers=1", "square=zeros", "readout=mean,square=zeros,order=raster",
+    )
+]  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
@@ -44,17 +58,19 @@ def _one_thread():
 
 
 def specs():
-    """Every method with its defaults, every variant at every quick size."""
-    found = list(milbench.list_aggregators())
-    for variant in VARIANTS:
-        name, _, body = variant[:-1].partition("[")
-        found += [f"{name}[{body},{size}]" for size in QUICK[name]] if name in QUICK else [variant]
-    return found
+    """Every method with its defaults, and every variant, of TransMIL at a quick size."""
+    variants = [f"{v[:-1]},{SIZES}]" if v.startswith("transmil") else v for v in VARIANTS]
+    return [*milbench.list_aggregators(), *variants, *FEW_ROWS]
+
+
+def classes(spec):
+    """Two and three classes; for the variants of a method whose outputs are always one a class, three."""
+    return (3,) if spec.startswith("transmil[") else (2, 3)
 
 
 @pytest.mark.parametrize("spec", specs())
 def test_contract(spec):
-    check_aggregator(spec, in_dim=24)
+    check_aggregator(spec, in_dim=24, n_classes=classes(spec))
 
 
 @pytest.fixture
@@ -63,13 +79,10 @@ def streamed(monkeypatch):
     monkeypatch.setattr(medium, "BAG", 0)
 
 
-LONG = [spec for spec in specs() if "landmarks=16" in spec]
-
-
 @pytest.mark.usefixtures("streamed")
 @pytest.mark.parametrize("spec", LONG)
 def test_contract_of_long_bags(spec):
-    check_aggregator(spec, in_dim=24)
+    check_aggregator(spec, in_dim=24, n_classes=(3,))
 
 
 @pytest.mark.cuda

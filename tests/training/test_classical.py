@@ -10,7 +10,9 @@ from milbench.evaluation.leaderboard import leaderboard
 from milbench.runs.execute import run
 
 ABMIL = "abmil[embed_dim=256-128-64,dropout=0.5]"
-EPOCHS = 15  # of the protocol's 100: the test is of the protocol, not of the accuracy
+# Of the protocol's 100 epochs at 5e-4: the test is of the protocol, not of the accuracy. A faster rate makes up for few
+# epochs, and what differs in steps, momentum or decay shows most while the loss still falls.
+EPOCHS, LR = 4, 2e-3
 
 
 @needs_shared
@@ -21,13 +23,13 @@ def test_abmil_on_musk1_agrees_with_a_plain_loop(tmp_path):
     data = DataSpec(name="MUSK1", cache=str(file))
     small = given.model_copy(update={
         "methods": (ABMIL,), "data": (data,), "published": (), "device": "cpu",
-        "recipes": {"abmil": given.recipes["abmil"] | {"epochs": EPOCHS}},
+        "recipes": {"abmil": given.recipes["abmil"] | {"epochs": EPOCHS, "lr": LR}},
     })  # fmt: skip
     records = run(small, tmp_path)
     assert len(records) == 50
     assert all(r.outcome == "ok" and r.spec.stacked for r in records)
     (row,) = leaderboard(tmp_path, resamples=50).itertuples()
-    plain = cross_validate(file, EPOCHS)
+    plain = cross_validate(file, EPOCHS, lr=LR)
     spread = max(row.accuracy_sd, float(plain.mean(axis=1).std(ddof=1)))
     assert abs(row.accuracy - plain.mean()) <= spread
     assert row.accuracy > 0.7, "both may agree on having learnt nothing"
