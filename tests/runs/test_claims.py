@@ -74,33 +74,33 @@ def test_what_killed_processes_left_is_removed_and_what_living_ones_hold_is_not(
 @pytest.mark.parametrize("beats", [True, False])
 def test_another_machine_counts_while_it_gives_signs_of_life(tmp_path, monkeypatch, beats):
     """Its lock cannot be seen here: only that its file is touched."""
-    monkeypatch.setattr(claims, "STALE_S", 0.2)
     (tmp_path / "claims").mkdir()
     file = tmp_path / "claims" / "a.claim"
     file.write_text(json.dumps({"host": "elsewhere", "kernel": "another", "pid": 1, "since": 0}))
     with mine(tmp_path) as own:
         assert not own.take("a")
-        time.sleep(0.3)
         if beats:
-            os.utime(file)
-        assert own.take("a") is not beats
+            os.utime(file, (1, 1))
+        with monkeypatch.context() as patch:
+            patch.setattr(claims, "STALE_S", 0)  # any time without a sign is long enough
+            assert own.take("a") is not beats
     assert file.exists() is beats
 
 
 @pytest.mark.parametrize("beats", [True, False])
 def test_without_locks_the_id_of_a_process_alone_holds_nothing(tmp_path, monkeypatch, beats):
     """The holder was killed, and another process of this machine has its id now."""
-    monkeypatch.setattr(claims, "STALE_S", 0.2)
     monkeypatch.setattr(claims, "_lock", lambda file: None)
     (tmp_path / "claims").mkdir()
     file = tmp_path / "claims" / "a.claim"
     file.write_text(json.dumps({"host": "here", "kernel": claims._kernel(), "pid": os.getppid(), "since": 0}))
     with mine(tmp_path) as own:
         assert not own.take("a")
-        time.sleep(0.3)
         if beats:
-            os.utime(file)
-        assert own.take("a") is not beats
+            os.utime(file, (1, 1))
+        with monkeypatch.context() as patch:
+            patch.setattr(claims, "STALE_S", 0)
+            assert own.take("a") is not beats
 
 
 def test_a_claim_that_another_machine_has_taken_over_is_not_removed(tmp_path):
@@ -141,7 +141,7 @@ def test_a_holder_gives_signs_of_life(tmp_path, monkeypatch):
         own.take("a")
         file = tmp_path / "claims" / "a.claim"
         os.utime(file, (0, 0))
-        end = time.monotonic() + 10
+        end = time.monotonic() + 60
         while file.stat().st_mtime == 0 and time.monotonic() < end:
             time.sleep(0.01)
         assert file.stat().st_mtime > 0

@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -186,10 +187,11 @@ publish(store, note="new", overwrite=True)
 
 
 def test_killed_at_any_time_every_run_is_whole(store):
-    body = "print(flush=True)\nfor seed in range(10**6): publish(store, seed % 50, overwrite=True)"
+    body = "for seed in range(10**6): publish(store, seed % 50, overwrite=True), print(flush=True)"
     with child(store, body) as process:
-        process.stdout.readline()
-        time.sleep(0.4)
+        for _ in range(60):  # some are there for the second time
+            process.stdout.readline()
+        time.sleep(random.uniform(0, 0.1))
         process.kill()
     store.prepare()
     found = read_runs(store.root)

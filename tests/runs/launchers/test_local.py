@@ -46,7 +46,7 @@ def alive_id(pid):
     return psutil.pid_exists(pid) and alive(psutil.Process(pid))
 
 
-def gone(processes, within=5.0):
+def gone(processes, within=30.0):
     end = time.monotonic() + within
     while any(alive(process) for process in processes):
         if time.monotonic() > end:
@@ -55,10 +55,14 @@ def gone(processes, within=5.0):
     return True
 
 
-def test_results_come_back_with_their_keys_as_they_end():
-    tasks = [(i, ("sleep", 1.0) if i == 0 else ("echo", i)) for i in range(4)]
-    ended = list(run_all(odd_work.do, tasks, 2))
-    assert ended[-1] == (0, Outcome("ok", "", "slept"))
+def test_results_come_back_with_their_keys_as_they_end(tmp_path):
+    tasks = [(i, ("wait_for", str(tmp_path / "go")) if i == 0 else ("echo", i)) for i in range(4)]
+    ended = []
+    for key, outcome in run_all(odd_work.do, tasks, 2):
+        ended.append((key, outcome))
+        if len(ended) == 3:
+            (tmp_path / "go").touch()
+    assert ended[-1] == (0, Outcome("ok", "", "waited"))
     assert ended[:3] == [(i, Outcome("ok", "", i)) for i in (1, 2, 3)]
 
 
@@ -131,12 +135,13 @@ def test_a_result_larger_than_any_buffer():
 
 def test_a_sleeping_process_is_stopped():
     start = time.monotonic()
-    assert one("sleep", 60, timeout_s=0.5) == Outcome("timeout", "stopped after 0.5 s")
-    assert time.monotonic() - start < 10
+    assert one("sleep", 600, timeout_s=0.5) == Outcome("timeout", "stopped after 0.5 s")
+    assert time.monotonic() - start < 300
     assert not children()
 
 
 def test_a_timeout_ends_one_run_and_not_its_neighbour(tmp_path):
+    one("echo", 0)  # the fork server is there, so that the time is that of the runs alone
     tasks = [("long", ("ignore_and_sleep", str(tmp_path / "pid"))), ("short", ("echo", 1))]
     results = dict(run_all(odd_work.do, tasks, 2, timeout_s=2.0))
     assert results["long"].outcome == "timeout"
@@ -177,7 +182,7 @@ def test_three_ends_are_final_and_a_timeout_is_not_repeated(tmp_path, monkeypatc
     assert (ended.outcome, ended.lost) == ("failed", ("SIGKILL",) * 3)
     assert len(mark.read_text().split()) == 3
     mark.unlink()
-    assert one("sleep", 60, str(mark), timeout_s=0.3).outcome == "timeout"
+    assert one("sleep", 60, str(mark), timeout_s=2.0).outcome == "timeout"
     assert len(mark.read_text().split()) == 1
 
 
@@ -194,9 +199,9 @@ def test_a_killed_fork_server_is_started_again_and_its_runs_repeated(tmp_path, m
 
     killer = threading.Thread(target=kill_server)
     killer.start()
-    results = dict(run_all(odd_work.do, [(0, ("sleep", 1.0, str(mark))), (1, ("echo", 1))], 1))
+    results = dict(run_all(odd_work.do, [(0, ("sleep_at_first", 60, str(mark))), (1, ("echo", 1))], 1))
     killer.join()
-    assert results == {0: Outcome("ok", "", "slept", ("the end of its fork server",)), 1: Outcome("ok", "", 1)}
+    assert results == {0: Outcome("ok", "", 2, ("the end of its fork server",)), 1: Outcome("ok", "", 1)}
     assert local._server() not in (None, killed[0])
     first, _ = mark.read_text().split()
     assert not alive_id(int(first))
@@ -259,7 +264,7 @@ def test_runs_end_when_nobody_reads_their_results():
     started = children()
     assert started
     results.close()
-    assert gone(started, within=1.0)
+    assert gone(started)
 
 
 SCRIPT = """
@@ -308,7 +313,7 @@ def test_runs_die_with_the_process_that_asked_for_them(tmp_path, number):
     everything = psutil.Process(process.pid).children(recursive=True)
     assert len(everything) >= 3  # a fork server and two runs
     process.send_signal(number)
-    process.communicate(timeout=10)
+    process.communicate(timeout=60)
     assert gone(everything)
 
 
@@ -323,7 +328,7 @@ def test_ctrl_c_ends_everything_without_a_word_from_the_runs(tmp_path):
     time.sleep(0.3)
     assert all(alive(run) for run in runs)
     os.killpg(process.pid, signal.SIGINT)
-    out, err = process.communicate(timeout=10)
+    out, err = process.communicate(timeout=60)
     assert process.returncode != 0
     assert out == ""
     assert err.count("Traceback") == err.count("KeyboardInterrupt") == 1
@@ -347,7 +352,7 @@ def test_ctrl_c_while_the_fork_server_imports_is_ours_alone(tmp_path):
         )  # fmt: skip
         (server,) = wait_for(mark, 1)
         os.killpg(process.pid, signal.SIGINT)
-        assert process.wait(timeout=10) != 0
+        assert process.wait(timeout=60) != 0
     time.sleep(0.3)
     assert alive(server)
     server.kill()
@@ -363,5 +368,5 @@ def test_a_group_that_is_ended_leaves_no_failed_run(tmp_path):
         run.terminate()
     time.sleep(0.2)
     process.terminate()
-    out, _ = process.communicate(timeout=10)
+    out, _ = process.communicate(timeout=60)
     assert out == ""

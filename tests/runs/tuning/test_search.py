@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import psutil
 import pytest
 from support.launchers import played
 from support.small import suite, write_cohort
@@ -186,9 +187,10 @@ def test_kill_minus_nine_loses_no_trial_and_adds_none(folder):
     first = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     for _ in range(4):
         assert first.stdout.readline()
+    family = psutil.Process(first.pid).children(recursive=True)
     os.kill(first.pid, signal.SIGKILL)
     first.wait()
-    time.sleep(0.2)
+    psutil.wait_procs(family, timeout=5)  # where nobody collects them they stay as zombies
     again = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert again.stdout.endswith("done\n"), again.stderr
     given = suite(folder, ("mean", "abmil"), budget=Budget(trials=12, steps=300), tuning=Tuning(startup_trials=2))
