@@ -57,7 +57,7 @@ def stamp(folder: Path, slides: list[Slide]) -> None:
 @pytest.mark.parametrize(("heading", "write"), [("CLAM", clam), ("TRIDENT", trident), ("STAMP", stamp)])
 def test_three_commands_make_a_leaderboard(heading, write, tmp_path, cli, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    write(tmp_path, digit_slides())
+    write(tmp_path, digit_slides(patients=12))
     given = commands(heading)
     assert [line.split()[:2] for line in given] == [["milbench", verb] for verb in ("init", "audit", "run")]
     for line in given:

@@ -120,23 +120,24 @@ def test_bytes_that_a_power_cut_lost_are_read_again(clam, tmp_path, lost):
     assert contents(report.out) == whole
 
 
-SLOW = """
-import sys, time
+HALTING = """
+import sys
 from pathlib import Path
 from milbench.data.cache import build
-def slow(done, total, slide):
+def halt(done, total, slide):
     print(done, flush=True)
     if done == 7:
-        time.sleep(600)  # until it is killed
-build.build_cache(sys.argv[1], sys.argv[2], progress=slow, workers=int(sys.argv[3]))
+        sys.stdin.readline()  # until there is no more to read, or a signal
+build.build_cache(sys.argv[1], sys.argv[2], progress=halt, workers=int(sys.argv[3]))
 """
 
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_kill_9_costs_the_slide_in_flight_at_most(clam, tmp_path, workers):
     whole = contents(build_cache(clam, tmp_path / "whole").out)
-    command = [sys.executable, "-c", SLOW, str(clam), str(tmp_path / "out"), str(workers)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as process:
+    command = [sys.executable, "-c", HALTING, str(clam), str(tmp_path / "out"), str(workers)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, **pipes, start_new_session=True) as process:
         assert process.stdout is not None
         for line in process.stdout:
             if line.strip() == "7":
@@ -149,13 +150,13 @@ def test_kill_9_costs_the_slide_in_flight_at_most(clam, tmp_path, workers):
 
 
 def test_a_second_builder_says_that_another_one_is_at_it(clam, tmp_path):
-    command = [sys.executable, "-c", SLOW, str(clam), str(tmp_path / "out"), "1"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    command = [sys.executable, "-c", HALTING, str(clam), str(tmp_path / "out"), "1"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         process.stdout.readline()
         with pytest.raises(MilbenchError, match=r"another process is writing .*out; wait for it"):
             build_cache(clam, tmp_path / "out")
-        process.stdout.read()
+        process.communicate()
     assert process.returncode == 0
     assert verify(tmp_path / "out") == []
     with pytest.raises(MilbenchError, match="exists already"):
