@@ -15,7 +15,7 @@ HEAVY = {"torch", "pandas", "numpy", "scipy", "sklearn", "pydantic", "optuna", "
 def loaded_by(code):
     """Heavy modules that a fresh interpreter holds after running some code, and what it printed before."""
     tail = f"\nimport sys, json\nprint(json.dumps(sorted({HEAVY!r} & set(sys.modules))))"
-    run = subprocess.run([sys.executable, "-c", code + tail], capture_output=True, text=True, timeout=120)
+    run = subprocess.run([sys.executable, "-c", code + tail], capture_output=True, text=True, timeout=600)
     assert run.returncode == 0, run.stderr
     *printed, last = run.stdout.splitlines()
     return set(json.loads(last)), "\n".join(printed)

@@ -156,7 +156,7 @@ def shell(line, folder, **more):
     """Run a line of shell in a folder, as a user would; return the exit code and everything that was said."""
     environment = {**os.environ, "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1", **more}
     home = str(Path(sys.executable).parent)
-    done = subprocess.run(["bash", "-c", line], cwd=folder, capture_output=True, text=True, timeout=120,
+    done = subprocess.run(["bash", "-c", line], cwd=folder, capture_output=True, text=True, timeout=600,
                           env=environment | {"PATH": f"{home}:{environment['PATH']}"})  # fmt: skip
     return done.returncode, done.stdout + done.stderr
 
@@ -198,7 +198,7 @@ sys.addaudithook(interrupt)
 def test_ctrl_c_at_any_import_is_no_traceback(module, tmp_path):
     (tmp_path / "sitecustomize.py").write_text(_INTERRUPTING)
     done = subprocess.run([Path(sys.executable).parent / "milbench", "run", "quickstart", "--dry-run"], cwd=tmp_path,
-                          env=os.environ | {"PYTHONPATH": str(tmp_path), "INTERRUPT_AT": module}, timeout=120,
+                          env=os.environ | {"PYTHONPATH": str(tmp_path), "INTERRUPT_AT": module}, timeout=600,
                           capture_output=True, text=True)  # fmt: skip
     assert done.returncode == 130, done.stderr
     assert "Traceback" not in done.stderr
@@ -214,7 +214,7 @@ def test_ctrl_c_at_the_very_start_is_no_traceback(delay, tmp_path):
                                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))  # fmt: skip
     time.sleep(delay)
     started.send_signal(signal.SIGINT)
-    said, _ = started.communicate(timeout=120)
+    said, _ = started.communicate(timeout=600)
     if started.returncode in (-signal.SIGINT, 1):
         assert "milbench: " not in said  # milbench had not begun to answer
     else:

@@ -47,7 +47,7 @@ def shell(*words: object, cwd: Path, **env: str) -> Said:
     """Run milbench in a process of its own."""
     done = subprocess.run(
         [sys.executable, "-c", "from milbench.cli import main; main()", *map(str, words)],
-        cwd=cwd, env={**os.environ, **env}, capture_output=True, text=True, timeout=120,
+        cwd=cwd, env={**os.environ, **env}, capture_output=True, text=True, timeout=600,
     )  # fmt: skip
     return Said(done.returncode, done.stdout, done.stderr)
 

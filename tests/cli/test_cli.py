@@ -342,7 +342,7 @@ def test_the_readmes_own_method_by_every_verb(tmp_path):
         (("compare", method, "mean", "--results", "r/runs"), f"{method} 0."),
     ):
         done = subprocess.run(
-            [sys.executable, entry, *words], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=120
+            [sys.executable, entry, *words], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=600
         )
         assert done.returncode == 0, (words, done.stdout, done.stderr)
         assert said in done.stdout, (words, done.stdout)

@@ -228,7 +228,7 @@ def test_two_commands_share_a_suite_and_end_alike(tmp_path):
     both = [subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=tmp_path)
             for _ in range(2)]  # fmt: skip
     alone = {r.spec.run_id: r for r in run(toml, tmp_path / "alone")}
-    said = [process.communicate(timeout=120)[0] for process in both]
+    said = [process.communicate(timeout=600)[0] for process in both]
     assert [process.returncode for process in both] == [0, 0], said
     tables = [[row for row in text.splitlines() if not row.startswith("step ")][-12:] for text in said]
     assert tables[0] == tables[1]

@@ -132,7 +132,7 @@ def test_a_pickled_cache_opens_itself_in_a_fresh_process(small_cache):
     cache = FeatureCache.open(small_cache)
     assert len(pickle.dumps(cache)) < 500
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        again = pool.submit(operator.getitem, cache, "s7").result(timeout=120)
+        again = pool.submit(operator.getitem, cache, "s7").result(timeout=600)
     assert torch.equal(again, cache["s7"])
 
 
