@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[1]
 SOURCES = [*sorted((ROOT / "milbench").rglob("*.py")), *sorted((ROOT / "baselines").rglob("*.py"))]
 SUBCLASSES = {"Unsupported": Unsupported, "AlreadyExists": AlreadyExists}
 #: expressions that a code comes from where it is no literal
-COMPUTED = {"error.code", "first.code", "field_code(first['type'])"}
+COMPUTED = {"error.code", "first.cause or first.code", "field_code(first['type'])"}
 
 
 def _calls(tree: ast.AST, names: set[str]) -> list[ast.Call]:

@@ -162,13 +162,13 @@ def read_subject(spec: DataSpec, base: Path, progress: Progress | None = None) -
     if spec.patient_rule is not None:
         labels = apply_rule(labels, spec.patient_rule)
     folds: list[Fold] = []
-    published, trouble = False, None
+    published, trouble, code = False, None, ""
     try:
         folds, published, notes = _folds(spec, base, labels, table)
         labels = replace(labels, notes=(*labels.notes, *notes))
     except MilbenchError as error:
-        trouble = str(error)
-    return Subject(spec, base, cache, labels, tuple(folds), published, str(where), trouble, empty)
+        trouble, code = str(error), error.code
+    return Subject(spec, base, cache, labels, tuple(folds), published, str(where), trouble, code, empty)
 
 
 def write_cohort(cohort: Cohort, folder: str | Path) -> None:

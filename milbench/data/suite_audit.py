@@ -36,5 +36,5 @@ def _found(spec: DataSpec, base: Path, progress: Progress | None) -> list[Findin
         found += table_findings(subject)
         found += feature_findings(subject)
     except MilbenchError as error:
-        found += row_findings(spec, base) or [Finding.of("unreadable", spec.name, str(error))]
+        found += row_findings(spec, base) or [Finding.of_error(spec.name, str(error), error.code)]
     return found

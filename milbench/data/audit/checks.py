@@ -21,7 +21,7 @@ def table_findings(subject: Subject) -> list[Finding]:
     missing = missing_findings(subject)
     found = [*missing, *stale_findings(subject), *note_findings(subject)]
     if subject.trouble is not None:
-        return [*found, Finding.of("unreadable", subject.name, subject.trouble)]
+        return [*found, Finding.of_error(subject.name, subject.trouble, subject.trouble_code)]
     labels = subject.labels
     known = Known(
         labels=labels.strata,

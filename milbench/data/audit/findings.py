@@ -24,6 +24,7 @@ class Finding:
         ids: everything concerned, sorted: slides; patients where the code is about patients; numbers of columns where
             it is about a feature; names where it is about folds or waivers; nothing where it is about all slides.
         waived: whether the suite runs in spite of it.
+        cause: of an ``unreadable`` cohort, the code of the error that says so; "" for all others.
     """
 
     code: str
@@ -33,11 +34,17 @@ class Finding:
     message: str
     ids: tuple[str, ...] = ()
     waived: bool = False
+    cause: str = ""
 
     @classmethod
     def of(cls, code: str, cohort: str, message: str, ids: Iterable[str] = (), fold: str | None = None) -> Finding:
         """Return a finding of the code's severity."""
         return cls(code, CODES[code].severity, cohort, fold, message, tuple(ids))
+
+    @classmethod
+    def of_error(cls, cohort: str, message: str, cause: str) -> Finding:
+        """Return the finding that a cohort cannot be read, by the message and the code of the error."""
+        return replace(cls.of("unreadable", cohort, message), cause=cause)
 
     @property
     def stops(self) -> bool:
@@ -57,7 +64,9 @@ class Finding:
 
     def record(self) -> dict[str, Any]:
         """Return it as JSON has it, the message with its point."""
-        return asdict(self) | {"message": _ended(self.message), "ids": list(self.ids)}
+        content = asdict(self) | {"message": _ended(self.message), "ids": list(self.ids)}
+        del content["cause"]  # of the error that is raised, not of the cohort
+        return content
 
 
 def settle(findings: Sequence[Finding], cohort: str, waive: Sequence[str]) -> list[Finding]:
@@ -85,7 +94,7 @@ def refuse(findings: Sequence[Finding]) -> None:
     text = f"{first} ({'; '.join(aside)})" if aside else str(first)
     if CODES[first.code].waivable:
         text = f'{text}; mend it, or run in spite of it with "{first.code}" in the waive list of its [[data]]'
-    raise MilbenchError(_ended(text), code=first.code)
+    raise MilbenchError(_ended(text), code=first.cause or first.code)
 
 
 def _ended(text: str) -> str:

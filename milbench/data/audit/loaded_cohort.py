@@ -26,6 +26,7 @@ class Subject:
         published: whether the folds came with the dataset or the features.
         where: the table that the labels are from, for messages.
         trouble: why there are no folds.
+        trouble_code: the code of that error; "" where there are folds.
         empty: slides with a label but no patches, which take no part and are not among the labels.
     """
 
@@ -37,6 +38,7 @@ class Subject:
     published: bool
     where: str
     trouble: str | None = None
+    trouble_code: str = ""
     empty: tuple[str, ...] = ()
 
     @property
