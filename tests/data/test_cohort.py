@@ -8,8 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import torch
+from support.refusal import refused
 
-from milbench import MilbenchError
 from milbench.config import DataSpec, SplitSpec
 from milbench.data.cache.reader import CacheWriter
 from milbench.data.cohort import load_cohort, write_cohort
@@ -50,7 +50,7 @@ def test_cache_and_labels(base):
     assert cohort.cache()["003"][0, 0] == 3
     assert len(cohort.fingerprint) == 16
     assert cohort.fold("r0-f1") is cohort.folds[1]
-    with pytest.raises(MilbenchError, match=r"no fold 'r0-f2'\. Did you mean"):
+    with refused("cohort-unknown-name", "'r0-f2'"):
         cohort.fold("r0-f2")
 
 
@@ -82,31 +82,31 @@ def test_the_fingerprint_covers_content_and_folds_but_not_use(base):
 
 
 @pytest.mark.parametrize(
-    ("header", "line", "changes", "message"),
+    ("header", "line", "changes", "refusal"),
     [
-        ("slide,patient_id,label", None, {}, r"no column 'slide_id', its columns are 'slide', 'patient_id', 'label'"),
-        ("slide_id,patient_id,y", None, {}, r"no column 'label', its columns are .*set label_column"),
-        ("slide_id,case_id,label", None, {}, r"but has 'case_id'; set patient_column = 'case_id'"),
-        ("slide_id,x,label", None, {"patient_column": "who"}, r"no column 'who', .*set patient_column to one of them"),
-        (None, "{slide},,{label}", {}, r"no patient_id for 20 slides: '000', '001', '002', '003', '004' and 15 more"),
-        (None, "{slide},p{patient},", {}, r"has no label for 20 slides"),
-        (None, "000,p,{label}", {}, r"has 1 slide in two rows that disagree: '000'"),
-        (None, None, {"classes": ("0", "2")}, r"has the label '1', which is none of the classes\. Known: 0, 2"),
-        (None, None, {"classes": ("0", "1", "2")}, r"has no slide of class '2'"),
-        (None, None, {"classes": ("0", "1", "1.0")}, r"name one class twice"),
-        (None, "{slide},p{patient},5", {}, r"has 1 class \('5'\); a comparison needs two or more"),
+        ("slide,patient_id,label", None, {}, ("table-missing-column", "'slide_id'", "'slide', 'patient_id', 'label'")),
+        ("slide_id,patient_id,y", None, {}, ("table-missing-column", "'label'", "label_column")),
+        ("slide_id,case_id,label", None, {}, ("table-missing-column", "'case_id'", "patient_column")),
+        ("slide_id,x,label", None, {"patient_column": "who"}, ("table-missing-column", "'who'", "patient_column")),
+        (None, "{slide},,{label}", {}, ("labels-missing-value", "patient_id", "20", "'000'", "'001'", "'002'")),
+        (None, "{slide},p{patient},", {}, ("labels-missing-value", "label", "20")),
+        (None, "000,p,{label}", {}, ("labels-conflicting-rows", "1", "'000'")),
+        (None, None, {"classes": ("0", "2")}, ("labels-unknown-class", "'1'", "0", "2")),
+        (None, None, {"classes": ("0", "1", "2")}, ("classes-bad", "'2'")),
+        (None, None, {"classes": ("0", "1", "1.0")}, ("classes-bad",)),
+        (None, "{slide},p{patient},5", {}, ("classes-bad", "1", "'5'")),
     ],
 )  # fmt: skip
-def test_labels_that_do_not_fit(base, header, line, changes, message):
+def test_labels_that_do_not_fit(base, header, line, changes, refusal):
     _table(base, header or "slide_id,patient_id,label", line or "{slide},p{patient},{label}")
-    with pytest.raises(MilbenchError, match=message):
+    with refused(*refusal):
         load_cohort(_spec(**changes), base)
 
 
 def test_a_table_without_patients_must_say_that_every_slide_is_its_own(base):
     """Silently, two slides of one patient could stand on both sides of a fold."""
     _table(base, "slide_id,label", "{slide},{label}")
-    with pytest.raises(MilbenchError, match=r"no column 'patient_id'.*set patient_column = 'slide_id'"):
+    with refused("table-missing-column", "'patient_id'", "'slide_id'", "patient_column"):
         load_cohort(_spec(), base)
     cohort = load_cohort(_spec().model_copy(update={"patient_column": "slide_id"}), base)
     assert cohort.patients == {slide: slide for slide in IDS}
@@ -114,14 +114,10 @@ def test_a_table_without_patients_must_say_that_every_slide_is_its_own(base):
 
 def test_nothing_is_dropped_silently(base):
     _table(base, "slide_id,patient_id,label", ids=IDS[:13])
-    with pytest.raises(
-        MilbenchError, match=r"7 slides of .*c without label in .*'013', .*'017' and 2 more; add rows .*'exclude'"
-    ):
+    with refused("features-without-label", "'013'", "'017'", "2", "'exclude'"):
         load_cohort(_spec(), base)
     _table(base, "slide_id,patient_id,label", ids=[*IDS, "100", "101"])
-    with pytest.raises(
-        MilbenchError, match=r"2 slides of .*labels\.csv without features in .*: '100', '101'; add their"
-    ):
+    with refused("label-without-features", "2", "labels.csv", "'100'", "'101'"):
         load_cohort(_spec(), base)
     text = (
         (base / "labels.csv").read_text().replace("100,p50,0", "100,,exclude").replace("101,p50,0", "101,p50,exclude")
@@ -145,10 +141,7 @@ def test_split_files(base):
     cohort = load_cohort(_spec(split=SplitSpec(files="splits_{k}.csv")), base)
     assert [fold.name for fold in cohort.folds] == ["splits_0", "splits_1"]
     (base / "splits_1.csv").write_text(",train,val,test\n0,000,002,001\n1,003,,\n")
-    with pytest.raises(
-        MilbenchError,
-        match=r"cohort mine, fold splits_1: 1 patient with slides both in train and in val: 'p1'.*and 3 more problems",
-    ):
+    with refused("patient-overlap", "splits_1", "'p1'", "3"):
         load_cohort(_spec(split=SplitSpec(files="splits_{k}.csv")), base)
 
 
@@ -204,11 +197,9 @@ def test_npz_brings_labels_and_published_folds(tmp_path, cache_home, monkeypatch
     )
     own = load_cohort(DataSpec(name="p", cache="p.npz", split=SplitSpec(folds=5)), tmp_path)
     assert len(own.folds) == 5
-    with pytest.raises(
-        MilbenchError, match=r"no file .*q\.npz and .*q\.npz; set MILBENCH_DATA to the folder that q\.npz is in"
-    ):
+    with refused("file-missing", "q.npz", "MILBENCH_DATA"):
         load_cohort(DataSpec(name="q", cache="q.npz"), tmp_path)
-    with pytest.raises(MilbenchError, match=r"brings its own labels; remove labels from cohort q"):
+    with refused("source-brings-own"):
         load_cohort(DataSpec(name="q", cache="p.npz", labels="x.csv"), tmp_path)
 
 
@@ -237,7 +228,7 @@ def test_builtin_dataset_is_built_once(cache_home):
     assert other.cache_path != first.cache_path
     assert other.fingerprint != first.fingerprint
     (first.cache_path / "shard-00000.safetensors").write_bytes(b"")
-    with pytest.raises(MilbenchError, match=r"arrangement-\w+ is damaged .*; remove this folder and it is built again"):
+    with refused("dataset-damaged"):
         load_cohort(DataSpec(name="a", dataset="arrangement", params=SMALL), cache_home)
 
 
@@ -250,13 +241,13 @@ def test_concurrent_builds_agree(cache_home):
 
 
 def test_dataset_mistakes(cache_home):
-    for changes, message in (
-        ({"dataset": "digit-bags"}, r"unknown dataset 'digit-bags'\. Did you mean 'digits-bags'\?"),
-        ({"params": {"tragets": 3}}, r"dataset digits-bags has no parameter 'tragets'\. Did you mean 'target'\?"),
-        ({"params": {"target": 11}}, r"dataset digits-bags, target: Input should be less than or equal to 9"),
-        ({"dataset": "arrangement", "params": {"signals": 8}}, r"signals must be a square number below 64"),
-        ({"split": SplitSpec(folds=3)}, r"brings its own training, .*; remove split\.folds"),
-        ({"classes": ("a", "b")}, r"brings its own classes"),
+    for changes, refusal in (
+        ({"dataset": "digit-bags"}, ("dataset-unknown", "'digit-bags'", "'digits-bags'")),
+        ({"params": {"tragets": 3}}, ("dataset-bad-option", "digits-bags", "'tragets'", "'target'")),
+        ({"params": {"target": 11}}, ("dataset-bad-option", "digits-bags", "target", "9")),
+        ({"dataset": "arrangement", "params": {"signals": 8}}, ("dataset-bad-option", "64")),
+        ({"split": SplitSpec(folds=3)}, ("source-brings-own", "split.folds")),
+        ({"classes": ("a", "b")}, ("source-brings-own", "classes")),
     ):
-        with pytest.raises(MilbenchError, match=message):
+        with refused(*refusal):
             load_cohort(DataSpec(**({"name": "x", "dataset": "digits-bags"} | changes)), cache_home)

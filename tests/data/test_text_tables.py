@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.refusal import refused
 
 from milbench import MilbenchError
 from milbench.data import text_tables as tables
@@ -59,11 +60,11 @@ def test_workbooks(tmp_path):
     path = _xlsx(tmp_path / "t.xlsx", {"first": [HEADER, *ROWS], "Blatt 2": [["a", None], [None, None], ["x", None]]})
     assert read_table(path) == (HEADER, ROWS)
     assert read_table(tmp_path / "t.xlsx#Blatt 2") == (["a"], [["x"]])
-    with pytest.raises(MilbenchError, match=r"t\.xlsx has no sheet 'First'\. Did you mean 'first'\?"):
+    with refused("table-sheet", "t.xlsx", "'First'", "'first'"):
         read_table(tmp_path / "t.xlsx#First")
     (tmp_path / "odd#name.csv").write_text("a\n1\n")
     assert read_table(tmp_path / "odd#name.csv") == (["a"], [["1"]])
-    with pytest.raises(MilbenchError, match=r"odd#name\.csv has no sheets; remove #one from its path"):
+    with refused("table-sheet", "odd#name.csv", "one"):
         read_table(tmp_path / "odd#name.csv#one")
 
 
@@ -173,53 +174,53 @@ _LAUGHS = "".join(f'<!ENTITY l{i} "{f"&l{i - 1};" * 10 if i else "ha" * 50}">' f
 
 BAD = {
     "t.csv": [
-        (b"", "is empty; its first line must name the columns"),
-        (b"\xef\xbb\xbf\n \n", "is empty"),
-        (b"a,b\n1,2,3\n", "line 2 has 3 cells but the header 2"),
-        (b'a,b\n1,"2\n3,4\n5,6\n', "is no CSV: .*; look for a quotation mark that is not closed"),
-        (b'a,b\n1,"2"x\n', "line 2 is no CSV"),
-        ("a,b\nx,1\nStraße,2\n".encode("latin-1"), r"is not UTF-8 text \(line 3: 'Straße' if it is Windows-1252\)"),
-        (b"a,b\n\x00,1\n", "line 2 holds a null byte"),
-        ("a,b\n1,2\n".encode("utf-16-le"), "line 1 holds a null byte"),
-        (b"\xff\xfea\x00,\x00b", "is not UTF-8 text"),
-        (b"\xff\xfe\x00\xd8\x00", "is not UTF-8 text"),
-        (_zip({"x": "y"}), r"is not UTF-8 text but a zip archive, perhaps an Excel workbook; name it \.xlsx"),
-        (b"PAR1" + bytes(9), r"but Parquet; name it \.parquet"),
-        (gzip.compress(b"a", mtime=0), r"but gzip; name it \.gz"),
-        (b"\xd0\xcf\x11\xe0\xa1\xb1", "but an old Excel workbook; save it as"),
-        (b"a,b\n1," + b"x" * 200_000 + b"\n", "is no CSV: field larger than field limit"),
+        (b"", ("table-empty",)),
+        (b"\xef\xbb\xbf\n \n", ("table-empty",)),
+        (b"a,b\n1,2,3\n", ("table-bad-line", "2", "3")),
+        (b'a,b\n1,"2\n3,4\n5,6\n', ("table-bad-line",)),
+        (b'a,b\n1,"2"x\n', ("table-bad-line", "2")),
+        ("a,b\nx,1\nStraße,2\n".encode("latin-1"), ("table-not-utf8", "3", "'Straße'")),
+        (b"a,b\n\x00,1\n", ("table-not-utf8", "2")),
+        ("a,b\n1,2\n".encode("utf-16-le"), ("table-not-utf8", "1")),
+        (b"\xff\xfea\x00,\x00b", ("table-not-utf8",)),
+        (b"\xff\xfe\x00\xd8\x00", ("table-not-utf8",)),
+        (_zip({"x": "y"}), ("table-not-utf8", ".xlsx")),
+        (b"PAR1" + bytes(9), ("table-not-utf8", ".parquet")),
+        (gzip.compress(b"a", mtime=0), ("table-not-utf8", ".gz")),
+        (b"\xd0\xcf\x11\xe0\xa1\xb1", ("table-not-utf8",)),
+        (b"a,b\n1," + b"x" * 200_000 + b"\n", ("table-bad-line",)),
     ],
     "t.csv.gz": [
-        (b"a,b\n1,2\n", "is damaged"),
-        (gzip.compress(b"a,b\n" * 1000, mtime=0)[:-20], "is damaged"),
-        (gzip.compress(b"a,b\n", mtime=0) + b"x", "is damaged"),
+        (b"a,b\n1,2\n", ("table-damaged",)),
+        (gzip.compress(b"a,b\n" * 1000, mtime=0)[:-20], ("table-damaged",)),
+        (gzip.compress(b"a,b\n", mtime=0) + b"x", ("table-damaged",)),
     ],
     "t.xlsx": [
-        (b"", "is damaged or no .xlsx workbook"),
-        (b"a,b\n1,2\n", "is damaged or no .xlsx workbook"),
-        (_zip({"x": "y"}), "is damaged or no .xlsx workbook"),
+        (b"", ("table-damaged", ".xlsx")),
+        (b"a,b\n1,2\n", ("table-damaged", ".xlsx")),
+        (_zip({"x": "y"}), ("table-damaged", ".xlsx")),
     ],
-    "t.parquet": [(b"", "no Parquet"), (b"PAR1PAR1", "no Parquet"), (b"a,b\n1,2\n", "no Parquet")],
-    "t.xls": [(b"", "that milbench does not read; save it as .xlsx or as CSV UTF-8")],
-    "t.ods": [(b"", "that milbench does not read")],
+    "t.parquet": [(b"", ("table-damaged",)), (b"PAR1PAR1", ("table-damaged",)), (b"a,b\n1,2\n", ("table-damaged",))],
+    "t.xls": [(b"", ("file-unsupported", ".xlsx"))],
+    "t.ods": [(b"", ("file-unsupported",))],
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(("name", "raw", "message"), [(n, *case) for n, cases in BAD.items() for case in cases])
-def test_files_that_are_no_table(name, raw, message, tmp_path):
+@pytest.mark.parametrize(("name", "raw", "refusal"), [(n, *case) for n, cases in BAD.items() for case in cases])
+def test_files_that_are_no_table(name, raw, refusal, tmp_path):
     (tmp_path / name).write_bytes(raw)
-    with pytest.raises(MilbenchError, match=message):
+    with refused(*refusal):
         read_table(tmp_path / name)
 
 
 @pytest.mark.parametrize("name", ["t.csv", "t.csv.gz", "t.xlsx", "t.xlsx#s", "t.parquet"])
 def test_files_that_are_not_there(name, tmp_path):
-    with pytest.raises(MilbenchError, match="cannot be read: No such file"):
+    with refused("file-unreadable"):
         read_table(tmp_path / name)
     (tmp_path / name).mkdir()
-    with pytest.raises(MilbenchError, match="cannot be read: Is a directory"):
+    with refused("file-unreadable"):
         read_table(tmp_path / name)
-    with pytest.raises(MilbenchError, match="cannot be read: embedded null byte"):
+    with refused("file-unreadable"):
         read_table(tmp_path / "a\0b.csv")
 
 
@@ -265,14 +266,14 @@ def test_bombs_are_refused(tmp_path, monkeypatch):
     rows = "".join(f'<row r="{i}"><c r="XFD{i}"><v>1</v></c></row>' for i in range(1, 100))
     _with_sheet(tmp_path / "broad.xlsx", _SHEET.format(rows))
     for path in sorted(tmp_path.iterdir()):
-        with pytest.raises(MilbenchError, match=r"holds more than .*, which no table of labels or splits does"):
+        with refused("file-too-large"):
             read_table(path)
 
 
 def test_entities_that_multiply_are_refused(tmp_path):
     text = f"<!DOCTYPE x [{_LAUGHS}]>" + _SHEET.format('<row r="1"><c r="A1" t="str"><v>&l9;</v></c></row>')
     _with_sheet(tmp_path / "t.xlsx", text)
-    with pytest.raises(MilbenchError, match=r"is damaged or no \.xlsx workbook"):
+    with refused("table-damaged", ".xlsx"):
         read_table(tmp_path / "t.xlsx")
 
 
@@ -321,7 +322,7 @@ def test_a_formula_without_a_stored_value_is_no_empty_cell(tmp_path):
     header, found = read_table(path)
     assert [row[:2] for row in found] == [["S1", "P1"], ["S2", "P2"], ["S3", "P3"]]
     tables.refuse_unreadable(path, (header, found), HEADER[:2])  # a column that is not used does no harm
-    with pytest.raises(MilbenchError):
+    with refused("table-formula"):
         tables.refuse_unreadable(path, (header, found), HEADER)
     _restored(path, "C2", "1")
     _restored(path, "C3", "", ' t="str"')  # its value is the empty text

@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 import pytest
 from support.cohorts import PARTS, clean_cohort
+from support.refusal import refused
 
-from milbench import MilbenchError
 from milbench.config import DataSpec, SplitSpec, Suite
 from milbench.data.audit.patients import apply_rule
 from milbench.data.cache.reader import CacheWriter
@@ -146,7 +146,7 @@ def test_everything_is_listed_and_a_run_is_told_how_much_there_is(tmp_path):
     assert sorted(finding.code for finding in audit(suite)) == [
         "duplicate-row", "duplicate-row", "features-without-label", "slide-overlap", "slide-overlap",
     ]  # fmt: skip
-    with pytest.raises(MilbenchError, match=r"1 slide of .* \(and 4 more problems, which milbench audit lists\)"):
+    with refused("features-without-label", "1", "4"):
         load_cohort(suite.data[0], tmp_path)
 
 
@@ -162,7 +162,7 @@ def test_what_cannot_be_read_is_a_finding_and_the_next_cohort_is_looked_at(tmp_p
     assert found == [("lost", "unreadable", "error"), ("few", "unreadable", "error"),
                      ("planted", "slide-overlap", "error")]  # fmt: skip
     assert "nowhere.csv cannot be read" in audit(bad)[0].sentence
-    with pytest.raises(MilbenchError, match=r"too few for 40 folds; set split\.folds to 12 or less"):
+    with refused("folds-impossible", "40", "split.folds", "12"):
         load_cohort(few, tmp_path)
 
 
@@ -223,9 +223,9 @@ def test_patients_by_a_rule():
     ruled = apply_rule(labels, "^([a-z])-")
     assert ruled.patients == {"a-1": "a", "a-2": "a", "b-1": "P"}
     assert ruled.excluded_patients == {"c-9": "c"}
-    with pytest.raises(MilbenchError, match=r"does not fit 1 slide: 'a-2'; correct it, or name the patients in"):
+    with refused("patient-rule-bad", "1", "'a-2'"):
         apply_rule(labels, "^(.)-1")
-    with pytest.raises(MilbenchError, match="has no use, as the labels name every slide's patient; remove it"):
+    with refused("patient-rule-bad"):
         apply_rule(Labels(("x",), {"x": "P"}, {}, ()), "(.)")
 
 
@@ -233,7 +233,7 @@ def test_patients_by_a_rule():
 def test_a_rule_that_takes_for_ever_is_refused(monkeypatch, rule):
     monkeypatch.setattr("milbench.data.names.patient_rule.SECONDS", 0.4)
     name = "a" * 60 + "_0"
-    with pytest.raises(MilbenchError, match="patient_rule") as told:
+    with refused("patient-rule-bad", "patient_rule") as told:
         apply_rule(Labels((name,), {name: name}, {}, ()), rule)
     assert "does not fit" not in str(told.value)
 
@@ -275,5 +275,5 @@ def test_what_a_suite_may_not_say(fields, message):
 
 
 def test_built_in_datasets_have_their_own_patients(cache_home):
-    with pytest.raises(MilbenchError, match="brings its own patient_rule; remove patient_rule"):
+    with refused("source-brings-own", "patient_rule"):
         load_cohort(DataSpec(name="d", dataset="arrangement", patient_rule="(.)"), cache_home)

@@ -23,9 +23,10 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from support.refusal import refused
 
 import milbench
-from milbench import FeatureCache, MilbenchError
+from milbench import FeatureCache
 from milbench.atomic_io.checksums import file_checksum
 from milbench.data.cache.layout import SCHEMA, is_sealed, seal, shard_header, to_toml
 from milbench.data.cache.reader import CacheWriter, verify
@@ -73,17 +74,17 @@ def test_bags_pack_and_convert(small_cache):
     assert len(cache) == 10
     assert "s3" in cache
     assert "zz" not in cache
-    with pytest.raises(MilbenchError, match="at least one slide"):
+    with refused("bag-shape"):
         cache.bags([])
-    with pytest.raises(MilbenchError, match="list of slide ids"):
+    with refused("bag-shape"):
         cache.bags("s3")
 
 
 def test_unknown_slide_names_the_nearest(small_cache):
     cache = FeatureCache.open(small_cache)
-    with pytest.raises(MilbenchError, match=r"no slide 's33' in the cache .*Did you mean 's3'\?"):
+    with refused("cohort-unknown-name", "'s33'", "'s3'"):
         cache["s33"]
-    with pytest.raises(MilbenchError, match=r"It holds 10 slides, such as 's0'\."):
+    with refused("cohort-unknown-name", "10", "'s0'"):
         cache.coords("tumor_001")
 
 
@@ -137,34 +138,34 @@ def test_a_pickled_cache_opens_itself_in_a_fresh_process(small_cache):
 
 
 @pytest.mark.parametrize(
-    ("features", "coords", "message"),
+    ("features", "coords", "refusal"),
     [
-        (torch.zeros(3, 5).to(torch.float8_e4m3fn), None, "float8_e4m3fn, which cannot be kept; save them as dense"),
-        (torch.eye(5).to_sparse(), None, "sparse_coo, which cannot be kept; save them as dense float16"),
-        (torch.full((3, 5), float("nan")), None, r"row 0 of slide 'x' has a NaN or infinite feature"),
-        (torch.tensor([[1.0] * 5, [float("inf")] * 5]), None, r"row 1 of slide 'x' has a NaN"),
-        (torch.zeros(0, 5), None, r"slide 'x' is empty, shape \(0, 5\)"),
-        (torch.zeros(3, 4), None, r"slide 'x' has 4-d features but the slides before it have 5-d"),
-        (torch.zeros(5), None, r"must have shape \(rows, dim\), got \(5,\)"),
-        (torch.zeros(1, 3, 5), None, r"must have shape \(rows, dim\)"),
-        (torch.full((3, 5), 7e4), None, r"size 70000, too large for float16; use bfloat16 or float32"),
-        (torch.zeros(3, 5, dtype=torch.int64), None, r"must be floating point, got torch.int64"),
-        (np.array([["a"] * 5]), None, r"must be numbers, got numpy dtype"),
-        (torch.zeros(3, 5), torch.zeros(2, 2), r"coordinates of slide 'x' must have shape \(3, 2\), got \(2, 2\)"),
-        (torch.zeros(3, 5), None, r"has no coordinates but the slides before it have them"),
+        (torch.zeros(3, 5).to(torch.float8_e4m3fn), None, ("features-bad-array", "float8_e4m3fn")),
+        (torch.eye(5).to_sparse(), None, ("features-bad-array", "sparse_coo")),
+        (torch.full((3, 5), float("nan")), None, ("features-not-finite", "'x'", "0")),
+        (torch.tensor([[1.0] * 5, [float("inf")] * 5]), None, ("features-not-finite", "'x'", "1")),
+        (torch.zeros(0, 5), None, ("features-bad-array", "'x'", "(0, 5)")),
+        (torch.zeros(3, 4), None, ("features-disagree", "'x'", "4-d", "5-d")),
+        (torch.zeros(5), None, ("features-bad-array", "'x'", "(5,)")),
+        (torch.zeros(1, 3, 5), None, ("features-bad-array", "'x'", "(1, 3, 5)")),
+        (torch.full((3, 5), 7e4), None, ("features-not-finite", "'x'", "70000", "float16")),
+        (torch.zeros(3, 5, dtype=torch.int64), None, ("features-bad-array", "'x'", "torch.int64")),
+        (np.array([["a"] * 5]), None, ("features-bad-array", "'x'", "<U1")),
+        (torch.zeros(3, 5), torch.zeros(2, 2), ("coords-bad", "'x'", "(3, 2)", "(2, 2)")),
+        (torch.zeros(3, 5), None, ("features-disagree", "'x'", "coordinates")),
         (
             torch.zeros(3, 5),
             torch.zeros(3, 2, dtype=torch.int64),
-            r"int64 coordinates but the slides before it float32",
+            ("features-disagree", "'x'", "coordinates", "int64", "float32"),
         ),
-        (torch.zeros(3, 5), torch.full((3, 2), float("nan")), r"slide 'x' has a NaN or infinite coordinate"),
+        (torch.zeros(3, 5), torch.full((3, 2), float("nan")), ("coords-bad", "'x'")),
     ],
 )
-def test_bad_input_is_refused_by_name_and_the_writer_goes_on(tmp_path, features, coords, message):
-    with_coords = "coordinates" in message or "coordinate" in message
+def test_bad_input_is_refused_by_name_and_the_writer_goes_on(tmp_path, features, coords, refusal):
+    with_coords = refusal[0] == "coords-bad" or "coordinates" in refusal
     with CacheWriter(tmp_path / "c") as writer:
         writer.add("a", torch.ones(2, 5), torch.zeros(2, 2) if with_coords else None)
-        with pytest.raises(MilbenchError, match=message):
+        with refused(*refusal):
             writer.add("x", features, coords)
         writer.add("b", torch.ones(3, 5), torch.ones(3, 2) if with_coords else None)
     assert FeatureCache.open(tmp_path / "c").ids == ("a", "b")
@@ -174,21 +175,21 @@ def test_bad_input_is_refused_by_name_and_the_writer_goes_on(tmp_path, features,
 def test_more_refusals(tmp_path):
     with CacheWriter(tmp_path / "c") as writer:
         writer.add("a", np.ones((2, 5), dtype=">f4"))
-        with pytest.raises(MilbenchError, match=r"slide 'a' is given twice"):
+        with refused("slide-twice", "'a'"):
             writer.add("a", torch.ones(2, 5))
-        with pytest.raises(MilbenchError, match=r"must be non-empty text, got 7"):
+        with refused("name-bad", "7"):
             writer.add(7, torch.ones(2, 5))
-        with pytest.raises(MilbenchError, match=r"slide 'b' has its coordinates but the slides before it have none"):
+        with refused("features-disagree", "'b'", "its"):
             writer.add("b", torch.ones(2, 5), torch.zeros(2, 2))
-    with pytest.raises(MilbenchError, match=r"exists already; remove it or choose another place"):
+    with refused("already-exists"):
         CacheWriter(tmp_path / "c").__enter__()
-    with pytest.raises(MilbenchError, match=r"cannot hold 'float8'"):
+    with refused("cache-bad-request", "'float8'"):
         CacheWriter(tmp_path / "d", dtype="float8")
-    with pytest.raises(MilbenchError, match=r"dim of the metadata are keys milbench writes itself"):
+    with refused("cache-bad-request", "dim"):
         CacheWriter(tmp_path / "d", meta={"dim": 3})
-    with pytest.raises(MilbenchError, match=r"inside a with block"):
+    with refused("cache-bad-request"):
         CacheWriter(tmp_path / "d").add("a", torch.ones(2, 2))
-    with pytest.raises(MilbenchError, match=r"no slide was given"), CacheWriter(tmp_path / "d"):
+    with refused("cache-no-slides"), CacheWriter(tmp_path / "d"):
         pass
     assert [p.name for p in tmp_path.iterdir()] == ["c"]
 
@@ -220,7 +221,7 @@ def test_what_the_disk_refused_beside_the_work_is_not_lost(tmp_path, monkeypatch
         real(descriptor)
 
     monkeypatch.setattr(os, "fsync", refuse)
-    with pytest.raises(MilbenchError, match="is full; free some space"), CacheWriter(tmp_path / "c") as writer:
+    with refused("disk-full"), CacheWriter(tmp_path / "c") as writer:
         writer.add("a", torch.ones(3, 4))
     assert told
     assert not list(tmp_path.iterdir())
@@ -239,7 +240,7 @@ def test_written_out_beside_the_work(tmp_path, monkeypatch, shard_bytes):
 
 
 def test_a_full_disk_is_one_sentence(tmp_path):
-    with pytest.raises(MilbenchError, match="is full; free some space"), CacheWriter(tmp_path / "c"):
+    with refused("disk-full"), CacheWriter(tmp_path / "c"):
         raise OSError(28, "No space left on device")
     assert list(tmp_path.iterdir()) == []
 
@@ -249,7 +250,7 @@ def test_two_writers_of_one_place(tmp_path):
     slow.add("slow", torch.ones(2, 5))
     with CacheWriter(tmp_path / "c") as fast:  # does not sweep the living writer's folder
         fast.add("fast", torch.ones(2, 5))
-    with pytest.raises(MilbenchError, match="written by another process meanwhile"):
+    with refused("already-exists"):
         slow.__exit__(None, None, None)
     assert FeatureCache.open(tmp_path / "c").ids == ("fast",)
     assert [p.name for p in tmp_path.iterdir()] == ["c"]
@@ -278,7 +279,7 @@ def test_a_kill_leaves_nothing_that_opens_and_the_next_writer_cleans_up(tmp_path
     left = [p for p in tmp_path.iterdir() if p.name.endswith(".partial")]
     assert len(left) == 1
     for place in (tmp_path / "c", left[0]):
-        with pytest.raises(MilbenchError):
+        with refused("cache-missing"):
             FeatureCache.open(place)
     with CacheWriter(tmp_path / "c") as writer:
         writer.add("a", torch.ones(2, 5))
@@ -324,11 +325,11 @@ def test_verify_and_open_name_missing_truncated_and_extra_files(small_cache):
     found = verify(small_cache)
     assert found[0] == f"{shard.name} has {len(raw) - 20} bytes instead of {len(raw)}."
     assert any(line.startswith("slide '") for line in found)
-    with pytest.raises(MilbenchError, match=r"shard-00001.safetensors has \d+ bytes instead of"):
+    with refused("cache-damaged", "shard-00001.safetensors"):
         FeatureCache.open(small_cache)
     shard.unlink()
     assert any("shard-00001.safetensors is missing, with slides s" in line for line in verify(small_cache))
-    with pytest.raises(MilbenchError, match=r"shard-00001.safetensors is missing"):
+    with refused("cache-damaged", "shard-00001.safetensors"):
         FeatureCache.open(small_cache)
     shard.write_bytes(raw)
     (small_cache / "notes.txt").write_text("mine")
@@ -344,30 +345,30 @@ def test_an_edited_index_or_toml_is_found(small_cache, tmp_path):
     assert verify(hurt) == ["index.parquet was changed after the cache was built; the rest was not checked."]
     frame.loc[0, "first_row"] = 2
     frame.to_parquet(hurt / "index.parquet", index=False)
-    with pytest.raises(MilbenchError, match=r"index\.parquet was changed or damaged"):
+    with refused("cache-damaged", "index.parquet"):
         FeatureCache.open(hurt)
     _reseal(hurt)
-    with pytest.raises(MilbenchError, match="slides that do not follow each other"):
+    with refused("cache-damaged"):
         FeatureCache.open(hurt)
     (hurt / "index.parquet").write_bytes(b"no parquet")
     _reseal(hurt)
-    with pytest.raises(MilbenchError, match=r"index\.parquet is damaged"):
+    with refused("cache-damaged", "index.parquet"):
         FeatureCache.open(hurt)
     toml = hurt / "cache.toml"
     toml.write_text(toml.read_text().replace('"noise"', '"uni"'))
     assert verify(hurt) == ["cache.toml was changed after the cache was built; the rest was not checked."]
     toml.write_text(toml.read_text().replace(f"schema = {SCHEMA}", "schema = 99"))
-    with pytest.raises(MilbenchError, match=r"has schema version 99"):
+    with refused("schema-unknown", "99"):
         FeatureCache.open(hurt)
     toml.write_text("dim = = 3")
-    with pytest.raises(MilbenchError, match=r"cache\.toml is damaged"):
+    with refused("cache-damaged", "cache.toml"):
         FeatureCache.open(hurt)
 
 
 def test_what_is_no_cache(tmp_path):
-    with pytest.raises(MilbenchError, match="is no feature cache"):
+    with refused("cache-missing"):
         FeatureCache.open(tmp_path)
-    with pytest.raises(MilbenchError, match="does not exist; make one with milbench cache build"):
+    with refused("cache-missing"):
         verify(tmp_path / "nowhere")
 
 
@@ -385,5 +386,5 @@ def test_toml_written_is_toml_read(values):
         k: v for k, v in clean.items() if not isinstance(v, str | list)
     }
     assert is_sealed(seal(text).encode())
-    with pytest.raises(MilbenchError, match=r"cannot be kept in cache\.toml"):
+    with refused("cache-bad-request", "cache.toml"):
         to_toml({"a": {"b": 1}})

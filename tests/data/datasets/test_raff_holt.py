@@ -7,9 +7,9 @@ import pytest
 from scipy import stats
 from sklearn.metrics import roc_auc_score
 from support.kept import Kept
+from support.refusal import refused
 
 from milbench.data.datasets import prepare, raff_holt
-from milbench.errors import MilbenchError
 
 FEW = {"train": 600, "val": 400, "test": 600}
 ONE_OF = {(1, 0), (0, 1)}
@@ -136,7 +136,7 @@ def test_size_gives_the_label_away_unless_bags_are_padded():
 
 @pytest.mark.parametrize(("problem", "pad"), [("single-concept", 9), ("multi-concept", 12), ("false-frequency", 45)])
 def test_a_pad_that_leaves_a_part_of_the_shortcut_is_refused(problem, pad, cache_home):
-    with pytest.raises(MilbenchError, match=rf"raff-holt, params: .*up to {raff_holt.LONGEST[problem]} instances"):
+    with refused("dataset-bad-option", "raff-holt", "params", raff_holt.LONGEST[problem], "instances"):
         prepare("raff-holt", {"problem": problem, "pad": pad})
 
 

@@ -20,6 +20,7 @@ from hypothesis.extra import numpy as hnp
 from scipy.io import savemat
 from support.features import digit_slides
 from support.foreign import same_bits
+from support.refusal import refused
 from support.shared import SHARED, needs_shared
 
 from milbench import FeatureCache, MilbenchError
@@ -279,17 +280,14 @@ def test_musk1_with_its_label_as_column_167_is_refused(tmp_path, form):
     bags, _ = real("musk1")
     wide = [np.column_stack([x, np.full(len(x), y)]).astype("f4") for x, y in zip(bags.x, bags.labels, strict=True)]
     source = FORMS[form](tmp_path, Bags(wide, bags.labels, bags.names))
-    with pytest.raises(
-        MilbenchError,
-        match=r"column 166 of the 167 features in .* is the (instance|bag) label itself \(as in the 167-column copies",
-    ):
+    with refused("features-hold-label", "166", "167"):
         opened(source)
 
 
 def test_musk_has_166_features(tmp_path):
     bags = digits()
     musk = Bags(bags.x, bags.labels, [f"{'' if y else 'NON-'}MUSK-{b}" for b, y in enumerate(bags.labels)])
-    with pytest.raises(MilbenchError, match=r"clean1\.data has 64 features, and Musk has 166; get clean1\.data or"):
+    with refused("features-wrong-width", "clean1.data", "64", "166"):
         opened(write_uci(tmp_path / "clean1.data", musk))
 
 
@@ -301,7 +299,7 @@ def test_a_column_that_is_the_label_is_refused(tmp_path, layout, code):
         np.column_stack([x, np.full(len(x), code(y))]).astype(np.float32)
         for x, y in zip(bags.x, bags.labels, strict=True)
     ]
-    with pytest.raises(MilbenchError, match=r"column 64 of the 65 features in .* is the (instance|bag) label itself"):
+    with refused("features-hold-label", "64", "65"):
         opened(write_mat(tmp_path / "a.mat", Bags(x, bags.labels, bags.names), layout))
 
 
@@ -390,88 +388,87 @@ def test_any_bags_come_through_mat(tmp_path_factory, layout, dtype):
 
 
 @pytest.mark.parametrize(
-    ("text", "message"),
+    ("text", "refusal"),
     [
-        ("m,m_1,1,2,0.\nm,m_2,1,0.\n", r"line 2 has 4 cells, not 5, as those before it"),
-        ("m,m_1,1,2,0.\n\nn,n_1,1,oops,1.\n", r"line 3 has 'oops' for feature 2, which is no finite number"),
-        ("m,m_1,1,2,0.\nn,n_1,1,,1.\n", r"line 2 has '' for feature 2"),
-        ("m,m_1,1,2,0.\nn,n_1,1,nan,1.\n", r"line 2 has 'nan' for feature 2"),
-        ("m,m_1,1,2,0.\nn,n_1,1,1_0,1.\n", r"line 2 has '1_0' for feature 2"),
-        ("m,m_1,1,2,0.\nn,n_1,1,1e999,1.\n", r"line 2 has '1e999' for feature 2"),
-        ("m,m_1,1,2,0.\nn,n_1,1,2,3\n", r"line 2 ends in '3', not in the class 0\. or 1\."),
-        ("m,m_1,1,2,0.\n,n_1,1,2,1.\n", r"line 2 names no bag"),
-        ("m,m_1,1,2,0.\nn\n", r"line 2 has 1 cell, not 5"),
+        ("m,m_1,1,2,0.\nm,m_2,1,0.\n", ("table-bad-line", "2", "4", "5")),
+        ("m,m_1,1,2,0.\n\nn,n_1,1,oops,1.\n", ("table-not-a-number", "3", "'oops'", "2")),
+        ("m,m_1,1,2,0.\nn,n_1,1,,1.\n", ("table-not-a-number", "2", "''")),
+        ("m,m_1,1,2,0.\nn,n_1,1,nan,1.\n", ("table-not-a-number", "2", "'nan'")),
+        ("m,m_1,1,2,0.\nn,n_1,1,1_0,1.\n", ("table-not-a-number", "2", "'1_0'")),
+        ("m,m_1,1,2,0.\nn,n_1,1,1e999,1.\n", ("table-not-a-number", "2", "'1e999'")),
+        ("m,m_1,1,2,0.\nn,n_1,1,2,3\n", ("table-bad-line", "2", "'3'", "0", "1")),
+        ("m,m_1,1,2,0.\n,n_1,1,2,1.\n", ("table-bad-line", "2")),
+        ("m,m_1,1,2,0.\nn\n", ("table-bad-line", "2", "1", "5")),
     ],
 )
-def test_uci_lines_that_are_not_what_they_should_be(tmp_path, text, message):
+def test_uci_lines_that_are_not_what_they_should_be(tmp_path, text, refusal):
     (tmp_path / "a.data").write_text(text)
-    with pytest.raises(MilbenchError, match=rf"a\.data {message}"):
+    with refused(*refusal, "a.data"):
         opened(tmp_path / "a.data")
 
 
 @pytest.mark.parametrize(
-    ("text", "message"),
+    ("text", "refusal"),
     [
-        ("0:a:1 1:1\n1:b:-1 2\n", r"line 2 has '2', not feature:value"),
-        ("0:a:1 1:1\n1:b:-1 x:2\n", r"line 2 has 'x:2', not feature:value"),
-        ("0:a:1 1:1\n1:b:-1 0:2\n", r"line 2 has a feature 0; number the features from 1"),
-        ("0:a:1 1:1\n1:b:-1 1:2 1:3\n", r"line 2 has feature 1 twice"),
-        ("0:a:1 1:1\n1:b:-1 1:oops\n", r"line 2 has 'oops' for feature 1"),
-        ("0:a:1 1:1\n1:b:-1 1:2:3\n", r"line 2 has '2:3' for feature 1"),
-        ("0:a:1 1:1\n1:b:-1 1:nan\n", r"line 2 has 'nan' for feature 1"),
-        ("0:a:1 1:1\n1:b:oops 1:1\n", r"line 2 has 'oops' for the label"),
-        ("0:a:1 1:1\n1:b 1:1\n", r"line 2 begins with '1:b', not with instance:bag:label"),
-        ("0:a:1 1:1\n-1 1:1\n", r"line 2 begins with '-1', not with"),
-        ("0:a:1 1:1\n1:b:0.5 1:1\n", r"has the label 0\.5; a label must be a whole number"),
-        ("0:a:1 1:1\n1:b:-1 9999999999:1\n", r"line 2 has '9999999999:1', not feature:value"),
-        ("0:a:1 1:1\n1:b:-1 999999999:1\n", r"would unfold from \d+ to [\d,]+ bytes"),
+        ("0:a:1 1:1\n1:b:-1 2\n", ("table-bad-line", "'2'")),
+        ("0:a:1 1:1\n1:b:-1 x:2\n", ("table-bad-line", "'x:2'")),
+        ("0:a:1 1:1\n1:b:-1 0:2\n", ("table-bad-line", "2", "0", "1")),
+        ("0:a:1 1:1\n1:b:-1 1:2 1:3\n", ("table-bad-line", "2", "1")),
+        ("0:a:1 1:1\n1:b:-1 1:oops\n", ("table-not-a-number", "2", "'oops'", "1")),
+        ("0:a:1 1:1\n1:b:-1 1:2:3\n", ("table-not-a-number", "'2:3'", "1")),
+        ("0:a:1 1:1\n1:b:-1 1:nan\n", ("table-not-a-number", "2", "'nan'", "1")),
+        ("0:a:1 1:1\n1:b:oops 1:1\n", ("table-not-a-number", "2", "'oops'")),
+        ("0:a:1 1:1\n1:b 1:1\n", ("table-bad-line", "2", "'1:b'")),
+        ("0:a:1 1:1\n-1 1:1\n", ("table-bad-line", "2", "'-1'")),
+        ("0:a:1 1:1\n1:b:0.5 1:1\n", ("labels-no-classes", "0.5")),
+        ("0:a:1 1:1\n1:b:-1 9999999999:1\n", ("table-bad-line", "2", "'9999999999:1'")),
+        ("0:a:1 1:1\n1:b:-1 999999999:1\n", ("file-too-large",)),
     ],
 )
-def test_svmlight_lines_that_are_not_what_they_should_be(tmp_path, text, message):
+def test_svmlight_lines_that_are_not_what_they_should_be(tmp_path, text, refusal):
     (tmp_path / "a.svm").write_text(text)
-    with pytest.raises(MilbenchError, match=rf"a\.svm {message}"):
+    with refused(*refusal, "a.svm"):
         opened(tmp_path / "a.svm")
 
 
 @pytest.mark.parametrize(
-    ("values", "message"),
+    ("values", "refusal"),
     [
-        ({"features": np.ones((3, 2)), "labels": [1, 0, 0]}, r"holds 'features', 'labels', of which bags and labels"),
-        ({"notes": np.ones(3)}, r"holds 'notes', in which no bags are told; give features \(N, d\), bag_ids"),
-        ({"features": np.ones((3, 2)), "labels": [1, 0, 0], "bag_ids": [1, 2]}, r"holds 3 instances, 2 ids of 2 bags"),
-        ({"features": np.ones((3, 2)), "labels": [1, 0], "bag_ids": [1, 2, 3]}, r"holds 3 instances, 3 ids of 3 bags"),
-        ({"features": np.ones((3, 2)), "labels": [1, np.nan], "bag_ids": [1, 1, 3]}, r"holds no vector of finite num"),
-        ({"features": np.ones((3, 2)), "labels": [1, 0.5], "bag_ids": [1, 1, 3]}, r"has the label 0\.5"),
-        ({"features": np.ones((3, 2)), "labels": "abc", "bag_ids": [1, 1, 3]}, r"holds no vector of finite numbers"),
-        ({"features": np.array(["ab", "cd"]), "labels": [1, 0], "bag_ids": [1, 2]}, r"holds <U2 of shape .* where"),
-        ({"features": np.ones((2, 2)) * 1j, "labels": [1, 0], "bag_ids": [1, 2]}, r"holds complex128 of shape"),
-        ({"features": np.ones((2, 2, 2)), "labels": [1, 0], "bag_ids": [1, 2]}, r"holds float64 of shape \(2, 2, 2\)"),
-        ({"bags": cells([np.ones((2, 2)), np.ones((2, 3))]), "labels": [1, 0]}, r"holds bags of 2 and 3 features"),
-        ({"bags": cells([np.ones((2, 2)), np.ones((2, 2))]), "labels": [1]}, r"holds 2 bags and 1 label"),
-        ({"bags": cells([np.ones((2, 2)), "text"]), "labels": [1, 0]}, r"holds <U4 of shape \(1,\) where instances"),
-        ({"bags": cells([np.zeros((0, 2))]), "labels": [1]}, r"holds bags of no features"),
-        ({"data": cells([np.ones((2, 2)), np.ones((2, 2))])}, r"holds 'data', of which bags and labels cannot be told"),
-        ({"data": cells([np.ones((2, 2)), [[1, 2]]], (1, 2))}, r"holds 2 numbers where one should be"),
-        ({"pos": np.ones(3), "neg": cells([np.ones((2, 2))])}, r"holds no vector of cells where bags should be"),
+        ({"features": np.ones((3, 2)), "labels": [1, 0, 0]}, ("file-wrong-content", "'features', 'labels'")),
+        ({"notes": np.ones(3)}, ("file-wrong-content", "'notes'", "bag_ids")),
+        ({"features": np.ones((3, 2)), "labels": [1, 0, 0], "bag_ids": [1, 2]}, ("file-wrong-content", "3", "2")),
+        ({"features": np.ones((3, 2)), "labels": [1, 0], "bag_ids": [1, 2, 3]}, ("file-wrong-content", "3")),
+        ({"features": np.ones((3, 2)), "labels": [1, np.nan], "bag_ids": [1, 1, 3]}, ("file-wrong-content",)),
+        ({"features": np.ones((3, 2)), "labels": [1, 0.5], "bag_ids": [1, 1, 3]}, ("labels-no-classes", "0.5")),
+        ({"features": np.ones((3, 2)), "labels": "abc", "bag_ids": [1, 1, 3]}, ("file-wrong-content",)),
+        ({"features": np.array(["ab", "cd"]), "labels": [1, 0], "bag_ids": [1, 2]}, ("file-wrong-content", "U2")),
+        ({"features": np.ones((2, 2)) * 1j, "labels": [1, 0], "bag_ids": [1, 2]}, ("file-wrong-content", "complex128")),
+        ({"features": np.ones((2, 2, 2)), "labels": [1, 0], "bag_ids": [1, 2]}, ("file-wrong-content", "float64", "2")),
+        ({"bags": cells([np.ones((2, 2)), np.ones((2, 3))]), "labels": [1, 0]}, ("features-disagree", "2", "3")),
+        ({"bags": cells([np.ones((2, 2)), np.ones((2, 2))]), "labels": [1]}, ("file-wrong-content", "2", "1")),
+        ({"bags": cells([np.ones((2, 2)), "text"]), "labels": [1, 0]}, ("file-wrong-content", "U4", "1")),
+        ({"bags": cells([np.zeros((0, 2))]), "labels": [1]}, ("features-disagree", "no")),
+        ({"data": cells([np.ones((2, 2)), np.ones((2, 2))])}, ("file-wrong-content", "'data'")),
+        ({"data": cells([np.ones((2, 2)), [[1, 2]]], (1, 2))}, ("file-wrong-content", "2")),
+        ({"pos": np.ones(3), "neg": cells([np.ones((2, 2))])}, ("file-wrong-content",)),
     ],
 )  # fmt: skip
-def test_mat_that_is_not_what_it_should_be(tmp_path, values, message):
+def test_mat_that_is_not_what_it_should_be(tmp_path, values, refusal):
     savemat(tmp_path / "a.mat", values)
-    with pytest.raises(MilbenchError, match=rf"a\.mat {message}"):
+    with refused(*refusal, "a.mat"):
         detect_format(tmp_path / "a.mat")
 
 
 def test_features_that_are_nan_are_told(tmp_path):
     bags = digits()
     bags.x[3][1, 7] = np.nan
-    with pytest.raises(MilbenchError, match=r"a\.mat: row 1 of slide 'NON-.*' has a NaN or infinite feature"):
+    with refused("features-not-finite", "a.mat", "1"):
         build_cache(write_mat(tmp_path / "a.mat", bags, "prtools"), tmp_path / "cache")
 
 
 def test_version_7_3_says_how_to_save_it(tmp_path):
     import h5py
 
-    message = r"a\.mat is of MATLAB's version 7\.3, which is HDF5; save it again in MATLAB with save\(\.\.\., '-v7'\)"
     for block in (0, 512):
         with h5py.File(tmp_path / "a.mat", "w", userblock_size=block) as file:
             file["features"] = np.ones((2, 3))
@@ -479,7 +476,7 @@ def test_version_7_3_says_how_to_save_it(tmp_path):
             raw = bytearray((tmp_path / "a.mat").read_bytes())
             raw[:128] = b"MATLAB 7.3 MAT-file".ljust(124) + b"\0\2IM"
             (tmp_path / "a.mat").write_bytes(raw)
-        with pytest.raises(MilbenchError, match=message):
+        with refused("file-unsupported", "a.mat", "7.3", "'-v7'"):
             detect_format(tmp_path / "a.mat")
 
 
@@ -515,30 +512,30 @@ def nested(depth: int) -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("variable", "message"),
+    ("variable", "refusal"),
     [
-        (nested(40), r"nests cells deeper than 16 levels, as bags do not"),
-        (array(17, (1, 1), element(1, b"x"), name=b"x"), r"holds objects of a class or functions, which only MATLAB"),
-        (array(16, (1, 1), name=b"f"), r"holds objects of a class or functions"),
-        (array(1, (1, 1), array(17, (1, 1)), name=b"bags"), r"holds objects of a class or functions"),
-        (array(1, (30000, 30000), name=b"bags"), r"is damaged \(an array of shape \(30000, 30000\)"),
-        (array(6, (2**31 - 1, 2), element(9, bytes(16)), name=b"features"), r"is damaged \(an array of shape"),
-        (array(6, (-1, 2), element(9, bytes(16)), name=b"features"), r"is damaged \(an array of shape \(-1, 2\)"),
-        (struct.pack("<II", 14, 10**6) + bytes(64), r"is damaged \(an element of 1,000,000 bytes where 64 are left\)"),
-        (element(9, bytes(8)), r"is damaged \(a variable of type 9\)"),
-        (struct.pack("<II", 15, 9) + b"no stream", r"is damaged \(Error -3 while decompressing"),
-        (b"\x0e", r"is damaged"),
+        (nested(40), ("file-unsupported", "16")),
+        (array(17, (1, 1), element(1, b"x"), name=b"x"), ("file-unsupported",)),
+        (array(16, (1, 1), name=b"f"), ("file-unsupported",)),
+        (array(1, (1, 1), array(17, (1, 1)), name=b"bags"), ("file-unsupported",)),
+        (array(1, (30000, 30000), name=b"bags"), ("file-damaged", "30000")),
+        (array(6, (2**31 - 1, 2), element(9, bytes(16)), name=b"features"), ("file-damaged",)),
+        (array(6, (-1, 2), element(9, bytes(16)), name=b"features"), ("file-damaged", "2")),
+        (struct.pack("<II", 14, 10**6) + bytes(64), ("file-damaged", "1,000,000", "64")),
+        (element(9, bytes(8)), ("file-damaged", "9")),
+        (struct.pack("<II", 15, 9) + b"no stream", ("file-damaged",)),
+        (b"\x0e", ("file-damaged",)),
     ],
 )  # fmt: skip
-def test_hostile_mat_files(tmp_path, variable, message):
-    with pytest.raises(MilbenchError, match=rf"a\.mat {message}"):
+def test_hostile_mat_files(tmp_path, variable, refusal):
+    with refused(*refusal, "a.mat"):
         detect_format(mat_file(tmp_path / "a.mat", variable))
 
 
 def test_a_mat_file_that_unfolds_to_far_more_than_it_holds(tmp_path):
     raw = zlib.compress(array(6, (1, 10_000_000), element(9, bytes(80_000_000)), name=b"features"))
     path = mat_file(tmp_path / "a.mat", struct.pack("<II", 15, len(raw)) + raw)
-    with pytest.raises(MilbenchError, match=r"a\.mat would unfold from [\d,]+ to [\d,]+ bytes, as features do not"):
+    with refused("file-too-large", "a.mat"):
         detect_format(path)
 
 
@@ -550,11 +547,11 @@ def test_sparse_matrices_are_not_believed(tmp_path):
     indices = struct.pack("<3i", 2, 1, 0)
     assert raw.count(indices) == 1
     (tmp_path / "a.mat").write_bytes(raw.replace(indices, struct.pack("<3i", 2**30, 1, 0)))
-    with pytest.raises(MilbenchError, match=r"a\.mat is damaged"):
+    with refused("file-damaged", "a.mat"):
         detect_format(tmp_path / "a.mat")
     huge = scipy.sparse.csc_matrix(([1.0], ([0], [0])), shape=(2**30, 3))
     savemat(tmp_path / "a.mat", {"features": huge, **y})
-    with pytest.raises(MilbenchError, match=r"a\.mat would unfold from [\d,]+ to [\d,]+ bytes"):
+    with refused("file-too-large", "a.mat"):
         detect_format(tmp_path / "a.mat")
 
 

@@ -19,6 +19,7 @@ from hypothesis.extra import numpy as hnp
 from pyarrow import parquet
 from support.features import Slide, digit_slides
 from support.foreign import read_source, same_bits, source_table
+from support.refusal import refused
 
 from milbench import FeatureCache, MilbenchError
 from milbench.data.cache.build import build_cache
@@ -242,11 +243,7 @@ def test_csv_of_scattered_slides_says_what_to_do(tmp_path):
     first = table["slide_id"] == SLIDES[0].name
     n = int(first.sum())
     pd.concat([table[first][1:], table[~first], table[first][:1]]).to_csv(tmp_path / "a.csv", index=False)
-    with pytest.raises(
-        MilbenchError,
-        match=rf"a\.csv has rows of slide '.*' in two places, rows 1 to {n - 1} and from row {len(table)} on; "
-        rf"sort it by slide, or convert it to Parquet\.",
-    ):
+    with refused("table-scattered-rows", "a.csv", "1", n - 1, len(table)):
         read_source(tmp_path / "a.csv")
 
 
@@ -338,8 +335,7 @@ def test_a_column_that_is_the_label_is_refused(tmp_path, end, code):
     table["f64"] = code(table["label"]).astype(float)
     path = tmp_path / f"a.{end}"
     table.to_parquet(path) if end == "parquet" else table.to_csv(path, index=False)
-    message = r"column 'f64' of the 65 features in .* is the bag label itself \(as in the 167-column copies of MUSK1\)"
-    with pytest.raises(MilbenchError, match=message):
+    with refused("features-hold-label", "'f64'", "65"):
         build_cache(path, tmp_path / "cache")
     assert not (tmp_path / "cache").exists()
     table.loc[3, "f64"] = 0.5
@@ -353,29 +349,29 @@ def _cells(path: Path, rows: str, header: str = "slide_id,x,y,f0,f1") -> Path:
 
 
 @pytest.mark.parametrize(
-    ("rows", "message"),
+    ("rows", "refusal"),
     [
-        ("a,1,1,0.5,0.5\na,1,2,0.5,oops\n", r"has 'oops' in column 'f1' of row 2, which is no number"),
-        ("a,1,1,0.5,0.5\na,1,2,,0.5\n", r"has no number in column 'f0' of row 2; fill it in or remove the row"),
-        ("a,1,1,0.5,0.5\nb,1,2,nan,0.5\n", r"has nan in column 'f0' of row 2"),
-        ("a,1,1,0.5,0.5\nb,1,2,-inf,0.5\n", r"has -inf in column 'f0' of row 2"),
-        ("a,1,1,0.5,0.5\nb,1,2,NA,0.5\n", r"has 'NA' in column 'f0' of row 2"),
-        ("a,1,1,0.5,0.5\nb,1,,0.5,0.5\n", r"has no number in column 'y' of row 2"),
-        ("a,1,1,0.5,0.5\nb,1,nan,0.5,0.5\n", r"slide 'b' has a NaN or infinite coordinate"),
-        ("a,1,1,0.5,0.5\n,1,1,0.5,0.5\n", r"has no slide_id in row 2; fill it in or remove the row"),
-        ("a,1,1,0.5,0.5\n  ,1,1,0.5,0.5\n", r"has no slide_id in row 2"),
-        ("a,1,1,0.5,0.5\nb,1,1,0.5\n", r"has 4 cells in row 2 but 5 columns"),
-        ("a,1,1,0.5,0.5\nb,1,1,0.5,0.5,0.5\n", r"has 6 cells in row 2 but 5 columns"),
-        ('a,1,1,0.5,0.5\n"b,1,1,0.5,0.5\n', r"has 1 cell in row 2 but 5 columns; look for a delimiter or a quotation"),
-        ("a,1,1,0.5,0.5\nb,1,1,1_000,0.5\n", r"has '1_000' in column 'f0' of row 2"),
-        ("a,1,1,0.5,0.5\nb,1,1,\x01,0.5\n", r"has '\\x01' in column 'f0' of row 2"),
-        ("a,1,1,0.5,1e39\n", r"slide 'a' has a feature of size 1e\+39, too large for float32"),
-        ("", r"has no rows below its header"),
+        ("a,1,1,0.5,0.5\na,1,2,0.5,oops\n", ("table-not-a-number", "'oops'", "'f1'", "2")),
+        ("a,1,1,0.5,0.5\na,1,2,,0.5\n", ("table-empty-cell", "'f0'", "2")),
+        ("a,1,1,0.5,0.5\nb,1,2,nan,0.5\n", ("features-not-finite", "nan", "'f0'", "2")),
+        ("a,1,1,0.5,0.5\nb,1,2,-inf,0.5\n", ("features-not-finite", "-inf", "'f0'", "2")),
+        ("a,1,1,0.5,0.5\nb,1,2,NA,0.5\n", ("table-not-a-number", "'NA'", "'f0'", "2")),
+        ("a,1,1,0.5,0.5\nb,1,,0.5,0.5\n", ("table-empty-cell", "'y'", "2")),
+        ("a,1,1,0.5,0.5\nb,1,nan,0.5,0.5\n", ("coords-bad", "'b'")),
+        ("a,1,1,0.5,0.5\n,1,1,0.5,0.5\n", ("table-empty-cell", "slide_id", "2")),
+        ("a,1,1,0.5,0.5\n  ,1,1,0.5,0.5\n", ("table-empty-cell", "slide_id", "2")),
+        ("a,1,1,0.5,0.5\nb,1,1,0.5\n", ("table-bad-line", "4", "2", "5")),
+        ("a,1,1,0.5,0.5\nb,1,1,0.5,0.5,0.5\n", ("table-bad-line", "6", "2", "5")),
+        ('a,1,1,0.5,0.5\n"b,1,1,0.5,0.5\n', ("table-bad-line", "1", "2", "5")),
+        ("a,1,1,0.5,0.5\nb,1,1,1_000,0.5\n", ("table-not-a-number", "'1_000'", "'f0'", "2")),
+        ("a,1,1,0.5,0.5\nb,1,1,\x01,0.5\n", ("table-not-a-number", "'\\x01'", "'f0'", "2")),
+        ("a,1,1,0.5,1e39\n", ("features-not-finite", "'a'", "1e", "39", "float32")),
+        ("", ("table-empty",)),
     ],
 )
-def test_cells_that_are_not_what_they_should_be(tmp_path, rows, message):
+def test_cells_that_are_not_what_they_should_be(tmp_path, rows, refusal):
     path = _cells(tmp_path / "a.csv", rows)
-    with pytest.raises(MilbenchError, match=rf"a\.csv.* {message}"):
+    with refused(*refusal, "a.csv"):
         build_cache(path, tmp_path / "cache", dtype="float32")
     assert not (tmp_path / "cache").exists()
 
@@ -385,30 +381,30 @@ def test_a_bad_cell_far_down_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(_csv_table, "_HEAD", 1000)
     lines = [f"s{i // 10:03d},{i},0,0.25,0.5" for i in range(1000)]
     lines[876] = "s087,876,0,0.25,0.5 mm"
-    with pytest.raises(MilbenchError, match=r"has '0\.5 mm' in column 'f1' of row 877"):
+    with refused("table-not-a-number", "'0.5 mm'", "'f1'", "877"):
         read_source(_cells(tmp_path / "a.csv", "\n".join(lines)))
     lines[876] = "s087,876,0,0.25"
-    with pytest.raises(MilbenchError, match=r"has 4 cells in row 877 but 5 columns"):
+    with refused("table-bad-line", "4", "877", "5"):
         read_source(_cells(tmp_path / "a.csv", "\n".join(lines)))
 
 
 @pytest.mark.parametrize(
-    ("raw", "message"),
+    ("raw", "refusal"),
     [
-        (b"", r"is empty; its first line must name the columns"),
-        (b"\n\n ;;\n", r"is empty"),
-        ("slide,größe,f1\na,1,2\n".encode("latin-1"), r"is not UTF-8 text \(line 1\); save it as UTF-8"),
-        ("slide,f0\nä,1\n".encode("latin-1"), r"is not UTF-8 text \(line 2\)"),
-        (b"slide,f0\na,\0\n", r"holds null bytes, so it is no text"),
-        (b"slide,f0,f0\na,1,2\n", r"has two columns named 'f0'; keep one"),
-        (b"slide,f0\n", r"has no rows below its header"),
-        (b'slide,f0\n"a,1\n', r"has no rows below its header"),
-        (b"slide,f0\na\n", r"has no rows below its header that are as long"),
+        (b"", ("table-empty",)),
+        (b"\n\n ;;\n", ("table-empty",)),
+        ("slide,größe,f1\na,1,2\n".encode("latin-1"), ("table-not-utf8", "1")),
+        ("slide,f0\nä,1\n".encode("latin-1"), ("table-not-utf8", "2")),
+        (b"slide,f0\na,\0\n", ("table-not-utf8",)),
+        (b"slide,f0,f0\na,1,2\n", ("table-duplicate-column", "'f0'")),
+        (b"slide,f0\n", ("table-empty",)),
+        (b'slide,f0\n"a,1\n', ("table-empty",)),
+        (b"slide,f0\na\n", ("table-empty",)),
     ],
 )
-def test_texts_that_are_no_tables(tmp_path, raw, message):
+def test_texts_that_are_no_tables(tmp_path, raw, refusal):
     (tmp_path / "a.csv").write_bytes(raw)
-    with pytest.raises(MilbenchError, match=rf"a\.csv {message}"):
+    with refused(*refusal, "a.csv"):
         detect_format(tmp_path / "a.csv")
 
 
@@ -416,9 +412,7 @@ def test_other_letters_than_utf_8_far_down_are_named(tmp_path, monkeypatch):
     monkeypatch.setattr(_csv_table, "_HEAD", 100)
     rows = [f"s{i:02d},{i}.5" for i in range(50)] + ["Größe,1.5"]
     (tmp_path / "a.csv").write_bytes(("slide,f0\n" + "\n".join(rows)).encode("latin-1"))
-    with pytest.raises(
-        MilbenchError, match=r"is not UTF-8 text in column 'slide' of row 51 \('Größe' if it is Windows-1252\)"
-    ):
+    with refused("table-not-utf8", "'slide'", "51", "'Größe'"):
         read_source(tmp_path / "a.csv")
 
 
@@ -438,32 +432,32 @@ def _write(path: Path, **columns: object) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("columns", "message"),
+    ("columns", "refusal"),
     [
-        ({"slide": ["a", "b"], "f0": [1.0, None]}, r"has no number in column 'f0' of row 2"),
-        ({"slide": ["a", "b"], "f0": [1.0, np.nan]}, r"has nan in column 'f0' of row 2"),
-        ({"slide": ["a", "b"], "f0": [1, None]}, r"has no number in column 'f0' of row 2"),
-        ({"slide": ["a", None], "f0": [1.0, 2.0]}, r"has no slide in row 2"),
-        ({"slide": [1.5, 2.0], "f0": [1.0, 2.0]}, r"has column 'slide' of double; make it text"),
-        ({"slide": [["a"], ["b"]], "f0": [1.0, 2.0]}, r"has column 'slide' of list<element: string>; make it text"),
-        ({"slide": pa.array([1, 2], pa.timestamp("ms")), "f0": [1.0, 2.0]}, r"has column 'slide' of timestamp\[ms"),
-        ({"slide": pa.array([b"\xff", b"a"]), "f0": [1.0, 2.0]}, r"has column 'slide' of binary; make it text"),
-        ({"slide": ["a", "b"], "features": [[1.0, 2.0], [1.0]]}, r"has 1 number in column .features. of row 2, and 2"),
-        ({"slide": ["a", "b"], "features": [[1.0], None]}, r"has no number in column 'features' of row 2"),
-        ({"slide": ["a", "b"], "features": [[1.0, 1.0], [1.0, None]]}, r"has no number in column 'features' of row 2"),
-        ({"slide": ["a", "b"], "features": [[1.0, 1.0], [1.0, np.inf]]}, r"has inf in column 'features' of row 2"),
-        ({"slide": ["a", "b"], "feats": [[1.0], [2.0]], "coords": [[1, 2], [1]]}, r"has 1 number in column 'coords'"),
-        ({"slide": ["a", "b"], "features": [["x"], ["y"]]}, r"is of no format"),
-        ({"slide": ["a", "b"], "f0": ["1.0", "x"]}, r"is of no format"),
-        ({"slide": pa.array([], pa.string()), "f0": pa.array([], pa.float32())}, r"holds no rows"),
-        ({"slide": ["a", "a"], "label": [0, 1], "f0": [1.0, 2.0]}, r"gives slide 'a' the label '1' in row 2, and '0'"),
-        ({"slide": ["a", "a"], "patient": ["p", "q"], "f0": [1.0, 2.0]}, r"gives slide 'a' the patient 'q' in row 2"),
-        ({"slide": pa.array([1.0, 1e300]), "f0": [1.0, 2.0]}, r"has column 'slide' of double"),
+        ({"slide": ["a", "b"], "f0": [1.0, None]}, ("table-empty-cell", "'f0'", "2")),
+        ({"slide": ["a", "b"], "f0": [1.0, np.nan]}, ("features-not-finite", "nan", "'f0'", "2")),
+        ({"slide": ["a", "b"], "f0": [1, None]}, ("table-empty-cell", "'f0'", "2")),
+        ({"slide": ["a", None], "f0": [1.0, 2.0]}, ("table-empty-cell", "slide", "2")),
+        ({"slide": [1.5, 2.0], "f0": [1.0, 2.0]}, ("features-bad-array", "'slide'", "double")),
+        ({"slide": [["a"], ["b"]], "f0": [1.0, 2.0]}, ("features-bad-array", "'slide'")),
+        ({"slide": pa.array([1, 2], pa.timestamp("ms")), "f0": [1.0, 2.0]}, ("features-bad-array", "'slide'")),
+        ({"slide": pa.array([b"\xff", b"a"]), "f0": [1.0, 2.0]}, ("features-bad-array", "'slide'", "binary")),
+        ({"slide": ["a", "b"], "features": [[1.0, 2.0], [1.0]]}, ("features-bad-array", "1", "2")),
+        ({"slide": ["a", "b"], "features": [[1.0], None]}, ("table-empty-cell", "'features'", "2")),
+        ({"slide": ["a", "b"], "features": [[1.0, 1.0], [1.0, None]]}, ("table-empty-cell", "'features'", "2")),
+        ({"slide": ["a", "b"], "features": [[1.0, 1.0], [1.0, np.inf]]}, ("features-not-finite", "inf", "'features'")),
+        ({"slide": ["a", "b"], "feats": [[1.0], [2.0]], "coords": [[1, 2], [1]]}, ("features-bad-array", "1")),
+        ({"slide": ["a", "b"], "features": [["x"], ["y"]]}, ("format-mismatch",)),
+        ({"slide": ["a", "b"], "f0": ["1.0", "x"]}, ("format-mismatch",)),
+        ({"slide": pa.array([], pa.string()), "f0": pa.array([], pa.float32())}, ("table-empty",)),
+        ({"slide": ["a", "a"], "label": [0, 1], "f0": [1.0, 2.0]}, ("labels-conflicting-rows", "'a'", "label", "'1'")),
+        ({"slide": ["a", "a"], "patient": ["p", "q"], "f0": [1.0, 2.0]}, ("labels-conflicting-rows", "'a'", "patient")),
+        ({"slide": pa.array([1.0, 1e300]), "f0": [1.0, 2.0]}, ("features-bad-array", "'slide'", "double")),
     ],
 )  # fmt: skip
-def test_parquet_that_is_not_what_it_should_be(tmp_path, columns: Mapping[str, object], message):
+def test_parquet_that_is_not_what_it_should_be(tmp_path, columns: Mapping[str, object], refusal):
     path = _write(tmp_path / "a.parquet", **columns)
-    with pytest.raises(MilbenchError, match=rf"a\.parquet {message}"):
+    with refused(*refusal, "a.parquet"):
         build_cache(path, tmp_path / "cache", dtype="float32")
     assert not (tmp_path / "cache").exists()
 
@@ -471,7 +465,7 @@ def test_parquet_that_is_not_what_it_should_be(tmp_path, columns: Mapping[str, o
 def test_parquet_with_two_columns_of_one_name(tmp_path):
     made = pa.Table.from_arrays([pa.array(["a"]), pa.array([1.0]), pa.array([2.0])], names=["slide", "f0", "f0"])
     parquet.write_table(made, tmp_path / "a.parquet")
-    with pytest.raises(MilbenchError, match=r"a\.parquet has two columns named 'f0'; keep one"):
+    with refused("table-duplicate-column", "a.parquet", "'f0'"):
         detect_format(tmp_path / "a.parquet")
 
 
@@ -479,7 +473,7 @@ def test_a_table_that_unfolds_to_far_more_than_it_holds(tmp_path):
     rows = 2_000_000
     columns = {f"f{j}": pa.array(np.zeros(rows, np.float32)) for j in range(20)}
     path = _write(tmp_path / "a.parquet", slide=pa.array(["a"] * rows).dictionary_encode(), **columns)
-    with pytest.raises(MilbenchError, match=r"a\.parquet would unfold from [\d,]+ to 160,000,000 bytes"):
+    with refused("file-too-large", "a.parquet", "160,000,000"):
         read_source(path)
 
 
@@ -487,7 +481,7 @@ def test_parts_that_differ_are_refused(tmp_path):
     _write(tmp_path / "1.parquet", slide=["a"], f0=[1.0], f1=[1.0])
     for wrong in ({"f0": [1.0]}, {"f1": [1.0], "f0": [1.0]}, {"f0": ["x"], "f1": [1.0]}):
         _write(tmp_path / "2.parquet", slide=["b"], **wrong)
-        with pytest.raises(MilbenchError, match=r"2\.parquet has other columns than .*1\.parquet"):
+        with refused("features-disagree", "2.parquet", "1.parquet"):
             read_source(tmp_path)
     _write(tmp_path / "2.parquet", slide=["b"], f0=[1.0], f1=[2.0], note=["left out"])
     assert read_source(tmp_path)["b"].features.tolist() == [[1.0, 2.0]]
@@ -582,5 +576,5 @@ def test_slides_of_which_a_spreadsheet_has_lost_digits_are_not_joined(tmp_path, 
     table["label"] = "a"
     table[column] = table[column].map(names)
     table.to_csv(tmp_path / "patches.csv", index=False)
-    with pytest.raises(MilbenchError):
+    with refused("table-lost-digits"):
         read_source(tmp_path / "patches.csv")

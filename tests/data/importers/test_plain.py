@@ -23,6 +23,7 @@ from safetensors.numpy import save_file as save_numpy
 from safetensors.torch import save_file as save_torch
 from support.features import Slide, digit_slides
 from support.foreign import Bomb, read_source, same_bits, write_slideflow, write_torchmil
+from support.refusal import refused
 
 from milbench import FeatureCache, MilbenchError
 from milbench.data.cache.build import build_cache
@@ -233,27 +234,27 @@ def _of(end: str, arrays: dict[str, np.ndarray], path: Path) -> None:
 
 @pytest.mark.parametrize("end", [".npz", ".pt", ".safetensors"])
 @pytest.mark.parametrize(
-    ("arrays", "message"),
+    ("arrays", "refusal"),
     [
-        ({"a": X, "b": X}, r"holds 'a', 'b'; name the features 'features'"),
-        ({"coords": XY}, r"holds 'coords'; name the features"),
-        ({"features": X, "coords": XY[:3]}, r"has 4 rows but 3 coordinates"),
-        ({"features": X, "coords": np.zeros((4, 3))}, r"coordinates of slide 'z' must have shape \(4, 2\)"),
-        ({"features": X.astype(int)}, r"must be floating point, got dtype (torch\.)?int64; convert it first"),
-        ({"features": X, "coords": XY.astype(bool)}, r"must be numbers, got dtype (torch\.)?bool"),
-        ({"features": X[0]}, r"features of slide 'z' must have shape \(rows, dim\), got \(3,\)"),
-        ({"features": np.stack([X, X])}, r"features of slide 'z' must have shape \(rows, dim\), got \(2, 4, 3\)"),
-        ({"features": X * np.nan}, r"row 0 of slide 'z' has a NaN"),
-        ({"features": X[:, :2].copy()}, r"slide 'z' has 2-d features but the slides before it have 3-d"),
-        ({"features": X.astype(np.complex64)}, r"must be floating point, got dtype (torch\.)?complex64"),
+        ({"a": X, "b": X}, ("features-missing", "'a', 'b'", "'features'")),
+        ({"coords": XY}, ("features-missing", "'coords'")),
+        ({"features": X, "coords": XY[:3]}, ("coords-bad", "4", "3")),
+        ({"features": X, "coords": np.zeros((4, 3))}, ("coords-bad", "'z'", "(4, 2)")),
+        ({"features": X.astype(int)}, ("features-bad-array", "int64")),
+        ({"features": X, "coords": XY.astype(bool)}, ("features-bad-array", "bool")),
+        ({"features": X[0]}, ("features-bad-array", "'z'", "(3,)")),
+        ({"features": np.stack([X, X])}, ("features-bad-array", "'z'", "(2, 4, 3)")),
+        ({"features": X * np.nan}, ("features-not-finite", "'z'", "0")),
+        ({"features": X[:, :2].copy()}, ("features-disagree", "'z'", "2-d", "3-d")),
+        ({"features": X.astype(np.complex64)}, ("features-bad-array", "complex64")),
     ],
 )
-def test_files_that_are_not_what_they_should_be(tmp_path, end, arrays, message):
+def test_files_that_are_not_what_they_should_be(tmp_path, end, arrays, refusal):
     _of(end, {"features": X}, tmp_path / f"a{end}")
     _of(end, arrays, tmp_path / f"z{end}")
-    with pytest.raises(MilbenchError, match=message) as told:
+    with refused(*refusal) as caught:
         build_cache(tmp_path, tmp_path / "cache")
-    assert f"z{end}" in str(told.value) or "2-d features" in message
+    assert f"z{end}" in str(caught.value) or refusal[0] == "features-disagree"
     assert not (tmp_path / "cache").exists()
 
 
@@ -268,26 +269,26 @@ def test_slides_without_patches_are_left_out_by_name(tmp_path, end):
 
 
 @pytest.mark.parametrize(
-    ("columns", "message"),
+    ("columns", "refusal"),
     [
-        ({"f0": [1.0, None]}, r"has no number in column 'f0' of row 2"),
-        ({"f0": [1.0, np.inf]}, r"has inf in column 'f0' of row 2"),
-        ({"f0": ["1", "2"]}, r"has no columns of features, only 'f0'"),
-        ({"slide_id": ["a", "a"], "f0": [1.0, 2.0]}, r"has a column of slides, 'slide_id', as a long table"),
-        ({"f0": [1.0, 2.0], "x": [1, 2], "y": [1, None]}, r"has no number in column 'y' of row 2"),
-        ({"f0": [1.0], "f1": [1.0], "x": [1.0], "y": [np.inf]}, r"slide 'z' has a NaN or infinite coordinate"),
+        ({"f0": [1.0, None]}, ("table-empty-cell", "'f0'", "2")),
+        ({"f0": [1.0, np.inf]}, ("features-not-finite", "inf", "'f0'", "2")),
+        ({"f0": ["1", "2"]}, ("features-missing", "'f0'")),
+        ({"slide_id": ["a", "a"], "f0": [1.0, 2.0]}, ("file-wrong-content", "'slide_id'")),
+        ({"f0": [1.0, 2.0], "x": [1, 2], "y": [1, None]}, ("table-empty-cell", "'y'", "2")),
+        ({"f0": [1.0], "f1": [1.0], "x": [1.0], "y": [np.inf]}, ("coords-bad", "'z'")),
     ],
 )
-def test_parquet_that_is_not_what_it_should_be(tmp_path, columns, message):
+def test_parquet_that_is_not_what_it_should_be(tmp_path, columns, refusal):
     pd.DataFrame({"f0": [1.0], "f1": [1.0], "x": [1.0], "y": [1.0]}).to_parquet(tmp_path / "a.parquet")
     pd.DataFrame(columns).to_parquet(tmp_path / "z.parquet")
-    with pytest.raises(MilbenchError, match=rf"z\.parquet.* {message}"):
+    with refused(*refusal, "z.parquet"):
         build_cache(tmp_path, tmp_path / "cache")
 
 
 def test_packed_bags_are_no_slide(tmp_path):
     np.savez(tmp_path / "a.npz", features=X, bag_offsets=np.array([0, 4]), bag_label=np.array([1]))
-    with pytest.raises(MilbenchError, match=r"a\.npz holds packed bags, not one slide; give that file itself"):
+    with refused("file-wrong-content", "a.npz"):
         read_source(tmp_path)
 
 
@@ -297,31 +298,29 @@ def test_pickles_are_not_run(tmp_path):
     torch.save({"features": torch.ones(2, 3)}, tmp_path / "a.pt")
     for i, value in enumerate([{"features": Bomb(mark)}, {"features": torch.ones(2), "x": Bomb(mark)}, evil]):
         torch.save(value, tmp_path / "z.pt")
-        with pytest.raises(
-            MilbenchError, match=r"z\.pt does not load as a plain tensor: it holds other Python objects"
-        ):
+        with refused("file-unsafe", "z.pt"):
             read_source(tmp_path)
         (tmp_path / "z.pt").write_bytes(pickle.dumps(value))
-        with pytest.raises(MilbenchError, match=r"z\.pt does not load as a plain tensor"):
+        with refused("file-unsafe", "z.pt"):
             read_source(tmp_path)
         (tmp_path / "np").mkdir(exist_ok=True)
         np.save(tmp_path / "np" / f"{i}.npy", np.array([value], dtype=object), allow_pickle=True)
-        with pytest.raises(MilbenchError, match=r"\.npy holds Python objects, which milbench does not load"):
+        with refused("file-unsafe", ".npy"):
             read_source(tmp_path / "np")
     np.savez(tmp_path / "b.npz", features=evil)
     (tmp_path / "z.pt").unlink()
     (tmp_path / "a.pt").unlink()
-    with pytest.raises(MilbenchError, match=r"'features' of .*b\.npz holds Python objects"):
+    with refused("file-unsafe", "'features'", "b.npz"):
         read_source(tmp_path)
     assert not mark.exists()
 
 
 def test_a_state_dict_is_no_slide(tmp_path):
     torch.save(torch.nn.Linear(3, 2).state_dict(), tmp_path / "model.pt")
-    with pytest.raises(MilbenchError, match=r"model\.pt holds 'weight', 'bias'; name the features 'features'"):
+    with refused("features-missing", "model.pt", "'weight', 'bias'", "'features'"):
         read_source(tmp_path)
     torch.save({"epoch": 3}, tmp_path / "model.pt")
-    with pytest.raises(MilbenchError, match=r"model\.pt holds a dict without tensors"):
+    with refused("file-wrong-content", "model.pt", "dict"):
         read_source(tmp_path)
 
 
@@ -333,7 +332,7 @@ def test_safetensors_headers_are_not_believed(tmp_path):
     for raw in (written([10**9, 10**6], 48), written([5, 3], 60), written([4, 3], 10**12), struct.pack("<Q", 2**62),
                 written([4, 3], 48)[:-1], b"", b"PK"):  # fmt: skip
         (tmp_path / "a.safetensors").write_bytes(raw)
-        with pytest.raises(MilbenchError, match=r"a\.safetensors is no readable \.safetensors file"):
+        with refused("file-damaged", "a.safetensors"):
             read_source(tmp_path)
     (tmp_path / "a.safetensors").write_bytes(written([4, 3], 48))
     assert np.array_equal(read_source(tmp_path)["a"].features, X)
@@ -344,14 +343,14 @@ def test_types_that_caches_cannot_hold_are_refused(tmp_path):
         folder = tmp_path / end[1:]
         folder.mkdir()
         save({"features": torch.ones(4, 3).to(torch.float8_e4m3fn)}, folder / f"a{end}")
-        with pytest.raises(MilbenchError, match=r"'features' must be floating point, got dtype torch\.float8_e4m3fn"):
+        with refused("features-bad-array", "'features'", "torch.float8_e4m3fn"):
             read_source(folder)
 
 
 def test_an_archive_that_unfolds_to_far_more_than_it_holds(tmp_path):
     with zipfile.ZipFile(tmp_path / "a.npz", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("features.npy", bytes(100 << 20))
-    with pytest.raises(MilbenchError, match=r"a\.npz would unfold from [\d,]+ to 104,857,600 bytes"):
+    with refused("file-too-large", "a.npz", "104,857,600"):
         read_source(tmp_path)
 
 
@@ -396,9 +395,9 @@ def test_harmed_files_give_numbers_or_a_sentence(tmp_path, kind, how):
 def test_what_is_no_file_is_told(tmp_path, end):
     write(tmp_path, [Slide("a", "", "", X, XY)], end[1:])
     (tmp_path / f"b{end}").symlink_to(tmp_path / f"b{end}")
-    with pytest.raises(MilbenchError, match=rf"b\{end} is a link that leads nowhere"):
+    with refused("file-missing", end):
         read_source(tmp_path)
     (tmp_path / f"b{end}").unlink()
     os.mkfifo(tmp_path / f"b{end}")
-    with pytest.raises(MilbenchError, match=rf"b\{end} is not a file"):
+    with refused("path-wrong-kind", end):
         read_source(tmp_path)

@@ -14,6 +14,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.foreign import Bomb
+from support.refusal import refused
 
 from milbench import MilbenchError
 from milbench.data.importers._read import (
@@ -71,25 +72,25 @@ def test_plain_arrays(tmp_path, array):
 
 
 @pytest.mark.parametrize(
-    ("raw", "message"),
+    ("raw", "refusal"),
     [
-        (_npy_of((10**12, 3)), r"declares shape \(1000000000000, 3\) of float32 but holds 48 bytes of values"),
-        (_npy_of((5, 3)), r"declares shape \(5, 3\) of float32 but holds 48 bytes"),
-        (_npy_of((-4, -3)), r"declares shape \(-4, -3\)"),
-        (_npy_of((2**62, 2**62)), "declares shape"),
-        (_npy_of((12,), "|O"), "holds Python objects, which milbench does not load"),
-        (_npy_of((12,), "<U1"), "must be numbers, got dtype <U1"),
-        (_npy_of((4, 3), version=(3, 0)), r"no readable \.npy file \(version \(3, 0\)\)"),
-        (_npy_of("__import__('os')"), r"no readable \.npy file"),
-        (_npy_of("(" * 500), r"no readable \.npy file"),
-        (_npy_of((4, 3))[:-1], "declares shape"),
-        (b"\x93NUMPY\x01\x00\xff\xff", r"no readable \.npy file"),
-        (b"PK\x03\x04", r"no readable \.npy file"),
+        (_npy_of((10**12, 3)), ("file-damaged", "(1000000000000, 3)", "float32", "48")),
+        (_npy_of((5, 3)), ("file-damaged", "(5, 3)", "float32", "48")),
+        (_npy_of((-4, -3)), ("file-damaged",)),
+        (_npy_of((2**62, 2**62)), ("file-damaged",)),
+        (_npy_of((12,), "|O"), ("file-unsafe",)),
+        (_npy_of((12,), "<U1"), ("features-bad-array", "numbers", "<U1")),
+        (_npy_of((4, 3), version=(3, 0)), ("file-damaged", "3", "0", ".npy")),
+        (_npy_of("__import__('os')"), ("file-damaged", ".npy")),
+        (_npy_of("(" * 500), ("file-damaged", ".npy")),
+        (_npy_of((4, 3))[:-1], ("file-damaged",)),
+        (b"\x93NUMPY\x01\x00\xff\xff", ("file-damaged", ".npy")),
+        (b"PK\x03\x04", ("file-damaged", ".npy")),
     ],
 )
-def test_npy_headers_are_not_believed(tmp_path, raw, message):
+def test_npy_headers_are_not_believed(tmp_path, raw, refusal):
     (tmp_path / "a.npy").write_bytes(raw)
-    with pytest.raises(MilbenchError, match=rf"a\.npy.* {message}"):
+    with refused(*refusal, "a.npy"):
         npy_array(tmp_path / "a.npy")
     with zipfile.ZipFile(tmp_path / "b.npz", "w") as archive:
         archive.writestr("x.npy", raw)
@@ -112,11 +113,9 @@ def _bomb(path: Path, name: str, size: int = 100 << 20) -> Path:
 
 
 def test_zip_bombs(tmp_path):
-    with pytest.raises(
-        MilbenchError, match=r"a\.npz would unfold from [\d,]+ to 104,857,600 bytes, as features do not"
-    ):
+    with refused("file-too-large", "a.npz", "104,857,600"):
         npz_arrays(_bomb(tmp_path / "a.npz", "x.npy"))
-    with pytest.raises(MilbenchError, match=r"a\.pt would unfold from [\d,]+ to 104,857,600 bytes, as features do not"):
+    with refused("file-too-large", "a.pt", "104,857,600"):
         torch_tensor(_bomb(tmp_path / "a.pt", "a/data/0"))
 
 
@@ -137,7 +136,7 @@ def test_what_packs_well_but_is_small_is_read(tmp_path):
 def test_tensors_that_store_less_than_they_declare(tmp_path):
     path = tmp_path / "a.pt"
     torch.save(torch.zeros(1).expand(10**9, 1000), path)
-    with pytest.raises(MilbenchError, match=r"a\.pt declares a tensor of shape \(1000000000, 1000\) but stores less"):
+    with refused("file-damaged", "a.pt", "(1000000000, 1000)"):
         torch_tensor(path)
     torch.save(torch.from_numpy(X), path)
     with zipfile.ZipFile(path) as archive:
@@ -148,7 +147,7 @@ def test_tensors_that_store_less_than_they_declare(tmp_path):
     with zipfile.ZipFile(path, "w") as archive:
         for name, raw in entries.items():
             archive.writestr(name, raw)
-    with pytest.raises(MilbenchError, match=r"a\.pt does not load as a plain tensor"):
+    with refused("file-damaged", "a.pt"):
         torch_tensor(path)
 
 
@@ -164,7 +163,7 @@ def test_tensors_that_store_less_than_they_declare(tmp_path):
 @pytest.mark.filterwarnings("ignore")
 def test_tensors_without_plain_values(tmp_path, make):
     torch.save(make(), tmp_path / "a.pt")
-    with pytest.raises(MilbenchError, match=r"a\.pt (holds a|does not load)"):
+    with refused("file-wrong-content", "a.pt"):
         torch_tensor(tmp_path / "a.pt")
 
 
@@ -174,9 +173,7 @@ def test_nothing_in_a_tensor_file_is_run(tmp_path, legacy):
     for value in (Bomb(mark), [torch.ones(2), Bomb(mark)], {"features": torch.ones(2), "x": Bomb(mark)}):
         torch.save(value, tmp_path / "a.pt", _use_new_zipfile_serialization=not legacy)
         for read in (torch_tensor, torch_tensors):
-            with pytest.raises(
-                MilbenchError, match=r"a\.pt does not load as a plain tensor: it holds other Python obj"
-            ):
+            with refused("file-unsafe", "a.pt"):
                 read(tmp_path / "a.pt")
     assert not mark.exists()
 
@@ -206,9 +203,7 @@ def _with_filter(path: Path, code: int) -> None:
 def test_filters_that_would_load_a_plug_in(tmp_path, code, monkeypatch):
     monkeypatch.setenv("HDF5_PLUGIN_PATH", str(tmp_path))
     _with_filter(tmp_path / "a.h5", code)
-    with pytest.raises(
-        MilbenchError, match=rf"a\.h5: 'x' is packed by the HDF5 filter {code} \(.*\), for which milbench"
-    ):
+    with refused("file-unsupported", "a.h5", "'x'", "HDF5", code):
         _h5(tmp_path / "a.h5")
 
 
@@ -217,14 +212,12 @@ def test_h5_bombs_and_rows_that_were_never_written(tmp_path):
         data = file.create_dataset("x", (40_000_000, 3), "f4", chunks=(1_000_000, 3), compression="gzip")
         for start in range(0, 40_000_000, 1_000_000):
             data.id.write_direct_chunk((start, 0), ZEROS)
-    with pytest.raises(
-        MilbenchError, match=r"bomb\.h5 would unfold from [\d,]+ to 480,000,000 bytes, as features do not"
-    ):
+    with refused("file-too-large", "bomb.h5", "480,000,000"):
         _h5(tmp_path / "bomb.h5")
     with h5py.File(tmp_path / "half.h5", "w") as file:
         data = file.create_dataset("x", (9, 3), "f4", chunks=(2, 3), compression="gzip")
         data[:6] = 1
-    with pytest.raises(MilbenchError, match=r"half\.h5: 'x' was not written to its end"):
+    with refused("file-damaged", "half.h5", "'x'"):
         _h5(tmp_path / "half.h5")
 
 
@@ -261,7 +254,7 @@ def test_a_file_cut_anywhere_is_refused_in_a_sentence(tmp_path, suffix):
     raw = path.read_bytes()
     for end in range(0, len(raw), max(1, len(raw) // 60)):
         path.write_bytes(raw[:end])
-        with pytest.raises(MilbenchError, match=rf"a\{suffix}"):
+        with refused("file-damaged", suffix):
             READERS[suffix](path)
 
 
@@ -292,7 +285,7 @@ def test_a_flipped_byte_in_a_packed_array_is_noticed(tmp_path):
     raw = bytearray(path.read_bytes())
     raw[raw.index(X[1].tobytes())] ^= 1
     path.write_bytes(raw)
-    with pytest.raises(MilbenchError, match=r"a\.npz is no readable \.npz of plain arrays \(Bad CRC-32"):
+    with refused("file-damaged", "a.npz"):
         npz_arrays(path)
 
 

@@ -10,8 +10,9 @@ import pytest
 import torch
 from support.features import Slide, digit_slides, write_csv
 from support.foreign import CLASSES, Bomb, read_source, same_bits, source_table, write_torchmil
+from support.refusal import refused
 
-from milbench import FeatureCache, MilbenchError
+from milbench import FeatureCache
 from milbench.data.cache.build import build_cache
 from milbench.data.fold import Fold
 from milbench.data.importers import detect_format
@@ -65,13 +66,11 @@ def test_the_layout_of_its_data_sets(tmp_path, slides, split, monkeypatch):
     monkeypatch.chdir(base / "features" / "features_UNI")
     assert detect_format(".")[0].NAME == "torchmil"
     write_torchmil(base, slides, encoder="resnet50")
-    with pytest.raises(
-        MilbenchError, match=r"2 encoders \('features_UNI', 'features_resnet50'\); give the folder of one"
-    ):
+    with refused("features-two-kinds", "2", "'features_UNI', 'features_resnet50'"):
         detect_format(tmp_path)
     assert read_source(base / "features" / "features_resnet50")[slides[0].name].meta["encoder"] == "resnet50"
     shutil.copytree(base, tmp_path / "patches_256")
-    with pytest.raises(MilbenchError, match=r"2 patch sizes \('patches_256', 'patches_512'\); give the folder of one"):
+    with refused("features-two-kinds", "'patches_256', 'patches_512'"):
         detect_format(tmp_path)
 
 
@@ -88,7 +87,7 @@ def test_a_bag_without_coordinates_is_named(tmp_path, slides):
     base = write_torchmil(tmp_path / "bags", slides)
     (base / "coords" / f"{slides[-1].name}.npy").unlink()
     assert read_source(base)[slides[-1].name].coords is None
-    with pytest.raises(MilbenchError, match=r"has no coordinates but the slides before it have them.*--no-coords"):
+    with refused("features-disagree", "--no-coords"):
         build_cache(base, tmp_path / "cache")
 
 
@@ -119,34 +118,34 @@ def test_labels_of_bags_that_are_not_there_are_not_hidden(tmp_path, slides):
 
 
 @pytest.mark.parametrize(
-    ("value", "message"),
+    ("value", "refusal"),
     [
-        (np.array([0, 1]), r"must hold one label, got an array of shape \(2,\)"),
-        (np.array([np.nan]), "must hold one label"),
-        (np.zeros(0), r"must hold one label, got an array of shape \(0,\)"),
-        (np.array(["tumour"]), r"tumour1\.npy must be numbers, got dtype <U6"),
-        (np.array([{}]), r"tumour1\.npy holds Python objects"),
+        (np.array([0, 1]), ("labels-no-classes", "(2,)")),
+        (np.array([np.nan]), ("labels-no-classes",)),
+        (np.zeros(0), ("labels-no-classes", "(0,)")),
+        (np.array(["tumour"]), ("features-bad-array", "tumour1.npy", "numbers", "<U6")),
+        (np.array([{}]), ("file-unsafe", "tumour1.npy")),
     ],
 )
-def test_labels_that_are_no_class(tmp_path, slides, value, message):
+def test_labels_that_are_no_class(tmp_path, slides, value, refusal):
     base = write_torchmil(tmp_path, slides[:1])
     np.save(base / "labels" / "tumour1.npy", value)
-    with pytest.raises(MilbenchError, match=message):
+    with refused(*refusal):
         source_table(base)
 
 
 @pytest.mark.parametrize(
-    ("text", "message"),
+    ("text", "refusal"),
     [
-        ("name,split\na,train\n", r"splits\.csv has columns 'name', 'split'; a split file has"),
-        ("bag_name,split\na,learn\n", r"splits\.csv has splits 'learn'; they must be train, val or test"),
-        ("", r"splits\.csv is empty"),
+        ("name,split\na,train\n", ("table-missing-column", "splits.csv", "'name', 'split'")),
+        ("bag_name,split\na,learn\n", ("split-unknown-part", "splits.csv", "'learn'")),
+        ("", ("table-empty", "splits.csv")),
     ],
 )
-def test_splits_that_are_none(tmp_path, slides, text, message):
+def test_splits_that_are_none(tmp_path, slides, text, refusal):
     base = write_torchmil(tmp_path, slides[:1])
     (base / "splits.csv").write_text(text)
-    with pytest.raises(MilbenchError, match=message):
+    with refused(*refusal):
         source_table(base)
 
 
@@ -160,23 +159,23 @@ X, XY = np.ones((4, 3), np.float32), np.zeros((4, 2), int)
 
 
 @pytest.mark.parametrize(
-    ("features", "coords", "message"),
+    ("features", "coords", "refusal"),
     [
-        (X, XY[:3], r"features/z\.npy has 4 rows but .*coords/z\.npy has 3 coordinates"),
-        (X.astype(int), XY, r"features/z\.npy must be floating point, got dtype int64"),
-        (X.astype("U"), XY, r"features/z\.npy must be floating point, got dtype <U"),
-        (X, XY.astype("U"), r"coords/z\.npy must be numbers, got dtype <U"),
-        (X.astype(object), XY, r"features/z\.npy holds Python objects, which milbench does not load"),
-        (X[0], XY[:3], r"z\.npy: features of slide 'z' must have shape \(rows, dim\), got \(3,\)"),
-        (np.stack([X, X]), XY[:2], r"z\.npy: features of slide 'z' must have shape \(rows, dim\), got \(2, 4, 3\)"),
-        (X, np.zeros((4, 3), int), r"coordinates of slide 'z' must have shape \(4, 2\), got \(4, 3\)\. Leave"),
-        (X * np.inf, XY, r"z\.npy: row 0 of slide 'z' has a NaN or infinite feature"),
-        (b"\x93NUMPY", XY, r"features/z\.npy is no readable \.npy file"),
-        (b"", XY, r"features/z\.npy is no readable \.npy file"),
-        (b"rubbish rubbish", XY, r"features/z\.npy is no readable \.npy file"),
+        (X, XY[:3], ("coords-bad", "features/z.npy", "4", "3")),
+        (X.astype(int), XY, ("features-bad-array", "features/z.npy", "int64")),
+        (X.astype("U"), XY, ("features-bad-array", "features/z.npy", "<U")),
+        (X, XY.astype("U"), ("features-bad-array", "coords/z.npy", "numbers", "<U")),
+        (X.astype(object), XY, ("file-unsafe", "features/z.npy")),
+        (X[0], XY[:3], ("features-bad-array", "z.npy", "'z'", "3")),
+        (np.stack([X, X]), XY[:2], ("features-bad-array", "z.npy", "'z'", "2", "4", "3")),
+        (X, np.zeros((4, 3), int), ("coords-bad", "'z'", "4", "2", "3")),
+        (X * np.inf, XY, ("features-not-finite", "z.npy", "0", "'z'")),
+        (b"\x93NUMPY", XY, ("file-damaged", "features/z.npy")),
+        (b"", XY, ("file-damaged", "features/z.npy")),
+        (b"rubbish rubbish", XY, ("file-damaged", "features/z.npy")),
     ],
 )  # fmt: skip
-def test_files_that_are_not_what_they_should_be(tmp_path, slides, features, coords, message):
+def test_files_that_are_not_what_they_should_be(tmp_path, slides, features, coords, refusal):
     base = write_torchmil(tmp_path / "bags", slides[:0])
     for where in ("features", "coords", "labels"):
         (base / where).mkdir(parents=True)
@@ -185,7 +184,7 @@ def test_files_that_are_not_what_they_should_be(tmp_path, slides, features, coor
         np.save(base / "coords" / f"{name}.npy", xy)
         path = base / "features" / f"{name}.npy"
         path.write_bytes(x) if isinstance(x, bytes) else np.save(path, x)
-    with pytest.raises(MilbenchError, match=message):
+    with refused(*refusal):
         build_cache(base, tmp_path / "cache")
     assert not (tmp_path / "cache").exists()
 
@@ -193,7 +192,7 @@ def test_files_that_are_not_what_they_should_be(tmp_path, slides, features, coor
 def test_pickled_arrays_run_nothing(tmp_path, slides):
     base, mark = write_torchmil(tmp_path / "bags", slides[:1]), tmp_path / "it-ran"
     np.save(base / "features" / "evil.npy", np.array([Bomb(mark)], dtype=object), allow_pickle=True)
-    with pytest.raises(MilbenchError, match=r"evil\.npy holds Python objects"):
+    with refused("file-unsafe", "evil.npy"):
         read_source(base)
     assert not mark.exists()
 
@@ -201,7 +200,7 @@ def test_pickled_arrays_run_nothing(tmp_path, slides):
 def test_two_files_of_one_bag_are_refused(tmp_path, slides):
     base = write_torchmil(tmp_path, slides[:1])
     write_torchmil(tmp_path, slides[:1], ".h5")
-    with pytest.raises(MilbenchError, match="are two files of one bag; remove one"):
+    with refused("slide-twice"):
         detect_format(base)
 
 
@@ -209,14 +208,14 @@ def test_an_h5_file_without_its_array(tmp_path, slides):
     base = write_torchmil(tmp_path, slides[:1], ".h5")
     with h5py.File(base / "features" / "b.h5", "w") as file:
         file["feats"] = X
-    with pytest.raises(MilbenchError, match=r"b\.h5 has no dataset 'features' \(it has feats\)"):
+    with refused("features-missing", "b.h5", "'features'", "feats"):
         read_source(base)
 
 
 def test_a_link_that_leads_nowhere(tmp_path, slides):
     base = write_torchmil(tmp_path, slides[:1])
     (base / "features" / "loop.npy").symlink_to("loop.npy")
-    with pytest.raises(MilbenchError, match=r"loop\.npy is a link that leads nowhere \(Too many levels"):
+    with refused("file-missing", "loop.npy"):
         read_source(base)
 
 
@@ -226,10 +225,10 @@ def test_what_only_looks_like_it_is_not_claimed(tmp_path, slides):
     for path in (base / "labels").iterdir():
         path.unlink()
     (base / "labels" / "labels.csv").write_text("slide_id,label\n")
-    with pytest.raises(MilbenchError, match="is of no format milbench reads"):
+    with refused("format-mismatch"):
         detect_format(base)
     other = write_torchmil(tmp_path / "b", slides[:1])
     (other / "features" / f"{slides[0].name}.npy").unlink()
     torch.save(torch.ones(2, 3), other / "features" / "a.pt")
-    with pytest.raises(MilbenchError, match="is not of the format torchmil"):
+    with refused("format-mismatch", "torchmil"):
         detect_format(other, "torchmil")

@@ -14,6 +14,7 @@ import pytest
 import torch
 from pyarrow import parquet
 from safetensors.numpy import save_file
+from support.refusal import refused
 from torch.serialization import set_crc32_options
 
 from milbench.data.cache.build import build_cache
@@ -143,7 +144,7 @@ def test_bytes_inserted_among_the_values_are_refused(kind, tmp_path):
         at = raw.find(values) if values in raw else len(raw) // 2
         return raw[:at] + b"\0\0\0\0" + raw[at:]
 
-    with pytest.raises(MilbenchError, match=r"s\.\w+"):
+    with refused("file-damaged"):
         build(tmp_path, kind, insert)
 
 
@@ -166,7 +167,7 @@ def test_a_member_of_an_archive_with_more_bytes_than_its_array_is_refused(tmp_pa
     np.save(tmp_path / "x.npy", X)
     with zipfile.ZipFile(source / "s.npz", "w") as archive:
         archive.writestr("features.npy", (tmp_path / "x.npy").read_bytes() + b"\0\0\0\0")
-    with pytest.raises(MilbenchError, match=r"s\.npz"):
+    with refused("file-damaged", "s.npz"):
         build_cache(source, tmp_path / "out.cache")
 
 
@@ -217,7 +218,7 @@ def test_a_line_break_says_that_the_last_row_is_whole(tmp_path):
 def test_unreadable_characters_are_named_by_row_and_column(mark, column, tmp_path):
     cells = ["s05", "p5", "tumour"]
     damaged = [cell[0] + mark + cell[1:] if at == column else cell for at, cell in enumerate(cells)]
-    with pytest.raises(MilbenchError) as caught:
+    with refused("text-unreadable") as caught:
         rows_of(tmp_path, LABELS.replace(",".join(cells), ",".join(damaged)))
     said = str(caught.value)
     assert "row 6" in said
@@ -233,7 +234,7 @@ def test_unreadable_characters_in_columns_that_are_not_used_do_not_matter(tmp_pa
 
 
 def test_letters_of_another_encoding_are_named_by_their_line(tmp_path):
-    with pytest.raises(MilbenchError, match="line 7"):
+    with refused("table-not-utf8", "7"):
         rows_of(tmp_path, LABELS.replace("s05,p5", "s05,pé").encode("cp1252"))
 
 
@@ -254,7 +255,7 @@ def test_unreadable_characters_in_a_split_file_are_refused(form, tmp_path):
             for part in set(parts):
                 here = [n for n, q in zip(names, parts, strict=True) if q == part]
                 pd.DataFrame({"slide_id": here}).to_csv(tmp_path / f"{part}.csv", index=False)
-    with pytest.raises(MilbenchError, match=r"U\+0007.* row "):
+    with refused("text-unreadable", "0007"):
         read_folds(str(path), tmp_path, {name: name for name in IDS})
 
 
@@ -263,7 +264,7 @@ def test_unreadable_names_of_slides_are_refused(tmp_path):
     source.mkdir()
     for name in ("a", "b\x1b"):
         np.save(source / f"{name}.npy", X)
-    with pytest.raises(MilbenchError, match=r"U\+001B"):
+    with refused("name-bad", "U+001B"):
         build_cache(source, tmp_path / "out.cache")
 
 
@@ -282,5 +283,5 @@ def test_a_damaged_workbook_is_refused(tmp_path):
     raw = path.read_bytes()
     name = next(word for word in (b"s05", b"tumour") if word in raw)
     path.write_bytes(raw.replace(name, name[:-1] + b"7", 1))
-    with pytest.raises(MilbenchError, match=r"labels\.xlsx"):
+    with refused("file-damaged", "labels.xlsx"):
         load_table(path)

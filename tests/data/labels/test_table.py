@@ -10,8 +10,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.refusal import refused
 
-from milbench import MilbenchError
 from milbench.config import DataSpec, SplitSpec
 from milbench.data.cache.reader import CacheWriter
 from milbench.data.cohort import load_cohort
@@ -127,13 +127,11 @@ def test_ids_that_are_file_names(cell, changes, tmp_path):
 def test_endings_are_offered_where_they_keep_ids_apart():
     ids = ("a.b.svs", "c.svs", "d")
     labels = Labels(ids, dict.fromkeys(ids, "p"), {}, ())
-    with pytest.raises(MilbenchError, match=r"2 slides of L without features in C: 'a\.b\.svs', 'c\.svs'; ids end in "
-                                            r"\.svs and those of the features do not: strip them with "
-                                            r"slide_suffix = '\.svs'\.$"):  # fmt: skip
+    with refused("names-unmatched", "2", "'a.b.svs'", "'c.svs'", "slide_suffix", "'.svs'"):  # fmt: skip
         match_features(labels, ["a.b", "c", "d"], "L", "C")
-    with pytest.raises(MilbenchError, match=r"strip them with slide_suffix = \['\.ndpi', '\.svs'\]"):
+    with refused("names-unmatched", "slide_suffix", "'.ndpi'", "'.svs'"):
         match_features(Labels(("a.svs", "b.ndpi"), {}, {}, ()), ["a", "b"], "L", "C")
-    with pytest.raises(MilbenchError, match=r"'x\.svs'; add their features, or give them the label 'exclude'"):
+    with refused("names-unmatched", "'x.svs'", "'exclude'"):
         match_features(Labels(("x.svs",), {}, {}, ()), ["y"], "L", "C")
 
 
@@ -164,45 +162,45 @@ CLINICAL = list(VALUE.items())
 
 
 @pytest.mark.parametrize(
-    ("clinical", "slides", "message"),
+    ("clinical", "slides", "refusal"),
     [
-        (CLINICAL[1:], None, r"1 patient of .*slides\.csv without a row in .*labels\.csv: 'P00'; add rows for them"),
-        ([*CLINICAL, ("P99", "wild")], None, r"1 patient of .*labels\.csv without slides in .*slides\.csv: 'P99'; add"),
-        ([*CLINICAL, ("P03", "wild")], None, r"labels\.csv has 1 patient in two rows that disagree: 'P03'; with"),
+        (CLINICAL[1:], None, ("names-unmatched", "1", "slides.csv", "labels.csv", "'P00'")),
+        ([*CLINICAL, ("P99", "wild")], None, ("names-unmatched", "1", "labels.csv", "slides.csv", "'P99'")),
+        ([*CLINICAL, ("P03", "wild")], None, ("labels-conflicting-rows", "labels.csv", "1", "'P03'")),
         (
             None,
             [*((f"{s}.h5", p) for s, p in OWNER.items()), ("003.h5", "P07")],
-            r"slides\.csv has 1 slide in two rows that disagree",
+            ("labels-conflicting-rows", "slides.csv", "1"),
         ),
         (
             None,
             [*((s, p) for s, p in OWNER.items()), ("", "P07")],
-            r"slides\.csv has a row without FILENAME \(row 25\)",
+            ("table-empty-cell", "slides.csv", "FILENAME", "25"),
         ),
-        ([*CLINICAL[:-1], ("P11", "")], None, r"labels\.csv has no KRAS for 2 slides: '022', '023'"),
-        ([*CLINICAL[:-1], ("P11", "NA")], None, r"labels\.csv has 'NA' \(2\) in KRAS for 2 slides"),
+        ([*CLINICAL[:-1], ("P11", "")], None, ("labels-missing-value", "labels.csv", "KRAS", "'022', '023'")),
+        ([*CLINICAL[:-1], ("P11", "NA")], None, ("labels-missing-value", "labels.csv", "'NA'", "2", "KRAS")),
     ],
 )
-def test_stamps_tables_that_do_not_fit(clinical, slides, message, tmp_path):
+def test_stamps_tables_that_do_not_fit(clinical, slides, refusal, tmp_path):
     path, table = _stamp(tmp_path, clinical, slides)
-    with pytest.raises(MilbenchError, match=message):
+    with refused(*refusal):
         read_label_table(path, _spec(**STAMP), table)
 
 
 def test_columns_that_are_not_there(tmp_path):
     path, slides = _stamp(tmp_path)
-    for changes, message in (
-        (STAMP | {"slide_column": "name"}, r"slides\.csv has no column 'name', .* set slide_column to one of them"),
-        (STAMP | {"label_column": "x"}, r"labels\.csv has no column 'x', .* set label_column to one of them"),
-        (STAMP | {"patient_column": "x"}, r"labels\.csv has no column 'x', .* set patient_column to one of them"),
+    for changes, refusal in (
+        (STAMP | {"slide_column": "name"}, ("table-missing-column", "slides.csv", "'name'", "slide_column")),
+        (STAMP | {"label_column": "x"}, ("table-missing-column", "labels.csv", "'x'", "label_column")),
+        (STAMP | {"patient_column": "x"}, ("table-missing-column", "labels.csv", "'x'", "patient_column")),
     ):
-        with pytest.raises(MilbenchError, match=message):
+        with refused(*refusal):
             read_label_table(path, _spec(**changes), slides)
-    with pytest.raises(MilbenchError, match=r"no column 'slide_id', .* or give slide_table if its rows are patients"):
+    with refused("table-missing-column", "'slide_id'", "slide_table"):
         read_label_table(path, _spec(label_column="KRAS", patient_column="PATIENT"))
     plain = _write(tmp_path / "l.csv", [("slide_id", "patient_id", "label"), ("1", "p", "a")])
     split = SplitSpec(scheme="site-preserved", site_column="lab")
-    with pytest.raises(MilbenchError, match=r"no column 'lab', .* set split\.site_column to one of them"):
+    with refused("table-missing-column", "'lab'", "split.site_column"):
         read_label_table(plain, _spec(split=split))
     with pytest.raises(ValueError, match="slide_table tells whose slides they are; give labels"):
         DataSpec(name="x", cache="c", slide_table="s.csv")
@@ -211,7 +209,7 @@ def test_columns_that_are_not_there(tmp_path):
 def test_a_site_that_init_left_out_is_told_with_the_option_that_keeps_it(tmp_path):
     path = tmp_path / "labels.csv"
     path.write_text("slide_id,patient_id,label,made_from\ns1,p,a,x\ns2,q,b,\n")
-    with pytest.raises(MilbenchError, match="--site-column lab") as raised:
+    with refused("table-missing-column", "lab", "--site-column") as raised:
         read_label_table(path, _spec(split=SplitSpec(scheme="site-preserved", site_column="lab")))
     assert str(path) in str(raised.value)
 
@@ -265,7 +263,7 @@ def test_a_cohort_of_stamp(base):
         assert not {OWNER[s] for s in fold.train} & {OWNER[s] for s in fold.val}
     splits[0]["train_patients"].append("P77")
     (base / "splits.json").write_text(json.dumps({"splits": splits}))
-    with pytest.raises(MilbenchError, match=r"splits\.json names 1 patient without slides among the labels: 'P77'"):
+    with refused("names-unmatched", "splits.json", "1", "'P77'"):
         load_cohort(_spec(**STAMP, split=SplitSpec(files="splits.json")), base)
 
 
@@ -273,7 +271,7 @@ def test_a_stranger_in_a_split_file_is_named_also_where_validation_is_carved(bas
     _write(base / "labels.csv", [("slide_id", "patient_id", "label"), *((s, p, VALUE[p]) for s, p in OWNER.items())])
     rows = [(s, "test" if int(s) < 8 else "train") for s in IDS]
     _write(base / "s.csv", [("slide_id", "split"), *rows, ("ghost", "train")])
-    with pytest.raises(MilbenchError, match="cohort mine, fold s: 1 slide of train without label: 'ghost'"):
+    with refused("split-without-label", "1", "'ghost'"):
         load_cohort(_spec(split=SplitSpec(files="s.csv", val_fraction=0.2)), base)
 
 

@@ -11,9 +11,9 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.refusal import refused
 from support.shared import SHARED
 
-from milbench import MilbenchError
 from milbench.data.audit.folds import Known, fold_findings, folds_findings
 from milbench.data.fold import Fold
 from milbench.data.splits.files import TaskConfig, read_fold, read_folds, read_task_config
@@ -99,7 +99,7 @@ def test_a_folder_of_clams_has_its_folds_once(tmp_path):
         _write(tmp_path / f"splits_{k}_descriptor.csv", ",train,val,test\nnormal,5,1,1\n")
     assert [fold.name for fold in read_folds(".", tmp_path)] == ["splits_0", "splits_1"]
     _write(tmp_path / "fold0.csv", _ragged(fold))
-    with pytest.raises(MilbenchError, match=r"holds fold0\.csv \(TransMIL\) and splits_0\.csv \(CLAM\); name the file"):
+    with refused("split-ambiguous", "fold0.csv", "splits_0.csv"):
         read_folds(".", tmp_path)
 
 
@@ -132,7 +132,7 @@ def test_patho_bench(tmp_path):
     ]
     assert read_folds("k=all.tsv", tmp_path) == due
     assert read_folds(".", tmp_path) == due
-    with pytest.raises(MilbenchError, match="holds 11 folds, and one is wanted"):
+    with refused("split-ambiguous", "11"):
         read_fold(tmp_path / "k=all.tsv")
 
 
@@ -147,7 +147,7 @@ def test_patho_bench_with_patients_alone(sample, tmp_path):
     )
     for fold, read in zip(folds, read_folds("k=all.tsv", tmp_path, SLIDES), strict=True):
         assert {part: sorted(ids) for part, ids in read.parts.items()} == {p: sorted(ids) for p, ids in fold.items()}
-    with pytest.raises(MilbenchError, match=r"k=all\.tsv names 1 patient without slides among the labels: 'P03'"):
+    with refused("names-unmatched", "k=all.tsv", "1", "'P03'"):
         read_folds("k=all.tsv", tmp_path, {s: p for s, p in SLIDES.items() if p != "P03"})
 
 
@@ -162,11 +162,9 @@ def test_stamp(tmp_path):
         assert fold.train == tuple(s for p in split["train_patients"] for s in SLIDES if SLIDES[s] == p)
         assert fold.test == tuple(s for p in split["test_patients"] for s in SLIDES if SLIDES[s] == p)
         assert fold.val == ()
-    with pytest.raises(
-        MilbenchError, match=r"splits\.json names 2 patients without slides among the labels: 'P00', 'P05'"
-    ):
+    with refused("names-unmatched", "splits.json", "2", "'P00', 'P05'"):
         read_folds("splits.json", tmp_path, {s: p for s, p in SLIDES.items() if p not in ("P00", "P05")})
-    with pytest.raises(MilbenchError, match=r"names 12 patients without slides"):
+    with refused("names-unmatched", "12"):
         read_fold(tmp_path / "splits.json")
 
 
@@ -191,9 +189,9 @@ def test_words_for_parts(tmp_path):
     text = "slide_id,split\n1,Train\n2,valid\n3,TEST\n4,validation\n5,training\n6,-1\n7,\n"
     assert read_fold(_write(tmp_path / "a.csv", text)) == Fold("a", ("1", "5"), ("2", "4"), ("3",))
     assert read_fold(_write(tmp_path / "a.csv", "slide_id,split\n1,dev\n2,tune\n")).val == ("1", "2")
-    with pytest.raises(MilbenchError, match=r"a\.csv has splits 'internal'; they must be train, val or test"):
+    with refused("split-unknown-part", "a.csv", "'internal'"):
         read_fold(_write(tmp_path / "a.csv", "slide_id,split\n1,internal\n"))
-    with pytest.raises(MilbenchError, match=r"k=all\.tsv has splits '2'; they must be train, val or test"):
+    with refused("split-unknown-part", "k=all.tsv", "'2'"):
         read_fold(_write(tmp_path / "k=all.tsv", "case_id\tslide_id\ty\tfold_0\n1\t1\t0\t2\n"))
 
 
@@ -216,57 +214,57 @@ def test_templates_find_every_number(tmp_path):
     assert [fold.name for fold in folds] == ["fold0", "fold2", "fold10"]
     assert [fold.train for fold in folds] == [("a0",), ("a2",), ("a10",)]
     assert read_folds("fold2.csv", tmp_path) == [folds[1]]
-    with pytest.raises(MilbenchError, match=r"no file fits .*split\{k\}\.csv"):
+    with refused("split-files-missing", ".csv"):
         read_folds("split{k}.csv", tmp_path)
-    with pytest.raises(MilbenchError, match=r"must have \{k\} in the file's name"):
+    with refused("split-files-missing"):
         read_folds("{k}/split.csv", tmp_path)
 
 
 @pytest.mark.parametrize(
-    ("name", "text", "message"),
+    ("name", "text", "refusal"),
     [
-        ("x.csv", "a,b\n1,2\n", r"has columns 'a', 'b'; a split file has columns train, val, test"),
-        ("x.csv", "\n", r"x\.csv is empty"),
-        ("x.csv", "train_slide_path,a\n1,2\n", r"a split file has"),
-        ("x.tsv", "name\tfold_0\n1\ttrain\n", r"add slide_id \(or case_id\) beside fold_0"),
-        ("splits.json", "[]", "is no split file of STAMP"),
-        ("splits.json", '{"splits": [{"train_patients": ["a"]}]}', "is no split file of STAMP"),
-        ("splits.json", '{"splits": [{"train_patients": [1], "test_patients": []}]}', "is no split file of STAMP"),
-        ("splits.json", '{"splits": {"train_patients": ["a"]}}', "is no split file of STAMP"),
-        ("splits.json", '{"splits": [', "is no split file of STAMP"),
-        ("splits.json", "[" * 100_000, "is no split file of STAMP"),
-        ("splits.json", '{"splits": []}', "holds no fold"),
-        ("none", None, "cannot be read: No such file"),
-        ("", None, r"holds no split files \(\.csv, \.tsv, splits\.json\)"),
+        ("x.csv", "a,b\n1,2\n", ("table-missing-column", "'a', 'b'")),
+        ("x.csv", "\n", ("table-empty", "x.csv")),
+        ("x.csv", "train_slide_path,a\n1,2\n", ("table-missing-column",)),
+        ("x.tsv", "name\tfold_0\n1\ttrain\n", ("table-missing-column", "fold_0", "slide_id", "case_id")),
+        ("splits.json", "[]", ("config-invalid",)),
+        ("splits.json", '{"splits": [{"train_patients": ["a"]}]}', ("config-invalid",)),
+        ("splits.json", '{"splits": [{"train_patients": [1], "test_patients": []}]}', ("config-invalid",)),
+        ("splits.json", '{"splits": {"train_patients": ["a"]}}', ("config-invalid",)),
+        ("splits.json", '{"splits": [', ("config-invalid",)),
+        ("splits.json", "[" * 100_000, ("config-invalid",)),
+        ("splits.json", '{"splits": []}', ("split-empty-part",)),
+        ("none", None, ("file-unreadable",)),
+        ("", None, ("split-files-missing", ".csv", ".tsv", "splits.json")),
     ],
 )
-def test_files_that_are_no_split(name, text, message, tmp_path):
+def test_files_that_are_no_split(name, text, refusal, tmp_path):
     if text is not None:
         _write(tmp_path / name, text)
-    with pytest.raises(MilbenchError, match=message):
+    with refused(*refusal):
         read_folds(name, tmp_path, SLIDES)
 
 
 @pytest.mark.parametrize(
-    ("text", "message"),
+    ("text", "refusal"),
     [
-        ("a: [", "is not valid YAML"),
-        ("sample_col: !!python/object/apply:os.system ['touch hurt']", "is not valid YAML"),
-        ("a: &a [x, x]\nb: &b [*a, *a]\nc: [*b, *b]", "holds aliases"),
-        ("[" * 2**19, "too deep"),
-        ("x: " + "y" * 2**21, "it is too large"),
-        ("a: \x00", "is not valid YAML"),
+        ("a: [", ("config-invalid",)),
+        ("sample_col: !!python/object/apply:os.system ['touch hurt']", ("config-invalid",)),
+        ("a: &a [x, x]\nb: &b [*a, *a]\nc: [*b, *b]", ("config-invalid",)),
+        ("[" * 2**19, ("config-invalid",)),
+        ("x: " + "y" * 2**21, ("config-invalid",)),
+        ("a: \x00", ("config-invalid",)),
     ],
 )
-def test_configurations_that_are_none(text, message, tmp_path, monkeypatch):
+def test_configurations_that_are_none(text, refusal, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     _write(tmp_path / "config.yaml", text)
     _write(tmp_path / "k=all.tsv", "case_id\ty\tfold_0\n1\t1\ttrain\n")
-    with pytest.raises(MilbenchError, match=rf"config\.yaml .*{message}"):
+    with refused(*refusal, "config.yaml"):
         read_folds("k=all.tsv", tmp_path, SLIDES)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["config.yaml", "k=all.tsv"]
     (tmp_path / "config.yaml").write_bytes(b"a: \xff")
-    with pytest.raises(MilbenchError, match="is not valid YAML"):
+    with refused("config-invalid"):
         read_task_config(tmp_path / "config.yaml")
 
 
@@ -326,7 +324,7 @@ def test_a_part_that_is_a_formula_without_a_stored_value_is_refused(tmp_path):
     book.save(tmp_path / "split.xlsx")
     patients = dict(SLIDES)
     for column in (None, "split"):
-        with pytest.raises(MilbenchError):
+        with refused("table-formula"):
             read_folds("split.xlsx", tmp_path, patients, column=column)
     book.active["B4"] = "val"
     book.save(tmp_path / "split.xlsx")

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.model_selection import StratifiedGroupKFold
+from support.refusal import refused
 
-from milbench import MilbenchError
 from milbench.config import SplitSpec, digest
 from milbench.data.audit.folds import Known, folds_findings
 from milbench.data.fold import Fold
@@ -108,9 +108,7 @@ def test_other_seeds_and_repeats_make_other_folds():
         assert first[0].test != second[0].test
         assert first[0].test != first[5].test
         assert first[0].val != second[0].val
-    with pytest.raises(
-        MilbenchError, match=r"class 0 has 30 patients, too few for 40 folds; set split.folds to 30 or less"
-    ):
+    with refused("folds-impossible", "30", "40", "split.folds"):
         stratified_folds(ids, own, labels, SplitSpec(folds=40))
 
 
@@ -172,12 +170,10 @@ def test_every_patient_is_as_likely_to_be_tested():
 def test_cohorts_too_small_to_draw_from():
     ids = [str(i) for i in range(20)]
     own, spec = {s: s for s in ids}, SplitSpec(scheme="held-out", test_fraction=0.1)
-    with pytest.raises(MilbenchError, match="class 'rare' has 1 patient, and training and test need one each"):
+    with refused("folds-impossible", "'rare'", "1"):
         monte_carlo_folds(ids, own, {s: int(s == "3") for s in ids}, spec, ["usual", "rare"])
     # Two test patients cannot be of three classes.
-    with pytest.raises(
-        MilbenchError, match=r"2 test patients no test part had every class; raise split\.test_fraction"
-    ):
+    with refused("folds-impossible", "2", "split.test_fraction"):
         monte_carlo_folds(ids, own, {s: min(2, int(s) // 2) for s in ids}, spec)
     labels = {s: int(s) // 18 for s in ids}  # 2 of 20: found, though a draw seldom has them on both sides
     (fold,) = monte_carlo_folds(ids, own, labels, spec)
@@ -215,7 +211,7 @@ def test_sites_stay_together_wherever_that_is_possible(sizes, mixed, data, class
     where = {slide: f"site {homes[int(patient[1:])]}" for slide, patient in patients.items()}
     spec = SplitSpec(scheme="site-preserved", folds=folds, seed=seed)
     if not _possible(patients, labels, where, folds):
-        with pytest.raises(MilbenchError, match=r"sites?, too few for|alone, so that no fold|no division of"):
+        with refused("folds-impossible", "site"):
             site_preserved_folds(list(patients), patients, labels, where, spec)
         return
     made = site_preserved_folds(list(patients), patients, labels, where, spec)
@@ -311,7 +307,7 @@ def test_where_slides_come_from():
     assert [tcga_site(name) for name in ("TCGA-A2-A0T2x", "xTCGA-A2-A0T2", "TCGA-A2", "")] == [None] * 4
     labels = Labels(("TCGA-A2-A0T2-01Z", "b"), {"TCGA-A2-A0T2-01Z": "p", "b": "TCGA-05-4244"}, {}, ())
     assert sites_of(labels) == {"TCGA-A2-A0T2-01Z": "A2", "b": "05"}
-    with pytest.raises(MilbenchError, match=r"1 slide without a site, .*: 'c'; set split\.site_column"):
+    with refused("sites-missing", "1", "'c'", "split.site_column"):
         sites_of(Labels(("c",), {"c": "c"}, {}, ()))
     said = Labels(("c",), {"c": "c"}, {}, (), sites={"c": "Rome"})
     assert sites_of(said) == {"c": "Rome"}
@@ -322,17 +318,15 @@ def test_sites_that_cannot_be_divided():
     own = {s: s for s in ids}
     spec = SplitSpec(scheme="site-preserved", folds=3)
     half = {s: int(s) % 2 for s in ids}
-    with pytest.raises(MilbenchError, match=r"come from 2 sites, too few for 3 folds; set split\.folds to 2 or less"):
+    with refused("folds-impossible", "2", "3", "split.folds"):
         site_preserved_folds(ids, own, half, {s: str(int(s) % 2) for s in ids}, spec)
-    with pytest.raises(MilbenchError, match=r"come from 1 site, too few for 3 folds; use another split\.scheme"):
+    with refused("folds-impossible", "1", "3", "split.scheme"):
         site_preserved_folds(ids, own, half, dict.fromkeys(ids, "x"), spec)
     one = {s: int(int(s) % 4 == 0 and int(s) < 12) for s in ids}
-    with pytest.raises(
-        MilbenchError, match="class 'tumour' comes from site '0' alone, so that no fold can train on it"
-    ):
+    with refused("folds-impossible", "'tumour'", "'0'"):
         site_preserved_folds(ids, own, one, {s: str(int(s) % 4) for s in ids}, spec, ["normal", "tumour"])
     two = {s: int(int(s) % 4 < 2) for s in ids}  # two sites of four have the class, three folds
-    with pytest.raises(MilbenchError, match="no division of 4 sites into 3 folds was found"):
+    with refused("folds-impossible", "4", "3"):
         site_preserved_folds(ids, own, two, {s: str(int(s) % 4) for s in ids}, spec)
 
 
@@ -386,25 +380,25 @@ def test_records_that_cannot_be_believed(tmp_path):
     folds = make_folds(labels, spec)
     write_labels(tmp_path, labels, folds)
     path = tmp_path / "split.json"
-    with pytest.raises(MilbenchError, match=r"split\.json cannot be read"):
+    with refused("file-unreadable", "split.json"):
         read_split_record(tmp_path)
     write_split_record(tmp_path, record_split(spec, folds))
     text = path.read_text()
     for bad in (text.replace('"seed": 0', '"seed": 1'), text.replace('"folds": 5', '"folds": 6')):
         assert bad != text
         path.write_text(bad)
-        with pytest.raises(MilbenchError, match=r"split\.json was changed after it was written"):
+        with refused("cohort-damaged", "split.json"):
             read_split_record(tmp_path)
     for bad in ("", "[]", "3", "{}", text.replace('"scheme"', '"skeme"')):
         path.write_text(bad)
-        with pytest.raises(MilbenchError, match=r"split\.json is no record of a split"):
+        with refused("cohort-damaged", "split.json"):
             read_split_record(tmp_path)
     fields = json.loads(text)
     path.write_text(json.dumps(fields | {"version": SPLIT_VERSION + 1}))
-    with pytest.raises(MilbenchError, match="of split version 2, this milbench knows 1; upgrade"):
+    with refused("schema-unknown", "2", "1"):
         read_split_record(tmp_path)
     path.write_text(text)
     fold = tmp_path / "folds" / "r0-f1.csv"
     fold.write_text(fold.read_text().replace(",train", ",test", 1))
-    with pytest.raises(MilbenchError, match=r"r0-f1\.csv is not the fold that .*split\.json describes"):
+    with refused("cohort-damaged", "r0-f1.csv", "split.json"):
         read_split_record(tmp_path)
