@@ -4,8 +4,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.refusal import refused
 
-from milbench import BagOutput, Bags, MilbenchError
+from milbench import BagOutput, Bags
 
 lengths = st.lists(st.integers(1, 9), min_size=1, max_size=6)
 
@@ -101,15 +102,15 @@ def test_other_features_over_the_same_bags():
     assert bags.dim == 3
 
 
-@pytest.mark.parametrize(("xs", "words"), [
-    ([], "at least one bag"),
-    ([torch.randn(3)], r"bag 0 must have shape \(rows, dim\)"),
-    ([torch.randn(2, 3), torch.randn(2, 4)], "bag 1 has 4-d features but bag 0 has 3-d"),
-    ([torch.randn(2, 3), torch.randn(0, 3)], "bag 1 of the batch is empty"),
-    ([torch.ones(2, 3, dtype=torch.int64)], r"floating point, got torch.int64; convert them with .float\(\)"),
+@pytest.mark.parametrize(("xs", "refusal"), [
+    ([], ("bag-shape",)),
+    ([torch.randn(3)], ("bag-shape", "0")),
+    ([torch.randn(2, 3), torch.randn(2, 4)], ("bag-shape", "1", "4", "3", "0")),
+    ([torch.randn(2, 3), torch.randn(0, 3)], ("bag-shape", "1")),
+    ([torch.ones(2, 3, dtype=torch.int64)], ("bag-shape", "torch.int64", ".float")),
 ])  # fmt: skip
-def test_what_cannot_be_packed_is_named(xs, words):
-    with pytest.raises(MilbenchError, match=words):
+def test_what_cannot_be_packed_is_named(xs, refusal):
+    with refused(*refusal):
         Bags.pack(xs)
 
 
@@ -119,14 +120,14 @@ def test_what_cannot_be_packed_is_named(xs, words):
     [torch.zeros(2, 3), torch.zeros(3, 3)],
 ])  # fmt: skip
 def test_coordinates_that_do_not_fit(coords):
-    with pytest.raises(MilbenchError, match="coords must"):
+    with refused("bag-shape"):
         Bags.pack([torch.randn(2, 3), torch.randn(3, 3)], coords)
 
 
-@pytest.mark.parametrize(("sizes", "words"), [([2, 2], "add up to 4"), ([5, 0], "bag 1 of the batch is empty"),
-                                              ([6, -1], "bag 1"), ([], "at least one bag")])  # fmt: skip
-def test_lengths_that_do_not_fit(sizes, words):
-    with pytest.raises(MilbenchError, match=words):
+@pytest.mark.parametrize(("sizes", "refusal"), [([2, 2], ("bag-shape", "4")), ([5, 0], ("bag-shape", "1")),
+                                              ([6, -1], ("bag-shape", "1")), ([], ("bag-shape",))])  # fmt: skip
+def test_lengths_that_do_not_fit(sizes, refusal):
+    with refused(*refusal):
         Bags(torch.randn(5, 3), sizes)
 
 

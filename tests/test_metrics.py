@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as sk
+from support.refusal import refused
 
 from milbench import metrics
-from milbench.errors import MilbenchError
 
 
 @st.composite
@@ -109,21 +109,21 @@ def test_per_class():
 
 
 @pytest.mark.parametrize(
-    ("labels", "probabilities", "message"),
+    ("labels", "probabilities", "refusal"),
     [
-        ([0, 1], [[0.5, np.nan], [0.5, 0.5]], "1 of 2 rows"),
-        ([0, 1], [[3.0, -2.0], [0.5, 0.5]], "sum to 1"),
-        ([0, 1], [[0.7, 0.7], [0.5, 0.5]], "sum to 1"),
-        ([0, 2], [[0.5, 0.5], [0.5, 0.5]], "integers from 0 to 1"),
-        ([0.0, 1.0], [[0.5, 0.5], [0.5, 0.5]], "integers"),
-        ([0], [[0.5, 0.5], [0.5, 0.5]], "not"),
-        ([], np.empty((0, 2)), "not"),
+        ([0, 1], [[0.5, np.nan], [0.5, 0.5]], ("scores-not-finite", "1", "2")),
+        ([0, 1], [[3.0, -2.0], [0.5, 0.5]], ("stats-bad-input", "1")),
+        ([0, 1], [[0.7, 0.7], [0.5, 0.5]], ("stats-bad-input", "1")),
+        ([0, 2], [[0.5, 0.5], [0.5, 0.5]], ("stats-bad-input", "1", "0")),
+        ([0.0, 1.0], [[0.5, 0.5], [0.5, 0.5]], ("stats-bad-input",)),
+        ([0], [[0.5, 0.5], [0.5, 0.5]], ("stats-bad-input",)),
+        ([], np.empty((0, 2)), ("stats-bad-input",)),
     ],
 )
-def test_errors_say_what_is_wrong(labels, probabilities, message):
-    with pytest.raises(MilbenchError, match=message):
+def test_errors_say_what_is_wrong(labels, probabilities, refusal):
+    with refused(*refusal):
         metrics.all_metrics(np.array(labels), np.array(probabilities))
-    with pytest.raises(MilbenchError, match=message):
+    with refused(*refusal):
         metrics.auc(np.array(labels), np.array(probabilities))
 
 

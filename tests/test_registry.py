@@ -6,9 +6,10 @@ import sys
 from importlib.metadata import EntryPoint
 
 import pytest
+from support.refusal import refused
 
 import milbench
-from milbench.errors import MilbenchError, did_you_mean
+from milbench.errors import did_you_mean
 from milbench.registry import Entry, Registry, parameters, resolve
 
 METHOD = '''"""{name}: a method in one file."""
@@ -76,7 +77,7 @@ def test_a_class_enters_under_the_name_of_its_entry_point(package):
 
 
 def test_an_entry_point_to_nothing_is_named():
-    with pytest.raises(MilbenchError, match="strange = no_such_package_here"):
+    with refused("method-malformed", "strange", "no_such_package_here"):
         Registry().add_entry_point(EntryPoint("strange", "no_such_package_here", "milbench.aggregators"))
 
 
@@ -84,38 +85,38 @@ def test_two_of_one_name_are_refused():
     registry = Registry()
     registry.add(Entry("alpha", "one.alpha"))
     registry.add(Entry("alpha", "one.alpha"))  # the same again is no conflict
-    with pytest.raises(MilbenchError, match=r"two aggregators are named 'alpha': one.alpha and two.alpha"):
+    with refused("name-taken", "'alpha'", "one.alpha", "two.alpha"):
         registry.add(Entry("alpha", "two.alpha"))
 
 
 @pytest.mark.parametrize("name", ["Alpha", "my-pool", "a b", "", "1st"])
 def test_names_are_plain(name):
-    with pytest.raises(MilbenchError, match="no name for an aggregator"):
+    with refused("method-malformed"):
         Registry().add(Entry(name, "module"))
 
 
 def test_a_file_must_define_one_method(package):
     (package / "beta.py").write_text("import milbench\n")
-    with pytest.raises(MilbenchError, match="exactly one public Aggregator, found 0"):
+    with refused("method-malformed", "0"):
         Entry("beta", "strange_methods.beta").load()
 
 
 def test_a_method_that_cannot_be_imported_says_why(package):
     (package / "beta.py").write_text("import no_such_library_here\n")
-    with pytest.raises(MilbenchError, match="no_such_library_here"):
+    with refused("method-not-importable", "no_such_library_here"):
         Entry("beta", "strange_methods.beta").load()
 
 
 @pytest.mark.parametrize("text", ["strange_methods.alpha:nn"])
 def test_what_is_no_aggregator_is_refused(package, text):
-    with pytest.raises(MilbenchError, match=r"is not a milbench\.Aggregator"):
+    with refused("method-malformed", "milbench.Aggregator"):
         resolve(text)
 
 
 def test_unknown_names_get_a_hint():
-    with pytest.raises(MilbenchError, match="Did you mean 'transmil'"):
+    with refused("method-unknown", "'transmil'"):
         milbench.create("transmill", in_dim=4)
-    with pytest.raises(MilbenchError, match=r"unknown aggregator 'zzzz'\. Known: .*transmil"):
+    with refused("method-unknown", "'zzzz'"):
         resolve("zzzz")
     assert did_you_mean("x", []) == ""
 
@@ -144,18 +145,18 @@ def test_parameters_are_read_by_type_and_spelled_one_way(package, body, params, 
     assert given == {"width": None, "deep": False, "kind": "some", "rate": 0.5, **params}
 
 
-@pytest.mark.parametrize(("body", "words"), [
-    ("[depth=2]", "no parameter 'depth'. Did you mean 'deep'"),
-    ("[width=wide]", r"\[width=wide\]: .*valid integer"),
-    ("[kind=many]", r"\[kind=many\]: .*'none' or 'some'"),
-    ("[width]", "'width' in .* is not of the form param=value"),
-    ("[width=]", "not of the form param=value"),
-    ("[width=1,width=2]", "given twice"),
-    ("[in_dim=3]", "no parameter 'in_dim'"),
-    ("[width=8", "not of the form"),
+@pytest.mark.parametrize(("body", "refusal"), [
+    ("[depth=2]", ("method-unknown-option", "'depth'", "'deep'")),
+    ("[width=wide]", ("method-bad-option", "[width=wide]")),
+    ("[kind=many]", ("method-bad-option", "'none'", "'some'", "[kind=many]")),
+    ("[width]", ("method-bad-option", "'width'")),
+    ("[width=]", ("method-bad-option",)),
+    ("[width=1,width=2]", ("method-bad-option",)),
+    ("[in_dim=3]", ("method-unknown-option", "'in_dim'")),
+    ("[width=8", ("method-bad-option",)),
 ])  # fmt: skip
-def test_wrong_parameters_are_named(package, body, words):
-    with pytest.raises(MilbenchError, match=words):
+def test_wrong_parameters_are_named(package, body, refusal):
+    with refused(*refusal):
         resolve(ALPHA + body)
 
 
@@ -166,9 +167,9 @@ def test_parameters_of_a_method(package):
 
 
 def test_sizes_that_make_no_model():
-    with pytest.raises(MilbenchError, match="in_dim must be at least 1"):
+    with refused("method-bad-option", "in_dim", "1"):
         milbench.create("mean", in_dim=0)
-    with pytest.raises(MilbenchError, match="a binary problem has 2"):
+    with refused("method-bad-option", "2"):
         milbench.create("mean", in_dim=4, n_classes=1)
 
 
@@ -214,14 +215,12 @@ def test_numbers_have_one_spelling_and_are_finite():
         == "abmil[embed_dim=512]"
     )
     assert resolve("abmil[embed_dim=256-128]").params == {"embed_dim": "256-128"}
-    with pytest.raises(MilbenchError, match="finite"):
+    with refused("method-bad-option"):
         resolve("clam_sb[dropout=nan]")
 
 
 def test_a_class_that_is_not_there_is_named():
-    with pytest.raises(
-        MilbenchError, match=r"milbench\.baselines\.abmil has no class 'ABMILL'\. Did you mean 'ABMIL'\?"
-    ):
+    with refused("method-malformed", "milbench.baselines.abmil", "'ABMILL'", "'ABMIL'"):
         resolve("milbench.baselines.abmil:ABMILL")
 
 

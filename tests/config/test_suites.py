@@ -3,6 +3,7 @@
 import os
 
 import pytest
+from support.refusal import refused
 
 from milbench.config import Suite
 from milbench.config.suites import list_suites, load_suite
@@ -43,51 +44,60 @@ def test_a_file_is_named_by_itself_and_starts_at_its_folder(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "words"),
+    ("name", "refusal"),
     [
-        ("quickstrat", r"unknown suite 'quickstrat'\. Did you mean 'quickstart'\?"),
-        ("nothing-like-it", r"unknown suite 'nothing-like-it'\. Known: .*quickstart.* A file must end in \.toml\."),
-        ("no/such.toml", r"suite file no/such\.toml does not exist"),
+        ("quickstrat", ("suite-unknown", "'quickstrat'", "'quickstart'")),
+        ("nothing-like-it", ("suite-unknown", "'nothing-like-it'", ".toml")),
+        ("no/such.toml", ("suite-unknown", "no/such.toml")),
     ],
 )
-def test_unknown_suites(name, words):
-    with pytest.raises(MilbenchError, match=words):
+def test_unknown_suites(name, refusal):
+    with refused(*refusal):
         load_suite(name)
 
 
 @pytest.mark.parametrize(
-    ("text", "words"),
+    ("text", "refusal"),
     [
-        ("methods = [", "is not valid TOML"),
-        (GOOD.replace("methods", "method"), "method.* Did you mean 'methods'"),
-        ("method = ['mean']" + GOOD, r"method: Extra inputs.* Did you mean 'methods'"),
-        (GOOD.replace('["mean"]', "[]"), "methods: a suite needs at least one method"),
-        (GOOD + 'datset = "x"', r"data\.0\.datset: .* Did you mean 'dataset'"),
-        (GOOD + "[data.split]\nfold = 3", r"data\.0\.split\.fold: .* Did you mean 'folds'"),
-        (GOOD + '[protocol]\nkeep_models = "best"', r"protocol\.keep_models: .*suite itself"),
-        (GOOD + "folds = 3", r"data\.0\.folds: .*\[data\.split\]"),
-        ("lr = 1.0\n" + GOOD, r"lr: .*\[recipe\]"),
-        (GOOD + '[protocol]\nmemory = "2 GB"', r"protocol\.memory: .*\[budget\]"),
-        (GOOD + "[data.split]\nfolds = 1", r"data\.0\.split\.folds: .*greater than or equal to 2"),
-        (GOOD + '[protocol]\ncheckpont = "last"', r"protocol\.checkpont: .* Did you mean 'checkpoint'"),
-        (GOOD + '[protocol]\ncheckpoint = "best"', r"protocol\.checkpoint: .*'last', 'best-val' or 'oracle'"),
-        (GOOD + '[budget]\ntrials = 3\n[tuning]\nsamplr = "tpe"', r"tuning\.samplr: .* Did you mean 'sampler'"),
-        (GOOD + "[budget]\ntrials = 3\n[tuning.space.lr]\nlow = 1\nhgih = 2", r"tuning\.space\.lr"),
-        (GOOD + "[budget]\ntimeuot = 3", r"budget\.timeuot: .* Did you mean 'timeout_s'"),
-        (GOOD + "[budget]\ntimeout_s = 0", r"budget: timeout_s: 0 is no time such as '90 s'"),
-        (GOOD + 'cache = "c"', "give either dataset .* or cache"),
-        (GOOD + 'format = "clam"', "format tells how features are imported; give features"),
-        (GOOD + GOOD.split("\n", 2)[2], "each with a name of its own"),
-        ('methods = ["mean"]', "data: Field required"),
-        ('base = "/"' + GOOD, "unknown field base"),
-        ("seeds = 0" + GOOD, "seeds: .*greater than or equal to 1"),
-        ("recipe = 3" + GOOD, "recipe: .*dictionary"),
+        ("methods = [", ("config-invalid",)),
+        (GOOD.replace("methods", "method"), ("suite-unknown-field", "'methods'")),
+        ("method = ['mean']" + GOOD, ("suite-unknown-field", "'methods'")),
+        (GOOD.replace('["mean"]', "[]"), ("suite-bad-value", "methods")),
+        (GOOD + 'datset = "x"', ("suite-unknown-field", "data.0.datset", "'dataset'")),
+        (GOOD + "[data.split]\nfold = 3", ("suite-unknown-field", "data.0.split.fold", "'folds'")),
+        (GOOD + '[protocol]\nkeep_models = "best"', ("suite-unknown-field", "protocol.keep_models")),
+        (GOOD + "folds = 3", ("suite-unknown-field", "data.0.folds", "[data.split]")),
+        ("lr = 1.0\n" + GOOD, ("suite-unknown-field", "lr", "[recipe]")),
+        (GOOD + '[protocol]\nmemory = "2 GB"', ("suite-unknown-field", "protocol.memory", "[budget]")),
+        (GOOD + "[data.split]\nfolds = 1", ("suite-bad-value", "data.0.split.folds", "2")),
+        (GOOD + '[protocol]\ncheckpont = "last"', ("suite-unknown-field", "protocol.checkpont", "'checkpoint'")),
+        (
+            GOOD + '[protocol]\ncheckpoint = "best"',
+            ("suite-bad-value", "protocol.checkpoint", "'last'", "'best-val'", "'oracle'"),
+        ),
+        (
+            GOOD + '[budget]\ntrials = 3\n[tuning]\nsamplr = "tpe"',
+            ("suite-unknown-field", "tuning.samplr", "'sampler'"),
+        ),
+        (
+            GOOD + "[budget]\ntrials = 3\n[tuning.space.lr]\nlow = 1\nhgih = 2",
+            ("suite-unknown-field", "tuning.space.lr"),
+        ),
+        (GOOD + "[budget]\ntimeuot = 3", ("suite-unknown-field", "budget.timeuot", "'timeout_s'")),
+        (GOOD + "[budget]\ntimeout_s = 0", ("suite-bad-value", "timeout_s", "'90 s'")),
+        (GOOD + 'cache = "c"', ("suite-bad-value",)),
+        (GOOD + 'format = "clam"', ("suite-bad-value",)),
+        (GOOD + GOOD.split("\n", 2)[2], ("suite-bad-value",)),
+        ('methods = ["mean"]', ("suite-missing-field", "data")),
+        ('base = "/"' + GOOD, ("suite-unknown-field",)),
+        ("seeds = 0" + GOOD, ("suite-bad-value", "seeds", "1")),
+        ("recipe = 3" + GOOD, ("suite-bad-value", "recipe")),
     ],
 )
-def test_a_bad_file_is_told_in_one_sentence(tmp_path, text, words):
+def test_a_bad_file_is_told_in_one_sentence(tmp_path, text, refusal):
     file = tmp_path / "s.toml"
     file.write_text(text)
-    with pytest.raises(MilbenchError, match=words) as caught:
+    with refused(*refusal) as caught:
         load_suite(file)
     assert str(file) in str(caught.value)
     assert "\n" not in str(caught.value).split("is not valid")[0]
@@ -95,10 +105,10 @@ def test_a_bad_file_is_told_in_one_sentence(tmp_path, text, words):
 
 def test_what_cannot_be_read(tmp_path):
     (tmp_path / "latin.toml").write_bytes(b'name = "\xe9"')
-    with pytest.raises(MilbenchError, match="is not valid TOML"):
+    with refused("config-invalid"):
         load_suite(tmp_path / "latin.toml")
     (tmp_path / "folder.toml").mkdir()
-    with pytest.raises(MilbenchError, match=r"folder\.toml is no regular file"):
+    with refused("path-wrong-kind", "folder.toml"):
         load_suite(tmp_path / "folder.toml")
     (tmp_path / "closed.toml").write_text(GOOD)
     (tmp_path / "closed.toml").chmod(0)
@@ -117,7 +127,7 @@ def test_a_suite_as_windows_editors_write_it(tmp_path, encoding, newline):
 
 def test_a_suite_in_another_encoding_says_which_it_has_to_be(tmp_path):
     (tmp_path / "mine.toml").write_bytes((GOOD + 'note = "Charité"\n').encode("cp1252"))
-    with pytest.raises(MilbenchError, match=r"mine\.toml .*UTF-8"):
+    with refused("config-invalid", "mine.toml"):
         load_suite(tmp_path / "mine.toml")
 
 

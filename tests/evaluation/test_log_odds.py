@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 from scipy.special import expit
 from sklearn.metrics import average_precision_score, roc_auc_score
+from support.refusal import refused
 from support.synthetic import fill, seal, suite
 
 import milbench
@@ -96,9 +97,9 @@ def test_auc_does_not_change_under_an_increasing_map_or_another_order_of_classes
 
 def test_log_odds_that_order_nothing_are_refused():
     p = np.full((4, 2), 0.5)
-    with pytest.raises(milbench.MilbenchError, match="not finite"):
+    with refused("scores-not-finite"):
         metrics.auc([0, 1, 0, 1], p, [[0, np.nan]] * 4)
-    with pytest.raises(milbench.MilbenchError, match="shape"):
+    with refused("stats-bad-input"):
         metrics.auc([0, 1, 0, 1], p, [[0.0, 1.0, 2.0]] * 4)
 
 
