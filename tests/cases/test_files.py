@@ -15,6 +15,7 @@ import pytest
 import torch
 from support.features import write_csv
 from support.mutate_files import FEATURES, TABLES, campaign
+from support.refusal import refused
 from typer.testing import CliRunner
 
 from milbench.cli import app
@@ -81,7 +82,7 @@ def test_two_encoders_in_h5_and_pt_files(tmp_path):
     assert holds(cache_of(tmp_path / "feats"), WHOLE)
     assert holds(cache_of(tmp_path / "flat"), WHOLE)
     h5(tmp_path / "feats" / "h5_files" / "S003.h5", BAGS["S003"][0] * 50 + 7, BAGS["S003"][1])
-    with pytest.raises(MilbenchError, match=r"S003\.h5 and .*S003\.pt are one slide with other numbers"):
+    with refused("slide-twice", "S003.h5", "S003.pt"):
         survey(tmp_path / "feats")
 
 
@@ -89,9 +90,9 @@ def test_two_encoders_by_attribute_and_by_width(tmp_path):
     for i, (name, (x, xy)) in enumerate(BAGS.items()):
         h5(tmp_path / "attr" / f"{name}.h5", x, xy, encoder="uni" if i < 4 else "conch")
         pt(tmp_path / "wide" / f"{name}.pt", torch.from_numpy(x if i < 4 else np.hstack([x, x])))
-    with pytest.raises(MilbenchError, match=r"disagree about encoder: .* has uni but .* has conch"):
+    with refused("features-disagree", "encoder"):
         survey(tmp_path / "attr")
-    with pytest.raises(MilbenchError, match="disagree about dim"):
+    with refused("features-disagree", "dim"):
         survey(tmp_path / "wide")
 
 
@@ -155,7 +156,7 @@ def test_endings_in_any_case_and_folders_below(tmp_path):
     for folder in ("case", "below", "batches", "pth", "job"):
         assert holds(cache_of(tmp_path / folder), WHOLE), folder
     h5(tmp_path / "below" / "batch3" / "S000.h5", *BAGS["S000"])
-    with pytest.raises(MilbenchError, match=r"below/S000\.h5 and .*batch3/S000\.h5 are two files of one slide 'S000'"):
+    with refused("slide-twice", "below/S000.h5", "batch3", "'S000'"):
         survey(tmp_path / "below")
 
 
@@ -198,7 +199,7 @@ def test_a_batch_of_one_is_a_bag(tmp_path):
     h5(tmp_path / "one" / "a.h5", np.ones((1, 1, 8), np.float32), np.ones((1, 1, 2)))
     assert survey(tmp_path / "one").rows == {"a": 1}
     pt(tmp_path / "two" / "a.pt", torch.ones(2, 3, 8))
-    with pytest.raises(MilbenchError, match=r"must have shape \(rows, dim\), got \(2, 3, 8\)"):
+    with refused("features-bad-array", "(2, 3, 8)"):
         survey(tmp_path / "two")
 
 
@@ -212,19 +213,19 @@ def test_locked_forbidden_missing_and_damaged_are_four_messages(tmp_path):
     ) as other:
         assert other.stdout is not None
         other.stdout.readline()
-        with pytest.raises(MilbenchError, match=r"S000\.h5 is locked.*HDF5_USE_FILE_LOCKING=FALSE"):
+        with refused("file-locked", "S000.h5", "HDF5_USE_FILE_LOCKING"):
             survey(tmp_path / "feats")
         other.kill()
     assert len(survey(tmp_path / "feats").ids) == 8
     path.write_bytes(b"")
-    with pytest.raises(MilbenchError, match=r"S000\.h5 is empty"):
+    with refused("file-damaged", "S000.h5"):
         survey(tmp_path / "feats")
     path.write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(50))
-    with pytest.raises(MilbenchError, match=r"S000\.h5 is damaged"):
+    with refused("file-damaged", "S000.h5"):
         survey(tmp_path / "feats")
     path.unlink()
     path.symlink_to(tmp_path / "nowhere")
-    with pytest.raises(MilbenchError, match=r"S000\.h5 is a link that leads nowhere"):
+    with refused("file-missing", "S000.h5"):
         survey(tmp_path / "feats")
 
 
@@ -234,7 +235,7 @@ def test_a_forbidden_file_is_not_damaged(tmp_path, monkeypatch):
     path.chmod(0)
     if os.access(path, os.R_OK):
         monkeypatch.setattr("milbench.data.input_files.regular._readable", lambda _: False)
-    with pytest.raises(MilbenchError, match=r"a\.h5 may not be read \(Permission denied\)"):
+    with refused("file-unreadable", "a.h5"):
         survey(tmp_path)
 
 
@@ -253,7 +254,7 @@ def test_one_file_does_not_decide_the_format(tmp_path, bad):
         return
     first.write_bytes(b"" if bad == "no bytes" else bytes(range(256)))
     assert detect_format(tmp_path / "job")[0].NAME == "trident"
-    with pytest.raises(MilbenchError, match=r"S000\.h5 is (empty|damaged)"):
+    with refused("file-damaged", "S000.h5"):
         survey(tmp_path / "job")
 
 
@@ -279,7 +280,7 @@ def test_a_folder_a_slide(tmp_path, end):
     assert holds(cache_of(tmp_path / "feats"), WHOLE)
     np.save(tmp_path / "feats" / "S001" / f"more.{end}", BAGS["S001"][0])
     if end == "npy":  # now a file names no slide, and its folder neither
-        with pytest.raises(MilbenchError, match="name each file after its slide") as told:
+        with refused("slide-twice") as told:
             survey(tmp_path / "feats")
         assert "remove" not in str(told.value)
 
@@ -326,14 +327,14 @@ def test_tiatoolbox_pairs(tmp_path):
     assert holds(cache, WHOLE)
     assert torch.equal(cache.coords("S001"), torch.from_numpy(BAGS["S001"][1]))
     (tmp_path / "feats" / "S002.position.npy").rename(tmp_path / "position")
-    with pytest.raises(MilbenchError, match=r"S002\.position\.npy"):
+    with refused("coords-missing", "S002.position.npy"):
         survey(tmp_path / "feats")
-    with pytest.raises(MilbenchError, match=r"S002\.position\.npy"):
+    with refused("coords-missing", "S002.position.npy"):
         build_cache(tmp_path / "feats", tmp_path / "none.cache")
     assert holds(cache_of(tmp_path / "feats", coords=False), WHOLE)
     (tmp_path / "position").rename(tmp_path / "feats" / "S002.position.npy")
     np.save(tmp_path / "feats" / "S001.features.1.npy", BAGS["S001"][0])
-    with pytest.raises(MilbenchError, match="two heads of a model"):
+    with refused("features-two-kinds"):
         survey(tmp_path / "feats")
 
 
@@ -344,8 +345,11 @@ def test_features_under_another_name(tmp_path, key):
     assert holds(cache_of(tmp_path / "feats"), WHOLE)
 
 
-@pytest.mark.parametrize(("end", "advice"), [("pkl", "pickles"), ("zarr", "zarr stores"), ("csv", "one long table")])
-def test_files_that_are_not_read_are_explained(tmp_path, end, advice):
+@pytest.mark.parametrize(
+    ("end", "refusal"),
+    [("pkl", ("format-mismatch", "pickles")), ("zarr", ("format-mismatch",)), ("csv", ("format-mismatch",))],
+)
+def test_files_that_are_not_read_are_explained(tmp_path, end, refusal):
     for name, (x, _) in BAGS.items():
         path = tmp_path / f"{name}.{end}"
         if end == "zarr":
@@ -354,7 +358,7 @@ def test_files_that_are_not_read_are_explained(tmp_path, end, advice):
             write_csv(path, [tuple(range(8)), *map(tuple, x.tolist())])
         else:
             path.write_bytes(b"\x80\x04.")
-    with pytest.raises(MilbenchError, match=advice):
+    with refused(*refusal):
         survey(tmp_path)
 
 
@@ -394,10 +398,10 @@ def test_defects_of_positions_are_found_before_a_suite_is_written(tmp_path, bad)
         if bad == "nan":
             made[0, 0] = np.nan
         h5(tmp_path / "feats" / f"{name}.h5", x, made)
-    with pytest.raises(MilbenchError, match=r"coordinate.*with --no-coords"):
+    with refused("coords-bad", "--no-coords"):
         survey(tmp_path / "feats")
     assert survey(tmp_path / "feats", coords=False).coords is None
-    with pytest.raises(MilbenchError, match=r"coordinate.* coords = false"):
+    with refused("coords-bad"):
         build_cache(tmp_path / "feats", tmp_path / "c", advice="Set coords = false.")
 
 
@@ -410,9 +414,9 @@ def test_dtypes(tmp_path, dtype):
         wanted = {name: x.astype(dtype).astype(np.float32) for name, x in WHOLE.items()}
         assert holds(cache_of(tmp_path / "npy"), wanted)
         return
-    with pytest.raises(MilbenchError, match=r"S00\d\.npy"):
+    with refused("features-bad-array"):
         survey(tmp_path / "npy")
-    with pytest.raises(MilbenchError, match=r"S00\d\.npy"):
+    with refused("features-bad-array"):
         build_cache(tmp_path / "npy", tmp_path / "c")
 
 
@@ -427,9 +431,9 @@ def test_regular_files_alone_are_opened(tmp_path, what, end, monkeypatch):
         socket.socket(socket.AF_UNIX).bind(path.name)
     else:
         path.symlink_to("/dev/zero")
-    with pytest.raises(MilbenchError, match=r"not a file but a (named pipe|socket|device)"):
+    with refused("path-wrong-kind"):
         survey(path if end in ("csv", "mat") else tmp_path)
-    with pytest.raises(MilbenchError, match="not a file but"):
+    with refused("path-wrong-kind"):
         read_table(path)
 
 
@@ -437,7 +441,7 @@ def test_a_sparse_file_is_not_read_as_zeros(tmp_path):
     path = tmp_path / "a.mat"
     with path.open("wb") as file:
         file.truncate(1 << 36)
-    with pytest.raises(MilbenchError, match=r"declares 68,719,476,736 bytes, of which 0 were ever written"):
+    with refused("file-damaged", "68,719,476,736", "0"):
         regular_size(path)
 
 
@@ -457,7 +461,7 @@ def test_a_file_without_end_is_named(tmp_path, monkeypatch):
     real = clam._read_pt
     monkeypatch.setattr(clam, "_read_pt", spin)
     monkeypatch.setattr(supervised, "COMPUTING", 0.2)
-    with pytest.raises(MilbenchError, match=r"S005\.pt was not read to its end in"):
+    with refused("reader-ended", "S005.pt"):
         build_cache(tmp_path, tmp_path.parent / "endless")
 
 
@@ -471,7 +475,7 @@ def test_a_file_that_ends_its_reader_is_named(tmp_path, monkeypatch):
         os.kill(os.getpid(), 11)
 
     monkeypatch.setattr(clam, "_read_pt", end)
-    with pytest.raises(MilbenchError, match=r"S00\d\.pt ended the process that read it \(SIGSEGV\)"):
+    with refused("reader-ended", "SIGSEGV"):
         survey(tmp_path)
 
 
@@ -488,7 +492,7 @@ def test_a_header_of_npy_that_is_no_python_is_refused(tmp_path):
     np.save(tmp_path / "a.npy", np.ones((3, 2), np.float32))
     raw = (tmp_path / "a.npy").read_bytes()
     (tmp_path / "a.npy").write_bytes(raw.replace(b"}", b" ", 1))
-    with pytest.raises(MilbenchError, match=r"a\.npy is no readable \.npy file"):
+    with refused("file-damaged", "a.npy"):
         survey(tmp_path)
 
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.refusal import refused
 from support.small import suite as small_suite
 from support.small import write_cohort
 from torch import nn
@@ -16,7 +17,6 @@ import milbench
 from milbench.aggregator import Aggregator
 from milbench.bags import BagOutput, Bags
 from milbench.config import Card
-from milbench.errors import MilbenchError
 from milbench.registry import Method, resolve
 from milbench.report.bibtex import entry
 from milbench.runs.plan import make_plan
@@ -91,7 +91,7 @@ def test_a_state_that_does_not_fit_is_refused_in_a_short_sentence_and_nothing_is
             pytest.skip("one parameter has no others")
     else:
         state = {f"x{i}": torch.ones(1) for i in range(400)}
-    with pytest.raises(MilbenchError) as refusal:
+    with refused("authors-state-mismatch") as refusal:
         model.load_authors_state(state)
     text = str(refusal.value)
     assert len(text) <= 300
@@ -106,7 +106,7 @@ def test_a_state_that_does_not_fit_is_refused_in_a_short_sentence_and_nothing_is
 
 @pytest.mark.parametrize("state", [{}, {"epoch": 3}, [1], nn.Linear(2, 2)])
 def test_what_holds_no_parameters_is_refused(state):
-    with pytest.raises(MilbenchError):
+    with refused("authors-state-mismatch"):
         milbench.create("mean", in_dim=4).load_authors_state(state)
 
 
@@ -144,9 +144,9 @@ def test_a_loss_takes_class_indices_of_its_bags_and_nothing_else(method):
     out = model(bags)
     assert torch.isfinite(model.loss(out, torch.tensor([0, 1])))
     for wrong in WRONG_TARGETS:
-        with pytest.raises(MilbenchError):
+        with refused("targets-bad"):
             model.loss(out, wrong)
-    with pytest.raises(MilbenchError):
+    with refused("targets-bad"):
         made(method, 3).loss(made(method, 3)(bags), torch.tensor([0, 3]))
 
 
@@ -155,7 +155,7 @@ def test_a_loss_takes_class_indices_of_its_bags_and_nothing_else(method):
 ])  # fmt: skip
 @pytest.mark.parametrize("method", METHODS)
 def test_a_model_given_something_else_than_bags_names_pack(method, given):
-    with pytest.raises(MilbenchError, match=re.escape("Bags.pack")):
+    with refused("bag-shape", "Bags.pack"):
         milbench.create(method, in_dim=8)(given)
 
 
@@ -174,7 +174,7 @@ def test_arrays_are_packed_as_tensors_are(dtype):
     [np.zeros((2, 2), complex)], [None],
 ])  # fmt: skip
 def test_what_is_no_list_of_bags_is_refused(given):
-    with pytest.raises(MilbenchError):
+    with refused("bag-shape"):
         Bags.pack(given)
 
 
@@ -186,7 +186,7 @@ def test_targets_outside_the_classes_have_no_loss(n_classes, target):
     if 0 <= target < n_classes:
         assert torch.isfinite(model.loss(out, torch.tensor([target])))
     else:
-        with pytest.raises(MilbenchError):
+        with refused("targets-bad"):
             model.loss(out, torch.tensor([target]))
 
 
@@ -273,7 +273,7 @@ def test_a_method_is_found_beside_its_suite_whichever_suite_was_read_before(tmp_
 def test_a_method_that_is_nowhere_is_told_with_the_folders(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "path", sys.path.copy())
     write_cohort(tmp_path)
-    with pytest.raises(MilbenchError, match=re.escape(str(tmp_path.resolve()))):
+    with refused("method-not-importable", str(tmp_path.resolve())):
         make_plan(small_suite(tmp_path, ("no_such_pool_anywhere:MyPool",)), tmp_path / "r")
 
 

@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support import flip_bits
 from support import synthetic as made
+from support.refusal import refused
 
 from milbench.atomic_io.checksums import file_checksum
 from milbench.atomic_io.publishing import PUBLISHING, child, inside, name_problem, write_together
@@ -58,7 +59,7 @@ def everything(folder):
 def test_a_name_becomes_a_file_of_its_folder_or_is_refused(name):
     folder = Path("/somewhere/folder")
     if name_problem(name, ".csv"):
-        with pytest.raises(MilbenchError) as told:
+        with refused("name-bad") as told:
             child(folder, name, ".csv")
         assert str(told.value).isprintable()
         return
@@ -71,7 +72,7 @@ def test_a_name_becomes_a_file_of_its_folder_or_is_refused(name):
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_hostile_names_are_refused(name):
-    with pytest.raises(MilbenchError):
+    with refused("name-bad"):
         child(Path(), name)
 
 
@@ -159,7 +160,7 @@ def test_no_writer_leaves_its_folder(tmp_path, name):
 @pytest.mark.parametrize("fold", ["/tmp/elsewhere", "../../up", "a/b", "x\0y", "nul"])
 def test_a_hostile_fold_of_a_cache_is_refused(tmp_path, fold):
     small_cohort(tmp_path, (fold,))
-    with pytest.raises(MilbenchError, match="fold") as told:
+    with refused("name-bad") as told:
         load_cohort(DataSpec(name="d", cache="c"), tmp_path)
     assert str(told.value).isprintable()
 
@@ -190,7 +191,7 @@ def test_a_link_in_a_store_is_not_followed(tmp_path, link):
         store.prepare()
         write_cohort(cohort, inside(store.root, store.cohort("d", "f")))
 
-    with pytest.raises(MilbenchError, match="symbolic link"):
+    with refused("path-outside"):
         write()
     assert everything(outside) == before
 
@@ -242,7 +243,7 @@ def test_exchanged_predictions_are_refused(store):
     first, second = one.read_bytes(), other.read_bytes()
     one.write_bytes(second)
     other.write_bytes(first)
-    with pytest.raises(MilbenchError, match=r"predictions\.parquet was changed or damaged"):
+    with refused("file-changed", "predictions.parquet"):
         leaderboard(store.root, resamples=10)
     assert len(check_path(store.root).defects) == 2
 
@@ -262,7 +263,7 @@ def test_an_edited_seed_is_refused(store, old):
 def test_a_renamed_folder_is_refused(store):
     run = ok_runs(store)[0]
     run.path.rename(run.path.with_name("0123456789abcdef"))
-    with pytest.raises(MilbenchError, match="not of 0123456789abcdef"):
+    with refused("store-damaged", "0123456789abcdef"):
         read_runs(store.root)
 
 
@@ -299,7 +300,7 @@ def test_predictions_of_other_bags_than_the_folds_are_refused(store):
     assert score(runs, resamples=5)
     slides = tested["f0"].iloc[1:]
     pd.DataFrame({"slide_id": slides, "split": "test"}).to_csv(cohort / "folds" / "f0.csv", index=False)
-    with pytest.raises(MilbenchError, match="the fold does not test"):
+    with refused("run-other-cohort"):
         score(runs, resamples=5)
 
 
@@ -328,10 +329,10 @@ def test_a_label_edited_in_a_cohort_without_its_manifest_gives_no_table(store):
     (cohort / "manifest.json").unlink()
     text = (cohort / "labels.csv").read_text()
     (cohort / "labels.csv").write_text(text.replace(",0\n", ",1\n", 1))
-    with pytest.raises(MilbenchError, match=r"manifest\.json is missing"):
+    with refused("cohort-damaged", "manifest.json", "missing"):
         leaderboard(store.root, resamples=5)
     (runs,) = read_cohorts(store.root)
-    with pytest.raises(MilbenchError, match=r"manifest\.json is missing"):
+    with refused("cohort-damaged", "manifest.json", "missing"):
         runs.labels()
 
 
@@ -339,7 +340,7 @@ def test_runs_of_a_suite_that_lost_its_record_are_not_passed_over(store):
     other = made.fill(store.root, made.suite("other", data=("easy",)), ("max",), n=24, seeds=1, costs=False)
     (other.folder / "suite.json").unlink()
     assert any("other-v1" in line for line in check_path(store.root).defects)
-    with pytest.raises(MilbenchError, match=r"other-v1.suite\.json"):
+    with refused("file-missing", "other-v1", "suite.json"):
         select(store.root, Selection(outcome="ok"))
     shutil.rmtree(other.folder / "runs")  # nothing was finished: what an interrupted start leaves
     assert check_path(store.root).defects == []
@@ -366,7 +367,7 @@ def test_wrongly_typed_fields_of_a_run_are_one_sentence(store, key, value):
     file = ok_runs(store)[0].path / "run.json"
     content = {k: v for k, v in json.loads(file.read_text()).items() if k not in ("files", "checksum")}
     file.write_text(json.dumps(content | {key: value}))
-    with pytest.raises(MilbenchError, match=r"run\.json") as told:
+    with refused("store-damaged", "run.json") as told:
         leaderboard(store.root, resamples=5)
     assert "\n" not in str(told.value)
     assert len(str(told.value)) < 500
@@ -388,7 +389,7 @@ def test_a_pipe_in_a_store_is_refused(store):
     file = ok_runs(store)[0].path / "predictions.parquet"
     file.unlink()
     os.mkfifo(file)
-    with pytest.raises(MilbenchError, match="pipe"):
+    with refused("path-wrong-kind", "pipe"):
         leaderboard(store.root, resamples=5)
 
 
@@ -432,7 +433,7 @@ def test_a_hostile_cache_toml_is_one_sentence(tmp_path, line):
     lines = (tmp_path / "c" / "cache.toml").read_text().splitlines(keepends=True)[:-1]
     lines = [old for old in lines if not old.startswith(f"{key} =")]
     (tmp_path / "c" / "cache.toml").write_text(seal("".join([*lines, f"{line}\n"])))
-    with pytest.raises(MilbenchError, match=r"cache\.toml") as told:
+    with refused("cache-damaged", "cache.toml") as told:
         FeatureCache.open(tmp_path / "c")
     assert len(str(told.value)) < 400
 
@@ -443,7 +444,7 @@ def test_damaged_features_are_found_when_a_cohort_is_loaded(tmp_path):
     content = bytearray(shard.read_bytes())
     content[-3] ^= 1
     shard.write_bytes(content)
-    with pytest.raises(MilbenchError, match="was damaged after it was built"):
+    with refused("cache-damaged"):
         load_cohort(DataSpec(name="d", cache="c"), tmp_path)
 
 
@@ -524,7 +525,7 @@ def test_a_full_disk_leaves_the_report_of_before(store, tmp_path, monkeypatch):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr("milbench.atomic_io.publishing.os.fsync", full)
-    with pytest.raises(MilbenchError, match="No space left"):
+    with refused("not-writable"):
         write_report(board, out, "Leaderboard of made-up", "again")
     assert everything(out) == before
 

@@ -11,6 +11,7 @@ import pydantic
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.refusal import refused
 
 from milbench.aggregator import Aggregator
 from milbench.config import Choice, digest
@@ -122,7 +123,7 @@ def test_different_options_have_different_names(first, second):
     "flag=2", "count=1.5", "mixed=nan", "pair=('a',1e999)", "count=" + "9" * 5000, "widths=" + "(" * 5000,
 ])  # fmt: skip
 def test_values_that_a_type_does_not_have_are_refused(text):
-    with pytest.raises(MilbenchError):
+    with refused("method-bad-option"):
         resolve(f"{NAME}[{text}]")
 
 
@@ -150,7 +151,7 @@ def test_a_search_refuses_options_that_no_trial_could_have(monkeypatch):
 
     monkeypatch.setattr(Every, "search_space", {"kernel": Choice(options=(3, 7))})
     search = StudySpec(None, Method(NAME, Every, {}), Tuning(), 3)
-    with pytest.raises(MilbenchError, match="kernel"):
+    with refused("tuning-bad-space", "kernel"):
         search.check()
     space = {"widths": Choice(options=((), (8, 4))), "text": Choice(options=("a,b",))}
     monkeypatch.setattr(Every, "search_space", space)

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+from support.refusal import assert_refused
 from support.small import suite, write_cohort
 
 from milbench.config import Budget, Tuning
@@ -265,7 +266,7 @@ def test_few_processes_are_a_sentence_and_no_interruption(tmp_path, monkeypatch,
     with pytest.raises(SystemExit) as ended:
         cli.main()
     assert ended.value.code == 1
-    assert "ulimit -u" in capsys.readouterr().err
+    assert_refused(capsys.readouterr().err, "system-limit")
 
 
 def test_a_full_disk_is_told_with_the_file_that_was_written(tmp_path, monkeypatch):

@@ -10,6 +10,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from support.cohorts import Planted, clean_cohort
+from support.refusal import assert_refused
 
 TOML = """\
 name = "mine"
@@ -201,7 +202,7 @@ def test_waivers_stand_wherever_the_results_do(tmp_path, cli):
     (cohort / "audit.json").unlink()
     lost = cli("leaderboard")
     assert lost.code == 1
-    assert "audit.json is missing; run the suite again to write it." in lost.err
+    assert_refused(lost.err, "file-missing", "audit.json")
 
 
 def test_a_changed_waiver_is_another_suite(tmp_path, cli):
@@ -210,14 +211,14 @@ def test_a_changed_waiver_is_another_suite(tmp_path, cli):
     waive(tmp_path, "patient-overlap")
     refused = cli("run", "my.toml", "-m", "mean")
     assert refused.code == 1
-    assert "(data changed); raise its version" in refused.err
+    assert_refused(refused.err, "suite-changed", "data")
 
 
 def test_usage(tmp_path, cli):
     (tmp_path / "bad.toml").write_text(TOML.format(more='waive = ["patient-overlaps"]'))
     said = cli("audit", "bad.toml")
     assert said.code == 1
-    assert "'patient-overlaps' is no code of milbench audit. Did you mean 'patient-overlap'?" in said.err
+    assert_refused(said.err, "suite-bad-value", "'patient-overlaps'", "'patient-overlap'")
     assert cli("audit", "nowhere.toml").code == 1
     write(clean_cohort(), tmp_path)
     said = cli("audit", "my.toml", "--json", tmp_path / "no" / "folder.json")

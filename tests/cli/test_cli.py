@@ -18,6 +18,7 @@ import pandas as pd
 import pytest
 from rich.console import Console
 from support import synthetic as made
+from support.refusal import assert_refused
 
 import milbench
 from milbench import MilbenchError
@@ -542,6 +543,6 @@ def test_a_report_replaces_no_readme_of_another_kind(cli, tmp_path):
     mine.write_text("my notes\n")
     ran = cli("run", "small.toml", "--results", "r")
     assert ran.code == 1
-    assert "README.md is not a report of suite" in ran.err
+    assert_refused(ran.err, "already-exists", "README.md")
     assert mine.read_text() == "my notes\n"
     assert not (tmp_path / "r").exists()
