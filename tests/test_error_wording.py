@@ -125,7 +125,7 @@ def auc(labels: object, probabilities: object) -> float:
 
 
 def classes(values: dict[str, str], names: list[str] | None = None) -> object:
-    from milbench.data.labels.table import index_classes
+    from milbench.tasks.classification import index_classes
 
     return index_classes(values, names, "labels.csv")
 
