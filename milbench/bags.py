@@ -149,7 +149,7 @@ def _tensors(values: Sequence[Tensor | np.ndarray], what: str) -> list[Tensor]:
         raise MilbenchError(
             f"Bags.pack takes a list of (n_i, d) tensors or arrays, not a {type(values).__name__}.", code="bag-shape"
         )
-    found = []
+    checked = []
     for i, value in enumerate(values):
         if isinstance(value, np.ndarray) and value.dtype.kind in "fiub":
             # A view where torch can write to it and knows its byte order and precision, else a copy.
@@ -161,8 +161,8 @@ def _tensors(values: Sequence[Tensor | np.ndarray], what: str) -> list[Tensor]:
             raise MilbenchError(
                 f"{what} of bag {i} are a {kind}; Bags.pack takes (n_i, d) tensors or numpy arrays.", code="bag-shape"
             )
-        found.append(value)
-    return found
+        checked.append(value)
+    return checked
 
 
 def offsets_on(offsets: Tensor, device: torch.device) -> Tensor:

@@ -59,8 +59,8 @@ class OutOfMemory(RuntimeError):  # noqa: N818
         self.bag_length, self.during, self.asked_bytes = bag_length, during, asked_bytes
 
     def __str__(self) -> str:
-        asked = "more memory" if self.asked_bytes is None else f"{self.asked_bytes / 2**20:,.1f} MiB more"
-        return f"a bag of {self.bag_length:,} instances asked for {asked} in {self.during} than the run may take"
+        amount = "more memory" if self.asked_bytes is None else f"{self.asked_bytes / 2**20:,.1f} MiB more"
+        return f"a bag of {self.bag_length:,} instances asked for {amount} in {self.during} than the run may take"
 
 
 class Diverged(RuntimeError):  # noqa: N818

@@ -141,8 +141,8 @@ def all_metrics(
     """
     y, p = check(labels, probabilities)
     s = None if log_odds is None else order_of(p, log_odds)
-    found = None if predicted is None else _predicted(p, predicted)
-    return {metric.name: metric.value(y, p, s, found) for metric in registered()}
+    predicted_classes = None if predicted is None else _predicted(p, predicted)
+    return {metric.name: metric.value(y, p, s, predicted_classes) for metric in registered()}
 
 
 def check(labels: ArrayLike, probabilities: ArrayLike) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
@@ -226,8 +226,8 @@ def sensitivity(labels: ArrayLike, probabilities: ArrayLike, predicted: ArrayLik
     y, p = check(labels, probabilities)
     if p.shape[1] > 2:
         return balanced_accuracy(y, p, predicted)
-    found = _predicted(p, predicted)
-    return _ratio(int((found[y == 1] == 1).sum()), int((y == 1).sum()))
+    predicted_classes = _predicted(p, predicted)
+    return _ratio(int((predicted_classes[y == 1] == 1).sum()), int((y == 1).sum()))
 
 
 def specificity(labels: ArrayLike, probabilities: ArrayLike, predicted: ArrayLike | None = None) -> float:
@@ -237,12 +237,12 @@ def specificity(labels: ArrayLike, probabilities: ArrayLike, predicted: ArrayLik
     not predicted to be of the class. NaN where no bag is negative, of any class.
     """
     y, p = check(labels, probabilities)
-    found = _predicted(p, predicted)
+    predicted_classes = _predicted(p, predicted)
     if p.shape[1] == 2:
-        return _ratio(int((found[y == 0] == 0).sum()), int((y == 0).sum()))
+        return _ratio(int((predicted_classes[y == 0] == 0).sum()), int((y == 0).sum()))
     if (y == y[0]).all():
         return float("nan")
-    return float(np.mean([(found[y != c] != c).mean() for c in np.unique(y)]))
+    return float(np.mean([(predicted_classes[y != c] != c).mean() for c in np.unique(y)]))
 
 
 def f1(labels: ArrayLike, probabilities: ArrayLike, predicted: ArrayLike | None = None) -> float:
@@ -251,10 +251,10 @@ def f1(labels: ArrayLike, probabilities: ArrayLike, predicted: ArrayLike | None 
     NaN where, with two classes, no bag is positive nor predicted to be.
     """
     y, p = check(labels, probabilities)
-    found = _predicted(p, predicted)
+    predicted_classes = _predicted(p, predicted)
     classes = p.shape[1]
-    both = np.bincount(y, minlength=classes) + np.bincount(found, minlength=classes)
-    hits = np.bincount(y[found == y], minlength=classes)
+    both = np.bincount(y, minlength=classes) + np.bincount(predicted_classes, minlength=classes)
+    hits = np.bincount(y[predicted_classes == y], minlength=classes)
     if classes == 2:
         return _ratio(2 * hits[1], both[1])
     return float(np.mean(2 * hits[both > 0] / both[both > 0]))
@@ -313,10 +313,10 @@ def per_class(
     s = order_of(p, log_odds)
     if names is not None and len(names) != p.shape[1]:
         raise MilbenchError(f"{p.shape[1]} classes need as many names, not {len(names)}.", code="stats-bad-input")
-    found = p.argmax(axis=1)
+    predicted_classes = p.argmax(axis=1)
     rows = []
     for c in range(p.shape[1]):
-        is_c, as_c = y == c, found == c
+        is_c, as_c = y == c, predicted_classes == c
         hits = int((is_c & as_c).sum())
         both = is_c.any() and not is_c.all()
         rows.append({
@@ -403,15 +403,15 @@ def _predicted(probabilities: NDArray[np.float64], predicted: ArrayLike | None) 
     if predicted is None:
         return np.asarray(probabilities.argmax(axis=1), dtype=np.int64)
     try:
-        found = np.asarray(predicted)
+        given = np.asarray(predicted)
     except (TypeError, ValueError) as error:
         raise MilbenchError(f"predicted classes must be numbers ({error}).", code="stats-bad-input") from error
     n, classes = probabilities.shape
-    if found.shape != (n,) or found.dtype.kind not in "iu" or found.min() < 0 or found.max() >= classes:
+    if given.shape != (n,) or given.dtype.kind not in "iu" or given.min() < 0 or given.max() >= classes:
         raise MilbenchError(
             f"predicted classes must be {n} integers from 0 to {classes - 1}, one a bag.", code="stats-bad-input"
         )
-    return found.astype(np.int64)
+    return given.astype(np.int64)
 
 
 def _finite(scores: ArrayLike) -> NDArray[np.float64]:
@@ -533,7 +533,7 @@ def _record(metric: object) -> Metric:
 
 @cache
 def _of_packages() -> tuple[Metric, ...]:
-    found: dict[str, Metric] = {}
+    metrics: dict[str, Metric] = {}
     for point in sorted(entry_points(group=GROUP), key=lambda point: (point.name, point.value)):
         try:
             value = point.load()
@@ -546,9 +546,9 @@ def _of_packages() -> tuple[Metric, ...]:
         if callable(value):
             value = Metric(point.name, point.name.replace("_", " ").capitalize(), True, value)
         metric = _record(value)
-        if metric.name in found or metric.name in {known.name for known in _of_module()}:
+        if metric.name in metrics or metric.name in {known.name for known in _of_module()}:
             raise MilbenchError(
                 f"two metrics are named {metric.name} (one of them {point.value}); rename one.", code="name-taken"
             )
-        found[metric.name] = metric
-    return tuple(found.values())
+        metrics[metric.name] = metric
+    return tuple(metrics.values())

@@ -66,18 +66,18 @@ class Entry:
                 f"aggregator {self.name!r} cannot be imported from {self.module}: {what}.", code="method-not-importable"
             ) from error
         if self.attribute is not None:
-            found = getattr(module, self.attribute, None)
-            if found is None:
+            attribute = getattr(module, self.attribute, None)
+            if attribute is None:
                 names = [name for name, value in vars(module).items() if inspect.isclass(value)]
                 raise MilbenchError(
                     f"{self.module} has no class {self.attribute!r}.{did_you_mean(self.attribute, names)}",
                     code="method-malformed",
                 )
-            if not (inspect.isclass(found) and issubclass(found, Aggregator)):
+            if not (inspect.isclass(attribute) and issubclass(attribute, Aggregator)):
                 raise MilbenchError(
                     f"{self.module}:{self.attribute} is not a milbench.Aggregator.", code="method-malformed"
                 )
-            return found
+            return attribute
         classes = [c for c in vars(module).values() if inspect.isclass(c) and issubclass(c, Aggregator)
                    and c.__module__ == self.module and not c.__name__.startswith("_")]  # fmt: skip
         if len(classes) != 1:
@@ -163,16 +163,16 @@ class Registry:
         top, _, _ = cls.__module__.partition(".")
         file = cls.__module__.rpartition(".")[2]
         for name, entry in self._entries.items():
-            alike = entry.module.rpartition(".")[2] == file
-            if not alike and (entry.attribute is None or entry.module.partition(".")[0] != top):
+            same_file = entry.module.rpartition(".")[2] == file
+            if not same_file and (entry.attribute is None or entry.module.partition(".")[0] != top):
                 continue
             try:
-                found = entry.load()
-                one = found is cls or (found.__qualname__ == cls.__qualname__ and _same_file(found, cls))
+                loaded = entry.load()
+                one = loaded is cls or (loaded.__qualname__ == cls.__qualname__ and _same_file(loaded, cls))
             except (MilbenchError, OSError, TypeError):
                 continue
             if one:
-                return name, found
+                return name, loaded
         return None
 
 
@@ -183,10 +183,10 @@ def _same_file(a: type, b: type) -> bool:
 @cache
 def registry() -> Registry:
     """Return the registry of everything installed; made once a process."""
-    found = Registry()
+    entries = Registry()
     for point in entry_points(group=GROUP):
-        found.add_entry_point(point)
-    return found
+        entries.add_entry_point(point)
+    return entries
 
 
 def _is_own(cls: type) -> bool:

@@ -161,9 +161,9 @@ def test_wrong_parameters_are_named(package, body, refusal):
 
 
 def test_parameters_of_a_method(package):
-    found = parameters(resolve(ALPHA).cls)
-    assert list(found) == ["width", "deep", "kind", "rate"]
-    assert found["width"] == (int | None, None)
+    actual = parameters(resolve(ALPHA).cls)
+    assert list(actual) == ["width", "deep", "kind", "rate"]
+    assert actual["width"] == (int | None, None)
 
 
 def test_sizes_that_make_no_model():

@@ -63,8 +63,8 @@ def test_a_committed_table_is_that_of_its_predictions(packed, tmp_path):
         stated = table.loc[row]
         assert len(own) == stated["runs_ok"], row
         assert stated["folds"] == 1, "with more folds a test slide's predictions are pooled; this test knows one fold"
-        found = np.mean(own, axis=0)
-        assert stated[["auc", "balanced_accuracy", "log_loss"]].to_numpy(float) == pytest.approx(found, abs=1e-9), row
+        actual = np.mean(own, axis=0)
+        assert stated[["auc", "balanced_accuracy", "log_loss"]].to_numpy(float) == pytest.approx(actual, abs=1e-9), row
 
 
 def test_an_archive_is_the_same_bytes_and_leaves_out_what_is_unfinished(tmp_path):

@@ -119,8 +119,8 @@ def test_built_in_cohorts_keep_their_fingerprints():
     from milbench.data.cohort import load_cohort
 
     suite = load_suite("quickstart")
-    found = {data.name: load_cohort(data, suite.base).fingerprint for data in suite.data}
-    assert found == golden()["fingerprints"]
+    cohort = {data.name: load_cohort(data, suite.base).fingerprint for data in suite.data}
+    assert cohort == golden()["fingerprints"]
 
 
 TINY = """

@@ -546,7 +546,7 @@ AREAS = {
     "Labels, splits and cohorts": {
         "labels", "classes", "names", "patient", "sites", "split", "folds", "cohort", "dataset",
     },
-    "Aggregators, metrics and plug-ins": {"method", "bag", "targets", "authors", "metric", "renderer", "plugin"},
+    "Aggregators, metrics and plug-ins": {"method", "bag", "targets", "authors", "metric", "plugin"},
     "Results and models": {
         "results", "runs", "run", "store", "compare", "model", "models", "threshold", "attention", "pooling", "interpret",
     },

@@ -131,10 +131,10 @@ def _seen(
     if gone := [model.name for model, slides in zip(models, trained, strict=True) if slides is None]:
         echo(f"warning: {cohort.folder} does not hold the folds of {count(len(gone), 'model')}, the first {gone[0]}: "
              "whether slides took part in training is not known.")  # fmt: skip
-    found = seen_slides(
+    seen = seen_slides(
         slides, owner, trained, {str(slide): str(patient) for slide, patient in cohort.labels()["patient_id"].items()}
     )
-    return {model.name: slides for model, slides in zip(models, found, strict=True)}
+    return {model.name: slides for model, slides in zip(models, seen, strict=True)}
 
 
 def _check_attention(model: SavedModel, cache: FeatureCache) -> None:

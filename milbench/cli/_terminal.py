@@ -42,10 +42,10 @@ def registered(method: str) -> str:
     from ..registry import resolve
 
     try:
-        found = resolve(method)
+        method_named = resolve(method)
     except MilbenchError:  # results may name what cannot be imported here
         return method
-    return found.canonical if found.given else method
+    return method_named.canonical if method_named.given else method
 
 
 def print_report(rendered: str | RenderableType) -> None:
@@ -188,13 +188,13 @@ def counted(what: str) -> Iterator[Callable[[int, int, str], None]]:
             )
         return
 
-    began, told = time.monotonic(), False
+    began, began_printing = time.monotonic(), False
 
     def line(done: int, total: int, slide: str) -> None:
-        nonlocal told
+        nonlocal began_printing
         tenth = done * 10 // total > (done - 1) * 10 // total
-        if (told and done == total) or (tenth and time.monotonic() - began > QUIET):
-            told = True
+        if (began_printing and done == total) or (tenth and time.monotonic() - began > QUIET):
+            began_printing = True
             print(console(f"{what} {done}/{total} {slide}"), file=sys.stderr, flush=True)
 
     yield line

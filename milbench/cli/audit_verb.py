@@ -66,10 +66,10 @@ def _left_out(data: DataSpec, base: Path) -> list[str]:
 
     if data.labels is None or data.slide_table is not None:  # that one is of patients
         return []
-    found = left_out(base / Path(data.labels).expanduser(), data.slide_column, data.label_column)
+    excluded = left_out(base / Path(data.labels).expanduser(), data.slide_column, data.label_column)
     return [
         f"{count(len(names), 'slide')} marked 'exclude'{f' ({why})' if why else ''}: {some(names)}"
-        for why, names in found.items()
+        for why, names in excluded.items()
     ]
 
 

@@ -19,7 +19,7 @@ def cite_command(
     from ..registry import resolve
     from ..report.bibtex import entry, software
 
-    cited = {found.name: found.card for found in map(resolve, methods or [])}  # all, before anything is printed
+    cited = {named.name: named.card for named in map(resolve, methods or [])}  # all, before anything is printed
     if bibtex:
         once = {(card.citation, card.bibtex): name for name, card in reversed(cited.items())}  # one entry a paper
         entries = [software(__version__), *(entry(cited[name], name) for name in cited if name in once.values())]

@@ -40,10 +40,10 @@ def forget_command(
     from ..runs.current_runs import conditions_of
 
     selection = Selection(suite, data, tuple(method or ()), condition, older, outcome, superseded)
-    found = select(results, selection)
-    if not found:
+    selected = select(results, selection)
+    if not selected:
         echo(f"No run in {results} meets all of that; nothing is removed.")
-    for doomed in found:
+    for doomed in selected:
         for run in doomed.runs:
             spec = run.spec
             echo(

@@ -110,22 +110,22 @@ def init_command(
     if tables is not None and any(columns[1:5]):
         check_columns(tables)
     with counted("looking at") as progress:
-        found = inspect(survey(features, format, progress, coords), tables, splits)
-    for line in lines(found):
+        inspection = inspect(survey(features, format, progress, coords), tables, splits)
+    for line in lines(inspection):
         echo(line)
-    found.refuse_losses(allow_missing)
-    if found.two_encoders and not allow_two_encoders and found.survey.kinds is not None:
-        found.survey.kinds.refuse(features)
-    problem = [*found.gaps.lines(), *filter(None, [found.division.problem])]
+    inspection.refuse_losses(allow_missing)
+    if inspection.two_encoders and not allow_two_encoders and inspection.survey.kinds is not None:
+        inspection.survey.kinds.refuse(features)
+    problem = [*inspection.gaps.lines(), *filter(None, [inspection.division.problem])]
     if strict and problem:
         raise MilbenchError(f"{problem[0].rstrip('.')}; mend it, or leave out --strict.", code="init-strict")
-    estimates = _estimates(found, chosen, seeds) if estimate else []
+    estimates = _estimates(inspection, chosen, seeds) if estimate else []
     for line in estimates:
         echo(line)
-    gain = _gain_of_seeds(found, seeds)
+    gain = _gain_of_seeds(inspection, seeds)
     for line in gain:
         echo(line)
-    made = draft(found, out, chosen, seeds, [*estimates, *gain])
+    made = draft(inspection, out, chosen, seeds, [*estimates, *gain])
     out.parent.mkdir(parents=True, exist_ok=True)
     made.write(force)
     also = (
@@ -137,22 +137,30 @@ def init_command(
     echo(f"Written: {out}{also}. Next: milbench audit {suite}, then milbench run {suite}")
 
 
-def _gain_of_seeds(found: Inspection, seeds: int) -> list[str]:
+def _gain_of_seeds(inspection: Inspection, seeds: int) -> list[str]:
     from ..evaluation.more_seeds import planned_sentence, tested_counts
 
-    labels = found.labels
+    labels = inspection.labels
     counts = tested_counts(
-        (fold.test for fold in found.division.folds), labels.labels, labels.patients, len(labels.classes)
+        (fold.test for fold in inspection.division.folds), labels.labels, labels.patients, len(labels.classes)
     )
     return [sentence] if (sentence := planned_sentence("", counts, seeds)) else []
 
 
-def _estimates(found: Inspection, methods: list[str], seeds: int) -> list[str]:
+def _estimates(inspection: Inspection, methods: list[str], seeds: int) -> list[str]:
     from ..runs.costs.estimate import Work, estimate, lines
 
-    folds = found.division.folds
+    folds = inspection.division.folds
     train, val, test = (
         sum(len(fold.parts[part]) for fold in folds) / len(folds) for part in ("train", "val", "test")
     )  # fmt: skip
-    work = Work(found.survey.dim, len(found.labels.classes), found.survey.lengths, train, val, test, len(folds) * seeds)
+    work = Work(
+        inspection.survey.dim,
+        len(inspection.labels.classes),
+        inspection.survey.lengths,
+        train,
+        val,
+        test,
+        len(folds) * seeds,
+    )
     return lines(estimate(methods, work), work)

@@ -163,7 +163,7 @@ def _damaged(results: Path) -> dict[str, str]:
     from ..runs.store_check import damaged_suites
 
     try:
-        found = damaged_suites(results)
-        return found if len(found) < len(suite_folders(results)) else {}
+        damaged = damaged_suites(results)
+        return damaged if len(damaged) < len(suite_folders(results)) else {}
     except MilbenchError:
         return {}

@@ -95,15 +95,17 @@ def _measure(plan: SweepPlan, out: Path, stem: str | None) -> list[str]:
     if journal.is_file() and journal.stat().st_size:
         echo(f"Going on with what {journal} holds of an interrupted run; delete it to begin anew.")
     with show_progress() as show:
-        found = run_sweep(plan, show, journal, show.watch)
-    paths = write_ladder(found.table, found.record(), out, stem or file_stem(found), command_line())
+        measurements = run_sweep(plan, show, journal, show.watch)
+    paths = write_ladder(
+        measurements.table, measurements.record(), out, stem or file_stem(measurements), command_line()
+    )
     journal.unlink(missing_ok=True)
     for mode in plan.modes:
-        print_table(to_rich(found.table, mode))
-    for sentence in busy_notes(found.table, found.record()):
+        print_table(to_rich(measurements.table, mode))
+    for sentence in busy_notes(measurements.table, measurements.record()):
         echo(sentence)
     echo(f"Written: {', '.join(map(str, paths))}")
-    rows = found.table[found.table["outcome"] != "ok"]
+    rows = measurements.table[measurements.table["outcome"] != "ok"]
     return [f"{r.outcome}: {r.method} {r.mode} {r.dtype} n={r.n}: {r.reason}" for r in rows.itertuples()]
 
 

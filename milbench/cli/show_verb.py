@@ -60,24 +60,24 @@ def _show_matrix(method: str, instances: int, out: Path | None) -> None:
     from ..registry import resolve
     from ._terminal import check_folder
 
-    found = resolve(method)
-    file = out or Path(f"pooling-matrix-{re.sub(r'[^a-z0-9_.+-]+', '-', found.canonical.lower()).strip('-')}.png")
+    resolved = resolve(method)
+    file = out or Path(f"pooling-matrix-{re.sub(r'[^a-z0-9_.+-]+', '-', resolved.canonical.lower()).strip('-')}.png")
     if file.suffix.lower() not in (".png", ".pdf", ".svg"):
         raise MilbenchError(f"--out {file}: a figure is a .png, .pdf or .svg file.", code="option-bad-file")
     check_folder(file.parent, "--out")
     if instances < 1:
         raise MilbenchError(f"--instances {instances}: a bag has at least one.", code="option-bad-value")
     torch.manual_seed(0)
-    model = found.create(_DIM, 2)
+    model = resolved.create(_DIM, 2)
     at, side = torch.arange(instances), int(np.ceil(np.sqrt(instances)))
     coords = torch.stack([at % side, at // side], dim=1)
     matrix = pooling_matrix(model, Bags(torch.randn(instances, _DIM), [instances], coords))
     diagonal, each = np.diag(matrix.matrix), np.count_nonzero(matrix.components, axis=(1, 2))
     file.parent.mkdir(parents=True, exist_ok=True)
     sentence = DEFINITIONS[matrix.definition]
-    figure = matrix_figure(matrix.matrix, found.canonical, matrix.off_diagonal, f"By {sentence}.")
+    figure = matrix_figure(matrix.matrix, resolved.canonical, matrix.off_diagonal, f"By {sentence}.")
     write_figure(file, figure)
-    echo(f"Pooling matrix of {found.canonical}, {instances} x {instances}; its entries sum to 1")
+    echo(f"Pooling matrix of {resolved.canonical}, {instances} x {instances}; its entries sum to 1")
     echo(f"Computed from   {sentence}")
     echo(f"Of              a model as it is initialised, and a bag of normal {_DIM}-d features")
     echo(f"Off-diagonal    {matrix.off_diagonal:.4f} of the mass")
@@ -96,12 +96,12 @@ def _show_card(method: str) -> None:
     from ..config import Tuning
     from ..registry import create, parameters, resolve
 
-    found = resolve(method)
-    card = found.card
+    resolved = resolve(method)
+    card = resolved.card
     models = {d: create(method, d, 2) for d in (512, 1024)}
     sizes = {d: sum(p.numel() for p in model.parameters()) for d, model in models.items()}
-    echo(f"{found.canonical}: {card.title} ({card.family} pooling)")
-    echo(f"\n{inspect.getdoc(found.cls)}", lines=True)
+    echo(f"{resolved.canonical}: {card.title} ({card.family} pooling)")
+    echo(f"\n{inspect.getdoc(resolved.cls)}", lines=True)
     echo(f"\nPaper       {card.citation}", lines=True)
     for name, text in (("Link", card.url), ("Licence", card.licence), ("Score", card.score)):
         if text:
@@ -110,18 +110,18 @@ def _show_card(method: str) -> None:
     echo(f"Permutation invariant: {invariant}")
     echo("Parameters at 2 classes: " + ", ".join(f"{n:,} ({d}-d features)" for d, n in sizes.items()))
     echo("\nOptions", lines=True)
-    for name, (kind, default) in parameters(found.cls).items():
+    for name, (kind, default) in parameters(resolved.cls).items():
         options = "|".join(map(str, typing.get_args(kind))) if typing.get_origin(kind) is typing.Literal else None
         shown = options or getattr(kind, "__name__", None) or str(kind)
         echo(
-            f"  {name} = {found.params.get(name, default)}  ({shown if kind is not None else 'any'})".replace(
+            f"  {name} = {resolved.params.get(name, default)}  ({shown if kind is not None else 'any'})".replace(
                 "None", "none"
             )
         )
     echo("\nAuthors' recipe (a suite may replace fields, and then says so)", lines=True)
-    echo("  " + ", ".join(f"{k} = {v}" for k, v in found.cls.recipe.model_dump().items()))
+    echo("  " + ", ".join(f"{k} = {v}" for k, v in resolved.cls.recipe.model_dump().items()))
     shared = Tuning().space
-    own = {name: dimension for name, dimension in found.cls.search_space.items() if name not in shared}
+    own = {name: dimension for name, dimension in resolved.cls.search_space.items() if name not in shared}
     echo("\nBudgets", lines=True)
     echo("  not compiled; if it were, that would not count as device-seconds: it is paid once for many trainings")
     echo("\nSearch space (what all methods share may be replaced by a suite, for all of them)", lines=True)

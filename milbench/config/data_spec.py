@@ -54,8 +54,8 @@ class SplitSpec(Frozen):
             "held-out": ("test_fraction",), "site-preserved": ("folds", "site_column"),
         }  # fmt: skip
         named = ("folds", "repeats", "test_fraction", "site_column")
-        asked = [name for name in named if getattr(self, name) != type(self).model_fields[name].default]
-        if idle := [name for name in asked if name not in takes[self.scheme]]:
+        given = [name for name in named if getattr(self, name) != type(self).model_fields[name].default]
+        if idle := [name for name in given if name not in takes[self.scheme]]:
             ways = [scheme for scheme, fields in takes.items() if idle[0] in fields]
             raise ValueError(f"{idle[0]} belongs to scheme {' or '.join(ways)}, not to {self.scheme}")
         made = self.repeats * (self.folds if "folds" in takes[self.scheme] else 1)

@@ -127,12 +127,12 @@ def find_method(text: str, known: Mapping[str, Mapping[str, Any]] | Iterable[str
     names = list(known)
     if text in names:
         return text
-    alike = [name for name in names if spelling(name) == spelling(text)]
-    if len(alike) == 1:
-        return alike[0]
+    same_spelling = [name for name in names if spelling(name) == spelling(text)]
+    if len(same_spelling) == 1:
+        return same_spelling[0]
     options = known if isinstance(known, Mapping) else {}
-    found = [name for name in options if _means(text, name, options[name])]
-    return found[0] if len(found) == 1 else None
+    matches = [name for name in options if _means(text, name, options[name])]
+    return matches[0] if len(matches) == 1 else None
 
 
 def _means(text: str, canonical: str, options: Mapping[str, Any]) -> bool:

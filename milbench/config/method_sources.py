@@ -556,20 +556,20 @@ def _name(node: ast.AST) -> str | None:
 
 def _assigned(tree: ast.AST) -> dict[str, list[ast.expr]]:
     """Return what is assigned to every name, or attribute of that name, of a source."""
-    found: dict[str, list[ast.expr]] = {}
+    values: dict[str, list[ast.expr]] = {}
     for node in ast.walk(tree):
         match node:
             case ast.Assign(targets=targets, value=value):
                 for target in targets:
-                    found.setdefault(_name(target) or "", []).append(value)
+                    values.setdefault(_name(target) or "", []).append(value)
             case ast.AnnAssign(target=target, value=ast.expr() as value) | ast.NamedExpr(target=target, value=value):
-                found.setdefault(_name(target) or "", []).append(value)
+                values.setdefault(_name(target) or "", []).append(value)
             case (
                 ast.withitem(context_expr=value, optional_vars=ast.expr() as target)
                 | ast.For(iter=value, target=target)
             ):
-                found.setdefault(_name(target) or "", []).append(value)
-    return found
+                values.setdefault(_name(target) or "", []).append(value)
+    return values
 
 
 def _patterns(call: ast.Call, assigned: Mapping[str, list[ast.expr]]) -> Iterator[str]:
@@ -644,14 +644,14 @@ def _data_files(folder: Path, named: tuple[str, ...] | None) -> list[Path]:
 
     Those of its subfolders as well: of a package of all, else of those that are named.
     """
-    found: list[Path] = []
+    files: list[Path] = []
     for at, folders, names in os.walk(folder):
         wanted = [f for f in folders if named is None or any(f in text.split("/") for text in named)]
         folders[:] = sorted(f for f in wanted if not f.startswith((".", "__pycache__")))
-        found += [Path(at) / n for n in sorted(names) if not n.startswith(".") and not n.endswith((".py", ".pyc"))]
-        if len(found) > _MOST_FILES:
+        files += [Path(at) / n for n in sorted(names) if not n.startswith(".") and not n.endswith((".py", ".pyc"))]
+        if len(files) > _MOST_FILES:
             break
-    return [file for file in found[:_MOST_FILES] if file.is_file()]
+    return [file for file in files[:_MOST_FILES] if file.is_file()]
 
 
 def _matches(pattern: str, within: Path) -> bool:

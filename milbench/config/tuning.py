@@ -40,7 +40,7 @@ class Tuning(Frozen):
     @field_validator("space")
     @classmethod
     def _fields_of_recipe(cls, space: dict[str, Any]) -> dict[str, Any]:
-        found = {}
+        fields = {}
         for name, dimension in space.items():
             if name not in Recipe.model_fields:
                 raise ValueError(f"space names {name!r}, which is no field of a recipe")
@@ -57,8 +57,8 @@ class Tuning(Frozen):
                     Recipe.model_validate({name: value})
                 except ValidationError as error:
                     raise ValueError(f"space.{name}: {value!r}: {error.errors()[0]['msg']}") from None
-            found[name] = dimension
-        return found
+            fields[name] = dimension
+        return fields
 
 
 class Tuned(Tuning):

@@ -48,9 +48,9 @@ def parse_quantity(field: str, text: Any) -> float:
     Raises:
         MilbenchError: not of that form, or not positive.
     """
-    units, told = UNITS[field]
+    units, description = UNITS[field]
     if isinstance(text, bool) or not isinstance(text, str | int | float):
-        raise MilbenchError(f"{text!r} is no {told}.", code="budget-bad-value")
+        raise MilbenchError(f"{text!r} is no {description}.", code="budget-bad-value")
     match = re.fullmatch(_NUMBER, text) if isinstance(text, str) else None
     if isinstance(text, str):
         unit = units.get(match[2].lower(), 1 if match[2] == "" else 0) if match else 0
@@ -59,7 +59,7 @@ def parse_quantity(field: str, text: Any) -> float:
         value = float(text)
     broken = field in ("steps", "trials") and value != int(value) if math.isfinite(value) else True
     if broken or value <= 0 or (field in _WHOLE and value < 1):
-        raise MilbenchError(f"{text!r} is no {told}.", code="budget-bad-value")
+        raise MilbenchError(f"{text!r} is no {description}.", code="budget-bad-value")
     return int(value) if field in _WHOLE else value
 
 
@@ -80,7 +80,7 @@ def parse_budget(texts: Iterable[str]) -> dict[str, float]:
     Raises:
         MilbenchError: a word of neither form, or a field given twice.
     """
-    found: dict[str, float] = {}
+    parsed: dict[str, float] = {}
     for text in texts:
         name, equals, rest = text.partition("=")
         field = NAMES.get(name.strip(), name.strip()) if equals else _field_of(text)
@@ -91,10 +91,10 @@ def parse_budget(texts: Iterable[str]) -> dict[str, float]:
                 "'20 trials' or 'timeout=1 h'.",
                 code="budget-bad-value",
             )
-        if field in found:
+        if field in parsed:
             raise MilbenchError(f"--budget gives {field} twice; give it once.", code="budget-bad-value")
-        found[field] = parse_quantity(field, rest if equals else text)
-    return found
+        parsed[field] = parse_quantity(field, rest if equals else text)
+    return parsed
 
 
 def _field_of(text: str) -> str:

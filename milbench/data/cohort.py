@@ -116,9 +116,9 @@ def load_cohort(spec: DataSpec, base: Path, progress: Progress | None = None) ->
         MilbenchError: anything about features, labels or folds that would break a run or flatter its result.
     """
     subject = read_subject(spec, base, progress)
-    found = table_findings(subject)
-    refuse(settle(found, spec.name, spec.waive))  # before features are looked at, which takes longer
-    findings = settle([*found, *feature_findings(subject)], spec.name, spec.waive)
+    all_findings = table_findings(subject)
+    refuse(settle(all_findings, spec.name, spec.waive))  # before features are looked at, which takes longer
+    findings = settle([*all_findings, *feature_findings(subject)], spec.name, spec.waive)
     refuse(findings)
     labels, folds = subject.labels, subject.folds
     for fold in folds:
@@ -182,11 +182,11 @@ def write_cohort(cohort: Cohort, folder: str | Path) -> None:
     folder = Path(folder)
     labels = Labels(cohort.slides, cohort.patients, cohort.labels, cohort.classes, task=cohort.task)
     files = write_labels(folder, labels, cohort.folds)
-    found = [finding.record() for finding in cohort.findings]
+    findings = [finding.record() for finding in cohort.findings]
     more = {"split.json": split_record_text(cohort.split)}
     if cohort.known is not None:
         more[BAGS] = read_listed(cohort.known.parent, BAGS, REBUILD.format(cohort.known.parent)).decode()
-    more["audit.json"] = json.dumps(found, indent=2, ensure_ascii=False) + "\n"
+    more["audit.json"] = json.dumps(findings, indent=2, ensure_ascii=False) + "\n"
     files |= write_files(folder, more)
     facts = {"cohort": cohort.name, "fingerprint": cohort.fingerprint}
     write_manifest(folder, files, facts if cohort.task == CLASSIFICATION else facts | {"task": cohort.task})
@@ -194,11 +194,11 @@ def write_cohort(cohort: Cohort, folder: str | Path) -> None:
 
 def _builtin(spec: DataSpec, base: Path) -> Subject:
     assert spec.dataset is not None
-    asked = sorted(spec.split.model_fields_set - {"use"})
-    if asked:
+    given = sorted(spec.split.model_fields_set - {"use"})
+    if given:
         raise MilbenchError(
             f"dataset {spec.dataset} brings its own training, validation and test bags, which share no instance; "
-            f"remove split.{asked[0]}.",
+            f"remove split.{given[0]}.",
             code="source-brings-own",
         )
     for key in ("labels", "classes", "patient_rule"):

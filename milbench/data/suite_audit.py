@@ -24,17 +24,17 @@ def audit(suite: Suite, progress: Progress | None = None) -> list[Finding]:
     """
     findings: list[Finding] = []
     for spec in suite.data:
-        found = settle(_found(spec, suite.base, progress), spec.name, spec.waive)
-        findings += sorted(found, key=lambda finding: finding.severity != "error")
+        collected = settle(_found(spec, suite.base, progress), spec.name, spec.waive)
+        findings += sorted(collected, key=lambda finding: finding.severity != "error")
     return findings
 
 
 def _found(spec: DataSpec, base: Path, progress: Progress | None) -> list[Finding]:
-    found: list[Finding] = []
+    findings: list[Finding] = []
     try:
         subject = read_subject(spec, base, progress)
-        found += table_findings(subject)
-        found += feature_findings(subject)
+        findings += table_findings(subject)
+        findings += feature_findings(subject)
     except MilbenchError as error:
-        found += row_findings(spec, base) or [Finding.of_error(spec.name, str(error), error.code)]
-    return found
+        findings += row_findings(spec, base) or [Finding.of_error(spec.name, str(error), error.code)]
+    return findings

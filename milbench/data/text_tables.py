@@ -250,13 +250,13 @@ def unstored(path: Path, number: int, where: str = "") -> str:
 
 def unreadable(text: str) -> str | None:
     """Say which character of a name is shown as nothing or as something else; None where all of them are readable."""
-    found = None if text.isascii() and text.isprintable() else _UNREADABLE.search(text)
-    if found is None:
+    match = None if text.isascii() and text.isprintable() else _UNREADABLE.search(text)
+    if match is None:
         return None
-    if found[0] == UNSTORED:
+    if match[0] == UNSTORED:
         return "a formula without a stored value"
-    what = "a letter that was lost to another encoding" if found[0] == "\ufffd" else "a control character"
-    return f"{what} (U+{ord(found[0]):04X})"
+    what = "a letter that was lost to another encoding" if match[0] == "\ufffd" else "a control character"
+    return f"{what} (U+{ord(match[0]):04X})"
 
 
 def _shaped(rows: Rows, path: Path, ended: bool = True) -> Table:
@@ -524,14 +524,14 @@ def _bare_formulas(text: bytes) -> Mapping[int, Sequence[int]]:
     """
     from openpyxl.utils.cell import column_index_from_string, coordinate_from_string
 
-    found: dict[int, list[int]] = {}
+    formulas: dict[int, list[int]] = {}
     for cell in _BARE_FORMULA.finditer(text) if b"f>" in text or b"<f" in text else ():
         place = re.search(rb"\br=\"([A-Z]+[0-9]+)\"", cell["of"])
         if place is None or (cell["value"] is not None and re.search(rb"\bt=\"str\"", cell["of"])):
             continue
         column, row = coordinate_from_string(place[1].decode("ascii"))
-        found.setdefault(row, []).append(column_index_from_string(column) - 1)
-    return found
+        formulas.setdefault(row, []).append(column_index_from_string(column) - 1)
+    return formulas
 
 
 def _merged(text: bytes) -> Mapping[int, Sequence[tuple[int, int]]]:
@@ -545,12 +545,12 @@ def _merged(text: bytes) -> Mapping[int, Sequence[tuple[int, int]]]:
     """
     from openpyxl.utils import range_boundaries
 
-    found: dict[int, list[tuple[int, int]]] = {}
+    merged: dict[int, list[tuple[int, int]]] = {}
     for reference in re.findall(rb"<(?:\w+:)?mergeCell\b[^>]*\bref=\"([A-Z]+[0-9]+:[A-Z]+[0-9]+)\"", text):
         column, first, _, last = range_boundaries(reference.decode("ascii"))
         if last > first:
-            found.setdefault(first, []).append((column - 1, last))
-    return found
+            merged.setdefault(first, []).append((column - 1, last))
+    return merged
 
 
 def _excel_text(value: Any, shown: str) -> str:
@@ -598,14 +598,14 @@ def _parquet(path: Path) -> Iterator[tuple[int, list[str]]]:
 
 
 def _column(column: Any) -> list[str]:
-    found: list[str] = []
+    cells: list[str] = []
     for chunk in column.chunks:
         if hasattr(chunk, "dictionary"):
             words = [_plain_text(value) for value in chunk.dictionary.to_pylist()]
-            found += ["" if i is None else words[i] for i in chunk.indices.to_pylist()]
+            cells += ["" if i is None else words[i] for i in chunk.indices.to_pylist()]
         else:
-            found += [_plain_text(value) for value in chunk.to_pylist()]
-    return found
+            cells += [_plain_text(value) for value in chunk.to_pylist()]
+    return cells
 
 
 def _plain_text(value: Any) -> str:

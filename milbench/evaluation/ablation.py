@@ -66,12 +66,12 @@ def effects(
         show nothing learnt (`milbench.evaluation.collapse.in_words`), and what orders the bags of the two where that
         differs.
     """
-    found = {s.method: s for s in scored}
-    base = found.get(reference)
+    by_method = {s.method: s for s in scored}
+    base = by_method.get(reference)
     if base is None or not base.complete or cohort.oracle:
         return []
     rows: list[dict[str, Any]] = []
-    for method, own in found.items():
+    for method, own in by_method.items():
         if method == reference:
             continue
         nan = float("nan")
@@ -85,9 +85,9 @@ def effects(
             "effect": gap.estimate, "low": gap.low, "high": gap.high, "p": gap.p,
             "detectable": reach, "note": _note(own, base, losses),
         })  # fmt: skip
-    told = [row for row in rows if row["p"] == row["p"]]
-    if told:
-        for row, p in zip(told, stats.holm([row["p"] for row in told]), strict=True):
+    tested = [row for row in rows if row["p"] == row["p"]]
+    if tested:
+        for row, p in zip(tested, stats.holm([row["p"] for row in tested]), strict=True):
             row["p"] = float(p)
     # By AUC; a method one of whose runs is not ok comes last, as its AUC is over fewer runs.
     return sorted(rows, key=lambda row: (row["effect"] != row["effect"], -round(row["auc"], 12), row["method"]))

@@ -61,15 +61,15 @@ def constant_losses(cohort: RunGroup) -> dict[str, float]:
 def _frequencies(cohort: RunGroup) -> dict[str, tuple[np.ndarray, pd.Series]]:
     """Return by fold the class frequencies (C,) of its training bags, and the labels of its validation bags."""
     labels = cohort.labels()["label"]
-    found = {}
+    frequencies = {}
     for fold in dict.fromkeys(fold for fold, _ in cohort.cells):
         parts = cohort.parts(fold)
         if parts is None:
             continue
         train, val = (labels.reindex(parts.index[parts == part]).dropna().astype(int) for part in ("train", "val"))
         if len(train) and len(val):
-            found[fold] = np.bincount(train, minlength=int(labels.max()) + 1) / len(train), val
-    return found
+            frequencies[fold] = np.bincount(train, minlength=int(labels.max()) + 1) / len(train), val
+    return frequencies
 
 
 def _log_loss(chosen: np.ndarray) -> float:
@@ -86,7 +86,7 @@ def never_better(cohort: RunGroup) -> dict[str, tuple[int, int]]:
     """
     known = _frequencies(cohort)
     losses = {fold: _log_loss(frequencies[val]) for fold, (frequencies, val) in known.items()}
-    found = {}
+    methods = {}
     for method, runs in cohort.runs.items():
         best = []
         for (fold, _), record in runs.items():
@@ -97,8 +97,8 @@ def never_better(cohort: RunGroup) -> dict[str, tuple[int, int]]:
             if smallest is not None:
                 best.append(smallest >= losses[fold] * (1 - _MARGIN))
         if best:
-            found[method] = (sum(best), len(best))
-    return found
+            methods[method] = (sum(best), len(best))
+    return methods
 
 
 def balance(recipe: Recipe) -> int:
@@ -131,7 +131,7 @@ def notes(cohort: RunGroup, scored: Sequence[Scores], losses: Mapping[str, tuple
         scored: of them.
         losses: from `never_better`.
     """
-    found = []
+    notes = []
     for own in scored:
         runs = len(own.runs)
         said = []
@@ -151,8 +151,8 @@ def notes(cohort: RunGroup, scored: Sequence[Scores], losses: Mapping[str, tuple
                 f"never had a validation loss below that of predicting the class frequencies in {_of(never, known)}"
             )
         if said:
-            found.append(f"{cohort.name}: {own.method} {'; it '.join(said)}.")
-    return found
+            notes.append(f"{cohort.name}: {own.method} {'; it '.join(said)}.")
+    return notes
 
 
 def in_words(own: Scores, losses: Mapping[str, tuple[int, int]]) -> str:

@@ -84,8 +84,8 @@ def compare(
         if cohort.oracle and a in cohort.runs and b in cohort.runs:
             oracles = True
         elif a in cohort.runs and b in cohort.runs:
-            found = {s.method: s for s in score(cohort, resamples)}
-            rows.append(_compared(cohort, found[a], found[b]))
+            by_method = {s.method: s for s in score(cohort, resamples)}
+            rows.append(_compared(cohort, by_method[a], by_method[b]))
     if not rows and oracles:
         raise MilbenchError(
             f"{a} and {b} were run under the oracle protocol alone, which chooses on test; such runs are not compared.",
@@ -122,13 +122,13 @@ def _refuse_absent(method: str, other: str, cohorts: list[RunGroup]) -> None:
 
 def _known_method(text: str, known: Mapping[str, Mapping[str, Any]], results: str | Path) -> str:
     """Return the method as the results name it, in whatever spelling of the same parameters it is given."""
-    found = find_method(text, known)
-    if found is None:
+    matches = find_method(text, known)
+    if matches is None:
         named = text.partition("[")[0].strip().lower()
         same = [method for method in known if method.partition("[")[0] == named]
         hint = f" There are runs of {', '.join(map(repr, same))}." if same else did_you_mean(text, known)
         raise MilbenchError(f"no run of {text!r} in {results}.{hint}", code="results-unknown-name")
-    return found
+    return matches
 
 
 def _options(cohorts: Sequence[RunGroup]) -> dict[str, dict[str, Any]]:
@@ -143,13 +143,13 @@ def _options(cohorts: Sequence[RunGroup]) -> dict[str, dict[str, Any]]:
 def _compared(cohort: RunGroup, a: Scores, b: Scores) -> dict[str, Any]:
     bad = [f"{s.method}: {describe_outcomes(s.outcomes)}" for s in (a, b) if not s.complete]
     nan = float("nan")
-    found = stats.Difference(nan, nan, nan, nan) if bad else difference(a, b)
-    known = not bad and np.isfinite(found.low)
+    result = stats.Difference(nan, nan, nan, nan) if bad else difference(a, b)
+    known = not bad and np.isfinite(result.low)
     unequal = _orders_differ(a, b)
     return {
         "suite": cohort.suite.name, "version": cohort.suite.version, "data": cohort.data, "unit": cohort.suite.unit,
-        "a": a.method, "b": b.method, "auc_a": a.auc, "auc_b": b.auc, "difference": found.estimate, "low": found.low,
-        "high": found.high, "p": found.p, "told_apart": not found.tied if known else None,
+        "a": a.method, "b": b.method, "auc_a": a.auc, "auc_b": b.auc, "difference": result.estimate, "low": result.low,
+        "high": result.high, "p": result.p, "told_apart": not result.tied if known else None,
         "seeds": len({seed for _, seed in cohort.cells}), "folds": len({fold for fold, _ in cohort.cells}),
         "reason": "; ".join(bad) or ("" if known else NO_AUC), "conditions": cohort.label,
         "waived": ", ".join(cohort.waived()), "note": _of_orders(cohort, a, b) if unequal else "",
@@ -164,10 +164,10 @@ def _orders_differ(a: Scores, b: Scores) -> bool:
 def _of_orders(cohort: RunGroup, a: Scores, b: Scores) -> str:
     """Say which of two methods is ordered by rounded probabilities, what that can amount to, and what renews it."""
     by = {s.method: s for s in (a, b) if PROBABILITIES in s.ordered_by}
-    told = listed([f"{name} (by up to {s.tied_by_rounding:.3f}, in bags that tie)" for name, s in by.items()])
+    ties = listed([f"{name} (by up to {s.tied_by_rounding:.3f}, in bags that tie)" for name, s in by.items()])
     again = [name for name in by if not _defines_probabilities(cohort, name)]
     advice = f"; run it again: {_run_again(cohort, again)}" if again else ""
-    return f"the AUC may be off for want of log-odds of {told}{advice}"
+    return f"the AUC may be off for want of log-odds of {ties}{advice}"
 
 
 def _defines_probabilities(cohort: RunGroup, method: str) -> bool:

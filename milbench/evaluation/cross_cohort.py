@@ -100,8 +100,8 @@ class CrossCohortComparison:
             for j in range(i + 1, len(pairs))
             if pairs[i, j] < f.alpha and not {self.methods[i], self.methods[j]} & {*self.rounded}
         ]
-        told = f", which tells apart {listed(apart)}" if apart else ", and so none of these are"
-        return f"{head}{left} {test}{told}."
+        detail = f", which tells apart {listed(apart)}" if apart else ", and so none of these are"
+        return f"{head}{left} {test}{detail}."
 
     def table(self) -> pd.DataFrame:
         """Return the rows as a report shows them."""
@@ -129,8 +129,8 @@ def across(scored: Sequence[tuple[RunGroup, Sequence[Scores]]], resamples: int =
             suite = f"{cohort.suite.name}-v{cohort.suite.version}"
             conditions = digest(conditions_of(cohort.spec))
             groups.setdefault((suite, conditions), []).append((cohort, scores))
-    found = [_over(group, resamples) for group in groups.values() if len(group) >= FEWEST]
-    return [one for one in found if one is not None]
+    comparisons = [_over(group, resamples) for group in groups.values() if len(group) >= FEWEST]
+    return [one for one in comparisons if one is not None]
 
 
 def _over(group: Sequence[tuple[RunGroup, Sequence[Scores]]], resamples: int) -> CrossCohortComparison | None:
@@ -211,13 +211,13 @@ def _equalized(runs: dict[str, stats.Array]) -> dict[str, stats.Array]:
     return dict(zip(runs, np.split(every, ends), strict=True))
 
 
-def profiles(found: CrossCohortComparison, resamples: int = 2000) -> dict[str, stats.Profile]:
+def profiles(scores: CrossCohortComparison, resamples: int = 2000) -> dict[str, stats.Profile]:
     """Return short name -> performance profile: the share of runs above each AUC, from 0.5 to 1."""
-    lowest = min(float(runs.min()) for runs in found.runs.values())
+    lowest = min(float(runs.min()) for runs in scores.runs.values())
     thresholds = np.linspace(min(0.5, np.floor(20 * lowest) / 20), 1.0, 101)
     return {
-        name: stats.performance_profile(found.runs[method], thresholds, resamples=resamples)
-        for name, method in zip(short(found.methods), found.methods, strict=True)
+        name: stats.performance_profile(scores.runs[method], thresholds, resamples=resamples)
+        for name, method in zip(short(scores.methods), scores.methods, strict=True)
     }
 
 

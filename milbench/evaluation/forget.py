@@ -98,7 +98,7 @@ def select(root: Path, selection: Selection) -> list[Doomed]:
             code="option-bad-value",
         )
     before = None if selection.older is None else _before(selection.older)
-    found, names, methods, conditions = [], set(), set(), dict[str, str]()
+    selected, names, methods, conditions = [], set(), set(), dict[str, str]()
     for folder in suite_folders(root):
         suite = read_suite(folder)
         names |= {suite.name}
@@ -123,13 +123,13 @@ def select(root: Path, selection: Selection) -> list[Doomed]:
             if wanted:
                 runs.append(record)
         if runs:
-            found.append(_with_leftovers(store, records, runs))
-    if not found:
+            selected.append(_with_leftovers(store, records, runs))
+    if not selected:
         _refuse(selection, root, names, methods, conditions)
-    for doomed in found:
+    for doomed in selected:
         for path in [*doomed.folders, *doomed.requests]:
             inside(doomed.store.root, path)
-    return found
+    return selected
 
 
 def at_work(store: Store) -> bool:

@@ -91,11 +91,11 @@ def known_answers(cohorts: Iterable[RunGroup], resamples: int = 2000) -> dict[st
     Raises:
         MilbenchError: predictions or ``bags.csv`` are damaged, or methods were scored on different bags.
     """
-    found: dict[str, list[dict[str, Any]]] = {"unit_tests": [], "bayes": []}
+    rows: dict[str, list[dict[str, Any]]] = {"unit_tests": [], "bayes": []}
     for cohort in cohorts:
-        found["unit_tests"] += unit_tests(cohort, resamples)
-        found["bayes"] += against_bayes(cohort, resamples)
-    return found
+        rows["unit_tests"] += unit_tests(cohort, resamples)
+        rows["bayes"] += against_bayes(cohort, resamples)
+    return rows
 
 
 def unit_tests(cohort: RunGroup, resamples: int = 2000) -> list[dict[str, Any]]:
@@ -190,21 +190,21 @@ def estimates(
     for column, values in () if known is None else known.items():
         every = values.to_numpy()
         scores[str(column)] = {cell: every[bags.rows_of[cell[0]]] for cell in cohort.cells if cell[0] in bags.rows_of}
-    found = {name: bags.resampled(cells) for name, cells in scores.items()}
+    seed_error = {name: bags.resampled(cells) for name, cells in scores.items()}
     # What is known without training has no seeds, and lends none to the methods.
-    trained = [name for name in found if name in cohort.runs]
-    errors = dict(zip(trained, stats.seed_errors([found[name].seeds for name in trained]), strict=True))
-    return {name: _estimate(bags, one, errors.get(name, stats.SeedError())) for name, one in found.items()}
+    trained = [name for name in seed_error if name in cohort.runs]
+    errors = dict(zip(trained, stats.seed_errors([seed_error[name].seeds for name in trained]), strict=True))
+    return {name: _estimate(bags, one, errors.get(name, stats.SeedError())) for name, one in seed_error.items()}
 
 
-def _estimate(bags: ScoredBags, found: Resampled, error: stats.SeedError) -> Estimate:
-    defined = np.isfinite(found.cells)
+def _estimate(bags: ScoredBags, resampled: Resampled, error: stats.SeedError) -> Estimate:
+    defined = np.isfinite(resampled.cells)
     if not defined.any():
         return Estimate(*_UNKNOWN, np.full(bags.resamples, np.nan))
-    auc = float(np.nanmean(found.cells))
+    auc = float(np.nanmean(resampled.cells))
     folds = [fold for fold, row in zip(bags.folds, defined, strict=True) if row.any()]
-    mean = bags.mean(found, auc, folds, error)
-    return Estimate(auc, mean.low, mean.high, found.replicates, mean)
+    mean = bags.mean(resampled, auc, folds, error)
+    return Estimate(auc, mean.low, mean.high, resampled.replicates, mean)
 
 
 @dataclass(frozen=True)
@@ -218,17 +218,17 @@ class Section:
 
 def sections(known: Mapping[str, Sequence[Mapping[str, Any]]] | None) -> list[Section]:
     """Return what a report says of `known_answers`; nothing where nothing is known."""
-    found = []
+    parts = []
     tests = pd.DataFrame(list((known or {}).get("unit_tests", [])))
     if len(tests):
         bars = ", ".join(f"{name.replace('-', ' ')}: {bar:g}" for name, bar in BARS.items())
         tables = [("Verdicts:", _matrix(tests)), *((f"{name}:", _unit_table(rows)) for name, rows in _blocks(tests))]
-        found.append(Section("Unit tests", _UNIT_WORDS.format(bars=bars), tables))
+        parts.append(Section("Unit tests", _UNIT_WORDS.format(bars=bars), tables))
     bayes = pd.DataFrame(list((known or {}).get("bayes", [])))
     if len(bayes):
         tables = [(_reached(name, rows.iloc[0]), _bayes_table(rows)) for name, rows in _blocks(bayes)]
-        found.append(Section("Against Bayes", _BAYES_WORDS, tables))
-    return found
+        parts.append(Section("Against Bayes", _BAYES_WORDS, tables))
+    return parts
 
 
 def _matrix(tests: pd.DataFrame) -> pd.DataFrame:
@@ -261,10 +261,10 @@ def _bayes_table(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def _reached(name: str, row: pd.Series) -> str:
-    told = f"{name}: Bayes AUC {with_interval(row['bayes'], row['bayes_low'], row['bayes_high'])}"
+    sentence = f"{name}: Bayes AUC {with_interval(row['bayes'], row['bayes_low'], row['bayes_high'])}"
     if row["iid"] == row["iid"]:
-        told += f", order-blind Bayes AUC {with_interval(row['iid'], row['iid_low'], row['iid_high'])}"
-    return f"{told}."
+        sentence += f", order-blind Bayes AUC {with_interval(row['iid'], row['iid_low'], row['iid_high'])}"
+    return f"{sentence}."
 
 
 def _known(cohort: RunGroup) -> pd.DataFrame | None:
@@ -280,9 +280,9 @@ def _known(cohort: RunGroup) -> pd.DataFrame | None:
             return None
         known = table.set_index("slide_id")[names].astype("float64").reindex(cohort.labels().index)
     except (OSError, ValueError, KeyError) as error:
-        told = str(error).splitlines()[0]
+        reason = str(error).splitlines()[0]
         raise MilbenchError(
-            f"{file} cannot be read ({told}); run the suite again to write it.", code="cohort-damaged"
+            f"{file} cannot be read ({reason}); run the suite again to write it.", code="cohort-damaged"
         ) from error
     if not known.apply(lambda column: column.between(0, 1)).all(axis=None):
         raise MilbenchError(
@@ -294,12 +294,12 @@ def _known(cohort: RunGroup) -> pd.DataFrame | None:
 
 def _difference(own: Estimate, other: Estimate) -> tuple[float, float, float]:
     if own.mean is None or other.mean is None:
-        found = stats.paired_difference(own.auc, own.replicates, other.auc, other.replicates)
+        difference = stats.paired_difference(own.auc, own.replicates, other.auc, other.replicates)
     elif np.array_equal(own.replicates, other.replicates):
         return 0.0, 0.0, 0.0
     else:
-        found = stats.mean_difference(own.mean, other.mean)
-    return found.estimate, found.low, found.high
+        difference = stats.mean_difference(own.mean, other.mean)
+    return difference.estimate, difference.low, difference.high
 
 
 def _columns(name: str, value: float, low: float, high: float) -> dict[str, float]:

@@ -372,12 +372,12 @@ def _mark_inflation(cohort: RunGroup, block: list[dict[str, Any]], scored: list[
         return
     last = {s.method: s for s in score(cohort, resamples, "last")}
     honest = {s.method: s for s in score(cohort, resamples, "best-val")}
-    for row, found in zip(block, scored, strict=True):
+    for row, scored_method in zip(block, scored, strict=True):
         other = honest[row["method"]]
         monitored = _monitored(list(cohort.runs[row["method"]].values()))
         row.update(auc_last=last[row["method"]].auc, auc_best_val=other.auc if monitored else nan)
-        if found.complete:
-            gain = same_trainings(found, other)
+        if scored_method.complete:
+            gain = same_trainings(scored_method, other)
             row.update(inflation=gain.estimate, inflation_low=gain.low, inflation_high=gain.high)
 
 
@@ -471,10 +471,10 @@ def _cost_columns(cost: CostRecord | None, parameters: float) -> dict[str, Any]:
     record = cost.record if cost is not None and cost.outcome == "ok" else {}
 
     def value(*keys: str) -> float:
-        found: Any = record
+        entry: Any = record
         for key in keys:
-            found = found.get(key) if isinstance(found, dict) else None
-        return float("nan") if found is None else float(found)
+            entry = entry.get(key) if isinstance(entry, dict) else None
+        return float("nan") if entry is None else float(entry)
 
     return {
         "infer_patches_per_s": value("infer", "patches_per_s"),

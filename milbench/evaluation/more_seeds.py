@@ -28,7 +28,7 @@ def expected(means: Iterable[stats.Mean], seeds: Iterable[int]) -> dict[int, flo
     """
     every = list(means)
     widths = {n: [mean.half_width(n) for mean in every] for n in seeds}
-    return {n: float(np.nanmean(found)) for n, found in widths.items() if np.isfinite(found).any()}
+    return {n: float(np.nanmean(values)) for n, values in widths.items() if np.isfinite(values).any()}
 
 
 def doubled(seeds: int) -> tuple[int, int, int]:
@@ -67,11 +67,11 @@ def known_sentence(name: str, means: Sequence[stats.Mean], stored: int, seeds: i
         stored: seeds that were run.
         seeds: that are asked for.
     """
-    found = expected(means, (*doubled(seeds), _ENDLESS))
-    if len(found) < 4 or not found[seeds]:
+    by_seeds = expected(means, (*doubled(seeds), _ENDLESS))
+    if len(by_seeds) < 4 or not by_seeds[seeds]:
         return ""
-    floor = found.pop(_ENDLESS)
-    return _sentence(name, found, floor, f"mean over methods, from the {count(stored, 'seed')} that were run")
+    floor = by_seeds.pop(_ENDLESS)
+    return _sentence(name, by_seeds, floor, f"mean over methods, from the {count(stored, 'seed')} that were run")
 
 
 def planned_sentence(name: str, counts: Sequence[int], seeds: int, unit: str = "patient") -> str:
@@ -83,12 +83,14 @@ def planned_sentence(name: str, counts: Sequence[int], seeds: int, unit: str = "
         seeds: that are asked for.
         unit: what is counted.
     """
-    found = {n: stats.planned_half_width(counts, n, PLANNED_AUC) for n in (*doubled(seeds), _ENDLESS)}
-    if not np.isfinite(found[seeds]):
+    half_widths = {n: stats.planned_half_width(counts, n, PLANNED_AUC) for n in (*doubled(seeds), _ENDLESS)}
+    if not np.isfinite(half_widths[seeds]):
         return ""
-    floor = found.pop(_ENDLESS)
+    floor = half_widths.pop(_ENDLESS)
     tested = count(sum(counts), f"tested {unit}")
-    return _sentence(name, found, floor, f"at an AUC of {PLANNED_AUC}, from {tested} and the usual spread over seeds")
+    return _sentence(
+        name, half_widths, floor, f"at an AUC of {PLANNED_AUC}, from {tested} and the usual spread over seeds"
+    )
 
 
 def _sentence(name: str, widths: Mapping[int, float], floor: float, source: str) -> str:

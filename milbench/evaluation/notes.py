@@ -27,8 +27,8 @@ from .scores import (
 
 def _notes(cohort: RunGroup, scored: list[Scores]) -> list[str]:
     out = [
-        f"{cohort.name}: run in spite of {CODES[code].means} ({code}, waived): {told}"
-        for code, told in cohort.waived().items()
+        f"{cohort.name}: run in spite of {CODES[code].means} ({code}, waived): {message}"
+        for code, message in cohort.waived().items()
     ]
     if lacking := cohort.lacking():
         out.append(
@@ -94,17 +94,22 @@ def _of_classes(cohort: RunGroup, scored: list[Scores]) -> list[str]:
             name: [fold for fold, of_class in counts.items() if c < len(of_class) and of_class[c] == wanted]
             for c, name in enumerate(names)
         }
-        some = {name: found for name, found in folds.items() if found and (wanted or len(found) < len(counts))}
-        for name, found in some.items():
-            undefined = sum(sum(n > 0 for n in counts[fold]) < 2 for fold in found)
+        some = {
+            name: fold_names
+            for name, fold_names in folds.items()
+            if fold_names and (wanted or len(fold_names) < len(counts))
+        }
+        for name, fold_names in some.items():
+            undefined = sum(sum(n > 0 for n in counts[fold]) < 2 for fold in fold_names)
             why = "their AUC of it hangs on that bag"
             if wanted == 0:
                 why = "their AUC is over the other classes" if not undefined else "their AUC is undefined and left out"
-            if 0 < undefined < len(found) and wanted == 0:
+            if 0 < undefined < len(fold_names) and wanted == 0:
                 why = f"the AUC of {undefined} of them is undefined and left out, of the others over the other classes"
             pooled = "; the column auc_pooled is of the bags of all folds together" if len(counts) > 1 else ""
             out.append(
-                f"{cohort.name}: {count(len(found), 'fold')} of {len(counts)} {words} of class {name} ({why}){pooled}."
+                f"{cohort.name}: {count(len(fold_names), 'fold')} of {len(counts)} {words} of class {name} "
+                f"({why}){pooled}."
             )
     return out
 
@@ -121,13 +126,13 @@ def _of_thresholds(cohort: RunGroup, scored: list[Scores]) -> list[str]:
         return [f"{cohort.name}: threshold = {rule} is not applied ({why}); {counted} are of the most probable class."]
     chosen, without = runs[runs["threshold_reason"] == ""], runs[runs["threshold_reason"] != ""]
     span = f", {chosen['threshold'].min():.3g} to {chosen['threshold'].max():.3g}," if len(chosen) else ""
-    found = [
+    lines = [
         f"{cohort.name}: {counted} are at the probability of {cohort.classes()[1]}{span} with the highest "
         f"{threshold.CHOSEN[rule]} on the validation bags of each run ({rule}); test bags have no part in it."
     ]
     for reason, several in without.groupby("threshold_reason"):
-        found.append(f"{cohort.name}: {count(len(several), 'run')} had {reason}; 0.5 stands there.")
-    return found
+        lines.append(f"{cohort.name}: {count(len(several), 'run')} had {reason}; 0.5 stands there.")
+    return lines
 
 
 def _of_units(cohort: RunGroup) -> list[str]:
@@ -168,12 +173,12 @@ def seeds_would_buy(folder: Path, data: str, fingerprint: str, seeds: int, resam
     Raises:
         MilbenchError: there are no runs of it, or results are damaged.
     """
-    found = [
+    lines = [
         (len({seed for _, seed in cohort.cells}), cohort)
         for cohort in read_cohorts(folder, data=data, all_runs=True)
         if cohort.fingerprint == fingerprint and not cohort.oracle
     ]
-    for stored, cohort in sorted(found, key=lambda one: (-one[0], -len(one[1].runs))):
+    for stored, cohort in sorted(lines, key=lambda one: (-one[0], -len(one[1].runs))):
         means = [s.mean for s in score(cohort, resamples) if s.complete] if stored > 1 else []
         if sentence := known_sentence(data, means, stored, seeds):
             return sentence

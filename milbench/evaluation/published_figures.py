@@ -39,13 +39,13 @@ def beside(cohort: RunGroup, block: Sequence[Mapping[str, Any]]) -> list[dict[st
         figure has no error), ``status``, ``source``.
     """
     rows = {spelling(row["method"]): row for row in block}
-    found = []
+    compared = []
     for figure in cohort.suite.published:
         row = rows.get(spelling(figure.method))
         if figure.data != cohort.data or row is None or row["outcome"] != "ok" or cohort.oracle:
             continue
         ours, error = float(row[figure.metric]), figure.error
-        found.append({
+        compared.append({
             "cohort": cohort.name, "method": row["method"], "metric": figure.metric, "ours": ours,
             "ours_sd": float(row["accuracy_sd"]) if figure.metric == "accuracy" else math.nan,
             "published": figure.value, "published_error": math.nan if error is None else error,
@@ -53,7 +53,7 @@ def beside(cohort: RunGroup, block: Sequence[Mapping[str, Any]]) -> list[dict[st
             "within": None if error is None else abs(ours - figure.value) <= error,
             "status": figure.status, "source": figure.source,
         })  # fmt: skip
-    return found
+    return compared
 
 
 def table_of(rows: pd.DataFrame) -> pd.DataFrame:

@@ -119,9 +119,9 @@ class RunGroup:
         except MilbenchError:
             raise
         except (KeyError, ValueError) as error:
-            told = str(error).splitlines()[0]
+            reason = str(error).splitlines()[0]
             raise MilbenchError(
-                f"{file} is no table of slide_id, patient_id, label ({told}); run again.", code="cohort-damaged"
+                f"{file} is no table of slide_id, patient_id, label ({reason}); run again.", code="cohort-damaged"
             ) from error
         if table.index.has_duplicates:
             raise MilbenchError(
@@ -148,19 +148,21 @@ class RunGroup:
         if not any(data.waive for data in self.suite.data if data.name == self.data):
             return {}
         file = self._cohort / "audit.json"
-        found: dict[str, list[str]] = {}
+        findings: dict[str, list[str]] = {}
         try:
             for finding in json.loads(self.listed(file.name)):
                 if finding["waived"]:
                     where = "" if finding["fold"] is None else f"fold {finding['fold']}: "
-                    found.setdefault(str(finding["code"]), []).append(f"{where}{finding['message']}")
+                    findings.setdefault(str(finding["code"]), []).append(f"{where}{finding['message']}")
         except MilbenchError:
             raise
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise MilbenchError(
                 f"{file} is missing or damaged; run the suite again to write it.", code="cohort-damaged"
             ) from error
-        return {code: texts[0] + (f" And {len(texts) - 1} more." if texts[1:] else "") for code, texts in found.items()}
+        return {
+            code: texts[0] + (f" And {len(texts) - 1} more." if texts[1:] else "") for code, texts in findings.items()
+        }
 
     def lacking(self) -> int:
         """Return how many of the runs that the suite asks for here, methods x folds x seeds, are not there at all.
@@ -246,7 +248,7 @@ def read_cohorts(
     Raises:
         MilbenchError: nothing is there, or nothing of that name.
     """
-    found: list[RunGroup] = []
+    groups: list[RunGroup] = []
     suites: set[str] = set()
     names: set[str] = set()
     left_out: list[str] = []
@@ -267,18 +269,18 @@ def read_cohorts(
         requests = {} if all_runs else read_requests(folder)
         for name in wanted:
             tables, notes = _tables(folder, spec, name, by_data[name], requests, methods)
-            found += tables
+            groups += tables
             left_out += notes if not tables else []
-    if found:
-        return found
+    if groups:
+        return groups
     if suite is not None and suites and not any(suite.startswith(s) for s in suites):
         raise MilbenchError(f"no suite {suite!r} in {root}.{did_you_mean(suite, suites)}", code="results-unknown-name")
     if data is not None and names:
         raise MilbenchError(f"no cohort {data!r} in {root}.{did_you_mean(data, names)}", code="results-unknown-name")
     if left_out:
-        told = left_out[-1].removesuffix("; --all shows them too.").removesuffix(".")
+        reason = left_out[-1].removesuffix("; --all shows them too.").removesuffix(".")
         raise MilbenchError(
-            f"no run that was asked for last is done; {told}; --all shows whatever is there.", code="runs-not-done"
+            f"no run that was asked for last is done; {reason}; --all shows whatever is there.", code="runs-not-done"
         )
     raise MilbenchError(
         f"{root} holds no finished runs{f' of {suite}' if suite else ''}; run: milbench run quickstart.",
@@ -400,8 +402,8 @@ def repetitions(folds: pd.Series[str]) -> pd.Series[str]:
 
 def repetition_of(fold: str) -> str | None:
     """Return which repetition of a k-fold a fold is of, ``3`` of ``r3-f0``; None where it is not so named."""
-    found = re.search(r"r(\d+)-f\d+", fold)
-    return None if found is None else found[1]
+    match = re.search(r"r(\d+)-f\d+", fold)
+    return None if match is None else match[1]
 
 
 def _table(
@@ -417,7 +419,7 @@ def _table(
     spec = records[-1].spec
     current = current_runs(records, request, methods)
     code = {method: next(iter(runs.values())).spec.code for method, runs in current.shown.items()}
-    costs = {method: [c for c in found if c.code == code.get(method, c.code)] for method, found in costs.items()}
+    costs = {method: [c for c in measured if c.code == code.get(method, c.code)] for method, measured in costs.items()}
     cells = tuple(sorted(current.cells))
     shown = dict(sorted(current.shown.items()))
     table = RunGroup(folder, suite, data, spec.fingerprint, spec, label, cells, shown, costs, request=request,

@@ -208,7 +208,7 @@ class ScoredBags:
             order=order.hexdigest() if areas else "",
         )
 
-    def mean(self, found: Resampled, auc: float, folds: Sequence[str], error: stats.SeedError) -> stats.Mean:
+    def mean(self, resampled: Resampled, auc: float, folds: Sequence[str], error: stats.SeedError) -> stats.Mean:
         """Return a mean AUC with its interval over patients and seeds.
 
         Args:
@@ -220,8 +220,8 @@ class ScoredBags:
         interval = _UNKNOWN
         if len(folds):
             at = [np.searchsorted(self.rows, self.rows_of[fold]) for fold in folds]
-            interval = stats.mean_interval(found.classes, self.y[self.rows], self.units, folds=at)
-        return stats.mean_of(auc, interval, found.replicates, error, order=found.order)
+            interval = stats.mean_interval(resampled.classes, self.y[self.rows], self.units, folds=at)
+        return stats.mean_of(auc, interval, resampled.replicates, error, order=resampled.order)
 
 
 def score(cohort: RunGroup, resamples: int, kept: Kept | None = None) -> list[Scores]:
@@ -275,11 +275,11 @@ def score(cohort: RunGroup, resamples: int, kept: Kept | None = None) -> list[Sc
             table.append({"fold": fold, "seed": seed, "bags": len(truth), **values})
         tables[method] = pd.DataFrame(table, columns=columns)
         resampled[method] = bags.resampled(order)
-    errors = stats.seed_errors([found.seeds for found in resampled.values()])
+    errors = stats.seed_errors([RESAMPLED.seeds for RESAMPLED in resampled.values()])
     counts = {fold: tuple(np.bincount(bags.y[rows], minlength=classes).tolist()) for fold, rows in bags.rows_of.items()}
     return [
-        _scores(cohort, method, tables[method], bags, found, error, counts)
-        for (method, found), error in zip(resampled.items(), errors, strict=True)
+        _scores(cohort, method, tables[method], bags, RESAMPLED, error, counts)
+        for (method, RESAMPLED), error in zip(resampled.items(), errors, strict=True)
     ]
 
 
@@ -336,12 +336,12 @@ def _by_class(areas: list[tuple[np.ndarray, stats.Array]], resamples: int) -> st
     Args:
         areas: of each run, classes (K,) and their AUCs (K, 1 + R), the first of the data as they are.
     """
-    defined = [(classes, found) for classes, found in areas if np.isfinite(found[:, 0]).all()]
+    defined = [(classes, areas_of) for classes, areas_of in areas if np.isfinite(areas_of[:, 0]).all()]
     every = np.unique(np.concatenate([classes for classes, _ in defined])) if defined else np.empty(0, dtype=np.int64)
     total, weight = np.zeros((2, len(every), 1 + resamples))
-    for classes, found in defined:
-        at, known = np.searchsorted(every, classes), np.isfinite(found)
-        total[at] += np.where(known, found, 0.0) / len(classes)
+    for classes, areas_of in defined:
+        at, known = np.searchsorted(every, classes), np.isfinite(areas_of)
+        total[at] += np.where(known, areas_of, 0.0) / len(classes)
         weight[at] += known / len(classes)
     mean = np.divide(total, weight, out=np.full_like(total, np.nan), where=weight > 0)
     return stats.ClassAucs(every, mean[:, 0], weight[:, 0] / max(len(defined), 1), mean[:, 1:])
@@ -362,15 +362,15 @@ def _pooled(
     for fold, seed in sorted(runs):
         if runs[fold, seed].outcome == "ok":
             parts.setdefault((seed, repetition_of(fold) or ""), []).append((fold, seed))
-    found = []
+    results = []
     for cells in parts.values():
         if len(cells) > 1:
             truth = np.concatenate([y[rows_of[fold]] for fold, _ in cells])
             every = [predicted[method, cell] for cell in cells]
             known = all(s is not None for _, s in every)
             pooled = np.concatenate([metrics.order_of(p, s if known else None) for p, s in every])
-            found.append(stats.weighted_auc(truth, pooled))
-    return float(np.mean(found)) if found else float("nan")
+            results.append(stats.weighted_auc(truth, pooled))
+    return float(np.mean(results)) if results else float("nan")
 
 
 def rounded_off(a: Scores, b: Scores) -> float:
@@ -445,7 +445,7 @@ def _scores(
     method: str,
     table: pd.DataFrame,
     bags: ScoredBags,
-    found: Resampled,
+    resampled: Resampled,
     error: stats.SeedError,
     counts: dict[str, tuple[int, ...]],
 ) -> Scores:
@@ -454,7 +454,7 @@ def _scores(
     bad = [runs[cell] for cell in cohort.cells if cell in runs and runs[cell].outcome != "ok"]
     parameters = [r.record["parameters"] for r in runs.values() if r.record.get("parameters") is not None]
     auc = float(table["auc"].mean()) if len(table) else float("nan")
-    mean = bags.mean(found, auc, table["fold"].unique().tolist(), error)
+    mean = bags.mean(resampled, auc, table["fold"].unique().tolist(), error)
     return Scores(
         method=method,
         title=str(some.get("title") or method),
@@ -508,9 +508,9 @@ def _of_trajectory(
     AUC is the highest."""
     file, columns = record.path / "trajectory.parquet", record.arrays("trajectory.parquet")
     evaluations = np.unique(columns.get("evaluation", np.empty(0)))
-    found = [_rows_of(file, _selected(file, columns, "evaluation", each), row_of, classes) for each in evaluations] or [
-        _rows_of(file, {}, row_of, classes)
-    ]
+    row_sets = [
+        _rows_of(file, _selected(file, columns, "evaluation", each), row_of, classes) for each in evaluations
+    ] or [_rows_of(file, {}, row_of, classes)]
     history, monitor = record.history(), record.spec.protocol.monitor
     if kept == "best-val" and history is None:
         raise MilbenchError(
@@ -519,13 +519,13 @@ def _of_trajectory(
         )
     unseen = history is not None and monitor not in history  # there were no validation slides
     if kept == "last" or (kept == "best-val" and unseen):
-        return found[-1]
+        return row_sets[-1]
     if kept == "best-val" and history is not None:
         value = task_named(record.spec.task).monitor(monitor).to_minimise(history[monitor])
-        return found[int(np.argmin(value.fillna(np.inf)))]
+        return row_sets[int(np.argmin(value.fillna(np.inf)))]
     y = labels["label"].to_numpy()
-    aucs = [metrics.auc(y[rows], p, s) for rows, (p, s) in found]
-    return found[int(np.nanargmax(aucs)) if np.isfinite(aucs).any() else -1]
+    aucs = [metrics.auc(y[rows], p, s) for rows, (p, s) in row_sets]
+    return row_sets[int(np.nanargmax(aucs)) if np.isfinite(aucs).any() else -1]
 
 
 def _selected(file: Path, columns: Mapping[str, np.ndarray], name: str, value: Any) -> dict[str, np.ndarray]:
@@ -557,8 +557,8 @@ def _rows_of(
     order = np.argsort(rows)
     rows = rows[order]
     if rows[0] < 0 or (rows[1:] == rows[:-1]).any():
-        told = "bags that its cohort's labels.csv has not" if rows[0] < 0 else "a bag twice"
-        raise MilbenchError(f"{file} holds {told}; delete its folder and run the suite again.", code="store-damaged")
+        problem = "bags that its cohort's labels.csv has not" if rows[0] < 0 else "a bag twice"
+        raise MilbenchError(f"{file} holds {problem}; delete its folder and run the suite again.", code="store-damaged")
 
     def matrix(names: list[str]) -> np.ndarray:
         return np.column_stack([table[name][order] for name in names]).astype(np.float64)

@@ -93,8 +93,8 @@ def read_csv(path: Any, **options: Any) -> pd.DataFrame:
     return table
 
 
-def _escaped(found: re.Match[str]) -> str:
-    return html.escape(found[0]) if found[0] in "<>&" else "".join(f"\\{c}" for c in found[0])
+def _escaped(match: re.Match[str]) -> str:
+    return html.escape(match[0]) if match[0] in "<>&" else "".join(f"\\{c}" for c in match[0])
 
 
 def _acts(c: str) -> bool:

@@ -71,10 +71,10 @@ def read_slide_labels(tables: Tables, slides: Collection[str], classes: Sequence
         )
     values = read_values({row.slide: row.label for row in mine}, rows.label, where, classes)
     names = [plain_label(name) for name in classes]
-    if strangers := sorted(set(values.classes.values()) - set(names)):
+    if unknown := sorted(set(values.classes.values()) - set(names)):
         raise MilbenchError(
-            f"{where} has {strangers[0]!r} in column {rows.label!r}, which is none of the classes of the models; "
-            f"correct it, or give another --label-column.{did_you_mean(strangers[0], names)}",
+            f"{where} has {unknown[0]!r} in column {rows.label!r}, which is none of the classes of the models; "
+            f"correct it, or give another --label-column.{did_you_mean(unknown[0], names)}",
             code="labels-unknown-class",
         )
     named = {row.slide: row.patient for row in rows.rows if row.slide in there}
@@ -112,16 +112,16 @@ def seen_slides(
     slide_of = match_ids(slides, patients)
     own = {slide: patient for slide, patient in patients.items() if patient != slide}
     patient_of = match_patients(owner.values(), own.values())
-    found = []
+    seen = []
     for known in trained:
         at = known or frozenset()
         whose = {own[slide] for slide in at if slide in own}
-        found.append(frozenset(
+        seen.append(frozenset(
             slide for slide in slides
             if _stands_for(slide_of.names, slide_of.several, slide, at)
             or _stands_for(patient_of.names, patient_of.several, owner.get(slide), whose)
         ))  # fmt: skip
-    return found
+    return seen
 
 
 def _stands_for(
@@ -199,9 +199,10 @@ def _of_ensemble(rows: pd.DataFrame, labels: SlideLabels, classes: Sequence[str]
     if rows.empty:
         return "No AUC of the ensemble: every labelled slide took part in training or validation of one of its models."
     left = " that no model saw" if known else ""
-    found = sorted(set(rows["label"]))
-    if len(found) < 2:
-        return f"No AUC of the ensemble: {count(len(rows), 'labelled slide')}{left}, of one class alone, {found[0]!r}."
+    label_values = sorted(set(rows["label"]))
+    if len(label_values) < 2:
+        labelled = count(len(rows), "labelled slide")
+        return f"No AUC of the ensemble: {labelled}{left}, of one class alone, {label_values[0]!r}."
     auc = _scored(rows, labels, classes)
     owner = [labels.patients.get(slide, "") for slide in rows["slide_id"]]
     number = len(set(filter(None, owner))) + owner.count("")
@@ -214,8 +215,8 @@ def _scored(rows: pd.DataFrame, labels: SlideLabels, classes: Sequence[str]) -> 
     y, odds = np.array(_index(rows["label"], classes)), _columns(rows, "log_odds", classes)
     owner = [labels.patients.get(slide, "") for slide in rows["slide_id"]]  # "": a patient of its own
     drawn = stats.cluster_weights(owner, y, RESAMPLES, np.random.default_rng(SEED))
-    every, found = stats.class_aucs(y, odds, np.vstack([np.ones(len(y)), drawn]))
-    parts = stats.ClassAucs(every, found[:, 0], np.full(len(every), 1 / len(every)), found[:, 1:])
+    every, replicates = stats.class_aucs(y, odds, np.vstack([np.ones(len(y)), drawn]))
+    parts = stats.ClassAucs(every, replicates[:, 0], np.full(len(every), 1 / len(every)), replicates[:, 1:])
     ends = stats.mean_interval(parts, y, owner)
     return metrics.auc(y, _columns(rows, "p", classes), odds), ends.low, ends.high
 

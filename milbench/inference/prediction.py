@@ -112,11 +112,11 @@ def trained_on(models: Sequence[SavedModel], cohort: RunGroup) -> list[frozenset
         MilbenchError: a fold is damaged.
     """
     untouched = () if cohort.oracle else ("test",)
-    found: list[frozenset[str] | None] = []
+    members: list[frozenset[str] | None] = []
     for model in models:
         parts = cohort.parts(model.facts["fold"])
-        found.append(None if parts is None else frozenset(map(str, parts.index[~parts.isin(untouched)])))
-    return found
+        members.append(None if parts is None else frozenset(map(str, parts.index[~parts.isin(untouched)])))
+    return members
 
 
 def _none_kept(name: str, records: Sequence[RunRecord]) -> str:

@@ -118,15 +118,15 @@ def pooling_matrix(model: Aggregator, bags: Bags, definition: Definition | None 
     ways = {"contributions": _contributions, "weights": _weights, "derivatives": _derivatives}
     for way in ways if definition is None else (definition,):
         if (matrices := ways[way](model, bags)) is not None:
-            found = matrices.detach().cpu().numpy()
-            found = found[found.sum(axis=(1, 2)) > 0]  # a component that nothing moves has no matrix
-            if not len(found):
+            values = matrices.detach().cpu().numpy()
+            values = values[values.sum(axis=(1, 2)) > 0]  # a component that nothing moves has no matrix
+            if not len(values):
                 raise MilbenchError(
                     f"the bag representation of {name} does not depend on its instances.",
                     code="pooling-matrix-undefined",
                 )
-            found = found / found.sum(axis=(1, 2), keepdims=True)
-            return PoolingMatrix(found.mean(axis=0), cast("Definition", way), found)
+            values = values / values.sum(axis=(1, 2), keepdims=True)
+            return PoolingMatrix(values.mean(axis=0), cast("Definition", way), values)
     lacks = "takes its bag representation apart" if definition == "contributions" else "is a weighted sum of instances"
     raise MilbenchError(
         f"{name} has no pooling matrix by {definition}: nothing says that it {lacks}; leave it out.",
@@ -142,10 +142,10 @@ def _contributions(model: Aggregator, bags: Bags) -> Tensor | None:
     if not model.has_own("contributions"):
         return None
     with torch.no_grad():
-        found = model.contributions(bags)
-    if found is None:  # not for this model, or not for this bag
+        returned = model.contributions(bags)
+    if returned is None:  # not for this model, or not for this bag
         return None
-    (parts, own), n = found, len(bags.x)
+    (parts, own), n = returned, len(bags.x)
     if parts.shape[:2] != (n, n) or own.shape[:1] != (n,):
         shapes = f"{tuple(parts.shape)} and {tuple(own.shape)}"
         name = type(model).__name__

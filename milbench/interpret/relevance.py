@@ -99,12 +99,12 @@ def attention_entropy(attention: Tensor, bags: Bags) -> Tensor:
 
     Weights that do not sum to 1 in a bag are made to.
     """
-    found = []
+    entropies = []
     for weights in attention.double().split(list(bags.lengths)):
         shares = weights / weights.sum(dim=0)
         nats = torch.special.entr(shares).sum(dim=0)
-        found.append(nats / np.log(len(shares)) if len(shares) > 1 else torch.full_like(nats, torch.nan))
-    return torch.stack(found)
+        entropies.append(nats / np.log(len(shares)) if len(shares) > 1 else torch.full_like(nats, torch.nan))
+    return torch.stack(entropies)
 
 
 @dataclass(frozen=True)
@@ -234,8 +234,8 @@ def removal_curves(model: Aggregator, bag: Bags, scores: ArrayLike | Tensor, tar
     highest = [some[torch.argsort(s[some], descending=True, stable=True)] for some in ways]
     lowest = [some[torch.argsort(s[some], stable=True)] for some in ways]
     parts = [some[:k] for some in (*highest, *lowest, *drawn) for k in kept]
-    found = np.split(_probability(model, bag, parts, target).reshape(-1, len(kept)), [len(ways), 2 * len(ways)])
-    return Curves(kept, *(some.mean(axis=0) for some in found))
+    curves = np.split(_probability(model, bag, parts, target).reshape(-1, len(kept)), [len(ways), 2 * len(ways)])
+    return Curves(kept, *(some.mean(axis=0) for some in curves))
 
 
 @dataclass(frozen=True)
@@ -282,12 +282,17 @@ def interpret(model: Aggregator, slides: Iterable[tuple[str, Bags]], targets: Ma
                 f"targets has no class for slide {slide}; leave targets out, or give one for each.",
                 code="interpret-bad-input",
             )
-        told = None if targets is None else [targets[slide]]
-        found = relevance(model, bag, told, source)
-        values = found.scores.double().cpu().numpy()
-        target = int(found.targets[0])
-        row: dict[str, Any] = {"slide_id": slide, "instances": bag.lengths[0], "target": target, "source": found.source}
-        entropy = np.nan if found.attention is None else float(attention_entropy(found.attention, bag).mean())
+        given = None if targets is None else [targets[slide]]
+        scores = relevance(model, bag, given, source)
+        values = scores.scores.double().cpu().numpy()
+        target = int(scores.targets[0])
+        row: dict[str, Any] = {
+            "slide_id": slide,
+            "instances": bag.lengths[0],
+            "target": target,
+            "source": scores.source,
+        }
+        entropy = np.nan if scores.attention is None else float(attention_entropy(scores.attention, bag).mean())
         row |= {"entropy": entropy, "instance_auc": np.nan}
         if labels is not None and slide in labels:
             row["instance_auc"] = instance_auc(values, labels[slide], bag.lengths).bags[0]
@@ -343,13 +348,13 @@ def export_attention(model: Aggregator, cache: FeatureCache, slides: Sequence[st
     steps = cache.slides.set_index("slide_id")["coord_step"]
     for slide in slides:
         bag = BagLoader(cache, [slide], device, scaling).batch([0])
-        found = relevance(model, bag, source=source)
-        table = pd.DataFrame({"score": found.scores.float().cpu().numpy()})
+        values = relevance(model, bag, source=source)
+        table = pd.DataFrame({"score": values.scores.float().cpu().numpy()})
         if bag.coords is not None:
             table.insert(0, "x", bag.coords[:, 0].cpu().numpy())
             table.insert(1, "y", bag.coords[:, 1].cpu().numpy())
-        if found.attention is not None:
-            columns = found.attention.float().cpu().numpy().T
+        if values.attention is not None:
+            columns = values.attention.float().cpu().numpy().T
             table = table.assign(**{f"attention_{i}": column for i, column in enumerate(columns)})
         name = quote(slide, safe=" ")
         name = f"%2E{name[1:]}" if name.startswith(".") else name
@@ -363,8 +368,8 @@ def export_attention(model: Aggregator, cache: FeatureCache, slides: Sequence[st
             step = None if pd.isna(steps.loc[slide]) else float(steps.loc[slide])
             places = table[["x", "y"]].to_numpy(np.float64)
             scores = table["score"].to_numpy(np.float64)
-            title = _title(model, bag, slide, int(found.targets[0]), classes, labels)
-            figure = heatmap_figure(places, scores, found.source, step, title=title, scale=scale)
+            title = _title(model, bag, slide, int(values.targets[0]), classes, labels)
+            figure = heatmap_figure(places, scores, values.source, step, title=title, scale=scale)
             written.append(child(folder, name, ".png", "slide"))
             write_figure(written[-1], figure)
     return written
@@ -436,7 +441,7 @@ def _auc(scores: NDArray[np.float64], labels: NDArray[np.int64]) -> float:
 
 def _probability(model: Aggregator, bag: Bags, parts: Sequence[Tensor], target: int) -> NDArray[np.float64]:
     """Probability of a class on parts of a bag, given as row numbers; many short parts at a time."""
-    found = []
+    probabilities = []
     with _evaluated(model), torch.no_grad():
         for batch in _batches(parts):
             rows = torch.cat([part.sort().values for part in batch]).to(bag.device)
@@ -446,8 +451,8 @@ def _probability(model: Aggregator, bag: Bags, parts: Sequence[Tensor], target: 
                 raise MilbenchError(
                     f"target {target} is no class: there are {p.shape[1]}, from 0.", code="interpret-bad-input"
                 )
-            found.append(p[:, target].double().cpu())
-    return torch.cat(found).numpy()
+            probabilities.append(p[:, target].double().cpu())
+    return torch.cat(probabilities).numpy()
 
 
 def _batches(parts: Sequence[Tensor]) -> Iterator[list[Tensor]]:

@@ -117,15 +117,15 @@ def read(path: str | Path) -> BenchmarkFile:
     rows = raw.get("benchmarks")
     if not isinstance(rows, list) or not rows:
         raise MilbenchError(f"{path} holds no benchmark; write it with {RECORD}.", code="benchmark-unusable")
-    found: dict[str, Benchmark] = {}
+    benchmarks: dict[str, Benchmark] = {}
     for row in rows:
         benchmark = _benchmark(path, row)
-        if benchmark.name in found:
+        if benchmark.name in benchmarks:
             raise MilbenchError(
                 f"{path} holds {benchmark.name} twice; write it again with {RECORD}.", code="benchmark-unusable"
             )
-        found[benchmark.name] = benchmark
-    return BenchmarkFile(path, environment, found, raw)
+        benchmarks[benchmark.name] = benchmark
+    return BenchmarkFile(path, environment, benchmarks, raw)
 
 
 def save(new: str | Path, folder: str | Path = REFERENCES) -> Path:
@@ -174,10 +174,10 @@ def choose(new: BenchmarkFile, folder: str | Path) -> BenchmarkFile | None:
     others = [read(path) for path in sorted(Path(folder).glob(f"*/{FILE_NAME}"))]
     mine = new.machine_class.split("_")
 
-    def alike(other: BenchmarkFile) -> int:
+    def similarity(other: BenchmarkFile) -> int:
         return sum(a == b for a, b in zip(mine, other.machine_class.split("_"), strict=False))
 
-    return max(others, key=alike, default=None)
+    return max(others, key=similarity, default=None)
 
 
 def _benchmark(path: Path, row: Any) -> Benchmark:

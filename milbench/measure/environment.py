@@ -123,10 +123,10 @@ def _commit() -> str | None:
 def source_digest() -> str:
     """Return 16 hexadecimal digits of the source of milbench and its methods, committed or not."""
     home = Path(__file__).parent.parent
-    found = hashlib.sha256()
+    digest = hashlib.sha256()
     for path in sorted([*home.rglob("*.py"), *(home.parent / "baselines").glob("*.py")]):
-        found.update(path.name.encode() + b"\0" + path.read_bytes())
-    return found.hexdigest()[:16]
+        digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()[:16]
 
 
 def _gpus() -> list[dict[str, Any]]:

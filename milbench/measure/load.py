@@ -68,9 +68,9 @@ def shares_of_best(records: Mapping[_Key, Mapping[str, Any]]) -> dict[_Key, floa
     Args:
         records: measurements of one environment; those without a yardstick are left out of the answer.
     """
-    known = {key: found for key, record in records.items() if (found := rates(record))}
-    best = {name: max(found[name] for found in known.values()) for name in RATES} if known else {}
-    return {key: min(found[name] / best[name] for name in RATES) for key, found in known.items()}
+    known = {key: values for key, record in records.items() if (values := rates(record))}
+    best = {name: max(values[name] for values in known.values()) for name in RATES} if known else {}
+    return {key: min(values[name] / best[name] for name in RATES) for key, values in known.items()}
 
 
 def budget_notes(name: str, runs: Mapping[tuple[str, str, int], Mapping[str, Any]]) -> list[str]:
@@ -85,7 +85,7 @@ def budget_notes(name: str, runs: Mapping[tuple[str, str, int], Mapping[str, Any
         if record.get("moment"):
             here = str((record.get("environment") or {}).get("fingerprint"))
             of_machine.setdefault(here, {})[key] = record
-    shares = {key: share for found in of_machine.values() for key, share in shares_of_best(found).items()}
+    shares = {key: share for records in of_machine.values() for key, share in shares_of_best(records).items()}
     slow = {key: share for key, share in shares.items() if share < 1 - APART}
     notes = []
     if slow:
@@ -119,7 +119,9 @@ def cost_notes(records: Mapping[tuple[str, str], Mapping[str, Any]]) -> list[str
     notes = []
     moments = {key: record["moments"] for key, record in records.items() if record.get("moments")}
     busy = {
-        key: max(found, key=lambda m: m["busy_cores"]) for key, found in moments.items() if any(map(disturbed, found))
+        key: max(values, key=lambda m: m["busy_cores"])
+        for key, values in moments.items()
+        if any(map(disturbed, values))
     }
     shares = shares_of_best(records)
     for cohort in dict.fromkeys(key[0] for key in records):
@@ -150,7 +152,7 @@ def cost_notes(records: Mapping[tuple[str, str], Mapping[str, Any]]) -> list[str
                 f"{_load_average([worst])}), so these timings are "
                 "too slow; run the suite again with --overwrite costs on a quiet machine, or take them as upper limits."
             )
-        times = [datetime.fromisoformat(m["at"]) for key, found in moments.items() if key[0] == cohort for m in found]
+        times = [datetime.fromisoformat(m["at"]) for key, values in moments.items() if key[0] == cohort for m in values]
         if (max(times) - min(times)).total_seconds() > _APART_S:
             notes.append(
                 f"{cohort}: costs were measured between {min(times):%Y-%m-%d %H:%M} and {max(times):%Y-%m-%d %H:%M}, "

@@ -99,7 +99,7 @@ def _tables(state: Mapping[Any, Any], path: str = "", depth: int = 0) -> Iterato
 
 def _fits(names: Mapping[str, str], own: Mapping[str, Tensor], source: str, table: Mapping[str, Tensor]) -> list[_Fit]:
     """Return how a table fits as it is, and without each prefix that some of its names have."""
-    found = []
+    fits = []
     for unwrapped in (False, True):
         given = {name: _unwrapped(name) if unwrapped else name for name in table}
         if unwrapped and all(name == plain for name, plain in given.items()):
@@ -108,8 +108,8 @@ def _fits(names: Mapping[str, str], own: Mapping[str, Tensor], source: str, tabl
             name[: at.end()] for name in given.values() for at in re.finditer(r"\.", name) if name[: at.end()] != name
         }
         # The shortest prefix first: what fits without taking anything off is taken as it is.
-        found += [_fit(names, own, _Fit(source, p, unwrapped), given, table) for p in sorted(prefixes, key=len)]
-    return found
+        fits += [_fit(names, own, _Fit(source, p, unwrapped), given, table) for p in sorted(prefixes, key=len)]
+    return fits
 
 
 def _unwrapped(name: str) -> str:

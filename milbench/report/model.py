@@ -193,7 +193,7 @@ def _spans(line: str) -> tuple[Span, ...]:
     kinds: dict[str, type[Code | Strong | Emphasis]] = {"code": Code, "strong": Strong, "emphasis": Emphasis}
     spans: list[Span] = []
     end = 0
-    for found in _SPAN.finditer(line):
-        spans += [line[end : found.start()], kinds[str(found.lastgroup)](found[str(found.lastgroup)])]
-        end = found.end()
+    for match in _SPAN.finditer(line):
+        spans += [line[end : match.start()], kinds[str(match.lastgroup)](match[str(match.lastgroup)])]
+        end = match.end()
     return tuple(span for span in (*spans, line[end:]) if span != "")

@@ -106,8 +106,8 @@ def to_markdown(df: pd.DataFrame) -> str:
     pairs = {str(r.method): r.against for r in _rows(df) if r.against}
     if pairs:
         listed = ", ".join(f"{code(method)} with {code(other)}" for method, other in pairs.items())
-        told = "Faster is the other's time over the method's, Memory the method's peak over the other's."
-        parts += [f"Compared: {listed}. {told}", ""]
+        explanation = "Faster is the other's time over the method's, Memory the method's peak over the other's."
+        parts += [f"Compared: {listed}. {explanation}", ""]
     bad = df[df["outcome"] != "ok"]
     if len(bad):
         parts += ["Did not end ok:", ""]

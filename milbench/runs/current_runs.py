@@ -134,7 +134,7 @@ class Request:
 
 def requests_of(
     specs: Mapping[str, tuple[str, RunSpec]],
-    asked: str,
+    requested: str,
     suite_methods: Collection[str],
     suite_seeds: int,
     source: str,
@@ -159,7 +159,7 @@ def requests_of(
                 data=every[0][1].data,
                 fingerprint=every[0][1].fingerprint,
                 conditions=conditions_of(every[0][1]),
-                asked=asked,
+                asked=requested,
                 methods={method: spec.code for method, spec in every},
                 folds=tuple(dict.fromkeys(spec.fold for _, spec in every)),
                 seeds=tuple(sorted({spec.seed for _, spec in every})),

@@ -278,22 +278,22 @@ class _Tuned:
     impossible: list[tuple[PlannedRun, Outcome]]
 
 
-def _of_studies(plan: Plan, found: Mapping[str, StudyResult]) -> _Tuned:
+def _of_studies(plan: Plan, study_result: Mapping[str, StudyResult]) -> _Tuned:
     tuned, finished = _Tuned([], []), Finished(plan.store)
     of = {(s.task.spec.data, s.task.spec.fold, s.method.canonical): s for s in plan.searches}
     for planned in plan.runs:
         search = of[planned.spec.data, planned.spec.fold, planned.method.canonical]
-        if search.name not in found:
+        if search.name not in study_result:
             continue
-        result = found[search.name]
+        result = study_result[search.name]
         task = tuned_task(search, result, planned.task)
         run = PlannedRun(task, planned.method, tuned=result.record(), **finished.state(task.spec))
         if result.best is not None:
             tuned.runs.append(run)
             continue
         outcome = next((o for o, _ in result.outcomes.most_common() if o in OUTCOMES and o != "ok"), "failed")
-        told = ", ".join(f"{n} {o}" for o, n in result.outcomes.most_common())
-        tuned.impossible.append((run, Outcome(outcome, f"no tuning trial ended ok ({told}): {result.reason}")))
+        counts = ", ".join(f"{n} {o}" for o, n in result.outcomes.most_common())
+        tuned.impossible.append((run, Outcome(outcome, f"no tuning trial ended ok ({counts}): {result.reason}")))
     return tuned
 
 

@@ -277,16 +277,16 @@ def step_reporter(path: str, part: tuple[int, int] = (0, 1)) -> Callable[[float,
 
 def sessions(suite_folder: Path) -> list[State]:
     """Return what the processes that are at work on a suite on this machine are doing."""
-    found = []
+    sessions = []
     for folder in _sessions(suite_folder / ".live"):
         if not writer_lives(_pid(folder), folder):
             continue
         try:
             content = json.loads(read_regular(folder / "session.json"))
-            found.append(State(**{**content, "running": [Item(**item) for item in content["running"]]}))
+            sessions.append(State(**{**content, "running": [Item(**item) for item in content["running"]]}))
         except Exception:  # being written or removed just now: it is at work all the same
-            found.append(State(_pid(folder), time.time()))
-    return found
+            sessions.append(State(_pid(folder), time.time()))
+    return sessions
 
 
 def _sessions(live: Path) -> list[Path]:

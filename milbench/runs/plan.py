@@ -134,10 +134,10 @@ class Finished:
             other_names: of its method, by which an earlier version may have stored it.
         """
         named = [spec, *(spec.model_copy(update={"method": name}) for name in other_names)]
-        found = next((runs for one in named if (runs := self._runs.get(one.run_id))), [])
-        if not found:
+        runs_stored = next((runs for one in named if (runs := self._runs.get(one.run_id))), [])
+        if not runs_stored:
             return {}
-        best = min(found, key=lambda record: (record.outcome != "ok", record.path.name != spec.run_id))
+        best = min(runs_stored, key=lambda record: (record.outcome != "ok", record.path.name != spec.run_id))
         if (stopped := best.stopped_s(spec.budget.timeout_s)) is not None:
             return {"stored": best.path.name, "stopped_s": stopped}
         return {"stored": best.path.name, "outcome": best.outcome}
@@ -260,16 +260,18 @@ def refuse_damaged(plan: Plan, todo: Sequence[PlannedRun]) -> None:
         MilbenchError: the first of them, with its fix, and how many more there are.
     """
     kept = {planned.stored for planned in plan.runs} - {planned.stored for planned in todo}
-    found = [
+    damages = [
         sentence
         for record in plan.store.records()
         if record.path.name in kept and (sentence := record.damage()) is not None
     ]
-    if found:
+    if damages:
         more = (
-            f" {count(len(found) - 1, 'more run')} of it damaged too: milbench verify names all." if found[1:] else ""
+            f" {count(len(damages) - 1, 'more run')} of it damaged too: milbench verify names all."
+            if damages[1:]
+            else ""
         )
-        raise MilbenchError(f"{found[0]}{more}", code="store-damaged")
+        raise MilbenchError(f"{damages[0]}{more}", code="store-damaged")
 
 
 def unused(plan: Plan) -> list[str]:
@@ -325,8 +327,8 @@ def together(todo: Sequence[PlannedRun], most: int) -> list[list[PlannedRun]]:
             groups[spec.run_id] = [planned]
             continue
         # All but what may differ between them; a study may have set the parameters.
-        alike = digest(spec.model_dump(mode="json", exclude={"fold", "seed"}))
-        groups.setdefault((planned.task.method, alike, len(planned.task.train)), []).append(planned)
+        group_key = digest(spec.model_dump(mode="json", exclude={"fold", "seed"}))
+        groups.setdefault((planned.task.method, group_key, len(planned.task.train)), []).append(planned)
     sizes = {key: most if group[0].spec.stacked else min(most, IN_TURN) for key, group in groups.items()}
     parts = [group[i : i + sizes[key]] for key, group in groups.items() for i in range(0, len(group), sizes[key])]
     return parts if most == 1 else sorted(parts, key=lambda part: -sum(planned.work for planned in part))
@@ -366,11 +368,11 @@ def _of_one_spelling(figure: Published, suite: str) -> Published:
 
 def _methods(texts: Sequence[str]) -> tuple[list[Method], tuple[str, ...]]:
     """Return the methods that some texts name, each once, and a sentence on every one that is named more than once."""
-    found: dict[str, Method] = {}
+    resolved: dict[str, Method] = {}
     named: dict[str, list[str]] = {}
     for text in texts:
         method = resolve(text)
-        found.setdefault(method.canonical, method)
+        resolved.setdefault(method.canonical, method)
         named.setdefault(method.canonical, []).append(text.strip())
     notes = tuple(
         f"{' and '.join(dict.fromkeys(own))} are one method, {name}; it is run once."
@@ -379,7 +381,7 @@ def _methods(texts: Sequence[str]) -> tuple[list[Method], tuple[str, ...]]:
         for name, own in named.items()
         if len(own) > 1
     )
-    return list(found.values()), notes
+    return list(resolved.values()), notes
 
 
 def _is_one_of(text: str, methods: Sequence[Method]) -> bool:

@@ -133,10 +133,10 @@ def standing(
         return None
     for _ in range(3):  # what is at work meanwhile is told as of the moment of which the runs are
         before = sessions(store.folder)
-        found = _standing(suite, store, methods, seeds)
-        if found is None or [(s.pid, s.done) for s in before] == [(s.pid, s.done) for s in found.now]:
+        state = _standing(suite, store, methods, seeds)
+        if state is None or [(s.pid, s.done) for s in before] == [(s.pid, s.done) for s in state.now]:
             break
-    return found
+    return state
 
 
 def _standing(suite: Suite, store: Store, methods: Sequence[str], seeds: int | None) -> Standing | None:
@@ -211,17 +211,17 @@ def _unmeasured(runs: Mapping[Key, RunRecord | None], requests: Sequence[Request
 
 def _damaged(runs: Mapping[Key, RunRecord | None]) -> dict[Key, str]:
     share = _MOST_BYTES // max(1, len(runs))
-    found = {key: run.damage(share) for key, run in runs.items() if run is not None}
-    return {key: sentence for key, sentence in found.items() if sentence is not None}
+    damages = {key: run.damage(share) for key, run in runs.items() if run is not None}
+    return {key: sentence for key, sentence in damages.items() if sentence is not None}
 
 
-def _written_since(data: DataSpec, base: Path, asked: str) -> bool:
+def _written_since(data: DataSpec, base: Path, requested: str) -> bool:
     """Return whether labels, or split files, were written since: which runs are of them only the cohort tells."""
     names = [name.partition("#")[0] for name in (data.labels, data.slide_table) if name]
     files = [base / name for name in names]
     if data.split.files is not None and not Path(data.split.files).is_absolute():
         files += base.glob(data.split.files.replace("{k}", "*"))
-    then = datetime.fromisoformat(asked).timestamp()
+    then = datetime.fromisoformat(requested).timestamp()
     return any(file.is_file() and file.stat().st_mtime > then for file in files)
 
 
@@ -258,8 +258,8 @@ def _names(methods: Sequence[str], suite: Suite, then: Suite, request: Request) 
     if not methods and suite.methods == then.methods:
         return list(request.suite_methods)
     known = {spelling(name): name for name in (*request.suite_methods, *request.methods)}
-    found = [known.get(spelling(text)) for text in methods or suite.methods]
-    return None if None in found else [name for name in dict.fromkeys(found) if name is not None]
+    resolved = [known.get(spelling(text)) for text in methods or suite.methods]
+    return None if None in resolved else [name for name in dict.fromkeys(resolved) if name is not None]
 
 
 def _done(

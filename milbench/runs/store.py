@@ -470,8 +470,8 @@ def read_suite(folder: Path) -> Suite:
     try:
         return Suite.model_validate_json(json.dumps(content))
     except ValidationError as error:
-        told = f"{file} is no suite of this milbench ({_first(error)})"
-        raise MilbenchError(f"{told}; upgrade milbench or run the suite again.", code="schema-unknown") from error
+        reason = f"{file} is no suite of this milbench ({_first(error)})"
+        raise MilbenchError(f"{reason}; upgrade milbench or run the suite again.", code="schema-unknown") from error
 
 
 def suite_folders(root: Path) -> list[Path]:
@@ -529,9 +529,9 @@ def read_run(folder: Path) -> RunRecord:
         spec = RunSpec.model_validate(content["spec"])
         outcome = content["outcome"]
     except (KeyError, ValidationError, RecursionError) as error:
-        told = _first(error) if isinstance(error, ValidationError) else f"{error} is missing"
+        reason = _first(error) if isinstance(error, ValidationError) else f"{error} is missing"
         raise MilbenchError(
-            f"{file} is not a run of this milbench ({told}); delete its folder and run again.", code="store-damaged"
+            f"{file} is not a run of this milbench ({reason}); delete its folder and run again.", code="store-damaged"
         ) from error
     if outcome not in OUTCOMES:
         raise MilbenchError(
@@ -681,15 +681,17 @@ def _read_replaced(file: Path) -> bytes:
     return read_regular(file)
 
 
-def _read(file: Path, reader: Callable[[Path], Any], mend: str) -> Any:
+def _read(file: Path, reader: Callable[[Path], Any], advice: str) -> Any:
     try:
         return reader(file)
     except FileNotFoundError as error:
-        raise MilbenchError(f"{file} is missing; {mend}.", code="file-missing") from error
+        raise MilbenchError(f"{file} is missing; {advice}.", code="file-missing") from error
     except MilbenchError:
         raise
     except (OSError, ValueError, RecursionError) as error:  # ValueError: JSON, CSV and Arrow errors
-        raise MilbenchError(f"{file} cannot be read ({first_line(error)}); {mend}.", code="file-unreadable") from error
+        raise MilbenchError(
+            f"{file} cannot be read ({first_line(error)}); {advice}.", code="file-unreadable"
+        ) from error
 
 
 def _outcome(file: Path) -> str | None:

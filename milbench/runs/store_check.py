@@ -52,10 +52,10 @@ class StoreReport:
         what = ", ".join(count(n, kind) for kind, n in self.checked.items() if n)
         return f"{self.path}: {what or 'nothing'} checked, {count(len(self.defects), 'defect')}."
 
-    def add(self, kind: str, found: Iterator[str] | list[str]) -> None:
+    def add(self, kind: str, problems: Iterator[str] | list[str]) -> None:
         """Count one thing that was checked, with its defects."""
         self.checked[kind] = self.checked.get(kind, 0) + 1
-        self.defects += found
+        self.defects += problems
 
 
 def damaged_suites(root: Path) -> dict[str, str]:
@@ -63,7 +63,7 @@ def damaged_suites(root: Path) -> dict[str, str]:
 
     Kept models, which no table reads, are not compared with their checksums.
     """
-    found = {}
+    damaged = {}
     for folder in suite_folders(root):
         report = StoreReport(folder)
         try:
@@ -71,8 +71,8 @@ def damaged_suites(root: Path) -> dict[str, str]:
         except MilbenchError as error:
             report.defects.append(str(error))
         if report.defects:
-            found[folder.name] = report.defects[0]
-    return found
+            damaged[folder.name] = report.defects[0]
+    return damaged
 
 
 def check_path(path: Path, progress: Progress | None = None) -> StoreReport:
@@ -107,19 +107,19 @@ def _check_suite(
     folder: Path, report: StoreReport, progress: Progress | None, caches: dict[Path, str], models: bool = True
 ) -> None:
     suite: Suite | None = None
-    found: list[str] = []
+    problems: list[str] = []
     try:
         suite = read_suite(folder)
         if folder.name != f"{suite.name}-v{suite.version}":
-            found = [
+            problems = [
                 f"{folder / 'suite.json'} is that of suite {suite.name} version {suite.version}, not of its folder."
             ]
         for data in suite.data:
             if data.cache and not data.cache.endswith(".npz"):
                 caches.setdefault(suite.base / Path(data.cache).expanduser(), f"cohort {data.name}")
     except MilbenchError as error:
-        found = [str(error)]
-    report.add("suite", found)
+        problems = [str(error)]
+    report.add("suite", problems)
     tested: dict[tuple[str, str], dict[str, set[str]]] = {}
     for cohort in _folders(folder / "cohorts"):
         lines, folds = _check_cohort(cohort)
@@ -138,10 +138,10 @@ def _check_suite(
     if (folder / "requests").is_dir():
         try:
             storages = {request.storage for request in read_requests(folder).values() if request.studies}
-            found = []
+            problems = []
         except MilbenchError as error:
-            found = [str(error)]
-        report.add("request", found)
+            problems = [str(error)]
+        report.add("request", problems)
     journals = [folder / "tuning" / "journal.log"]
     for storage in sorted(storages):
         if "://" in storage:
@@ -177,13 +177,13 @@ def _lost_cohorts(cohorts: Path, sealed: dict[str, bool]) -> list[str]:
         cohorts: the folder of the suite's cohorts.
         sealed: name of a cohort's folder -> whether a run of it carries checksums.
     """
-    found = []
+    lost = []
     for name, carries in sorted(sealed.items()):
         if not (cohorts / name).is_dir():
-            found.append(f"{cohorts / name}, the labels and folds of runs that are here, is missing; {_AGAIN}.")
+            lost.append(f"{cohorts / name}, the labels and folds of runs that are here, is missing; {_AGAIN}.")
         elif carries and not (cohorts / name / MANIFEST).exists():
-            found.append(no_manifest(cohorts / name, _AGAIN))
-    return found
+            lost.append(no_manifest(cohorts / name, _AGAIN))
+    return lost
 
 
 def _check_run(
@@ -197,25 +197,25 @@ def _check_run(
         run = read_run(folder)
     except MilbenchError as error:
         return [str(error)]
-    found = []
+    problems = []
     cohort = f"{run.spec.data}-{run.spec.fingerprint}"
     sealed[cohort] = sealed.get(cohort, False) or FILES in run.record
     if suite is not None and (run.spec.suite, run.spec.suite_version) != (suite.name, suite.version):
-        found.append(f"{folder} is a run of suite {run.spec.suite} version {run.spec.suite_version}.")
+        problems.append(f"{folder} is a run of suite {run.spec.suite} version {run.spec.suite_version}.")
     names = {path.name for path in folder.iterdir()} - {"run.json"}
     if FILES in run.record:
-        found += [f"{folder / name} is missing." for name in sorted(set(run.record[FILES]) - names)]
-        found += [f"{folder / name} does not belong to the run." for name in sorted(names - set(run.record[FILES]))]
+        problems += [f"{folder / name} is missing." for name in sorted(set(run.record[FILES]) - names)]
+        problems += [f"{folder / name} does not belong to the run." for name in sorted(names - set(run.record[FILES]))]
         names &= set(run.record[FILES])
     if run.outcome == "ok" and "predictions.parquet" not in names:
-        found.append(f"{folder / 'predictions.parquet'} is missing.")
+        problems.append(f"{folder / 'predictions.parquet'} is missing.")
     for name in sorted(names if models else names - {MODEL}):
         table = {"predictions.parquet": run.predictions, "history.csv": run.history,
                  "trajectory.parquet": run.trajectory}.get(name)  # fmt: skip
-        found += _sentences(table or (lambda name=name: run.check_file(name)))
-    if not found and run.outcome == "ok":
-        found += _check_slides(run, tested.get((f"{run.spec.data}-{run.spec.fingerprint}", ""), {}))
-    return found
+        problems += _sentences(table or (lambda name=name: run.check_file(name)))
+    if not problems and run.outcome == "ok":
+        problems += _check_slides(run, tested.get((f"{run.spec.data}-{run.spec.fingerprint}", ""), {}))
+    return problems
 
 
 def _check_slides(run: RunRecord, folds: dict[str, set[str]]) -> list[str]:
@@ -233,24 +233,24 @@ def _check_cohort(folder: Path) -> tuple[list[str], dict[str, set[str]]]:
         manifest = read_manifest(folder, _AGAIN)
     except MilbenchError as error:
         return [str(error)], tested
-    found = []
+    problems = []
     if manifest is not None:
         if folder.name != f"{manifest.get('cohort')}-{manifest.get('fingerprint')}":
-            found.append(f"{folder / MANIFEST} is that of {manifest.get('cohort')}-{manifest.get('fingerprint')}.")
+            problems.append(f"{folder / MANIFEST} is that of {manifest.get('cohort')}-{manifest.get('fingerprint')}.")
         for name in manifest[FILES]:
-            found += _sentences(lambda name=name: read_listed(folder, name, _AGAIN))  # type: ignore[misc]
+            problems += _sentences(lambda name=name: read_listed(folder, name, _AGAIN))  # type: ignore[misc]
     task = str((manifest or {}).get("task", CLASSIFICATION))
-    if not found:
-        found += [*_sentences(lambda: read_labels(folder, task)), *_sentences(lambda: read_classes(folder))]
-    if not found and (folder / "split.json").exists():
-        found += _sentences(lambda: read_split_record(folder))
-    if not found:
+    if not problems:
+        problems += [*_sentences(lambda: read_labels(folder, task)), *_sentences(lambda: read_classes(folder))]
+    if not problems and (folder / "split.json").exists():
+        problems += _sentences(lambda: read_split_record(folder))
+    if not problems:
         for path in sorted((folder / "folds").glob("*.csv")):
             try:
                 tested[path.stem] = set(read_fold(path).test)
             except MilbenchError as error:
-                found.append(str(error))
-    return found, tested
+                problems.append(str(error))
+    return problems, tested
 
 
 def _check_journal(path: Path) -> Iterator[str]:

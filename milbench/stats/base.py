@@ -39,6 +39,6 @@ def equalized(scores: Array) -> Array:
     ascending = np.take_along_axis(scores, order, axis=-1)
     starts = np.diff(ascending, axis=-1, prepend=-np.inf) > TIE
     first = np.maximum.accumulate(np.where(starts, np.arange(scores.shape[-1]), 0), axis=-1)
-    found = np.empty_like(ascending)
-    np.put_along_axis(found, order, np.take_along_axis(ascending, first, axis=-1), axis=-1)
-    return found
+    levels = np.empty_like(ascending)
+    np.put_along_axis(levels, order, np.take_along_axis(ascending, first, axis=-1), axis=-1)
+    return levels

@@ -33,19 +33,19 @@ def numbers(values: Any, name: str, ndim: int | None = None, length: int | None 
         MilbenchError: no numbers, rows of different lengths, or what is asked for does not hold.
     """
     try:
-        found = np.asarray(values, dtype=np.float64)
+        array = np.asarray(values, dtype=np.float64)
     except (TypeError, ValueError) as error:
-        told = str(error).splitlines()[0]
+        reason = str(error).splitlines()[0]
         raise MilbenchError(
-            f"{name} must be numbers in rows of one length ({told}).", code="stats-bad-input"
+            f"{name} must be numbers in rows of one length ({reason}).", code="stats-bad-input"
         ) from error
-    if ndim is not None and found.ndim != ndim:
-        raise MilbenchError(f"{name} must have {ndim} axes, not {found.ndim} ({found.shape}).", code="stats-bad-input")
-    if length is not None and (not found.ndim or len(found) != length):
-        raise MilbenchError(f"{name} must be {length}, not an array {found.shape}.", code="stats-bad-input")
-    if finite and not np.isfinite(found).all():
+    if ndim is not None and array.ndim != ndim:
+        raise MilbenchError(f"{name} must have {ndim} axes, not {array.ndim} ({array.shape}).", code="stats-bad-input")
+    if length is not None and (not array.ndim or len(array) != length):
+        raise MilbenchError(f"{name} must be {length}, not an array {array.shape}.", code="stats-bad-input")
+    if finite and not np.isfinite(array).all():
         raise MilbenchError(f"{name} must be finite.", code="scores-not-finite")
-    return found
+    return array
 
 
 def number(value: Any, name: str) -> float:
@@ -63,10 +63,10 @@ def whole_numbers(values: Any, name: str) -> NDArray[np.int64]:
     Raises:
         MilbenchError: others.
     """
-    found = numbers(values, name, finite=True)
-    if (found < 0).any() or (found != np.floor(found)).any() or (found > 2**53).any():
+    array = numbers(values, name, finite=True)
+    if (array < 0).any() or (array != np.floor(array)).any() or (array > 2**53).any():
         raise MilbenchError(f"{name} must be whole numbers from 0 on, not {values}.", code="stats-out-of-range")
-    return found.astype(np.int64)
+    return array.astype(np.int64)
 
 
 def auc_of(value: Any, name: str = "an AUC") -> float:
@@ -75,10 +75,10 @@ def auc_of(value: Any, name: str = "an AUC") -> float:
     Raises:
         MilbenchError: another.
     """
-    found = number(value, name)
-    if found < -1e-9 or found > 1 + 1e-9:
-        raise MilbenchError(f"{name} lies between 0 and 1, not at {found:g}.", code="stats-out-of-range")
-    return min(max(found, 0.0), 1.0) if np.isfinite(found) else found
+    area = number(value, name)
+    if area < -1e-9 or area > 1 + 1e-9:
+        raise MilbenchError(f"{name} lies between 0 and 1, not at {area:g}.", code="stats-out-of-range")
+    return min(max(area, 0.0), 1.0) if np.isfinite(area) else area
 
 
 def instance(value: Any, kind: type[T], name: str, makers: str) -> T:
@@ -275,10 +275,10 @@ def share_of(level: Any, name: str = "level") -> float:
     Raises:
         MilbenchError: it is not.
     """
-    found = number(level, name)
-    if not 0 < found < 1:
+    share = number(level, name)
+    if not 0 < share < 1:
         raise MilbenchError(f"{name} is {level}; it must lie between 0 and 1.", code="stats-out-of-range")
-    return found
+    return share
 
 
 def positive_count(value: Any, name: str = "resamples") -> int:
@@ -287,7 +287,7 @@ def positive_count(value: Any, name: str = "resamples") -> int:
     Raises:
         MilbenchError: it is not.
     """
-    found = numbers(value, name, ndim=0)
-    if not 1 <= found <= 2**53 or found != np.floor(found):
+    count = numbers(value, name, ndim=0)
+    if not 1 <= count <= 2**53 or count != np.floor(count):
         raise MilbenchError(f"{name} is {value}; it must be a whole number, at least 1.", code="stats-out-of-range")
-    return int(found)
+    return int(count)

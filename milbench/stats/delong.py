@@ -142,8 +142,8 @@ def delong(labels: ArrayLike, scores: ArrayLike, patients: ArrayLike | None = No
     Raises:
         MilbenchError: see `placements`, or `patients` has another length.
     """
-    found = placements(labels, scores)
-    y, away = found.positive, found.values - found.auc[:, None]
+    components = placements(labels, scores)
+    y, away = components.positive, components.values - components.auc[:, None]
     student = np.inf
     owner = owners(patients, len(y))
     if patients is not None:
@@ -165,7 +165,7 @@ def delong(labels: ArrayLike, scores: ArrayLike, patients: ArrayLike | None = No
     variance = np.diag(covariance)
     degrees = np.divide(variance**2, spread, out=np.full(len(variance), np.inf), where=spread > 0)
     ranks = scipy_stats.rankdata(np.atleast_2d(np.asarray(scores, dtype=np.float64)), axis=1)
-    return AucEstimates(found.auc, covariance, degrees, positive + negative, counts, student, y, ranks, owner)
+    return AucEstimates(components.auc, covariance, degrees, positive + negative, counts, student, y, ranks, owner)
 
 
 def count_patients(owner: np.ndarray, positive: np.ndarray) -> tuple[int, int, int]:
@@ -243,7 +243,7 @@ def patient_pairs(owner: np.ndarray, positive: np.ndarray, folds: Sequence[np.nd
     number = int(owner.max(initial=0)) + 1
     counted: np.ndarray = np.zeros(number, dtype=bool)
     share = np.zeros((2, number))
-    found: list[tuple[int, int, int]] = []
+    counts: list[tuple[int, int, int]] = []
     disjoint, least = 0, 1.0
     for rows in usable:
         slides = np.stack(
@@ -255,8 +255,8 @@ def patient_pairs(owner: np.ndarray, positive: np.ndarray, folds: Sequence[np.nd
         counted |= (slides > 0).any(axis=0)
         of_both = free.sum(axis=1)
         if of_both.all():
-            found.append((int(of_both[0]), int(of_both[1]), int(free.any(axis=0).sum())))
-            disjoint += (pairs := min(int(of_both.min()), found[-1][2] // 2))
+            counts.append((int(of_both[0]), int(of_both[1]), int(free.any(axis=0).sum())))
+            disjoint += (pairs := min(int(of_both.min()), counts[-1][2] // 2))
             rarer = int(of_both.argmin())
             if pairs:
                 least = min(least, float(of_class[rarer, free[rarer]].min()))
@@ -264,7 +264,7 @@ def patient_pairs(owner: np.ndarray, positive: np.ndarray, folds: Sequence[np.nd
     # A patient of both classes may be needed on either side; two thirds of the pairs are then disjoint (Shannon 1949).
     shared = 2 / 3 if (share > 0).all(axis=0).any() else 1.0
     even = int(shared / largest + 1e-9) if largest else 0
-    return PatientPairs(tuple(found), disjoint, min(even, disjoint), least)
+    return PatientPairs(tuple(counts), disjoint, min(even, disjoint), least)
 
 
 def certain_bound(patients: ArrayLike | PatientPairs, level: float = LEVEL) -> float:

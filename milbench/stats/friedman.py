@@ -113,7 +113,7 @@ def _nemenyi(methods: int, alpha: float) -> float:
 
 def _groups(ranks: Array, limit: float) -> tuple[tuple[int, ...], ...]:
     order = [int(i) for i in np.argsort(ranks, kind="stable")]
-    found: list[tuple[int, ...]] = []
+    groups: list[tuple[int, ...]] = []
     last = 0
     for start in range(len(order)):
         end = start
@@ -121,6 +121,6 @@ def _groups(ranks: Array, limit: float) -> tuple[tuple[int, ...], ...]:
             end += 1
         # A run that ends where an earlier one did lies within it.
         if end > start and end > last:
-            found.append(tuple(order[start : end + 1]))
+            groups.append(tuple(order[start : end + 1]))
             last = end
-    return tuple(found)
+    return tuple(groups)

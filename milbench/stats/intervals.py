@@ -114,46 +114,46 @@ def auc_interval(
             return Interval(auc, *interval(parts.weights @ parts.replicates, level), method)
         of_mean = mean_interval(parts, y, owner, level)
         return Interval(auc, of_mean.low, of_mean.high, method)
-    found = delong(y, s, patients)
-    auc = float(found.auc[0])
+    components = delong(y, s, patients)
+    auc = float(components.auc[0])
     if method == "percentile" or method == "bca" or method == "bootstrap-logit":
         replicates = _replicates(y, [s], patients, resamples, seed)[0]
         if method == "bca":
-            return Interval(auc, *bca_interval(auc, replicates, found.influence[0], level), method)
+            return Interval(auc, *bca_interval(auc, replicates, components.influence[0], level), method)
         if method == "percentile" or 0 < auc < 1:
             return Interval(auc, *_ends(auc, replicates, method, level), method)
-        return Interval(auc, *certain_ends(found.patients, auc, level), method)
-    return estimate_interval(found, 0, method, level)
+        return Interval(auc, *certain_ends(components.patients, auc, level), method)
+    return estimate_interval(components, 0, method, level)
 
 
 def estimate_interval(
-    found: AucEstimates, index: int = 0, method: ClosedMethod = "logit", level: float = LEVEL
+    areas: AucEstimates, index: int = 0, method: ClosedMethod = "logit", level: float = LEVEL
 ) -> Interval:
     """Return the interval of one of the AUCs that `delong` estimated together; see `auc_interval`."""
     share_of(level)
-    instance(found, AucEstimates, "an estimate", "delong")
+    instance(areas, AucEstimates, "an estimate", "delong")
     one_of(method, get_args(ClosedMethod), "interval of an estimate")
-    if whole_numbers(index, "an index").ndim or index >= len(found.auc):
+    if whole_numbers(index, "an index").ndim or index >= len(areas.auc):
         raise MilbenchError(
-            f"there are {len(found.auc)} AUCs, numbered from 0, and none of number {index}.", code="stats-out-of-range"
+            f"there are {len(areas.auc)} AUCs, numbered from 0, and none of number {index}.", code="stats-out-of-range"
         )
-    auc, error = float(found.auc[index]), float(found.errors[index])
+    auc, error = float(areas.auc[index]), float(areas.errors[index])
     if method == "wald":
         half = float(ndtri((1 + level) / 2)) * error
         return Interval(auc, auc - half, auc + half, method)
     if not 0 < auc < 1:
-        return Interval(auc, *certain_ends(found.patients, auc, level), method)
+        return Interval(auc, *certain_ends(areas.patients, auc, level), method)
     if np.isnan(error):
-        pairs = found.pairs
+        pairs = areas.pairs
         return Interval(auc, exact_bound(auc, pairs, level), 1 - exact_bound(1 - auc, pairs, level), method)
-    quantile = float(stdtrit(found.degrees[index], (1 + level) / 2))
+    quantile = float(stdtrit(areas.degrees[index], (1 + level) / 2))
     low, high = on_logit(auc, quantile * error)
     if method == "guarded":
         # In terms of the larger side: an AUC below one half is guarded from above.
         side = max(auc, 1 - auc)
-        farther = _guarded_low(side, error, quantile, found.patients[:2])
+        farther = _guarded_low(side, error, quantile, areas.patients[:2])
         low, high = (min(low, farther), high) if auc >= 0.5 else (low, max(high, 1 - farther))
-        pairs = found.pairs
+        pairs = areas.pairs
         low, high = not_below(low, auc, pairs, level), 1 - not_below(1 - high, 1 - auc, pairs, level)
     return Interval(auc, low, high, method)
 
@@ -198,8 +198,8 @@ def _of_patients(
     """Return the interval of a mean AUC from its replicates and what a few patients of a class exclude."""
     classes = np.unique(y)
     if len(classes) <= 2:
-        found = class_interval(auc, values, patient_pairs(owner, y == classes[-1]), level)
-        return found.low, found.high
+        interval = class_interval(auc, values, patient_pairs(owner, y == classes[-1]), level)
+        return interval.low, interval.high
     pairs = [patient_pairs(owner, y == c) for c in classes]
     parts = [class_interval(auc, values, own, level) for own in pairs]
     if np.isnan(parts[0].low):
@@ -259,17 +259,19 @@ def auc_difference(
     positive_count(resamples)
     generator(seed)
     s = pair_of_scores(a, b)
-    found = delong(labels, s, patients)
-    gap, _ = found.difference()
+    components = delong(labels, s, patients)
+    gap, _ = components.difference()
     if method == "delong":
-        low, high = found.contrast(level=level)
-        return Difference(gap, low, high, found.test())
-    replicates = _replicates(found.positive, list(s), patients, resamples, seed)
+        low, high = components.contrast(level=level)
+        return Difference(gap, low, high, components.test())
+    replicates = _replicates(components.positive, list(s), patients, resamples, seed)
     if abs(gap) > 1e-12 and np.ptp(replicates[0] - replicates[1]) < 1e-12:  # nothing varies, which is not certainty
-        return Difference(gap, *found.contrast(level=level), found.test())
+        return Difference(gap, *components.contrast(level=level), components.test())
     if method == "percentile":
-        return paired_difference(float(found.auc[0]), replicates[0], float(found.auc[1]), replicates[1], level)
-    influence, d = found.influence[0] - found.influence[1], replicates[0] - replicates[1]
+        return paired_difference(
+            float(components.auc[0]), replicates[0], float(components.auc[1]), replicates[1], level
+        )
+    influence, d = components.influence[0] - components.influence[1], replicates[0] - replicates[1]
     return Difference(gap, *bca_interval(gap, d, influence, level), bca_p_value(gap, d, influence))
 
 

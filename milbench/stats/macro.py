@@ -87,7 +87,7 @@ class MacroInterval:
 
 
 def mean_interval(
-    found: ClassAucs,
+    areas: ClassAucs,
     labels: ArrayLike,
     patients: ArrayLike,
     level: float = LEVEL,
@@ -118,10 +118,10 @@ def mean_interval(
             that are none.
     """
     share_of(level)
-    instance(found, ClassAucs, "the AUCs of classes", "ClassAucs(classes, auc, weights, replicates)")
+    instance(areas, ClassAucs, "the AUCs of classes", "ClassAucs(classes, auc, weights, replicates)")
     y = class_indices(labels)
     owner = owners(patients, len(y))
-    classes, aucs, weights, replicates = _of_classes(found, y)
+    classes, aucs, weights, replicates = _of_classes(areas, y)
     rows = None if folds is None else [_rows(one, len(y)) for one in several(folds, "folds")]
     nan = MacroInterval(float("nan"), float("nan"), False)
     if not len(aucs) or not np.isfinite(aucs).all():
@@ -242,10 +242,10 @@ def _squared_beyond(estimate: float, end: float, drawn: float) -> float:
     return max((estimate - end) ** 2 - (estimate - drawn) ** 2, 0.0)
 
 
-def _of_classes(found: ClassAucs, y: NDArray[np.int64]) -> tuple[NDArray[np.int64], Array, Array, Array]:
-    classes = whole_numbers(found.classes, "classes")
-    aucs, weights = numbers(found.auc, "the AUCs of classes", ndim=1), numbers(found.weights, "weights", ndim=1)
-    replicates = numbers(found.replicates, "replicates", ndim=2)
+def _of_classes(areas: ClassAucs, y: NDArray[np.int64]) -> tuple[NDArray[np.int64], Array, Array, Array]:
+    classes = whole_numbers(areas.classes, "classes")
+    aucs, weights = numbers(areas.auc, "the AUCs of classes", ndim=1), numbers(areas.weights, "weights", ndim=1)
+    replicates = numbers(areas.replicates, "replicates", ndim=2)
     if classes.ndim != 1 or not len(classes) == len(aucs) == len(weights) == len(replicates):
         raise MilbenchError(
             f"classes, AUCs, weights and replicates are of the same classes, not of {classes.shape}, {aucs.shape}, "

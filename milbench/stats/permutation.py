@@ -99,11 +99,15 @@ def auc_permutation_test(
         MilbenchError: see `placements`.
     """
     s = pair_of_scores(a, b)
-    found = placements(labels, s)
+    components = placements(labels, s)
     tested = _swapped(
-        found.positive, scipy_stats.rankdata(s, axis=1), owners(patients, len(found.positive)), resamples, seed
+        components.positive,
+        scipy_stats.rankdata(s, axis=1),
+        owners(patients, len(components.positive)),
+        resamples,
+        seed,
     )
-    return SignFlips(float(found.auc[0] - found.auc[1]), tested.p, tested.exact, tested.flips)
+    return SignFlips(float(components.auc[0] - components.auc[1]), tested.p, tested.exact, tested.flips)
 
 
 def swapped_p(positive: np.ndarray, ranks: Array, owner: np.ndarray) -> float:

@@ -176,21 +176,21 @@ def index_classes(
     Raises:
         MilbenchError: a value that is no class, a class without slides, or fewer than two classes.
     """
-    found = sorted(set(values.values()), key=_number_or_text)
-    if classes is None and not all(isinstance(_number_or_text(value)[1], float) for value in found):
-        found = sorted(found)
-    names = tuple(found) if classes is None else tuple(plain_label(name) for name in classes)
+    present = sorted(set(values.values()), key=_number_or_text)
+    if classes is None and not all(isinstance(_number_or_text(value)[1], float) for value in present):
+        present = sorted(present)
+    names = tuple(present) if classes is None else tuple(plain_label(name) for name in classes)
     if len(set(names)) < len(names):
         raise MilbenchError(
             f"classes {some(list(names))} name one class twice; name every class once.", code="classes-bad"
         )
-    strangers = [value for value in found if value not in names]
-    if strangers:
+    unknown = [value for value in present if value not in names]
+    if unknown:
         raise MilbenchError(
-            f"{where} has the label {strangers[0]!r}, which is none of the classes.{did_you_mean(strangers[0], names)}",
+            f"{where} has the label {unknown[0]!r}, which is none of the classes.{did_you_mean(unknown[0], names)}",
             code="labels-unknown-class",
         )
-    idle = [name for name in names if name not in found]
+    idle = [name for name in names if name not in present]
     if idle:
         raise MilbenchError(
             f"{where} has no slide of class {some(idle)}; correct the list of classes.", code="classes-bad"

@@ -199,10 +199,10 @@ def log_odds_agree(case: Case) -> None:
 def attention_on_request(case: Case) -> None:
     """Attention is None unless asked for, and asking for it changes no logit."""
     model, bags = case.model(), join(case.bags())
-    plain, asked = predict(model, bags), predict(model, bags, attention=True)
+    plain, with_attention = predict(model, bags), predict(model, bags, attention=True)
     if plain.attention is not None:
         raise CheckFailed("attention is returned though it was not asked for; it costs memory on every forward pass.")
-    same(asked.logits, plain.logits, "logits", "asking for attention must not change the prediction.")
+    same(with_attention.logits, plain.logits, "logits", "asking for attention must not change the prediction.")
 
 
 def everything_finite(case: Case) -> None:
@@ -375,8 +375,10 @@ def loss_is_the_mean(case: Case) -> None:
 
     def measure(bags: Bags, target: Tensor) -> tuple[Tensor, list[Tensor]]:
         loss = model.loss(model(bags), target)
-        found = torch.autograd.grad(loss, [p for _, p in named], allow_unused=True)
-        return loss.detach(), [torch.zeros_like(p) if g is None else g for g, (_, p) in zip(found, named, strict=True)]
+        gradients = torch.autograd.grad(loss, [p for _, p in named], allow_unused=True)
+        return loss.detach(), [
+            torch.zeros_like(p) if g is None else g for g, (_, p) in zip(gradients, named, strict=True)
+        ]
 
     together, slopes = measure(join(singles), targets)
     alone = [measure(bag, targets[i : i + 1]) for i, bag in enumerate(singles)]

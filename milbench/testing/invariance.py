@@ -52,8 +52,8 @@ def batch_invariance_of_gradients(case: Case) -> None:
         x = bags.x.clone().requires_grad_()
         total = (model(Bags(x, bags.lengths, bags.coords)).logits * weight).sum()
         inputs = [x, *(p for _, p in named)]
-        found = torch.autograd.grad(total, inputs, allow_unused=True)
-        return [torch.zeros_like(v) if g is None else g for v, g in zip(inputs, found, strict=True)]
+        gradients = torch.autograd.grad(total, inputs, allow_unused=True)
+        return [torch.zeros_like(v) if g is None else g for v, g in zip(inputs, gradients, strict=True)]
 
     together = gradients(join(singles), weights)
     alone = [gradients(bag, weights[i : i + 1]) for i, bag in enumerate(singles)]
@@ -109,8 +109,10 @@ def stacked_as_declared(case: Case) -> None:
     alone = []
     for i, model in enumerate(models):
         bags, own = join(singles[2 * i : 2 * i + 2]), targets[2 * i : 2 * i + 2]
-        found = torch.autograd.grad(model.loss(model(bags), own), list(model.parameters()), allow_unused=True)
-        alone.append([torch.zeros_like(p) if g is None else g for p, g in zip(model.parameters(), found, strict=True)])
+        gradients = torch.autograd.grad(model.loss(model(bags), own), list(model.parameters()), allow_unused=True)
+        alone.append(
+            [torch.zeros_like(p) if g is None else g for p, g in zip(model.parameters(), gradients, strict=True)]
+        )
     stack = Stack(models, [torch.Generator(case.device) for _ in models]).eval()
     stack.loss(stack(join(singles)), targets).backward()
     size = 1e-2 * max(float(g.abs().max()) for own in alone for g in own if g.numel())

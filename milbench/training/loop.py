@@ -94,7 +94,7 @@ def train(
     timer = DeviceTimer(device)
     flops = flops_of(task, cache)
     meter = BudgetMeter(spec.budget, stepper.planned, timer, flops.of)
-    judge = CheckpointSelector(task, cache, device, scaling)
+    selector = CheckpointSelector(task, cache, device, scaling)
     seen = patches = 0
     losses = _Losses(device)
     started = time.perf_counter()
@@ -106,7 +106,7 @@ def train(
             for batch in bags.batches():
                 explain_nonfinite(batch)
             raise Diverged(f"the training loss became {row['train_loss']} in epoch {epoch}")
-        judge.evaluate(stepper.evaluated, row)
+        selector.evaluate(stepper.evaluated, row)
         if plateau is not None:
             plateau.evaluated(row[monitor.name], meter.progress)
         row |= {"seconds": time.perf_counter() - started, "device_seconds": timer.seconds, "steps": meter.steps}
@@ -151,15 +151,15 @@ def train(
                     evaluate(epoch)
         if meter.spent or not fixed:
             evaluate(epoch)
-        if patience is not None and len(judge.history) - judge.best_row >= patience:
+        if patience is not None and len(selector.history) - selector.best_row >= patience:
             break
     model = stepper.evaluated
-    selected = judge.select(model)
+    selected = selector.select(model)
     model.targets_are_valid = False
     seconds = time.perf_counter() - started
     return TrainingResult(
-        model, judge.history, selected, meter.steps, seen, patches, seconds, timer.seconds, judge.seconds,
-        meter.record(), scaling, seeds, judge.trajectory,
+        model, selector.history, selected, meter.steps, seen, patches, seconds, timer.seconds, selector.seconds,
+        meter.record(), scaling, seeds, selector.trajectory,
     )  # fmt: skip
 
 

@@ -41,9 +41,9 @@ def stacks(recipe: Recipe, budget: Budget) -> bool:
     """
     plain = recipe.class_weights == "none" and recipe.sampler == "shuffle" and recipe.label_smoothing == 0
     plain = plain and recipe.schedule != "plateau" and recipe.max_instances is None and recipe.ema_decay is None
-    alike = plain and recipe.patience is None and recipe.grad_clip is None and recipe.precision == "fp32"
+    plain_recipe = plain and recipe.patience is None and recipe.grad_clip is None and recipe.precision == "fp32"
     # A timeout limits a process, not what it computes: with one, a run has its process and stack to itself.
-    return alike and budget.track is None and may_share(budget.model_copy(update={"timeout_s": None}))
+    return plain_recipe and budget.track is None and may_share(budget.model_copy(update={"timeout_s": None}))
 
 
 def may_share(budget: Budget) -> bool:
@@ -129,27 +129,27 @@ def train_stacked(
                         on_step(steps / stepper.planned, epoch)
             row = {"epoch": epoch, "train_loss": nan, "lr": stepper.lr, "seconds": nan, "device_seconds": nan,
                    "steps": steps}  # fmt: skip
-            for i, (model, judge, own_flops) in enumerate(zip(models, judges, an_epoch, strict=True)):
+            for i, (model, selector, own_flops) in enumerate(zip(models, judges, an_epoch, strict=True)):
                 try:
                     if not ended[i]:
                         _check_finite(model)
-                        seen_by = _own(model) if judge.evaluates else model
-                        judge.evaluate(seen_by, row | {"flops": None if own_flops is None else own_flops * epoch})
+                        seen_by = _own(model) if selector.evaluates else model
+                        selector.evaluate(seen_by, row | {"flops": None if own_flops is None else own_flops * epoch})
                 except Diverged as error:
                     ended[i] = f"{error} in epoch {epoch}"
             if all(ended):
                 break
-    found: list[TrainingResult | Diverged] = []
-    for i, (model, judge, of_bags) in enumerate(zip(models, judges, sets, strict=True)):
+    results: list[TrainingResult | Diverged] = []
+    for i, (model, selector, of_bags) in enumerate(zip(models, judges, sets, strict=True)):
         if ended[i]:
-            found.append(Diverged(ended[i]))
+            results.append(Diverged(ended[i]))
             continue
         seen, patches = recipe.epochs * bags, recipe.epochs * sum(of_bags.lengths)
         model = _own(model)
-        found.append(TrainingResult(model, judge.history, judge.select(model), steps, seen, patches, nan, nan,
-                             judge.seconds, {"track": None}, scalings[i], seeds[i], judge.trajectory,
+        results.append(TrainingResult(model, selector.history, selector.select(model), steps, seen, patches, nan, nan,
+                             selector.seconds, {"track": None}, scalings[i], seeds[i], selector.trajectory,
                              {"models": size, "device_seconds": timer.seconds}))  # fmt: skip
-    return found
+    return results
 
 
 def _packed(sets: Sequence[BagLoader], positions: np.ndarray) -> Bags:

@@ -181,9 +181,10 @@ def check_output(model: Aggregator, out: Any, batch: Bags) -> None:
     returned = out.logits.shape if isinstance(out, BagOutput) else None
     due = (len(batch), model.n_classes)
     if returned != due and (returned != (len(batch), 1) or model.n_classes != 2):
-        told = type(out).__name__ if returned is None else f"logits of shape {tuple(returned)}"
+        description = type(out).__name__ if returned is None else f"logits of shape {tuple(returned)}"
         raise MilbenchError(
-            f"{type(model).__name__} returned {told} for {count(len(batch), 'bag')} and {model.n_classes} classes, "
+            f"{type(model).__name__} returned {description} for {count(len(batch), 'bag')} "
+            f"and {model.n_classes} classes, "
             f"instead of a BagOutput with logits of shape {due}; milbench check tells what is asked of a method.",
             code="model-bad-output",
         )

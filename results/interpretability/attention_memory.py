@@ -30,11 +30,11 @@ def export(n: int, method: str) -> None:
     relevance(model, milbench.Bags.pack([torch.randn(300, DIM)]))
     bags = milbench.Bags.pack([torch.randn(n, DIM)])
     with PeakMemory() as peak:
-        found = relevance(model, bags)
-    assert found.source == "attention"
-    assert found.scores.shape == (n,)
-    assert torch.isfinite(found.scores).all()
-    assert abs(float(found.scores.double().mean()) - 1) < 1e-3
+        values = relevance(model, bags)
+    assert values.source == "attention"
+    assert values.scores.shape == (n,)
+    assert torch.isfinite(values.scores).all()
+    assert abs(float(values.scores.double().mean()) - 1) < 1e-3
     mark = max(peak.reading.total_bytes, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
     print(peak.reading.peak_bytes, mark)
 

@@ -87,13 +87,13 @@ def colon(folder: Path) -> Iterator[Fold]:
 
 def fit(fold: Fold, method: str) -> tuple[milbench.Aggregator, list[tuple[str, Bags]]]:
     """Train a method on a fold; the model and the positive test bags as it sees them."""
-    found = resolve(method)
+    resolved = resolve(method)
     run = RunSpec(
         suite="interpretability", suite_version=1, data=fold.cohort, fingerprint=fold.cache.fingerprint,
-        method=found.name, params=found.options, recipe=found.cls.recipe, protocol=Protocol(standardize=True),
+        method=resolved.name, params=resolved.options, recipe=resolved.cls.recipe, protocol=Protocol(standardize=True),
         budget=Budget(), fold="f", seed=0, threads=torch.get_num_threads(), device_type="cpu",
     )  # fmt: skip
-    task = TrainingTask(run, found.canonical, str(fold.cache.path), 2, fold.train, fold.val, fold.test)
+    task = TrainingTask(run, resolved.canonical, str(fold.cache.path), 2, fold.train, fold.val, fold.test)
     trained = train(task, fold.cache, torch.device("cpu"))
     held = BagLoader(fold.cache, fold.test, torch.device("cpu"), trained.scaling)
     return trained.model, [(slide, held.batch([i])) for i, slide in enumerate(fold.test)]
@@ -103,10 +103,10 @@ def scored(job: tuple[Path, Fold, str, bool]):  # type: ignore[no-untyped-def]
     """Train a method on a fold and score it: its bags, its AUC over all instances, and curves of the first bag."""
     folder, fold, method, draw = job
     model, slides = fit(fold, method)
-    found = interpret(model, slides, dict.fromkeys(fold.test, 1), fold.truth)
-    print(fold.cohort, method, {k: round(v, 3) for k, v in found.summary().items()}, flush=True)
-    bags = found.bags.assign(cohort=fold.cohort, method=method)
-    return bags, found.pooled_auc, _draw(folder, fold, method, model, *slides[0]) if draw else None
+    interpreted = interpret(model, slides, dict.fromkeys(fold.test, 1), fold.truth)
+    print(fold.cohort, method, {k: round(v, 3) for k, v in interpreted.summary().items()}, flush=True)
+    bags = interpreted.bags.assign(cohort=fold.cohort, method=method)
+    return bags, interpreted.pooled_auc, _draw(folder, fold, method, model, *slides[0]) if draw else None
 
 
 def main(folder: Path, methods: list[str]) -> None:
@@ -137,14 +137,14 @@ def main(folder: Path, methods: list[str]) -> None:
 
 def _draw(folder, fold, method, model, slide, bag):  # type: ignore[no-untyped-def]
     """Curves of a fold's first positive bag, and its map where it has coordinates."""
-    found = relevance(model, bag, [1])
+    values = relevance(model, bag, [1])
     if bag.coords is not None:
-        places, scores = bag.coords.double().numpy(), found.scores.double().numpy()
-        figure = heatmap_figure(places, scores, found.source, None, fold.truth[slide], f"{slide}, {method}")
+        places, scores = bag.coords.double().numpy(), values.scores.double().numpy()
+        figure = heatmap_figure(places, scores, values.source, None, fold.truth[slide], f"{slide}, {method}")
         figure.savefig(
             folder / f"map-{fold.cohort}-{method.partition('[')[0]}.png", dpi=150, metadata={"Software": None}
         )
-    return removal_curves(model, bag, found.scores, 1)
+    return removal_curves(model, bag, values.scores, 1)
 
 
 if __name__ == "__main__":

@@ -286,8 +286,8 @@ def bf16() -> float:
 def bf16_auc() -> tuple[float, float, float]:
     """TransMIL's test AUC on digits-bags, trained in fp32: bf16's minus fp32's, with DeLong's interval."""
     labels, scores = digits()
-    found = stats.auc_difference(labels, scores["bf16"], scores["fp32"])
-    return found.estimate, found.low, found.high
+    difference = stats.auc_difference(labels, scores["bf16"], scores["fp32"])
+    return difference.estimate, difference.low, difference.high
 
 
 def alone(*words: str) -> float:
@@ -325,9 +325,9 @@ def running() -> list[tuple[str, str, str]]:
 
 
 def _sayer(rows: list[tuple[str, str, str]]) -> Callable[[str, str, str], None]:
-    def say(what: str, bar: str, found: str) -> None:
-        rows.append((what, bar, found))
-        print(f"{what} | {bar} | {found}", flush=True)
+    def say(what: str, bar: str, values: str) -> None:
+        rows.append((what, bar, values))
+        print(f"{what} | {bar} | {values}", flush=True)
 
     return say
 

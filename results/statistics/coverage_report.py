@@ -173,11 +173,11 @@ MINUTES = "minutes.csv"
 
 def read(folder: Path, names: list[str]) -> tuple[dict[str, pd.DataFrame], dict[str, float]]:
     """Return those of the tables that the folder has, and the minutes that each took."""
-    found = {name: pd.read_csv(folder / f"{name}.csv") for name in names if (folder / f"{name}.csv").is_file()}
+    tables = {name: pd.read_csv(folder / f"{name}.csv") for name in names if (folder / f"{name}.csv").is_file()}
     minutes: dict[str, float] = {}
-    if found and (folder / MINUTES).is_file():
+    if tables and (folder / MINUTES).is_file():
         minutes = dict(pd.read_csv(folder / MINUTES).itertuples(index=False, name=None))
-    return found, minutes
+    return tables, minutes
 
 
 def write(tables: dict[str, pd.DataFrame], sizes: Sizes, minutes: dict[str, float], folder: Path) -> None:
@@ -199,10 +199,10 @@ def write(tables: dict[str, pd.DataFrame], sizes: Sizes, minutes: dict[str, floa
         """
     pd.Series(minutes, name="minutes").rename_axis("table").round(2).to_csv(folder / MINUTES)
     parts = ["# Coverage of intervals and level of tests", _flow(head), _flow(marks)]
-    for name, found in tables.items():
-        found.round(5).to_csv(folder / f"{name}.csv", index=False)
+    for name, table in tables.items():
+        table.round(5).to_csv(folder / f"{name}.csv", index=False)
         title, text = _TEXTS[name]
-        parts += [f"## {title}", f"`{name}.csv`. {_flow(text)}", _pivot(name, found)]
+        parts += [f"## {title}", f"`{name}.csv`. {_flow(text)}", _pivot(name, table)]
     (folder / "README.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
 
 
@@ -210,15 +210,15 @@ def _flow(text: str) -> str:
     return " ".join(text.split())
 
 
-def _pivot(name: str, found: pd.DataFrame) -> str:
+def _pivot(name: str, values: pd.DataFrame) -> str:
     """A row a setting, a column a method."""
-    value = "coverage" if "coverage" in found else "rejected"
+    value = "coverage" if "coverage" in values else "rejected"
     band = COVERAGE_BAND if value == "coverage" else LEVEL_BAND if name != "power" else (0.0, 1.0)
-    numbers = [c for c in (value, "error", "below", "above", "width", "simulations") if c in found]
-    keys = [c for c in found if c not in (*numbers, "method")]
-    methods = list(dict.fromkeys(found["method"]))
+    numbers = [c for c in (value, "error", "below", "above", "width", "simulations") if c in values]
+    keys = [c for c in values if c not in (*numbers, "method")]
+    methods = list(dict.fromkeys(values["method"]))
     rows = []
-    for key, block in found.groupby(keys, sort=False):
+    for key, block in values.groupby(keys, sort=False):
         by = dict(zip(block["method"], block[value], strict=True))
         rows.append([*(_short(k) for k in key), *(_marked(by[m], band) if m in by else "" for m in methods)])
     head = [*keys, *methods]

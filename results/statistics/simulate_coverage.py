@@ -99,10 +99,10 @@ def intervals(sizes: Sizes) -> Iterator[Row]:
             _closed(count, stats.delong(labels, simulated.normal(rng, labels, auc)), auc)
         for weights in weights_of(np.arange(n), labels, sizes, rng):
             scores = simulated.normal(rng, labels, auc)
-            replicates, found = stats.bootstrap_auc(labels, scores, weights), stats.delong(labels, scores)
+            replicates, areas = stats.bootstrap_auc(labels, scores, weights), stats.delong(labels, scores)
             count.interval("percentile", *stats.interval(replicates), auc)
-            count.interval("bca", *stats.bca_interval(float(found.auc[0]), replicates, found.influence[0]), auc)
-            count.interval("bootstrap-logit", *_bootstrap_logit(found, replicates), auc)
+            count.interval("bca", *stats.bca_interval(float(areas.auc[0]), replicates, areas.influence[0]), auc)
+            count.interval("bootstrap-logit", *_bootstrap_logit(areas, replicates), auc)
         yield from count.rows()
 
 
@@ -117,15 +117,15 @@ def shapes(sizes: Sizes) -> Iterator[Row]:
             yield from count.rows()
 
 
-def _closed(count: Count, found: stats.AucEstimates, auc: float, methods: tuple[str, ...] = CLOSED) -> None:
+def _closed(count: Count, values: stats.AucEstimates, auc: float, methods: tuple[str, ...] = CLOSED) -> None:
     for method in methods:
-        one = stats.estimate_interval(found, 0, method)
+        one = stats.estimate_interval(values, 0, method)
         count.interval(method, one.low, one.high, auc)
 
 
-def _bootstrap_logit(found: stats.AucEstimates, replicates: np.ndarray) -> tuple[float, float]:
-    point = float(found.auc[0])
-    return stats.logit_interval(point, replicates) if point < 1 else (stats.certain_bound(found.patients), 1.0)
+def _bootstrap_logit(values: stats.AucEstimates, replicates: np.ndarray) -> tuple[float, float]:
+    point = float(values.auc[0])
+    return stats.logit_interval(point, replicates) if point < 1 else (stats.certain_bound(values.patients), 1.0)
 
 
 def patients(sizes: Sizes) -> Iterator[Row]:
@@ -137,15 +137,15 @@ def patients(sizes: Sizes) -> Iterator[Row]:
             for i in range(sizes.closed // 5):
                 c = simulated.clustered(rng, n, auc, mixed)
                 scores = c.scores[0]
-                found = stats.delong(c.labels, scores, c.patients)
-                _closed(count, found, auc, CLOSED[:2])
+                areas = stats.delong(c.labels, scores, c.patients)
+                _closed(count, areas, auc, CLOSED[:2])
                 alone = stats.auc_interval(c.labels, scores)
                 count.interval("logit, slides as their own", alone.low, alone.high, auc)
                 if i % 2 == 0:
                     weights = stats.cluster_weights(c.patients, c.labels, sizes.resamples // 2, rng)
                     replicates = stats.bootstrap_auc(c.labels, scores, weights)
                     count.interval("percentile", *stats.interval(replicates), auc)
-                    count.interval("bootstrap-logit", *_bootstrap_logit(found, replicates), auc)
+                    count.interval("bootstrap-logit", *_bootstrap_logit(areas, replicates), auc)
             yield from count.rows()
 
 
@@ -248,14 +248,14 @@ def patient_levels(sizes: Sizes) -> Iterator[Row]:
 
 def _test_pair(count: Count, c: simulated.Cohort, weights: np.ndarray, rng: np.random.Generator) -> None:
     a, b = c.scores
-    found = stats.delong(c.labels, c.scores, c.patients)
-    count.test("delong", found.test() <= ALPHA)
+    areas = stats.delong(c.labels, c.scores, c.patients)
+    count.test("delong", areas.test() <= ALPHA)
     seed = int(rng.integers(2**31))
     flips = stats.auc_permutation_test(c.labels, a, b, c.patients, resamples=len(weights), seed=seed)
     count.test("permutation", flips.p <= ALPHA)
     of = [stats.bootstrap_auc(c.labels, s, weights) for s in (a, b)]
-    gap, influence = float(found.auc[0] - found.auc[1]), found.influence[0] - found.influence[1]
-    count.test("percentile", not stats.paired_difference(float(found.auc[0]), of[0], float(found.auc[1]), of[1]).tied)
+    gap, influence = float(areas.auc[0] - areas.auc[1]), areas.influence[0] - areas.influence[1]
+    count.test("percentile", not stats.paired_difference(float(areas.auc[0]), of[0], float(areas.auc[1]), of[1]).tied)
     count.test("bca", stats.bca_p_value(gap, of[0] - of[1], influence) <= ALPHA)
 
 
@@ -313,13 +313,13 @@ def runs(sizes: Sizes) -> Iterator[Row]:
         elo = 1000 + stats.elo.ELO_SCALE / np.log(10) * strengths
         for i in range(sizes.resampled // 2):
             scores = 0.6 + 0.15 * rng.normal(size=n) + 0.1 * rng.normal(size=(5, n))
-            found = stats.run_interval(
+            interval = stats.run_interval(
                 stats.interquartile_mean, scores, resamples=sizes.resamples // 2, seed=i, draw="tasks"
             )
-            drawn.interval("expanded", found.low, found.high, 0.6)
+            drawn.interval("expanded", interval.low, interval.high, 0.6)
             wins = stats.pairwise_wins(strengths + rng.gumbel(size=(n, 5)))  # so that i beats j as the model says
-            found = stats.elo_ratings(wins, resamples=sizes.resamples // 5, seed=i)
-            for low, high, true in zip(found.low, found.high, elo, strict=True):
+            interval = stats.elo_ratings(wins, resamples=sizes.resamples // 5, seed=i)
+            for low, high, true in zip(interval.low, interval.high, elo, strict=True):
                 rating.interval("expanded", low, high, true)
         yield from drawn.rows()
         yield from rating.rows()
@@ -331,10 +331,10 @@ def ranks(sizes: Sizes) -> Iterator[Row]:
         rng, count = np.random.default_rng([10, tasks, methods]), Count(tasks=tasks, methods=methods)
         for _ in range(sizes.resampled):
             scores = rng.normal(size=(tasks, 1)) + rng.normal(size=(tasks, methods))
-            found = stats.friedman(scores)
-            count.test("Friedman", found.p <= ALPHA)
-            count.test("Iman-Davenport", found.p_iman_davenport <= ALPHA)
-            count.test("Nemenyi, any pair", np.ptp(found.ranks) > found.critical_difference)
+            friedman = stats.friedman(scores)
+            count.test("Friedman", friedman.p <= ALPHA)
+            count.test("Iman-Davenport", friedman.p_iman_davenport <= ALPHA)
+            count.test("Nemenyi, any pair", np.ptp(friedman.ranks) > friedman.critical_difference)
             if methods == 4:
                 pairs = [scores[:, i] - scores[:, j] for i in range(methods) for j in range(i)]
                 p = np.array([stats.sign_flip_test(d, resamples=sizes.resamples).p for d in pairs])
@@ -355,9 +355,9 @@ def power(sizes: Sizes) -> Iterator[Row]:
             gaps = []
             for _ in range(sizes.resampled // 2):
                 a, b = simulated.pair(rng, labels, auc, r, gain=d)
-                found = stats.delong(labels, np.stack([a, b]))
-                gaps.append(found.difference()[0])
-                count.test("delong", found.test() <= ALPHA)
+                areas = stats.delong(labels, np.stack([a, b]))
+                gaps.append(areas.difference()[0])
+                count.test("delong", areas.test() <= ALPHA)
                 flips = stats.auc_permutation_test(labels, a, b, resamples=sizes.resamples // 2)
                 count.test("permutation", flips.p <= ALPHA)
             planned = stats.planned_error(n // 2, n - n // 2, auc + d, auc, r)
@@ -385,9 +385,9 @@ def macro(sizes: Sizes) -> Iterator[Row]:
     """The mean of one-vs-rest AUCs of 3 to 10 classes, the AUC of every class alike, classes rare or not."""
     for name, counts in MACRO_COUNTS.items():
         classes = len(counts)
-        labels, alike = np.repeat(np.arange(classes), counts), np.full(classes, 1 / classes)
+        labels, equal = np.repeat(np.arange(classes), counts), np.full(classes, 1 / classes)
         owner = np.arange(len(labels))
-        perfect = stats.perfect_bound(counts, alike, len(labels))
+        perfect = stats.perfect_bound(counts, equal, len(labels))
         for auc in MACRO_AUCS:
             rng = np.random.default_rng([13, len(labels), classes, int(1000 * auc)])
             count, least = Count(counts=name, classes=classes, auc=auc), 1.0
@@ -395,11 +395,11 @@ def macro(sizes: Sizes) -> Iterator[Row]:
             for drawn in weights_of(owner, labels, small, rng):
                 scores = simulated.of_classes(rng, labels, classes, auc)
                 present, areas = stats.class_aucs(labels, scores, np.vstack([np.ones(len(labels)), drawn]))
-                found = stats.ClassAucs(present, areas[:, 0], alike, areas[:, 1:])
-                one = stats.mean_interval(found, labels, owner)
+                class_aucs = stats.ClassAucs(present, areas[:, 0], equal, areas[:, 1:])
+                one = stats.mean_interval(class_aucs, labels, owner)
                 least = min(least, one.low)
                 count.interval("mean_interval", one.low, one.high, auc)
-                count.interval("logit", *stats.logit_interval(found.mean, alike @ found.replicates), auc)
+                count.interval("logit", *stats.logit_interval(class_aucs.mean, equal @ class_aucs.replicates), auc)
             count.where |= {"least_low": least, "perfect_low": perfect}
             yield from count.rows()
 
@@ -438,11 +438,11 @@ def class_means(labels: np.ndarray, areas: np.ndarray) -> list[stats.Mean]:
     runs = areas.mean(axis=2)
     errors = stats.seed_errors([stats.seeds_of(own[None, :, 0], own[None, :, 1:]) for own in runs])
     classes, out = np.unique(labels), []
-    alike = np.full(len(classes), 1 / len(classes))
+    equal = np.full(len(classes), 1 / len(classes))
     for own, error in zip(areas.mean(axis=1), errors, strict=True):
-        found = stats.ClassAucs(classes, own[:, 0], alike, own[:, 1:])
-        over = stats.mean_interval(found, labels, np.arange(len(labels)))
-        out.append(stats.mean_of(found.mean, over, alike @ found.replicates, error))
+        class_aucs = stats.ClassAucs(classes, own[:, 0], equal, own[:, 1:])
+        over = stats.mean_interval(class_aucs, labels, np.arange(len(labels)))
+        out.append(stats.mean_of(class_aucs.mean, over, equal @ class_aucs.replicates, error))
     return out
 
 
@@ -505,8 +505,8 @@ def cohort_means(
     errors = stats.seed_errors([stats.seeds_of(own[None, :, 0], own[None, :, 1:]) for own in areas])
     owner, out = np.arange(len(labels)), []
     for own, error in zip(np.nanmean(areas, axis=1), errors, strict=True):
-        found = stats.ClassAucs(np.array([1]), own[:1], np.ones(1), own[None, 1:])
-        out.append(stats.mean_of(float(own[0]), stats.mean_interval(found, labels, owner), own[1:], error))
+        class_aucs = stats.ClassAucs(np.array([1]), own[:1], np.ones(1), own[None, 1:])
+        out.append(stats.mean_of(float(own[0]), stats.mean_interval(class_aucs, labels, owner), own[1:], error))
     return out
 
 
@@ -537,8 +537,8 @@ def rank_intervals(sizes: Sizes) -> Iterator[Row]:
         count = Count(methods=methods, seeds=n_seeds, aucs=ladder)
         for weights in weights_of(np.arange(n), labels, small, rng):
             means = cohort_means(rng, labels, weights, aucs, np.full(methods, 0.3 * (n_seeds > 1)), kept)
-            found = stats.rank_intervals(means)
-            ends = {"simultaneous": (found.low, found.high)}
+            ranked = stats.rank_intervals(means)
+            ends = {"simultaneous": (ranked.low, ranked.high)}
             if methods < 12:
                 ends["pair by pair"] = _pair_by_pair(means)
             for name, (low, high) in ends.items():
@@ -575,14 +575,14 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("folder", nargs="?", type=Path, default=Path("results/statistics"))
     parser.add_argument("--tables", nargs="+", choices=list(TABLES), default=list(TABLES), metavar="TABLE")
     parser.add_argument("--quick", action="store_true", help="few simulations, to try the command")
-    asked = parser.parse_args(arguments)
-    sizes = QUICK if asked.quick else Sizes()
-    found, minutes = read(asked.folder, [name for name in TABLES if name not in asked.tables])
-    for name in (name for name in TABLES if name in asked.tables):
+    parsed = parser.parse_args(arguments)
+    sizes = QUICK if parsed.quick else Sizes()
+    tables_read, minutes = read(parsed.folder, [name for name in TABLES if name not in parsed.tables])
+    for name in (name for name in TABLES if name in parsed.tables):
         began = time.process_time()
-        found[name] = table(name, sizes)
+        tables_read[name] = table(name, sizes)
         minutes[name] = (time.process_time() - began) / 60
-    write({name: found[name] for name in TABLES if name in found}, sizes, minutes, asked.folder)
+    write({name: tables_read[name] for name in TABLES if name in tables_read}, sizes, minutes, parsed.folder)
 
 
 if __name__ == "__main__":

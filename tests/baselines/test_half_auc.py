@@ -10,6 +10,6 @@ def test_the_auc_of_a_trained_transmil_is_the_same_under_autocast():
     assert stats.weighted_auc(labels, scores["fp32"]) > 0.8, "of one that learnt nothing nothing is asked"
     for name in ("bf16", "fp16"):
         assert (scores[name] != scores["fp32"]).any(), "else this precision was not used"
-        found = stats.auc_difference(labels, scores[name], scores["fp32"])
-        assert found.low <= 0 <= found.high
-        assert abs(found.estimate) < 0.01
+        difference = stats.auc_difference(labels, scores[name], scores["fp32"])
+        assert difference.low <= 0 <= difference.high
+        assert abs(difference.estimate) < 0.01

@@ -120,10 +120,10 @@ def test_what_is_not_finite_stays_in_its_bag(row):
     for i in range(len(xs)):
         spoilt = [x.clone() for x in xs]
         spoilt[i][row] = torch.nan
-        found = ours.pool(milbench.Bags.pack(spoilt), False).logits
-        assert found[i].isnan().all()
+        actual = ours.pool(milbench.Bags.pack(spoilt), False).logits
+        assert actual[i].isnan().all()
         others = [j for j in range(len(xs)) if j != i]
-        torch.testing.assert_close(found[others], wanted[others], atol=1e-12, rtol=1e-12)
+        torch.testing.assert_close(actual[others], wanted[others], atol=1e-12, rtol=1e-12)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -137,7 +137,7 @@ def test_half_precision_in_company_is_as_near_to_fp32_as_alone(dtype):
         with torch.autocast("cpu", dtype=dtype):
             together = model(milbench.Bags.pack(xs)).embedding
             alone = torch.cat([model(milbench.Bags.pack([x])).embedding for x in xs])
-    error, theirs = ((found - exact).square().mean().sqrt() for found in (together, alone))
+    error, theirs = ((actual - exact).square().mean().sqrt() for actual in (together, alone))
     assert error <= 1.5 * theirs
 
 

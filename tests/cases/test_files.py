@@ -139,9 +139,9 @@ def test_clinical_columns_are_no_features(tmp_path):
             part.assign(slide_id=name, x=xy[:, 0], y=xy[:, 1], isup_grade=i % 2, biopsy_cores=40 + i, scanner=1.0)
         )
     pd.concat(parts, ignore_index=True).to_parquet(tmp_path / "long.parquet")
-    found = survey(tmp_path / "long.parquet")
-    assert found.dim == 8
-    assert all(name in found.found for name in ("isup_grade", "biopsy_cores", "scanner"))
+    surveyed = survey(tmp_path / "long.parquet")
+    assert surveyed.dim == 8
+    assert all(name in surveyed.found for name in ("isup_grade", "biopsy_cores", "scanner"))
     assert holds(cache := cache_of(tmp_path / "long.parquet"), WHOLE)
     assert cache.meta["feature_names"] == [f"f{k}" for k in range(8)]
 
@@ -247,8 +247,8 @@ def test_one_file_does_not_decide_the_format(tmp_path, bad):
     first = folder / "S000.h5"
     if bad == "empty slide":
         h5(first, None, np.zeros((0, 2), int))
-        found = survey(tmp_path / "job")
-        assert (found.format, found.empty) == ("trident", ("S000",))
+        surveyed = survey(tmp_path / "job")
+        assert (surveyed.format, surveyed.empty) == ("trident", ("S000",))
         report = build_cache(tmp_path / "job", tmp_path / "cache")
         assert list(report.left_out) == ["S000"]
         return
@@ -261,9 +261,9 @@ def test_one_file_does_not_decide_the_format(tmp_path, bad):
 def test_feats_without_unit(tmp_path):
     for name, (x, xy) in BAGS.items():
         h5(tmp_path / "feats" / f"{name}.h5", x, xy * 2, key="feats")
-    found = survey(tmp_path / "feats")
-    assert "unknown unit" in found.found
-    assert "units" not in found.facts
+    surveyed = survey(tmp_path / "feats")
+    assert "unknown unit" in surveyed.found
+    assert "units" not in surveyed.facts
     cache = cache_of(tmp_path / "feats")
     assert torch.equal(cache.coords("S001"), torch.from_numpy(BAGS["S001"][1] * 2))
     h5(tmp_path / "feats" / "S001.h5", BAGS["S001"][0], np.full((3, 3), np.nan), key="feats")
@@ -280,9 +280,9 @@ def test_a_folder_a_slide(tmp_path, end):
     assert holds(cache_of(tmp_path / "feats"), WHOLE)
     np.save(tmp_path / "feats" / "S001" / f"more.{end}", BAGS["S001"][0])
     if end == "npy":  # now a file names no slide, and its folder neither
-        with refused("slide-twice") as told:
+        with refused("slide-twice") as caught:
             survey(tmp_path / "feats")
-        assert "remove" not in str(told.value)
+        assert "remove" not in str(caught.value)
 
 
 @pytest.mark.parametrize("kind", ["bare", "named", "parameter", "list", "beside h5"])
@@ -481,10 +481,10 @@ def test_a_file_that_ends_its_reader_is_named(tmp_path, monkeypatch):
 
 def test_mutated_inputs_neither_hang_nor_show_a_traceback():
     """A small campaign: two mutations of every format and table; see tests/support/mutate_files.py."""
-    found = campaign(2 * len(FEATURES | TABLES), seed=1)
-    assert found.bad == []
-    assert sum(found.counts.values()) == 2 * len(FEATURES | TABLES)
-    assert found.counts["refused"] > 0
+    actual = campaign(2 * len(FEATURES | TABLES), seed=1)
+    assert actual.bad == []
+    assert sum(actual.counts.values()) == 2 * len(FEATURES | TABLES)
+    assert actual.counts["refused"] > 0
 
 
 def test_a_header_of_npy_that_is_no_python_is_refused(tmp_path):

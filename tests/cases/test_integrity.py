@@ -59,9 +59,9 @@ def everything(folder):
 def test_a_name_becomes_a_file_of_its_folder_or_is_refused(name):
     folder = Path("/somewhere/folder")
     if name_problem(name, ".csv"):
-        with refused("name-bad") as told:
+        with refused("name-bad") as caught:
             child(folder, name, ".csv")
-        assert str(told.value).isprintable()
+        assert str(caught.value).isprintable()
         return
     path = child(folder, name, ".csv")
     assert path.parent == folder
@@ -152,17 +152,17 @@ def test_no_writer_leaves_its_folder(tmp_path, name):
         # Refused, or the stand-in of a table is no table: what counts is what was written.
         with suppress(ValueError, KeyError, AttributeError, FileExistsError):
             write()
-        strangers = [p for p in everything(place) if not p.startswith(("results/", "home/", "outside/"))]
-        assert strangers == [], write.__name__
+        unknown = [p for p in everything(place) if not p.startswith(("results/", "home/", "outside/"))]
+        assert unknown == [], write.__name__
         assert everything(place / "outside") == {"precious.csv": b"precious"}, write.__name__
 
 
 @pytest.mark.parametrize("fold", ["/tmp/elsewhere", "../../up", "a/b", "x\0y", "nul"])
 def test_a_hostile_fold_of_a_cache_is_refused(tmp_path, fold):
     small_cohort(tmp_path, (fold,))
-    with refused("name-bad") as told:
+    with refused("name-bad") as caught:
         load_cohort(DataSpec(name="d", cache="c"), tmp_path)
-    assert str(told.value).isprintable()
+    assert str(caught.value).isprintable()
 
 
 def planted(tmp_path, link):
@@ -367,10 +367,10 @@ def test_wrongly_typed_fields_of_a_run_are_one_sentence(store, key, value):
     file = ok_runs(store)[0].path / "run.json"
     content = {k: v for k, v in json.loads(file.read_text()).items() if k not in ("files", "checksum")}
     file.write_text(json.dumps(content | {key: value}))
-    with refused("store-damaged", "run.json") as told:
+    with refused("store-damaged", "run.json") as caught:
         leaderboard(store.root, resamples=5)
-    assert "\n" not in str(told.value)
-    assert len(str(told.value)) < 500
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 500
 
 
 @pytest.mark.parametrize(
@@ -380,9 +380,9 @@ def test_wrongly_typed_fields_of_a_run_are_one_sentence(store, key, value):
 def test_records_that_are_no_records_are_one_sentence(store, name, text):
     file = next(iter([*store.folder.glob(f"*/*/{name}"), store.folder / "suite.json"]))
     file.write_text(text, encoding="latin-1")
-    with pytest.raises(MilbenchError, match=name) as told:
+    with pytest.raises(MilbenchError, match=name) as caught:
         read_runs(store.root), read_costs(store.root), read_suite(store.folder)
-    assert len(str(told.value)) < 600
+    assert len(str(caught.value)) < 600
 
 
 def test_a_pipe_in_a_store_is_refused(store):
@@ -419,9 +419,9 @@ def _resealed(cache, name, content):
 def test_a_hostile_source_table_is_one_sentence(tmp_path, table):
     small_cohort(tmp_path)
     _resealed(tmp_path / "c", "source.json", table.encode())
-    with pytest.raises(MilbenchError, match=r"source\.json") as told:
+    with pytest.raises(MilbenchError, match=r"source\.json") as caught:
         load_cohort(DataSpec(name="d", cache="c"), tmp_path)
-    assert len(str(told.value)) < 400
+    assert len(str(caught.value)) < 400
 
 
 @pytest.mark.parametrize("line", ["dim = true", "dim = -3", 'slides = "8"', f"rows = {'9' * 6000}", "left_out = [1]",
@@ -433,9 +433,9 @@ def test_a_hostile_cache_toml_is_one_sentence(tmp_path, line):
     lines = (tmp_path / "c" / "cache.toml").read_text().splitlines(keepends=True)[:-1]
     lines = [old for old in lines if not old.startswith(f"{key} =")]
     (tmp_path / "c" / "cache.toml").write_text(seal("".join([*lines, f"{line}\n"])))
-    with refused("cache-damaged", "cache.toml") as told:
+    with refused("cache-damaged", "cache.toml") as caught:
         FeatureCache.open(tmp_path / "c")
-    assert len(str(told.value)) < 400
+    assert len(str(caught.value)) < 400
 
 
 def test_damaged_features_are_found_when_a_cohort_is_loaded(tmp_path):

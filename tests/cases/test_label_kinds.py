@@ -161,9 +161,9 @@ def test_codes_beside_classes(classes, tmp_path, init):
 
 def test_features_that_bring_a_missing_patient():
     cells = {s: two(i) for i, s in enumerate(IDS)}
-    found = brought_labels(cells, {s: "NA" if i < 10 else f"P{i // 2}" for i, s in enumerate(IDS)}, None, "x")
-    assert len(set(found.patients.values())) == 10 + 15
-    assert any("10 slides" in note.text for note in found.notes)
+    actual = brought_labels(cells, {s: "NA" if i < 10 else f"P{i // 2}" for i, s in enumerate(IDS)}, None, "x")
+    assert len(set(actual.patients.values())) == 10 + 15
+    assert any("10 slides" in note.text for note in actual.notes)
 
 
 # --- classes ---------------------------------------------------------------------------------------------------------

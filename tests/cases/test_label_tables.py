@@ -387,8 +387,8 @@ def test_comments_titles_and_line_breaks(tmp_path):
         (",label,x\n", ""),
     ):
         (tmp_path / "t.csv").write_text(text + rows)
-        found, cells = read_table(tmp_path / "t.csv")
-        assert found[0] == header
+        actual, cells = read_table(tmp_path / "t.csv")
+        assert actual[0] == header
         assert [row[0] for row in cells] == ["TCGA-0", "TCGA-1", "TCGA-2"]
 
 
@@ -471,11 +471,11 @@ def test_names_that_tell_patients(name, patient):
         name.format(p=p, k=k, b="AB"[k - 1]): patient.format(p=p, k=k, b="AB"[k - 1])
         for p in range(11, 31) for k in (1, 2)
     }  # fmt: skip
-    found = likely_patients(due)
-    assert found is not None
-    assert found.patients == due
-    assert found.whole
-    assert {slide: re.search(found.rule, slide)[1] for slide in due} == due
+    actual = likely_patients(due)
+    assert actual is not None
+    assert actual.patients == due
+    assert actual.whole
+    assert {slide: re.search(actual.rule, slide)[1] for slide in due} == due
 
 
 @pytest.mark.parametrize("name", ["S{i:03d}", "test_{i:03d}", "BRACS_{i}", "slide {i}", "H-2021-{i:04d}", "{i}"])

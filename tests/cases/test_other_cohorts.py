@@ -190,8 +190,8 @@ def test_attention_of_kept_models_is_exported(study, tmp_path):
     bag = milbench.Bags.pack([(x - model.scaling.mean) / model.scaling.deviation])
     expected = model.model(bag, attention=True).attention.detach().numpy()
     name = f"{model.facts['fold']}-seed{model.facts['seed']}"
-    found = pd.read_parquet(tmp_path / "attention" / name / "b003.parquet")
-    np.testing.assert_allclose(found[["attention_0"]], expected, rtol=1e-5)
+    actual = pd.read_parquet(tmp_path / "attention" / name / "b003.parquet")
+    np.testing.assert_allclose(actual[["attention_0"]], expected, rtol=1e-5)
 
 
 def test_the_way_through_attention_is_shown_and_labels_reach_the_titles(study, tmp_path, monkeypatch):
@@ -311,8 +311,8 @@ def predicted(study, out, features, labels, *more):
 
 def told(text, of):
     """Return the numbers after ``AUC of`` a member."""
-    found = re.search(rf"^AUC of .*{of}(.*)$", text, re.M)
-    return [] if found is None else [float(number) for number in re.findall(r"\d\.\d{3}", found[1])]
+    actual = re.search(rf"^AUC of .*{of}(.*)$", text, re.M)
+    return [] if actual is None else [float(number) for number in re.findall(r"\d\.\d{3}", actual[1])]
 
 
 def auc_of(table, member="ensemble"):

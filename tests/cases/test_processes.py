@@ -108,8 +108,8 @@ def test_trial_killed_after_it_reported(folder):
     study.tell(first, 0.5)
     monitor, evaluations = search.task.spec.protocol.monitor, search.task.spec.protocol.evaluations
 
-    def attempt(asked):
-        report = reporter(TrialTask(search.task, search.tuning, where, search.name, asked._trial_id))
+    def attempt(requested):
+        report = reporter(TrialTask(search.task, search.tuning, where, search.name, requested._trial_id))
         for step in range(1, 5):
             try:
                 report((step + 0.5) / evaluations, {monitor: 0.9, "epoch": step})
@@ -175,9 +175,9 @@ def shell(line, folder, **more):
     ],
 )
 def test_what_the_system_refuses_is_no_traceback(line, code, tmp_path):
-    found, said = shell(line, tmp_path)
+    exit_code, said = shell(line, tmp_path)
     assert "Traceback" not in said
-    assert found in code, said
+    assert exit_code in code, said
 
 
 #: Interrupts a program the moment it imports a module for the first time, from within the interpreter.
@@ -226,15 +226,15 @@ def test_ctrl_c_at_the_very_start_is_no_traceback(delay, tmp_path):
 @pytest.mark.parametrize("line", ["milbench list suites", "milbench --help", "milbench show transmil", "milbench env"])
 def test_a_reader_that_has_gone_ends_a_command_quietly(line, tmp_path):
     """Whatever library notices it: 141, as shells say of a program that the broken pipe has ended."""
-    found, said = shell(f"{{ sleep 0.2; {line}; echo code $? >&2; }} | true", tmp_path)
-    assert (found, said) == (0, "code 141\n")
+    exit_code, said = shell(f"{{ sleep 0.2; {line}; echo code $? >&2; }} | true", tmp_path)
+    assert (exit_code, said) == (0, "code 141\n")
 
 
 @pytest.mark.parametrize("files", [8, 14, 20])
 def test_few_descriptors_are_one_sentence(files, tmp_path):
     """The fork server would end with a traceback of its own."""
-    found, said = shell(f"ulimit -n {files}; milbench run quickstart -m mean --results r --report none", tmp_path)
-    assert found == 1
+    exit_code, said = shell(f"ulimit -n {files}; milbench run quickstart -m mean --results r --report none", tmp_path)
+    assert exit_code == 1
     assert "ulimit -n" in said
     assert len(said.splitlines()) == 1
 
@@ -242,10 +242,10 @@ def test_few_descriptors_are_one_sentence(files, tmp_path):
 @pytest.mark.parametrize("limit", [600_000, 1_000_000, 2_500_000])
 def test_little_memory_is_one_sentence_that_blames_no_file(limit, tmp_path):
     """Libraries fail in many ways for want of memory; a file that could not be read for it is not damaged."""
-    found, said = shell(f"ulimit -v {limit}; milbench run quickstart -m mean --results r --report none", tmp_path)
-    if found == 0:
+    exit_code, said = shell(f"ulimit -v {limit}; milbench run quickstart -m mean --results r --report none", tmp_path)
+    if exit_code == 0:
         pytest.skip("enough memory here")
-    assert found == 1
+    assert exit_code == 1
     assert "ulimit -v" in said
     assert "damaged" not in said
     assert "Traceback" not in said

@@ -58,8 +58,8 @@ def request(store, when, methods, folds, seeds, timeout_s=None):
     budget = Budget(timeout_s=timeout_s)
     specs = [(m, made.run_spec(store.suite, "easy", m, f, s, budget=budget))
              for m in methods for f in FOLDS[:folds] for s in range(seeds)]  # fmt: skip
-    found = asked.requests_of({s.run_id: (m, s) for m, s in specs}, when, store.suite.methods, 1, "made-up.toml")
-    asked.record_requests(store, found)
+    actual = asked.requests_of({s.run_id: (m, s) for m, s in specs}, when, store.suite.methods, 1, "made-up.toml")
+    asked.record_requests(store, actual)
     asked.mark_requested(store, {s.run_id for _, s in specs}, when)
 
 
@@ -222,8 +222,8 @@ def test_what_a_shorter_timeout_stopped_is_made_again(cohort, tmp_path, then, no
     old = as_before(record, store, then, "timeout")
     (planned,) = make_plan(suite, tmp_path / "b", timeout_s=now).runs
     assert (planned.outcome is None, planned.stopped_s) == ((True, then) if again else (False, None))
-    (found,) = run(suite, tmp_path / "b", timeout_s=now)
-    assert (found.outcome, found.path.name == old) == (("ok", False) if again else ("timeout", True))
+    (actual,) = run(suite, tmp_path / "b", timeout_s=now)
+    assert (actual.outcome, actual.path.name == old) == (("ok", False) if again else ("timeout", True))
     assert len(read_runs(tmp_path / "b")) == 1
 
 
@@ -329,8 +329,8 @@ def test_a_tuned_request_leaves_the_untuned_table_and_asks_for_no_other_method(c
         plan = make_plan(suite, tmp_path, **options)
         plan.store.prepare()
         asked.record_requests(plan.store, requests_for(plan, when))
-        found = {r.conditions["tuning"] is not None: r for r in asked.read_requests(plan.store.folder).values()}
-        return found, plan
+        actual = {r.conditions["tuning"] is not None: r for r in asked.read_requests(plan.store.folder).values()}
+        return actual, plan
 
     ask("2027-01-01T00:00:00+00:00")
     tables, plan = ask("2027-01-02T00:00:00+00:00", methods=["mean"], budget={"trials": 2})
@@ -615,8 +615,8 @@ def test_status_tells_that_a_helper_was_edited(tmp_path, cli):
     assert counts()[0] == {"ok": 4}
     before = (tmp_path / "asked_helper.py").read_bytes()
     (tmp_path / "asked_helper.py").write_bytes(before + b"# edited\n")
-    found, text = counts()
-    assert found == {"ok": 2, "missing": 2}
+    actual, text = counts()
+    assert actual == {"ok": 2, "missing": 2}
     assert "asked_own:Own" in text
     assert "2 to do" in cli("run", "s.toml", "--results", "r", "--dry-run").out  # what run itself says
     (tmp_path / "asked_helper.py").write_bytes(before)
@@ -821,8 +821,8 @@ def moment(busy, at="2026-01-01T10:00:00+00:00", cores=2.0, threads=1):
 @pytest.mark.parametrize(("found", "noted"), [
     (moment(1.0), False), (moment(1.9), True), (moment(2.0, threads=2), False), (moment(9.0, cores=64.0), False),
 ])  # fmt: skip
-def test_costs_that_others_disturbed_are_marked(found, noted):
-    notes = cost_notes({("s-v1 / d", "mean"): {"moments": [moment(1.0), found]}, ("s-v1 / d", "max"): {}})
+def test_costs_that_others_disturbed_are_marked(actual, noted):
+    notes = cost_notes({("s-v1 / d", "mean"): {"moments": [moment(1.0), actual]}, ("s-v1 / d", "max"): {}})
     unknown = [(False, True)]  # measured by a milbench that recorded no moment
     assert [("mean" in note, "max" in note) for note in notes] == unknown + [(True, False)] * noted
 

@@ -150,14 +150,14 @@ def test_four_methods_that_order_all_bags_alike_have_one_auc():
     rng = np.random.default_rng(0)
     y = np.repeat([0, 1], 100)
     z = rng.normal(size=200) + 1.2 * y + 1.5
-    found, by_probability = [], []
+    actual, by_probability = [], []
     for factor in (1, 10, 20, 40):
         head = torch.tensor(factor * z)[:, None].float()
         p = head_probabilities(head).double().numpy()
-        found.append(metrics.auc(y, p, head_log_odds(head).numpy()))
+        actual.append(metrics.auc(y, p, head_log_odds(head).numpy()))
         by_probability.append(metrics.auc(y, p))
-    assert found == [pytest.approx(roc_auc_score(y, z), abs=1e-12)] * 4
-    assert by_probability[-1] < found[-1] - 0.1
+    assert actual == [pytest.approx(roc_auc_score(y, z), abs=1e-12)] * 4
+    assert by_probability[-1] < actual[-1] - 0.1
 
 
 class Softened(Aggregator):
@@ -217,12 +217,12 @@ def matthews(labels, probabilities) -> float:
 def expected_matthews(root):
     """Compute it from the stored files alone."""
     labels = pd.read_csv(next(root.glob("*/cohorts/*/labels.csv"))).set_index("slide_id")["label"]
-    found = {}
+    actual = {}
     for run in read_runs(root):
         test = run.predictions().query("split == 'test'")
         value = matthews_corrcoef(labels[test["slide_id"]], test["p1"] > test["p0"])
-        found.setdefault(run.method, []).append(value)
-    return {method: np.mean(values) for method, values in found.items()}
+        actual.setdefault(run.method, []).append(value)
+    return {method: np.mean(values) for method, values in actual.items()}
 
 
 def stored(root):
@@ -351,10 +351,10 @@ def test_metrics_are_scikit_learns_to_the_last_digit(case, decimals):
     # Of the AUC to the last but one: it is the float next to a fraction, which a sum of trapezoids may miss.
     assert metrics.auc(y, p, s) == pytest.approx(np.mean([roc_auc_score(y == c, s[:, c]) for c in classes]), rel=4e-16)
     assert metrics.average_precision(y, p, s) == np.mean([average_precision_score(y == c, s[:, c]) for c in classes])
-    found = p.argmax(axis=1)
-    assert metrics.balanced_accuracy(y, p) == recall_score(y, found, average="macro")
+    actual = p.argmax(axis=1)
+    assert metrics.balanced_accuracy(y, p) == recall_score(y, actual, average="macro")
     average = "binary" if p.shape[1] == 2 else "macro"
-    assert metrics.f1(y, p) == f1_score(y, found, average=average, zero_division=np.nan)
+    assert metrics.f1(y, p) == f1_score(y, actual, average=average, zero_division=np.nan)
     expected = log_loss(y, p / p.sum(axis=1, keepdims=True), labels=np.arange(p.shape[1]))
     assert metrics.log_loss(y, p) == pytest.approx(expected, rel=1e-15)
 

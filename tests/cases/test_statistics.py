@@ -58,8 +58,8 @@ def notes(folder, toml):
 
 def test_a_method_with_several_slides_a_patient_says_what_is_scored(tmp_path):
     toml = make(tmp_path, (32, 8), patients=lambda i, label: f"p{i // 8}" if label == 0 else f"q{i}")
-    found = notes(tmp_path, toml).notes
-    (line,) = [note for note in found if "by slide" in note]
+    actual = notes(tmp_path, toml).notes
+    (line,) = [note for note in actual if "by slide" in note]
     assert "1 to 8 slides" in line
     assert "12 patients" in line
 
@@ -110,8 +110,8 @@ def test_a_fold_without_a_class_is_told_by_audit_and_table(tmp_path):
         parts += [(s, "test") for s in others[36:] + test]
         pd.DataFrame(parts, columns=["slide_id", "split"]).to_csv(tmp_path / "sp" / f"fold{k}.csv", index=False)
     suite = load_suite(toml)
-    found = [f for f in load_cohort(suite.data[0], suite.base).findings if f.code == "rare-test-class"]
-    assert [f.fold for f in found] == ["fold0"]
+    findings = [f for f in load_cohort(suite.data[0], suite.base).findings if f.code == "rare-test-class"]
+    assert [f.fold for f in findings] == ["fold0"]
     board = notes(tmp_path, toml)
     (line,) = [note for note in board.notes if "test no bag" in note]
     assert "1 fold of 2" in line
@@ -134,7 +134,7 @@ def test_one_seed_and_more(tmp_path):
 
 
 def numbers(sentence):
-    return [float(found) for found in re.findall(r"± (\d\.\d+)", sentence)]
+    return [float(actual) for actual in re.findall(r"± (\d\.\d+)", sentence)]
 
 
 def test_what_more_seeds_would_buy_is_known_from_stored_runs_and_planned_without(tmp_path):

@@ -69,8 +69,8 @@ def init(*more, labels="l.csv", out="a.toml", source="f"):
 
 
 def cohort(suite="a.toml"):
-    found = load_suite(suite)
-    return load_cohort(found.data[0], found.base)
+    actual = load_suite(suite)
+    return load_cohort(actual.data[0], actual.base)
 
 
 def names(n=N):
@@ -185,9 +185,9 @@ def test_merged_cells_hold_for_all_their_rows(here):
                 page.merge_cells(start_row=i + 1, end_row=i + 2, start_column=column, end_column=column)
     book.save("l.xlsx")
     ok(init(labels="l.xlsx"))
-    found = cohort()
-    assert len(found.slides) == 80
-    assert len(set(found.patients.values())) == 40
+    actual = cohort()
+    assert len(actual.slides) == 80
+    assert len(set(actual.patients.values())) == 40
 
 
 def test_rows_that_repeat_and_agree_are_one(here):
@@ -378,9 +378,9 @@ def test_labels_of_patients_go_to_the_slides_named_after_them(here):
     features(slides)
     table("l.csv", ["case_id", "label"], [[f"TCGA-A{i % 7}-{1000 + i}", label(i)] for i in range(N)])
     ok(init())
-    found = cohort()
-    assert len(found.slides) == 2 * N
-    assert len(set(found.patients.values())) == N
+    actual = cohort()
+    assert len(actual.slides) == 2 * N
+    assert len(set(actual.patients.values())) == N
 
 
 # --- splits -----------------------------------------------------------------------------------------------------------

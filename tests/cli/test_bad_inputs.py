@@ -64,9 +64,9 @@ def everything(folder: Path) -> dict[str, bytes | None]:
 
     What an import that failed had read is not among them: it waits for the file that failed to be mended.
     """
-    found = {str(p.relative_to(folder)): p.read_bytes() if p.is_file() else None for p in sorted(folder.rglob("*"))}
+    actual = {str(p.relative_to(folder)): p.read_bytes() if p.is_file() else None for p in sorted(folder.rglob("*"))}
     waits = re.compile(r"home\b|\.[^/]+\.partial\b")
-    return {name: content for name, content in found.items() if not waits.match(name)}
+    return {name: content for name, content in actual.items() if not waits.match(name)}
 
 
 def refused(cli, here: Path, monkeypatch, words: str | list[str], pattern: str) -> str:
@@ -616,8 +616,8 @@ def test_verify_finds_it_too(spoil, here, cli, monkeypatch):
     said = cli("cache", "verify", "cohort.cache")
     assert said.code == 1
     assert "Traceback" not in said.err
-    told = [line for line in said.err.splitlines() if not line.startswith("verifying ")]
-    assert len(told) == 1
+    message = [line for line in said.err.splitlines() if not line.startswith("verifying ")]
+    assert len(message) == 1
 
 
 # --- packed files ----------------------------------------------------------------------------------------------------

@@ -98,10 +98,10 @@ def test_help_is_instant_and_names_every_verb(in_shell, tmp_path):
 def test_list(what, names, cli):
     said = cli("list", what)
     assert said.code == 0
-    found = dict(re.split(r"  +", line, maxsplit=1) for line in said.out.splitlines())
-    assert set(names) <= set(found)
-    assert list(found) == sorted(found)
-    assert all(len(summary) > 20 and not summary.startswith(f"{name}:") for name, summary in found.items())
+    actual = dict(re.split(r"  +", line, maxsplit=1) for line in said.out.splitlines())
+    assert set(names) <= set(actual)
+    assert list(actual) == sorted(actual)
+    assert all(len(summary) > 20 and not summary.startswith(f"{name}:") for name, summary in actual.items())
 
 
 def test_list_by_pattern(cli):
@@ -246,8 +246,8 @@ def test_run_status_and_report(cli, tmp_path):
     begun = cli("run", "small.toml", "-m", "mean", "--seeds", "1", "--results", "begun/runs")
     assert "small-v1 / digits: 3 runs of the suite are still to be made (see milbench status)" in plain_text(begun.out)
     assert not (tmp_path / "begun" / "small").exists()
-    asked = cli("run", "small.toml", "-m", "mean", "--report", "elsewhere")
-    assert asked.out.splitlines()[-1] == "Report: elsewhere/README.md"
+    requested = cli("run", "small.toml", "-m", "mean", "--report", "elsewhere")
+    assert requested.out.splitlines()[-1] == "Report: elsewhere/README.md"
     assert {p: p.read_bytes() for p in (tmp_path / "results" / "small").iterdir()} == whole
 
     cli("run", "small.toml", "--results", tmp_path / "results" / "runs")
@@ -309,9 +309,9 @@ def test_runs_that_do_not_end_ok_are_exit_code_2(cli, tmp_path):
     assert "diverged: digits abmil fold fold0 seed 0" in said.err
     assert "1 diverged" in said.out
     assert not (tmp_path / "results" / "small").exists()
-    told = cli("status", "small.toml", "--seeds", "1", "-m", "abmil").out.splitlines()[-1]
+    message = cli("status", "small.toml", "--seeds", "1", "-m", "abmil").out.splitlines()[-1]
     assert re.fullmatch(
-        r"  diverged: digits abmil fold fold0 seed 0 \([0-9a-f]{16}\): .*(NaN|loss|infinite|finite).*", told
+        r"  diverged: digits abmil fold fold0 seed 0 \([0-9a-f]{16}\): .*(NaN|loss|infinite|finite).*", message
     )
 
 
@@ -363,9 +363,9 @@ def test_a_recipe_is_told_only_of_methods_in_the_table(tmp_path):
 def test_leaderboard_formats_agree(results, cli):
     words = ("leaderboard", results, "--resamples", "50", "--data", "hard")
     csv = pd.read_csv(io.StringIO(cli(*words, "--format", "csv").out))
-    told = json.loads(cli(*words, "--format", "json").out)
-    assert list(csv["method"]) == [row["method"] for row in told]
-    assert csv["auc"].to_numpy() == pytest.approx(np.array([row["auc"] for row in told]), abs=1e-9)
+    message = json.loads(cli(*words, "--format", "json").out)
+    assert list(csv["method"]) == [row["method"] for row in message]
+    assert csv["auc"].to_numpy() == pytest.approx(np.array([row["auc"] for row in message]), abs=1e-9)
     markdown, table = cli(*words, "--format", "markdown").out, cli(*words).out
     for method, auc in zip(csv["method"], csv["auc"], strict=True):
         assert f"| {method} |" in markdown
@@ -494,9 +494,9 @@ def test_compare_knows_other_spellings(results, cli):
     said = cli(
         "compare", "transmil[ppeg=none, layers=1]", "abmil[gated=True]", "--results", results, "--format", "json"
     )
-    found = json.loads(said.out)
-    assert {(row["a"], row["b"]) for row in found} == {("transmil[layers=1,ppeg=none]", "abmil[gated=true]")}
-    assert all(isinstance(row["told_apart"], bool) for row in found)
+    actual = json.loads(said.out)
+    assert {(row["a"], row["b"]) for row in actual} == {("transmil[layers=1,ppeg=none]", "abmil[gated=true]")}
+    assert all(isinstance(row["told_apart"], bool) for row in actual)
     with pytest.raises(MilbenchError, match="no run of 'clam_mb'"):
         compare("clam_mb", "mean", results)
     with pytest.raises(MilbenchError, match="Did you mean 'transmil'"):

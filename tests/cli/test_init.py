@@ -77,7 +77,7 @@ def by_patient(cohort: Cohort) -> None:
 def published(slides: list[Slide], folds: int = 2, val: bool = True) -> list[dict[str, list[str]]]:
     """Folds by patient, in an order of their own."""
     rng = np.random.default_rng(1)
-    found = []
+    actual = []
     for _ in range(folds):
         where = {}
         for label in sorted({s.label for s in slides}):
@@ -85,8 +85,8 @@ def published(slides: list[Slide], folds: int = 2, val: bool = True) -> list[dic
             cut = len(mine) // 2, len(mine) // 2 + (2 if val else 0)
             where |= {p: PARTS[(i >= cut[0]) + (i >= cut[1])] for i, p in enumerate(mine)}
         order = [slides[i] for i in rng.permutation(len(slides))]
-        found.append({part: [s.name for s in order if where[s.patient] == part] for part in PARTS})
-    return found
+        actual.append({part: [s.name for s in order if where[s.patient] == part] for part in PARTS})
+    return actual
 
 
 def parts(cohort: Cohort) -> list[dict[str, list[str]]]:
@@ -460,10 +460,10 @@ def test_few_patients_of_a_class(tumours, said, tmp_path, init, cli):
     slides = [s for s in digit_slides(patients=24, slides=1) if s.label == "normal" or int(s.patient) < 2 * tumours]
     write_clam(tmp_path / "clam" / "features", slides, ("h5_files",))
     write_labels(tmp_path / "labels.csv", slides)
-    found = init("-m", "mean", "--seeds", 1)
-    assert found.code == 0, found.err
-    assert said in found.out
-    assert f"not 5 with validation, as class 'tumour' has {tumours} patients" in found.out
+    actual = init("-m", "mean", "--seeds", 1)
+    assert actual.code == 0, actual.err
+    assert said in actual.out
+    assert f"not 5 with validation, as class 'tumour' has {tumours} patients" in actual.out
     assert len(cohort_of(tmp_path / "my.toml").folds) == tumours
     if tumours == 2:  # nothing to select on: the suite says so, and runs
         assert load_suite(tmp_path / "my.toml").protocol.checkpoint == "last"
@@ -590,9 +590,9 @@ def test_transmils_own_split_of_camelyon16(shared_root, tmp_path, init):
     table = pd.read_csv(splits / "camelyon16_labels.csv", dtype=str)
     for i, slide in enumerate(table["slide_id"]):
         torch.save(torch.full((2, 3), float(i)), tmp_path / "pt_files" / f"{slide}.pt")
-    asked = init(labels=splits / "camelyon16_labels.csv", features="pt_files")
-    assert asked.code == 1
-    assert_refused(asked.err, "table-column-unclear", "--patient-column", "'slide_id'")
+    requested = init(labels=splits / "camelyon16_labels.csv", features="pt_files")
+    assert requested.code == 1
+    assert_refused(requested.err, "table-column-unclear", "--patient-column", "'slide_id'")
     said = init("--patient-column", "slide_id", "--splits", splits / "transmil" / "fold0.csv",
                 labels=splits / "camelyon16_labels.csv", features="pt_files")  # fmt: skip
     assert said.code == 0, said.err

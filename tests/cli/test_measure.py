@@ -121,13 +121,15 @@ def test_the_authors_form_outside_a_checkout_is_a_sentence(cli, monkeypatch):
 
 @pytest.mark.parametrize("code", [0, 3])
 def test_comparing_prints_lines_and_ends_with_the_reports_code(cli, monkeypatch, code):
-    asked = []
+    requested = []
     report = SimpleNamespace(lines=["one", "two"], exit_code=code)
-    monkeypatch.setattr("milbench.measure.perf_regression.compare_file", lambda *paths: asked.append(paths) or report)
+    monkeypatch.setattr(
+        "milbench.measure.perf_regression.compare_file", lambda *paths: requested.append(paths) or report
+    )
     said = cli("measure", "--compare", "new.json", "--reference", "old")
     assert (said.code, said.out, said.err) == (code, "one\ntwo\n", "")
     assert cli("measure", "--judge", "new.json").code == code, "the former name"
-    assert asked == [(Path("new.json"), Path("old")), (Path("new.json"),)]
+    assert requested == [(Path("new.json"), Path("old")), (Path("new.json"),)]
 
 
 def test_several_dtypes_are_checked_before_the_first_is_run(cli):

@@ -51,11 +51,11 @@ def write_suite(folder: Path, split: str = "folds = 3", methods: str = '["mean",
 def stored_folds(folder: Path) -> dict[str, dict[str, list[str]]]:
     """Read the folds that milbench wrote beside its results."""
     (cohort,) = (folder / "results" / "runs" / "mine-v1" / "cohorts").iterdir()
-    found: dict[str, dict[str, list[str]]] = {}
+    actual: dict[str, dict[str, list[str]]] = {}
     for path in sorted((cohort / "folds").glob("*.csv")):
         table = pd.read_csv(path, dtype=str)
-        found[path.stem] = {part: list(table["slide_id"][table["split"] == part]) for part in ("train", "val", "test")}
-    return found
+        actual[path.stem] = {part: list(table["slide_id"][table["split"] == part]) for part in ("train", "val", "test")}
+    return actual
 
 
 def board(folder: Path) -> pd.DataFrame:

@@ -194,10 +194,10 @@ def test_a_file_of_a_computed_name_is_said_whatever_else_the_source_names(write,
     place += 'GOOD = "w32.json"\nUNUSED = "other32.json"'
     files = {f"{name}.py": pool(place, body=f"self.path = HERE / GOOD; {opens}")}
     write(files | dict.fromkeys(("v32.json", "w32.json", "other32.json"), "1"))
-    found = sources_of(resolve(f"{name}:Pool").cls)
-    assert "/v32.json" not in found.further
+    actual = sources_of(resolve(f"{name}:Pool").cls)
+    assert "/v32.json" not in actual.further
     line = files[f"{name}.py"].splitlines().index(f"        self.path = HERE / GOOD; {opens}") + 1
-    assert any(f"line {line} " in note for note in found.notes) == (not known)
+    assert any(f"line {line} " in note for note in actual.notes) == (not known)
 
 
 def test_a_single_file_has_the_code_it_always_had(write):
@@ -228,9 +228,9 @@ def test_circles_of_imports_and_sources_that_are_none_end(write):
     write({"p22.py": pool("import h22"), "h22.py": "import k22\n", "k22.py": "import h22\nimport p22\n",
            "p23.py": pool("try:\n    import h23\nexcept SyntaxError:\n    pass"), "h23.py": "def (:\n"})  # fmt: skip
     assert len(code("p22:Pool")) == 16
-    found = sources_of(resolve("p23:Pool").cls)
-    assert set(found.further) == {"h23"}
-    assert any("h23.py" in note for note in found.notes)
+    actual = sources_of(resolve("p23:Pool").cls)
+    assert set(actual.further) == {"h23"}
+    assert any("h23.py" in note for note in actual.notes)
 
 
 @pytest.mark.parametrize(("body", "words"), [

@@ -136,6 +136,6 @@ def test_a_suite_that_is_no_file_is_not_said_to_be_absent(tmp_path):
     os.mkfifo(tmp_path / "pipe.toml")
     (tmp_path / "folder.toml").mkdir()
     for name in ("pipe.toml", "folder.toml"):
-        with pytest.raises(MilbenchError, match=name) as told:
+        with pytest.raises(MilbenchError, match=name) as caught:
             load_suite(tmp_path / name)
-        assert "does not exist" not in str(told.value)
+        assert "does not exist" not in str(caught.value)

@@ -84,6 +84,6 @@ def test_a_budget_reads_units_and_other_spellings():
         ({"max_instances": 5}, "go together"),
     ],
 )
-def test_a_budget_that_contradicts_itself(fields, told):
-    with pytest.raises(ValueError, match=told):
+def test_a_budget_that_contradicts_itself(fields, message):
+    with pytest.raises(ValueError, match=message):
         Budget.model_validate(fields)

@@ -168,9 +168,9 @@ def test_a_slide_without_patches_takes_no_part(base, slides):
     assert len(cohort.slides) == 15
     assert cohort.cache().meta["left_out"] == [empty]
     assert all(empty not in part for fold in cohort.folds for part in fold.parts.values())
-    (told,) = (finding for finding in cohort.findings if finding.code == "no-patches")
-    assert told.ids == (empty,)
-    assert told.sentence == f"cohort mine: 1 slide has no patches and takes no part: {empty!r}."
+    (message,) = (finding for finding in cohort.findings if finding.code == "no-patches")
+    assert message.ids == (empty,)
+    assert message.sentence == f"cohort mine: 1 slide has no patches and takes no part: {empty!r}."
 
 
 def written(folder, table):
@@ -230,8 +230,8 @@ def test_labels_and_folds_that_the_source_brings(tmp_path):
     carved = load_cohort(DataSpec(name="d", cache="f", split=SplitSpec(val_fraction=0.5)), tmp_path).folds[0]
     assert sorted((*carved.train, *carved.val)) == ["s0", "s1", "s2", "s3"]
     assert len(carved.val) == 2
-    asked = load_cohort(DataSpec(name="d", cache="e", split=SplitSpec(folds=2)), tmp_path)
-    assert [fold.name for fold in asked.folds] == ["r0-f0", "r0-f1"]
+    requested = load_cohort(DataSpec(name="d", cache="e", split=SplitSpec(folds=2)), tmp_path)
+    assert [fold.name for fold in requested.folds] == ["r0-f0", "r0-f1"]
 
 
 def test_labels_have_one_home(tmp_path):

@@ -319,16 +319,16 @@ def test_a_formula_without_a_stored_value_is_no_empty_cell(tmp_path):
         [None] * 3 + ["=2"],
     ]
     path = _xlsx(tmp_path / "t.xlsx", {"s": rows})
-    header, found = read_table(path)
-    assert [row[:2] for row in found] == [["S1", "P1"], ["S2", "P2"], ["S3", "P3"]]
-    tables.refuse_unreadable(path, (header, found), HEADER[:2])  # a column that is not used does no harm
+    header, actual = read_table(path)
+    assert [row[:2] for row in actual] == [["S1", "P1"], ["S2", "P2"], ["S3", "P3"]]
+    tables.refuse_unreadable(path, (header, actual), HEADER[:2])  # a column that is not used does no harm
     with refused("table-formula"):
-        tables.refuse_unreadable(path, (header, found), HEADER)
+        tables.refuse_unreadable(path, (header, actual), HEADER)
     _restored(path, "C2", "1")
     _restored(path, "C3", "", ' t="str"')  # its value is the empty text
-    header, found = read_table(path)
-    assert [row[2] for row in found] == ["1", "", "0"]
-    tables.refuse_unreadable(path, (header, found), HEADER)
+    header, actual = read_table(path)
+    assert [row[2] for row in actual] == ["1", "", "0"]
+    tables.refuse_unreadable(path, (header, actual), HEADER)
 
 
 @pytest.mark.parametrize("cell", ["1.23457E+15", "1,2e+11", "1E+05", "1234567890123456800.0", "9007199254740993."])

@@ -41,9 +41,9 @@ def table(board):
 
 def test_an_effect_is_the_paired_difference_that_compare_tells(root, table):
     for method in ("transmil[layers=1,ppeg=none]", "mean"):
-        told = compare(method, REFERENCE, root, resamples=500).set_index("data")
+        message = compare(method, REFERENCE, root, resamples=500).set_index("data")
         for data in ("easy", "hard"):
-            own, other = table.loc[data, method], told.loc[data]
+            own, other = table.loc[data, method], message.loc[data]
             assert [own.effect, own.low, own.high] == pytest.approx([other.difference, other.low, other.high])
 
 
@@ -120,8 +120,8 @@ def test_figures_draw_what_the_table_says(table):
     drawn = sorted(line.get_xdata()[0] for line in figure.axes[0].lines if line.get_marker() == "D")
     assert drawn == pytest.approx(sorted(flat[flat["data"] == "easy"]["effect"]))
     filled = [line.get_markerfacecolor() != "white" for line in figure.axes[0].lines if line.get_marker() == "D"]
-    told = [low > 0 or high < 0 for low, high in flat[flat["data"] == "easy"][["low", "high"]].to_numpy()]
-    assert filled == told
+    message = [low > 0 or high < 0 for low, high in flat[flat["data"] == "easy"][["low", "high"]].to_numpy()]
+    assert filled == message
     assert effect_cost_figure(flat.assign(train_time_ratio=np.nan)) is None
     names = {text.get_text() for ax in effect_cost_figure(flat).axes for text in ax.texts}
     assert names == {"reference", "mean", "layers=1, ppeg=none", "abmil"}

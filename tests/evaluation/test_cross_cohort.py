@@ -48,34 +48,34 @@ def runs(root):
     return {m: mean[m].unstack("data")[list(DATA)].to_numpy() for m in METHODS if m != "max"}
 
 
-def test_who_takes_part(found):
-    assert found.cohorts == DATA
-    assert found.left_out == ("max",)
-    assert set(found.methods) == set(METHODS) - {"max"}
-    assert "Left out, as not all their runs ended well: max." in found.sentence()
+def test_who_takes_part(actual):
+    assert actual.cohorts == DATA
+    assert actual.left_out == ("max",)
+    assert set(actual.methods) == set(METHODS) - {"max"}
+    assert "Left out, as not all their runs ended well: max." in actual.sentence()
 
 
-def test_ranks_are_those_of_the_leaderboard(found, board):
+def test_ranks_are_those_of_the_leaderboard(actual, board):
     auc = board.table[board.table["method"] != "max"].pivot_table(index="data", columns="method", values="auc")
     ranks = pd.Series(scipy_stats.rankdata(-auc.to_numpy(), axis=1).mean(axis=0), auc.columns)
-    assert [row["mean_rank"] for row in found.rows] == pytest.approx(sorted(ranks))
-    assert {row["method"]: row["mean_rank"] for row in found.rows} == pytest.approx(ranks.to_dict())
+    assert [row["mean_rank"] for row in actual.rows] == pytest.approx(sorted(ranks))
+    assert {row["method"]: row["mean_rank"] for row in actual.rows} == pytest.approx(ranks.to_dict())
     chi, p = scipy_stats.friedmanchisquare(*auc.to_numpy().T)
-    assert (found.friedman.statistic, found.friedman.p) == pytest.approx((chi, p))
-    assert found.friedman.ranks == pytest.approx([row["mean_rank"] for row in found.rows])
+    assert (actual.friedman.statistic, actual.friedman.p) == pytest.approx((chi, p))
+    assert actual.friedman.ranks == pytest.approx([row["mean_rank"] for row in actual.rows])
 
 
-def test_one_score_of_all_runs(found, runs):
-    for row in found.rows:
-        assert found.runs[row["method"]] == pytest.approx(runs[row["method"]])
+def test_one_score_of_all_runs(actual, runs):
+    for row in actual.rows:
+        assert actual.runs[row["method"]] == pytest.approx(runs[row["method"]])
         assert row["iqm"] == pytest.approx(scipy_stats.trim_mean(runs[row["method"]].ravel(), 0.25))
         assert row["iqm_low"] <= row["iqm"] <= row["iqm_high"]
 
 
-def test_who_beats_the_first(found, runs):
-    best = runs[found.methods[0]]
-    assert np.isnan([found.rows[0][key] for key in ("beats", "beats_low", "beats_high")]).all()
-    for row in found.rows[1:]:
+def test_who_beats_the_first(actual, runs):
+    best = runs[actual.methods[0]]
+    assert np.isnan([actual.rows[0][key] for key in ("beats", "beats_low", "beats_high")]).all()
+    for row in actual.rows[1:]:
         pairs = [
             (x > y) + 0.5 * (x == y)
             for task in range(len(DATA))
@@ -85,10 +85,10 @@ def test_who_beats_the_first(found, runs):
         assert 0 <= row["beats_low"] <= row["beats"] <= row["beats_high"] <= 1
 
 
-def test_ratings_are_of_wins_within_cohorts(found, board):
+def test_ratings_are_of_wins_within_cohorts(actual, board):
     """A method that wins everywhere: its rating by the model's own condition, expected wins are those there were."""
-    auc = board.table.pivot_table(index="data", columns="method", values="auc")[list(found.methods)].to_numpy()
-    rating = np.array([row["elo"] for row in found.rows])
+    auc = board.table.pivot_table(index="data", columns="method", values="auc")[list(actual.methods)].to_numpy()
+    rating = np.array([row["elo"] for row in actual.rows])
     assert rating.mean() == pytest.approx(1000)
     strength = (rating - 1000) * np.log(10) / 400
     gap = auc[:, :, None] - auc[:, None, :]
@@ -133,14 +133,14 @@ def test_p_is_that_of_all_permutations(tasks, methods):
     assert _permuted(mixed) == pytest.approx(exact, abs=4 * np.sqrt(exact * (1 - exact) / 9999) + 1e-4)
 
 
-def test_the_sentence_names_who_is_told_apart(found):
+def test_the_sentence_names_who_is_told_apart(actual):
     """Of methods at ranks 1, 2 and 3 on every one of 20 cohorts (critical difference 0.74), and of made-up ones."""
-    assert found.sentence().endswith("over all pairs), which tells apart transmil from mean.")
-    alike = replace(found, friedman=friedman([[0.1, 0.2, 0.3, 0.4], [0.4, 0.3, 0.2, 0.1]]))
-    assert alike.sentence().endswith("over all pairs), and so none of these are.")
+    assert actual.sentence().endswith("over all pairs), which tells apart transmil from mean.")
+    equal = replace(actual, friedman=friedman([[0.1, 0.2, 0.3, 0.4], [0.4, 0.3, 0.2, 0.1]]))
+    assert equal.sentence().endswith("over all pairs), and so none of these are.")
     names = ("one", "two", "three")
     scores = np.tile([0.9, 0.8, 0.7], (20, 1))
-    clear = replace(found, methods=names, friedman=friedman(scores), p=0.0001)
+    clear = replace(actual, methods=names, friedman=friedman(scores), p=0.0001)
     assert clear.sentence().endswith("which tells apart one from two, one from three and two from three.")
     assert (
         "p below 0.001 (ranks permuted within cohorts). Mean ranks that differ by less than 0.74 " in clear.sentence()
@@ -187,8 +187,8 @@ def test_the_report(board, tmp_path):
     assert not {"ranks.png", "profiles.png", "across.csv"} & {path.name for path in tmp_path.iterdir()}
 
 
-def test_profiles_are_shares_of_runs(found, runs):
-    drawn = profiles(found, resamples=50)
+def test_profiles_are_shares_of_runs(actual, runs):
+    drawn = profiles(actual, resamples=50)
     assert set(drawn) == {"transmil", "abmil", "abmil[gated=true]", "mean"}
     for name, profile in drawn.items():
         for at in (0, 40, 80):

@@ -92,8 +92,8 @@ def trained(tmp_path_factory):
 
 def test_max_instance_passes_and_a_cheater_violates(trained):
     rows = known_answers(read_cohorts(trained), resamples=500)["unit_tests"]
-    found = {row["method"]: row for row in rows}
-    cheater, honest = found["support.cheater:NoPoison"], found["max_instance"]
+    actual = {row["method"]: row for row in rows}
+    cheater, honest = actual["support.cheater:NoPoison"], actual["max_instance"]
     assert cheater["verdict"] == "violates"
     assert cheater["train_auc"] > 0.99
     assert cheater["test_auc"] < 0.01
@@ -183,11 +183,11 @@ def test_the_share_of_the_way_to_bayes(store):
 
 def test_estimates_are_those_of_the_leaderboard(store):
     cohort = read_cohorts(store.root)[0]
-    board = {found.method: found for found in score(cohort, resamples=300)}
-    for method, found in estimates(cohort, "test", 300).items():
-        assert found.auc == pytest.approx(board[method].auc)
-        assert found.replicates == pytest.approx(board[method].replicates)
-        assert (found.low, found.high) == pytest.approx((board[method].low, board[method].high))
+    board = {actual.method: actual for actual in score(cohort, resamples=300)}
+    for method, actual in estimates(cohort, "test", 300).items():
+        assert actual.auc == pytest.approx(board[method].auc)
+        assert actual.replicates == pytest.approx(board[method].replicates)
+        assert (actual.low, actual.high) == pytest.approx((board[method].low, board[method].high))
 
 
 def test_the_interval_of_a_share_covers_it():
@@ -220,11 +220,11 @@ def test_the_interval_of_a_share_covers_it():
 def test_where_order_is_all_there_is_the_blind_one_is_at_chance(tmp_path):
     params = {"grid": 4, "signals": 4, "dim": 1, "shift": 1.5, "train": 4, "val": 4, "test": 200}
     rows = known_answers(read_cohorts(made_up(tmp_path, "arrangement", params).root), resamples=300)["bayes"]
-    found = {row["method"]: row for row in rows}
+    actual = {row["method"]: row for row in rows}
     assert {(row["iid"], row["iid_low"], row["iid_high"]) for row in rows} == {(0.5, 0.5, 0.5)}
-    assert found["blind"]["share"] == 0
-    assert found["bayes"]["to_iid_low"] > 0
-    assert found["constant"]["to_iid_low"] == found["constant"]["to_iid_high"] == 0
+    assert actual["blind"]["share"] == 0
+    assert actual["bayes"]["to_iid_low"] > 0
+    assert actual["constant"]["to_iid_low"] == actual["constant"]["to_iid_high"] == 0
 
 
 def test_sections_of_a_report(store):
@@ -247,10 +247,10 @@ def test_a_method_with_a_run_that_failed_is_incomplete(trained, tmp_path):
     (cell, record), *_ = runs["max_instance"].items()
     runs["max_instance"][cell] = replace(record, outcome="oom")
     rows = known_answers([replace(cohort, runs=runs)], resamples=50)["unit_tests"]
-    told = {row["method"]: row for row in rows}
-    assert told["max_instance"]["verdict"] == "incomplete"
-    assert np.isnan(told["max_instance"]["test_auc"])
-    assert told["support.cheater:NoPoison"]["verdict"] == "violates"
+    message = {row["method"]: row for row in rows}
+    assert message["max_instance"]["verdict"] == "incomplete"
+    assert np.isnan(message["max_instance"]["test_auc"])
+    assert message["support.cheater:NoPoison"]["verdict"] == "violates"
     (section,) = sections({"unit_tests": rows})
     assert section.tables[1][1].set_index("Method").loc["max_instance", "Test AUC [95 %]"] == "–"
 

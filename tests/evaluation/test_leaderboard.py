@@ -41,8 +41,8 @@ def board(root):
 
 
 def row(table, data, method):
-    (found,) = table[(table["data"] == data) & (table["method"] == method)].itertuples(index=False)
-    return found
+    (actual,) = table[(table["data"] == data) & (table["method"] == method)].itertuples(index=False)
+    return actual
 
 
 def test_one_row_a_method_and_cohort(board):
@@ -60,11 +60,11 @@ def test_auc_is_the_mean_over_folds_and_seeds_of_the_test_bags_alone(root, board
         if (run.spec.data, run.method) == ("easy", "abmil"):
             test = run.predictions().query("split == 'test'")
             aucs.append(roc_auc_score(labels[test["slide_id"]], test["p1"]))
-    found = row(board.table, "easy", "abmil")
-    assert len(aucs) == found.runs == found.runs_ok == 9
-    assert found.auc == pytest.approx(np.mean(aucs))
-    assert found.auc_low < found.auc < found.auc_high
-    assert (found.seeds, found.folds, found.outcome) == (3, 3, "ok")
+    actual = row(board.table, "easy", "abmil")
+    assert len(aucs) == actual.runs == actual.runs_ok == 9
+    assert actual.auc == pytest.approx(np.mean(aucs))
+    assert actual.auc_low < actual.auc < actual.auc_high
+    assert (actual.seeds, actual.folds, actual.outcome) == (3, 3, "ok")
 
 
 def test_a_leaderboard_is_a_frozen_value_and_its_table_carries_nothing_else(board, root):
@@ -125,11 +125,11 @@ def test_intervals_over_patients_do_not_depend_on_who_else_is_there(tmp_path):
 
 
 def test_costs_have_units_and_one_environment(root, board):
-    found = row(board.table, "easy", "abmil")
-    assert found.infer_patches_per_s == 6.3e6
-    assert found.infer_peak_memory_bytes == 260e6
-    assert found.train_peak_memory_bytes == 520e6
-    assert (found.parameters, found.flops_per_bag_train, found.cost_outcome) == (12345, 3e9, "ok")
+    actual = row(board.table, "easy", "abmil")
+    assert actual.infer_patches_per_s == 6.3e6
+    assert actual.infer_peak_memory_bytes == 260e6
+    assert actual.train_peak_memory_bytes == 520e6
+    assert (actual.parameters, actual.flops_per_bag_train, actual.cost_outcome) == (12345, 3e9, "ok")
 
 
 def test_costs_measured_in_the_old_way_never_share_a_table_with_new_ones(tmp_path):
@@ -182,10 +182,10 @@ def test_timings_of_two_environments_never_share_a_table(tmp_path):
 def test_a_fold_never_run_counts_as_missing(tmp_path):
     made.fill(tmp_path, methods=SOME, costs=False, fail=(("easy", "mean", "f2", 1, "missing"),))
     table = leaderboard(tmp_path, resamples=50)
-    found = row(table, "easy", "mean")
-    assert (found.outcome, found.runs_ok, found.runs) == ("1 missing", 5, 6)
-    assert np.isnan(found.rank)
-    assert np.isnan(found.infer_patches_per_s)
+    actual = row(table, "easy", "mean")
+    assert (actual.outcome, actual.runs_ok, actual.runs) == ("1 missing", 5, 6)
+    assert np.isnan(actual.rank)
+    assert np.isnan(actual.infer_patches_per_s)
 
 
 def test_spread_is_over_repetitions_where_there_are_some(tmp_path):
@@ -396,10 +396,10 @@ def test_what_no_order_gives_is_of_the_bags_an_average_precision_is_over(tmp_pat
 def test_one_class_is_no_failed_run(tmp_path):
     made.fill(tmp_path, made.suite(data=("easy",)), ("mean", "max"), seeds=1, costs=False)
     _labelled(tmp_path, lambda t: 0)
-    found = compare("mean", "max", tmp_path, resamples=20)
-    assert found["told_apart"].tolist() == [None]
-    (line, _) = comparison_lines(found)
-    assert found["reason"][0] in line
+    actual = compare("mean", "max", tmp_path, resamples=20)
+    assert actual["told_apart"].tolist() == [None]
+    (line, _) = comparison_lines(actual)
+    assert actual["reason"][0] in line
     assert "ended" not in line
 
 

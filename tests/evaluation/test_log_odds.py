@@ -227,13 +227,13 @@ def test_a_comparison_of_two_orders_tells_so_and_decides_nothing_that_ties_may_e
     (cohort,) = read_cohorts(mixed)
     scored = {s.method: s for s in score(cohort, 200)}
     assert stats.mean_difference(scored["mean"].mean, scored["abmil"].mean).low > 0  # by itself it would be separated
-    found = compare("mean", "abmil", mixed, resamples=200).iloc[0]
-    assert not found["told_apart"]
-    assert found["low"] <= 0 < found["high"]
-    assert found["p"] > 0.05
-    assert "--overwrite all -m abmil" in found["note"]
+    actual = compare("mean", "abmil", mixed, resamples=200).iloc[0]
+    assert not actual["told_apart"]
+    assert actual["low"] <= 0 < actual["high"]
+    assert actual["p"] > 0.05
+    assert "--overwrite all -m abmil" in actual["note"]
     (line, _) = comparison_lines(compare("mean", "abmil", mixed, resamples=200))
-    assert found["note"] in line
+    assert actual["note"] in line
     assert compare("mean", "max", mixed, resamples=50).iloc[0]["note"] == ""
 
 

@@ -55,14 +55,14 @@ def board(root):
 def test_ours_is_the_mean_over_folds_and_the_spread_that_of_repetitions(root, board):
     rows = pd.DataFrame(board.published).set_index(["method", "metric"])
     labels = pd.read_csv(root / "made-up-v1/cohorts/easy-f0/labels.csv").set_index("slide_id")["label"]
-    found = []
+    actual = []
     for run in read_runs(root):
         if run.spec.data == "easy" and run.method == "mean":
             test = run.predictions().query("split == 'test'")
             y = labels[test["slide_id"]]
             right = accuracy_score(y, test["p1"] > 0.5)
-            found.append((run.spec.fold[:2], run.spec.seed, right, roc_auc_score(y, test["p1"])))
-    frame = pd.DataFrame(found, columns=["repetition", "seed", "accuracy", "auc"])
+            actual.append((run.spec.fold[:2], run.spec.seed, right, roc_auc_score(y, test["p1"])))
+    frame = pd.DataFrame(actual, columns=["repetition", "seed", "accuracy", "auc"])
     own = rows.loc[("mean", "accuracy")]
     assert own.ours == pytest.approx(frame["accuracy"].mean())
     assert own.ours_sd == pytest.approx(frame.groupby("repetition")["accuracy"].mean().std(ddof=1))
@@ -133,8 +133,8 @@ def test_a_recipe_of_one_cohort_lies_over_that_of_the_suite(tmp_path):
     )
     other = small.data[0].model_copy(update={"name": "e", "recipes": {"mean": {"lr": 0.3}}})
     plan = make_plan(small.model_copy(update={"data": (*small.data, other)}), tmp_path / "none")
-    found = {(p.spec.data, p.spec.method): (p.spec.recipe.lr, p.spec.recipe.epochs) for p in plan.runs}
-    assert found == {
+    actual = {(p.spec.data, p.spec.method): (p.spec.recipe.lr, p.spec.recipe.epochs) for p in plan.runs}
+    assert actual == {
         ("d", "mean"): (0.2, 5),
         ("e", "mean"): (0.3, 5),
         ("d", "abmil"): (0.1, 2),

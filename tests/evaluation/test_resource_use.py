@@ -138,14 +138,14 @@ def test_a_curve_shows_what_would_have_been_kept(tmp_path):
     }
 
     table = SimpleNamespace(suite=SimpleNamespace(name="s", version=1), data="d", label="", runs={"m": runs})
-    found = curves([table], "device_seconds", points=4)
+    actual = curves([table], "device_seconds", points=4)
     # From 2, where both runs have been evaluated, to 4, where both have ended.
-    assert found["x"].tolist() == pytest.approx([2, 2 * 2 ** (1 / 3), 2 * 2 ** (2 / 3), 4])
+    assert actual["x"].tolist() == pytest.approx([2, 2 * 2 ** (1 / 3), 2 * 2 ** (2 / 3), 4])
     # Loss rises in the third evaluation of the first run and in the second of the other: the earlier model is kept.
-    assert found["auc"].tolist() == pytest.approx([0.6, 0.6, 0.6, 0.65])
-    assert found["low"].tolist() == [0.5, 0.5, 0.5, 0.5]
-    assert found["high"].tolist() == [0.7, 0.7, 0.7, 0.8]
-    assert found["runs"].tolist() == [2, 2, 2, 2]
+    assert actual["auc"].tolist() == pytest.approx([0.6, 0.6, 0.6, 0.65])
+    assert actual["low"].tolist() == [0.5, 0.5, 0.5, 0.5]
+    assert actual["high"].tolist() == [0.7, 0.7, 0.7, 0.8]
+    assert actual["runs"].tolist() == [2, 2, 2, 2]
     assert spent(list(runs.values()), target_auc=0.7)["time_to_target_s"] == math.inf  # one of two missed
     assert spent([runs["f", 0]], target_auc=0.7)["time_to_target_s"] == 2
     assert math.isnan(spent([runs["f", 0]])["time_to_target_s"])
@@ -175,11 +175,11 @@ def test_no_method_is_off_the_front_for_a_part_of_a_step():
 def test_curves_and_figures_of_real_runs(root, tmp_path):
     cohorts = read_cohorts(root)
     for axis in AXES:
-        found = curves(cohorts, axis)
-        assert set(found["method"]) == {"mean", "abmil"}
-        assert (found["low"] <= found["auc"] + 1e-12).all()
-        assert (found["auc"] <= found["high"] + 1e-12).all()
-        assert anytime_figure(found) is not None
+        actual = curves(cohorts, axis)
+        assert set(actual["method"]) == {"mean", "abmil"}
+        assert (actual["low"] <= actual["auc"] + 1e-12).all()
+        assert (actual["auc"] <= actual["high"] + 1e-12).all()
+        assert anytime_figure(actual) is not None
     assert anytime_figure(curves([], "steps")) is None
     readme = write_report(evaluate(root, resamples=20), tmp_path / "report", "t", "p").read_text()
     for name in (
@@ -275,13 +275,13 @@ def test_budgets_on_the_command_line(tmp_path):
         f'[data.split]\nfiles = "{tmp_path}/fold{{k}}.csv"\n'
     )
     cli, results = CliRunner(), str(tmp_path / "runs")
-    asked = ["run", str(toml), "--results", results, "--budget", "7 steps", "--budget", "2 trials"]
-    out = cli.invoke(app, asked)
+    requested = ["run", str(toml), "--results", results, "--budget", "7 steps", "--budget", "2 trials"]
+    out = cli.invoke(app, requested)
     assert out.exit_code == 0, out.output
     assert "Budget of every run: steps: 7 steps, memory: 1 GiB, timeout: unlimited." in out.output
     assert "1 studies of 2 trials" in out.output
     assert {r.spec.budget.steps for r in read_runs(tmp_path / "runs")} == {7}
-    again = cli.invoke(app, [*asked, "--dry-run"])
+    again = cli.invoke(app, [*requested, "--dry-run"])
     assert "1 runs, 0 to do, 0 tuning trials to do" in again.output
     tune = ["tune", str(toml), "--results", results, "--budget", "3 trials", "--plots", str(tmp_path / "p")]
     tuned = cli.invoke(app, tune)

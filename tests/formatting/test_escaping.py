@@ -141,10 +141,10 @@ def test_cache_info_of_a_hostile_encoder(tmp_path, capsys):
 def test_verbs_print_through_one_place():
     """A verb that printed by itself would send names from files to the terminal as they are."""
     folder = Path(cache_verb.__file__).parents[1]
-    strangers = {
+    unknown = {
         path.name
         for path in folder.glob("*.py")
         if re.search(r"typer\.echo\(|(?<![\w.])print\(", path.read_text())
         and path.name not in ("__init__.py", "_terminal.py")
     }
-    assert strangers == set()
+    assert unknown == set()

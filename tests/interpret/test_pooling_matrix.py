@@ -52,21 +52,21 @@ def test_mean_has_a_constant_diagonal(n, seed):
 def test_max_instance_has_one_entry_a_score(n, n_classes, seed):
     model, bags, x, w = setup("max_instance", n, n_classes, seed)
     winners = (x @ w["score.weight"].T + w["score.bias"]).argmax(axis=0)
-    found = pooling_matrix(model, bags)
-    np.testing.assert_allclose(np.diag(found.matrix), np.bincount(winners, minlength=n) / len(winners), atol=1e-12)
-    assert (np.count_nonzero(found.components, axis=(1, 2)) == 1).all()
-    assert found.off_diagonal == 0
+    actual = pooling_matrix(model, bags)
+    np.testing.assert_allclose(np.diag(actual.matrix), np.bincount(winners, minlength=n) / len(winners), atol=1e-12)
+    assert (np.count_nonzero(actual.components, axis=(1, 2)) == 1).all()
+    assert actual.off_diagonal == 0
 
 
 @settings(max_examples=10, deadline=None)
 @given(n=st.integers(4, 20), seed=st.integers(0, 999))
 def test_max_has_one_diagonal_entry_a_feature(n, seed):
     model, bags, x, _ = setup("max", n, seed=seed)
-    found = pooling_matrix(model, bags)
+    actual = pooling_matrix(model, bags)
     one = np.zeros((DIM, n, n))
     one[np.arange(DIM), x.argmax(axis=0), x.argmax(axis=0)] = 1
-    np.testing.assert_allclose(found.components, one, atol=1e-12)
-    np.testing.assert_allclose(found.matrix, one.mean(axis=0), atol=1e-12)
+    np.testing.assert_allclose(actual.components, one, atol=1e-12)
+    np.testing.assert_allclose(actual.matrix, one.mean(axis=0), atol=1e-12)
 
 
 @settings(max_examples=20, deadline=None)
@@ -98,19 +98,19 @@ def test_clam_has_the_mean_of_its_branches_on_the_diagonal(spec):
     s = np.tanh(h @ w["score.v.weight"].T + w["score.v.bias"])
     s = s / (1 + np.exp(-(h @ w["score.u.weight"].T + w["score.u.bias"])))
     a = softmax(s @ w["score.w.weight"].T + w["score.w.bias"])
-    found = pooling_matrix(model, bags)  # in eval mode, whatever the model's: dropout would show
-    np.testing.assert_allclose(found.matrix, np.diag(a.mean(axis=1)), atol=1e-9)
-    assert len(found.components) == (3 if spec == "clam_mb" else 1)
+    actual = pooling_matrix(model, bags)  # in eval mode, whatever the model's: dropout would show
+    np.testing.assert_allclose(actual.matrix, np.diag(a.mean(axis=1)), atol=1e-9)
+    assert len(actual.components) == (3 if spec == "clam_mb" else 1)
 
 
 @pytest.mark.parametrize("method", registry().names())
 def test_only_correlated_methods_mix(method):
     model, bags, _, _ = setup(method, 12)
-    found = pooling_matrix(model, bags)
-    assert found.matrix.min() >= 0
-    assert found.matrix.sum() == pytest.approx(1)
-    assert (found.off_diagonal > 0.1) == (model.card.family == "correlated")
-    assert found.off_diagonal == pytest.approx(found.matrix.sum() - np.trace(found.matrix), abs=1e-12)
+    actual = pooling_matrix(model, bags)
+    assert actual.matrix.min() >= 0
+    assert actual.matrix.sum() == pytest.approx(1)
+    assert (actual.off_diagonal > 0.1) == (model.card.family == "correlated")
+    assert actual.off_diagonal == pytest.approx(actual.matrix.sum() - np.trace(actual.matrix), abs=1e-12)
 
 
 # --- TransMIL: the explicit composition, block by block -------------------------------------------------------------
@@ -197,10 +197,10 @@ def test_transmil_is_the_explicit_composition_of_its_factors(n, landmarks, value
     torch.testing.assert_close(own, f)
     torch.testing.assert_close(got, parts, atol=1e-10, rtol=1e-8)
     expected = (parts.norm(dim=2) / f.norm(dim=1)).numpy()
-    found = pooling_matrix(ours, milbench.Bags.pack([x]))
-    assert found.definition == "contributions"
-    np.testing.assert_allclose(found.matrix, expected / expected.sum(), atol=1e-10)
-    assert found.off_diagonal > 0.1
+    actual = pooling_matrix(ours, milbench.Bags.pack([x]))
+    assert actual.definition == "contributions"
+    np.testing.assert_allclose(actual.matrix, expected / expected.sum(), atol=1e-10)
+    assert actual.off_diagonal > 0.1
 
 
 def explicit_mean(theirs, x):
@@ -236,9 +236,9 @@ def test_transmils_mean_is_the_explicit_composition_of_its_factors(n, landmarks)
     got, own = ours.eval().contributions(milbench.Bags.pack([x]))
     torch.testing.assert_close(own, f)
     torch.testing.assert_close(got, parts, atol=1e-10, rtol=1e-8)
-    found = pooling_matrix(ours, milbench.Bags.pack([x]))
-    assert found.definition == "contributions"
-    assert found.off_diagonal > 0.1
+    actual = pooling_matrix(ours, milbench.Bags.pack([x]))
+    assert actual.definition == "contributions"
+    assert actual.off_diagonal > 0.1
 
 
 def test_sorting_the_rows_moves_rows_and_columns():
@@ -257,16 +257,16 @@ def test_zeros_in_the_square_are_nobodys_row():
     """Where they are, TransMIL is looked at from outside; a bag that fills its square has no such token."""
     model, bags, _, _ = setup("transmil[square=zeros,dim=16,heads=2,landmarks=8]", 7)
     assert model.contributions(bags) is None
-    found = pooling_matrix(model, bags)
-    assert found.definition == "derivatives"
-    assert found.off_diagonal > 0
+    actual = pooling_matrix(model, bags)
+    assert actual.definition == "derivatives"
+    assert actual.off_diagonal > 0
     with refused("pooling-matrix-undefined"):
         pooling_matrix(model, bags, "contributions")
     model, bags, _, _ = setup("transmil[square=zeros,dim=16,heads=2,landmarks=8]", 9)
     repeated, _, _, _ = setup("transmil[dim=16,heads=2,landmarks=8]", 9)
-    found = pooling_matrix(model, bags)
-    assert found.definition == "contributions"
-    np.testing.assert_array_equal(found.matrix, pooling_matrix(repeated, bags).matrix)
+    actual = pooling_matrix(model, bags)
+    assert actual.definition == "contributions"
+    np.testing.assert_array_equal(actual.matrix, pooling_matrix(repeated, bags).matrix)
 
 
 @pytest.mark.parametrize("layers", [1, 2, 3, 4])
@@ -364,10 +364,10 @@ def strange(cls, n=8, seed=0):
 
 @pytest.mark.parametrize("cls", [MeanAndMLP, HiddenAttention, LogSumExp, NoisyOr])
 def test_a_strangers_iid_pooling_is_diagonal(cls):
-    found = strange(cls)
-    assert found.definition == "derivatives"
-    assert found.off_diagonal == 0
-    assert (np.diag(found.matrix) > 0).all()
+    actual = strange(cls)
+    assert actual.definition == "derivatives"
+    assert actual.off_diagonal == 0
+    assert (np.diag(actual.matrix) > 0).all()
 
 
 def test_a_strangers_self_attention_mixes():
@@ -404,9 +404,9 @@ def test_iid_methods_are_diagonal_by_their_derivatives_alone(spec, n_classes):
 def test_dsmils_weights_depend_on_its_critical_instance_and_on_no_other():
     """The one founding iid method whose derivatives are not diagonal: n - 1 pairs of n (n - 1) / 2 hold the mass."""
     model, bags, x, w = setup("dsmil", 16)
-    found = pooling_matrix(model, bags, "derivatives").matrix
+    actual = pooling_matrix(model, bags, "derivatives").matrix
     critical = int((x @ w["instance.weight"].T + w["instance.bias"]).argmax())
-    mass = found * ~np.eye(16, dtype=bool)
+    mass = actual * ~np.eye(16, dtype=bool)
     assert mass.sum() > 0.01
     assert mass[critical].sum() + mass[:, critical].sum() > 0.8 * mass.sum()
 
@@ -416,9 +416,9 @@ def test_equal_features_do_not_look_like_mixing():
     torch.manual_seed(0)
     x = torch.randn(8, DIM).clamp(min=0)
     x[:, 0] = 0
-    found = pooling_matrix(milbench.create("max", in_dim=DIM), milbench.Bags.pack([x]))
-    assert found.off_diagonal == 0
-    assert (np.count_nonzero(found.components, axis=(1, 2)) == 1).all()
+    actual = pooling_matrix(milbench.create("max", in_dim=DIM), milbench.Bags.pack([x]))
+    assert actual.off_diagonal == 0
+    assert (np.count_nonzero(actual.components, axis=(1, 2)) == 1).all()
 
 
 # --- behaviour -------------------------------------------------------------------------------------------------------
@@ -471,17 +471,17 @@ class SplitsBadly(Splits):
 
 
 def test_a_stranger_may_take_its_representation_apart():
-    found = strange(Splits)
-    assert found.definition == "contributions"
-    assert found.off_diagonal == pytest.approx(0.5)
-    np.testing.assert_allclose(found.matrix, (np.eye(8) + np.roll(np.eye(8), 1, axis=0)) / 16)
+    actual = strange(Splits)
+    assert actual.definition == "contributions"
+    assert actual.off_diagonal == pytest.approx(0.5)
+    np.testing.assert_allclose(actual.matrix, (np.eye(8) + np.roll(np.eye(8), 1, axis=0)) / 16)
 
 
 def test_equal_instances_share_alike():
     model = milbench.create("abmil", in_dim=DIM)
     for definition in (None, "derivatives"):
-        found = pooling_matrix(model, milbench.Bags.pack([torch.ones(5, DIM)]), definition)
-        np.testing.assert_allclose(found.matrix, np.eye(5) / 5, atol=1e-4)
+        actual = pooling_matrix(model, milbench.Bags.pack([torch.ones(5, DIM)]), definition)
+        np.testing.assert_allclose(actual.matrix, np.eye(5) / 5, atol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -536,12 +536,12 @@ def show(tmp_path, monkeypatch):
 def test_show_computes_draws_and_says_how(show, tmp_path, method, definition, share):
     said = show("--pooling-matrix", method, "--instances", "16", "--out", "figures/matrix.png")
     assert said.exit_code == 0, said.output
-    found = re.search(r"Off-diagonal +(\S+) of the mass", said.output)
+    actual = re.search(r"Off-diagonal +(\S+) of the mass", said.output)
     torch.manual_seed(0)
     model = milbench.create(method, in_dim=32)
     matrix = pooling_matrix(model, milbench.Bags.pack([torch.randn(16, 32)]))
-    assert float(found[1]) == pytest.approx(matrix.off_diagonal, abs=1e-4)
-    assert found[1] == share or float(found[1]) > 0.1
+    assert float(actual[1]) == pytest.approx(matrix.off_diagonal, abs=1e-4)
+    assert actual[1] == share or float(actual[1]) > 0.1
     assert DEFINITIONS[definition] in said.output
     assert (tmp_path / "figures" / "matrix.png").read_bytes().startswith(b"\x89PNG")
 
@@ -561,8 +561,8 @@ def test_show_names_the_figure_after_the_method(show, tmp_path):
         (("--pooling-matrix", "meen"), "Did you mean 'mean'"),
     ],
 )
-def test_show_refuses_in_a_sentence(show, tmp_path, words, told):
+def test_show_refuses_in_a_sentence(show, tmp_path, words, message):
     said = show(*words)
     assert isinstance(said.exception, MilbenchError)
-    assert told in str(said.exception)
+    assert message in str(said.exception)
     assert list(tmp_path.iterdir()) == []

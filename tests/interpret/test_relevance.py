@@ -54,10 +54,10 @@ def made(spec, n_classes=2, dim=DIM):
 def test_every_founding_method_has_attention_of_mean_one(method):
     bags = batch(4, 1, 9)
     model = made(method)
-    found = relevance(model, bags)
-    assert found.source == "attention"
+    scores = relevance(model, bags)
+    assert scores.source == "attention"
     assert model.training
-    for part, n in zip(found.scores.split([4, 1, 9]), (4, 1, 9), strict=True):
+    for part, n in zip(scores.scores.split([4, 1, 9]), (4, 1, 9), strict=True):
         assert float(part.sum()) == pytest.approx(n, rel=1e-5)
 
 
@@ -65,9 +65,9 @@ def test_every_founding_method_has_attention_of_mean_one(method):
 def test_methods_with_an_attention_a_class_are_asked_about_the_target(method):
     bags, model = batch(4, 3), made(method, 3)
     attention = model.eval()(bags, attention=True).attention
-    found = relevance(model, bags, [2, 0])
+    scores = relevance(model, bags, [2, 0])
     expected = torch.cat([attention[:4, 2] * 4, attention[4:, 0] * 3])
-    torch.testing.assert_close(found.scores, expected.float())
+    torch.testing.assert_close(scores.scores, expected.float())
     predicted = model.probabilities(model(bags)).argmax(dim=1)
     assert relevance(model, bags).targets.tolist() == predicted.tolist()
 
@@ -83,11 +83,11 @@ def test_gradient_times_input_of_a_linear_method(target):
     """Mean pooling and a linear head: an instance's score is its share of the log-odds, but for the bias."""
     torch.manual_seed(0)
     model, bags = Plain(DIM, 2).double(), batch(6, 2)
-    found = relevance(model, bags, [target, target])
-    assert found.source == "gradient x input"
+    scores = relevance(model, bags, [target, target])
+    assert scores.source == "gradient x input"
     w = model.head.weight.detach()
     expected = bags.x @ (w[target] - w[1 - target]) / torch.tensor([6.0] * 6 + [2.0] * 2)
-    torch.testing.assert_close(found.scores, expected.float())
+    torch.testing.assert_close(scores.scores, expected.float())
     assert all(p.grad is None for p in model.parameters())
 
 
@@ -120,10 +120,10 @@ def test_transmils_attention_is_the_class_tokens_row_of_the_composed_matrix(n):
     ours = made("transmil[dim=16,heads=2,landmarks=16]").eval()
     ours.load_authors_state(theirs.state_dict())
     bags = batch(n, seed=n)
-    found = relevance(ours, bags)
+    scores = relevance(ours, bags)
     expected = packages_attention(theirs, bags.x)
-    torch.testing.assert_close(found.attention, expected, atol=1e-9, rtol=1e-7)
-    torch.testing.assert_close(found.scores, n * expected.mean(dim=1).float())
+    torch.testing.assert_close(scores.attention, expected, atol=1e-9, rtol=1e-7)
+    torch.testing.assert_close(scores.scores, n * expected.mean(dim=1).float())
 
 
 # --- no N x N --------------------------------------------------------------------------------------------------------
@@ -171,18 +171,18 @@ def test_transmils_export_takes_a_few_rows_of_memory_a_patch():
 
 def test_entropy_of_even_single_and_lonely_attention():
     attention = torch.tensor([[0.25, 1.0]] + [[0.25, 0.0]] * 3 + [[1.0, 1.0]])
-    found = attention_entropy(attention, milbench.Bags(torch.zeros(5, 1), [4, 1]))
-    assert found[0].tolist() == pytest.approx([1.0, 0.0])
-    assert found[1].isnan().all()
+    actual = attention_entropy(attention, milbench.Bags(torch.zeros(5, 1), [4, 1]))
+    assert actual[0].tolist() == pytest.approx([1.0, 0.0])
+    assert actual[1].isnan().all()
 
 
 @settings(max_examples=30, deadline=None)
 @given(lengths=st.lists(st.integers(2, 20), min_size=1, max_size=4), seed=st.integers(0, 999))
 def test_entropy_is_scipys_over_log_n(lengths, seed):
     weights = torch.from_numpy(np.random.default_rng(seed).random((sum(lengths), 3)))
-    found = attention_entropy(weights, milbench.Bags(torch.zeros(sum(lengths), 1), lengths))
+    actual = attention_entropy(weights, milbench.Bags(torch.zeros(sum(lengths), 1), lengths))
     expected = [scipy.stats.entropy(part.numpy()) / math.log(len(part)) for part in weights.split(lengths)]
-    np.testing.assert_allclose(found.numpy(), expected)
+    np.testing.assert_allclose(actual.numpy(), expected)
 
 
 # --- AUC against instance labels -------------------------------------------------------------------------------------
@@ -198,13 +198,13 @@ def test_instance_auc_is_the_share_of_pairs_in_order(lengths, seed):
         won = [(a > b) + 0.5 * (a == b) for a, b in itertools.product(s[y == 1], s[y == 0])]
         return np.mean(won) if won else np.nan
 
-    found = instance_auc(scores, labels, lengths)
+    actual = instance_auc(scores, labels, lengths)
     ends = np.cumsum(lengths)
     expected = [pairs(scores[e - n : e], labels[e - n : e]) for n, e in zip(lengths, ends, strict=True)]
-    np.testing.assert_allclose(found.bags, expected)
-    np.testing.assert_allclose(found.pooled, pairs(scores, labels))
-    assert found.counted == np.isfinite(expected).sum()
-    np.testing.assert_allclose(found.mean, np.nanmean(expected) if found.counted else np.nan)
+    np.testing.assert_allclose(actual.bags, expected)
+    np.testing.assert_allclose(actual.pooled, pairs(scores, labels))
+    assert actual.counted == np.isfinite(expected).sum()
+    np.testing.assert_allclose(actual.mean, np.nanmean(expected) if actual.counted else np.nan)
 
 
 def test_attention_that_was_made_to_find_a_feature_finds_it():
@@ -242,30 +242,30 @@ def test_curves_of_a_maximum(n, steps, seed):
     bag = batch(n, seed=seed)
     s = bag.x[:, 0].numpy()
     up = np.sort(s)
-    found = removal_curves(deciding(), bag, s, 1, steps=steps, repeats=2)
-    assert found.kept[0] == 1
-    assert found.kept[-1] == n
-    assert len(found.kept) == min(steps, n - 1) + 1
-    np.testing.assert_allclose(found.insertion, decided(up), atol=1e-6)  # probabilities are fp32, by contract
-    np.testing.assert_allclose(found.deletion, [decided(up[:k]) for k in found.kept], atol=1e-6)
-    share = (found.kept - 1) / (n - 1)
-    area = np.sum(np.diff(share) * (found.deletion[1:] + found.deletion[:-1]) / 2)
-    assert found.deletion_auc == pytest.approx(area)
-    assert found.insertion_auc == pytest.approx(decided(up), abs=1e-6)
+    actual = removal_curves(deciding(), bag, s, 1, steps=steps, repeats=2)
+    assert actual.kept[0] == 1
+    assert actual.kept[-1] == n
+    assert len(actual.kept) == min(steps, n - 1) + 1
+    np.testing.assert_allclose(actual.insertion, decided(up), atol=1e-6)  # probabilities are fp32, by contract
+    np.testing.assert_allclose(actual.deletion, [decided(up[:k]) for k in actual.kept], atol=1e-6)
+    share = (actual.kept - 1) / (n - 1)
+    area = np.sum(np.diff(share) * (actual.deletion[1:] + actual.deletion[:-1]) / 2)
+    assert actual.deletion_auc == pytest.approx(area)
+    assert actual.insertion_auc == pytest.approx(decided(up), abs=1e-6)
     against = removal_curves(deciding(), bag, s, 0, steps=steps, repeats=2)
-    np.testing.assert_allclose(against.deletion, 1 - found.deletion, atol=1e-6)
+    np.testing.assert_allclose(against.deletion, 1 - actual.deletion, atol=1e-6)
 
 
 def test_random_orders_are_what_chance_expects():
     """The maximum of k of n drawn without replacement, over all subsets."""
     bag = batch(6)
     s = bag.x[:, 0].numpy()
-    found = removal_curves(deciding(), bag, s, 1, repeats=2000)
+    actual = removal_curves(deciding(), bag, s, 1, repeats=2000)
     expected = [np.mean([decided(s[list(some)]) for some in itertools.combinations(range(6), k)]) for k in range(1, 7)]
-    np.testing.assert_allclose(found.random, expected, atol=0.02)
+    np.testing.assert_allclose(actual.random, expected, atol=0.02)
     again = removal_curves(deciding(), bag, s, 1, repeats=2000)
-    np.testing.assert_array_equal(found.random, again.random)
-    assert found.deletion_auc < found.random_auc < found.insertion_auc
+    np.testing.assert_array_equal(actual.random, again.random)
+    assert actual.deletion_auc < actual.random_auc < actual.insertion_auc
 
 
 def test_even_scores_have_the_random_curve_and_chance():
@@ -276,9 +276,9 @@ def test_even_scores_have_the_random_curve_and_chance():
     labels = np.repeat([0, 1, 1], bags.lengths)
     assert instance_auc(scores, labels, bags.lengths).pooled == 0.5
     for i in range(3):
-        found = removal_curves(model, bags[i], torch.ones(bags.lengths[i]), 1, steps=5, repeats=3)
-        np.testing.assert_array_equal(found.insertion, found.random)
-        np.testing.assert_array_equal(found.deletion, found.random)
+        actual = removal_curves(model, bags[i], torch.ones(bags.lengths[i]), 1, steps=5, repeats=3)
+        np.testing.assert_array_equal(actual.insertion, actual.random)
+        np.testing.assert_array_equal(actual.deletion, actual.random)
 
 
 class ReadsInOrder(Plain):
@@ -295,8 +295,8 @@ def test_rows_keep_their_order_and_coordinates_in_every_part(monkeypatch):
     monkeypatch.setattr("milbench.interpret.relevance.ROWS", 40)
     rows = torch.arange(30.0)[:, None]
     bag = milbench.Bags(rows.repeat(1, DIM), [30], rows.repeat(1, 2))
-    found = removal_curves(ReadsInOrder(DIM, 2), bag, torch.arange(30) % 7, 0, repeats=3)
-    assert np.isfinite(found.random).all()
+    actual = removal_curves(ReadsInOrder(DIM, 2), bag, torch.arange(30) % 7, 0, repeats=3)
+    assert np.isfinite(actual.random).all()
 
 
 # --- trained models --------------------------------------------------------------------------------------------------
@@ -334,21 +334,21 @@ def digits():
 @pytest.mark.parametrize("source", ["attention", "gradient x input"])
 def test_a_trained_model_finds_the_nines(digits, source):
     model, slides, truth = digits
-    found = interpret(model, slides, dict.fromkeys(dict(slides), 1), truth, source, repeats=5)
+    actual = interpret(model, slides, dict.fromkeys(dict(slides), 1), truth, source, repeats=5)
     scores = [relevance(model, bag, [1], source).scores.numpy() for _, bag in slides]
     expected = [
         roc_auc_score(truth[slide], s) if 0 < truth[slide].sum() < len(s) else np.nan
         for (slide, _), s in zip(slides, scores, strict=True)
     ]
-    np.testing.assert_allclose(found.bags["instance_auc"], expected)
+    np.testing.assert_allclose(actual.bags["instance_auc"], expected)
     pooled = roc_auc_score(np.concatenate([truth[slide] for slide, _ in slides]), np.concatenate(scores))
-    summary = found.summary()
+    summary = actual.summary()
     assert summary["pooled_instance_auc"] == pytest.approx(pooled)
     assert summary["instance_auc"] > 0.8
     assert summary["deletion"] < summary["random"] - 0.05
     assert summary["insertion"] > summary["random"] + 0.05
-    assert set(found.bags["source"]) == {source}
-    assert found.bags["entropy"].between(0, 1).all() == (source == "attention")
+    assert set(actual.bags["source"]) == {source}
+    assert actual.bags["entropy"].between(0, 1).all() == (source == "attention")
 
 
 def test_scores_at_random_score_as_chance(digits):
@@ -376,10 +376,10 @@ def test_nuclei_of_colon_cancer(shared_root):
     model = trained("abmil[embed_dim=64]", [x[p] for p, own in zip(parts, train, strict=True) if own], bag[train], 10)
     slides = [(str(i), milbench.Bags.pack([x[parts[i]]])) for i in test]
     labels = {str(i): truth[parts[i]] for i in test}
-    found = interpret(model, slides, dict.fromkeys(labels, 1), labels, repeats=3, steps=5)
-    assert found.summary()["instance_auc"] > 0.6
+    actual = interpret(model, slides, dict.fromkeys(labels, 1), labels, repeats=3, steps=5)
+    assert actual.summary()["instance_auc"] > 0.6
     expected = roc_auc_score(labels[str(test[0])], relevance(model, slides[0][1], [1]).scores.numpy())
-    assert found.bags["instance_auc"][0] == pytest.approx(expected)
+    assert actual.bags["instance_auc"][0] == pytest.approx(expected)
 
 
 # --- export and figures ----------------------------------------------------------------------------------------------
@@ -403,10 +403,10 @@ def test_export_writes_what_the_method_returned(cache, tmp_path, spec):
     for slide in cache.ids:
         (file,) = [path for path in written if unquote(path.stem) == slide and path.suffix == ".parquet"]
         table, bags = pd.read_parquet(file), cache.bags([slide], dtype=torch.float32)
-        found = relevance(model, bags)
+        scores = relevance(model, bags)
         np.testing.assert_array_equal(table[["x", "y"]], cache.coords(slide))
-        np.testing.assert_array_equal(table["score"], found.scores)
-        np.testing.assert_array_equal(table.filter(like="attention_"), found.attention)
+        np.testing.assert_array_equal(table["score"], scores.scores)
+        np.testing.assert_array_equal(table.filter(like="attention_"), scores.attention)
         assert file.with_name(f"{file.stem}.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -495,6 +495,6 @@ class Forgets(Plain):
 
 
 def test_one_instance_has_no_curves_and_no_entropy():
-    found = interpret(Forgets(DIM, 2).double(), [("s", batch(1))], labels={"s": [1]})
-    assert found.bags[["entropy", "instance_auc", "insertion", "deletion", "random"]].isna().all(axis=None)
-    assert math.isnan(found.pooled_auc)
+    actual = interpret(Forgets(DIM, 2).double(), [("s", batch(1))], labels={"s": [1]})
+    assert actual.bags[["entropy", "instance_auc", "insertion", "deletion", "random"]].isna().all(axis=None)
+    assert math.isnan(actual.pooled_auc)

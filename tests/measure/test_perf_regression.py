@@ -152,12 +152,12 @@ def write(path, *entries, environment=HERE):
 def judged(tmp_path):
     """Judge entries by a reference made of others, of the same machine class or of another."""
 
-    def judge(new, old=None, elsewhere=False):
+    def selector(new, old=None, elsewhere=False):
         first = write(tmp_path / "old.json", *(old or [entry(seed=1)]), environment=ELSEWHERE if elsewhere else HERE)
         save_reference(first, tmp_path / "references")
         return compare_file(write(tmp_path / "new.json", *new), tmp_path / "references")
 
-    return judge
+    return selector
 
 
 def verdicts(report):

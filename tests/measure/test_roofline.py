@@ -30,16 +30,16 @@ def test_a_yardstick_leaves_random_numbers_as_they_were():
     assert torch.equal(torch.rand(4), expected)
 
 
-def test_rates_are_amounts_over_median_seconds(found):
-    medians = {what: statistics.median(seconds) for what, seconds in found.samples.items()}
+def test_rates_are_amounts_over_median_seconds(actual):
+    medians = {what: statistics.median(seconds) for what, seconds in actual.samples.items()}
     products = {shape: 2 * prod(shape) / medians["x".join(map(str, shape))] for shape in SHAPES}
-    assert found.flops_per_s == pytest.approx(max(products.values()))
-    assert found.flops_per_s == products[found.gemm_shape]
-    assert found.copy_bytes_per_s == pytest.approx(2 * (1 << 20) / medians["copy"])
-    assert found.read_bytes_per_s == pytest.approx((1 << 20) / min(medians["sum"], medians["amax"]))
-    assert all(len(seconds) >= 3 and min(seconds) > 0 for seconds in found.samples.values())
-    assert (found.device, found.threads) == ("cpu", torch.get_num_threads())
-    assert found.as_dict()["gemm_shape"] == found.gemm_shape
+    assert actual.flops_per_s == pytest.approx(max(products.values()))
+    assert actual.flops_per_s == products[actual.gemm_shape]
+    assert actual.copy_bytes_per_s == pytest.approx(2 * (1 << 20) / medians["copy"])
+    assert actual.read_bytes_per_s == pytest.approx((1 << 20) / min(medians["sum"], medians["amax"]))
+    assert all(len(seconds) >= 3 and min(seconds) > 0 for seconds in actual.samples.values())
+    assert (actual.device, actual.threads) == ("cpu", torch.get_num_threads())
+    assert actual.as_dict()["gemm_shape"] == actual.gemm_shape
 
 
 @pytest.mark.parametrize(("dtype", "kept"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
@@ -91,7 +91,7 @@ def test_dtypes_that_are_none():
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("dtype", ["fp32", "tf32", "bf16"])
 def test_cuda(dtype):
-    found = measure_ceiling("cuda", dtype, rounds=3)
-    assert found.flops_per_s > 1e11
-    assert found.read_bytes_per_s > 1e10
+    actual = measure_ceiling("cuda", dtype, rounds=3)
+    assert actual.flops_per_s > 1e11
+    assert actual.read_bytes_per_s > 1e10
     assert not torch.backends.cuda.matmul.allow_tf32

@@ -22,9 +22,9 @@ def test_linear_and_its_gradients(rows, inner, out):
     scale = inner**0.5
     torch.testing.assert_close(y.double(), wanted, atol=4e-6 * scale, rtol=1e-5)
     weights = torch.randn(rows, out)
-    found = torch.autograd.grad((y * weights).sum(), (x, w, b))
+    actual = torch.autograd.grad((y * weights).sum(), (x, w, b))
     expected = torch.autograd.grad((wanted * weights.double()).sum(), (x, w, b))
-    for got, due in zip(found, expected, strict=True):
+    for got, due in zip(actual, expected, strict=True):
         torch.testing.assert_close(got, due, atol=3e-6 * (rows + out) ** 0.5 * 4, rtol=1e-5)
     total = torch.ones(out, inner)
     add_outer(total, weights, x.detach())

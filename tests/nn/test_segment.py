@@ -161,9 +161,9 @@ def test_products_of_long_bags_and_their_gradients(lengths, heads, width):
     torch.testing.assert_close(sums.double(), exact_sums, atol=1e-4, rtol=1e-5)  # of 3000 terms of size 1
     torch.testing.assert_close(dots.double(), exact_dots, atol=2e-5, rtol=1e-5)
     into = [torch.randn(t.shape, generator=generator) for t in (sums, dots)]
-    found = torch.autograd.grad((sums, dots), (a, v, u), into)
+    actual = torch.autograd.grad((sums, dots), (a, v, u), into)
     wanted = torch.autograd.grad((exact_sums, exact_dots), wide, [t.double() for t in into])
-    for one, exact in zip(found, wanted, strict=True):
+    for one, exact in zip(actual, wanted, strict=True):
         torch.testing.assert_close(one.double(), exact, atol=1e-4, rtol=1e-5)
 
 

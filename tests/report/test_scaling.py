@@ -56,11 +56,11 @@ def test_the_csv_is_the_table(df, written):
 
 def test_the_json_is_the_record_and_readable(written):
     text = written["json"].read_text()
-    found = json.loads(text)
-    assert found["schema"] == 2
-    assert found["command"] == "milbench measure -m transmil"
-    assert found["samples"] == [{"method": "a", "seconds": [[0.1, 0.2], [0.3]]}]
-    assert found["ceiling"]["gemm_shape"] == [2048, 1024, 512]
+    actual = json.loads(text)
+    assert actual["schema"] == 2
+    assert actual["command"] == "milbench measure -m transmil"
+    assert actual["samples"] == [{"method": "a", "seconds": [[0.1, 0.2], [0.3]]}]
+    assert actual["ceiling"]["gemm_shape"] == [2048, 1024, 512]
     assert "[0.1, 0.2]" in text, "a round's samples take one line"
 
 

@@ -127,7 +127,7 @@ def test_test_labels_reach_neither_a_task_nor_a_prediction(tmp_path):
     parts = write_cohort(tmp_path)
     small = suite(tmp_path, ("mean", "abmil"))
     honest = make_plan(small, tmp_path / "honest")
-    told = predictions(execute(honest))
+    message = predictions(execute(honest))
     write_labels(tmp_path, parts | {"test": [(slide, 1 - label) for slide, label in parts["test"]]})
     poisoned = make_plan(small, tmp_path / "poisoned")
     assert poisoned.cohorts[0].labels != honest.cohorts[0].labels
@@ -138,7 +138,7 @@ def test_test_labels_reach_neither_a_task_nor_a_prediction(tmp_path):
         known = {slide for slide, _ in (*before.task.train, *before.task.val)}
         assert known.isdisjoint(before.task.test)
         assert all(isinstance(slide, str) for slide in before.task.test)
-    assert_same(told, predictions(execute(poisoned)))
+    assert_same(message, predictions(execute(poisoned)))
     for cost in pending_costs(honest, "missing"):
         assert all(isinstance(slide, str) for slide in cost.task.test)
 
@@ -195,16 +195,16 @@ def test_code_changed_and_changed_back(tmp_path):
 def test_recipes_are_laid_one_over_the_other(folder):
     small = suite(folder, ("mean", "abmil", "abmil[gated=true]"), recipe={"lr": 0.5, "patience": 3},
                   recipes={"abmil": {"lr": 0.25}})  # fmt: skip
-    found = {p.method.canonical: p.spec.recipe for p in make_plan(small, folder / "none").runs}
-    assert {name: recipe.lr for name, recipe in found.items()} == {
+    actual = {p.method.canonical: p.spec.recipe for p in make_plan(small, folder / "none").runs}
+    assert {name: recipe.lr for name, recipe in actual.items()} == {
         "mean": 0.5,
         "abmil": 0.25,
         "abmil[gated=true]": 0.25,
     }
-    assert {recipe.patience for recipe in found.values()} == {3}
+    assert {recipe.patience for recipe in actual.values()} == {3}
     own = milbench.create("abmil", 4).recipe
-    assert found["abmil"].optimizer == own.optimizer
-    assert found["abmil"].weight_decay == own.weight_decay
+    assert actual["abmil"].optimizer == own.optimizer
+    assert actual["abmil"].weight_decay == own.weight_decay
     only = make_plan(small, folder / "none", methods=["mean"])  # a table for a method that is not run now is no mistake
     assert [p.method.name for p in only.runs] == ["mean"]
 
@@ -304,9 +304,9 @@ def test_a_suite_changed_under_its_version_is_refused(done, changes, field):
 def test_a_slip_is_no_change_of_the_suite(done):
     small, results, _ = done
     for changes, said in (({"recipe": {"epoch": 3}}, "epoch"), ({"recipes": {"meen": {"lr": 1.0}}}, r"recipes.meen")):
-        with pytest.raises(MilbenchError, match=said) as told:
+        with pytest.raises(MilbenchError, match=said) as caught:
             run(small.model_copy(update=changes), results)
-        assert "raise its version" not in str(told.value)
+        assert "raise its version" not in str(caught.value)
 
 
 def test_what_does_not_change_the_meaning_of_a_run_may_be_changed(done):
@@ -370,16 +370,16 @@ def test_the_cost_pass(folder, tmp_path, monkeypatch):
 @pytest.fixture
 def asked(monkeypatch):
     """What the cost pass asks of processes; of max the second turn of time does not fit into memory."""
-    asked = []
+    requested = []
 
     def fake(work, tasks, jobs, timeout_s):
         for key, task in tasks:
-            asked.append((task.kind, task.method, task.turn))
+            requested.append((task.kind, task.method, task.turn))
             fails = task.kind == "time" and task.method == "max" and task.turn == 1
             yield key, Outcome("oom", "of all", {"record": {"oom": 1}}) if fails else Outcome("ok", "", _made_up(task))
 
     monkeypatch.setattr("milbench.runs.costs.schedule.run_all", fake)
-    return asked
+    return requested
 
 
 @pytest.fixture
@@ -389,20 +389,20 @@ def three(folder, tmp_path):
     return plan
 
 
-def timed(asked):
-    return [(method, turn) for kind, method, turn in asked if kind == "time"]
+def timed(requested):
+    return [(method, turn) for kind, method, turn in requested if kind == "time"]
 
 
-def test_methods_take_turns_and_what_fails_takes_no_more(three, tmp_path, asked):
-    told = [(t.cost.task.method, t.turn, t.outcome, t.reason, t.last)
+def test_methods_take_turns_and_what_fails_takes_no_more(three, tmp_path, requested):
+    message = [(t.cost.task.method, t.turn, t.outcome, t.reason, t.last)
             for t in measure_costs(three.store, list(pending_costs(three, "missing")), 9)]  # fmt: skip
-    order = [method for method, _ in timed(asked)[:3]]
+    order = [method for method, _ in timed(requested)[:3]]
     assert sorted(order) == ["abmil", "max", "mean"]
     there, back = [(m, 0) for m in order], [(m, 1) for m in reversed(order)]
-    assert timed(asked) == [*there, *back, *((m, 2) for m in order if m != "max")]
-    assert told == [
+    assert timed(requested) == [*there, *back, *((m, 2) for m in order if m != "max")]
+    assert message == [
         (m, t, *(("oom", "time: of all", True) if (m, t) == ("max", 1) else ("ok", "", t == 2)))
-        for m, t in timed(asked)
+        for m, t in timed(requested)
     ]
     kept = {cost.method: cost.record for cost in read_costs(tmp_path)}
     assert [turn["infer_seconds_samples"] for turn in kept["mean"]["turns"]] == [[1.0], [2.0], [3.0]]
@@ -412,9 +412,9 @@ def test_methods_take_turns_and_what_fails_takes_no_more(three, tmp_path, asked)
     assert [cost.task.method for cost in pending_costs(three, "failed")] == ["max"]
     assert len(list(pending_costs(three, "all"))) == 3
     assert not list(pending_costs(three, "missing-models"))
-    asked.clear()
+    requested.clear()
     list(measure_costs(three.store, list(pending_costs(three, "costs")), 9))
-    assert timed(asked) == [*there, *back, *((m, 2) for m in order if m != "max")]
+    assert timed(requested) == [*there, *back, *((m, 2) for m in order if m != "max")]
     assert three.todo("costs") == three.todo("missing")
 
 
@@ -468,22 +468,22 @@ def test_notes_on_costs_are_of_the_methods_that_the_table_shows(folder, tmp_path
     assert named(all_runs=True) == {"mean", "max"}
 
 
-def test_an_interrupted_cost_pass_goes_on_with_its_next_turn(three, tmp_path, asked):
+def test_an_interrupted_cost_pass_goes_on_with_its_next_turn(three, tmp_path, requested):
     first = measure_costs(three.store, list(pending_costs(three, "missing")), 9)
     order = [next(first).cost.task.method for _ in range(3)]
     first.close()
     assert [(len(cost.record["turns"]), cost.part) for cost in read_costs(tmp_path)] == [(1, True)] * 3
-    asked.clear()
+    requested.clear()
     list(measure_costs(three.store, list(pending_costs(three, "missing")), 9))
-    assert not [kind for kind, _, _ in asked if kind != "time"]
+    assert not [kind for kind, _, _ in requested if kind != "time"]
     done = {cost.method: cost.record for cost in read_costs(tmp_path)}
     assert [turn["infer_seconds_samples"] for turn in done["abmil"]["turns"]] == [[1.0], [2.0], [3.0]]
     assert not [cost.method for cost in read_costs(tmp_path) if cost.part]
     assert done["abmil"]["memory"] == {"infer_peak_bytes": 1, "train_peak_bytes": 1}
     # Begun anew where that is asked for.
-    asked.clear()
+    requested.clear()
     list(measure_costs(three.store, list(pending_costs(three, "all")), 9))
-    assert timed(asked)[:3] == [(method, 0) for method in order]
+    assert timed(requested)[:3] == [(method, 0) for method in order]
 
 
 def _made_up(task):

@@ -28,8 +28,8 @@ def test_a_difference_is_told(tmp_path, monkeypatch, change):
     monkeypatch.setattr(made, "state", lambda _: due)
     made.compare(tmp_path, due, 0)
     assert not made.problems
-    found = {key: value for key, value in {**due, **change}.items() if value is not None}
-    monkeypatch.setattr(made, "state", lambda _: found)
+    actual = {key: value for key, value in {**due, **change}.items() if value is not None}
+    monkeypatch.setattr(made, "state", lambda _: actual)
     made.compare(tmp_path, due, 0)
     assert len(made.problems) == 1
     monkeypatch.setattr(made, "state", lambda _: due)

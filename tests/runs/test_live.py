@@ -52,13 +52,13 @@ def test_the_share_done_is_known_before_the_first_epoch_ends(tmp_path, monkeypat
         else:
             train(one, cache, cpu, reporter(one.live, part), step_reporter(one.live, part))
 
-    found = shares(monkeypatch, work)
-    first = [share for share, epoch in found if epoch == 0]
+    actual = shares(monkeypatch, work)
+    first = [share for share, epoch in actual if epoch == 0]
     assert len(first) > 1
     assert first == sorted(first)
     steps = -(-len(parts["train"]) // 2)
     assert first[0] == pytest.approx((part[0] + 1 / (4 * steps)) / part[1], abs=1e-4)
-    assert found[-1][0] == pytest.approx(1.0)
+    assert actual[-1][0] == pytest.approx(1.0)
 
 
 class Watched(Session):

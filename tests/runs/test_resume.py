@@ -92,10 +92,10 @@ def test_kill_and_resume(toml, tmp_path):
     assert len(kept) >= 2
     with open(tmp_path / "out", "w") as out:
         last = subprocess.run(command(toml, results), stdout=out, stderr=out, timeout=600)
-    told = (tmp_path / "out").read_text()
-    assert last.returncode == 0, told
+    message = (tmp_path / "out").read_text()
+    assert last.returncode == 0, message
     done = len([name for name in kept if list(results.glob(f"*/runs/{name}"))])
-    assert f"s: 6 runs, {done} done already, {6 - done} to do" in told
+    assert f"s: 6 runs, {done} done already, {6 - done} to do" in message
     assert not [p for p in orphans if alive(p)], "processes outlive the one that asked for them"
     assert kept.items() <= published(results).items()
     assert len(published(results)) == 6 + 2

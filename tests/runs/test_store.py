@@ -194,9 +194,9 @@ def test_killed_at_any_time_every_run_is_whole(store):
         time.sleep(random.uniform(0, 0.1))
         process.kill()
     store.prepare()
-    found = read_runs(store.root)
-    assert found
-    for run in found:
+    actual = read_runs(store.root)
+    assert actual
+    for run in actual:
         assert len(run.predictions()) == len(run.history()) == 2
     assert not [p for p in store.runs.iterdir() if p.name.startswith(".")]
 

@@ -62,13 +62,13 @@ def ended(cohort, tmp_path_factory):
     results = tmp_path_factory.mktemp("results")
     seen = []
     records = execute(make_plan(tame, results), jobs=4, on_progress=seen.append)
-    found = {record.spec.method.removeprefix(ODD): record for record in records}
-    found["Diverges"] = execute(make_plan(wild, results))[0]
+    actual = {record.spec.method.removeprefix(ODD): record for record in records}
+    actual["Diverges"] = execute(make_plan(wild, results))[0]
     assert [step.done for step in seen] == list(range(1, len(ENDS)))
     assert {(step.total, step.outcome) for step in seen} == {(len(ENDS) - 1, o) for o, _ in ENDS.values()} - {
         (len(ENDS) - 1, "diverged")
     }
-    return found
+    return actual
 
 
 @pytest.mark.parametrize("name", ENDS)
@@ -147,9 +147,9 @@ def test_the_memory_cap_is_a_cap_and_changes_no_prediction(cohort):
     assert "allocate" in hungry.reason
     assert capped.outcome == "ok"
     # Two measures under two names: what the cap counts never exceeds it; the peak of the resident set may.
-    told = capped.value["record"]["memory_cap"]
-    assert (told["bytes"], told["measure"]) == (64 << 20, "address-space")
-    assert told["peak_bytes"] is None or 0 < told["peak_bytes"] <= 64 << 20
+    message = capped.value["record"]["memory_cap"]
+    assert (message["bytes"], message["measure"]) == (64 << 20, "address-space")
+    assert message["peak_bytes"] is None or 0 < message["peak_bytes"] <= 64 << 20
     assert "memory_cap" not in free.value["record"]
     np.testing.assert_array_equal(
         capped.value["predictions"][["p0", "p1"]], end("Plain", Budget()).value["predictions"][["p0", "p1"]]

@@ -105,12 +105,12 @@ def test_placements_are_shares_of_the_other_class(bags):
         with refused("stats-too-few"):
             stats.placements(y, s)
         return
-    found = stats.placements(y, np.stack([s, -s]))
+    actual = stats.placements(y, np.stack([s, -s]))
     beats = np.sign(s[:, None] - s[None, :]) / 2 + 0.5  # [i, j]: i above j, ties one half
-    assert found.values[0, y] == pytest.approx(beats[np.ix_(y, ~y)].mean(axis=1), abs=1e-12)
-    assert found.values[0, ~y] == pytest.approx(beats[np.ix_(y, ~y)].mean(axis=0), abs=1e-12)
+    assert actual.values[0, y] == pytest.approx(beats[np.ix_(y, ~y)].mean(axis=1), abs=1e-12)
+    assert actual.values[0, ~y] == pytest.approx(beats[np.ix_(y, ~y)].mean(axis=0), abs=1e-12)
     auc = roc_auc_score(y, s)
-    assert found.auc == pytest.approx([auc, 1 - auc], abs=1e-12)
+    assert actual.auc == pytest.approx([auc, 1 - auc], abs=1e-12)
 
 
 @given(weighted_bags())
@@ -133,14 +133,14 @@ def test_equal_mann_whitney_statistics_are_equal_floats_everywhere(bags):
 def test_the_order_of_bags_of_one_statistic_leaves_no_trace(positives, negatives):
     rng = np.random.default_rng(0)
     y = np.repeat([0, 1], [negatives, positives])
-    found = {}
+    actual = {}
     for _ in range(500):
         s = rng.normal(size=len(y)) + y
         u = int((s[y == 1][:, None] > s[y == 0]).sum())
         both = metrics.auc(y, np.full((len(y), 2), 0.5), np.column_stack([-s, s])), stats.placements(y, s).auc[0]
-        found.setdefault(u, set()).update(both)
-    assert len(found) > 50
-    assert all(len(values) == 1 for values in found.values())
+        actual.setdefault(u, set()).update(both)
+    assert len(actual) > 50
+    assert all(len(values) == 1 for values in actual.values())
 
 
 def test_what_has_no_placements_is_named():

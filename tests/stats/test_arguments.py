@@ -135,8 +135,8 @@ def spoiled(value):
     return out
 
 
-def numbers(found):
-    fields = vars(found).values() if hasattr(found, "__dict__") else [found]
+def numbers(actual):
+    fields = vars(actual).values() if hasattr(actual, "__dict__") else [actual]
     left_out = (str, stats.SeedError)
     return np.concatenate([np.ravel(np.asarray(f, dtype=float)) for f in fields if not isinstance(f, left_out)])
 
@@ -153,8 +153,8 @@ def test_nan_is_refused_or_gives_nan(name):
         with pytest.raises(MilbenchError):
             call(name, arguments | {argument: spoiled(arguments[argument])})
     for argument in passed_on.split():
-        found = call(name, arguments | {argument: spoiled(arguments[argument])})
-        assert np.isnan(numbers(found)).any(), argument
+        actual = call(name, arguments | {argument: spoiled(arguments[argument])})
+        assert np.isnan(numbers(actual)).any(), argument
 
 
 #: arguments that take a text, None or any object, and those of a fixed kind
@@ -271,9 +271,9 @@ def test_what_is_not_known_is_not_a_number():
 @pytest.mark.parametrize("method", ["delong", "percentile", "bca"])
 def test_nothing_that_varies_is_not_certainty(method):
     """Perfect order against a constant, two of each class: 1 of 8 swaps is as far."""
-    found = stats.auc_difference([0, 0, 1, 1], [0, 1, 2, 3], [0, 0, 0, 0], method=method)
-    assert found.p == 0.125
-    assert found.low <= 0 < found.estimate == 0.5
+    difference = stats.auc_difference([0, 0, 1, 1], [0, 1, 2, 3], [0, 0, 0, 0], method=method)
+    assert difference.p == 0.125
+    assert difference.low <= 0 < difference.estimate == 0.5
 
 
 def test_one_positive_patient_has_the_exact_interval_and_test():
@@ -282,9 +282,9 @@ def test_one_positive_patient_has_the_exact_interval_and_test():
     a, b = labels * 9 + rng.normal(size=(2, 31))
     b[-1] = 0.0
     for method in ("delong", "percentile", "bca"):
-        found = stats.auc_difference(labels, a, b, method=method)
-        assert -1 <= found.low <= found.estimate <= found.high <= 1
-        assert 0 < found.p <= 1
+        difference = stats.auc_difference(labels, a, b, method=method)
+        assert -1 <= difference.low <= difference.estimate <= difference.high <= 1
+        assert 0 < difference.p <= 1
     one = stats.auc_interval(labels, b)
     assert one.low == pytest.approx(stats.exact_bound(one.estimate, (1, 30, 31)))
     assert one.low <= one.estimate <= one.high
@@ -305,12 +305,12 @@ def test_labels_outside_the_classes_are_refused_or_mean_the_same(name, labels):
     ):
         return  # no score is read: any classes will do
     try:
-        found = call(name, arguments | {"labels": labels})
+        actual = call(name, arguments | {"labels": labels})
     except MilbenchError:
         return
     assert len(labels) == len(Y), name
     assert np.array_equal(labels > 0, Y > 0), name
-    np.testing.assert_array_equal(numbers(found), numbers(call(name, arguments)))
+    np.testing.assert_array_equal(numbers(actual), numbers(call(name, arguments)))
 
 
 WITH_PATIENTS = ["delong", "auc_interval", "auc_difference", "auc_permutation_test", "detectable_difference"]
@@ -325,11 +325,11 @@ def test_slides_without_patient_are_patients_of_their_own(name, missing):
     own = np.repeat(np.arange(10), 2)
     own[[3, 4, 9]] = [20, 21, 22]
 
-    def found(patients):
+    def actual(patients):
         extra = {"rng": np.random.default_rng(1)} if "rng" in arguments else {}
         return call(name, arguments | {"patients": patients} | extra)
 
-    a, b = found(list(known)), found(own)
+    a, b = actual(list(known)), actual(own)
     if name == "cluster_weights":
         assert a.shape == b.shape
         assert (a[:, 3] != a[:, 4]).any()
@@ -346,14 +346,14 @@ def test_a_difference_without_variance_has_the_exact_p_value(positives, negative
     rng = np.random.default_rng(seed)
     y = np.repeat([1, 0], [positives, negatives])
     a, b = rng.integers(0, values, (2, len(y))).astype(float)
-    found = stats.delong(y, np.stack([a, b]))
-    gap, error = found.difference()
-    p = found.test()
+    areas = stats.delong(y, np.stack([a, b]))
+    gap, error = areas.difference()
+    p = areas.test()
     exact = stats.auc_permutation_test(y, a, b)
     assert np.isnan(p) or 0 < p <= 1
     if error == 0:
         assert p == (exact.p if abs(gap) > 1e-12 else 1.0)
-    low, high = found.contrast()
+    low, high = areas.contrast()
     if np.isfinite(low):
         assert -1 <= low <= gap + 1e-12
         assert gap - 1e-12 <= high <= 1
@@ -368,9 +368,9 @@ def test_perfect_order_against_anything_is_allowed_its_bound(seed, n):
     rng = np.random.default_rng(seed)
     y = np.repeat([0, 1], n)
     other = rng.normal(size=2 * n)
-    found = stats.auc_difference(y, y + 0.0, other)
+    difference = stats.auc_difference(y, y + 0.0, other)
     auc = stats.weighted_auc(y, other)
     if np.array_equal(rankdata(other), rankdata(y)):
         return
-    assert found.low <= max(stats.certain_bound((n, n, 2 * n)) - auc, -1) + 1e-9
-    assert found.estimate == pytest.approx(1 - auc)
+    assert difference.low <= max(stats.certain_bound((n, n, 2 * n)) - auc, -1) + 1e-9
+    assert difference.estimate == pytest.approx(1 - auc)

@@ -38,95 +38,95 @@ def small():
     return {name: table(name, sizes) for name, sizes in SMALL.items()}
 
 
-def within(found, band, slack=4.0):
-    share = found["coverage" if "coverage" in found else "rejected"]
-    return (share > band[0] - slack * found["error"]) & (share < band[1] + slack * found["error"])
+def within(actual, band, slack=4.0):
+    share = actual["coverage" if "coverage" in actual else "rejected"]
+    return (share > band[0] - slack * actual["error"]) & (share < band[1] + slack * actual["error"])
 
 
-def of(found, method, **where):
+def of(actual, method, **where):
     for column, value in (("method", method), *where.items()):
-        found = found[found[column] == value]
-    assert len(found)
-    return found
+        actual = actual[actual[column] == value]
+    assert len(actual)
+    return actual
 
 
 def test_the_default_interval_covers_and_the_common_ones_do_not(small):
-    found = small["intervals"]
-    perfect = (found["slides"] == 50) & (found["auc"] == 0.98)
-    assert within(of(found[~perfect], "logit"), COVERAGE_BAND).all()
-    assert of(found[perfect], "logit")["coverage"].item() > 0.95
-    assert (of(found, "guarded")["coverage"] > 0.935).all()
+    actual = small["intervals"]
+    perfect = (actual["slides"] == 50) & (actual["auc"] == 0.98)
+    assert within(of(actual[~perfect], "logit"), COVERAGE_BAND).all()
+    assert of(actual[perfect], "logit")["coverage"].item() > 0.95
+    assert (of(actual, "guarded")["coverage"] > 0.935).all()
     for method in ("wald", "percentile"):
-        assert of(found, method, slides=50, auc=0.98)["coverage"].item() < 0.9
-    assert within(of(found, "bootstrap-logit", slides=130), COVERAGE_BAND).all()
-    assert within(of(found, "bca", slides=130), COVERAGE_BAND).all()
+        assert of(actual, method, slides=50, auc=0.98)["coverage"].item() < 0.9
+    assert within(of(actual, "bootstrap-logit", slides=130), COVERAGE_BAND).all()
+    assert within(of(actual, "bca", slides=130), COVERAGE_BAND).all()
 
 
 def test_only_the_guard_covers_where_positives_are_missed(small):
-    found = small["shapes"]
-    assert of(found, "logit", scores="missed positives")["coverage"].item() < 0.88
-    assert (of(found, "guarded")["coverage"] > 0.935).all()
+    actual = small["shapes"]
+    assert of(actual, "logit", scores="missed positives")["coverage"].item() < 0.88
+    assert (of(actual, "guarded")["coverage"] > 0.935).all()
 
 
 def test_patients_are_the_unit(small):
-    found = small["patients"]
-    assert within(of(found, "logit"), COVERAGE_BAND).all()
-    assert (of(found, "logit, slides as their own")["coverage"] < 0.93).all()
+    actual = small["patients"]
+    assert within(of(actual, "logit"), COVERAGE_BAND).all()
+    assert (of(actual, "logit, slides as their own")["coverage"] < 0.93).all()
 
 
 def test_the_mean_over_seeds_or_folds_covers(small):
-    found = small["leaderboards"]
-    assert (of(found, "logit")["coverage"] > COVERAGE_BAND[0] - 4 * of(found, "logit")["error"]).all()
-    assert (of(found, "logit")["coverage"].to_numpy() >= of(found, "percentile")["coverage"].to_numpy() - 0.01).all()
+    actual = small["leaderboards"]
+    assert (of(actual, "logit")["coverage"] > COVERAGE_BAND[0] - 4 * of(actual, "logit")["error"]).all()
+    assert (of(actual, "logit")["coverage"].to_numpy() >= of(actual, "percentile")["coverage"].to_numpy() - 0.01).all()
 
 
 def test_few_seeds_are_not_taken_for_many(small):
-    found = small["seed_levels"]
-    student, drawn = of(found, "Student"), of(found, "with replacement", spread=1.0)
+    actual = small["seed_levels"]
+    student, drawn = of(actual, "Student"), of(actual, "with replacement", spread=1.0)
     assert (student["rejected"] < LEVEL_BAND[1] + 4 * student["error"]).all()
     assert (drawn[drawn["seeds"] <= 3]["rejected"] > 0.1).all()
-    assert (of(found, "slides alone", spread=1.0)["rejected"] > 0.3).all()
+    assert (of(actual, "slides alone", spread=1.0)["rejected"] > 0.3).all()
 
 
-def pooled(found):
+def pooled(actual):
     """The share of all settings together: a setting has a few simulations here."""
-    return float(np.average(found["coverage"], weights=found["simulations"]))
+    return float(np.average(actual["coverage"], weights=actual["simulations"]))
 
 
 def test_the_mean_of_classes_covers_where_one_is_rare(small):
-    found = small["macro"]
-    assert pooled(of(found, "mean_interval")) > 0.92
-    rare = found[found["counts"].isin(["200 x 5 + 1", "40 x 2 + 1"])]
+    actual = small["macro"]
+    assert pooled(of(actual, "mean_interval")) > 0.92
+    rare = actual[actual["counts"].isin(["200 x 5 + 1", "40 x 2 + 1"])]
     assert pooled(of(rare, "mean_interval")) > 0.9
     assert pooled(of(rare, "logit")) < 0.7
-    assert (of(found, "mean_interval", counts="200 x 5 + 1")["perfect_low"] > 0.8).all()
+    assert (of(actual, "mean_interval", counts="200 x 5 + 1")["perfect_low"] > 0.8).all()
 
 
 def test_the_mean_of_classes_over_seeds_is_not_stretched_by_a_rare_class(small):
-    found = small["macro_seeds"]
-    assert pooled(of(found, "mean")) > 0.9
-    assert pooled(of(found, "difference")) > 0.9
-    assert (of(found, "mean")["to_patients"] < 2).all()
+    actual = small["macro_seeds"]
+    assert pooled(of(actual, "mean")) > 0.9
+    assert pooled(of(actual, "difference")) > 0.9
+    assert (of(actual, "mean")["to_patients"] < 2).all()
 
 
 def test_seeds_whose_variance_is_pooled_cover_and_are_not_useless(small):
-    found = small["seeds"]
-    assert pooled(of(found, "mean", methods=6)) > 0.88
-    assert pooled(of(found, "difference", methods=6)) > 0.85
-    assert pooled(of(found, "patients alone", spread="much")) < 0.85
-    assert (of(found, "mean", spread="little")["to_patients"] < 2.5).all()
+    actual = small["seeds"]
+    assert pooled(of(actual, "mean", methods=6)) > 0.88
+    assert pooled(of(actual, "difference", methods=6)) > 0.85
+    assert pooled(of(actual, "patients alone", spread="much")) < 0.85
+    assert (of(actual, "mean", spread="little")["to_patients"] < 2.5).all()
 
 
 def test_ranks_hold_together(small):
-    found = small["rank_intervals"]
-    assert pooled(of(found, "simultaneous")) > 0.9
-    assert pooled(of(found, "pair by pair", methods=6, aucs="equal")) < 0.9
+    actual = small["rank_intervals"]
+    assert pooled(of(actual, "simultaneous")) > 0.9
+    assert pooled(of(actual, "pair by pair", methods=6, aucs="equal")) < 0.9
 
 
 def test_paired_tests_keep_their_level(small):
-    found = small["levels"]
-    assert within(of(found, "delong"), (0.025, LEVEL_BAND[1])).all()
-    assert within(of(found, "permutation"), LEVEL_BAND).all()
+    actual = small["levels"]
+    assert within(of(actual, "delong"), (0.025, LEVEL_BAND[1])).all()
+    assert within(of(actual, "permutation"), LEVEL_BAND).all()
     by_patient = small["patient_levels"]
     for method in ("delong", "permutation"):
         assert within(of(by_patient, method), LEVEL_BAND).all()
@@ -148,19 +148,19 @@ def test_folds_tasks_and_runs(small):
 
 
 def test_the_planned_difference_is_seen_as_planned(small):
-    found = small["power"]
-    assert within(of(found, "delong"), (0.76, 0.88)).all()
-    assert found["error_simulated"].to_numpy() == pytest.approx(found["error_planned"].to_numpy(), rel=0.2)
+    actual = small["power"]
+    assert within(of(actual, "delong"), (0.76, 0.88)).all()
+    assert actual["error_simulated"].to_numpy() == pytest.approx(actual["error_planned"].to_numpy(), rel=0.2)
 
 
 def test_the_report_shows_every_table_and_marks_what_is_outside(small, tmp_path):
     write(small, SMALL["intervals"], {"intervals": 2.5}, tmp_path)
     assert pd.read_csv(tmp_path / "minutes.csv").to_numpy().tolist() == [["intervals", 2.5]]
     text = (tmp_path / "README.md").read_text()
-    for name, found in small.items():
+    for name, actual in small.items():
         assert f"`{name}.csv`" in text
         back = pd.read_csv(tmp_path / f"{name}.csv")
-        assert list(back["method"]) == list(found["method"])
+        assert list(back["method"]) == list(actual["method"])
     wald = of(small["intervals"], "wald", slides=50, auc=0.98)["coverage"].item()
     assert f"| 50 | 0.98 | {of(small['intervals'], 'logit', slides=50, auc=0.98)['coverage'].item():.3f} +" in text
     assert f"{wald:.3f} −" in text
@@ -204,19 +204,19 @@ def test_the_committed_tables_hold_what_is_promised(committed):
 
 def test_the_committed_tables_of_means_over_classes_and_seeds_and_of_ranks(committed):
     """Where they hold what is asked; where not, the README beside them says so with its reason."""
-    found = committed["macro"]
-    assert set(found["counts"]) == set(MACRO_COUNTS)
-    assert (found["classes"].min(), found["classes"].max()) == (3, 10)
-    assert (found["error"] < 0.017).all()
+    actual = committed["macro"]
+    assert set(actual["counts"]) == set(MACRO_COUNTS)
+    assert (actual["classes"].min(), actual["classes"].max()) == (3, 10)
+    assert (actual["error"] < 0.017).all()
     seeds, ranks = committed["seeds"], committed["rank_intervals"]
     assert set(seeds["seeds"]) == {2, 3, 5}
-    assert (of(found, "mean_interval", counts="200 x 5 + 1")["perfect_low"] > 0.8).all()
+    assert (of(actual, "mean_interval", counts="200 x 5 + 1")["perfect_low"] > 0.8).all()
     assert (of(seeds, "mean", spread="little")["to_patients"] < 2.5).all()
     assert (of(ranks, "simultaneous")["simulations"] >= 500).all()
-    assert of(found, "mean_interval")["coverage"].between(0.93, 1.0).all()
-    ordinary = found[found["counts"].isin(["40 x 3", "20 x 10"])]
+    assert of(actual, "mean_interval")["coverage"].between(0.93, 1.0).all()
+    ordinary = actual[actual["counts"].isin(["40 x 3", "20 x 10"])]
     assert within(of(ordinary, "mean_interval"), COVERAGE_BAND, slack=1).all()
-    rare = found[~found.index.isin(ordinary.index)]
+    rare = actual[~actual.index.isin(ordinary.index)]
     assert of(rare, "mean_interval")["coverage"].between(0.955, 1.0).all()
     assert of(rare, "logit")["coverage"].between(0.17, 0.93).all()
     assert of(ranks, "simultaneous", aucs="equal")["coverage"].between(0.942, 0.969).all()
@@ -226,9 +226,9 @@ def test_the_committed_tables_of_means_over_classes_and_seeds_and_of_ranks(commi
     assert (of(both, "mean")["coverage"] > 0.935).all()
     assert (of(both, "difference")["coverage"] > 0.935).all()
     assert (both["to_one_seed"] < 1.6).all()
-    alike = seeds[(seeds["methods"] == 6) & (seeds["failed"] == 0)]
-    assert of(alike, "mean", auc=0.8)["coverage"].between(0.93, 0.956).all()
-    assert of(alike, "mean", auc=0.95)["coverage"].between(0.92, 0.948).all()
+    equal = seeds[(seeds["methods"] == 6) & (seeds["failed"] == 0)]
+    assert of(equal, "mean", auc=0.8)["coverage"].between(0.93, 0.956).all()
+    assert of(equal, "mean", auc=0.95)["coverage"].between(0.92, 0.948).all()
     assert of(seeds, "mean, steady")["coverage"].between(0.976, 0.999).all()
     assert of(seeds, "mean, unsteady")["coverage"].between(0.83, 0.93).all()
     assert of(seeds, "failed method")["coverage"].between(0.906, 0.964).all()
@@ -248,8 +248,8 @@ def test_the_committed_tables_say_what_the_docstrings_say(committed):
         assert of(intervals, method, slides=n, auc=0.98)["coverage"].item() == pytest.approx(share, abs=0.015)
     missed = of(shapes, "logit", scores="missed positives", slides=130, auc=0.98)["coverage"].item()
     assert missed == pytest.approx(0.78, abs=0.02)
-    for found in (intervals, shapes, committed["patients"]):
-        assert of(found, "guarded")["coverage"].between(0.94, 0.99).all()
+    for actual in (intervals, shapes, committed["patients"]):
+        assert of(actual, "guarded")["coverage"].between(0.94, 0.99).all()
     assert of(committed["patients"], "logit")["coverage"].between(0.91, 0.99).all()
     folds = committed["folds"]
     assert of(folds, "plain t", repeats=5)["rejected"].to_numpy() == pytest.approx([0.42, 0.42], abs=0.03)
@@ -262,12 +262,12 @@ def test_the_committed_tables_say_what_the_docstrings_say(committed):
     assert of(levels[near_one], "delong", slides=50)["rejected"].item() == pytest.approx(0.001, abs=0.001)
     assert levels[near_one & delong & (levels["slides"] == 130)]["rejected"].between(0.01, 0.045).all()
     assert levels[~near_one & delong]["rejected"].between(0.025, 0.065).all()
-    alike = levels["methods"].str.startswith("exchangeable")
-    assert of(levels[alike], "percentile")["rejected"].between(0.025, 0.079).all()
-    assert of(levels[~alike], "percentile")["rejected"].max() == pytest.approx(0.12, abs=0.005)
+    equal = levels["methods"].str.startswith("exchangeable")
+    assert of(levels[equal], "percentile")["rejected"].between(0.025, 0.079).all()
+    assert of(levels[~equal], "percentile")["rejected"].max() == pytest.approx(0.12, abs=0.005)
     assert of(committed["patient_levels"], "percentile")["rejected"].between(0.024, 0.106).all()
-    for found in (levels, committed["patient_levels"]):
-        assert of(found, "bca")["rejected"].max() == pytest.approx(0.2, abs=0.006)
+    for actual in (levels, committed["patient_levels"]):
+        assert of(actual, "bca")["rejected"].max() == pytest.approx(0.2, abs=0.006)
     seeds = committed["seed_levels"]
     few = seeds[seeds["seeds"] <= 5]
     drawn = of(few, "with replacement", spread=1.0)["rejected"].to_numpy()

@@ -24,17 +24,17 @@ PATIENTS = """
 
 def test_the_published_example():
     albumin, protein, kg, outcome = np.array(PATIENTS.split(), dtype=float).reshape(-1, 4).T
-    found = stats.delong(outcome, np.stack([albumin, 10 - kg, protein]))
-    assert found.auc == pytest.approx([0.7366, 0.7258, 0.6478], abs=5e-5)
-    assert found.errors == pytest.approx([0.0927, 0.1028, 0.1000], abs=5e-5)
+    areas = stats.delong(outcome, np.stack([albumin, 10 - kg, protein]))
+    assert areas.auc == pytest.approx([0.7366, 0.7258, 0.6478], abs=5e-5)
+    assert areas.errors == pytest.approx([0.0927, 0.1028, 0.1000], abs=5e-5)
     for pair, gap, error, ends, chi_square, p in (
         ((0, 1), 0.0108, 0.0953, (-0.1761, 0.1976), 0.0127, 0.9102),
         ((2, 1), -0.0780, 0.1046, (-0.2830, 0.1271), 0.5554, 0.4561),
     ):
-        assert found.difference(*pair) == pytest.approx((gap, error), abs=5e-5)
-        assert found.contrast(*pair) == pytest.approx(ends, abs=5e-5)
-        assert (found.difference(*pair)[0] / found.difference(*pair)[1]) ** 2 == pytest.approx(chi_square, abs=5e-5)
-        assert found.test(*pair) == pytest.approx(p, abs=5e-5)
+        assert areas.difference(*pair) == pytest.approx((gap, error), abs=5e-5)
+        assert areas.contrast(*pair) == pytest.approx(ends, abs=5e-5)
+        assert (areas.difference(*pair)[0] / areas.difference(*pair)[1]) ** 2 == pytest.approx(chi_square, abs=5e-5)
+        assert areas.test(*pair) == pytest.approx(p, abs=5e-5)
 
 
 def structural(y, s):
@@ -66,9 +66,9 @@ def test_both_are_their_definitions_with_ties(seed, n, patients):
     owner[:4] = [100, 101, 102, 103]  # two patients in each class
     s = rng.integers(0, 5, (3, n)).astype(float)
     v10, v01, auc = structural(y, s)
-    found = stats.delong(y, s)
-    assert found.auc == pytest.approx(auc, abs=1e-12)
-    assert found.covariance == pytest.approx(np.cov(v10) / y.sum() + np.cov(v01) / (~y).sum(), abs=1e-12)
+    areas = stats.delong(y, s)
+    assert areas.auc == pytest.approx(auc, abs=1e-12)
+    assert areas.covariance == pytest.approx(np.cov(v10) / y.sum() + np.cov(v01) / (~y).sum(), abs=1e-12)
     of_patients = stats.delong(y, s, owner)
     expected = brute_clustered(y, s, owner)
     np.fill_diagonal(expected, np.maximum(np.diag(expected), 0))
@@ -80,11 +80,11 @@ def test_error_and_degrees_of_freedom_are_brunner_and_munzels():
     rng = np.random.default_rng(1)
     x, y = rng.normal(0.8, 2, 19), rng.normal(0, 1, 33)
     labels = np.repeat([1, 0], [19, 33])
-    found = stats.delong(labels, np.concatenate([x, y]))
+    areas = stats.delong(labels, np.concatenate([x, y]))
     theirs = sp.brunnermunzel(y, x, distribution="t")
-    statistic = (found.auc[0] - 0.5) / found.errors[0]
+    statistic = (areas.auc[0] - 0.5) / areas.errors[0]
     assert statistic == pytest.approx(theirs.statistic, rel=1e-10)
-    assert 2 * sp.t.sf(abs(statistic), found.degrees[0]) == pytest.approx(theirs.pvalue, rel=1e-8)
+    assert 2 * sp.t.sf(abs(statistic), areas.degrees[0]) == pytest.approx(theirs.pvalue, rel=1e-8)
 
 
 def test_one_slide_a_patient_is_delong():
@@ -105,9 +105,9 @@ def test_the_error_is_that_of_many_cohorts(mixed):
     aucs, ours, naive = [], [], []
     for _ in range(800):
         c = simulated.clustered(rng, 200, 0.85, mixed, within=0.7)
-        found = stats.delong(c.labels, c.scores[0], c.patients)
-        aucs.append(found.auc[0])
-        ours.append(found.covariance[0, 0])
+        areas = stats.delong(c.labels, c.scores[0], c.patients)
+        aucs.append(areas.auc[0])
+        ours.append(areas.covariance[0, 0])
         naive.append(stats.delong(c.labels, c.scores[0]).covariance[0, 0])
     assert np.mean(ours) == pytest.approx(np.var(aucs), rel=0.15)  # three errors of a variance of 800
     assert np.mean(naive) < 0.75 * np.var(aucs)
@@ -124,8 +124,8 @@ def test_what_has_no_error_is_not_certain_of_a_difference():
 
 
 def test_one_patient_in_a_class_has_no_known_error():
-    found = stats.delong([0, 1, 1, 0], [0.1, 0.9, 0.3, 0.4], ["a", "b", "b", "c"])
-    assert found.auc[0] == 0.75
-    assert np.isnan(found.errors).all()
+    areas = stats.delong([0, 1, 1, 0], [0.1, 0.9, 0.3, 0.4], ["a", "b", "b", "c"])
+    assert areas.auc[0] == 0.75
+    assert np.isnan(areas.errors).all()
     with refused("stats-bad-input", "4", "3"):
         stats.delong([0, 1, 1, 0], [0.1, 0.9, 0.3, 0.4], ["a", "b", "c"])

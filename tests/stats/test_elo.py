@@ -19,15 +19,15 @@ ABILITIES = [1.5814, 1.4364, 1.2945, 1.2476, 1.1077, 0.6839, 0.0]
 
 
 def test_published_abilities():
-    found = stats.bradley_terry(BASEBALL, prior=1e-9)
-    assert found - found[-1] == pytest.approx(ABILITIES, abs=5e-5)
-    assert found.sum() == pytest.approx(0, abs=1e-9)
+    actual = stats.bradley_terry(BASEBALL, prior=1e-9)
+    assert actual - actual[-1] == pytest.approx(ABILITIES, abs=5e-5)
+    assert actual.sum() == pytest.approx(0, abs=1e-9)
 
 
 def test_two_methods_in_closed_form():
     for won, lost in ((7, 3), (30, 1)):
-        found = stats.bradley_terry([[0, won], [lost, 0]], prior=1e-9)
-        assert found[0] - found[1] == pytest.approx(np.log(won / lost), rel=1e-6)
+        actual = stats.bradley_terry([[0, won], [lost, 0]], prior=1e-9)
+        assert actual[0] - actual[1] == pytest.approx(np.log(won / lost), rel=1e-6)
         ratings = stats.elo_ratings(np.array([[[0, won], [lost, 0]]]), prior=1e-9, resamples=2)
         assert ratings.rating[0] - ratings.rating[1] == pytest.approx(400 * np.log10(won / lost), rel=1e-6)
         assert ratings.rating.mean() == pytest.approx(1000)
@@ -58,9 +58,9 @@ def test_many_at_once_are_each_alone():
 
 def test_a_method_that_wins_everything_stays_finite():
     wins = stats.pairwise_wins(np.tile([0.9, 0.5, 0.4], (50, 1)))
-    found = stats.elo_ratings(wins, resamples=100)
-    assert np.isfinite([found.rating, found.low, found.high]).all()
-    assert found.rating[0] > found.rating[1] > found.rating[2]
+    actual = stats.elo_ratings(wins, resamples=100)
+    assert np.isfinite([actual.rating, actual.low, actual.high]).all()
+    assert actual.rating[0] > actual.rating[1] > actual.rating[2]
 
 
 def test_wins_ties_and_missing_scores():
@@ -77,11 +77,11 @@ def test_scores_that_differ_by_rounding_are_tied():
     assert (wins[:, 0, 1] == 0.5).all()
     rating = stats.elo_ratings(wins, resamples=20).rating
     assert rating[0] == pytest.approx(rating[1])
-    found = stats.friedman(scores)
-    assert found.ranks == pytest.approx([1.5, 1.5, 3])
-    assert found.pairs[0, 1] == pytest.approx(1)
+    ranks = stats.friedman(scores)
+    assert ranks.ranks == pytest.approx([1.5, 1.5, 3])
+    assert ranks.pairs[0, 1] == pytest.approx(1)
     chi = sp.friedmanchisquare(first, first, first - 0.01)
-    assert (found.statistic, found.p) == pytest.approx((chi.statistic, chi.pvalue))
+    assert (ranks.statistic, ranks.p) == pytest.approx((chi.statistic, chi.pvalue))
 
 
 def test_intervals_are_over_tasks_and_an_anchor_stands_still():
@@ -99,15 +99,15 @@ def test_the_interval_of_two_methods_in_closed_form():
     """24 wins of 40: drawn tasks are binomial, the rating is monotone in them, and 40 tasks ask for Student's t."""
     wins = np.zeros((40, 2, 2))
     wins[:24, 0, 1] = wins[24:, 1, 0] = 1
-    found = stats.elo_ratings(wins, prior=1e-9, resamples=20_000)
+    actual = stats.elo_ratings(wins, prior=1e-9, resamples=20_000)
 
     def rating(won):
         return 200 * np.log10(won / (40 - won))
 
     drawn = rating(sp.binom.ppf([0.025, 0.975], 40, 0.6)) - rating(24)
     expanded = sp.t.ppf(0.975, 39) / sp.norm.ppf(0.975) * np.sqrt(40 / 39)
-    assert found.rating[0] == pytest.approx(1000 + rating(24), abs=1e-3)
-    assert [found.low[0], found.high[0]] == pytest.approx(1000 + rating(24) + expanded * drawn, abs=1e-3)
+    assert actual.rating[0] == pytest.approx(1000 + rating(24), abs=1e-3)
+    assert [actual.low[0], actual.high[0]] == pytest.approx(1000 + rating(24) + expanded * drawn, abs=1e-3)
 
 
 def test_what_is_no_table_of_wins_is_named():

@@ -17,20 +17,20 @@ DEMSAR = np.array([
 
 
 def test_demsars_example():
-    found = stats.friedman(-DEMSAR)
-    assert found.ranks == pytest.approx([3.143, 2.000, 2.893, 1.964], abs=5e-4)
-    assert found.critical_difference == pytest.approx(1.25, abs=0.005)
+    ranks = stats.friedman(-DEMSAR)
+    assert ranks.ranks == pytest.approx([3.143, 2.000, 2.893, 1.964], abs=5e-4)
+    assert ranks.critical_difference == pytest.approx(1.25, abs=0.005)
     # The paper's 9.28 and 3.69 take no account of ties; scipy's statistic, which is ours, divides by 1 - their share.
-    plain = 12 * 14 / (4 * 5) * (found.ranks @ found.ranks - 4 * 25 / 4)
+    plain = 12 * 14 / (4 * 5) * (ranks.ranks @ ranks.ranks - 4 * 25 / 4)
     ties = sum((c**3 - c).sum() for c in (np.unique(row, return_counts=True)[1] for row in DEMSAR))
     assert plain == pytest.approx(9.28, abs=0.01)
-    assert found.statistic == pytest.approx(plain / (1 - ties / (14 * (4**3 - 4))), rel=1e-9)
-    assert found.p == pytest.approx(sp.chi2.sf(found.statistic, 3))
-    f = 13 * found.statistic / (14 * 3 - found.statistic)
-    assert found.p_iman_davenport == pytest.approx(sp.f.sf(f, 3, 39))
+    assert ranks.statistic == pytest.approx(plain / (1 - ties / (14 * (4**3 - 4))), rel=1e-9)
+    assert ranks.p == pytest.approx(sp.chi2.sf(ranks.statistic, 3))
+    f = 13 * ranks.statistic / (14 * 3 - ranks.statistic)
+    assert ranks.p_iman_davenport == pytest.approx(sp.f.sf(f, 3, 39))
     assert 13 * plain / (14 * 3 - plain) == pytest.approx(3.69, abs=0.005)
     # "the difference between the best and the worst is below the critical difference": one group of all.
-    assert found.groups == ((3, 1, 2, 0),)
+    assert ranks.groups == ((3, 1, 2, 0),)
 
 
 @pytest.mark.parametrize(
@@ -51,44 +51,44 @@ def test_demsars_table_of_critical_values(alpha, q):
 @settings(max_examples=40, deadline=None)
 def test_groups_are_the_largest_sets_within_the_difference(seed, tasks, k):
     scores = np.random.default_rng(seed).integers(0, 4, (tasks, k)) + 2.0 * np.arange(k)
-    found = stats.friedman(scores)
-    for group in found.groups:
-        r = np.sort(found.ranks[list(group)])
+    ranks = stats.friedman(scores)
+    for group in ranks.groups:
+        r = np.sort(ranks.ranks[list(group)])
         assert len(group) > 1
-        assert np.ptp(r) <= found.critical_difference
-        outside = [x for i, x in enumerate(found.ranks) if i not in group]
-        assert all(max(r[-1], x) - min(r[0], x) > found.critical_difference for x in outside)
+        assert np.ptp(r) <= ranks.critical_difference
+        outside = [x for i, x in enumerate(ranks.ranks) if i not in group]
+        assert all(max(r[-1], x) - min(r[0], x) > ranks.critical_difference for x in outside)
     for i in range(k):
         for j in range(k):
-            together = any(i in g and j in g for g in found.groups)
-            near = abs(found.ranks[i] - found.ranks[j]) <= found.critical_difference
+            together = any(i in g and j in g for g in ranks.groups)
+            near = abs(ranks.ranks[i] - ranks.ranks[j]) <= ranks.critical_difference
             assert together == near or i == j
 
 
 def test_pairs_agree_with_the_difference_and_with_scikit_posthocs():
     rng = np.random.default_rng(1)
     scores = rng.normal(size=(12, 5)) + 0.4 * np.arange(5)
-    found = stats.friedman(scores)
-    distance = np.abs(found.ranks[:, None] - found.ranks)
-    assert ((found.pairs < 0.05) == (distance > found.critical_difference)).all()
-    assert (found.pairs == found.pairs.T).all()
-    assert np.diag(found.pairs) == pytest.approx(np.ones(5))
+    ranks = stats.friedman(scores)
+    distance = np.abs(ranks.ranks[:, None] - ranks.ranks)
+    assert ((ranks.pairs < 0.05) == (distance > ranks.critical_difference)).all()
+    assert (ranks.pairs == ranks.pairs.T).all()
+    assert np.diag(ranks.pairs) == pytest.approx(np.ones(5))
     posthocs = pytest.importorskip("scikit_posthocs", reason="scikit-posthocs is not installed")
     theirs = posthocs.posthoc_nemenyi_friedman(-scores).to_numpy()
-    assert found.pairs == pytest.approx(theirs, abs=1e-6)
+    assert ranks.pairs == pytest.approx(theirs, abs=1e-6)
 
 
 def test_nothing_differs_where_all_are_tied():
-    found = stats.friedman(np.full((5, 3), 0.5))
-    assert (found.statistic, found.p, found.p_iman_davenport) == (0, 1, 1)
-    assert found.groups == ((0, 1, 2),)
-    assert (found.pairs == 1).all()
+    ranks = stats.friedman(np.full((5, 3), 0.5))
+    assert (ranks.statistic, ranks.p, ranks.p_iman_davenport) == (0, 1, 1)
+    assert ranks.groups == ((0, 1, 2),)
+    assert (ranks.pairs == 1).all()
 
 
 def test_a_clear_order_is_told_apart():
-    found = stats.friedman(np.tile([0.3, 0.1, 0.2], (20, 1)))
-    assert list(found.ranks) == [1, 3, 2]
-    assert found.groups == ()
-    assert found.p_iman_davenport == 0
+    ranks = stats.friedman(np.tile([0.3, 0.1, 0.2], (20, 1)))
+    assert list(ranks.ranks) == [1, 3, 2]
+    assert ranks.groups == ()
+    assert ranks.p_iman_davenport == 0
     with refused("stats-too-few", "3"):
         stats.friedman([[0.1, 0.2], [0.3, 0.4]])

@@ -23,9 +23,9 @@ def cohort():
 
 def test_logit_and_wald_by_hand(cohort):
     y, s, _ = cohort
-    found = stats.delong(y, s)
-    auc, error = found.auc[0], found.errors[0]
-    half = sp.t.ppf(0.975, found.degrees[0]) * error / (auc * (1 - auc))
+    areas = stats.delong(y, s)
+    auc, error = areas.auc[0], areas.errors[0]
+    half = sp.t.ppf(0.975, areas.degrees[0]) * error / (auc * (1 - auc))
     one = stats.auc_interval(y, s)
     assert (one.estimate, one.method) == (auc, "logit")
     assert (one.low, one.high) == pytest.approx((expit(logit(auc) - half), expit(logit(auc) + half)), rel=1e-9)
@@ -130,16 +130,18 @@ def test_unknown_methods_are_named(cohort):
 
 
 def test_differences_agree_between_methods(cohort):
-    found = {m: stats.auc_difference(*cohort, method=m) for m in ("delong", "percentile", "bca")}
-    for d in found.values():
-        assert d.estimate == pytest.approx(found["delong"].estimate, abs=1e-12)
+    difference = {m: stats.auc_difference(*cohort, method=m) for m in ("delong", "percentile", "bca")}
+    for d in difference.values():
+        assert d.estimate == pytest.approx(difference["delong"].estimate, abs=1e-12)
         assert d.low < d.estimate < d.high
-        assert (d.low, d.high) == pytest.approx((found["delong"].low, found["delong"].high), abs=0.02)
-        assert d.p == pytest.approx(found["delong"].p, abs=0.06)
+        assert (d.low, d.high) == pytest.approx((difference["delong"].low, difference["delong"].high), abs=0.02)
+        assert d.p == pytest.approx(difference["delong"].p, abs=0.06)
         assert (d.p < 0.05) == (not d.tied)
     y, a, b = cohort
     turned = stats.auc_difference(y, b, a)
-    assert (turned.low, turned.high) == pytest.approx((-found["delong"].high, -found["delong"].low), abs=1e-12)
+    assert (turned.low, turned.high) == pytest.approx(
+        (-difference["delong"].high, -difference["delong"].low), abs=1e-12
+    )
 
 
 def test_two_perfect_methods_are_not_known_to_be_equal():

@@ -155,7 +155,7 @@ def test_a_class_that_is_tested_in_folds_of_one_class_alone_is_no_division_by_ze
     rng = np.random.default_rng(0)
     y = np.array([0, 1] * 8 + [2] * 4)
     replicates = 0.8 + 0.05 * rng.normal(size=(2, 50))
-    found = stats.ClassAucs(np.array([0, 1]), np.array([0.8, 0.8]), np.array([0.5, 0.5]), replicates)
+    actual = stats.ClassAucs(np.array([0, 1]), np.array([0.8, 0.8]), np.array([0.5, 0.5]), replicates)
     with np.errstate(all="raise"):
-        ends = stats.mean_interval(found, y, np.arange(20), folds=[np.arange(16), np.arange(16, 20)])
+        ends = stats.mean_interval(actual, y, np.arange(20), folds=[np.arange(16), np.arange(16, 20)])
     assert ends.low < 0.8 < ends.high

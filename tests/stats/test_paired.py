@@ -86,12 +86,12 @@ def test_a_difference_that_may_be_off_has_an_interval_and_a_p_value_that_agree(g
     reach = down if gap > 0 else up
     p = float(2 * sp.norm.sf(1.959964 * abs(gap) / reach)) if reach else 1.0
     own = stats.Difference(gap, max(-1.0, gap - down), min(1.0, gap + up), min(p, 1.0))
-    found = own.off_by(most)
-    assert found.low <= own.low <= own.high <= found.high
-    assert found.p >= own.p
+    actual = own.off_by(most)
+    assert actual.low <= own.low <= own.high <= actual.high
+    assert actual.p >= own.p
     assert own.off_by(0) == own
     far = abs(gap) - most
     if reach and abs(far - reach) > 1e-3:
-        assert (found.p < 0.05) == (not found.tied) == (far > reach)
+        assert (actual.p < 0.05) == (not actual.tied) == (far > reach)
     with refused("stats-out-of-range"):
         own.off_by(-0.1)

@@ -16,12 +16,12 @@ from milbench import stats
 @settings(max_examples=50, deadline=None)
 def test_exact_flips_are_scipys(values):
     d = np.array(values, dtype=float)  # whole numbers: scipy takes sums that differ by rounding as different
-    found = stats.sign_flip_test(d)
+    actual = stats.sign_flip_test(d)
     theirs = sp.permutation_test((d,), np.sum, permutation_type="samples", n_resamples=np.inf)
-    assert found.exact
-    assert found.statistic == pytest.approx(d.mean(), abs=1e-12)
+    assert actual.exact
+    assert actual.statistic == pytest.approx(d.mean(), abs=1e-12)
     # scipy doubles one tail; of a distribution that is symmetric around 0 that is both tails.
-    assert found.p == pytest.approx(min(1.0, theirs.pvalue), abs=1e-12)
+    assert actual.p == pytest.approx(min(1.0, theirs.pvalue), abs=1e-12)
 
 
 def test_sampled_flips_agree_with_counted_ones():
@@ -68,10 +68,10 @@ def test_it_is_every_swap_carried_out(clustered, seed):
     b = a + rng.integers(-2, 4, n)  # ties within a method and between them
     a, b = sp.rankdata(a), sp.rankdata(b)
     gaps = np.array(list(every_swap(y, a, b, groups)))
-    found = stats.auc_permutation_test(y, a, b, groups if clustered else None)
-    assert found.exact
-    assert found.statistic == pytest.approx(gaps[0], abs=1e-12)
-    assert found.p == pytest.approx((np.abs(gaps) >= abs(gaps[0]) - 1e-12).mean(), abs=1e-12)
+    actual = stats.auc_permutation_test(y, a, b, groups if clustered else None)
+    assert actual.exact
+    assert actual.statistic == pytest.approx(gaps[0], abs=1e-12)
+    assert actual.p == pytest.approx((np.abs(gaps) >= abs(gaps[0]) - 1e-12).mean(), abs=1e-12)
 
 
 def test_only_the_order_within_a_method_matters():

@@ -46,9 +46,9 @@ def test_the_planned_difference_is_seen_as_often_as_planned():
     seen, gaps, detectable = [], [], []
     for _ in range(n):
         a, b = simulated.pair(rng, labels, 0.8, 0.7, gain=d)
-        found = stats.delong(labels, np.stack([a, b]))
-        seen.append(found.test() < 0.05)
-        gaps.append(found.difference()[0])
+        areas = stats.delong(labels, np.stack([a, b]))
+        seen.append(areas.test() < 0.05)
+        gaps.append(areas.difference()[0])
         detectable.append(stats.detectable_difference(labels, a, b))
     assert np.mean(seen) == pytest.approx(0.8, abs=4 * np.sqrt(0.16 / n))
     assert np.mean(gaps) == pytest.approx(d, abs=0.005)
@@ -78,14 +78,14 @@ def test_a_planned_half_width_is_the_spread_of_simulated_cohorts_and_seeds():
     shift, spread, seeds = np.sqrt(2) * sp.norm.ppf(0.8), 0.4 * 0.8 * 0.2, 3
     positives, negatives = rng.normal(shift, 1, (4000, 30, 1)), rng.normal(0, 1, (4000, 1, 50))
     aucs = (positives > negatives).mean(axis=(1, 2)) + rng.normal(0, spread, (4000, seeds)).mean(axis=1)
-    found = stats.planned_half_width((30, 50), seeds)
-    assert found == pytest.approx(1.96 * aucs.std(), rel=0.05)
+    actual = stats.planned_half_width((30, 50), seeds)
+    assert actual == pytest.approx(1.96 * aucs.std(), rel=0.05)
     # The part of patients stays, that of seeds goes with their number.
     floor = stats.planned_half_width((30, 50), seeds, spread=0)
     for n in (1, 2, 8, 10**9):
         part = stats.planned_half_width((30, 50), n) ** 2 - floor**2
         assert part == pytest.approx((1.96 * spread) ** 2 / n, rel=1e-3, abs=1e-9)
-    assert stats.planned_half_width((30, 50, 0), seeds) == found
+    assert stats.planned_half_width((30, 50, 0), seeds) == actual
     assert np.isnan(stats.planned_half_width((30, 0), seeds))
     with refused("stats-out-of-range"):
         stats.planned_half_width((30, 50), 0)

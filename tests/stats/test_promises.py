@@ -226,10 +226,10 @@ def test_equal_orders_differ_by_exactly_nothing(seed, seeds, counts, known):
     scores = np.stack([of_classes(rng, counts, 0.6)[1] for _ in range(seeds)])
     labels = np.repeat(np.arange(len(counts)), counts)
     a, b = cohort(labels, np.stack([scores, 3 * scores + 1]), order=known)
-    found = stats.mean_difference(a, b)
+    difference = stats.mean_difference(a, b)
     if known or 0 < a.estimate < 1:
-        assert (found.estimate, found.low, found.high, found.p) == (0, 0, 0, 1)
-    assert found.low <= 0 <= found.high
+        assert (difference.estimate, difference.low, difference.high, difference.p) == (0, 0, 0, 1)
+    assert difference.low <= 0 <= difference.high
 
 
 def test_two_perfect_orders_that_differ_are_not_the_same():
@@ -237,9 +237,9 @@ def test_two_perfect_orders_that_differ_are_not_the_same():
     labels = np.repeat([0, 1], [30, 4])
     scores = labels[:, None] * np.array([-5.0, 5.0]) + rng.random((2, 1, 34, 2))
     a, b = cohort(labels, scores)
-    found = stats.mean_difference(a, b)
-    assert found.estimate == 0
-    assert found.low < -0.3 < 0.3 < found.high
+    difference = stats.mean_difference(a, b)
+    assert difference.estimate == 0
+    assert difference.low < -0.3 < 0.3 < difference.high
 
 
 def test_what_two_methods_disagree_on_is_guarded():
@@ -280,8 +280,8 @@ def test_scores_that_are_the_same_with_every_seed_have_no_error_of_seeds(seed, s
 
 def test_seeds_that_share_no_fold_with_another_are_no_degree_of_freedom():
     nan = np.nan
-    found = stats.seeds_of([[0.7, 0.8, nan], [nan, nan, 0.6]])
-    assert (found.count, found.compared, found.degrees) == (3, 2, 1)
+    actual = stats.seeds_of([[0.7, 0.8, nan], [nan, nan, 0.6]])
+    assert (actual.count, actual.compared, actual.degrees) == (3, 2, 1)
     two = stats.seeds_of([[0.7, 0.8]])
-    assert found.variance == pytest.approx(two.variance)
-    assert stats.seed_errors([found] * 3)[0].degrees == stats.seed_errors([two] * 3)[0].degrees
+    assert actual.variance == pytest.approx(two.variance)
+    assert stats.seed_errors([actual] * 3)[0].degrees == stats.seed_errors([two] * 3)[0].degrees

@@ -42,15 +42,15 @@ def test_published_folds_differ_less_than_a_plain_t_test_says(folds):
 def test_nine_published_methods_over_three_tasks(folds):
     scores = folds.dropna(axis=1)
     by_task = scores.groupby("task").mean()
-    found = stats.friedman(by_task.to_numpy())
-    assert found.ranks.sum() == pytest.approx(sum(range(1, by_task.shape[1] + 1)))
+    ranks = stats.friedman(by_task.to_numpy())
+    assert ranks.ranks.sum() == pytest.approx(sum(range(1, by_task.shape[1] + 1)))
     # Three tasks cannot tell many methods apart, whatever they score: the largest distance there can be is too small.
     assert stats.critical_difference(9, 3) > 6
     ratings = stats.elo_ratings(stats.pairwise_wins(scores.to_numpy()))
     order = np.argsort(-ratings.rating)
     assert (ratings.low <= ratings.rating).all()
     assert (ratings.rating <= ratings.high).all()
-    assert order[0] in np.argsort(found.ranks)[:3]  # two summaries of one table
+    assert order[0] in np.argsort(ranks.ranks)[:3]  # two summaries of one table
     runs = {m: scores[m].unstack("task").to_numpy() for m in scores}
     best, worst = scores.columns[order[0]], scores.columns[order[-1]]
     improved = stats.run_interval(stats.probability_of_improvement, runs[best], runs[worst])
@@ -85,5 +85,5 @@ def test_slides_of_one_patient_are_fewer_than_they_seem(slides):
     assert of_patients.auc == pytest.approx([roc_auc_score(y, s)])
     assert of_patients.patients[2] == one["patient"].nunique() < len(one) == alone.patients[2]
     for method in ("logit", "guarded", "percentile", "bca", "bootstrap-logit"):
-        found = stats.auc_interval(y, s, one["patient"].to_numpy(), method)
-        assert 0 <= found.low <= found.high <= 1
+        interval = stats.auc_interval(y, s, one["patient"].to_numpy(), method)
+        assert 0 <= interval.low <= interval.high <= 1

@@ -67,11 +67,11 @@ def test_with_no_spread_over_bags_the_paired_test_over_seeds_is_the_t_test(seeds
     a, b = rng.normal(0.8, 0.02, seeds), rng.normal(0.75, 0.02, seeds)
     w = stats.seed_weights(seeds, 40_000, rng)
     over_seeds = [stats.combine(np.repeat(x[None, :, None], 40_000, axis=2), w) for x in (a, b)]
-    found = stats.paired_difference(a.mean(), over_seeds[0], b.mean(), over_seeds[1])
+    difference = stats.paired_difference(a.mean(), over_seeds[0], b.mean(), over_seeds[1])
     known = sp.ttest_rel(a, b)
     low, high = known.confidence_interval(0.95)
-    assert found.p == pytest.approx(known.pvalue, abs=0.01, rel=0.1)
-    assert [found.low, found.high] == pytest.approx([low, high], abs=0.1 * (high - low))
+    assert difference.p == pytest.approx(known.pvalue, abs=0.01, rel=0.1)
+    assert [difference.low, difference.high] == pytest.approx([low, high], abs=0.1 * (high - low))
 
 
 @pytest.fixture(scope="module")
@@ -90,8 +90,8 @@ def two_samples():
 
 def test_bca_is_scipys(two_samples):
     labels, scores, auc, theirs = two_samples
-    found = stats.delong(labels, scores)
-    ours = stats.bca_interval(auc, theirs.bootstrap_distribution, found.influence[0])
+    areas = stats.delong(labels, scores)
+    ours = stats.bca_interval(auc, theirs.bootstrap_distribution, areas.influence[0])
     assert ours == pytest.approx(tuple(theirs.confidence_interval), abs=1e-12)
     percentile = stats.interval(theirs.bootstrap_distribution)
     assert ours[0] < percentile[0]  # which is what the correction is for

@@ -63,11 +63,11 @@ def test_runs_are_drawn_within_their_task():
     few = stats.run_interval(mean, scores, resamples=4000, draw="tasks")
     plain = np.diff(np.quantile(over_tasks, [0.025, 0.975]))[0]
     assert few.high - few.low == pytest.approx(plain * sp.t.ppf(0.975, 5) / sp.norm.ppf(0.975), rel=1e-9)
-    found = stats.run_interval(mean, scores)
-    assert found.estimate == pytest.approx(scores.mean())
-    assert found.low < found.estimate < found.high
-    assert found == stats.run_interval(mean, scores)
-    assert found != stats.run_interval(mean, scores, seed=1)
+    interval = stats.run_interval(mean, scores)
+    assert interval.estimate == pytest.approx(scores.mean())
+    assert interval.low < interval.estimate < interval.high
+    assert interval == stats.run_interval(mean, scores)
+    assert interval != stats.run_interval(mean, scores, seed=1)
 
 
 def test_drawn_tasks_are_the_same_for_both_methods():

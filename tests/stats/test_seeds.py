@@ -37,12 +37,12 @@ def test_the_areas_of_the_simulations_are_those_of_the_product():
 def test_seeds_of_one_fold_are_a_sample_variance_and_the_part_of_patients_that_of_their_deviations():
     rng = np.random.default_rng(2)
     cells, drawn = rng.random((1, 4)), rng.random((1, 4, 50))
-    found = stats.seeds_of(cells, drawn)
-    assert (found.count, found.share) == (4, 0.25)
-    assert found.auc == pytest.approx(cells.mean())
-    assert found.variance == pytest.approx(cells[0].var(ddof=1))
+    actual = stats.seeds_of(cells, drawn)
+    assert (actual.count, actual.share) == (4, 0.25)
+    assert actual.auc == pytest.approx(cells.mean())
+    assert actual.variance == pytest.approx(cells[0].var(ddof=1))
     away = drawn[0] - drawn[0].mean(axis=0)
-    assert found.within == pytest.approx(away.var(axis=1, ddof=1).mean() * 4 / 3)
+    assert actual.within == pytest.approx(away.var(axis=1, ddof=1).mean() * 4 / 3)
 
 
 def test_a_fold_that_is_hard_for_every_seed_adds_nothing_to_the_variance_of_seeds():
@@ -73,10 +73,10 @@ def test_two_methods_with_many_seeds_keep_more_of_their_own_spread():
 
 def test_what_a_cohort_lacks_of_degrees_of_freedom_comes_from_the_field():
     """One method, two seeds: 1 degree of freedom of its own, 3 of the spread that is supposed."""
-    (found,) = stats.seed_errors([stats.Seeds(0.8, 2, 0.0009, 0.0, 0.5)])
+    (actual,) = stats.seed_errors([stats.Seeds(0.8, 2, 0.0009, 0.0, 0.5)])
     slope = 0.8 * 0.2
-    assert found.degrees == LEAST == 4
-    assert found.spread**2 == pytest.approx((0.0009 + 3 * (FIELD_SPREAD * slope) ** 2) / 4)
+    assert actual.degrees == LEAST == 4
+    assert actual.spread**2 == pytest.approx((0.0009 + 3 * (FIELD_SPREAD * slope) ** 2) / 4)
 
 
 def test_what_patients_make_of_the_variance_is_not_counted_twice():
@@ -127,11 +127,11 @@ def test_the_interval_over_seeds_by_hand():
     quantile = sp.t.ppf(0.975, total**2 / (0.0005**2 / 4))
     seeds = np.sqrt(0.0004) / (0.8 * 0.2)
     z = sp.norm.ppf(0.975)
-    for end, found, sign in ((0.73, mean.low, -1), (0.86, mean.high, 1)):
+    for end, actual, sign in ((0.73, mean.low, -1), (0.86, mean.high, 1)):
         centre = np.log(0.8 / 0.2)
         patients = abs(np.log(end / (1 - end)) - centre) / z
         at = centre + sign * quantile * np.hypot(patients, seeds)
-        assert found == pytest.approx(1 / (1 + np.exp(-at)), abs=1e-9)
+        assert actual == pytest.approx(1 / (1 + np.exp(-at)), abs=1e-9)
 
 
 @given(st.integers(0, 500), st.integers(2, 5), st.integers(1, 6))
@@ -177,14 +177,14 @@ def ends(ranks):
 @settings(max_examples=25, deadline=None)
 def test_ranks_follow_scores_and_lie_in_their_intervals(seed, methods, seeds):
     means = cohort(seed, methods, seeds, step=0.04)
-    found = stats.rank_intervals(means)
+    actual = stats.rank_intervals(means)
     points = np.array([m.estimate for m in means])
-    np.testing.assert_array_equal(found.rank, sp.rankdata(-points, method="min"))
-    assert (found.low <= found.rank).all()
-    assert (found.rank <= found.high).all()
-    assert found.best[points.argmax()]
-    assert (found.low >= 1).all()
-    assert (found.high <= methods).all()
+    np.testing.assert_array_equal(actual.rank, sp.rankdata(-points, method="min"))
+    assert (actual.low <= actual.rank).all()
+    assert (actual.rank <= actual.high).all()
+    assert actual.best[points.argmax()]
+    assert (actual.low >= 1).all()
+    assert (actual.high <= methods).all()
 
 
 @given(st.permutations(range(5)), st.integers(1, 3))
@@ -193,9 +193,9 @@ def test_another_order_of_methods_orders_the_results_and_changes_nothing_else(or
     """Where a pair is told apart by a hair, the draws of the seeds of another order may decide it: one place more."""
     order = list(order)
     means = cohort(3, 5, seeds, spread=0.1, auc=0.95, step=0.11)
-    found, turned = (ends(stats.rank_intervals(some)) for some in (means, [means[i] for i in order]))
-    np.testing.assert_array_equal(turned[0], found[0, order])
-    np.testing.assert_allclose(turned, found[:, order], atol=1)
+    actual, turned = (ends(stats.rank_intervals(some)) for some in (means, [means[i] for i in order]))
+    np.testing.assert_array_equal(turned[0], actual[0, order])
+    np.testing.assert_allclose(turned, actual[:, order], atol=1)
     cells = np.random.default_rng(4).uniform(0.7, 0.9, (5, 1, 3))
     errors, other = (stats.seed_errors([stats.seeds_of(c) for c in some]) for some in (cells, cells[order]))
     np.testing.assert_allclose([e.added for e in other], [errors[i].added for i in order], rtol=1e-9)
@@ -203,11 +203,11 @@ def test_another_order_of_methods_orders_the_results_and_changes_nothing_else(or
 
 def test_equal_scores_share_a_rank_and_methods_far_apart_do_not():
     one, far = cohort(methods=2, seeds=1, auc=0.95, step=0.45)
-    found = stats.rank_intervals([far, one, one, None])
-    np.testing.assert_array_equal(found.rank, [3, 1, 1, np.nan])
-    np.testing.assert_array_equal(found.low[:3], [3, 1, 1])
-    np.testing.assert_array_equal(found.high[:3], [3, 2, 2])
-    assert found.best.tolist() == [False, True, True, False]
+    actual = stats.rank_intervals([far, one, one, None])
+    np.testing.assert_array_equal(actual.rank, [3, 1, 1, np.nan])
+    np.testing.assert_array_equal(actual.low[:3], [3, 1, 1])
+    np.testing.assert_array_equal(actual.high[:3], [3, 2, 2])
+    assert actual.best.tolist() == [False, True, True, False]
 
 
 def test_a_difference_that_may_be_off_gives_ranks_only_beyond_that():
@@ -217,11 +217,11 @@ def test_a_difference_that_may_be_off_gives_ranks_only_beyond_that():
     for off, low in ((0.0, known.low[2]), (gap, 1 + (known.low[2] == 3))):
         matrix = np.zeros((3, 3))
         matrix[0, 2] = matrix[2, 0] = off
-        found = stats.rank_intervals(means, off=matrix)
-        assert found.low[2] == low
-        np.testing.assert_array_equal(found.rank, known.rank)
-        assert (found.low <= known.low).all()
-        assert (found.high >= known.high).all()
+        actual = stats.rank_intervals(means, off=matrix)
+        assert actual.low[2] == low
+        np.testing.assert_array_equal(actual.rank, known.rank)
+        assert (actual.low <= known.low).all()
+        assert (actual.high >= known.high).all()
 
 
 def test_a_pair_apart_alone_may_not_be_among_many():

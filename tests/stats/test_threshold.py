@@ -47,13 +47,13 @@ def test_no_threshold_is_better_and_no_higher_one_as_good(rows, rule):
     measure = MEASURES[rule]
     every = {t: measure(y, (s >= t).astype(int)) for t in [*np.unique(s), np.inf]}
     best = max(every.values())
-    found = choose(rule, y, s)
+    actual = choose(rule, y, s)
     if rule == "val-youden" and best < 1e-12:
-        assert found.value is None
-        assert found.reason
+        assert actual.value is None
+        assert actual.reason
         return
-    assert every[found.value] == pytest.approx(best, abs=1e-12)
-    assert all(value < best - 1e-12 for t, value in every.items() if t > found.value)
+    assert every[actual.value] == pytest.approx(best, abs=1e-12)
+    assert all(value < best - 1e-12 for t, value in every.items() if t > actual.value)
 
 
 @given(bags)
@@ -62,8 +62,8 @@ def test_youdens_threshold_is_that_of_scikit_learns_roc_curve(rows):
     y, s = np.array(rows).T
     false, true, thresholds = sk.roc_curve(y, s, drop_intermediate=False)
     gain = np.round(true - false, 12)  # equal in exact numbers, not in every rounding
-    found = choose("val-youden", y, s)
-    assert found.value == (thresholds[gain.argmax()] if gain.max() > 0 else None)
+    actual = choose("val-youden", y, s)
+    assert actual.value == (thresholds[gain.argmax()] if gain.max() > 0 else None)
 
 
 @given(bags, st.sampled_from(sorted(CHOSEN)))
@@ -77,11 +77,11 @@ def test_a_threshold_moves_with_any_increasing_map(rows, rule):
 @pytest.mark.parametrize("rule", sorted(CHOSEN))
 @pytest.mark.parametrize("y", [[], [0, 0], [1, 1]])
 def test_without_bags_of_both_classes_the_more_probable_class_stays(rule, y):
-    found = choose(rule, y, np.arange(len(y)))
-    assert found.value is None
-    assert found.reason
+    actual = choose(rule, y, np.arange(len(y)))
+    assert actual.value is None
+    assert actual.reason
     p = np.array([[0.6, 0.4], [0.1, 0.9]])
-    assert found.predicted(p, np.log(p / (1 - p))).tolist() == [0, 1]
+    assert actual.predicted(p, np.log(p / (1 - p))).tolist() == [0, 1]
 
 
 @pytest.mark.parametrize(("y", "s"), [([0, 1], [0, np.nan]), ([0, 1], [0, np.inf]), ([0, 2], [0, 1]), ([0, 1], [0])])
@@ -112,21 +112,21 @@ def test_what_a_model_carries_is_read_back():
 @given(bags.map(np.array))
 @FEW
 def test_sensitivity_and_specificity_are_scikit_learns(rows):
-    y, found = rows[:, 0], (rows[:, 1] > 0).astype(int)
+    y, actual = rows[:, 0], (rows[:, 1] > 0).astype(int)
     p = np.tile([0.7, 0.3], (len(y), 1))
-    assert metrics.sensitivity(y, p, found) == pytest.approx(sk.recall_score(y, found))
-    assert metrics.specificity(y, p, found) == pytest.approx(sk.recall_score(y, found, pos_label=0))
-    assert metrics.balanced_accuracy(y, p, found) == pytest.approx(sk.balanced_accuracy_score(y, found))
-    assert metrics.accuracy(y, p, found) == pytest.approx(sk.accuracy_score(y, found))
+    assert metrics.sensitivity(y, p, actual) == pytest.approx(sk.recall_score(y, actual))
+    assert metrics.specificity(y, p, actual) == pytest.approx(sk.recall_score(y, actual, pos_label=0))
+    assert metrics.balanced_accuracy(y, p, actual) == pytest.approx(sk.balanced_accuracy_score(y, actual))
+    assert metrics.accuracy(y, p, actual) == pytest.approx(sk.accuracy_score(y, actual))
 
 
 def test_of_three_classes_they_are_means_over_classes():
     rng = np.random.default_rng(1)
-    y, found = rng.integers(0, 3, 40), rng.integers(0, 3, 40)
+    y, actual = rng.integers(0, 3, 40), rng.integers(0, 3, 40)
     p = np.full((40, 3), 1 / 3)
-    tables = sk.multilabel_confusion_matrix(y, found)
-    assert metrics.specificity(y, p, found) == pytest.approx(np.mean([t[0, 0] / t[0].sum() for t in tables]))
-    assert metrics.sensitivity(y, p, found) == pytest.approx(np.mean([t[1, 1] / t[1].sum() for t in tables]))
+    tables = sk.multilabel_confusion_matrix(y, actual)
+    assert metrics.specificity(y, p, actual) == pytest.approx(np.mean([t[0, 0] / t[0].sum() for t in tables]))
+    assert metrics.sensitivity(y, p, actual) == pytest.approx(np.mean([t[1, 1] / t[1].sum() for t in tables]))
 
 
 # --- tables ----------------------------------------------------------------------------------------------------------
@@ -149,17 +149,17 @@ def rare(tmp_path):
 def by_hand(root, rule):
     """The mean over runs of scikit-learn's scores at the threshold found on validation by a search."""
     labels = pd.read_csv(root / "made-up-v1/cohorts/easy-f0/labels.csv").set_index("slide_id")["label"]
-    found = {}
+    actual = {}
     for run in read_runs(root):
         table = run.predictions().assign(y=lambda t: labels.reindex(t["slide_id"]).to_numpy())
         val, test = table[table["split"] == "val"], table[table["split"] == "test"]
         best = max(np.unique(val["s1"]), key=lambda t: (MEASURES[rule](val["y"], val["s1"] >= t), t))
         called = test["s1"] >= best
-        found.setdefault(run.method, []).append((
+        actual.setdefault(run.method, []).append((
             sk.balanced_accuracy_score(test["y"], called), sk.f1_score(test["y"], called),
             sk.recall_score(test["y"], called), sk.recall_score(test["y"], called, pos_label=0),
         ))  # fmt: skip
-    return {method: np.mean(values, axis=0) for method, values in found.items()}
+    return {method: np.mean(values, axis=0) for method, values in actual.items()}
 
 
 SHOWN = ["balanced_accuracy", "f1", "sensitivity", "specificity"]
@@ -323,8 +323,8 @@ def test_kept_models_predict_by_the_thresholds_of_the_table(study, tmp_path):
         assert mine["threshold"].unique() == pytest.approx([runs.loc[record_.spec.fold, "threshold"]])
         assert np.array_equal(mine["predicted"] == "pos", mine["p_pos"] >= mine["threshold"] - 1e-12)
         test = list(record_.predictions().query("split == 'test'")["slide_id"])
-        found = sk.balanced_accuracy_score(labels[test], mine.loc[test, "predicted"])
-        assert found == pytest.approx(runs.loc[record_.spec.fold, "balanced_accuracy"])
+        actual = sk.balanced_accuracy_score(labels[test], mine.loc[test, "predicted"])
+        assert actual == pytest.approx(runs.loc[record_.spec.fold, "balanced_accuracy"])
     ensemble = table[table["member"] == "ensemble"]
     odds = ensemble["log_odds_pos"].to_numpy()
     cut = np.log(ensemble["threshold"] / (1 - ensemble["threshold"])).to_numpy()

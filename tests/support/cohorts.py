@@ -81,10 +81,10 @@ class Planted:
             cells: list[str] = []
             for part in PARTS:
                 name = fold[part][i] if i < len(fold[part]) else ""
-                told = classes.index(self.slides[name].label) if name in self.slides else 0
+                message = classes.index(self.slides[name].label) if name in self.slides else 0
                 if name in self.slides and (said := self.slides[name].told) is not None:
-                    told = classes.index(said)
-                cells += [name, f"{told:.1f}" if name else ""]
+                    message = classes.index(said)
+                cells += [name, f"{message:.1f}" if name else ""]
             yield i, *cells
 
 

@@ -41,10 +41,10 @@ def source_table(source: Path, format: str = "auto") -> SourceTable:
     return table
 
 
-def same_bits(found: np.ndarray | torch.Tensor | None, wanted: np.ndarray) -> bool:
+def same_bits(actual: np.ndarray | torch.Tensor | None, wanted: np.ndarray) -> bool:
     """Whether an array is another one, in shape, dtype and every bit."""
-    assert found is not None
-    array = np.asarray(found)
+    assert actual is not None
+    array = np.asarray(actual)
     return array.shape == wanted.shape and array.dtype == wanted.dtype and array.tobytes() == wanted.tobytes()
 
 

@@ -43,12 +43,12 @@ def defects(figure: Figure) -> list[str]:
 
 
 def _texts(figure: Figure) -> list[Text]:
-    found: list[Text] = []
+    actual: list[Text] = []
     for text in figure.findobj(Text):
         assert isinstance(text, Text)
         if text.get_text().strip() and text.get_visible() and _is_shown(text, figure):
-            found.append(text)
-    return found
+            actual.append(text)
+    return actual
 
 
 def _is_shown(text: Text, figure: Figure) -> bool:

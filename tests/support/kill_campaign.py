@@ -198,11 +198,11 @@ class Campaign:
         return state
 
     def compare(self, results: Path, due: dict[str, Any], number: int) -> None:
-        found = self.state(results)
+        actual = self.state(results)
         self.counts["compared"] += len(due)
-        for key in sorted({*due, *found}):
-            if due.get(key) != found.get(key):
-                one, other = (str(state.get(key, "absent"))[:200] for state in (due, found))
+        for key in sorted({*due, *actual}):
+            if due.get(key) != actual.get(key):
+                one, other = (str(state.get(key, "absent"))[:200] for state in (due, actual))
                 self.problems.append(f"round {number}: {key} is {other}, undisturbed {one}")
         hidden = [str(path.relative_to(results)) for path in results.rglob(".*")]
         if hidden:
@@ -289,11 +289,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--kills", type=int, default=60)
     parser.add_argument("--seed", type=int, default=0)
-    asked = parser.parse_args()
+    parsed = parser.parse_args()
     began, folder = time.monotonic(), Path(tempfile.mkdtemp(prefix="kills-"))
     os.environ["MILBENCH_CACHE"] = str(folder / "cache")
     try:
-        made = campaign(folder, asked.kills, asked.seed)
+        made = campaign(folder, parsed.kills, parsed.seed)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     print(", ".join(f"{what} {number}" for what, number in made.counts.items()))

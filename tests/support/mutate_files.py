@@ -188,7 +188,7 @@ def campaign(inputs: int, seed: int = 0, computing: float = COMPUTING) -> Outcom
         seed: of the mutations.
         computing: seconds of computing that a file may take before its reader is ended.
     """
-    found = Outcome()
+    actual = Outcome()
     before = supervised.COMPUTING
     supervised.COMPUTING = computing
     kinds = [*FEATURES, *TABLES]
@@ -196,13 +196,13 @@ def campaign(inputs: int, seed: int = 0, computing: float = COMPUTING) -> Outcom
         with tempfile.TemporaryDirectory() as folder:
             for number in range(inputs):
                 kind = kinds[number % len(kinds)]
-                _one(found, Path(folder), kind, number, np.random.default_rng([seed, number]))
+                _one(actual, Path(folder), kind, number, np.random.default_rng([seed, number]))
     finally:
         supervised.COMPUTING = before
-    return found
+    return actual
 
 
-def _one(found: Outcome, folder: Path, kind: str, number: int, rng: np.random.Generator) -> None:
+def _one(actual: Outcome, folder: Path, kind: str, number: int, rng: np.random.Generator) -> None:
     valid = folder / "valid" / kind.replace(" ", "-")
     if not valid.exists():
         valid.parent.mkdir(exist_ok=True)
@@ -217,10 +217,10 @@ def _one(found: Outcome, folder: Path, kind: str, number: int, rng: np.random.Ge
     path = files[int(rng.integers(len(files)))]
     mutate = MUTATIONS[int(rng.integers(len(MUTATIONS)))]
     path.write_bytes(mutate(path.read_bytes(), rng))
-    what, told = _read(kind, place, folder, path, valid)
-    found.counts[what] += 1
+    what, message = _read(kind, place, folder, path, valid)
+    actual.counts[what] += 1
     if what in ("hang", "traceback"):
-        found.bad.append((kind, mutate.__name__, number, told))
+        actual.bad.append((kind, mutate.__name__, number, message))
 
 
 #: formats whose writers make the folder below the one they are given
@@ -291,10 +291,10 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     began = time.monotonic()
-    found = campaign(options.inputs, options.seed)
-    print(f"{options.inputs} inputs in {time.monotonic() - began:.0f} s: {dict(found.counts)}")
-    for kind, mutation, number, told in found.bad:
-        print(f"  {kind}, {mutation}, input {number}: {told}")
+    actual = campaign(options.inputs, options.seed)
+    print(f"{options.inputs} inputs in {time.monotonic() - began:.0f} s: {dict(actual.counts)}")
+    for kind, mutation, number, message in actual.bad:
+        print(f"  {kind}, {mutation}, input {number}: {message}")
 
 
 if __name__ == "__main__":

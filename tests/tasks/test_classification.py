@@ -30,10 +30,10 @@ def test_validation_is_log_loss_and_auc():
     rng = np.random.default_rng(0)
     y, p = np.arange(40) % 2, rng.uniform(0.01, 0.99, 40)
     both = np.column_stack([1 - p, p])
-    found = TASK.validation(y, ClassPredictions(both, np.log(both / (1 - both))))
-    assert set(found) == {monitor.name for monitor in TASK.monitors}
-    assert found["val_loss"] == pytest.approx(log_loss(y, p))
-    assert found["val_auc"] == pytest.approx(roc_auc_score(y, p))
+    actual = TASK.validation(y, ClassPredictions(both, np.log(both / (1 - both))))
+    assert set(actual) == {monitor.name for monitor in TASK.monitors}
+    assert actual["val_loss"] == pytest.approx(log_loss(y, p))
+    assert actual["val_auc"] == pytest.approx(roc_auc_score(y, p))
 
 
 @pytest.mark.parametrize("classes", [2, 3])

@@ -51,17 +51,17 @@ def trained(cohort, *args, **more):
 @pytest.mark.parametrize("steps", [1, 7, 8, 9, 100])
 def test_steps_are_exact_whatever_an_epoch_is(cohort, steps):
     """8 bags, one a step: budgets below, at and above an epoch; the recipe's epochs and patience are set aside."""
-    found = trained(cohort, recipe={"epochs": 2, "patience": 1}, steps=steps)
-    assert (found.steps, found.bags) == (steps, steps)
-    assert found.budget == {"track": "steps", "allowed": steps, "used": steps, "overshoot": 0, "last_step": 1}
-    assert found.history[-1]["steps"] == steps
+    actual = trained(cohort, recipe={"epochs": 2, "patience": 1}, steps=steps)
+    assert (actual.steps, actual.bags) == (steps, steps)
+    assert actual.budget == {"track": "steps", "allowed": steps, "used": steps, "overshoot": 0, "last_step": 1}
+    assert actual.history[-1]["steps"] == steps
 
 
 @pytest.mark.parametrize(("steps", "looks"), [(100, 10), (10, 10), (25, 10), (4, 4)])
 def test_every_method_is_looked_at_as_often(cohort, steps, looks):
     """Evenly over the budget, whatever an epoch is, and never twice without a step between."""
-    found = trained(cohort, protocol=Protocol(evaluations=10), steps=steps)
-    at = [row["steps"] for row in found.history]
+    actual = trained(cohort, protocol=Protocol(evaluations=10), steps=steps)
+    at = [row["steps"] for row in actual.history]
     assert len(at) == looks
     assert at == [int(np.ceil(steps * k / looks)) for k in range(1, looks + 1)]
 
@@ -125,23 +125,23 @@ class Clock:
 def test_device_seconds_stop_within_a_step_and_leave_evaluation_out(cohort, monkeypatch):
     """Every step takes one second of this clock."""
     monkeypatch.setattr(loop, "DeviceTimer", lambda device: DeviceTimer(device, Clock()))
-    found = trained(cohort, device_seconds=10.5)
-    assert found.steps == 11
-    assert found.budget == {
+    actual = trained(cohort, device_seconds=10.5)
+    assert actual.steps == 11
+    assert actual.budget == {
         "track": "device_seconds",
         "allowed": 10.5,
         "used": 11.0,
         "overshoot": 0.5,
         "last_step": 1.0,
     }
-    assert found.device_seconds == 11.0
+    assert actual.device_seconds == 11.0
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_device_seconds_of_the_real_clock(cohort, method):
-    found = trained(cohort, method, device_seconds=0.05)
-    assert 0.05 <= found.budget["used"] <= 0.05 + found.budget["last_step"]
-    assert found.budget["overshoot"] <= found.budget["last_step"]
+    actual = trained(cohort, method, device_seconds=0.05)
+    assert 0.05 <= actual.budget["used"] <= 0.05 + actual.budget["last_step"]
+    assert actual.budget["overshoot"] <= actual.budget["last_step"]
 
 
 def test_a_timer_that_lags_is_waited_for_where_the_limit_may_be_near():
@@ -177,9 +177,9 @@ def test_a_method_without_operations_has_no_budget_in_them(cohort):
 def test_schedules_lie_over_the_budget(cohort):
     """A cosine of 10 steps ends at 0 after 10 steps, whatever the recipe's epochs would have made of it."""
     recipe = {"schedule": "cosine", "lr": 0.1, "epochs": 1000}
-    found = trained(cohort, protocol=Protocol(evaluations=10), recipe=recipe, steps=10)
+    actual = trained(cohort, protocol=Protocol(evaluations=10), recipe=recipe, steps=10)
     due = [0.1 * 0.5 * (1 + np.cos(np.pi * k / 10)) for k in range(10)]
-    assert [row["lr"] for row in found.history] == pytest.approx(due)
+    assert [row["lr"] for row in actual.history] == pytest.approx(due)
 
 
 def test_warm_up_rises_to_the_rate_and_the_cosine_takes_the_rest():
@@ -194,9 +194,9 @@ def test_warm_up_rises_to_the_rate_and_the_cosine_takes_the_rest():
 
 
 def test_without_a_length_nothing_has_changed(cohort):
-    found = trained(cohort, recipe={"epochs": 3})
-    assert (found.steps, found.budget) == (24, {"track": None})
-    assert [row["epoch"] for row in found.history] == [1, 2, 3]
+    actual = trained(cohort, recipe={"epochs": 3})
+    assert (actual.steps, actual.budget) == (24, {"track": None})
+    assert [row["epoch"] for row in actual.history] == [1, 2, 3]
 
 
 @pytest.mark.cuda
@@ -204,10 +204,10 @@ def test_without_a_length_nothing_has_changed(cohort):
 @pytest.mark.parametrize("method", METHODS)
 def test_device_seconds_by_events(cohort, method):
     """Launching runs ahead of the device, and the training stops within a step of the budget all the same."""
-    found = train(budgeted(cohort, method, device_seconds=0.2), opened(cohort[0]), torch.device("cuda"))
-    assert found.budget["used"] >= 0.2
-    assert found.budget["overshoot"] <= max(found.budget["last_step"], 0.2 / found.steps * 3)
-    assert found.device_seconds == pytest.approx(found.budget["used"])
+    actual = train(budgeted(cohort, method, device_seconds=0.2), opened(cohort[0]), torch.device("cuda"))
+    assert actual.budget["used"] >= 0.2
+    assert actual.budget["overshoot"] <= max(actual.budget["last_step"], 0.2 / actual.steps * 3)
+    assert actual.device_seconds == pytest.approx(actual.budget["used"])
 
 
 @pytest.mark.cuda
@@ -237,15 +237,15 @@ def test_cutting_keeps_order_and_short_bags():
     chance = np.random.default_rng(0)
     x = torch.arange(30.0)[:, None]
     bags = Bags(x, [3, 20, 7], torch.cat([x, x], dim=1))
-    found = subsample_bags(bags, 5, chance)
-    assert list(found.lengths) == [3, 5, 5]
-    parts = [part[:, 0].tolist() for part in found.x.split(found.lengths)]
+    actual = subsample_bags(bags, 5, chance)
+    assert list(actual.lengths) == [3, 5, 5]
+    parts = [part[:, 0].tolist() for part in actual.x.split(actual.lengths)]
     assert parts[0] == [0, 1, 2]
     for part, (low, high) in zip(parts[1:], ((3, 23), (23, 30)), strict=True):
         assert part == sorted(set(part))
         assert low <= min(part)
         assert max(part) < high
-    assert torch.equal(found.coords[:, :1], found.x)
+    assert torch.equal(actual.coords[:, :1], actual.x)
     assert subsample_bags(bags, 20, chance) is bags
 
 

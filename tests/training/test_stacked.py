@@ -128,13 +128,13 @@ def test_company_changes_nothing_to_the_bit(tmp_path, method, batch_size):
     given = tasks(cohort, method, range(7), rotate=True, batch_size=batch_size, momentum=0.9, epochs=5, lr=0.02)
     cache = opened(cohort[0])
 
-    def found(which):
+    def actual(which):
         trained = train_stacked([given[i] for i in which], cache, CPU)
         return {i: (predictions(cohort, t, given[i]), t.history) for i, t in zip(which, trained, strict=True)}
 
-    every = found(range(7))
+    every = actual(range(7))
     for which in ([2], [6, 2, 0], [5, 4, 2, 1]):
-        for i, (p, history) in found(which).items():
+        for i, (p, history) in actual(which).items():
             assert np.array_equal(p, every[i][0]), (which, i)
             assert str(history) == str(every[i][1])  # as text, since NaN is not itself
 
@@ -211,10 +211,10 @@ def test_what_looks_across_models_is_not_stacked(change):
 
 
 def assert_same(one, other):
-    def told(records):
+    def message(records):
         return {(r.method, r.spec.seed): r.predictions() for r in records}
 
-    one, other = told(one), told(other)
+    one, other = message(one), message(other)
     assert one.keys() == other.keys()
     for key, frame in one.items():
         assert frame.equals(other[key]), key
@@ -258,9 +258,9 @@ def test_a_run_made_again_is_the_same_to_the_bit(made, tmp_path):
     shutil.copytree(results, again)
     lost = next(r for r in records if r.method == "mean")
     shutil.rmtree(again / lost.path.relative_to(results))
-    found = run(small, again, jobs=2)
-    assert_same(records, found)
-    assert next(r for r in found if r.spec.run_id == lost.spec.run_id).record["stack"]["models"] == 2
+    actual = run(small, again, jobs=2)
+    assert_same(records, actual)
+    assert next(r for r in actual if r.spec.run_id == lost.spec.run_id).record["stack"]["models"] == 2
 
 
 def test_what_the_whole_stack_took_is_nobodys_own(made):

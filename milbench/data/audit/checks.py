@@ -19,9 +19,9 @@ _CHECKS = 2
 def table_findings(subject: Subject) -> list[Finding]:
     """Check ids, labels, folds and checksums: all that takes no look at features."""
     missing = missing_findings(subject)
-    found = [*missing, *stale_findings(subject), *note_findings(subject)]
+    findings = [*missing, *stale_findings(subject), *note_findings(subject)]
     if subject.trouble is not None:
-        return [*found, Finding.of_error(subject.name, subject.trouble, subject.trouble_code)]
+        return [*findings, Finding.of_error(subject.name, subject.trouble, subject.trouble_code)]
     labels = subject.labels
     known = Known(
         labels=labels.strata,
@@ -32,7 +32,7 @@ def table_findings(subject: Subject) -> list[Finding]:
         told=frozenset(slide for finding in missing for slide in finding.ids),
     )
     return [
-        *found,
+        *findings,
         *folds_findings(subject.name, subject.folds, known),
         *rare_class_findings(subject.name, subject.folds, known),
         *label_findings(subject),

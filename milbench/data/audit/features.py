@@ -94,19 +94,19 @@ def identical_findings(subject: Subject) -> list[Finding]:
     The checksums of the cache tell, so nothing is read.
     """
     groups = _by_checksum(subject)
-    found, crossed = [], set()
+    findings, crossed = [], set()
     for fold in subject.folds:
         parts = {part: set(ids) for part, ids in fold.parts.items()} if groups else {}
         across = [there for group in groups if (there := _across(parts, group))]
         crossed |= {slide for group in across for slide in group}
         if across:
             who = f"{_grouped(across)} with identical features in two parts"
-            found.append(_listed("features-overlap", subject.name, who, across, "keep one of each", fold.name))
+            findings.append(_listed("features-overlap", subject.name, who, across, "keep one of each", fold.name))
     rest = [group for group in groups if not crossed & set(group)]
     if rest:
         who = f"{_grouped(rest)} with identical features"
-        found.append(_listed("identical-features", subject.name, who, rest, "keep one of each"))
-    return found
+        findings.append(_listed("identical-features", subject.name, who, rest, "keep one of each"))
+    return findings
 
 
 def similar_findings(subject: Subject, of: Sketch) -> list[Finding]:
@@ -130,7 +130,7 @@ def label_column_findings(subject: Subject, of: Sketch) -> list[Finding]:
     y = np.array([subject.labels.strata[slide] for slide in subject.slides])
     exact = _exact(subject, of, y)
     known = _column_names(subject)
-    found = [
+    findings = [
         Finding.of(
             "label-column",
             subject.name,
@@ -147,8 +147,8 @@ def label_column_findings(subject: Subject, of: Sketch) -> list[Finding]:
         text = (
             f"almost the label is in {who} (AUC {almost[best]:.3f} of {known(best)}); make sure it was not made from it"
         )
-        found.append(Finding.of("almost-label-column", subject.name, text, names))
-    return found
+        findings.append(Finding.of("almost-label-column", subject.name, text, names))
+    return findings
 
 
 def _column_names(subject: Subject) -> Callable[[int], str]:
@@ -207,10 +207,10 @@ def _grouped(groups: Sequence[Sequence[str]]) -> str:
 
 
 def _listed(
-    code: str, cohort: str, who: str, groups: Sequence[Sequence[str]], mend: str, fold: str | None = None
+    code: str, cohort: str, who: str, groups: Sequence[Sequence[str]], advice: str, fold: str | None = None
 ) -> Finding:
     shown = "; ".join(some(list(group)) for group in groups[:3]) + (" ..." if len(groups) > 3 else "")
-    return Finding.of(code, cohort, f"{who}: {shown}; {mend}", sorted(s for group in groups for s in group), fold)
+    return Finding.of(code, cohort, f"{who}: {shown}; {advice}", sorted(s for group in groups for s in group), fold)
 
 
 def _close(of: Sketch, slides: NDArray[np.int64]) -> list[NDArray[np.int64]]:
@@ -254,7 +254,7 @@ def _exact(subject: Subject, of: Sketch, y: NDArray[np.int64]) -> dict[int, str]
     """
     classes = subject.labels.classes
     varied = of.low.min(0) < of.high.max(0)
-    found = {}
+    exact = {}
     columns = [int(j) for j in np.flatnonzero(of.two & varied) if _plausible(of, int(j), y, len(classes))]
     if not columns:
         return {}
@@ -267,11 +267,11 @@ def _exact(subject: Subject, of: Sketch, y: NDArray[np.int64]) -> dict[int, str]
         for word, extreme in (("largest", high[:, k]), ("smallest", low[:, k])):
             values = [np.unique(extreme[y == c]) for c in range(len(classes))]
             if all(len(v) == 1 for v in values) and len({float(v[0]) for v in values}) == len(classes):
-                told = ", ".join(f"{v[0]:g} for {name}" for v, name in zip(values, classes, strict=True))
+                values_text = ", ".join(f"{v[0]:g} for {name}" for v, name in zip(values, classes, strict=True))
                 always = "every instance has" if (low[:, k] == high[:, k]).all() else f"the {word} value of a slide is"
-                found[j] = f"{always} {told}"
+                exact[j] = f"{always} {values_text}"
                 break
-    return found
+    return exact
 
 
 def _plausible(of: Sketch, j: int, y: NDArray[np.int64], classes: int) -> bool:

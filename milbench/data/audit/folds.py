@@ -43,30 +43,30 @@ def folds_findings(cohort: str, folds: Sequence[Fold], known: Known) -> list[Fin
     """List what is wrong with a cohort's folds, each by itself and all together."""
     if not folds:
         return [Finding.of("no-fold", cohort, "there is no fold; set split.folds or give split.files")]
-    found = []
+    findings = []
     if twice := sorted(name for name, times in Counter(fold.name for fold in folds).items() if times > 1):
-        found.append(Finding.of("fold-name", cohort, f"two folds are named {some(twice)}; rename the files", twice))
+        findings.append(Finding.of("fold-name", cohort, f"two folds are named {some(twice)}; rename the files", twice))
     for name, problem in {fold.name: problem for fold in folds if (problem := name_problem(fold.name, ".csv"))}.items():
         text = f"a fold is named {name[:60]!r}, which cannot be the name of a file: it {problem}; rename it"
-        found.append(Finding.of("fold-name", cohort, text, [name]))
+        findings.append(Finding.of("fold-name", cohort, text, [name]))
     for fold in folds:
-        found += fold_findings(cohort, fold, known)
+        findings += fold_findings(cohort, fold, known)
     used = {slide for fold in folds for ids in fold.parts.values() for slide in ids}
     if idle := sorted(set(known.labels) - used - set(known.told)):
         who = f"{count(len(idle), 'slide')} in no part of any fold: {some(idle)}"
-        mend = "give them the label 'exclude' if that is meant"
-        found.append(Finding.of("unused-slide", cohort, f"{who}; {mend}", idle))
-    return found
+        advice = "give them the label 'exclude' if that is meant"
+        findings.append(Finding.of("unused-slide", cohort, f"{who}; {advice}", idle))
+    return findings
 
 
 def fold_findings(cohort: str, fold: Fold, known: Known) -> list[Finding]:
     """List what is wrong with one fold."""
-    told = [
+    findings = [
         *_incomplete(fold, known),
-        *(told for pair in _PAIRS for told in _shared(fold, *pair, known)),
+        *(findings for pair in _PAIRS for findings in _shared(fold, *pair, known)),
         *_classes(fold, known),
     ]
-    return [Finding.of(code, cohort, message, ids, fold.name) for code, message, ids in told]
+    return [Finding.of(code, cohort, message, ids, fold.name) for code, message, ids in findings]
 
 
 #: code, message, ids
@@ -74,7 +74,7 @@ _Told = tuple[str, str, list[str]]
 
 
 def _incomplete(fold: Fold, known: Known) -> list[_Told]:
-    found: list[_Told] = [
+    findings: list[_Told] = [
         ("empty-part", f"its {part} part is empty; give it slides", [])
         for part in ("train", "test")
         if not fold.parts[part]
@@ -82,49 +82,49 @@ def _incomplete(fold: Fold, known: Known) -> list[_Told]:
     for part, ids in fold.parts.items():
         if twice := sorted(slide for slide, times in Counter(ids).items() if times > 1):
             who = f"{count(len(twice), 'slide')} twice in {part}: {some(twice)}"
-            found.append(("duplicate-row", f"{who}; remove the doubled rows", twice))
+            findings.append(("duplicate-row", f"{who}; remove the doubled rows", twice))
         for what, those in (("label", known.labels), ("features", known.features)):
             lacking = sorted(set(ids) - set(those) - set(known.told)) if those is not None else []
             if lacking:
                 who = f"{count(len(lacking), 'slide')} of {part} without {what}: {some(lacking)}"
-                found.append((f"split-without-{what}", f"{who}; add {what} or leave them out", lacking))
-    return found
+                findings.append((f"split-without-{what}", f"{who}; add {what} or leave them out", lacking))
+    return findings
 
 
 def _shared(fold: Fold, first: str, second: str, known: Known) -> list[_Told]:
     """Tell what two parts share: slides, else patients, else patients by their barcodes; each once."""
     a, b = fold.parts[first], fold.parts[second]
-    found: list[_Told] = []
+    findings: list[_Told] = []
     slides = sorted(set(a) & set(b))
     if slides:
         who = f"{count(len(slides), 'slide')} both in {first} and in {second}: {some(slides)}"
         if second == "val" and set(b) <= set(a):
-            mend = "validate on other patients than are trained on"
-            found.append(("val-in-train", f"val lies inside train, {who}; {mend}", slides))
+            advice = "validate on other patients than are trained on"
+            findings.append(("val-in-train", f"val lies inside train, {who}; {advice}", slides))
         elif first == "val" and set(a) == set(b):
-            mend = "a model must not be selected on the slides that test it"
-            found.append(("val-equals-test", f"val is the test part, {who}; {mend}", slides))
+            advice = "a model must not be selected on the slides that test it"
+            findings.append(("val-equals-test", f"val is the test part, {who}; {advice}", slides))
         else:
-            found.append(("slide-overlap", f"{who}; keep each in one part", slides))
+            findings.append(("slide-overlap", f"{who}; keep each in one part", slides))
     where = f"both in {first} and in {second}"
     patients = _owners(a, b, known.patients, slides)
     if patients:
         who = f"{count(len(patients), 'patient')} with slides {where}: {some(patients)}"
-        found.append(("patient-overlap", f"{who}; a patient belongs in one part", patients))
+        findings.append(("patient-overlap", f"{who}; a patient belongs in one part", patients))
     same = [slide for slide in (*a, *b) if known.patients.get(slide) in patients]
     guessed = _owners(a, b, known.guesses, [*slides, *same])
     if guessed:
         who = f"{count(len(guessed), 'patient')}, by TCGA's barcodes, with slides {where}: {some(guessed)}"
         own = all(known.patients.get(slide) in (slide, None) for slide in (*a, *b))
-        mend = f"name patients in patient_column{', or set patient_rule = ' + repr('^(.{12})') if own else ''}"
-        found.append(("guessed-patient-overlap", f"{who}; {mend}", guessed))
-    return found
+        advice = f"name patients in patient_column{', or set patient_rule = ' + repr('^(.{12})') if own else ''}"
+        findings.append(("guessed-patient-overlap", f"{who}; {advice}", guessed))
+    return findings
 
 
 def rare_class_findings(cohort: str, folds: Sequence[Fold], known: Known) -> list[Finding]:
     """List the folds that test one slide of a class, or none: their AUC means another thing than that of the others."""
     every = sorted(set(known.labels.values()))
-    found = []
+    findings = []
     for fold in folds:
         tested = Counter(known.labels[slide] for slide in dict.fromkeys(fold.test) if slide in known.labels)
         if len(tested) < 2:  # a part of one class is an error by itself
@@ -134,18 +134,18 @@ def rare_class_findings(cohort: str, folds: Sequence[Fold], known: Known) -> lis
                 names = ", ".join(known.named(label) for label in rare)
                 text = f"its test part holds {words} of class {names}, so its AUC means another thing than other folds'"
                 ids = sorted({s for s in fold.test if known.labels.get(s) in rare})
-                found.append(Finding.of("rare-test-class", cohort, text, ids, fold=fold.name))
-    return found
+                findings.append(Finding.of("rare-test-class", cohort, text, ids, fold=fold.name))
+    return findings
 
 
-def _owners(a: Sequence[str], b: Sequence[str], owner: Mapping[str, str], told: Collection[str]) -> list[str]:
+def _owners(a: Sequence[str], b: Sequence[str], owner: Mapping[str, str], findings: Collection[str]) -> list[str]:
     """Return who has slides in both; without those of whom it has been told by one of their slides."""
     both = {owner[s] for s in a if s in owner} & {owner[s] for s in b if s in owner}
-    return sorted(both - {owner[slide] for slide in told if slide in owner})
+    return sorted(both - {owner[slide] for slide in findings if slide in owner})
 
 
 def _classes(fold: Fold, known: Known) -> list[_Told]:
-    found: list[_Told] = []
+    findings: list[_Told] = []
     present = {
         part: {known.labels[slide] for slide in ids if slide in known.labels} for part, ids in fold.parts.items()
     }
@@ -153,11 +153,11 @@ def _classes(fold: Fold, known: Known) -> list[_Told]:
         if len(labels) == 1:
             only = known.named(next(iter(labels)))
             text = f"its {part} part holds class {only} only; every part needs two classes or more"
-            found.append(("one-class", text, sorted(set(fold.parts[part]))))
+            findings.append(("one-class", text, sorted(set(fold.parts[part]))))
     unseen = present["test"] - present["train"]
     # A training part of one class, or of none, has been told of.
     if unseen and len(present["train"]) > 1:
         names = ", ".join(known.named(label) for label in sorted(unseen))
         text = f"class {names} is tested but not in train; move some of its slides there"
-        found.append(("untrained-class", text, sorted({s for s in fold.test if known.labels.get(s) in unseen})))
-    return found
+        findings.append(("untrained-class", text, sorted({s for s in fold.test if known.labels.get(s) in unseen})))
+    return findings

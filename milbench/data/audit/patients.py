@@ -28,16 +28,16 @@ def guessed_patients(patients: Mapping[str, str]) -> dict[str, str]:
     Args:
         patients: slide -> patient.
     """
-    found = {slide: _BARCODE.match(patient) for slide, patient in patients.items()}
-    return {slide: match[0].upper() for slide, match in found.items() if match}
+    matches = {slide: _BARCODE.match(patient) for slide, patient in patients.items()}
+    return {slide: match[0].upper() for slide, match in matches.items() if match}
 
 
 def classes_of_patients(labels: Labels) -> dict[str, list[str]]:
     """Return patient -> its classes, of the patients with slides of several."""
-    found: dict[str, set[int]] = {}
+    classes: dict[str, set[int]] = {}
     for slide in labels.slides:
-        found.setdefault(labels.patients[slide], set()).add(labels.strata[slide])
-    return {p: [labels.classes[c] for c in sorted(mine)] for p, mine in found.items() if len(mine) > 1}
+        classes.setdefault(labels.patients[slide], set()).add(labels.strata[slide])
+    return {p: [labels.classes[c] for c in sorted(mine)] for p, mine in classes.items() if len(mine) > 1}
 
 
 def mixed_patients(labels: Labels) -> str:
@@ -115,8 +115,8 @@ def apply_rule(labels: Labels, rule: str) -> Labels:
             f"patient_rule {rule!r} has no use, as the labels name every slide's patient; remove it.",
             code="patient-rule-bad",
         )
-    found = search_patients(rule, own)
-    if lost := sorted((set(own) & labels.patients.keys()) - set(found)):
+    matches = search_patients(rule, own)
+    if lost := sorted((set(own) & labels.patients.keys()) - set(matches)):
         raise MilbenchError(
             f"patient_rule {toml_quoted(rule)} does not fit {count(len(lost), 'slide')}: {some(lost)}; correct it, "
             "or name the patients in patient_column.",
@@ -124,6 +124,6 @@ def apply_rule(labels: Labels, rule: str) -> Labels:
         )
     return replace(
         labels,
-        patients={slide: found.get(slide, patient) for slide, patient in labels.patients.items()},
-        excluded_patients={slide: found.get(slide, patient) for slide, patient in labels.excluded_patients.items()},
+        patients={slide: matches.get(slide, patient) for slide, patient in labels.patients.items()},
+        excluded_patients={slide: matches.get(slide, patient) for slide, patient in labels.excluded_patients.items()},
     )

@@ -90,16 +90,16 @@ def probe_findings(subject: Subject, facts: Facts) -> list[Finding]:
     ]
     parts = _parts(y, patients)
     method: Literal["logit", "bootstrap-logit"] = "logit" if len(present) == 2 else "bootstrap-logit"
-    found = []
+    findings = []
     for code, what, columns in probes:
         if columns is None:
             continue
         probabilities = _cross_validated(columns, y, parts)
         auc = auc_interval(y, probabilities, patients, method, LEVEL)
         if auc.low > 0.5 + MARGIN:
-            told = f"{what} alone predicts the label, AUC {auc.estimate:.2f} [{auc.low:.2f}, {auc.high:.2f}]"
-            found.append(Finding.of(code, subject.name, f"{told}; {_MENDS[code]}"))
-    return found
+            message = f"{what} alone predicts the label, AUC {auc.estimate:.2f} [{auc.low:.2f}, {auc.high:.2f}]"
+            findings.append(Finding.of(code, subject.name, f"{message}; {_MENDS[code]}"))
+    return findings
 
 
 def _parts(y: NDArray[np.int64], patients: NDArray[np.str_]) -> list[tuple[Rows, Rows]]:
@@ -169,7 +169,7 @@ def _site_column(subject: Subject) -> dict[str, str]:
     split = SplitSpec(scheme="site-preserved", site_column=column)
     slides = None if spec.slide_table is None else base / Path(spec.slide_table).expanduser()
     try:
-        found = read_label_table(path, spec.model_copy(update={"split": split}), slides)
-        return match_labels(found, subject.cache.ids, str(path), str(subject.cache.path)).sites
+        labels = read_label_table(path, spec.model_copy(update={"split": split}), slides)
+        return match_labels(labels, subject.cache.ids, str(path), str(subject.cache.path)).sites
     except MilbenchError:  # a column with gaps, which nobody was asked to fill
         return {}

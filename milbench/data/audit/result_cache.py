@@ -38,11 +38,11 @@ def remembered(cohort: str, key: Sequence[object], look: Callable[[], list[Findi
 def _read(path: Path) -> list[tuple[str, str, list[str]]] | None:
     """Return what is there; None where there is nothing, or nothing whole."""
     try:
-        found = [(code, message, ids) for code, message, ids in json.loads(path.read_text(encoding="utf-8"))]
+        findings = [(code, message, ids) for code, message, ids in json.loads(path.read_text(encoding="utf-8"))]
     except (OSError, ValueError, TypeError):
         return None
     whole = all(
         code in CODES and isinstance(message, str) and isinstance(ids, list) and all(isinstance(i, str) for i in ids)
-        for code, message, ids in found
+        for code, message, ids in findings
     )
-    return found if whole else None
+    return findings if whole else None

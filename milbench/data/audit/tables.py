@@ -27,12 +27,12 @@ _CODES = {"label": "label-without-features", "features": "features-without-label
 def missing_findings(subject: Subject) -> list[Finding]:
     """List slides with a label and no features, the reverse, and slides with a label whose features are no patches."""
     lacking = unmatched(subject.labels, subject.cache.ids, subject.where, str(subject.cache.path))
-    found = [Finding.of(_CODES[kind], subject.name, message, ids) for kind, (ids, message) in lacking.items()]
+    findings = [Finding.of(_CODES[kind], subject.name, message, ids) for kind, (ids, message) in lacking.items()]
     if subject.empty:
         have = "has no patches and takes" if len(subject.empty) == 1 else "have no patches and take"
         message = f"{count(len(subject.empty), 'slide')} {have} no part: {some(list(subject.empty))}"
-        found.append(Finding.of("no-patches", subject.name, message, subject.empty))
-    return found
+        findings.append(Finding.of("no-patches", subject.name, message, subject.empty))
+    return findings
 
 
 def stale_findings(subject: Subject) -> list[Finding]:
@@ -41,14 +41,14 @@ def stale_findings(subject: Subject) -> list[Finding]:
         return []
     path = subject.base / Path(subject.spec.labels).expanduser()
     stale, gone = stale_because(path, subject.cache.ids)
-    mend = "run milbench init again with --force, or correct both"
-    found = [Finding.of("stale-labels", subject.name, f"{text}; {mend}") for text in stale]
+    advice = "run milbench init again with --force, or correct both"
+    findings = [Finding.of("stale-labels", subject.name, f"{text}; {advice}") for text in stale]
     if gone:
         text = (
             f"{path} was made of {', '.join(gone)}, which cannot be read, so it is not known whether it is up to date"
         )
-        found.append(Finding.of("unchecked-labels", subject.name, text))
-    return found
+        findings.append(Finding.of("unchecked-labels", subject.name, text))
+    return findings
 
 
 def note_findings(subject: Subject) -> list[Finding]:
@@ -59,15 +59,17 @@ def note_findings(subject: Subject) -> list[Finding]:
 def patient_findings(subject: Subject) -> list[Finding]:
     """List patients that names of slides seem to tell and the labels do not, and patients of several classes."""
     labels = subject.labels
-    found = []
+    findings = []
     if text := mixed_patients(labels):
-        found.append(Finding.of("mixed-patient", subject.name, text, sorted(classes_of_patients(labels))))
+        findings.append(Finding.of("mixed-patient", subject.name, text, sorted(classes_of_patients(labels))))
     likely = unnamed_patients(labels)
     if likely is not None:
         own = any(labels.patients[slide] == slide for slide in likely.patients)
         joined = sorted(patient for patient, n in Counter(likely.patients.values()).items() if n > 1)
-        found.append(Finding.of("likely-patients", subject.name, likely_text(likely, subject.folds, not own), joined))
-    return found
+        findings.append(
+            Finding.of("likely-patients", subject.name, likely_text(likely, subject.folds, not own), joined)
+        )
+    return findings
 
 
 def row_findings(spec: DataSpec, base: Path) -> list[Finding]:
@@ -98,16 +100,16 @@ def label_findings(subject: Subject) -> list[Finding]:
     split = subject.spec.split
     if split.files is None:
         return []
-    told = [
+    entries = [
         (path.name, slide, plain_label(value))
         for path in split_paths(split.files, subject.base)
         for slide, value in _labels_in(path, subject)
         if slide in subject.labels.strata and not is_missing(value) and not unreadable(value)
     ]
     classes = subject.labels.classes
-    meant = _meaning([(slide, value) for _, slide, value in told], subject.labels.strata, classes)
+    meant = _meaning([(slide, value) for _, slide, value in entries], subject.labels.strata, classes)
     wrong: dict[str, str] = {}
-    for file, slide, value in told:
+    for file, slide, value in entries:
         if meant[value] != subject.labels.strata[slide]:
             wrong.setdefault(slide, f"{slide!r} is {value} in {file} and {classes[subject.labels.strata[slide]]} here")
     if not wrong:
@@ -118,10 +120,12 @@ def label_findings(subject: Subject) -> list[Finding]:
     return [Finding.of("label-mismatch", subject.name, f"{who}; correct one of them", ids)]
 
 
-def _meaning(told: Iterable[tuple[str, str]], labels: Mapping[str, int], classes: Sequence[str]) -> dict[str, int]:
+def _meaning(
+    labels_in_file: Iterable[tuple[str, str]], labels: Mapping[str, int], classes: Sequence[str]
+) -> dict[str, int]:
     """Return value -> class index."""
     votes: dict[str, Counter[int]] = {}
-    for slide, value in told:
+    for slide, value in labels_in_file:
         votes.setdefault(value, Counter())[labels[slide]] += 1
     by_key = {label_key(name): i for i, name in enumerate(classes)}
     if {label_key(value) for value in votes} <= set(by_key):
@@ -135,22 +139,22 @@ def _labels_in(path: Path, subject: Subject) -> list[tuple[str, str]]:
         return []
     header, rows = read_table(path)
     every = subject.labels.patients | subject.labels.excluded_patients
-    found: list[tuple[str, str]] = []
+    pairs: list[tuple[str, str]] = []
     for part in PARTS:  # TransMIL: train, train_label; MIL_BASELINE: train_slide_path, train_label
         name = next((name for name in (part, f"{part}_slide_path") if name in header), None)
         if name is not None and f"{part}_label" in header:
-            found += _pairs(header, rows, name, f"{part}_label")
-    if not found:  # Patho-Bench, eva: a row a slide, or a row a patient
+            pairs += _pairs(header, rows, name, f"{part}_label")
+    if not pairs:  # Patho-Bench, eva: a row a slide, or a row a patient
         columns = guess_columns(header)
         key, label = columns.slide or columns.patient, columns.label or _task_column(path, header)
         if key is None or label is None:
             return []
-        found = _pairs(header, rows, key, label)
+        pairs = _pairs(header, rows, key, label)
         if columns.slide is None:
-            value_of = dict(found)
+            value_of = dict(pairs)
             return [(slide, value_of[patient]) for slide, patient in every.items() if patient in value_of]
-    slide_of = known_ids([name for name, _ in found], every, subject.spec.slide_suffix)
-    return [(slide_of[name], value) for name, value in found]
+    slide_of = known_ids([name for name, _ in pairs], every, subject.spec.slide_suffix)
+    return [(slide_of[name], value) for name, value in pairs]
 
 
 def _pairs(header: list[str], rows: list[list[str]], key: str, label: str) -> list[tuple[str, str]]:

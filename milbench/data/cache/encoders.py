@@ -119,17 +119,17 @@ def encoder_groups(mean: NDArray[np.floating], spread: NDArray[np.floating]) -> 
     factor = np.log(np.maximum(spread[:, varied] / usual, 1e-6))
     pattern = np.log(np.maximum(spread[:, varied], 1e-12))
     # Where spreads differ the median spread may be that of either kind, so means are compared after spreads.
-    found = _split(factor, np.log(LEAST_FACTOR))
-    if found is not None:
-        ratio = float(np.exp(np.median(np.abs(_difference(factor, found)))))
-        if ratio >= FACTOR or not _one_pattern(shift, pattern, found):
-            return Groups(found, f"the spread of most features differs by a factor of {ratio:.3g} or more")
-    found = _split(shift, LEAST_SHIFT)
-    if found is None:
+    edges = _split(factor, np.log(LEAST_FACTOR))
+    if edges is not None:
+        ratio = float(np.exp(np.median(np.abs(_difference(factor, edges)))))
+        if ratio >= FACTOR or not _one_pattern(shift, pattern, edges):
+            return Groups(edges, f"the spread of most features differs by a factor of {ratio:.3g} or more")
+    edges = _split(shift, LEAST_SHIFT)
+    if edges is None:
         return None
-    size = _shift_beside_scale(shift, found)
-    if size >= SHIFT or (size >= LEAST_SHIFT and not _one_pattern(shift, pattern, found)):
-        return Groups(found, f"most features differ by {size:.3g} standard deviations within a slide or more")
+    size = _shift_beside_scale(shift, edges)
+    if size >= SHIFT or (size >= LEAST_SHIFT and not _one_pattern(shift, pattern, edges)):
+        return Groups(edges, f"most features differ by {size:.3g} standard deviations within a slide or more")
     return None
 
 

@@ -36,14 +36,14 @@ class Entry:
 
 def stamp(files: Sequence[Path]) -> tuple[tuple[str, int, int], ...]:
     """Return what tells whether files are those that were read: absolute name, size, time of change."""
-    found = []
+    stamps = []
     for path in files:
         try:
             stat = path.stat()
         except OSError:
             continue  # whoever reads it says so
-        found.append((str(path.absolute()), stat.st_size, stat.st_mtime_ns))
-    return tuple(found)
+        stamps.append((str(path.absolute()), stat.st_size, stat.st_mtime_ns))
+    return tuple(stamps)
 
 
 class Journal:

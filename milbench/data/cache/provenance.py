@@ -44,14 +44,14 @@ def check_origin(cache: FeatureCache, source: Path, spec: DataSpec) -> None:
             for.
     """
     holds = f"cohort {spec.name}: the cache {cache.path} holds"
-    mend = "name another cache, or remove this one so that it is made again"
+    advice = "name another cache, or remove this one so that it is made again"
     if spec.coords is False and cache.has_coords:
-        raise MilbenchError(f"{holds} coordinates, and the suite asks for none; {mend}.", code="cache-mismatch")
+        raise MilbenchError(f"{holds} coordinates, and the suite asks for none; {advice}.", code="cache-mismatch")
     for key in ("dtype", "order"):
-        asked, there = getattr(spec, key), cache.meta.get(key)
-        if key in spec.model_fields_set and there is not None and there != asked:
+        requested, there = getattr(spec, key), cache.meta.get(key)
+        if key in spec.model_fields_set and there is not None and there != requested:
             raise MilbenchError(
-                f"{holds} {key} {there}, and the suite asks for {asked}; {mend}.", code="cache-mismatch"
+                f"{holds} {key} {there}, and the suite asks for {requested}; {advice}.", code="cache-mismatch"
             )
     if "source" not in cache.meta:
         raise MilbenchError(
@@ -83,7 +83,7 @@ def check_origin(cache: FeatureCache, source: Path, spec: DataSpec) -> None:
             return
         if (difference := _difference(cache, source, reader, stamps, moved)) is not None:
             other = f"the features of {origin}, not those of {source}" if moved else difference
-            raise MilbenchError(f"{holds} {other}; {mend}.", code="cache-mismatch")
+            raise MilbenchError(f"{holds} {other}; {advice}.", code="cache-mismatch")
     with suppress(OSError):  # a folder that cannot be written costs time, not the run
         known.parent.mkdir(parents=True, exist_ok=True)
         known.touch()
@@ -139,14 +139,14 @@ def _opened(cache: FeatureCache, source: Path) -> SourceReader | None:
 
 def _stamps(files: Sequence[Path]) -> _Stamps:
     """Return name, size and last change of files; a copy that keeps its old time has a new one of change."""
-    found = []
+    stamps = []
     for path in files:
         try:
             stat = path.stat()
         except OSError:
             continue
-        found.append((str(path), stat.st_size, max(stat.st_mtime_ns, stat.st_ctime_ns)))
-    return found
+        stamps.append((str(path), stat.st_size, max(stat.st_mtime_ns, stat.st_ctime_ns)))
+    return stamps
 
 
 def _suspects(stamps: list[_Stamps], made: int, moved: bool) -> list[int]:

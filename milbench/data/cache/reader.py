@@ -163,12 +163,12 @@ class FeatureCache:
         return parse_source_table(content, path)
 
     def _find(self, slide: str) -> tuple[str, int, int]:
-        found = self._where.get(slide)
-        if found is None:
+        row = self._where.get(slide)
+        if row is None:
             near = difflib.get_close_matches(str(slide), self.ids, n=1)
             hint = did_you_mean(str(slide), near) if near else f" It holds {len(self)} slides, such as {self.ids[0]!r}."
             raise MilbenchError(f"no slide {slide!r} in the cache {self.path}.{hint}", code="cohort-unknown-name")
-        return found
+        return row
 
     def _check_size(self, name: str, rows: int) -> None:
         path = self.path / name

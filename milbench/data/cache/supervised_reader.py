@@ -109,14 +109,14 @@ class SourceReader:
 
     def rows(self, numbers: Sequence[int]) -> list[int | None]:
         """Return the patches of some slides where their files' headers tell, see `Slides.rows`."""
-        found: list[int | None] = self._call("rows", list(numbers))
-        return found
+        counts: list[int | None] = self._call("rows", list(numbers))
+        return counts
 
     def table(self) -> SourceTable | None:
         """Return what the source says of its slides beside their features."""
-        found: SourceTable | None = self._call("table")
-        if found is not None:
-            for what, names in (("label", found.labels), ("patient", found.patients)):
+        source_table: SourceTable | None = self._call("table")
+        if source_table is not None:
+            for what, names in (("label", source_table.labels), ("patient", source_table.patients)):
                 for slide, name in (names or {}).items():
                     if (problem := unreadable(str(name))) is not None:
                         raise MilbenchError(
@@ -124,17 +124,17 @@ class SourceReader:
                             f"correct it.",
                             code="text-unreadable",
                         )
-        return found
+        return source_table
 
     def look(self, i: int, advice: str) -> Look:
         """Load a slide and return what it is like."""
-        found: Look = self._call("look", i, advice)
-        return found
+        survey: Look = self._call("look", i, advice)
+        return survey
 
     def convert(self, i: int, how: Reading) -> Read:
         """Load a slide, check and convert it. From the first slide on, in order, is fastest."""
-        found: Read = self._call("convert", i, how)
-        return found
+        converted: Read = self._call("convert", i, how)
+        return converted
 
     def close(self) -> None:
         """End the process, whatever it does."""
@@ -238,10 +238,10 @@ class _Server:
     def open(self, source: Path, format: str, detect: bool, coords: bool) -> Any:
         self._coords = coords
         with coords_are(coords):
-            module, found = detect_format(source, format) if detect else (formats()[format], "")
+            module, reason = detect_format(source, format) if detect else (formats()[format], "")
             self._slides = slides = module.open_source(source)
             files = [slides.files(i) for i in range(len(slides))]
-            return module.NAME, found, slides.ids, files, slides.independent, slides.feature_names
+            return module.NAME, reason, slides.ids, files, slides.independent, slides.feature_names
 
     @property
     def slides(self) -> Slides:
@@ -328,14 +328,14 @@ def _receive(of: socket.socket) -> Any:
 
 
 def _exactly(of: socket.socket, size: int) -> bytearray:
-    found = bytearray(size)
-    rest = memoryview(found)
+    buffer = bytearray(size)
+    rest = memoryview(buffer)
     while rest:
         got = of.recv_into(rest)
         if got == 0:
             raise EOFError
         rest = rest[got:]
-    return found
+    return buffer
 
 
 def _can_fork() -> bool:

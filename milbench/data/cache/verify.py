@@ -69,34 +69,36 @@ def verify(path: str | Path, progress: Callable[[int, int, str], None] | None = 
     known = {CACHE_FILE, INDEX, *index["shard"]}
     if "table_checksum" in meta:
         known.add(TABLE)
-    found = [f"{p.name} does not belong to the cache." for p in sorted(folder.iterdir()) if p.name not in known]
-    found += _check_table(folder, meta)
-    return found + hurt_slides(folder, index, meta, progress)
+    problems = [f"{p.name} does not belong to the cache." for p in sorted(folder.iterdir()) if p.name not in known]
+    problems += _check_table(folder, meta)
+    return problems + hurt_slides(folder, index, meta, progress)
 
 
 def hurt_slides(
     folder: Path, index: pd.DataFrame, meta: dict[str, Any], progress: Callable[[int, int, str], None] | None = None
 ) -> list[str]:
     """Compare the shards of a cache with its index; see `verify`."""
-    found = []
+    slides_hurt = []
     done = 0
     for shard, slides in index.groupby("shard", sort=False):
         shard_path = folder / str(shard)
         if not shard_path.is_file():
-            found.append(f"{shard} is missing, with {_names(list(slides['slide_id']))}.")
+            slides_hurt.append(f"{shard} is missing, with {_names(list(slides['slide_id']))}.")
             done += len(slides)
             continue
         with shard_path.open("rb") as file:
-            found += _check_frame(file, str(shard), slides, meta)
+            slides_hurt += _check_frame(file, str(shard), slides, meta)
             for slide, first, rows, due in zip(
                 slides["slide_id"], slides["first_row"], slides["rows"], slides["checksum"], strict=True
             ):
                 if _slide_checksum(file, int(first), int(rows), int(slides["rows"].sum()), meta) != due:
-                    found.append(f"slide {slide!r}: its features or coordinates in {shard} differ from its checksum.")
+                    slides_hurt.append(
+                        f"slide {slide!r}: its features or coordinates in {shard} differ from its checksum."
+                    )
                 done += 1
                 if progress is not None:
                     progress(done, len(index), str(slide))
-    return found
+    return slides_hurt
 
 
 def _check_table(folder: Path, meta: dict[str, Any]) -> list[str]:
@@ -112,13 +114,13 @@ def _check_table(folder: Path, meta: dict[str, Any]) -> list[str]:
 def _check_frame(file: BinaryIO, shard: str, slides: Any, meta: dict[str, Any]) -> list[str]:
     """Check what of a shard belongs to no slide: its header and its length."""
     shape = int(slides["rows"].sum()), meta["dim"], meta["dtype"], meta.get("coord_dtype")
-    found = []
+    problems = []
     if file.read(HEADER_BYTES) != shard_header(*shape):
-        found.append(f"{shard}: its header was changed, {_names(list(slides['slide_id']))} cannot be trusted.")
+        problems.append(f"{shard}: its header was changed, {_names(list(slides['slide_id']))} cannot be trusted.")
     size, due = file.seek(0, 2), shard_bytes(*shape)
     if size != due:
-        found.append(f"{shard} has {size} bytes instead of {due}.")
-    return found
+        problems.append(f"{shard} has {size} bytes instead of {due}.")
+    return problems
 
 
 def _slide_checksum(file: BinaryIO, first: int, rows: int, shard_rows: int, meta: dict[str, Any]) -> str:

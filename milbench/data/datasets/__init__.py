@@ -79,13 +79,13 @@ class Dataset(Protocol):
 @cache
 def dataset_names() -> dict[str, str]:
     """Return ``{name: summary}`` of the datasets, read from their docstrings; milbench's own are not imported."""
-    found = {}
+    names = {}
     for module in pkgutil.iter_modules(__path__):
         if not module.name.startswith("_"):
             text = Path(__path__[0], f"{module.name}.py").read_text(encoding="utf-8")
-            found[module.name.replace("_", "-")] = (ast.get_docstring(ast.parse(text)) or "").split("\n")[0]
-    of_packages = {name: summary(_of_package(name)) for name in plug_ins(GROUP, set(found))}
-    return found | of_packages
+            names[module.name.replace("_", "-")] = (ast.get_docstring(ast.parse(text)) or "").split("\n")[0]
+    of_packages = {name: summary(_of_package(name)) for name in plug_ins(GROUP, set(names))}
+    return names | of_packages
 
 
 def _of_package(name: str) -> Dataset:

@@ -161,26 +161,26 @@ class Format(Protocol):
 @cache
 def formats() -> dict[str, Format]:
     """Return the formats by name."""
-    found: dict[str, Format] = {}
+    by_name: dict[str, Format] = {}
     for module in pkgutil.iter_modules(__path__):
         if not module.name.startswith("_"):
             loaded = cast("Format", import_module(f"{__name__}.{module.name}"))
-            found[loaded.NAME] = loaded
-    for name, point in plug_ins(GROUP, set(found)).items():
-        found[name] = load_plug_in(GROUP, point, ("detect", "open_source"))
-    return found
+            by_name[loaded.NAME] = loaded
+    for name, point in plug_ins(GROUP, set(by_name)).items():
+        by_name[name] = load_plug_in(GROUP, point, ("detect", "open_source"))
+    return by_name
 
 
 def format_names() -> dict[str, str]:
     """Return ``{name: summary}`` of the formats, read from their docstrings; milbench's own are not imported."""
-    found = {}
+    names = {}
     for module in pkgutil.iter_modules(__path__):
         if not module.name.startswith("_"):
             text = Path(__path__[0], f"{module.name}.py").read_text(encoding="utf-8")
-            found[module.name] = (ast.get_docstring(ast.parse(text)) or "").split("\n")[0]
-    for name, point in plug_ins(GROUP, set(found)).items():
-        found[name] = summary(load_plug_in(GROUP, point, ("detect", "open_source")))
-    return found
+            names[module.name] = (ast.get_docstring(ast.parse(text)) or "").split("\n")[0]
+    for name, point in plug_ins(GROUP, set(names)).items():
+        names[name] = summary(load_plug_in(GROUP, point, ("detect", "open_source")))
+    return names
 
 
 def detect_format(source: str | Path, format: str = "auto") -> tuple[Format, str]:
@@ -205,12 +205,12 @@ def detect_format(source: str | Path, format: str = "auto") -> tuple[Format, str
     if format != "auto":
         if format not in known:
             raise MilbenchError(f"unknown format {format!r}.{did_you_mean(format, known)}", code="format-unknown")
-        found = known[format].detect(source)
-        if found is None:
+        reason = known[format].detect(source)
+        if reason is None:
             raise MilbenchError(
                 f"{source} is not of the format {format}{_what_is_there(source)}.", code="format-mismatch"
             )
-        return known[format], found
+        return known[format], reason
     fits = [(module, text) for module in known.values() if (text := module.detect(source)) is not None]
     if not fits:
         names = ", ".join(known)

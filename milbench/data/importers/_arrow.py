@@ -16,28 +16,28 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 
-def kind_of(found: pa.DataType) -> Kind:
+def kind_of(kind: pa.DataType) -> Kind:
     """Return what a column of a type holds."""
     import pyarrow as pa
 
     types = pa.types
-    if types.is_dictionary(found):
-        found = found.value_type
-    if types.is_floating(found) or types.is_integer(found):
+    if types.is_dictionary(kind):
+        kind = kind.value_type
+    if types.is_floating(kind) or types.is_integer(kind):
         return "number"
-    if types.is_list(found) or types.is_large_list(found) or types.is_fixed_size_list(found):
-        return "list" if kind_of(found.value_type) == "number" else "other"
-    return "text" if types.is_string(found) or types.is_large_string(found) else "other"
+    if types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind):
+        return "list" if kind_of(kind.value_type) == "number" else "other"
+    return "text" if types.is_string(kind) or types.is_large_string(kind) else "other"
 
 
 def dtype_of(types: Sequence[pa.DataType]) -> np.dtype:
     """Return the floating point dtype that holds the numbers of some columns."""
-    found = []
+    dtypes = []
     for one in types:
         plain = one.value_type if kind_of(one) == "list" else one
         dtype = np.dtype(plain.to_pandas_dtype())
-        found.append(dtype if dtype.kind == "f" else np.dtype("f4" if dtype.itemsize <= 2 else "f8"))
-    return np.result_type(*found)
+        dtypes.append(dtype if dtype.kind == "f" else np.dtype("f4" if dtype.itemsize <= 2 else "f8"))
+    return np.result_type(*dtypes)
 
 
 def coord_dtype(types: Sequence[pa.DataType]) -> np.dtype:

@@ -66,17 +66,17 @@ class CsvTable:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.dialect = dialect_of(path)
-        found = recognise(self.dialect.kinds)
-        if found is None:
+        columns = recognise(self.dialect.kinds)
+        if columns is None:
             raise MilbenchError(
                 f"{path} has no columns of features, only {some(list(self.dialect.kinds))}.", code="features-missing"
             )
-        self.columns: Columns = found
-        self.width = len(found.features)
+        self.columns: Columns = columns
+        self.width = len(columns.features)
         self.dtype = np.dtype(np.float64)  # as many digits as are written; what a cache keeps of them, it reports
         self.rows = 0
         # Of reals, once the first pass has seen any.
-        self.coord_dtype: np.dtype | None = np.dtype(np.int64) if found.coords else None
+        self.coord_dtype: np.dtype | None = np.dtype(np.int64) if columns.coords else None
         self._cursor: Cursor | None = None
 
     def texts(self) -> Iterator[list[Any]]:
@@ -163,9 +163,9 @@ class CsvTable:
             first = 0
             for batch in self._batches(kinds, note):
                 for name in (*self.columns.texts, *self.columns.coords, *self.columns.features):
-                    found = _bad_cell(batch.column(name), name in used, self.dialect.decimal)
-                    if found is not None:
-                        at, cell = found
+                    bad_text = _bad_cell(batch.column(name), name in used, self.dialect.decimal)
+                    if bad_text is not None:
+                        at, cell = bad_text
                         self._refuse_cell(name, first + at + 1, cell, name in used)
                 first += len(batch)
         except MilbenchError:

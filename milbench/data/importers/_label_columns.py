@@ -49,9 +49,9 @@ class LabelColumns:
         Raises:
             MilbenchError: there is such a column; it says which.
         """
-        found = [int(left[0]) for left in self._left if left is not None and len(left)]
-        if len(self._labels) > 1 and found:
-            column = min(found)
+        rows = [int(left[0]) for left in self._left if left is not None and len(left)]
+        if len(self._labels) > 1 and rows:
+            column = min(rows)
             which = column if names is None else repr(names[column])
             raise MilbenchError(
                 f"column {which} of the {self._width} features in {path} is the {self.what} label itself "

@@ -57,10 +57,10 @@ def files_in(folder: Path, *endings: str) -> list[Path]:
 def folders_in(folder: Path) -> list[Path]:
     """Return the folders in a folder that may hold slides, in the order of their names."""
     try:
-        found = sorted((entry.name for entry in os.scandir(folder) if _is_folder(entry)), key=by_number)
+        folders = sorted((entry.name for entry in os.scandir(folder) if _is_folder(entry)), key=by_number)
     except OSError:
         return []
-    return [folder / name for name in found if not passed_over(name) and name.lower() not in _OTHER_FOLDERS]
+    return [folder / name for name in folders if not passed_over(name) and name.lower() not in _OTHER_FOLDERS]
 
 
 def gather(folder: Path, endings: Sequence[str], accept: Callable[[list[Path]], bool]) -> list[Path]:
@@ -74,7 +74,7 @@ def gather(folder: Path, endings: Sequence[str], accept: Callable[[list[Path]], 
     Raises:
         MilbenchError: a folder is reached a second time, over a link that leads back.
     """
-    found: list[Path] = []
+    gathered: list[Path] = []
     seen: dict[tuple[int, int], Path] = {}
     waiting = [(folder, 0)]
     while waiting:
@@ -84,10 +84,10 @@ def gather(folder: Path, endings: Sequence[str], accept: Callable[[list[Path]], 
             raise MilbenchError(f"{here} leads to the folder {first} again; remove that link.", code="path-loop")
         files = files_in(here, *endings)
         if files and (depth == 0 or accept(files)):
-            found += files
+            gathered += files
         if depth < _DEEPEST and len(seen) < _MOST_FOLDERS:
             waiting += [(below, depth + 1) for below in reversed(folders_in(here)) if below.suffix.lower() != ".zarr"]
-    return found
+    return gathered
 
 
 def several_folders(
@@ -118,7 +118,7 @@ def by_stem(paths: Iterable[Path]) -> dict[str, Path]:
     Raises:
         MilbenchError: two files have one name.
     """
-    found: dict[str, Path] = {}
+    by_name: dict[str, Path] = {}
     every = list(paths)
     if len(every) > 1 and len({path.stem for path in every}) == 1:
         homes = {path.parent.name: path for path in every}
@@ -126,18 +126,18 @@ def by_stem(paths: Iterable[Path]) -> dict[str, Path]:
         if len(homes) == len(every) and not any(home in other.parents for home in parents for other in parents):
             return homes
     for path in every:
-        if (first := found.setdefault(path.stem, path)) is not path:
-            mend = "remove or rename one"
+        if (first := by_name.setdefault(path.stem, path)) is not path:
+            advice = "remove or rename one"
             if first.parent != path.parent:  # as the folders of two encoders
-                mend = (
+                advice = (
                     f"give one of the two folders {first.parent} and {path.parent}, or name each file after its slide"
                 )
             raise MilbenchError(
                 f"{first} and {path} are two files of one slide {path.stem!r}, as a slide is "
-                f"named by its file; {mend}.",
+                f"named by its file; {advice}.",
                 code="slide-twice",
             )
-    return found
+    return by_name
 
 
 def not_read(folder: Path, used: Iterable[Path]) -> str:

@@ -45,15 +45,15 @@ def tiatoolbox_pairs(folder: Path) -> dict[str, list[Path]]:
 
     Where one slide has its positions, features without them are of this kind, too.
     """
-    found: dict[str, list[Path]] = {}
+    pairs: dict[str, list[Path]] = {}
     paired = False
     there = {path.stem: path for path in files_in(folder, ".npy")}
     for stem, path in there.items():
         match = re.fullmatch(r"(.+)\.features(\.\d+)?", stem)
         if match is not None:
-            found.setdefault(match[1], []).append(path)
+            pairs.setdefault(match[1], []).append(path)
             paired = paired or f"{match[1]}.position" in there
-    return found if paired else {}
+    return pairs if paired else {}
 
 
 def eva_manifest(source: Path) -> Path | None:
@@ -64,8 +64,8 @@ def eva_manifest(source: Path) -> Path | None:
 
 def split_files(source: Path) -> Iterator[Path]:
     """Give MIL_BASELINE's split files that a source is or holds, told by their columns; by name, numbers as numbers."""
-    found = files_in(source, ".csv") if source.is_dir() else [source] if ending(source) == ".csv" else []
-    for path in sorted(found, key=lambda path: by_number(path.name)):
+    files = files_in(source, ".csv") if source.is_dir() else [source] if ending(source) == ".csv" else []
+    for path in sorted(files, key=lambda path: by_number(path.name)):
         if MIL_BASELINE_COLUMNS & set(columns(path)):
             yield path
 

@@ -51,13 +51,13 @@ def mat_variables(path: Path) -> dict[str, Any]:
         names = _check(raw, "<" if mark.endswith(b"IM") else ">", path, size)
         with warnings.catch_warnings():  # about what it leaves out or reads twice
             warnings.simplefilter("error")
-            found: dict[str, Any] = loadmat(path, appendmat=False, variable_names=names)
+            variables: dict[str, Any] = loadmat(path, appendmat=False, variable_names=names)
     except MilbenchError:
         raise
     except Exception as error:  # of the system, of zlib, of scipy, by what is wrong with the file
         reason = str(error).strip().split("\n")[0][:120] or type(error).__name__
         raise MilbenchError(f"{path} is damaged ({reason}); {_AGAIN}.", code="file-damaged") from None
-    return {name: value for name, value in found.items() if not name.startswith("__")}
+    return {name: value for name, value in variables.items() if not name.startswith("__")}
 
 
 def dense(value: Any, path: Path) -> Any:
@@ -131,36 +131,36 @@ def _check_array(body: memoryview, order: str, path: Path, depth: int) -> tuple[
         )
     flags, at = _expect(body, 0, order, _FLAGS)
     word = struct.unpack_from(f"{order}I", flags)[0]
-    found = word & 0xFF
-    if found in _FOREIGN:
+    code = word & 0xFF
+    if code in _FOREIGN:
         if depth == 0:
             return "", False
         raise MilbenchError(_only_matlab(path), code="file-unsupported")
     sizes, at = _expect(body, at, order, _INTS)
     shape = struct.unpack(f"{order}{len(sizes) // 4}i", sizes)
-    if not 2 <= len(shape) <= _MOST_DIMS or min(shape) < 0 or (found != _SPARSE and prod(shape) > len(body)):
+    if not 2 <= len(shape) <= _MOST_DIMS or min(shape) < 0 or (code != _SPARSE and prod(shape) > len(body)):
         raise ValueError(f"an array of shape {shape[:4]} in {len(body):,} bytes")
     name, at = _expect(body, at, order, _BYTES)
     numbers = 1 + bool(word & _COMPLEX)
     kinds: tuple[int, ...] = (_MATRIX,)
-    if found in (_CHAR, _SPARSE, *_NUMBERS):
-        wanted, kinds = {_CHAR: 1, _SPARSE: 2 + numbers}.get(found, numbers), _VALUES
-    elif found in (_CELL, _STRUCT, _OBJECT):
+    if code in (_CHAR, _SPARSE, *_NUMBERS):
+        wanted, kinds = {_CHAR: 1, _SPARSE: 2 + numbers}.get(code, numbers), _VALUES
+    elif code in (_CELL, _STRUCT, _OBJECT):
         fields = 1
-        if found == _OBJECT:
+        if code == _OBJECT:
             _, at = _expect(body, at, order, _BYTES)  # its class
-        if found != _CELL:
+        if code != _CELL:
             length, at = _expect(body, at, order, _INTS)
             names, at = _expect(body, at, order, _BYTES)
             fields = len(names) // struct.unpack(f"{order}i", length)[0]
         wanted = prod(shape) * fields
     else:
-        raise ValueError(f"an array of class {found}")
+        raise ValueError(f"an array of class {code}")
     parts = 0
     while at < len(body):
         kind, inner, at = _element(body, at, order)
         if kind not in kinds:
-            raise ValueError(f"an element of type {kind} in an array of class {found}")
+            raise ValueError(f"an element of type {kind} in an array of class {code}")
         if kind == _MATRIX:
             _check_array(inner, order, path, depth + 1)
         parts += 1
@@ -177,7 +177,7 @@ def _only_matlab(path: Path) -> str:
 
 
 def _expect(body: memoryview, at: int, order: str, kind: int) -> tuple[memoryview, int]:
-    found, inner, after = _element(body, at, order)
-    if found != kind:
-        raise ValueError(f"an element of type {found}, not {kind}")
+    code, inner, after = _element(body, at, order)
+    if code != kind:
+        raise ValueError(f"an element of type {code}, not {kind}")
     return inner, after

@@ -61,17 +61,17 @@ class ParquetTable:
             )
             refuse_parquet_gaps(path, size)
             schema, metadata = self._file.schema_arrow, self._file.metadata
-            found = columns_of(schema, path)
-            if found is None:
+            columns = columns_of(schema, path)
+            if columns is None:
                 raise MilbenchError(
                     f"{path} has no columns of features, only {some(schema.names)}.", code="features-missing"
                 )
-            self.columns: Columns = found
+            self.columns: Columns = columns
             self.rows = int(metadata.num_rows)
-            types = [schema.field(name).type for name in found.features]
+            types = [schema.field(name).type for name in columns.features]
             self.dtype = dtype_of(types)
             self.width = self._width(types)
-            places = [schema.field(name).type for name in found.coords]
+            places = [schema.field(name).type for name in columns.coords]
             self.coord_dtype = coord_dtype(places) if places else None
             lengths = [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
             if min(self.width, self.rows, *lengths, 0) < 0 or sum(lengths) != self.rows:
@@ -79,7 +79,7 @@ class ParquetTable:
         refuse_bomb(path, self.rows * self.width * self.dtype.itemsize, size)
         self._starts = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
         self._window_rows = max(1, _WINDOW // max(1, self.width * self.dtype.itemsize))
-        names = found.features
+        names = columns.features
         self._stripes = [names[j : j + _ABREAST] for j in range(0, len(names), _ABREAST)]
         self._cursor: tuple[int, Cursor] | None = None
 

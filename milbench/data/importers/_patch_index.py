@@ -99,9 +99,9 @@ def index_patches(tables: Iterable[PatchTable]) -> PatchIndex:
             stops = np.append(starts[1:], len(codes))
             slides.append(codes[starts])
             runs.append(np.stack([np.full(len(starts), t), starts + row, stops + row], 1))
-            told = [(what, name) for what, name in (("patient", table.columns.patient), ("label", table.columns.label))
+            named = [(what, name) for what, name in (("patient", table.columns.patient), ("label", table.columns.label))
                     if name is not None]  # fmt: skip
-            for (what, name), column in zip(told, others, strict=True):
+            for (what, name), column in zip(named, others, strict=True):
                 said[what].add(codes, names, column, name, table.path, row)
             row += len(codes)
         if table.contiguous and slides:

@@ -57,9 +57,9 @@ _FILTERS = (1, 2, 3, 4, 32000)
 _AGAIN = "extract or copy the slide again"
 
 
-def need_file(path: Path, mend: str = _AGAIN) -> int:
+def need_file(path: Path, advice: str = _AGAIN) -> int:
     """Return the size of a file in bytes; see `milbench.data.input_files.regular.regular_size` for what is refused."""
-    return regular_size(path, mend)
+    return regular_size(path, advice)
 
 
 def files_below(folder: Path, suffix: str, strict: bool = True) -> Iterator[Path]:
@@ -81,8 +81,8 @@ def files_below(folder: Path, suffix: str, strict: bool = True) -> Iterator[Path
         here = waiting.pop()
         folders = []
         try:
-            found = here.stat()
-            first = seen.setdefault((found.st_dev, found.st_ino), here)
+            status = here.stat()
+            first = seen.setdefault((status.st_dev, status.st_ino), here)
             if first is not here:
                 if not strict:
                     continue
@@ -264,16 +264,16 @@ def h5_array(file: Any, key: str, path: Path, kinds: str) -> np.ndarray | None:
 
 def h5_attributes(file: Any, key: str, names: tuple[str, ...]) -> dict[str, Any]:
     """Return those attributes of a dataset, or of the file (``"/"``), that are text or numbers, as Python values."""
-    found: dict[str, Any] = {}
+    attributes: dict[str, Any] = {}
     for name in names:
         value = file[key].attrs.get(name)
         if isinstance(value, bytes):
-            found[name] = value.decode(errors="replace")
+            attributes[name] = value.decode(errors="replace")
         elif isinstance(value, str | int | float):
-            found[name] = value
+            attributes[name] = value
         elif isinstance(value, np.ndarray | np.generic) and value.dtype.kind in "iuf" and value.size > 0:
-            found[name] = value.reshape(-1)[0].item()  # CLAM keeps (x, y) pairs of equal numbers
-    return found
+            attributes[name] = value.reshape(-1)[0].item()  # CLAM keeps (x, y) pairs of equal numbers
+    return attributes
 
 
 def finite(said: dict[str, Any], *names: str) -> float | None:
@@ -325,15 +325,15 @@ def torch_named(path: Path) -> dict[str, torch.Tensor]:
     """
     value = _torch_load(path, "torch.save({'features': tensor}, path)")
     named = value if isinstance(value, dict) else {"features": value}
-    found = {str(name): _dense(one, path) for name, one in named.items() if isinstance(one, torch.Tensor)}
-    if not found:
+    tensors = {str(name): _dense(one, path) for name, one in named.items() if isinstance(one, torch.Tensor)}
+    if not tensors:
         raise MilbenchError(
             f"{path} holds a {type(value).__name__} without tensors; write it with "
             f"torch.save({{'features': tensor}}, path).",
             code="file-wrong-content",
         )
-    refuse_bomb(path, sum(one.nbytes for one in found.values()), path.stat().st_size)  # as in torch_tensors
-    return found
+    refuse_bomb(path, sum(one.nbytes for one in tensors.values()), path.stat().st_size)  # as in torch_tensors
+    return tensors
 
 
 def pt_kind(paths: Sequence[Path]) -> str | None:
@@ -394,7 +394,7 @@ def open_safetensors(path: Path) -> Iterator[Any]:
         raise unread(path, f"{path} is no readable .safetensors file ({reason}); write it again.") from None
 
 
-def _torch_load(path: Path, mend: str) -> object:
+def _torch_load(path: Path, advice: str) -> object:
     size = need_file(path)
     try:
         archived = zipfile.is_zipfile(path)
@@ -421,12 +421,14 @@ def _torch_load(path: Path, mend: str) -> object:
         what = f" ({named[1]})" if named else ""
         raise MilbenchError(
             f"{path} does not load as a plain tensor: it holds other Python objects{what}, which milbench does not "
-            f"run; write it again with {mend}.",
+            f"run; write it again with {advice}.",
             code="file-unsafe",
         ) from None
     except Exception as error:  # zip, EOF and runtime errors, by what is wrong with the file
         reason = str(error).strip().split("\n")[0][:120] or type(error).__name__
-        raise unread(path, f"{path} does not load as a plain tensor ({reason}); write it again with {mend}.") from None
+        raise unread(
+            path, f"{path} does not load as a plain tensor ({reason}); write it again with {advice}."
+        ) from None
 
 
 def _dense(value: torch.Tensor, path: Path) -> torch.Tensor:
@@ -486,7 +488,7 @@ def npz_arrays(path: Path, keys: Collection[str] | None = None, kinds: str = "bi
             another kind of values.
     """
     size = need_file(path)
-    found: dict[str, np.ndarray] = {}
+    arrays: dict[str, np.ndarray] = {}
     try:
         with zipfile.ZipFile(path) as archive:
             entries = {entry.filename.removesuffix(".npy"): entry for entry in archive.infolist()}
@@ -496,7 +498,7 @@ def npz_arrays(path: Path, keys: Collection[str] | None = None, kinds: str = "bi
                 with archive.open(entries[key]) as file:
                     _npy_header(file, entries[key].file_size, path, kinds, f"{key!r} of ")
                 with archive.open(entries[key]) as file:
-                    found[key] = np.asarray(np.lib.format.read_array(file, allow_pickle=False))
+                    arrays[key] = np.asarray(np.lib.format.read_array(file, allow_pickle=False))
                     file.read(1)  # at the end of a member, where its checksum is compared
             for key in set(entries) - set(wanted):  # a damaged name may hide an array that would be wanted
                 with archive.open(entries[key]):
@@ -508,7 +510,7 @@ def npz_arrays(path: Path, keys: Collection[str] | None = None, kinds: str = "bi
         raise unread(
             path, f"{path} is no readable .npz of plain arrays ({reason}); write it again with numpy.savez."
         ) from None
-    return found
+    return arrays
 
 
 def npy_mapped(path: Path, kinds: str = "biuf") -> np.ndarray:

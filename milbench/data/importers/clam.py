@@ -60,10 +60,10 @@ def open_source(source: Path) -> Slides:
     def load(slide: str, path: Path) -> SourceSlide:
         if ending(path) != ".h5":
             return _read_pt(slide, path, places)
-        found = _read_h5(slide, path)
-        if slide in twins and found.features.ndim == 2 and len(found.features):
-            _refuse_other_numbers(path, found.features, twins[slide])
-        return found
+        features = _read_h5(slide, path)
+        if slide in twins and features.features.ndim == 2 and len(features.features):
+            _refuse_other_numbers(path, features.features, twins[slide])
+        return features
 
     def beside(slide: str, path: Path) -> list[Path]:
         return [] if ending(path) == ".h5" else [place / f"{slide}.h5" for place in places]
@@ -94,12 +94,12 @@ def _read_pt(slide: str, path: Path, places: list[Path]) -> SourceSlide:
         with open_h5(where) as file:
             coords = h5_coords(file, where)
             there = "coords" in h5_names(file)
-            found = h5_attributes(file, "coords", ("patch_size", "downsample")) if there else {}
+            attributes = h5_attributes(file, "coords", ("patch_size", "downsample")) if there else {}
         meta = _meta(coords)
-        if (size := finite(found, "patch_size")) is not None:
+        if (size := finite(attributes, "patch_size")) is not None:
             meta["patch_size"] = round(size)
             # One patch covers patch_size pixels of its own level, each `downsample` pixels of level 0 wide.
-            meta["coord_step"] = size * (finite(found, "downsample") or 1)
+            meta["coord_step"] = size * (finite(attributes, "downsample") or 1)
     features, coords = bag(path, features, coords, where)
     return SourceSlide(slide, features, coords, meta, path)
 
@@ -162,9 +162,9 @@ def _files(source: Path) -> tuple[dict[str, Path], dict[str, Path]]:
         return {}, {}
     if len({ending(path) for path in files_in(source, ".npy", ".npz", ".safetensors", ".parquet")}):
         return {}, {}
-    found = gather(source, (".h5", ".pt"), _of_clam)
+    files = gather(source, (".h5", ".pt"), _of_clam)
     return _paired(
-        [path for path in found if ending(path) == ".h5"], [path for path in found if ending(path) == ".pt"]
+        [path for path in files if ending(path) == ".h5"], [path for path in files if ending(path) == ".pt"]
     )  # fmt: skip
 
 

@@ -44,18 +44,18 @@ def open_source(source: Path) -> Slides:
         raise MilbenchError(
             f"{source} holds no manifest of eva; give the folder of manifest.csv.", code="format-mismatch"
         )
-    found = _read_manifest(path)
+    slides = _read_manifest(path)
 
     def load(slide: str, _: Path) -> SourceSlide:
-        return SourceSlide(slide, _stack(found[slide].files), None, {}, found[slide].files[0])
+        return SourceSlide(slide, _stack(slides[slide].files), None, {}, slides[slide].files[0])
 
     def table() -> SourceTable:
-        labels = {slide: label_text(wsi.said["target"]) for slide, wsi in found.items() if wsi.said["target"]}
-        parts = [tuple(slide for slide, wsi in found.items() if wsi.said["split"] == part) for part in PARTS]
+        labels = {slide: label_text(wsi.said["target"]) for slide, wsi in slides.items() if wsi.said["target"]}
+        parts = [tuple(slide for slide, wsi in slides.items() if wsi.said["split"] == part) for part in PARTS]
         return SourceTable(labels or None, None, (Fold(path.stem, *parts),) if any(parts) else ())
 
-    first = {slide: wsi.files[0] for slide, wsi in found.items()}
-    return FileSlides(first, load, lambda slide, _: found[slide].files[1:], table)
+    first = {slide: wsi.files[0] for slide, wsi in slides.items()}
+    return FileSlides(first, load, lambda slide, _: slides[slide].files[1:], table)
 
 
 def _read_manifest(path: Path) -> dict[str, _Wsi]:
@@ -72,7 +72,7 @@ def _read_manifest(path: Path) -> dict[str, _Wsi]:
         )
     at = {name: header.index(name) for name in ("embeddings", "target", "split", "wsi_id")}
     refuse_lost_digits(path, "wsi_id", [row[at["wsi_id"]] for row in rows])  # several slides would be joined to one
-    found: dict[str, _Wsi] = {}
+    slides: dict[str, _Wsi] = {}
     seen: set[Path] = set()
     for number, row in enumerate(rows, 1):
         cells = {name: row[column] for name, column in at.items()}
@@ -85,7 +85,7 @@ def _read_manifest(path: Path) -> dict[str, _Wsi]:
                 code="split-unknown-part",
             )
         slide = cells["wsi_id"]
-        wsi = found.setdefault(slide, _Wsi(said=cells))
+        wsi = slides.setdefault(slide, _Wsi(said=cells))
         for name in ("target", "split"):
             if wsi.said[name] != cells[name]:
                 raise MilbenchError(
@@ -101,9 +101,9 @@ def _read_manifest(path: Path) -> dict[str, _Wsi]:
             )
         seen.add(file)
         wsi.files.append(file)
-    if not found:
+    if not slides:
         raise MilbenchError(f"{path} lists no embeddings; give the manifest that eva wrote.", code="table-empty")
-    return found
+    return slides
 
 
 def _stack(files: Sequence[Path]) -> Tensor:

@@ -40,11 +40,11 @@ _OTHERS = (".pt", ".h5", ".npy", ".npz", ".safetensors")
 
 def detect(source: Path) -> str | None:
     """Recognise a table by a column of slides and columns of features; a folder, by the first of its files."""
-    found, kind = _look(source)
-    if found is None or found.slide is None:
+    columns, kind = _look(source)
+    if columns is None or columns.slide is None:
         return None
     parts = f", {count(len(_parts(source)), 'part')}" if source.is_dir() else ""
-    return f"long table {source}{parts}{kind}: {found}"
+    return f"long table {source}{parts}{kind}: {columns}"
 
 
 def _look(source: Path) -> tuple[Columns | None, str]:
@@ -214,16 +214,16 @@ def _parts(source: Path) -> list[Path]:
         return []
     if files_in(source, *_OTHERS):
         return []
-    found = files_in(source, ".parquet") or _text_parts(source)
-    return sorted(found, key=lambda path: by_number(path.name))
+    parts = files_in(source, ".parquet") or _text_parts(source)
+    return sorted(parts, key=lambda path: by_number(path.name))
 
 
 def _text_parts(folder: Path) -> list[Path]:
     """Return the text tables of a folder that has the same header in all of them, of slides and several features."""
-    found = [path for path in files_in(folder, ".csv", ".tsv", ".gz") if path.name.lower().endswith(_TEXTS)]
-    headers = {tuple(columns(path)) for path in found}
+    parts = [path for path in files_in(folder, ".csv", ".tsv", ".gz") if path.name.lower().endswith(_TEXTS)]
+    headers = {tuple(columns(path)) for path in parts}
     if len(headers) != 1:
         return []
-    columns_there = recognise(dialect_of(found[0]).kinds)
+    columns_there = recognise(dialect_of(parts[0]).kinds)
     wanted = columns_there is not None and columns_there.slide is not None and len(columns_there.features) > 1
-    return found if wanted else []
+    return parts if wanted else []

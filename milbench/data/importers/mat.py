@@ -59,8 +59,8 @@ def _read(path: Path) -> Packed:
     for positive, negative in _PAIRS:
         if positive in fields and negative in fields:
             bags = [*_bags(fields[positive], path), *_bags(fields[negative], path)]
-            told = np.repeat([1.0, 0.0], [len(_bags(fields[name], path)) for name in (positive, negative)])
-            return _stack(path, bags, told)
+            labels_read = np.repeat([1.0, 0.0], [len(_bags(fields[name], path)) for name in (positive, negative)])
+            return _stack(path, bags, labels_read)
     data, ids, labels = _among(fields, _FEATURES), _among(fields, _BAGS), _among(fields, _LABELS)
     if data is None:
         raise MilbenchError(
@@ -69,8 +69,8 @@ def _read(path: Path) -> Packed:
         )
     if _is_cells(data):
         if data.ndim == 2 and data.shape[1] in (2, 3) and labels is None:
-            told = np.array([_scalar(cell, path) for cell in data[:, 1]])
-            return _stack(path, _bags(data[:, 0], path), told)
+            labels_read = np.array([_scalar(cell, path) for cell in data[:, 1]])
+            return _stack(path, _bags(data[:, 0], path), labels_read)
         if labels is not None:
             return _stack(path, _bags(data, path), _numbers(labels, path, "labels"))
     elif ids is not None and ids is not data and labels is not None:
@@ -135,8 +135,8 @@ def _stack(path: Path, bags: list[np.ndarray], labels: np.ndarray) -> Packed:
     full = [bag for bag in bags if bag.size]
     widths = sorted({bag.shape[1] for bag in full})
     if len(widths) != 1:
-        found = " and ".join(map(str, widths[:5])) or "no"
-        raise MilbenchError(f"{path} holds bags of {found} features; {_MEND}.", code="features-disagree")
+        widths_text = " and ".join(map(str, widths[:5])) or "no"
+        raise MilbenchError(f"{path} holds bags of {widths_text} features; {_MEND}.", code="features-disagree")
     lengths = [len(bag) if bag.size else 0 for bag in bags]
     names = [f"bag{i:04d}" for i in range(len(bags))]
     labels = coded(labels, path)
@@ -156,8 +156,8 @@ def _flat(path: Path, features: np.ndarray, names: list[str], labels: np.ndarray
         )
     if len(labels) == len(features):
         return pack(path, features, names, labels)
-    told = dict(zip(bags, labels, strict=True))
-    return pack(path, features, names, np.array([told[name] for name in names]), "bag")
+    label_of = dict(zip(bags, labels, strict=True))
+    return pack(path, features, names, np.array([label_of[name] for name in names]), "bag")
 
 
 def _names(value: Any, path: Path) -> list[str]:

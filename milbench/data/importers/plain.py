@@ -88,8 +88,8 @@ def _npz(path: Path) -> tuple[Array, Array | None]:
             f"{path} holds packed bags, not one slide; give that file itself.", code="file-wrong-content"
         )
     features, coords = _pick(keys, path)
-    found = npz_arrays(path, (features,), "f")
-    return found[features], None if coords is None else npz_arrays(path, (coords,), "iufV")[coords]
+    arrays = npz_arrays(path, (features,), "f")
+    return arrays[features], None if coords is None else npz_arrays(path, (coords,), "iufV")[coords]
 
 
 def _pt(path: Path) -> tuple[Array, Array | None]:
@@ -206,10 +206,10 @@ def _are_slides(files: Sequence[Path]) -> bool:
     trouble: MilbenchError | None = None
     for path in files:
         try:
-            found = columns_of(schema_of(path), path)
+            columns = columns_of(schema_of(path), path)
         except MilbenchError as error:
             trouble = trouble or error
             continue
-        return found is not None and found.slide is None
+        return columns is not None and columns.slide is None
     assert trouble is not None
     raise trouble

@@ -87,17 +87,17 @@ def _config(folder: Path) -> dict[str, Any]:
         return {}
     need_file(path)
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise MilbenchError(
             f"{path} is no JSON ({error}); export the bags again, or remove it.", code="config-invalid"
         ) from None
-    if not isinstance(found, dict):
+    if not isinstance(content, dict):
         raise MilbenchError(
             f"{path} must hold a JSON object; export the bags again, or remove it.", code="config-invalid"
         )
     meta: dict[str, Any] = {}
-    extractor, size, width = found.get("extractor"), found.get("tile_px"), found.get("tile_um")
+    extractor, size, width = content.get("extractor"), content.get("tile_px"), content.get("tile_um")
     if isinstance(extractor, dict) and isinstance(extractor.get("class"), str):
         meta["encoder"] = extractor["class"].rsplit(".", 1)[-1]
     if type(size) is int:  # a truth value is an int too

@@ -33,10 +33,10 @@ _OLD_UNIT, _OLD_STEP = "pixels of 256/224 micrometres", 224
 
 def detect(source: Path) -> str | None:
     """Recognise the folder of an extractor, or one above it that holds no other features."""
-    found = _folder(source)
-    if found is None:
+    directory = _folder(source)
+    if directory is None:
         return None
-    folder, said = found
+    folder, said = directory
     files = list(files_below(folder, ".h5"))
     encoder = said.get("extractor", "unknown")
     also = not_read(folder, files)
@@ -45,12 +45,12 @@ def detect(source: Path) -> str | None:
 
 def open_source(source: Path) -> Slides:
     """Open the slides of the one extractor that is there."""
-    found = _folder(source)
-    if found is None:
+    directory = _folder(source)
+    if directory is None:
         raise MilbenchError(
             f"{source} holds no STAMP features; give the folder of the extractor.", code="format-mismatch"
         )
-    folder, _ = found
+    folder, _ = directory
     files = {path.relative_to(folder).with_suffix("").as_posix(): path for path in files_below(folder, ".h5")}
     return FileSlides(files, _load, rows=lambda path: h5_rows(path, "feats"))
 
@@ -109,8 +109,8 @@ def _units(said: dict[str, Any], first: Path) -> str:
     if "unit" in said:
         return f"coordinates taken to be in {said['unit']}"
     with suppress(MilbenchError):
-        found = _load(first.stem, first)
-        if found.coords is not None and "units" not in found.meta:
+        features = _load(first.stem, first)
+        if features.coords is not None and "units" not in features.meta:
             return "coordinates of unknown unit"
     return f"coordinates taken to be in {_OLD_UNIT}"
 

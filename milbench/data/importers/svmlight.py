@@ -78,7 +78,7 @@ def _features(text: str, path: Path, line: int) -> tuple[np.ndarray, np.ndarray]
             index, values = flat[::2].astype(np.int64), flat[1::2]
             if np.isfinite(values).all() and (index > 0).all() and len(np.unique(index)) == len(index):
                 return index, values
-    found: dict[int, float] = {}
+    value_of: dict[int, float] = {}
     for token in text.split():
         name, mark, value = token.partition(":")
         if not mark or not re.fullmatch("[0-9]{1,9}", name):
@@ -89,7 +89,7 @@ def _features(text: str, path: Path, line: int) -> tuple[np.ndarray, np.ndarray]
             raise MilbenchError(
                 f"{path} line {line} has a feature 0; number the features from 1.", code="table-bad-line"
             )
-        if int(name) in found:
+        if int(name) in value_of:
             raise MilbenchError(f"{path} line {line} has feature {name} twice; keep one.", code="table-bad-line")
-        found[int(name)] = number(value, path, line, f"feature {name}")
-    return np.array(list(found), np.int64), np.array(list(found.values()))
+        value_of[int(name)] = number(value, path, line, f"feature {name}")
+    return np.array(list(value_of), np.int64), np.array(list(value_of.values()))

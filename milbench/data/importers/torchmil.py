@@ -98,12 +98,12 @@ def _array(path: Path, key: str, kinds: str) -> np.ndarray:
     if ending(path) == ".npy":
         return npy_array(path, kinds)
     with open_h5(path) as file:
-        found = h5_array(file, key, path, kinds)
-        if found is None:
+        array = h5_array(file, key, path, kinds)
+        if array is None:
             raise MilbenchError(
                 f"{path} has no dataset {key!r} (it has {', '.join(file) or 'none'}).", code="features-missing"
             )
-        return found
+        return array
 
 
 def _own_coords(path: Path) -> np.ndarray | None:
@@ -155,14 +155,14 @@ def _place(source: Path) -> _Place | None:
 
 def _encoder(base: Path) -> _Place | None:
     folders = [base / "features", *sorted((base / "features").glob("features_*"))]
-    found = [folder for folder in folders if folder.is_dir() and _files(folder)]
-    if len(found) > 1:
-        names = some([folder.name for folder in found])
+    encoders = [folder for folder in folders if folder.is_dir() and _files(folder)]
+    if len(encoders) > 1:
+        names = some([folder.name for folder in encoders])
         raise MilbenchError(
-            f"{base} holds features of {len(found)} encoders ({names}); give the folder of one.",
+            f"{base} holds features of {len(encoders)} encoders ({names}); give the folder of one.",
             code="features-two-kinds",
         )
-    return _Place(base, found[0]) if found else None
+    return _Place(base, encoders[0]) if encoders else None
 
 
 def _files(folder: Path) -> dict[str, Path]:
@@ -171,11 +171,11 @@ def _files(folder: Path) -> dict[str, Path]:
     Raises:
         MilbenchError: two files of one bag.
     """
-    found: dict[str, Path] = {}
+    files: dict[str, Path] = {}
     for path in bag_arrays(folder):
-        if path.stem in found:
+        if path.stem in files:
             raise MilbenchError(
-                f"{found[path.stem]} and {path} are two files of one bag; remove one.", code="slide-twice"
+                f"{files[path.stem]} and {path} are two files of one bag; remove one.", code="slide-twice"
             )
-        found[path.stem] = path
-    return found
+        files[path.stem] = path
+    return files

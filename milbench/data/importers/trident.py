@@ -76,17 +76,17 @@ def _from_path(folder: Path) -> dict[str, Any]:
 
 def _from_attributes(file: Any, features: str | None, names: Collection[str]) -> dict[str, Any]:
     meta: dict[str, Any] = {}
-    found = {} if features is None else h5_attributes(file, features, ("encoder",))
-    if "encoder" in found:
-        meta["encoder"] = str(found["encoder"])
+    attributes = {} if features is None else h5_attributes(file, features, ("encoder",))
+    if "encoder" in attributes:
+        meta["encoder"] = str(attributes["encoder"])
     if "coords" in names:
-        found = h5_attributes(file, "coords", ("target_magnification", "patch_size", "patch_size_level0"))
+        attributes = h5_attributes(file, "coords", ("target_magnification", "patch_size", "patch_size_level0"))
         meta["units"] = "level-0 pixels"
-        if (magnification := finite(found, "target_magnification")) is not None:
+        if (magnification := finite(attributes, "target_magnification")) is not None:
             meta["magnification"] = magnification
-        if (size := finite(found, "patch_size")) is not None:
+        if (size := finite(attributes, "patch_size")) is not None:
             meta["patch_size"] = int(size)
-        if (step := finite(found, "patch_size_level0")) is not None:
+        if (step := finite(attributes, "patch_size_level0")) is not None:
             meta["coord_step"] = step
     return meta
 
@@ -98,14 +98,14 @@ def _folder(source: Path) -> Path | None:
     if _is_trident(source):
         return source
     below = {*source.glob("features_*"), *source.glob("*x_*px*/features_*")}
-    found = [folder for folder in sorted(below) if folder.is_dir() and (_is_trident(folder) or _holds_folders(folder))]
-    if len(found) > 1:
-        names = ", ".join(str(folder.relative_to(source)) for folder in found)
+    runs = [folder for folder in sorted(below) if folder.is_dir() and (_is_trident(folder) or _holds_folders(folder))]
+    if len(runs) > 1:
+        names = ", ".join(str(folder.relative_to(source)) for folder in runs)
         raise MilbenchError(
-            f"{source} holds features of {len(found)} runs ({names}); give the one to read.", code="features-two-kinds"
+            f"{source} holds features of {len(runs)} runs ({names}); give the one to read.", code="features-two-kinds"
         )
-    if found:
-        return found[0]
+    if runs:
+        return runs[0]
     return source if _holds_folders(source) else None
 
 

@@ -71,9 +71,9 @@ def _h5_end(path: Path, size: int) -> int | None:
             width, at, skipped = block[9], 12, 2  # base, extension
         else:
             return None
-        found = block[at + skipped * width : at + (skipped + 1) * width]
-        if len(found) == width > 0 and set(found) != {_UNDEFINED}:
-            return int.from_bytes(found, "little")
+        word = block[at + skipped * width : at + (skipped + 1) * width]
+        if len(word) == width > 0 and set(word) != {_UNDEFINED}:
+            return int.from_bytes(word, "little")
     return None
 
 
@@ -100,10 +100,10 @@ def refuse_damaged_members(path: Path, archive: zipfile.ZipFile) -> None:
                     pass
                 names = struct.unpack_from("<HH", held, entry.header_offset + _LOCAL - 4)
                 begin = entry.header_offset + _LOCAL + sum(names)
-                found = 0
+                checksum = 0
                 for at in range(begin, begin + entry.file_size, _CHUNK):
-                    found = zlib.crc32(held[at : min(at + _CHUNK, begin + entry.file_size)], found)
-                intact = found == entry.CRC
+                    checksum = zlib.crc32(held[at : min(at + _CHUNK, begin + entry.file_size)], checksum)
+                intact = checksum == entry.CRC
             else:
                 intact = _unpacks(archive, entry)
             if not intact:

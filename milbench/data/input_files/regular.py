@@ -35,7 +35,7 @@ def regular_size(path: Path, advice: str = "give the right file") -> int:
             it may not be read; or it is sparse, nearly all of it holes that would be read as zeros.
     """
     try:
-        found = path.stat()
+        status = path.stat()
     except ValueError:  # a null byte
         raise MilbenchError(f"{str(path)!r} is no name of a file; {advice}.", code="name-bad") from None
     except OSError as error:
@@ -43,8 +43,8 @@ def regular_size(path: Path, advice: str = "give the right file") -> int:
             raise MilbenchError(_forbidden(path, error), code="file-unreadable") from None
         what = "a link that leads nowhere" if path.is_symlink() else "not there"
         raise MilbenchError(f"{path} is {what} ({error.strerror}); {advice}.", code="file-missing") from None
-    if not stat.S_ISREG(found.st_mode):
-        what = next((name for test, name in _KINDS if test(found.st_mode)), "something else")
+    if not stat.S_ISREG(status.st_mode):
+        what = next((name for test, name in _KINDS if test(status.st_mode)), "something else")
         raise MilbenchError(
             f"{path} is {what if what == 'a folder' else f'not a file but {what}'}; {advice}.", code="path-wrong-kind"
         )
@@ -52,17 +52,17 @@ def regular_size(path: Path, advice: str = "give the right file") -> int:
         raise MilbenchError(
             _forbidden(path, PermissionError(errno.EACCES, os.strerror(errno.EACCES))), code="file-unreadable"
         )
-    stored = getattr(found, "st_blocks", None)
-    if stored is not None and found.st_size > max(_SMALL, _SPARSE * 512 * stored):
-        held = _data_bytes(path, found.st_size)
-        if found.st_size > _SPARSE * held:
+    stored = getattr(status, "st_blocks", None)
+    if stored is not None and status.st_size > max(_SMALL, _SPARSE * 512 * stored):
+        held = _data_bytes(path, status.st_size)
+        if status.st_size > _SPARSE * held:
             raise MilbenchError(
-                f"{path} declares {found.st_size:,} bytes, of which {held:,} were ever written; copy it again.",
+                f"{path} declares {status.st_size:,} bytes, of which {held:,} were ever written; copy it again.",
                 code="file-damaged",
             )
     if opening is not None:
-        opening(path, found.st_size)
-    return found.st_size
+        opening(path, status.st_size)
+    return status.st_size
 
 
 def unread(path: Path, damaged: str) -> MilbenchError:

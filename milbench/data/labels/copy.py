@@ -39,14 +39,14 @@ def left_out(path: Path, slide_column: str, label_column: str) -> dict[str, list
         table = load_table(path)
     except MilbenchError:  # which the reader of the labels says
         return {}
-    found: dict[str, list[str]] = {}
+    excluded: dict[str, list[str]] = {}
     if {slide_column, label_column} <= set(table.header):
         slide, label = table.header.index(slide_column), table.header.index(label_column)
         why = table.header.index(WHY) if WHY in table.header else None
         for row in table.rows:
             if is_excluded(row[label]):
-                found.setdefault("" if why is None else row[why], []).append(row[slide])
-    return found
+                excluded.setdefault("" if why is None else row[why], []).append(row[slide])
+    return excluded
 
 
 def stale_because(path: Path, features: Collection[str]) -> tuple[list[str], list[str]]:

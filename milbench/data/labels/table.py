@@ -187,11 +187,11 @@ def read_label_table(path: Path, spec: DataSpec, slide_table: Path | None = None
         )
     labels, classes = task_named(spec.task).read(values.classes, spec.classes, str(path))
     owner, joined = merge_patients(dict(zip(slides, rows.patients, strict=True)))
-    site, alike = merge_sites({s: v for s, v in zip(slides, rows.sites, strict=True) if s in cells_of} if rows.sites
-                              else {})  # fmt: skip
+    site_of = {s: v for s, v in zip(slides, rows.sites, strict=True) if s in cells_of} if rows.sites else {}
+    site, merged_sites = merge_sites(site_of)
     notes = [*rows.notes, *(Note("other-spelling", text) for text in values.notes(str(path)))]
     notes += [Note("other-spelling", text) for text in patient_notes(joined, str(path))]
-    notes += [Note("other-spelling", text) for text in patient_notes(alike, str(path), "site")]
+    notes += [Note("other-spelling", text) for text in patient_notes(merged_sites, str(path), "site")]
     return Labels(
         slides=tuple(cells_of),
         patients={slide: owner[slide] for slide in cells_of},
@@ -256,9 +256,9 @@ def brought_labels(
     labels, names = task_named(task).read(values.classes, classes, where)
     named = patients or {}
     none = missing_names(patient for slide, patient in named.items() if patient != slide)
-    told = {slide: slide if named.get(slide, slide) in none else named.get(slide, slide) for slide in cells}
-    bare = [slide for slide in cells if named.get(slide, slide) != told[slide]]
-    owner, joined = merge_patients(told)
+    label_of = {slide: slide if named.get(slide, slide) in none else named.get(slide, slide) for slide in cells}
+    bare = [slide for slide in cells if named.get(slide, slide) != label_of[slide]]
+    owner, joined = merge_patients(label_of)
     said = [*values.notes(where), *patient_notes(joined, where)]
     if bare:
         said.append(f"{where} names no patient of {count(len(bare), 'slide')}, each taken as one of its own: "
@@ -447,15 +447,15 @@ def unmatched(labels: Labels, features: Collection[str], where: str, cache: str)
     Returns:
         Of the kinds that there are, the slides, sorted, and what is wrong with them, without a point.
     """
-    found = {}
+    hints = {}
     if lost := sorted(set(labels.slides) - set(features)):
         who = f"{count(len(lost), 'slide')} of {where} without features in {cache}: {some(lost)}"
-        mend = _suffix_hint(lost, features) or f"add their features, or give them the label {EXCLUDE!r}"
-        found["label"] = lost, f"{who}{_resemblance(lost, labels, features)}; {mend}"
+        advice = _suffix_hint(lost, features) or f"add their features, or give them the label {EXCLUDE!r}"
+        hints["label"] = lost, f"{who}{_resemblance(lost, labels, features)}; {advice}"
     if bare := sorted(set(features) - set(labels.slides) - labels.excluded):
         who = f"{count(len(bare), 'slide')} of {cache} without label in {where}: {some(bare)}"
-        found["features"] = bare, f"{who}; add rows for them, with the label {EXCLUDE!r} for those to leave out"
-    return found
+        hints["features"] = bare, f"{who}; add rows for them, with the label {EXCLUDE!r} for those to leave out"
+    return hints
 
 
 def _resemblance(lost: Sequence[str], labels: Labels, features: Collection[str]) -> str:
@@ -565,7 +565,7 @@ def _slide_rows(path: Path, spec: DataSpec) -> _Rows:
     table = load_table(path)
     header, rows = table.header, table.rows
     hint = ""
-    if "slide_column" not in spec.model_fields_set and (found := guess_columns(header)).patient and not found.slide:
+    if "slide_column" not in spec.model_fields_set and (guessed := guess_columns(header)).patient and not guessed.slide:
         hint = ", or give slide_table if its rows are patients"
     cells = _cells(path, header, rows, {"slide_column": spec.slide_column, "label_column": spec.label_column}, hint)
     refuse_lost_digits(path, spec.slide_column, cells["slide_column"])
@@ -606,15 +606,15 @@ def _patient_rows(path: Path, slide_table: Path, spec: DataSpec) -> _Rows:
     table = load_table(path)
     names = {"patient_column": spec.patient_column, "label_column": spec.label_column}
     names |= {} if spec.split.site_column is None else {"split.site_column": spec.split.site_column}
-    told = _cells(path, table.header, table.rows, names)
-    refuse_lost_digits(path, spec.patient_column, told["patient_column"])
+    cells = _cells(path, table.header, table.rows, names)
+    refuse_lost_digits(path, spec.patient_column, cells["patient_column"])
     second = load_table(slide_table)
     names = {"patient_column": spec.patient_column, "slide_column": spec.slide_column}
     listed = _cells(slide_table, second.header, second.rows, names)
     for key, column in names.items():
         refuse_lost_digits(slide_table, column, listed[key])
-    columns = [told["label_column"], told.get("split.site_column", [])]
-    row_of, differ = rows_of_patients(told["patient_column"], columns)
+    columns = [cells["label_column"], cells.get("split.site_column", [])]
+    row_of, differ = rows_of_patients(cells["patient_column"], columns)
     if differ:
         raise MilbenchError(
             f"{path} has {count(len(differ), 'patient')} in two rows that disagree: {some(sorted(differ))}; with "
@@ -631,7 +631,7 @@ def _patient_rows(path: Path, slide_table: Path, spec: DataSpec) -> _Rows:
             code="names-unmatched",
         )
     there = set(matching.names.values())
-    lost = sorted(p for p, i in row_of.items() if p not in there and not is_excluded(told["label_column"][i]))
+    lost = sorted(p for p, i in row_of.items() if p not in there and not is_excluded(cells["label_column"][i]))
     if lost:
         raise MilbenchError(
             f"{count(len(lost), 'patient')} of {path} without slides in {slide_table}: {some(lost)}; add their slides, "
@@ -640,8 +640,8 @@ def _patient_rows(path: Path, slide_table: Path, spec: DataSpec) -> _Rows:
         )
     at = [row_of[matching.get(patient)] for patient in listed["patient_column"]]
     slides = [slide_name(cell, spec).removesuffix(".h5") for cell in listed["slide_column"]]
-    values = [told["label_column"][i] for i in at]
-    sites = [told["split.site_column"][i] for i in at] if spec.split.site_column is not None else []
+    values = [cells["label_column"][i] for i in at]
+    sites = [cells["split.site_column"][i] for i in at] if spec.split.site_column is not None else []
     notes = tuple(Note("table-form", text) for text in (*table.notes, *second.notes))
     said = endings_note(listed["slide_column"], spec.slide_suffix, str(slide_table))  # .h5 is part of STAMP's FILENAME
     said += matching.lines(str(slide_table), str(path))

@@ -54,9 +54,9 @@ class Values:
         notes = []
         if self.merged:
             booleans = all(truth(name) is not None for group in self.merged for name in group)
-            alike = "both say yes or both no" if booleans else "differ in letter case, blanks or invisible " \
+            difference = "both say yes or both no" if booleans else "differ in letter case, blanks or invisible " \
                     "characters alone"  # fmt: skip
-            notes.append(f"classes of {where} that {alike} are one: {said_of(self.merged)}")
+            notes.append(f"classes of {where} that {difference} are one: {said_of(self.merged)}")
         return notes + [
             f"{name!r} counts as a class of {where}; if it stands for a missing value, leave its slides out with "
             f"--exclude-class {shell_quoted(name)} of init, or with the label {EXCLUDE!r}"
@@ -101,9 +101,9 @@ def read_values(
         groups = [(name, *(v for v in sorted(chosen) if chosen[v] == name != v)) for name in sorted(names.values())]
         groups = [group for group in groups if len(group) > 1]
     if classes is None:
-        found = {slide: chosen[value] for slide, value in kept.items() if value not in named}
-        _refuse_lists(found, column, where)
-        _refuse_quantity(found, column, where)
+        class_of = {slide: chosen[value] for slide, value in kept.items() if value not in named}
+        _refuse_lists(class_of, column, where)
+        _refuse_quantity(class_of, column, where)
     doubtful = perhaps_codes(kept.values()) if classes is None else ()
     doubtful = tuple(name for name in doubtful if name not in named)
     return Values({slide: chosen[value] for slide, value in kept.items()}, missing, tuple(groups), doubtful)
@@ -152,7 +152,7 @@ def _refuse_quantity(values: Mapping[str, str], column: str, where: str) -> None
     """Refuse values that are a quantity, such as months of survival, or names, of which every slide has its own."""
     distinct = set(values.values())
     numbers = [number for value in distinct if (number := _number(value)) is not None]
-    mend = (
+    advice = (
         "bin it into classes in a column of its own (milbench compares classifiers; it has no regression or survival)"
     )
     said = f"column {column!r} of {where} has {count(len(distinct), 'value')} in {count(len(values), 'slide')}"
@@ -163,7 +163,7 @@ def _refuse_quantity(values: Mapping[str, str], column: str, where: str) -> None
         few = len(values) < _FEWEST_SLIDES * len(numbers)
         if len(numbers) > 5 if not whole else len(numbers) > _MOST_CLASSES and (few or not counted):
             raise MilbenchError(
-                f"{said}, {low:g} to {high:g}: it is a number, not a class; {mend}, or name the classes (classes in "
+                f"{said}, {low:g} to {high:g}: it is a number, not a class; {advice}, or name the classes (classes in "
                 "[[data]], --class of init).",
                 code="labels-no-classes",
             )

@@ -63,9 +63,9 @@ def resolve_column(header: Sequence[str], name: str) -> str | None:
     if name in header:
         return name
     for key in (clean, column_key):
-        alike = [column for column in header if column and key(column) == key(name)]
-        if len(alike) == 1:
-            return alike[0]
+        same_key = [column for column in header if column and key(column) == key(name)]
+        if len(same_key) == 1:
+            return same_key[0]
     return None
 
 

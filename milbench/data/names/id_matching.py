@@ -119,9 +119,9 @@ def near_pairs(lost: Sequence[str], others: Sequence[str], most: int = 5) -> lis
     plain = {_reduced(name): name for name in others}
     pairs = []
     for name in lost[: 4 * most]:
-        found = difflib.get_close_matches(_reduced(name), plain, n=1, cutoff=0.75)
-        if found:
-            pairs.append((name, plain[found[0]]))
+        close = difflib.get_close_matches(_reduced(name), plain, n=1, cutoff=0.75)
+        if close:
+            pairs.append((name, plain[close[0]]))
         if len(pairs) == most:
             break
     return pairs
@@ -200,15 +200,15 @@ def _match(
             break
         mine, theirs = _grouped(left, step), _grouped(known, step)
         for key, group in mine.items():
-            found = theirs.get(key, [])
-            if len(group) == len(found) == 1 and folders.apart(group[0], found[0]):
+            candidates = theirs.get(key, [])
+            if len(group) == len(candidates) == 1 and folders.apart(group[0], candidates[0]):
                 continue
-            if len(group) == len(found) == 1 and not _zeros_lost(group[0], found[0]):
+            if len(group) == len(candidates) == 1 and not _zeros_lost(group[0], candidates[0]):
                 continue
-            if step in _SAME and len(found) == 1 and names.get(found[0]) == found[0]:
-                names.update(dict.fromkeys(group, found[0]))  # the same once more: whether they agree shows later
+            if step in _SAME and len(candidates) == 1 and names.get(candidates[0]) == candidates[0]:
+                names.update(dict.fromkeys(group, candidates[0]))  # the same once more: whether they agree shows later
                 continue
-            _settle(group, found, names, several, taken)
+            _settle(group, candidates, names, several, taken)
         left = [name for name in left if name not in names and name not in several]
     if after_point and left:
         for form in (_cased, lambda name: _base(_cased(name))):
@@ -274,9 +274,9 @@ def _after_point(
     claims: dict[tuple[str, ...], list[str]] = {}
     for name in left:
         mine = key(name)
-        found = [*heads.get(mine, []), *(known for head in _heads(mine) for known in theirs.get(head, []))]
-        if found and not (len(set(found)) == 1 and folders.apart(name, found[0])):
-            claims.setdefault(tuple(dict.fromkeys(found)), []).append(name)
+        matches = [*heads.get(mine, []), *(known for head in _heads(mine) for known in theirs.get(head, []))]
+        if matches and not (len(set(matches)) == 1 and folders.apart(name, matches[0])):
+            claims.setdefault(tuple(dict.fromkeys(matches)), []).append(name)
     for candidates, group in claims.items():
         _settle(group, candidates, names, several, taken)
 

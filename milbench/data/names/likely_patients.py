@@ -66,15 +66,15 @@ def likely_patients(slides: Iterable[str]) -> Likely | None:
     names = list(dict.fromkeys(slides))
     for rule in _RULES:
         pattern = re.compile(rule)
-        found = {name: match[1] for name in names if (match := pattern.search(_base(name)))}
-        if len(found) < max(3, _SHARE * len(names)) or not _plausible(found):
+        matches = {name: match[1] for name in names if (match := pattern.search(_base(name)))}
+        if len(matches) < max(3, _SHARE * len(names)) or not _plausible(matches):
             continue
-        if (plain := _plainer(found)) is not None:
-            return Likely(found, plain, len(found) == len(names))
-        if all(pattern.search(name) is not None for name in found):  # folders do not keep the rule from working
-            return Likely(found, rule, len(found) == len(names))
+        if (plain := _plainer(matches)) is not None:
+            return Likely(matches, plain, len(matches) == len(names))
+        if all(pattern.search(name) is not None for name in matches):  # folders do not keep the rule from working
+            return Likely(matches, rule, len(matches) == len(names))
         folder = rule.replace("^", "^(?:.*/)?", 1)
-        return Likely(found, folder, len(found) == len(names))
+        return Likely(matches, folder, len(matches) == len(names))
     return None
 
 

@@ -41,11 +41,11 @@ def search_patients(rule: str, slides: Collection[str]) -> dict[str, str]:
 def _apart(rule: str, names: list[str]) -> list[str | None] | None:
     """Search in a process of its own; None: none can be started."""
     try:
-        found = subprocess.run(
+        completed = subprocess.run(
             [sys.executable, "-I", "-S", "-c", _SEARCH],
             input=json.dumps([rule, names]).encode(), capture_output=True, timeout=SECONDS, check=False,
         )  # fmt: skip
-        groups: list[str | None] = json.loads(found.stdout)
+        groups: list[str | None] = json.loads(completed.stdout)
     except subprocess.TimeoutExpired:
         raise MilbenchError(
             f"patient_rule {rule!r} is not done with {len(names)} names after {SECONDS:g} s; write it without a "

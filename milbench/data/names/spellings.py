@@ -213,7 +213,7 @@ def merged(
     by_key: dict[str, list[str]] = {}
     for value in preferred:
         by_key.setdefault(key(value), []).append(value)
-    found: list[tuple[str, ...]] = []
+    merged_groups: list[tuple[str, ...]] = []
     for name, group in groups.items():
         named = by_key.get(name, [])
         if len(named) > 1:  # which of them is meant is not known
@@ -223,8 +223,8 @@ def merged(
         chosen |= dict.fromkeys(group, best)
         others = sorted(value for value in group if value != best)
         if others:
-            found.append((best, *others))
-    return chosen, sorted(found)
+            merged_groups.append((best, *others))
+    return chosen, sorted(merged_groups)
 
 
 def said_of(groups: Iterable[tuple[str, ...]], most: int = 5) -> str:

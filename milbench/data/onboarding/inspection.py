@@ -339,10 +339,10 @@ def _brought(survey: Survey) -> Labels:
             "patient_id and label.",
             code="labels-missing",
         )
-    found = brought_labels(values, survey.table.patients, None, str(survey.source))
-    found = found.without(survey.empty)
-    match_features(found, survey.full, f"the labels that come with {survey.source}", str(survey.source))
-    return found
+    labels = brought_labels(values, survey.table.patients, None, str(survey.source))
+    labels = labels.without(survey.empty)
+    match_features(labels, survey.full, f"the labels that come with {survey.source}", str(survey.source))
+    return labels
 
 
 def _labels(survey: Survey, tables: Tables, rows: LabelRows) -> tuple[Labels, Gaps, list[Loss]]:
@@ -360,14 +360,18 @@ def _labels(survey: Survey, tables: Tables, rows: LabelRows) -> tuple[Labels, Ga
             f"{examples}; give the table of these features, or another --slide-column.",
             code="names-unmatched",
         )
-    asked = [row for row in rows.rows if not is_excluded(row.label)]
-    cells = {row.slide: row.label for row in asked}
+    labelled_rows = [row for row in rows.rows if not is_excluded(row.label)]
+    cells = {row.slide: row.label for row in labelled_rows}
     values = read_values(cells, rows.label, str(tables.labels), None, tables.keep)
     left_class = _left_classes(values.classes, tables, str(tables.labels))
     # An empty slide takes no part, but its label is read: a class that no other slide has would be one without slides.
     seen = {label for slide, label in values.classes.items() if slide in full}
     orphans = {slide for slide, label in values.classes.items() if slide in empty and label not in seen}
-    lost = [row.slide for row in asked if row.slide not in full | (empty - orphans) and row.slide not in values.missing]
+    lost = [
+        row.slide
+        for row in labelled_rows
+        if row.slide not in full | (empty - orphans) and row.slide not in values.missing
+    ]
     gaps = Gaps(
         no_features=tuple(slide for slide in lost if slide not in rows.several and slide not in left_class),
         no_row=tuple(slide for slide in survey.full if slide not in known),
@@ -379,7 +383,7 @@ def _labels(survey: Survey, tables: Tables, rows: LabelRows) -> tuple[Labels, Ga
         words=said_missing(values.missing),
     )
     out = set(gaps.reasons) | {row.slide for row in rows.rows if is_excluded(row.label)}
-    kept = [row for row in asked if row.slide not in out]
+    kept = [row for row in labelled_rows if row.slide not in out]
     for what, column in ((rows.patient, {row.slide: row.patient for row in kept}),
                          (tables.site, {row.slide: row.site for row in kept})):  # fmt: skip
         none = missing_names(cell for slide, cell in column.items() if cell != slide)
@@ -402,9 +406,9 @@ def _labels(survey: Survey, tables: Tables, rows: LabelRows) -> tuple[Labels, Ga
             f"{str(error).rstrip('.')} (column {rows.label!r}; --label-column names another{words}).", code=error.code
         ) from None
     owners, joined = merge_patients({row.slide: row.patient for row in rows.rows} | dict.fromkeys(gaps.no_row, ""))
-    sites, alike = merge_sites({row.slide: row.site for row in kept} if tables.site is not None else {})
-    said = [*values.notes(where), *patient_notes(joined, where), *patient_notes(alike, where, "site")]
-    found = Labels(
+    sites, merged_sites = merge_sites({row.slide: row.site for row in kept} if tables.site is not None else {})
+    said = [*values.notes(where), *patient_notes(joined, where), *patient_notes(merged_sites, where, "site")]
+    result = Labels(
         slides=tuple(row.slide for row in kept),
         patients={row.slide: owners[row.slide] for row in kept},
         labels=labels,
@@ -415,9 +419,9 @@ def _labels(survey: Survey, tables: Tables, rows: LabelRows) -> tuple[Labels, Ga
         notes=tuple(Note("other-spelling", text) for text in said),
     )
     return (
-        found,
+        result,
         gaps,
-        _losses(survey, gaps, rows, {s: c for s, c in values.classes.items() if s not in left_class}, found),
+        _losses(survey, gaps, rows, {s: c for s, c in values.classes.items() if s not in left_class}, result),
     )
 
 
@@ -428,7 +432,7 @@ def _left_classes(classes: Mapping[str, str], tables: Tables, where: str) -> dic
         MilbenchError: there is no such class.
     """
     keys = {label_key(name): name for name in tables.exclude}
-    found = {slide: name for slide, name in classes.items() if label_key(name) in keys}
+    excluded = {slide: name for slide, name in classes.items() if label_key(name) in keys}
     for option, names in (("--exclude-class", tables.exclude), ("--class", tables.keep)):
         there = {label_key(name) for name in classes.values()}
         for name in names:
@@ -437,7 +441,7 @@ def _left_classes(classes: Mapping[str, str], tables: Tables, where: str) -> dic
                     f"{where} has no class {name!r}, which {option} names.{did_you_mean(name, set(classes.values()))}",
                     code="labels-unknown-class",
                 )
-    return found
+    return excluded
 
 
 def _losses(survey: Survey, gaps: Gaps, rows: LabelRows, classes: Mapping[str, str], labels: Labels) -> list[Loss]:
@@ -599,8 +603,8 @@ def _problem(folds: Sequence[Fold], labels: Labels, survey: Survey) -> str:
         classes=labels.classes,
         guesses=guessed_patients(labels.patients),
     )
-    found = [finding for finding in folds_findings("", folds, known) if finding.severity == "error"]
-    if not found:
+    errors = [finding for finding in folds_findings("", folds, known) if finding.severity == "error"]
+    if not errors:
         return ""
-    more = f", and {count(len(found) - 1, 'more problem')}" if len(found) > 1 else ""
-    return f"{f'fold {found[0].fold}: ' if found[0].fold is not None else ''}{found[0].message}{more}"
+    more = f", and {count(len(errors) - 1, 'more problem')}" if len(errors) > 1 else ""
+    return f"{f'fold {errors[0].fold}: ' if errors[0].fold is not None else ''}{errors[0].message}{more}"

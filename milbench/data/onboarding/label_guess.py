@@ -157,13 +157,13 @@ def read_label_rows(tables: Tables, features: Collection[str]) -> LabelRows:
     refuse_unreadable(tables.labels, (header, rows), [patient])
     refuse_lost_digits(tables.labels, patient, [row[header.index(patient)] for row in rows])
     # A slide that is a patient of its own goes by its id, with nothing that was taken off.
-    told = [ids if patient == slide else [row[header.index(patient)] for row in rows]]
-    told += [[row[header.index(label)] for row in rows]]
+    columns = [ids if patient == slide else [row[header.index(patient)] for row in rows]]
+    columns += [[row[header.index(label)] for row in rows]]
     places = [row[header.index(sites)] for row in rows] if sites is not None else [""] * len(rows)
-    found = [Row(*cells) for cells in zip(ids, *told, places, strict=True)]
-    found = [row for row, name in zip(found, plain, strict=True) if name not in whose]
-    _refuse_merged(tables.labels, found, patient != slide)
-    kept, again = _once(tables.labels, "slide", found)
+    parsed_rows = [Row(*cells) for cells in zip(ids, *columns, places, strict=True)]
+    parsed_rows = [row for row, name in zip(parsed_rows, plain, strict=True) if name not in whose]
+    _refuse_merged(tables.labels, parsed_rows, patient != slide)
+    kept, again = _once(tables.labels, "slide", parsed_rows)
     split = _split_column(tables, header, rows)
     published = (
         split is not None
@@ -246,20 +246,23 @@ def _pair(tables: Tables, table: Table, label: str, sites: str | None, features:
     owners = [row[whose] for row in listed]
     cells = [row[at] for row in listed]
     ids, suffixes = _ids(cells, slide, features, ".h5")
-    found = match_ids(ids, features)
-    refuse_several_slides([*found.lost, *found.several], features, str(tables.slides))
+    ids_matched = match_ids(ids, features)
+    refuse_several_slides([*ids_matched.lost, *ids_matched.several], features, str(tables.slides))
 
     def cell(patient: str, name: str | None) -> str:
         row = row_of.get(matching.get(patient))
         return rows[row][header.index(name)] if name is not None and row is not None else ""
 
     made = [
-        Row(found.get(i), owner, cell(owner, label), cell(owner, sites)) for i, owner in zip(ids, owners, strict=True)
+        Row(ids_matched.get(i), owner, cell(owner, label), cell(owner, sites))
+        for i, owner in zip(ids, owners, strict=True)
     ]
     kept, again = _once(tables.slides, "slide", made)
-    asked = {patient for patient in patients if patient and not is_excluded(rows[row_of[patient]][header.index(label)])}
+    required = {
+        patient for patient in patients if patient and not is_excluded(rows[row_of[patient]][header.index(label)])
+    }
     there = {matching.get(owner) for owner in owners}
-    lonely = tuple(sorted(asked - there))
+    lonely = tuple(sorted(required - there))
     if not matching.names and row_of:
         raise MilbenchError(
             f"{tables.labels} and {tables.slides} share no patient: {next(iter(row_of))!r} in the first, "
@@ -268,14 +271,14 @@ def _pair(tables: Tables, table: Table, label: str, sites: str | None, features:
         )
     endings = endings_note(cells, suffixes, tables.slides.name)
     notes = [*table.notes, *second.notes, *again, *endings, *matching.lines(tables.slides.name, tables.labels.name),
-             *found.lines(tables.slides.name, "the features")]  # fmt: skip
+             *ids_matched.lines(tables.slides.name, "the features")]  # fmt: skip
     if empty := len(slide_rows) - len(listed):
         bare = sorted({row[whose] for row in slide_rows if not row[at]})
         notes.append(f"{count(empty, 'row')} of {tables.slides.name} without a slide, of patients {some(bare)}")
     if idle := unused_columns(header, [mine, label, *filter(None, [sites])]):
         notes.append(unused_note(idle, tables.labels.name))
     readable = mine == theirs and len(listed) == len(slide_rows)
-    return LabelRows(tuple(kept), slide, mine, label, suffixes, lonely, readable, several=found.several,
+    return LabelRows(tuple(kept), slide, mine, label, suffixes, lonely, readable, several=ids_matched.several,
                      notes=tuple(notes))  # fmt: skip
 
 
@@ -302,7 +305,9 @@ def _of_patients(tables: Tables, table: Table, label: str, sites: str | None, fe
     def cell(name: str, column: str | None) -> str:
         return rows[row_of[name]][header.index(column)] if column is not None else ""
 
-    found = tuple(Row(slide, name, cell(name, label), cell(name, sites)) for slide, name in sorted(owner.items()))
+    guessed_rows = tuple(
+        Row(slide, name, cell(name, label), cell(name, sites)) for slide, name in sorted(owner.items())
+    )
     there = set(owner.values())
     lonely = tuple(sorted(p for p in row_of if p and p not in there and not is_excluded(cell(p, label))))
     slide, name = next(iter(sorted(owner.items())))
@@ -311,7 +316,7 @@ def _of_patients(tables: Tables, table: Table, label: str, sites: str | None, fe
         f"rows of {tables.labels.name} are patients: labels of {count(len(there), 'patient')} go to the "
         f"{count(len(owner), 'slide')} whose names begin with theirs, such as {slide!r} of {name!r}",
     ]
-    return LabelRows(found, patient, patient, label, (), lonely, False, notes=tuple(notes))
+    return LabelRows(guessed_rows, patient, patient, label, (), lonely, False, notes=tuple(notes))
 
 
 def _owners(patients: Collection[str], features: Collection[str]) -> dict[str, str]:
@@ -320,14 +325,14 @@ def _owners(patients: Collection[str], features: Collection[str]) -> dict[str, s
     for patient in patients:
         if patient:
             by_key.setdefault(without_endings(clean(patient)).casefold(), []).append(patient)
-    found = {}
+    owners = {}
     for slide in features:
         name = clean(slide).replace("\\", "/").rpartition("/")[2].casefold()
         ends = [at for at in range(len(name), 0, -1) if at == len(name) or not name[at].isalnum()]
         owner = next((by_key[name[:at]] for at in ends if name[:at] in by_key), [])
         if len(owner) == 1:
-            found[slide] = owner[0]
-    return found
+            owners[slide] = owner[0]
+    return owners
 
 
 def _patients_among(
@@ -391,13 +396,13 @@ def _refuse_merged(path: Path, rows: Sequence[Row], with_patients: bool) -> None
 
 
 def _named(path: Path, header: Sequence[str], name: str, what: str) -> str:
-    found = resolve_column(header, name)
-    if found is None:
+    resolved = resolve_column(header, name)
+    if resolved is None:
         raise MilbenchError(
             f"{path} has no column {name!r}, its columns are {some(list(header), 20)}; give another --{what}-column.",
             code="table-missing-column",
         )
-    return found
+    return resolved
 
 
 def _label_column(tables: Tables, header: list[str], guess: Columns) -> str:
@@ -446,7 +451,7 @@ def _slide_column(
     path: Path,
     header: list[str],
     rows: list[list[str]],
-    asked: str | None,
+    requested: str | None,
     guess: Columns,
     features: Collection[str],
     label: str | None = None,
@@ -461,8 +466,8 @@ def _slide_column(
     Returns:
         None: no column holds any, and rows are patients with whose names those of features begin.
     """
-    if asked is not None:
-        return _named(path, header, asked, "slide")
+    if requested is not None:
+        return _named(path, header, requested, "slide")
     known = set(features)
     pair = label is None
 
@@ -475,11 +480,11 @@ def _slide_column(
         exact = len(matching.names) - len(matching.other)
         return 2 * exact + loose if exact or 2 * loose >= len(set(ids)) else 0
 
-    found = {column: hits(column) for column in header if column != label}
-    most = max(found.values(), default=0)
-    if guess.slide is not None and 2 * found.get(guess.slide, 0) > most:
+    matched = {column: hits(column) for column in header if column != label}
+    most = max(matched.values(), default=0)
+    if guess.slide is not None and 2 * matched.get(guess.slide, 0) > most:
         return guess.slide
-    best = [column for column, number in found.items() if most and number == most]
+    best = [column for column, number in matched.items() if most and number == most]
     if best:
         return next((column for column in best if not is_index(column)), best[0])
     patient = guess.patient
@@ -487,21 +492,21 @@ def _slide_column(
         return None
     if guess.slide is not None:
         return guess.slide
-    mend = "name the column of slides with --slide-column"
+    advice = "name the column of slides with --slide-column"
     if guess.patient is not None and not pair and two_tables:
-        mend += ", or give the table of slides and their patients with --slide-table if its rows are patients"
+        advice += ", or give the table of slides and their patients with --slide-table if its rows are patients"
     raise MilbenchError(
-        f"{path} has columns {some(header, 20)}, and none of them holds names of features; {mend}.",
+        f"{path} has columns {some(header, 20)}, and none of them holds names of features; {advice}.",
         code="table-column-unclear",
     )
 
 
-def _patient_column(tables: Tables, header: list[str], asked: str | None, guess: Columns, slide: str | None = None,
+def _patient_column(tables: Tables, header: list[str], requested: str | None, guess: Columns, slide: str | None = None,
                     ids: Sequence[str] = (), path: Path | None = None) -> str:  # fmt: skip
     """Return the column of patients; that of the slides where their names tell the patients."""
     path = tables.labels if path is None else path
-    if asked is not None:
-        return _named(path, header, asked, "patient")
+    if requested is not None:
+        return _named(path, header, requested, "patient")
     if tables.patient_rule is not None and slide is not None:
         return slide
     if guess.patient is not None and guess.patient != slide:
@@ -543,12 +548,12 @@ def _ids(
 
 def _suffixes(ids: Sequence[str], features: Collection[str]) -> tuple[str, ...]:
     """Return endings of files without which ids are names of features, the longest first."""
-    found: Counter[str] = Counter()
+    suffixes: Counter[str] = Counter()
     for name in ids:
         heads = [name[:at] for at, mark in enumerate(name) if mark == "."] if name not in features else []
         if head := max((head for head in heads if head in features), key=len, default=""):
-            found[name[len(head) :]] += 1
-    endings = tuple(sorted((e for e in found if re.fullmatch(r"(\.[A-Za-z]\w*)+", e)), key=lambda e: (-len(e), e)))
+            suffixes[name[len(head) :]] += 1
+    endings = tuple(sorted((e for e in suffixes if re.fullmatch(r"(\.[A-Za-z]\w*)+", e)), key=lambda e: (-len(e), e)))
     if len(endings) > _MOST_ENDINGS:  # they are UUIDs or the like, which `match_ids` sets aside
         return ()
     cut = [without_suffix(name, endings) for name in ids]

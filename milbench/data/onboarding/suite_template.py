@@ -153,12 +153,15 @@ def _budget() -> str:
 
 
 def _data(inspection: Inspection, out: Path, labels: Path | None) -> str:
-    found, rows = inspection.survey, inspection.rows
+    surveyed, rows = inspection.survey, inspection.rows
     lines = ["[[data]]\n", to_toml({"name": out.stem})]
-    if found.format is None:
-        lines += [to_toml({"cache": _relative(found.source, out)})]
+    if surveyed.format is None:
+        lines += [to_toml({"cache": _relative(surveyed.source, out)})]
     else:
-        lines += [to_toml({"features": _relative(found.source, out), "format": found.format}), *_kept(inspection, out)]
+        lines += [
+            to_toml({"features": _relative(surveyed.source, out), "format": surveyed.format}),
+            *_kept(inspection, out),
+        ]
     if rows is not None and inspection.tables is not None:
         lines += _tables(inspection, out, labels)
     if inspection.patient_rule is not None:
@@ -180,21 +183,21 @@ def _data(inspection: Inspection, out: Path, labels: Path | None) -> str:
 
 def _kept(inspection: Inspection, out: Path) -> list[str]:
     """Return how features are imported: dtype, order, coordinates and the cache."""
-    found = inspection.survey
-    rows = total_rows(found)
-    half = size(shard_bytes(rows, found.dim, "float32", None) - shard_bytes(rows, found.dim, "float16", None))
-    if not found.exact:
-        dtype = f"Features are {' and '.join(found.dtypes)}, which are rounded to this."
-    elif found.dtype == "float32":
+    surveyed = inspection.survey
+    rows = total_rows(surveyed)
+    half = size(shard_bytes(rows, surveyed.dim, "float32", None) - shard_bytes(rows, surveyed.dim, "float16", None))
+    if not surveyed.exact:
+        dtype = f"Features are {' and '.join(surveyed.dtypes)}, which are rounded to this."
+    elif surveyed.dtype == "float32":
         dtype = (
             f"As in the source, bit for bit; float16 would save about {half}, and report the largest rounding error."
         )
     else:
         dtype = "As in the source, bit for bit."
-    lines = [_prose([dtype]), to_toml({"dtype": found.dtype})]
-    if found.coords is None:
+    lines = [_prose([dtype]), to_toml({"dtype": surveyed.dtype})]
+    if surveyed.coords is None:
         lines += ["# Coordinates are left out: --no-coords, or some slides have none.\n", to_toml({"coords": False})]
-    elif found.coords:
+    elif surveyed.coords:
         lines += [
             "# Rows stay in the order of the source, which matters to TransMIL; raster sorts them by y, then x.\n",
             '#order = "raster"\n',
@@ -208,12 +211,12 @@ def _cache(inspection: Inspection, out: Path) -> str:
     Raises:
         MilbenchError: there is one of that name that holds something else, and would be taken for this one.
     """
-    name, found = f"{out.stem}.cache", inspection.survey
+    name, surveyed = f"{out.stem}.cache", inspection.survey
     path = out.with_name(name)
     if path.exists():
         cache = FeatureCache.open(path)
         source, dtype = str(cache.meta.get("source", "")), cache.meta["dtype"]
-        if (os.path.realpath(source), dtype) != (os.path.realpath(found.source), found.dtype):
+        if (os.path.realpath(source), dtype) != (os.path.realpath(surveyed.source), surveyed.dtype):
             raise MilbenchError(
                 f"{path} holds the features of {source or 'another source'} as {dtype}; remove it, or give another "
                 "--out.",
@@ -275,18 +278,20 @@ def _relative(path: Path, out: Path) -> str:
     """
     here, there = (Path(os.path.abspath(p.expanduser())) for p in (out.parent, path))
     if there.is_relative_to(here):
-        found = str(there.relative_to(here))
+        relative = str(there.relative_to(here))
     else:
         # From real folders, as the system takes .. in a path; behind a link it leads elsewhere than it seems to.
         below = Path(os.path.realpath(there.parent)) / there.name
         home = Path(os.path.realpath(here))
         shared = Path(os.path.commonpath([below, home]))
-        found = os.path.relpath(below, home) if len(shared.parts) > 1 else str(there)
-    if found.startswith("~"):  # which would be read as somebody's home
-        found = str(there)
-    if any("\ud800" <= c <= "\udfff" for c in found):
-        raise MilbenchError(f"the name of {found!r} is not UTF-8, which a suite must be; rename it.", code="name-bad")
-    return found
+        relative = os.path.relpath(below, home) if len(shared.parts) > 1 else str(there)
+    if relative.startswith("~"):  # which would be read as somebody's home
+        relative = str(there)
+    if any("\ud800" <= c <= "\udfff" for c in relative):
+        raise MilbenchError(
+            f"the name of {relative!r} is not UTF-8, which a suite must be; rename it.", code="name-bad"
+        )
+    return relative
 
 
 def _spare(labels: Path, inspection: Inspection) -> None:

@@ -19,19 +19,19 @@ _BAR, _BARS = 40, 8
 
 def lines(inspection: Inspection) -> list[str]:
     """Return what was found, from the features to the folds."""
-    found = inspection.survey
+    surveyed = inspection.survey
     gaps = inspection.gaps.lines() or ["every slide with features has a label, and the reverse"]
     return [
-        f"found {found.found}",
-        _features(found),
-        *(f"warning: {note}" for note in found.notes),
-        *_empty(found),
+        f"found {surveyed.found}",
+        _features(surveyed),
+        *(f"warning: {note}" for note in surveyed.notes),
+        *_empty(surveyed),
         *_classes(inspection),
         *(f"note: {line}" for line in inspection.notes),
         *(f"left out: {line}" for line in gaps if inspection.gaps.lines()),
         *(gaps if not inspection.gaps.lines() else []),
-        *_lengths(found),
-        _disk(found),
+        *_lengths(surveyed),
+        _disk(surveyed),
         f"folds: {inspection.division.said}",
         *(
             [f"these folds cannot be run as they are: {inspection.division.problem}"]
@@ -47,25 +47,25 @@ def wrapped(line: str, width: int = 110) -> list[str]:
     return textwrap.wrap(line, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False) or [""]
 
 
-def total_rows(found: Survey) -> int:
+def total_rows(inspection: Survey) -> int:
     """Return the patches of all slides; where some were not looked at, as many as the others have on average."""
-    known = int(found.lengths.sum())
-    return known if found.complete else round(known * len(found.ids) / len(found.rows))
+    known = int(inspection.lengths.sum())
+    return known if inspection.complete else round(known * len(inspection.ids) / len(inspection.rows))
 
 
-def _features(found: Survey) -> str:
+def _features(surveyed: Survey) -> str:
     said = {"encoder": "encoder {}", "patch_size": "patches of {} pixels", "magnification": "at {:g}x"}
-    facts = [text.format(found.facts[key]) for key, text in said.items() if key in found.facts]
-    units = f" in {found.facts['units']}" if "units" in found.facts else ""
+    facts = [text.format(surveyed.facts[key]) for key, text in said.items() if key in surveyed.facts]
+    units = f" in {surveyed.facts['units']}" if "units" in surveyed.facts else ""
     coords = {True: f"coordinates{units}", False: "no coordinates", None: "coordinates of some slides only"}[
-        found.coords
+        surveyed.coords
     ]
-    dtypes = " and ".join(found.dtypes)
-    return ", ".join([f"{count(len(found.ids), 'slide')}, {found.dim}-d {dtypes}", *facts, coords])
+    dtypes = " and ".join(surveyed.dtypes)
+    return ", ".join([f"{count(len(surveyed.ids), 'slide')}, {surveyed.dim}-d {dtypes}", *facts, coords])
 
 
-def _empty(found: Survey) -> list[str]:
-    empty = list(found.empty)
+def _empty(surveyed: Survey) -> list[str]:
+    empty = list(surveyed.empty)
     return [f"left out: {count(len(empty), 'slide')} without patches: {some(empty)}"] if empty else []
 
 
@@ -90,12 +90,12 @@ def _classes(inspection: Inspection) -> list[str]:
     ]
 
 
-def _lengths(found: Survey) -> list[str]:
-    n = found.lengths
+def _lengths(surveyed: Survey) -> list[str]:
+    n = surveyed.lengths
     low, quarter, median, three, high = (
         int(np.quantile(n, q, method="nearest")) for q in (0.05, 0.25, 0.5, 0.75, 0.95)
     )
-    whose = "" if found.complete else f" (of {len(found.rows)} slides that were looked at; others may have none)"
+    whose = "" if surveyed.complete else f" (of {len(surveyed.rows)} slides that were looked at; others may have none)"
     return [
         f"patches a slide: {n[0]:,} to {n[-1]:,}, median {median:,}, half of them {quarter:,} to {three:,}, "
         f"nine in ten {low:,} to {high:,}{whose}",
@@ -119,9 +119,9 @@ def histogram(values: np.ndarray) -> list[str]:
     ]
 
 
-def _disk(found: Survey) -> str:
-    rows = total_rows(found)
-    coords = None if not found.coords else "float32" if found.facts.get("units") == "micrometres" else "int64"
-    sizes = {name: size(shard_bytes(rows, found.dim, name, coords)) for name in ("float16", "float32")}
-    about = "" if found.complete else "about "
+def _disk(surveyed: Survey) -> str:
+    rows = total_rows(surveyed)
+    coords = None if not surveyed.coords else "float32" if surveyed.facts.get("units") == "micrometres" else "int64"
+    sizes = {name: size(shard_bytes(rows, surveyed.dim, name, coords)) for name in ("float16", "float32")}
+    about = "" if surveyed.complete else "about "
     return f"a cache of them: {about}{sizes['float32']} as float32, {about}{sizes['float16']} as float16"

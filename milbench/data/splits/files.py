@@ -291,11 +291,11 @@ def read_task_config(path: Path) -> TaskConfig:
         raise MilbenchError(
             f"{path} is not valid YAML ({reason}); correct or remove it.", code="config-invalid"
         ) from None
-    found = value if isinstance(value, dict) else {}
-    labels, metrics = found.get("label_dict"), found.get("metrics")
+    content = value if isinstance(value, dict) else {}
+    labels, metrics = content.get("label_dict"), content.get("metrics")
     return TaskConfig(
-        task_col=_word(found.get("task_col")),
-        sample_col=_word(found.get("sample_col")),
+        task_col=_word(content.get("task_col")),
+        sample_col=_word(content.get("sample_col")),
         label_dict={str(key): str(label) for key, label in labels.items()} if isinstance(labels, dict) else None,
         metrics=tuple(map(str, metrics)) if isinstance(metrics, list) else (),
     )
@@ -331,9 +331,9 @@ def split_sources(files: str, base: Path) -> list[SplitSource]:
     template = base / Path(files).expanduser()
     if "{k}" in template.name:
         before, _, after = template.name.partition("{k}")
-        found = _numbered(template.parent, re.escape(before) + r"(\d+)" + re.escape(after))
-        if found:
-            return [SplitSource(path.stem, path) for path in found]
+        numbered = _numbered(template.parent, re.escape(before) + r"(\d+)" + re.escape(after))
+        if numbered:
+            return [SplitSource(path.stem, path) for path in numbered]
         folders = _numbered(template.parent, re.escape(before) + r"(\d+)" + re.escape(after), folders=True)
         sources = [SplitSource(folder.name, parts[0].files) for folder in folders if (parts := _of_parts(folder))]
         if not sources:
@@ -390,14 +390,14 @@ def _of_parts(folder: Path) -> list[SplitSource]:
                 code="split-ambiguous",
             )
         group[part] = path
-    found = []
+    parts = []
     for (before, after), group in groups.items():
         if not {"train", "test"} <= set(group):
             continue
         words = re.sub(r"[^\w=.-]+", "-", f"{before}{after}").strip("_-. ")
         name = f"fold{words}" if words.isdecimal() else words or "split"
-        found.append(SplitSource(name, {part: group[part] for part in PARTS if part in group}))
-    return sorted(found, key=lambda source: _natural(source.name))
+        parts.append(SplitSource(name, {part: group[part] for part in PARTS if part in group}))
+    return sorted(parts, key=lambda source: _natural(source.name))
 
 
 def _natural(name: str) -> list[tuple[int, str]]:
@@ -409,8 +409,8 @@ def _numbered(folder: Path, pattern: str, folders: bool = False) -> list[Path]:
     """Return the files whose names fit, by the numbers in the group of the pattern: fold10 after fold2."""
     there = [path for path in folder.iterdir() if not path.name.startswith(".")] if folder.is_dir() else []
     present = [path for path in there if (path.is_dir() if folders else path.is_file())]
-    found = [(m[1], path) for path in present if (m := re.fullmatch(pattern, path.name))]
-    return [path for _, path in sorted(found, key=lambda item: (_natural(item[0]), item[1].name))]
+    numbered = [(m[1], path) for path in present if (m := re.fullmatch(pattern, path.name))]
+    return [path for _, path in sorted(numbered, key=lambda item: (_natural(item[0]), item[1].name))]
 
 
 def _read_source(source: SplitSource, known: _Known | None, column: str | None) -> list[Fold]:
@@ -545,11 +545,11 @@ def is_split(cells: Iterable[str]) -> bool:
 
 def _part_columns(header: Sequence[str]) -> dict[str, str]:
     """Return part -> its column, of a table that has a column a part."""
-    found = {part: part for part in PARTS if part in header}
+    columns = {part: part for part in PARTS if part in header}
     for column in header:
         if (key := column_key(column)) in _COLUMNS and (part := PART_OF[key]) is not None:
-            found.setdefault(part, column)
-    return found
+            columns.setdefault(part, column)
+    return columns
 
 
 def _boolean(columns: Mapping[str, Sequence[str]]) -> bool:
@@ -580,14 +580,14 @@ def _id_column(
     named = first_of(columns, SLIDE_NAMES)
     patient = first_of(columns, PATIENT_NAMES)
     if known is None:
-        found = named or patient or (columns[0] if len(columns) == 1 else None)
-        if found is None:
+        chosen = named or patient or (columns[0] if len(columns) == 1 else None)
+        if chosen is None:
             raise MilbenchError(
                 f"{path} has columns {some(list(header), 20)}, and it is not plain which one holds the "
                 "slides; name it slide_id.",
                 code="table-column-unclear",
             )
-        return found, named is None and found == patient
+        return chosen, named is None and chosen == patient
     hits = {name: known.hits(row[header.index(name)] for row in rows) for name in columns}
     if named is not None and hits[named][0] and 2 * hits[named][0] >= max(slides for slides, _ in hits.values()):
         return named, False
@@ -596,7 +596,7 @@ def _id_column(
         if not any(hits[name][0] > hits[patient][0] for name in others):
             return patient, True
     for which in (0, 1):
-        most = max((found[which] for found in hits.values()), default=0)
+        most = max((chosen[which] for chosen in hits.values()), default=0)
         best = [name for name in columns if most and hits[name][which] == most]
         best = [name for name in best if not is_index(name)] or best
         contents = {tuple(row[header.index(name)] for row in rows) for name in best}
@@ -609,8 +609,8 @@ def _id_column(
         if best:
             known.refuse_undecided(path, (row[header.index(best[0])] for row in rows))
             return best[0], which == 1
-    if (found := named or patient or (columns[0] if len(columns) == 1 else None)) is not None:
-        return found, found == patient and named is None
+    if (chosen := named or patient or (columns[0] if len(columns) == 1 else None)) is not None:
+        return chosen, chosen == patient and named is None
     raise MilbenchError(
         f"{path} has columns {some(list(header), 20)}, and none of them holds slides or patients of the "
         "labels; give the split of this cohort.",
@@ -751,4 +751,4 @@ def known_ids(names: Iterable[str], patients: Mapping[str, str], suffixes: Seque
     """Return name -> the slide that a cell of a split file names; see `read_split`."""
     plain = {name: without_suffix(name, suffixes) for name in names}
     matching = match_ids(plain.values(), patients)
-    return {name: matching.get(found) for name, found in plain.items()}
+    return {name: matching.get(matched) for name, matched in plain.items()}

@@ -73,10 +73,10 @@ def stratified_folds(ids: Sequence[str], patients: Mapping[str, str], labels: Ma
     strata = _strata(slides, labels)
     for label, having in _patients_by_class(strata).items():
         if having < spec.folds:
-            mend = f"set split.folds to {having} or less" if having > 1 else "add patients of this class"
+            advice = f"set split.folds to {having} or less" if having > 1 else "add patients of this class"
             raise MilbenchError(
                 f"class {_named(label, classes)} has {count(having, 'patient')}, too few for {spec.folds} folds; "
-                f"{mend}, or give split.files.",
+                f"{advice}, or give split.files.",
                 code="folds-impossible",
             )
     folds = []
@@ -165,9 +165,9 @@ def site_preserved_folds(ids: Sequence[str], patients: Mapping[str, str], labels
     groups = site_groups(slides, sites)
     strata = _strata(slides, labels)
     if len(groups) < spec.folds:
-        mend = f"set split.folds to {len(groups)} or less" if len(groups) > 1 else "use another split.scheme"
+        advice = f"set split.folds to {len(groups)} or less" if len(groups) > 1 else "use another split.scheme"
         raise MilbenchError(
-            f"the patients come from {count(len(groups), 'site')}, too few for {spec.folds} folds; {mend}.",
+            f"the patients come from {count(len(groups), 'site')}, too few for {spec.folds} folds; {advice}.",
             code="folds-impossible",
         )
     site_of = {patient: site for site, members in groups.items() for patient in members}
@@ -183,7 +183,9 @@ def site_preserved_folds(ids: Sequence[str], patients: Mapping[str, str], labels
     every = set(_patients_by_class(strata))
     tested = [set(_patients_by_class(_strata({p: slides[p] for p in test}, labels))) for test in tests]
     rest = [set(_patients_by_class(_strata({p: slides[p] for p in set(slides) - test}, labels))) for test in tests]
-    if any(len(found) < 2 for found in tested) or any(found != every for found in rest):
+    if any(len(classes_present) < 2 for classes_present in tested) or any(
+        classes_present != every for classes_present in rest
+    ):
         raise MilbenchError(
             f"no division of {count(len(groups), 'site')} into {spec.folds} folds was found in which every fold tests "
             "two classes or more and trains on all; set split.folds to less, or use another split.scheme.",

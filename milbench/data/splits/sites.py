@@ -18,8 +18,8 @@ _STARTS, _SITES_IN_ALL = 10, 1000
 
 def tcga_site(name: str) -> str | None:
     """Return the tissue source site of a TCGA barcode (``A2`` of TCGA-A2-A0T2-01Z-00-DX1), or None of another name."""
-    found = re.match(r"TCGA-([A-Z0-9]{2})-[A-Z0-9]{4}(?![A-Z0-9])", name, re.IGNORECASE)
-    return found[1].upper() if found else None
+    match = re.match(r"TCGA-([A-Z0-9]{2})-[A-Z0-9]{4}(?![A-Z0-9])", name, re.IGNORECASE)
+    return match[1].upper() if match else None
 
 
 def sites_of(labels: Labels) -> dict[str, str]:
@@ -30,15 +30,15 @@ def sites_of(labels: Labels) -> dict[str, str]:
     """
     if labels.sites:
         return labels.sites
-    found = {slide: tcga_site(slide) or tcga_site(labels.patients[slide]) for slide in labels.slides}
-    lost = sorted(slide for slide, site in found.items() if site is None)
+    site_of = {slide: tcga_site(slide) or tcga_site(labels.patients[slide]) for slide in labels.slides}
+    lost = sorted(slide for slide, site in site_of.items() if site is None)
     if lost:
         raise MilbenchError(
             f"{count(len(lost), 'slide')} without a site, as their names are no TCGA barcodes: {some(lost)}; "
             "set split.site_column to the column of the label table that names it.",
             code="sites-missing",
         )
-    return {slide: site for slide, site in found.items() if site is not None}
+    return {slide: site for slide, site in site_of.items() if site is not None}
 
 
 def site_groups(slides: Mapping[str, Sequence[str]], sites: Mapping[str, str]) -> dict[str, list[str]]:

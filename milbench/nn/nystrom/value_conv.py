@@ -36,14 +36,14 @@ def add_convolved(out: Tensor, blocks: Tensor, v: Tensor, begin: int, end: int) 
     """
     windows, tail, rest = _windows(v, len(blocks), begin, end)
     # The library multiplies many matrices at once into contiguous ones alone; into others one after the other.
-    found = out if out.is_contiguous() else out.new_empty(out.shape)
+    target = out if out.is_contiguous() else out.new_empty(out.shape)
     for head, one in enumerate(blocks if len(windows) else ()):
         # One head at a time: its windows are overlapping views of the values, which nothing has to copy.
-        whole = found[head, : len(windows) * BLOCK].view(len(windows), BLOCK, -1)
-        torch.baddbmm(whole, one.expand(len(windows), -1, -1), windows[:, head], out=whole, beta=int(found is out))
-    if found is not out:
+        whole = target[head, : len(windows) * BLOCK].view(len(windows), BLOCK, -1)
+        torch.baddbmm(whole, one.expand(len(windows), -1, -1), windows[:, head], out=whole, beta=int(target is out))
+    if target is not out:
         whole_rows = len(windows) * BLOCK
-        out[:, :whole_rows] += found[:, :whole_rows]
+        out[:, :whole_rows] += target[:, :whole_rows]
     if rest:
         out[:, -rest:] += torch.bmm(blocks[:, :rest, : rest + 2 * REACH], tail)
 

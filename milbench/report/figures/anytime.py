@@ -57,7 +57,7 @@ def anytime_figure(curves: pd.DataFrame) -> Figure | None:
             ax.set_ylim(max(0.0, min(0.5, float(np.nanmin(block["low"]))) - 0.02), 1.02)
             ax.set_xlabel(LABELS[str(block["axis"].iloc[0])])
         axes[0].set_ylabel("Validation AUC, mean and range of runs")
-        found = {name: handle for ax in axes for handle, name in zip(*ax.get_legend_handles_labels(), strict=True)}
-        legend_below(figure, list(found.values()))
+        handles = {name: handle for ax in axes for handle, name in zip(*ax.get_legend_handles_labels(), strict=True)}
+        legend_below(figure, list(handles.values()))
         figure.canvas.draw()
     return figure

@@ -100,17 +100,17 @@ def estimate(methods: Sequence[str], work: Work, seconds: float = 10.0, threads:
     Raises:
         MilbenchError: an unknown method or parameter.
     """
-    found = [resolve(name) for name in methods]
+    resolved = [resolve(name) for name in methods]
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     made: dict[str, Estimate] = {}
     # The cheap ones first: what they leave of their shares is for those that need it.
-    order = sorted(found, key=lambda method: method.card.family != "iid")
+    order = sorted(resolved, key=lambda method: method.card.family != "iid")
     with _quiet(threads):
         began = time.monotonic()
         for i, method in enumerate(order):
             left = max(0.0, seconds - (time.monotonic() - began))
             made[method.canonical] = _estimate(method, work, left / (len(order) - i), device)
-    return [made[method.canonical] for method in found]
+    return [made[method.canonical] for method in resolved]
 
 
 def lines(estimates: Sequence[Estimate], work: Work, threads: int = 1) -> list[str]:

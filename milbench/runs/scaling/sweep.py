@@ -155,8 +155,8 @@ def plan_sweep(
     if unknown := [mode for mode in modes if mode not in MODES]:
         raise MilbenchError(f"unknown mode {unknown[0]!r}; give infer, train or infer,train.", code="option-bad-value")
     device_type = _device(device)
-    found = [resolve(text) for text in (methods or registry().names())]
-    names = list(dict.fromkeys(method.canonical for method in found))
+    resolved = [resolve(text) for text in (methods or registry().names())]
+    names = list(dict.fromkeys(method.canonical for method in resolved))
     pairs = _pairs(names, against)
     names += [name for name in dict.fromkeys(pairs.values()) if name not in names]
     for name in names:

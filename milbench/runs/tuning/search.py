@@ -222,9 +222,9 @@ def progress(searches: Sequence[StudySpec], storage: str) -> dict[str, int]:
     }
 
 
-def tuned_task(search: StudySpec, found: StudyResult, task: TrainingTask) -> TrainingTask:
+def tuned_task(search: StudySpec, study: StudyResult, task: TrainingTask) -> TrainingTask:
     """Return a task like `task` with the recipe and parameters a study found."""
-    return _with(search, task, found.best or {}, search.tuned)
+    return _with(search, task, study.best or {}, search.tuned)
 
 
 def _with(search: StudySpec, task: TrainingTask, values: dict[str, Any], tuned: Tuned | None = None) -> TrainingTask:

@@ -37,9 +37,10 @@ def open_storage(storage: str) -> optuna.storages.BaseStorage:
     except MilbenchError:
         raise
     except Exception as error:  # whatever the database's driver raises
-        told = str(error).strip().splitlines()
+        lines = str(error).strip().splitlines()
         raise MilbenchError(
-            f"the tuning storage {storage} cannot be opened ({told[0] if told else type(error).__name__}); give a path "
+            f"the tuning storage {storage} cannot be opened ({lines[0] if lines else type(error).__name__}); "
+            "give a path "
             "or a storage URL of Optuna.",
             code="tuning-storage",
         ) from error
@@ -120,9 +121,9 @@ def _last_newline(handle: int) -> int:
     while end > 0:
         start = max(0, end - (1 << 16))
         os.lseek(handle, start, os.SEEK_SET)
-        found = os.read(handle, end - start).rfind(b"\n")
-        if found >= 0:
-            return start + found + 1
+        position = os.read(handle, end - start).rfind(b"\n")
+        if position >= 0:
+            return start + position + 1
         end = start
     return 0
 
@@ -217,8 +218,8 @@ def option_texts(choice: Choice) -> list[str]:
     """Return a text for every option of a choice: plain, or as a Python literal where plain texts would be alike."""
     texts = [plain(option) if not isinstance(option, tuple | list | dict) else quoted(option)
              for option in choice.options]  # fmt: skip
-    alike = {text for text, n in Counter(texts).items() if n > 1}
-    return [quoted(o) if text in alike else text for o, text in zip(choice.options, texts, strict=True)]
+    repeated = {text for text, n in Counter(texts).items() if n > 1}
+    return [quoted(o) if text in repeated else text for o, text in zip(choice.options, texts, strict=True)]
 
 
 def import_optuna() -> Any:

@@ -111,7 +111,7 @@ def reporter(trial: TrialTask) -> OnEvaluation | None:
     study = optuna.load_study(
         study_name=trial.study, storage=open_storage(trial.storage), pruner=pruner(trial.tuning)
     )  # fmt: skip
-    asked = optuna.trial.Trial(study, trial.trial_id)
+    live_trial = optuna.trial.Trial(study, trial.trial_id)
     protocol, fixed = trial.task.spec.protocol, trial.task.spec.budget.track is not None
     monitor = protocol.monitor
     # An attempt that was killed may have reported already. The pruner compares the last report of all: until this
@@ -123,8 +123,8 @@ def reporter(trial: TrialTask) -> OnEvaluation | None:
         # By share of the budget where there is one, for a large bag may have passed two evaluations in one step.
         step = int(progress * protocol.evaluations) if fixed else int(row["epoch"])
         if step not in before:
-            asked.report(float(row[monitor]), step=step)
-        if step >= furthest and asked.should_prune():
+            live_trial.report(float(row[monitor]), step=step)
+        if step >= furthest and live_trial.should_prune():
             raise Pruned
 
     return report

@@ -46,9 +46,9 @@ def _musk_with_its_trap(shared_root, folder, column):
 def test_the_trap_of_musk1(shared_root, tmp_path, column, code):
     _musk_with_its_trap(shared_root, tmp_path, column)
     suite = Suite(name="s", methods=("mean",), data=(DataSpec(name="m", cache="c", labels="l.csv"),), base=tmp_path)
-    found = {finding.code: finding.ids for finding in audit(suite)}
+    findings = {finding.code: finding.ids for finding in audit(suite)}
     # The names tell the label too: MUSK-236, NON-MUSK-253.
-    assert found == {code: ("166",), "shortcut-name": ()}
+    assert findings == {code: ("166",), "shortcut-name": ()}
 
 
 def test_the_classical_sets_are_clean(shared_root):
@@ -75,9 +75,9 @@ def test_classes_of_several_numbers_are_found_in_a_column(tmp_path):
             noise = 0 if exact else rng.normal(size=len(slide.x)) / 5
             slide.x[:, 3] = "bca".index(slide.label) + noise
         (tmp_path / str(exact)).mkdir()
-        (found,) = audit(planted.write(tmp_path / str(exact)))
-        assert (found.code, found.ids) == ("label-column" if exact else "almost-label-column", ("3",))
-    assert re.search(r"AUC 1\.000 of 3", found.message)
+        (finding,) = audit(planted.write(tmp_path / str(exact)))
+        assert (finding.code, finding.ids) == ("label-column" if exact else "almost-label-column", ("3",))
+    assert re.search(r"AUC 1\.000 of 3", finding.message)
 
 
 def test_what_two_values_tell_by_chance_is_not_the_label(tmp_path):
@@ -87,8 +87,8 @@ def test_what_two_values_tell_by_chance_is_not_the_label(tmp_path):
             writer.add(f"{i}", np.column_stack([np.full(3, i % 2), np.random.default_rng(i).normal(size=(3, 6))]))
     (tmp_path / "l.csv").write_text("slide_id,patient_id,label\n" + "".join(f"{i},p{i},{i % 2}\n" for i in range(4)))
     spec = DataSpec(name="m", cache="c", labels="l.csv", split={"folds": 2, "val_fraction": 0})
-    found = audit(Suite(name="s", methods=("mean",), data=(spec,), base=tmp_path))
-    assert {finding.code for finding in found} == {"rare-test-class"}
+    findings = audit(Suite(name="s", methods=("mean",), data=(spec,), base=tmp_path))
+    assert {finding.code for finding in findings} == {"rare-test-class"}
 
 
 def test_the_auc_of_a_column_is_that_of_its_means(tmp_path):
@@ -97,8 +97,8 @@ def test_the_auc_of_a_column_is_that_of_its_means(tmp_path):
     for slide in planted.slides.values():
         slide.x[:, 1] += 3.2 * (slide.label == "tumour") + rng.normal()
     suite = planted.write(tmp_path)
-    (found,) = audit(suite)
-    assert (found.code, found.ids) == ("almost-label-column", ("1",))
+    (finding,) = audit(suite)
+    assert (finding.code, finding.ids) == ("almost-label-column", ("1",))
     read = sketch(read_subject(suite.data[0], tmp_path).cache, list(planted.slides)).mean[:, 1]
     # 64 of the rows, the first and the last among them, as evenly spaced as whole numbers are.
     means = [
@@ -107,7 +107,7 @@ def test_the_auc_of_a_column_is_that_of_its_means(tmp_path):
     assert read == pytest.approx(means, rel=1e-5)
     auc = roc_auc_score([s.label == "tumour" for s in planted.slides.values()], means)
     assert 0.99 <= auc < 1
-    assert f"AUC {auc:.3f} of 1" in found.message
+    assert f"AUC {auc:.3f} of 1" in finding.message
 
 
 def test_similar_slides_are_those_that_brute_force_finds(tmp_path):
@@ -128,10 +128,10 @@ def test_similar_slides_are_those_that_brute_force_finds(tmp_path):
             share = ((xs[one] - xs[other]) ** 2).sum(1).mean() / (2 * spread)
             due |= {one, other} if share < 0.01 * 0.7 else set()  # a random matrix keeps distances roughly
             close |= {one, other} if share < 0.01 * 1.4 else set()
-    (found,) = audit(planted.write(tmp_path))
-    assert found.code == "similar-features"
+    (finding,) = audit(planted.write(tmp_path))
+    assert finding.code == "similar-features"
     assert len(due) >= 12
-    assert due <= set(found.ids) <= close
+    assert due <= set(finding.ids) <= close
 
 
 def test_one_slide_far_away_makes_the_others_no_more_alike(tmp_path):

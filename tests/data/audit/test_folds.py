@@ -23,9 +23,9 @@ GOOD = Fold("k", ("a", "b"), ("c", "d"), ("e", "f"))
 
 def told(fold, labels=LABELS, patients=OWN, **more):
     """What is found in a fold: code, ids and the message."""
-    found = fold_findings("c", fold, Known(labels, patients, **more))
-    assert all((finding.cohort, finding.fold, finding.severity) == ("c", fold.name, "error") for finding in found)
-    return [(finding.code, finding.ids, finding.message) for finding in found]
+    findings = fold_findings("c", fold, Known(labels, patients, **more))
+    assert all((finding.cohort, finding.fold, finding.severity) == ("c", fold.name, "error") for finding in findings)
+    return [(finding.code, finding.ids, finding.message) for finding in findings]
 
 
 @pytest.mark.parametrize(
@@ -53,11 +53,11 @@ def told(fold, labels=LABELS, patients=OWN, **more):
     ],
 )  # fmt: skip
 def test_each_defect_is_found_with_its_ids(fold, changes, code, ids, message):
-    found = told(fold, **changes)
-    assert [(c, i) for c, i, _ in found if c == code] == [(code, ids)]
-    assert message in next(m for c, _, m in found if c == code)
+    actual = told(fold, **changes)
+    assert [(c, i) for c, i, _ in actual if c == code] == [(code, ids)]
+    assert message in next(m for c, _, m in actual if c == code)
     # Without the label of one of its two slides a part has one class, and that is said too.
-    assert len(found) == 1 + (code == "split-without-label")
+    assert len(actual) == 1 + (code == "split-without-label")
 
 
 def test_a_good_fold_has_nothing():
@@ -98,9 +98,9 @@ slides = st.lists(st.sampled_from([f"{p}{s}" for p in "abcdef" for s in "012"]),
 def test_leaks_are_those_that_sets_find(parts):
     """Slides and patients on both sides, and doubled rows, against a reading by sets alone."""
     labels = {f"{p}{s}": int(s) % 2 for p in "abcdef" for s in "012"}
-    found = told(Fold("k", *(tuple(parts[part]) for part in PARTS)), labels, {slide: slide[0] for slide in labels})
+    actual = told(Fold("k", *(tuple(parts[part]) for part in PARTS)), labels, {slide: slide[0] for slide in labels})
     got: dict[str, list[str]] = {}
-    for code, ids, _ in found:
+    for code, ids, _ in actual:
         kind = "slides" if code in ("slide-overlap", "val-in-train", "val-equals-test") else code
         got.setdefault(kind, []).extend(ids)
     due: dict[str, list[str]] = {"slides": [], "patient-overlap": [], "duplicate-row": []}
@@ -160,7 +160,7 @@ def test_published_defects_are_found_and_named(shared_root, file, code):
     parts = _columns(path)
     labels = _own_classes(parts)
     own = {slide: slide for slide in labels}
-    found = told(read_fold(path), labels, own, guesses=guessed_patients(own))
+    folds = told(read_fold(path), labels, own, guesses=guessed_patients(own))
     due = []
     for part in PARTS:
         due += [(slide,) for slide in sorted(set(parts[part])) if parts[part].count(slide) > 1]
@@ -173,7 +173,7 @@ def test_published_defects_are_found_and_named(shared_root, file, code):
     assert due
     # One published file tests a single slide.
     single = [("one-class", tuple(parts["test"]))] if len(parts["test"]) == 1 else []
-    assert [(c, ids) for c, ids, _ in found] == [*((code, ids) for ids in due), *single]
+    assert [(c, ids) for c, ids, _ in folds] == [*((code, ids) for ids in due), *single]
 
 
 def test_published_clean_splits_have_nothing(shared_root):

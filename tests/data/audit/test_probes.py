@@ -108,8 +108,8 @@ def test_the_auc_and_its_interval(tmp_path):
     y = [slide.label == "tumour" for slide in planted.slides.values()]
     direct = roc_auc_score(y, [len(slide.x) for slide in planted.slides.values()])
     planted.folds = []
-    (found,) = audit(planted.write(tmp_path))
-    auc, low, high = map(float, re.search(r"AUC ([\d.]+) \[([\d.]+), ([\d.]+)\]", found.message).groups())
+    (finding,) = audit(planted.write(tmp_path))
+    auc, low, high = map(float, re.search(r"AUC ([\d.]+) \[([\d.]+), ([\d.]+)\]", finding.message).groups())
     assert auc == pytest.approx(direct, abs=0.03)
     assert low < auc < high
     assert 0.05 < high - low < 0.2  # 99 %: some five standard errors, each about .02

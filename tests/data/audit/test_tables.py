@@ -29,39 +29,39 @@ def _own_memory(cache_home):
     """No findings of other tests."""
 
 
-def _mil_baseline(folder, fold, told):
+def _mil_baseline(folder, fold, message):
     columns = {}
     for part in PARTS:
         columns[f"{part}_slide_path"] = pd.Series([f"/data/pt/{name}.pt" for name in fold[part]])
-        columns[f"{part}_label"] = pd.Series([told[name] for name in fold[part]])
+        columns[f"{part}_label"] = pd.Series([message[name] for name in fold[part]])
     pd.DataFrame(columns).to_csv(folder / "Total_2-fold_s_1fold.csv", index=False)
     return "Total_2-fold_s_1fold.csv"
 
 
-def _eva(folder, fold, told):
-    rows = [(f"{name}-{i}.pt", told[name], part, name) for part in PARTS for name in fold[part] for i in range(2)]
+def _eva(folder, fold, message):
+    rows = [(f"{name}-{i}.pt", message[name], part, name) for part in PARTS for name in fold[part] for i in range(2)]
     pd.DataFrame(rows, columns=["embeddings", "target", "split", "wsi_id"]).to_csv(folder / "manifest.csv", index=False)
     return "manifest.csv"
 
 
-def _patho_bench(folder, fold, told):
-    rows = [(name[:4], name, told[name], part) for part in PARTS for name in fold[part]]
+def _patho_bench(folder, fold, message):
+    rows = [(name[:4], name, message[name], part) for part in PARTS for name in fold[part]]
     frame = pd.DataFrame(rows, columns=["case_id", "slide_id", "er_status", "fold_0"])
     frame.to_csv(folder / "k=all.tsv", sep="\t", index=False)
     return "k=all.tsv"
 
 
-def _patho_bench_with_more_columns(folder, fold, told):
+def _patho_bench_with_more_columns(folder, fold, message):
     """Only the configuration tells which column is the label."""
-    _patho_bench(folder, fold, told)
+    _patho_bench(folder, fold, message)
     frame = pd.read_csv(folder / "k=all.tsv", sep="\t", dtype=str).assign(age="70", grade="2")
     frame.to_csv(folder / "k=all.tsv", sep="\t", index=False)
     (folder / "config.yaml").write_text("task_col: er_status\nsample_col: slide_id\n")
     return "k=all.tsv"
 
 
-def _patho_bench_of_patients(folder, fold, told):
-    _patho_bench(folder, fold, told)
+def _patho_bench_of_patients(folder, fold, message):
+    _patho_bench(folder, fold, message)
     frame = pd.read_csv(folder / "k=all.tsv", sep="\t", dtype=str).drop(columns="slide_id").drop_duplicates("case_id")
     frame.to_csv(folder / "k=all.tsv", sep="\t", index=False)
     return "k=all.tsv"
@@ -77,28 +77,28 @@ def test_labels_of_every_form_are_compared(form, words, tmp_path):
     fold, planted.folds = planted.folds[0], []
     suite = planted.write(tmp_path)
     spec = suite.data[0]
-    told = {name: WORDS[words][slide.label] for name, slide in planted.slides.items()}
+    message = {name: WORDS[words][slide.label] for name, slide in planted.slides.items()}
     wrong = sorted([fold["train"][0], fold["test"][-1]])
     for told_wrong in ([], wrong):
         if "patients" in form.__name__:  # the label is that of all slides of the patient
-            told_wrong = sorted(name for name in told if name[:4] in {slide[:4] for slide in told_wrong})
+            told_wrong = sorted(name for name in message if name[:4] in {slide[:4] for slide in told_wrong})
         other = {"normal": "tumour", "tumour": "normal"}
         for name in told_wrong:
-            told[name] = WORDS[words][other[planted.slides[name].label]]
-        split = SplitSpec(files=form(tmp_path, fold, told))
+            message[name] = WORDS[words][other[planted.slides[name].label]]
+        split = SplitSpec(files=form(tmp_path, fold, message))
         one = suite.model_copy(update={"data": (spec.model_copy(update={"split": split}),)})
-        found = [(finding.code, finding.ids) for finding in audit(one)]
-        told[fold["val"][0]] = "nan"  # nothing is told of it
-        assert found == ([("label-mismatch", tuple(told_wrong))] if told_wrong else [])
+        findings = [(finding.code, finding.ids) for finding in audit(one)]
+        message[fold["val"][0]] = "nan"  # nothing is told of it
+        assert findings == ([("label-mismatch", tuple(told_wrong))] if told_wrong else [])
 
 
 def test_the_sentence_names_the_file_and_both_labels(tmp_path):
     planted = clean_cohort()
     slide = planted.of(0, "train", "normal")[0]
     planted.slides[slide].told = "tumour"
-    (found,) = audit(planted.write(tmp_path))
-    assert f"1 slide with another label in the split files than in {tmp_path / 'labels.csv'}" in found.message
-    assert f"{slide!r} is 1 in fold0.csv and normal here; correct one of them" in found.message
+    (finding,) = audit(planted.write(tmp_path))
+    assert f"1 slide with another label in the split files than in {tmp_path / 'labels.csv'}" in finding.message
+    assert f"{slide!r} is 1 in fold0.csv and normal here; correct one of them" in finding.message
 
 
 def test_names_of_classes_mean_what_they_say(tmp_path):
@@ -109,10 +109,10 @@ def test_names_of_classes_mean_what_they_say(tmp_path):
         (tmp_path / str(names)).mkdir()
         suite = planted.write(tmp_path / str(names))
         swapped = {"normal": "tumour", "tumour": "normal"} if names else {"normal": "1", "tumour": "0"}
-        told = {name: swapped[slide.label] for name, slide in planted.slides.items()}
-        split = SplitSpec(files=_patho_bench(suite.base, fold, told))
-        found = audit(suite.model_copy(update={"data": (suite.data[0].model_copy(update={"split": split}),)}))
-        assert [finding.ids for finding in found] == ([tuple(sorted(told))] if names else [])
+        message = {name: swapped[slide.label] for name, slide in planted.slides.items()}
+        split = SplitSpec(files=_patho_bench(suite.base, fold, message))
+        findings = audit(suite.model_copy(update={"data": (suite.data[0].model_copy(update={"split": split}),)}))
+        assert [finding.ids for finding in findings] == ([tuple(sorted(message))] if names else [])
 
 
 def test_rows_that_are_there_twice_in_the_slide_table_of_stamp(tmp_path):
@@ -132,8 +132,8 @@ def test_rows_that_are_there_twice_in_the_slide_table_of_stamp(tmp_path):
         "slide_column": "FILENAME",
         "patient_column": "PATIENT",
     }
-    (found,) = audit(Suite(name="s", methods=("mean",), data=(spec.model_copy(update=fields),), base=tmp_path))
-    assert (found.code, found.ids) == ("duplicate-row", tuple(sorted(names[-2:])))
+    (finding,) = audit(Suite(name="s", methods=("mean",), data=(spec.model_copy(update=fields),), base=tmp_path))
+    assert (finding.code, finding.ids) == ("duplicate-row", tuple(sorted(names[-2:])))
 
 
 def test_everything_is_listed_and_a_run_is_told_how_much_there_is(tmp_path):
@@ -158,8 +158,8 @@ def test_what_cannot_be_read_is_a_finding_and_the_next_cohort_is_looked_at(tmp_p
     lost = good.model_copy(update={"name": "lost", "labels": "nowhere.csv"})
     few = good.model_copy(update={"name": "few", "split": SplitSpec(folds=40)})
     bad = suite.model_copy(update={"data": (lost, few, good)})
-    found = [(finding.cohort, finding.code, finding.severity) for finding in audit(bad)]
-    assert found == [("lost", "unreadable", "error"), ("few", "unreadable", "error"),
+    findings = [(finding.cohort, finding.code, finding.severity) for finding in audit(bad)]
+    assert findings == [("lost", "unreadable", "error"), ("few", "unreadable", "error"),
                      ("planted", "slide-overlap", "error")]  # fmt: skip
     assert "nowhere.csv cannot be read" in audit(bad)[0].sentence
     with refused("folds-impossible", "40", "split.folds", "12"):
@@ -211,9 +211,9 @@ def test_a_label_changed_in_a_published_split(shared_root, tmp_path):
         labels = {row["slide_id"]: row["label"] for row in csv.DictReader(file)}
     labels["tumor_009"], labels["test_001"] = "0", "0"
     suite = _suite_of(labels, tmp_path, splits / "transmil" / "fold0.csv", {})
-    found = {finding.code: finding.ids for finding in audit(suite)}
-    assert found.pop("label-mismatch") == ("test_001", "tumor_009")
-    assert set(found) == {"shortcut-name"}
+    findings = {finding.code: finding.ids for finding in audit(suite)}
+    assert findings.pop("label-mismatch") == ("test_001", "tumor_009")
+    assert set(findings) == {"shortcut-name"}
 
 
 def test_patients_by_a_rule():
@@ -233,9 +233,9 @@ def test_patients_by_a_rule():
 def test_a_rule_that_takes_for_ever_is_refused(monkeypatch, rule):
     monkeypatch.setattr("milbench.data.names.patient_rule.SECONDS", 0.4)
     name = "a" * 60 + "_0"
-    with refused("patient-rule-bad", "patient_rule") as told:
+    with refused("patient-rule-bad", "patient_rule") as caught:
         apply_rule(Labels((name,), {name: name}, {}, ()), rule)
-    assert "does not fit" not in str(told.value)
+    assert "does not fit" not in str(caught.value)
 
 
 def test_a_rule_finds_the_same_in_a_process_of_its_own():

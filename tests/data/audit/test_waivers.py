@@ -47,8 +47,8 @@ def test_a_waiver_of_nothing_or_of_a_warning_changes_no_fingerprint(tmp_path):
     due = plain_fingerprint(spec, tmp_path)
     for codes in ((), ("patient-overlap",), ("shortcut-length",)):
         assert load_cohort(waiving(spec, *codes), tmp_path).fingerprint == due
-    found = load_cohort(waiving(spec, "shortcut-length", "patient-overlap"), tmp_path).findings
-    assert [(finding.code, finding.severity, finding.waived) for finding in found] == [
+    findings = load_cohort(waiving(spec, "shortcut-length", "patient-overlap"), tmp_path).findings
+    assert [(finding.code, finding.severity, finding.waived) for finding in findings] == [
         ("shortcut-length", "warning", True),
         ("idle-waiver", "warning", False),
     ]

@@ -212,18 +212,18 @@ def test_an_exception_leaves_nothing(tmp_path):
 def test_what_the_disk_refused_beside_the_work_is_not_lost(tmp_path, monkeypatch):
     """The system tells of a failed write once: whoever asks again hears that all is well."""
     monkeypatch.setattr("milbench.data.cache.writer.WRITE_OUT", 1)
-    real, told = os.fsync, []
+    real, message = os.fsync, []
 
     def refuse(descriptor):
-        if not told:
-            told.append(descriptor)
+        if not message:
+            message.append(descriptor)
             raise OSError(errno.ENOSPC, "full")
         real(descriptor)
 
     monkeypatch.setattr(os, "fsync", refuse)
     with refused("disk-full"), CacheWriter(tmp_path / "c") as writer:
         writer.add("a", torch.ones(3, 4))
-    assert told
+    assert message
     assert not list(tmp_path.iterdir())
 
 
@@ -299,12 +299,12 @@ def test_verify_names_every_flipped_byte(small_cache, tmp_path):
         place = int(rng.integers(len(raw)))
         raw[place] ^= 1 << int(rng.integers(8))
         path.write_bytes(raw)
-        found = verify(hurt)
-        assert found, (path.name, place)
-        assert any(path.name in line for line in found), found
+        actual = verify(hurt)
+        assert actual, (path.name, place)
+        assert any(path.name in line for line in actual), actual
         slide = _slide_at(cache, path.name, place)
         if slide is not None:
-            assert found == [f"slide {slide!r}: its features or coordinates in {path.name} differ from its checksum."]
+            assert actual == [f"slide {slide!r}: its features or coordinates in {path.name} differ from its checksum."]
 
 
 def _slide_at(cache: FeatureCache, shard: str, place: int) -> str | None:
@@ -322,9 +322,9 @@ def test_verify_and_open_name_missing_truncated_and_extra_files(small_cache):
     shard = small_cache / "shard-00001.safetensors"
     raw = shard.read_bytes()
     shard.write_bytes(raw[:-20])
-    found = verify(small_cache)
-    assert found[0] == f"{shard.name} has {len(raw) - 20} bytes instead of {len(raw)}."
-    assert any(line.startswith("slide '") for line in found)
+    actual = verify(small_cache)
+    assert actual[0] == f"{shard.name} has {len(raw) - 20} bytes instead of {len(raw)}."
+    assert any(line.startswith("slide '") for line in actual)
     with refused("cache-damaged", "shard-00001.safetensors"):
         FeatureCache.open(small_cache)
     shard.unlink()

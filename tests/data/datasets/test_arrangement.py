@@ -23,13 +23,13 @@ def built(**params):
 
 
 def test_without_the_dial_the_data_are_what_they_were():
-    kept, found = built(train=6, val=4, test=6)
+    kept, actual = built(train=6, val=4, test=6)
     seen = hashlib.sha256()
     for name, x in kept.items():
-        seen.update(name.encode() + str(found.labels[name]).encode())
+        seen.update(name.encode() + str(actual.labels[name]).encode())
         seen.update(x.tobytes() + kept.coords[name].astype("<i8").tobytes())
     assert seen.hexdigest() == BEFORE
-    assert found.bags["posterior_iid"].eq(0.5).all()
+    assert actual.bags["posterior_iid"].eq(0.5).all()
 
 
 def places_of(params):
@@ -100,9 +100,9 @@ def coins_auc(*agreements):
 
 @pytest.mark.parametrize("composition", [0.0, 0.25, 0.5, 0.75, 1.0])
 def test_bayes_auc_of_signals_that_cannot_be_missed_is_that_of_the_two_coins(composition):
-    _, found = built(composition=composition, shift=8.0, grid=6, dim=2, test=3000)
-    known = found.bags.set_index("slide_id").loc[list(found.fold.test)]
-    label = [found.labels[s] for s in found.fold.test]
+    _, actual = built(composition=composition, shift=8.0, grid=6, dim=2, test=3000)
+    known = actual.bags.set_index("slide_id").loc[list(actual.fold.test)]
+    label = [actual.labels[s] for s in actual.fold.test]
     p, q = (1 + composition) / 2, 1 - composition / 2
     assert roc_auc_score(label, known["posterior"]) == pytest.approx(coins_auc(p, q), abs=0.02)
     assert roc_auc_score(label, known["posterior_iid"]) == pytest.approx(p, abs=0.02)
@@ -110,9 +110,9 @@ def test_bayes_auc_of_signals_that_cannot_be_missed_is_that_of_the_two_coins(com
 
 
 def test_posteriors_mean_what_they_say():
-    _, found = built(composition=0.4, shift=1.2, grid=5, signals=4, dim=2, test=4000)
-    known = found.bags.set_index("slide_id").loc[list(found.fold.test)]
-    label = np.array([found.labels[s] for s in found.fold.test])
+    _, actual = built(composition=0.4, shift=1.2, grid=5, signals=4, dim=2, test=4000)
+    known = actual.bags.set_index("slide_id").loc[list(actual.fold.test)]
+    label = np.array([actual.labels[s] for s in actual.fold.test])
     for name in ("posterior", "posterior_iid"):
         for part in np.array_split(np.argsort(known[name].to_numpy()), 8):
             p = known[name].to_numpy()[part]
@@ -147,10 +147,10 @@ def test_planar_layouts_differ_within_the_reach_of_a_kernel_over_the_grid():
 
 
 def test_planar_bags_hold_the_same_instances_in_both_classes():
-    kept, found = built(form="planar", grid=40, dim=1, train=4, val=4, test=40)
-    label = np.array([found.labels[s] for s in found.fold.test])
-    last = np.stack([np.sort(kept[s][:, 0]) for s in found.fold.test])
-    assert found.classes == ("jagged", "column")
+    kept, actual = built(form="planar", grid=40, dim=1, train=4, val=4, test=40)
+    label = np.array([actual.labels[s] for s in actual.fold.test])
+    last = np.stack([np.sort(kept[s][:, 0]) for s in actual.fold.test])
+    assert actual.classes == ("jagged", "column")
     drawn = arrangement.draw_instances(
         arrangement.Params(form="planar", grid=40, dim=1), 40, np.random.default_rng([0, 2, 1])
     )
@@ -171,9 +171,9 @@ def test_coordinates_form_is_the_storage_form_with_rows_shuffled():
 
 
 def test_the_dial_moves_the_signal_from_the_layout_into_the_instances():
-    kept, found = built(composition=0.5, grid=5, signals=4, dim=2, shift=10.0, test=2000)
-    label = np.array([found.labels[s] for s in found.fold.test])
-    bags = np.stack([kept[s] for s in found.fold.test]).reshape(-1, 5, 5, 2)
+    kept, actual = built(composition=0.5, grid=5, signals=4, dim=2, shift=10.0, test=2000)
+    label = np.array([actual.labels[s] for s in actual.fold.test])
+    bags = np.stack([kept[s] for s in actual.fold.test]).reshape(-1, 5, 5, 2)
     signal = bags[..., 0] > 5
     assert (signal.sum(axis=(1, 2)) == 4).all()
     block = (np.ptp(np.argwhere(signal)[:, 1].reshape(-1, 4), axis=1) == 1) & (

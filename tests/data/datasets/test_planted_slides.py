@@ -28,15 +28,15 @@ def slide(positive=True, name="s", site=0, **params):
     st.integers(1, 60), st.floats(0.01, 1.0), st.floats(0.05, 1.0), st.integers(0, 10**6),
 )  # fmt: skip
 def test_truth_of_a_slide(task, positive, patches, focus, share, tissue, seed):
-    found = slide(positive, task=task, patches=patches, focus=focus, share=share, tissue=tissue, seed=seed, spread=0)
-    n = len(found.cells)
-    assert n == patches == len(found.x) == len(found.tissue) == len(found.focus) == len(found.tumour)
+    actual = slide(positive, task=task, patches=patches, focus=focus, share=share, tissue=tissue, seed=seed, spread=0)
+    n = len(actual.cells)
+    assert n == patches == len(actual.x) == len(actual.tissue) == len(actual.focus) == len(actual.tumour)
     # Row-major, every cell once.
-    order = found.cells[:, 1] * (found.cells.max() + 1) + found.cells[:, 0]
+    order = actual.cells[:, 1] * (actual.cells.max() + 1) + actual.cells[:, 0]
     assert (np.diff(order) > 0).all()
     less = max(1, round(share * n / 3))
     amount = max(1 if task == "presence" else less + 1, round(share * n))
-    first, second = ((found.tumour == which).sum() for which in (1, 2))
+    first, second = ((actual.tumour == which).sum() for which in (1, 2))
     if task == "presence":
         assert (first, second) == ((amount, 0) if positive else (0, 0))
     elif task == "proportion":
@@ -47,37 +47,37 @@ def test_truth_of_a_slide(task, positive, patches, focus, share, tissue, seed):
     else:
         assert sorted((first, second)) == [0, amount]
     # Every focus is of one tumour, none is larger than asked, and the numbers have no gaps.
-    assert ((found.focus > 0) == (found.tumour > 0)).all()
-    for number in range(1, found.focus.max() + 1):
-        members = found.focus == number
+    assert ((actual.focus > 0) == (actual.tumour > 0)).all()
+    for number in range(1, actual.focus.max() + 1):
+        members = actual.focus == number
         assert 1 <= members.sum() <= focus
-        assert len(set(found.tumour[members])) == 1
+        assert len(set(actual.tumour[members])) == 1
 
 
 def test_a_focus_is_the_patches_nearest_to_its_centre():
-    found = slide(patches=500, focus=25, share=0.05, spread=0)
-    assert found.focus.max() == 1
-    members = found.focus == 1
-    inside, outside = found.cells[members], found.cells[~members]
+    actual = slide(patches=500, focus=25, share=0.05, spread=0)
+    assert actual.focus.max() == 1
+    members = actual.focus == 1
+    inside, outside = actual.cells[members], actual.cells[~members]
     reach = cdist(inside, inside).max(axis=1)
     centre = inside[reach.argmin()]
     assert reach.min() <= np.linalg.norm(outside - centre, axis=1).min() + np.sqrt(2)
 
 
-def neighbours(found):
+def neighbours(actual):
     """Pairs of rows whose cells touch along an edge."""
-    at = {tuple(cell): i for i, cell in enumerate(found.cells)}
+    at = {tuple(cell): i for i, cell in enumerate(actual.cells)}
     steps = ((1, 0), (0, 1))
     return np.array([(i, at[x + dx, y + dy]) for (x, y), i in at.items() for dx, dy in steps if (x + dx, y + dy) in at])
 
 
 def test_tissue_lies_in_pieces_and_its_types_in_regions():
-    found = slide(patches=3000, spread=0, smoothness=4.0, tissue=0.4)
-    pairs = neighbours(found)
+    actual = slide(patches=3000, spread=0, smoothness=4.0, tissue=0.4)
+    pairs = neighbours(actual)
     assert len(pairs) > 0.9 * 2 * 3000  # scattered over 40 % of a canvas it would be 0.4 of them
-    same = (found.tissue[pairs[:, 0]] == found.tissue[pairs[:, 1]]).mean()
+    same = (actual.tissue[pairs[:, 0]] == actual.tissue[pairs[:, 1]]).mean()
     assert same > 0.8
-    assert len(np.unique(found.tissue)) == 5
+    assert len(np.unique(actual.tissue)) == 5
     rough = slide(patches=3000, spread=0, smoothness=0.5, tissue=0.4)
     pairs = neighbours(rough)
     assert (rough.tissue[pairs[:, 0]] == rough.tissue[pairs[:, 1]]).mean() < same - 0.2
@@ -85,12 +85,12 @@ def test_tissue_lies_in_pieces_and_its_types_in_regions():
 
 def test_features_are_those_of_tissue_tumour_patient_and_site():
     quiet = {"site_shift": 0.0, "site_scale": 0.0, "patient_shift": 0.0, "patches": 6000, "spread": 0, "share": 0.3}
-    found = slide(**quiet, task="co-occurrence", shift=4.0)
+    actual = slide(**quiet, task="co-occurrence", shift=4.0)
     means = {
-        (kind, which): found.x[(found.tissue == kind) & (found.tumour == which)].mean(axis=0)
+        (kind, which): actual.x[(actual.tissue == kind) & (actual.tumour == which)].mean(axis=0)
         for kind in range(5)
         for which in (0, 1, 2)
-        if ((found.tissue == kind) & (found.tumour == which)).sum() > 100
+        if ((actual.tissue == kind) & (actual.tumour == which)).sum() > 100
     }
     both = [kind for kind in range(5) if all((kind, which) in means for which in (0, 1, 2))]
     assert len(both) >= 2
@@ -99,18 +99,18 @@ def test_features_are_those_of_tissue_tumour_patient_and_site():
         assert np.linalg.norm(direction, axis=1) == pytest.approx(4.0, abs=0.6)
         assert direction[0] @ direction[1] > 0.8 * 16
     assert abs(moved[0][0] @ moved[1][0]) < 0.25 * 16
-    kinds = zip(found.tissue, found.tumour, strict=True)
-    residual = found.x - np.stack([means.get((k, t), np.full(32, np.nan)) for k, t in kinds])
+    kinds = zip(actual.tissue, actual.tumour, strict=True)
+    residual = actual.x - np.stack([means.get((k, t), np.full(32, np.nan)) for k, t in kinds])
     assert np.nanstd(residual) == pytest.approx(1, abs=0.02)
     # The same slide at another site: every feature is moved and stretched, and nothing else.
     loud = quiet | {"site_shift": 0.5, "site_scale": 0.3}
     there = slide(**loud, task="co-occurrence", shift=4.0, site=1)
     for feature in range(4):
-        fit, rest, *_ = np.polyfit(found.x[:, feature], there.x[:, feature], 1, full=True)
-        assert rest[0] / len(found.x) < 1e-9
+        fit, rest, *_ = np.polyfit(actual.x[:, feature], there.x[:, feature], 1, full=True)
+        assert rest[0] / len(actual.x) < 1e-9
         assert abs(fit[0] - 1) > 1e-3
     patient = slide(**quiet | {"patient_shift": 0.5}, task="co-occurrence", shift=4.0)
-    offset = patient.x - found.x
+    offset = patient.x - actual.x
     assert np.ptp(offset, axis=0) == pytest.approx(0, abs=1e-5)
     assert offset.mean(axis=0).std() == pytest.approx(0.5, abs=0.2)
 
@@ -162,14 +162,14 @@ def test_a_cohort_is_a_cache_with_the_truth_of_every_patch_beside_it(cohort):
 def test_classes_of_the_tasks():
     for task, classes in planted_slides._CLASSES.items():
         kept = Kept()
-        found = planted_slides.build(kept, planted_slides.Params(**FEW, task=task))
-        assert found.classes == classes
-        assert set(kept) == set(found.labels) == set(found.patients)
-        truth = dict(zip(found.bags["slide_id"], found.bags["truth"], strict=True))
-        assert truth == found.labels
+        actual = planted_slides.build(kept, planted_slides.Params(**FEW, task=task))
+        assert actual.classes == classes
+        assert set(kept) == set(actual.labels) == set(actual.patients)
+        truth = dict(zip(actual.bags["slide_id"], actual.bags["truth"], strict=True))
+        assert truth == actual.labels
     # Neither tumour alone tells a co-occurrence: each is in half of the negatives.
-    first = found.instances[found.instances["tumour"] == 1]["slide_id"].nunique()
-    assert 0 < first < len(found.labels)
+    first = actual.instances[actual.instances["tumour"] == 1]["slide_id"].nunique()
+    assert 0 < first < len(actual.labels)
 
 
 def test_a_slide_does_not_depend_on_the_others():
@@ -203,7 +203,7 @@ def test_memory_holds_one_slide_at_a_time():
 
 
 def test_a_slide_of_a_hundred_thousand_patches():
-    found = slide(patches=100_000, spread=0, dim=2, focus=300, smoothness=15.0, share=0.05)
-    assert len(found.x) == 100_000
-    assert (found.tumour == 1).sum() == 5000
-    assert found.focus.max() >= 17
+    actual = slide(patches=100_000, spread=0, dim=2, focus=300, smoothness=15.0, share=0.05)
+    assert len(actual.x) == 100_000
+    assert (actual.tumour == 1).sum() == 5000
+    assert actual.focus.max() >= 17

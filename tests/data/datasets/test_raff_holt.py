@@ -35,28 +35,28 @@ PROBLEMS = tuple(raff_holt.LAWS)
 
 def built(problem, **params):
     kept = Kept()
-    found = raff_holt.build(kept, raff_holt.Params(problem=problem, **(FEW | params)))
-    return kept, found
+    actual = raff_holt.build(kept, raff_holt.Params(problem=problem, **(FEW | params)))
+    return kept, actual
 
 
-def counts_of(found):
+def counts_of(actual):
     """Columns: the kinds; one row a bag."""
-    table = found.instances.assign(one=1).pivot_table(
+    table = actual.instances.assign(one=1).pivot_table(
         index="slide_id", columns="kind", values="one", aggfunc="sum", fill_value=0, observed=False
     )
-    return table.loc[list(found.labels)]
+    return table.loc[list(actual.labels)]
 
 
 @pytest.mark.parametrize("problem", PROBLEMS)
 def test_bags_hold_what_the_rules_say_and_all_of_it_occurs(problem):
-    _, found = built(problem)
-    counts = counts_of(found)
+    _, actual = built(problem)
+    counts = counts_of(actual)
     first, second = list(raff_holt.LAWS[problem])[2:]
-    for part, ids in found.fold.parts.items():
-        assert sum(found.labels[s] for s in ids) == len(ids) // 2
+    for part, ids in actual.fold.parts.items():
+        assert sum(actual.labels[s] for s in ids) == len(ids) // 2
         for label in (0, 1):
             background, poison, concept = RULES[problem, label, part == "test"]
-            of = counts.loc[[s for s in ids if found.labels[s] == label]]
+            of = counts.loc[[s for s in ids if actual.labels[s] == label]]
             assert set(of["background"]) == set(background)
             assert set(of["poison"]) == poison
             assert set(zip(of[first], of[second], strict=True)) == concept
@@ -66,20 +66,20 @@ def test_bags_hold_what_the_rules_say_and_all_of_it_occurs(problem):
 
 
 def test_shares_that_the_rules_leave_to_chance():
-    _, found = built("multi-concept", train=4000, val=4, test=4)
-    counts = counts_of(found)
-    positive = np.array([found.labels[s] for s in counts.index]) == 1
+    _, actual = built("multi-concept", train=4000, val=4, test=4)
+    counts = counts_of(actual)
+    positive = np.array([actual.labels[s] for s in counts.index]) == 1
     assert counts["poison"][positive].mean() == pytest.approx(0.1, abs=0.02)
     assert counts["A"][~positive].mean() == pytest.approx(0.5, abs=0.04)
-    _, found = built("single-concept", train=4000, val=4, test=4)
-    counts = counts_of(found)
+    _, actual = built("single-concept", train=4000, val=4, test=4)
+    counts = counts_of(actual)
     assert counts["wide"].sum() / (counts["wide"] + counts["near"]).sum() == pytest.approx(0.5, abs=0.03)
 
 
 @pytest.mark.parametrize("problem", PROBLEMS)
 def test_features_follow_their_kind(problem):
-    kept, found = built(problem)
-    x, table = np.concatenate(list(kept.values())), found.instances
+    kept, actual = built(problem)
+    x, table = np.concatenate(list(kept.values())), actual.instances
     assert x.shape == (len(table), 16)
     assert table["slide_id"].astype(str).tolist() == [s for s in kept for _ in range(len(kept[s]))]
     for kind, (mean, deviation) in raff_holt.LAWS[problem].items():
@@ -91,31 +91,31 @@ def test_features_follow_their_kind(problem):
 
 @pytest.mark.parametrize("problem", PROBLEMS)
 def test_place_in_the_bag_tells_nothing(problem):
-    kept, found = built(problem)
+    kept, actual = built(problem)
     lengths = np.repeat([len(x) for x in kept.values()], [len(x) for x in kept.values()])
-    place = (found.instances["row"].to_numpy() + 0.5) / lengths
-    for kind, at in found.instances.groupby("kind", observed=True).indices.items():
+    place = (actual.instances["row"].to_numpy() + 0.5) / lengths
+    for kind, at in actual.instances.groupby("kind", observed=True).indices.items():
         error = np.sqrt(1 / 12 / len(at))
         assert abs(place[at].mean() - 0.5) < 4 * error, kind
 
 
 def test_absence_of_poison_tells_in_training_and_misleads_in_test():
     for problem, train in (("single-concept", 1.0), ("multi-concept", 0.95)):
-        kept, found = built(problem)
+        kept, actual = built(problem)
         clean = {s: float(x.mean(axis=1).min() > -9) for s, x in kept.items()}
         auc = {
-            part: roc_auc_score([found.labels[s] for s in ids], [clean[s] for s in ids])
-            for part, ids in found.fold.parts.items()
+            part: roc_auc_score([actual.labels[s] for s in ids], [clean[s] for s in ids])
+            for part, ids in actual.fold.parts.items()
         }
         assert auc["train"] == pytest.approx(train, abs=0.02)
         assert auc["val"] == pytest.approx(train, abs=0.02)
         assert auc["test"] == 0
 
 
-def size_auc(found, part):
-    ids = found.fold.parts[part]
-    sizes = counts_of(found).sum(axis=1)
-    return roc_auc_score([found.labels[s] for s in ids], sizes[list(ids)])
+def size_auc(actual, part):
+    ids = actual.fold.parts[part]
+    sizes = counts_of(actual).sum(axis=1)
+    return roc_auc_score([actual.labels[s] for s in ids], sizes[list(ids)])
 
 
 def test_size_gives_the_label_away_unless_bags_are_padded():

@@ -49,22 +49,22 @@ def test_posteriors_by_brute_force(run, informative, delta, lengths, seed):
 def test_bags_are_drawn_as_the_paper_says():
     kept = Kept()
     params = shifted_mean.Params(dim=4, informative=2, train=2000, val=4, test=4)
-    found = shifted_mean.build(kept, params)
-    lengths = np.array([len(kept[s]) for s in found.fold.train])
-    label = np.array([found.labels[s] for s in found.fold.train])
+    actual = shifted_mean.build(kept, params)
+    lengths = np.array([len(kept[s]) for s in actual.fold.train])
+    label = np.array([actual.labels[s] for s in actual.fold.train])
     assert set(lengths) == set(range(15, 46))
     assert label.sum() == 1000
     assert abs(roc_auc_score(label, lengths) - 0.5) < 0.04
-    marks = found.instances.set_index("slide_id")["label"]
+    marks = actual.instances.set_index("slide_id")["label"]
     starts = []
-    for slide, x, positive in zip(found.fold.train, kept.values(), label, strict=False):
+    for slide, x, positive in zip(actual.fold.train, kept.values(), label, strict=False):
         rows = np.flatnonzero(marks[slide].to_numpy())
         assert len(rows) == (3 if positive else 0)
         if positive:
             assert (np.diff(rows) == 1).all()
             starts.append(rows[0] / (len(x) - 3))
     assert np.histogram(starts, 4, (0, 1))[0] == pytest.approx(250, abs=75)
-    x, shifted = np.concatenate(list(kept.values())), found.instances["label"].to_numpy() == 1
+    x, shifted = np.concatenate(list(kept.values())), actual.instances["label"].to_numpy() == 1
     assert x[shifted].mean(axis=0) == pytest.approx([1, 1, 0, 0], abs=0.08)
     assert x[~shifted].mean(axis=0) == pytest.approx([0, 0, 0, 0], abs=0.02)
     assert x[~shifted].std(axis=0) == pytest.approx(1, abs=0.02)
@@ -74,9 +74,9 @@ def test_bags_are_drawn_as_the_paper_says():
 def known():
     """Labels and posteriors of 6,000 bags."""
     kept = Kept()
-    found = shifted_mean.build(kept, shifted_mean.Params(dim=2, train=6000, val=4, test=4))
-    table = found.bags.set_index("slide_id").loc[list(found.fold.train)]
-    return np.array([found.labels[s] for s in found.fold.train]), table
+    actual = shifted_mean.build(kept, shifted_mean.Params(dim=2, train=6000, val=4, test=4))
+    table = actual.bags.set_index("slide_id").loc[list(actual.fold.train)]
+    return np.array([actual.labels[s] for s in actual.fold.train]), table
 
 
 @pytest.mark.parametrize("name", ["posterior", "posterior_iid"])
@@ -107,8 +107,8 @@ def test_posteriors_are_kept_beside_the_features(cache_home):
 
 def test_without_a_shift_nothing_is_known():
     kept = Kept()
-    found = shifted_mean.build(kept, shifted_mean.Params(dim=1, delta=0.0, train=40, val=4, test=4))
-    assert found.bags[["posterior", "posterior_iid"]].to_numpy() == pytest.approx(0.5)
+    actual = shifted_mean.build(kept, shifted_mean.Params(dim=1, delta=0.0, train=40, val=4, test=4))
+    assert actual.bags[["posterior", "posterior_iid"]].to_numpy() == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize(

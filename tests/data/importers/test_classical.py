@@ -173,16 +173,16 @@ def opened(source: Path) -> Slides:
 
 def same_as_packed(source: Path, packed: Path, dtype: str | None = None, names: bool = False) -> None:
     """Features, bags and labels of a source are those of the packed form, in its order."""
-    found, wanted = opened(source), read_packed(packed)
-    slides = list(found.read())
+    actual, wanted = opened(source), read_packed(packed)
+    slides = list(actual.read())
     assert [len(slide.features) for slide in slides] == np.diff(wanted.offsets).tolist()
     stacked = np.concatenate([np.asarray(slide.features) for slide in slides])
     assert np.array_equal(stacked.astype(wanted.features.dtype), wanted.features)
     assert stacked.dtype == np.dtype(dtype or wanted.features.dtype)
-    table = found.table()
+    table = actual.table()
     assert table is not None
-    assert tuple(table.labels[slide] for slide in found.ids) == wanted.labels  # type: ignore[index]
-    assert not names or found.ids == wanted.names
+    assert tuple(table.labels[slide] for slide in actual.ids) == wanted.labels  # type: ignore[index]
+    assert not names or actual.ids == wanted.names
 
 
 def test_uci(tmp_path):
@@ -352,9 +352,9 @@ def _comes_through(source: Path, bags: Bags, names: Sequence[str] | None, signs:
     slides = opened(source)
     assert names is None or slides.ids == tuple(names)
     for i, x in enumerate(bags.x):
-        found = np.asarray(slides.load(i).features)
-        found, zero = found.astype(x.dtype), x.dtype.type(0)
-        assert same_bits(found, x) if signs else same_bits(found + zero, x + zero)  # -0 + 0 is 0
+        actual = np.asarray(slides.load(i).features)
+        actual, zero = actual.astype(x.dtype), x.dtype.type(0)
+        assert same_bits(actual, x) if signs else same_bits(actual + zero, x + zero)  # -0 + 0 is 0
     table = slides.table()
     assert table is not None
     assert [table.labels[name] for name in slides.ids] == [str(y) for y in bags.labels]  # type: ignore[index]
@@ -616,10 +616,10 @@ def test_files_that_matlab_itself_wrote_are_read():
     files = sorted(path for version in ("6.", "7.") for path in folder.glob(f"test*_{version}*_*.mat"))
     if not files:
         pytest.skip("this scipy comes without its tests' data")
-    told = {}
+    message = {}
     for path in files:
         try:
             assert mat_variables(path)
         except MilbenchError as error:
-            told[path.name] = str(error)
-    assert set(told) == {"testhdf5_7.4_GLNX86.mat", "testfunc_7.4_GLNX86.mat"}
+            message[path.name] = str(error)
+    assert set(message) == {"testhdf5_7.4_GLNX86.mat", "testfunc_7.4_GLNX86.mat"}

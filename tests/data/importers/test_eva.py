@@ -32,12 +32,12 @@ def split(slides) -> dict[str, str]:
 def test_embeddings_targets_and_the_split(tmp_path, slides, split, files, kind, below):
     source = write_eva(tmp_path / "eva", slides, split, files, kind) / below
     module, said = detect_format(source)
-    found, table = read_source(source), source_table(source)
+    bags, table = read_source(source), source_table(source)
     assert (module.NAME, said) == ("eva", f"eva embeddings listed in {tmp_path / 'eva' / 'manifest.csv'}")
-    assert sorted(found) == sorted(split)
+    assert sorted(bags) == sorted(split)
     for slide in slides:
-        assert same_bits(found[slide.name].features, slide.x)
-        assert found[slide.name].coords is None
+        assert same_bits(bags[slide.name].features, slide.x)
+        assert bags[slide.name].coords is None
     assert table.labels == {slide.name: str(CLASSES.index(slide.label)) for slide in slides}
     parts = {part: tuple(name for name, where in split.items() if where == part) for part in PARTS}
     assert table.folds == (Fold("manifest", **parts),)

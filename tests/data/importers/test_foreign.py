@@ -64,15 +64,15 @@ def test_any_bag_comes_through_bit_for_bit(tmp_path_factory, format, dtype):
     @given(bags(dtype))
     def check(slides):
         source = WRITERS[format](tmp_path_factory.mktemp("any"), slides)
-        found = read_source(source)
-        assert sorted(found) == sorted(slide.name for slide in slides)
+        read = read_source(source)
+        assert sorted(read) == sorted(slide.name for slide in slides)
         for slide in slides:
             if format == "eva" and len(slide.x) == 0:  # an empty list has no width
-                assert found[slide.name].features.numel() == 0
+                assert read[slide.name].features.numel() == 0
             else:
-                assert same_bits(found[slide.name].features, slide.x)
+                assert same_bits(read[slide.name].features, slide.x)
             if format in ("torchmil", "slideflow"):
-                assert same_bits(found[slide.name].coords, slide.xy)
+                assert same_bits(read[slide.name].coords, slide.xy)
 
     check()
 
@@ -80,10 +80,10 @@ def test_any_bag_comes_through_bit_for_bit(tmp_path_factory, format, dtype):
 @settings(max_examples=25, deadline=None)
 @given(bags("float16"))
 def test_any_bag_comes_through_stamp(tmp_path_factory, slides):
-    found = read_source(write_stamp(tmp_path_factory.mktemp("any"), slides))
-    assert sorted(found) == sorted(slide.name for slide in slides)
-    assert all(same_bits(found[slide.name].features, slide.x) for slide in slides)
-    assert all(same_bits(found[slide.name].coords, (slide.xy / 2).astype(np.float32)) for slide in slides)
+    read = read_source(write_stamp(tmp_path_factory.mktemp("any"), slides))
+    assert sorted(read) == sorted(slide.name for slide in slides)
+    assert all(same_bits(read[slide.name].features, slide.x) for slide in slides)
+    assert all(same_bits(read[slide.name].coords, (slide.xy / 2).astype(np.float32)) for slide in slides)
 
 
 @pytest.mark.parametrize("format", WRITERS)

@@ -24,11 +24,11 @@ def slides() -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Three bags of digits with places on a 256-pixel grid, in an order of their own."""
     pixels = (load_digits().data / 16).astype(np.float32)
     rng = np.random.default_rng(0)
-    found = {}
+    actual = {}
     for slide, n in zip(IDS, (5, 9, 30), strict=True):
         cells = rng.permutation(64)[:n]
-        found[slide] = pixels[rng.choice(len(pixels), n)], np.stack([cells % 8, cells // 8], 1).astype(np.int32) * 256
-    return found
+        actual[slide] = pixels[rng.choice(len(pixels), n)], np.stack([cells % 8, cells // 8], 1).astype(np.int32) * 256
+    return actual
 
 
 @pytest.fixture
@@ -329,8 +329,8 @@ def test_the_classical_sets_have_their_width(shared_root):
 
 
 def test_a_reader_yields_slides(clam):
-    module, found = detect_format(clam)
+    module, actual = detect_format(clam)
     read = list(module.open_source(clam).read())
-    assert found.startswith("CLAM features in")
+    assert actual.startswith("CLAM features in")
     assert all(isinstance(slide, SourceSlide) for slide in read)
     assert len(module.open_source(clam)) == len(read) == 3

@@ -53,14 +53,14 @@ def as_lists(table: pd.DataFrame, fixed: bool) -> pa.Table:
 
 def check(source: Path, slides: Sequence[Slide] = SLIDES, dtype: str = "float32", coords: bool = True) -> None:
     """The source holds these slides in this order, bit for bit."""
-    found = read_source(source)
-    assert list(found) == [slide.name for slide in slides]
+    bags = read_source(source)
+    assert list(bags) == [slide.name for slide in slides]
     for slide in slides:
-        assert same_bits(found[slide.name].features, slide.x.astype(dtype))
+        assert same_bits(bags[slide.name].features, slide.x.astype(dtype))
         if coords:
-            assert same_bits(found[slide.name].coords, slide.xy)
+            assert same_bits(bags[slide.name].coords, slide.xy)
         else:
-            assert found[slide.name].coords is None
+            assert bags[slide.name].coords is None
 
 
 def test_parquet(tmp_path):
@@ -93,9 +93,9 @@ def test_a_cache_of_one(tmp_path):
 
 def test_a_survey_of_one(tmp_path):
     frame().to_parquet(tmp_path / "patches.parquet")
-    found = survey(tmp_path / "patches.parquet")
-    assert found.rows == {slide.name: len(slide.x) for slide in SLIDES}
-    assert (found.dim, found.dtype, found.coords) == (64, "float32", True)
+    surveyed = survey(tmp_path / "patches.parquet")
+    assert surveyed.rows == {slide.name: len(slide.x) for slide in SLIDES}
+    assert (surveyed.dim, surveyed.dtype, surveyed.coords) == (64, "float32", True)
 
 
 def as_csv(table: pd.DataFrame, how: str) -> bytes:
@@ -180,12 +180,12 @@ def scattered(seed: int = 3) -> tuple[pd.DataFrame, list[Slide]]:
     """The rows in any order, and the slides as they first appear, each in the order of its rows."""
     table = frame().sample(frac=1, random_state=seed).reset_index(drop=True)
     known = {slide.name: slide for slide in SLIDES}
-    found = []
+    actual = []
     for name in dict.fromkeys(table["slide_id"]):
         rows = table[table["slide_id"] == name]
         x, xy = rows[F].to_numpy(np.float32), rows[["x", "y"]].to_numpy()
-        found.append(Slide(name, known[name].patient, known[name].label, x, xy))
-    return table, found
+        actual.append(Slide(name, known[name].patient, known[name].label, x, xy))
+    return table, actual
 
 
 @pytest.mark.parametrize("lists", [True, False])
@@ -252,9 +252,9 @@ def test_dtypes_are_kept(tmp_path, dtype):
     table = frame()
     table[F] = (table[F] / 3).astype(dtype)
     parquet.write_table(pa.Table.from_pandas(table), tmp_path / "a.parquet")
-    found = read_source(tmp_path / "a.parquet")
+    bags = read_source(tmp_path / "a.parquet")
     x = table[table["slide_id"] == SLIDES[2].name][F].to_numpy()
-    assert same_bits(found[SLIDES[2].name].features, x.astype(dtype))
+    assert same_bits(bags[SLIDES[2].name].features, x.astype(dtype))
 
 
 @pytest.mark.parametrize(
@@ -562,9 +562,9 @@ def test_any_bags_come_through_csv(tmp_path_factory, dtype):
         raw = text.getvalue().encode("utf-8-sig" if mark else "utf-8")
         path = tmp_path_factory.mktemp("any") / ("a.csv.gz" if packed else "a.csv")
         path.write_bytes(gzip.compress(raw, 1) if packed else raw)
-        found = read_source(path)
-        assert all(np.array_equal(found[slide.name].features.astype(dtype), slide.x) for slide in slides)
-        _agrees(path, [Slide(s.name, s.patient, s.label, found[s.name].features, s.xy) for s in slides], "float64")
+        read = read_source(path)
+        assert all(np.array_equal(read[slide.name].features.astype(dtype), slide.x) for slide in slides)
+        _agrees(path, [Slide(s.name, s.patient, s.label, read[s.name].features, s.xy) for s in slides], "float64")
 
     go()
 

@@ -224,14 +224,14 @@ def _told_or_whole(source: Path, out: Path, lost: bool = False) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # a library that only warns has found something the user is not told of
         warnings.simplefilter("ignore", ResourceWarning)
-        told = ""
+        message = ""
         try:
             report = build_cache(source, out, dtype="float32")
         except MilbenchError as error:
-            told = str(error)
-    if told:
-        assert len(told) < 1000
-        assert told.endswith((".", "?"))
+            message = str(error)
+    if message:
+        assert len(message) < 1000
+        assert message.endswith((".", "?"))
         assert not out.exists()
         return
     assert verify(out) == []

@@ -41,15 +41,15 @@ def test_features_labels_and_folds(tmp_path, slides, folds, absolute):
     source = tmp_path / "splits"
     write_mil_baseline(source, slides, folds, str if absolute else lambda path: os.path.relpath(path, source))
     module, said = detect_format(source)
-    found, table = read_source(source), source_table(source)
+    bags, table = read_source(source), source_table(source)
     assert module.NAME == "mil_baseline"
     assert said.startswith(
         f"MIL_BASELINE splits in {source}: 12 folds ('Total_12-fold_digits_1fold.csv', 'Total_12-fold"
     )
-    assert sorted(found) == sorted(slide.name for slide in slides)
+    assert sorted(bags) == sorted(slide.name for slide in slides)
     for slide in slides:
-        assert same_bits(found[slide.name].features, slide.x)
-        assert found[slide.name].coords is None
+        assert same_bits(bags[slide.name].features, slide.x)
+        assert bags[slide.name].coords is None
     assert table.labels == {slide.name: str(CLASSES.index(slide.label)) for slide in slides}  # 1.0 is class 1
     names = [f"Total_12-fold_digits_{k}fold" for k in range(1, 13)]
     assert table.folds == tuple(Fold(name, **_parts(fold)) for name, fold in zip(names, folds, strict=True))
@@ -106,11 +106,11 @@ def test_batches_of_one_and_h5_files(tmp_path, slides):
             file["features"].attrs["encoder"] = "uni_v1"
             file["coords"].attrs["patch_size_level0"] = 512
     write_csv(source / "f.csv", [("train_slide_path",), ("pt/batch.pt",), ("pt/flat.h5",), ("pt/deep.h5",)])
-    found = read_source(source)
-    assert all(same_bits(slide.features, x) for slide in found.values())
-    assert same_bits(found["flat"].coords, xy)
-    assert same_bits(found["deep"].coords, xy)
-    assert found["deep"].meta == {"encoder": "uni_v1", "units": "level-0 pixels", "coord_step": 512.0}
+    bags = read_source(source)
+    assert all(same_bits(slide.features, x) for slide in bags.values())
+    assert same_bits(bags["flat"].coords, xy)
+    assert same_bits(bags["deep"].coords, xy)
+    assert bags["deep"].meta == {"encoder": "uni_v1", "units": "level-0 pixels", "coord_step": 512.0}
     torch.save(torch.from_numpy(x)[None].repeat(2, 1, 1), source / "pt" / "batch.pt")
     with refused("features-bad-array", "batch.pt", "'batch'"):
         build_cache(source, tmp_path / "cache")

@@ -97,14 +97,14 @@ def write(folder: Path, slides: Sequence[Slide], kind: str) -> Path:
 @pytest.mark.parametrize("kind", KINDS)
 def test_one_file_a_slide(tmp_path, kind):
     folder = write(tmp_path / "features", SLIDES, kind)
-    found = read_source(folder)
+    bags = read_source(folder)
     end, _, coords = KINDS[kind]
     said = detect_format(folder)[1]
     assert said.startswith(f"plain files in {folder}: 6 {end} files, one a slide")
-    assert list(found) == sorted(slide.name for slide in SLIDES)
+    assert list(bags) == sorted(slide.name for slide in SLIDES)
     for slide in SLIDES:
-        assert same_bits(found[slide.name].features, slide.x)
-        assert same_bits(found[slide.name].coords, slide.xy) if coords else found[slide.name].coords is None
+        assert same_bits(bags[slide.name].features, slide.x)
+        assert same_bits(bags[slide.name].coords, slide.xy) if coords else bags[slide.name].coords is None
     if kind == "parquet":
         assert said.endswith("64 feature columns ('f0' to 'f63'), coordinates in 'x', 'y'")
 
@@ -182,9 +182,9 @@ def test_bfloat16_stays(tmp_path, end):
     x = torch.from_numpy(SLIDES[0].x).bfloat16() * 1.7
     save = save_torch if end == ".safetensors" else torch.save
     save({"features": x}, tmp_path / f"a{end}")
-    found = read_source(tmp_path)["a"].features
-    assert found.dtype == torch.bfloat16
-    assert torch.equal(found, x)
+    bags = read_source(tmp_path)["a"].features
+    assert bags.dtype == torch.bfloat16
+    assert torch.equal(bags, x)
     cache = FeatureCache.open(build_cache(tmp_path, tmp_path / "cache", dtype="bfloat16").out)
     assert torch.equal(cache["a"], x)
 
@@ -209,12 +209,12 @@ def test_any_bag_comes_through_bit_for_bit(tmp_path_factory, kind, dtype):
         named = data.draw(st.dictionaries(NAMES, x, min_size=1, max_size=3))
         xy = data.draw(hnp.arrays(np.int64, (4, 2), elements=st.integers(0, 2**40)))
         slides = [Slide(name, name, "", x, xy[: len(x)]) for name, x in named.items()]
-        found = read_source(write(tmp_path_factory.mktemp("any"), slides, kind))
-        assert sorted(found) == sorted(named)
+        bags = read_source(write(tmp_path_factory.mktemp("any"), slides, kind))
+        assert sorted(bags) == sorted(named)
         for slide in slides:
-            assert same_bits(found[slide.name].features, slide.x)
+            assert same_bits(bags[slide.name].features, slide.x)
             if KINDS[kind][2]:
-                assert same_bits(found[slide.name].coords, slide.xy)
+                assert same_bits(bags[slide.name].coords, slide.xy)
 
     check()
 
@@ -380,15 +380,15 @@ def test_harmed_files_give_numbers_or_a_sentence(tmp_path, kind, how):
     path = next(folder.iterdir())
     raw = path.read_bytes()
     rng = np.random.default_rng([list(KINDS).index(kind), len(how)])
-    told = 0
+    message = 0
     for _ in range(8):
         path.write_bytes(_harmed(raw, how, rng))
         try:
             read_source(folder)
         except MilbenchError as error:
-            told += 1
+            message += 1
             assert path.name in str(error)  # noqa: PT017  (either may happen)
-    assert how.startswith("flipped") or told == 8
+    assert how.startswith("flipped") or message == 8
 
 
 @pytest.mark.parametrize("end", [".npy", ".npz", ".safetensors", ".parquet"])

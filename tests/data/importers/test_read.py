@@ -65,9 +65,9 @@ def _npy_of(shape: object, descr: str = "<f4", version: tuple[int, int] = (1, 0)
 def test_plain_arrays(tmp_path, array):
     np.save(tmp_path / "a.npy", array)
     np.savez_compressed(tmp_path / "b.npz", one=array, two=np.array(["t"]))
-    for found in (npy_array(tmp_path / "a.npy"), npz_arrays(tmp_path / "b.npz")["one"]):
-        assert found.dtype == array.dtype
-        np.testing.assert_array_equal(found, array)
+    for actual in (npy_array(tmp_path / "a.npy"), npz_arrays(tmp_path / "b.npz")["one"]):
+        assert actual.dtype == array.dtype
+        np.testing.assert_array_equal(actual, array)
     assert list(npz_arrays(tmp_path / "b.npz", ("two", "three"))) == ["two"]
 
 
@@ -293,8 +293,8 @@ def test_files_below_come_in_order_and_each_once(tmp_path):
     for name in ("b.h5", "a/2.h5", "a/1.h5", "a/x.txt", "c/d/e.h5", ".hidden/z.h5", "a/._1.h5", "a/3.H5"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
-    found = [path.relative_to(tmp_path).as_posix() for path in files_below(tmp_path, ".h5")]
-    assert found == ["b.h5", "a/1.h5", "a/2.h5", "a/3.H5", "c/d/e.h5"]
+    actual = [path.relative_to(tmp_path).as_posix() for path in files_below(tmp_path, ".h5")]
+    assert actual == ["b.h5", "a/1.h5", "a/2.h5", "a/3.H5", "c/d/e.h5"]
 
 
 @pytest.mark.parametrize("link", ["a/back", "a/self"])

@@ -26,14 +26,14 @@ def test_features_and_places(tmp_path, slides, below):
     """A project keeps its bags in pt_files/, which is CLAM's name too."""
     folder = write_slideflow(tmp_path / "pt_files", slides)
     module, said = detect_format(tmp_path / below)
-    found = read_source(tmp_path / below)
+    bags = read_source(tmp_path / below)
     assert module.NAME == "slideflow"
     assert said == f"slideflow bags in {folder}: 8 .pt files (encoder CTransPathFeatures, patch_size 299)"
-    assert sorted(found) == sorted(slide.name for slide in slides)
+    assert sorted(bags) == sorted(slide.name for slide in slides)
     for slide in slides:
-        assert same_bits(found[slide.name].features, slide.x)
-        assert same_bits(found[slide.name].coords, slide.xy)
-        assert found[slide.name].meta == {
+        assert same_bits(bags[slide.name].features, slide.x)
+        assert same_bits(bags[slide.name].coords, slide.xy)
+        assert bags[slide.name].meta == {
             "encoder": "CTransPathFeatures", "patch_size": 299, "units": "level-0 pixels"}  # fmt: skip
 
 
@@ -72,8 +72,8 @@ def test_places_that_are_not_packed(tmp_path, slides):
     for slide in slides:
         (folder / f"{slide.name}.index.npz").unlink()
         np.save(folder / f"{slide.name}.index.npy", slide.xy)
-    found = read_source(folder)
-    assert all(same_bits(found[slide.name].coords, slide.xy) for slide in slides)
+    bags = read_source(folder)
+    assert all(same_bits(bags[slide.name].coords, slide.xy) for slide in slides)
 
 
 def test_empty_bags_are_left_out_by_name(tmp_path, slides):

@@ -24,14 +24,14 @@ def slides() -> list[Slide]:
 def test_features_in_half_precision_and_micrometres(tmp_path, slides, code_hash, below):
     folder = write_stamp(tmp_path, slides, code_hash=code_hash)
     module, said = detect_format(tmp_path / below)
-    found = read_source(tmp_path / below)
+    bags = read_source(tmp_path / below)
     assert module.NAME == "stamp"
     assert said == (f"STAMP features in {folder}: 8 .h5 files (extractor ctranspath, coordinates in micrometres)")
-    assert sorted(found) == sorted(slide.name for slide in slides)
+    assert sorted(bags) == sorted(slide.name for slide in slides)
     for slide in slides:
-        assert same_bits(found[slide.name].features, slide.x.astype(np.float16))
-        assert same_bits(found[slide.name].coords, (slide.xy / 2).astype(np.float32))
-        assert found[slide.name].meta == {
+        assert same_bits(bags[slide.name].features, slide.x.astype(np.float16))
+        assert same_bits(bags[slide.name].coords, (slide.xy / 2).astype(np.float32))
+        assert bags[slide.name].meta == {
             "encoder": "ctranspath", "units": "micrometres", "patch_size": 224, "coord_step": 256.0}  # fmt: skip
 
 
@@ -56,11 +56,11 @@ def test_version_2_0_calls_the_tile_size_otherwise(tmp_path, slides):
 
 def test_version_1_knew_no_units_and_what_is_assumed_is_said(tmp_path, slides):
     folder = write_stamp(tmp_path, slides, extractor="STAMP-extract-001_xiyuewang-ctranspath-7c998680", version="1")
-    found = read_source(folder)
+    bags = read_source(folder)
     assert "coordinates taken to be in pixels of 256/224 micrometres)" in detect_format(folder)[1]
     for slide in slides:
-        assert same_bits(found[slide.name].coords, slide.xy // 512 * 224)
-    meta = found[slides[0].name].meta
+        assert same_bits(bags[slide.name].coords, slide.xy // 512 * 224)
+    meta = bags[slides[0].name].meta
     assert (meta["units"], meta["patch_size"], meta["coord_step"]) == ("pixels of 256/224 micrometres", 224, 224.0)
 
 
@@ -105,9 +105,9 @@ def test_slides_are_named_as_in_the_slide_table(tmp_path, slides):
     ]
     folder = write_stamp(tmp_path / "out", named)
     for source in (tmp_path / "out", folder):
-        found = read_source(source)
-        assert sorted(found) == ["0007", "site 1/001.a", "site 2/001.a"]
-        assert same_bits(found["site 2/001.a"].features, second.x.astype(np.float16))
+        bags = read_source(source)
+        assert sorted(bags) == ["0007", "site 1/001.a", "site 2/001.a"]
+        assert same_bits(bags["site 2/001.a"].features, second.x.astype(np.float16))
     cache = FeatureCache.open(build_cache(folder, tmp_path / "cache").out)
     assert torch.equal(cache["site 1/001.a"], torch.from_numpy(first.x.astype(np.float16)))
 

@@ -32,14 +32,14 @@ def split(slides) -> dict[str, str]:
 def test_features_coordinates_labels_and_the_fold(tmp_path, slides, split, end):
     base = write_torchmil(tmp_path / "bags", slides, end, split=split)
     module, said = detect_format(base)
-    found, table = read_source(base), source_table(base)
+    bags, table = read_source(base), source_table(base)
     assert module.NAME == "torchmil"
     assert said == f"torchmil bags in {base / 'features'}: 8 files, with coords and splits.csv"
-    assert sorted(found) == sorted(split)
+    assert sorted(bags) == sorted(split)
     for slide in slides:
-        assert same_bits(found[slide.name].features, slide.x)
-        assert same_bits(found[slide.name].coords, slide.xy)
-        assert found[slide.name].meta == {}
+        assert same_bits(bags[slide.name].features, slide.x)
+        assert same_bits(bags[slide.name].coords, slide.xy)
+        assert bags[slide.name].meta == {}
     assert table.labels == {slide.name: str(CLASSES.index(slide.label)) for slide in slides}
     assert table.patients is None
     parts = {part: tuple(name for name, where in split.items() if where == part) for part in ("train", "val", "test")}

@@ -94,11 +94,11 @@ def test_tables_of_any_kind_give_the_same_labels(tmp_path):
     frame.to_csv(tmp_path / "l.txt", index=False, sep=";", encoding="utf-16")
     frame.to_excel(tmp_path / "l.xlsx", sheet_name="cohort", index=False)
     frame.to_parquet(tmp_path / "l.parquet")
-    found = [read_label_table(path, _spec()) for path in sorted(tmp_path.iterdir())]
-    assert len(found) == 5
-    assert all(labels == found[0] for labels in found)
-    assert found[0].classes == ("0", "1")
-    assert found[0].patients == OWNER
+    actual = [read_label_table(path, _spec()) for path in sorted(tmp_path.iterdir())]
+    assert len(actual) == 5
+    assert all(labels == actual[0] for labels in actual)
+    assert actual[0].classes == ("0", "1")
+    assert actual[0].patients == OWNER
 
 
 def test_patho_benchs_table_is_a_table_of_labels(tmp_path):
@@ -255,8 +255,8 @@ def test_a_cohort_of_stamp(base):
             assert set(fold.parts[part]) == due
         assert fold.val == ()
     assert cohort.split.scheme == "files"
-    asked = load_cohort(_spec(**STAMP, split=SplitSpec(files="splits.json", val_fraction=0.25)), base)
-    for fold, plain in zip(asked.folds, cohort.folds, strict=True):
+    requested = load_cohort(_spec(**STAMP, split=SplitSpec(files="splits.json", val_fraction=0.25)), base)
+    for fold, plain in zip(requested.folds, cohort.folds, strict=True):
         assert fold.test == plain.test
         assert fold.val
         assert sorted(fold.train + fold.val) == sorted(plain.train)
@@ -284,8 +284,8 @@ def test_endings_come_off_labels_and_split_files(base):
     assert cohort.folds[0].test == plain.folds[0].test == tuple(IDS[:8])
     assert plain.fingerprint == cohort.fingerprint
     # Of the label table and of the split file, whether the suite names the ending or the matching sets it aside.
-    for found in (plain, cohort):
-        assert [finding.code for finding in found.findings] == ["other-spelling"] * 2
+    for actual in (plain, cohort):
+        assert [finding.code for finding in actual.findings] == ["other-spelling"] * 2
 
 
 def test_endings_that_come_off_a_table_of_slides_are_noted(tmp_path):

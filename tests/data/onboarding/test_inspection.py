@@ -56,9 +56,9 @@ def read(path: Path, features=IDS, **columns):
     ],
 )
 def test_columns_are_recognised_by_name_and_content(header, row, columns, tmp_path):
-    found = read(written(tmp_path / "t.csv", header, row))
-    assert (found.slide, found.patient, found.label) == columns
-    assert [(r.slide, r.patient, r.label) for r in found.rows] == [("000", "p", "1")]
+    actual = read(written(tmp_path / "t.csv", header, row))
+    assert (actual.slide, actual.patient, actual.label) == columns
+    assert [(r.slide, r.patient, r.label) for r in actual.rows] == [("000", "p", "1")]
 
 
 @pytest.mark.parametrize(
@@ -104,19 +104,19 @@ def test_what_is_not_recognised_is_asked_for(header, row, refusal, tmp_path):
 )
 def test_endings_of_ids(ids, features, suffixes, tmp_path):
     path = write_csv(tmp_path / "t.csv", [("slide_id", "patient", "label"), *((i, "p", "1") for i in ids)])
-    found = read(path, features)
-    assert found.suffixes == suffixes
-    assert len({row.slide for row in found.rows}) == len(ids)
+    actual = read(path, features)
+    assert actual.suffixes == suffixes
+    assert len({row.slide for row in actual.rows}) == len(ids)
 
 
 def test_pair_of_tables(tmp_path):
     clinical = written(tmp_path / "c.csv", "PATIENT,MSI,AGE", "p0,yes,1", "p1,,2", "p3,no,3", "p4,exclude,3")
     table = written(tmp_path / "s.csv", "PATIENT,FILENAME", "p0,000.h5", "p0,001.h5", "p1,002.h5", "p2,003.h5")
-    found = read(clinical, slides=table, label="MSI")
-    assert [tuple(row) for row in found.rows] == [
+    actual = read(clinical, slides=table, label="MSI")
+    assert [tuple(row) for row in actual.rows] == [
         ("000", "p0", "yes", ""), ("001", "p0", "yes", ""), ("002", "p1", "", ""), ("003", "p2", "", ""),
     ]  # fmt: skip
-    assert (found.lonely, found.suffixes, found.readable) == (("p3",), (), True)
+    assert (actual.lonely, actual.suffixes, actual.readable) == (("p3",), (), True)
     other = written(tmp_path / "o.csv", "case,FILENAME", "p0,000.h5")
     assert not read(clinical, slides=other, label="MSI").readable  # the suite has one name for both columns
     twice = written(tmp_path / "twice.csv", "PATIENT,MSI", "p0,yes", "p0,no")
@@ -137,12 +137,12 @@ def test_what_is_read_here_is_what_a_run_reads(data, tmp_path_factory):
     path = write_csv(tmp_path / "t.csv", [("slide_id", "patient_id", "label"), *rows])
     if len({row[0] for row in rows}) < len(rows):
         return
-    found = read(path, ids, slide="slide_id", patient="slide_id" if own else "patient_id")
-    spec = DataSpec(name="x", cache="x", slide_column=found.slide, patient_column=found.patient,
-                    slide_suffix=found.suffixes)  # fmt: skip
+    actual = read(path, ids, slide="slide_id", patient="slide_id" if own else "patient_id")
+    spec = DataSpec(name="x", cache="x", slide_column=actual.slide, patient_column=actual.patient,
+                    slide_suffix=actual.suffixes)  # fmt: skip
     strict = read_label_table(path, spec)
-    assert strict.slides == tuple(row.slide for row in found.rows)
-    assert (strict.patients == {row.slide: row.patient for row in found.rows}) == found.readable
+    assert strict.slides == tuple(row.slide for row in actual.rows)
+    assert (strict.patients == {row.slide: row.patient for row in actual.rows}) == actual.readable
 
 
 # --- gaps and folds --------------------------------------------------------------------------------------------------
@@ -155,30 +155,30 @@ def table_of(path: Path, ids=IDS, **odd: str) -> Tables:
 
 
 def test_gaps(tmp_path):
-    found = inspect(surveyed(IDS[1:]), table_of(tmp_path / "t.csv", IDS[:-1], s004="", s005="NaN", s006="exclude"))
-    gaps = found.gaps
+    actual = inspect(surveyed(IDS[1:]), table_of(tmp_path / "t.csv", IDS[:-1], s004="", s005="NaN", s006="exclude"))
+    gaps = actual.gaps
     assert (gaps.no_features, gaps.no_row, gaps.no_label) == (("000",), ("011",), ("004", "005"))
-    assert found.labels.slides == ("001", "002", "003", "007", "008", "009", "010")
-    assert found.labels.excluded == {"000", "004", "005", "006", "011"}
-    assert not found.whole
-    labels = {row.slide: row.label for row in found.mended()}
+    assert actual.labels.slides == ("001", "002", "003", "007", "008", "009", "010")
+    assert actual.labels.excluded == {"000", "004", "005", "006", "011"}
+    assert not actual.whole
+    labels = {row.slide: row.label for row in actual.mended()}
     assert set(labels) == set(IDS)
-    assert {slide for slide, label in labels.items() if label == "exclude"} == found.labels.excluded
+    assert {slide for slide, label in labels.items() if label == "exclude"} == actual.labels.excluded
 
 
 def test_nothing_missing(tmp_path):
-    found = inspect(surveyed(), table_of(tmp_path / "t.csv"))
-    assert found.whole
-    assert found.gaps.lines() == []
-    assert found.sites == 0
+    actual = inspect(surveyed(), table_of(tmp_path / "t.csv"))
+    assert actual.whole
+    assert actual.gaps.lines() == []
+    assert actual.sites == 0
 
 
 def test_an_empty_slide_needs_a_label_all_the_same(tmp_path):
     """Tables are read before it is known which slides are empty."""
     rows = {slide: 0 if slide == "003" else 5 for slide in IDS}
-    found = inspect(surveyed(IDS, rows), table_of(tmp_path / "t.csv", s003=""))
-    assert found.gaps.no_label == ("003",)
-    assert not found.whole
+    actual = inspect(surveyed(IDS, rows), table_of(tmp_path / "t.csv", s003=""))
+    assert actual.gaps.no_label == ("003",)
+    assert not actual.whole
 
 
 @pytest.mark.parametrize(("clinical", "slides"), [("p9", None), (None, "p9")])
@@ -189,9 +189,9 @@ def test_a_patient_in_one_of_two_tables_keeps_them_from_being_read(clinical, sli
         write_csv(tmp_path / "c.csv", [("PATIENT", "MSI"), *patients.items()]),
         write_csv(tmp_path / "s.csv", [("PATIENT", "FILENAME"), *owners]),
     )
-    found = inspect(surveyed(), tables)
-    assert not found.whole
-    assert found.labels.slides == tuple(IDS)
+    actual = inspect(surveyed(), tables)
+    assert not actual.whole
+    assert actual.labels.slides == tuple(IDS)
 
 
 def test_barcodes_tell_more_than_a_column_of_samples(tmp_path):
@@ -219,10 +219,10 @@ def test_one_class_names_the_column_it_was_read_from(tmp_path):
 def test_folds_that_come_along(tmp_path):
     fold = Fold("published", tuple(IDS[:6]), (), tuple(IDS[6:]))
     source = SourceTable(folds=(fold,))
-    found = inspect(surveyed(table=source), table_of(tmp_path / "t.csv"))
-    assert found.division.spec.model_fields_set == {"val_fraction"}
-    assert found.division.folds[0].test == tuple(IDS[6:])
-    assert set(found.division.folds[0].train + found.division.folds[0].val) == set(IDS[:6])
+    actual = inspect(surveyed(table=source), table_of(tmp_path / "t.csv"))
+    assert actual.division.spec.model_fields_set == {"val_fraction"}
+    assert actual.division.folds[0].test == tuple(IDS[6:])
+    assert set(actual.division.folds[0].train + actual.division.folds[0].val) == set(IDS[:6])
     fields = (tmp_path / "t.csv").read_text().splitlines()
     parts = ["split", *(["train"] * 4 + ["val"] * 4 + ["test"] * 4)]
     written(tmp_path / "t.csv", *(f"{line},{part}" for line, part in zip(fields, parts, strict=True)))
@@ -244,18 +244,18 @@ def test_slides_known_to_nobody_but_a_source_are_refused():
 def test_a_source_that_names_no_patients(tmp_path):
     ids = [f"TCGA-0{i // 2}-AAAA-{i}" for i in range(10, 18)] + [f"TCGA-1{i // 2}-AAAA-{i}" for i in range(8)]
     source = SourceTable({slide: "ab"[i // 2 % 2] for i, slide in enumerate(ids)})
-    found = inspect(surveyed(ids, table=source), None)
-    assert found.patient_rule == "^(.{12})"
-    assert Counter(found.labels.patients.values()) == {slide[:12]: 2 for slide in ids}
-    assert found.sites == 8
+    actual = inspect(surveyed(ids, table=source), None)
+    assert actual.patient_rule == "^(.{12})"
+    assert Counter(actual.labels.patients.values()) == {slide[:12]: 2 for slide in ids}
+    assert actual.sites == 8
 
 
 # --- how it is told --------------------------------------------------------------------------------------------------
 
 
 def test_lines(tmp_path):
-    found = inspect(surveyed(IDS, {slide: 100 * (i + 1) for i, slide in enumerate(IDS)}), table_of(tmp_path / "t.csv"))
-    text = "\n".join(lines(found))
+    actual = inspect(surveyed(IDS, {slide: 100 * (i + 1) for i, slide in enumerate(IDS)}), table_of(tmp_path / "t.csv"))
+    text = "\n".join(lines(actual))
     assert "12 slides, 8-d float32, coordinates\n" in text
     assert "labels, column 'label': 12 slides of 6 patients take part" in text
     assert "class 0  'a'      6 slides     3 patients  (50% of slides)" in text
@@ -269,22 +269,22 @@ def test_lines(tmp_path):
 
 
 def test_a_patient_of_two_classes_is_told(tmp_path):
-    found = inspect(surveyed(), table_of(tmp_path / "t.csv", s001="b"))
-    assert "  1 patient counted twice, having slides of several classes" in lines(found)
+    actual = inspect(surveyed(), table_of(tmp_path / "t.csv", s001="b"))
+    assert "  1 patient counted twice, having slides of several classes" in lines(actual)
 
 
 @given(st.lists(st.integers(1, 200_000), min_size=1, max_size=50))
 def test_histogram_counts_everything_once(values):
     drawn = histogram(np.array(values))
-    found = 0
+    actual = 0
     for line in drawn:
         *span, last = line.replace("#", "").split()
         low, high = int(span[0].replace(",", "")), int(span[-1].replace(",", ""))
         inside = sum(low <= value <= high for value in values)
         assert inside == int(last)
         assert (inside > 0) == ("#" in line)
-        found += inside
-    assert found == len(values)
+        actual += inside
+    assert actual == len(values)
     assert len(drawn) <= 8
 
 

@@ -58,8 +58,8 @@ def test_what_is_meant_comes_back(folder, labels, columns, classes, suffixes, id
     """Quotes, line ends, controls, brackets, hashes: in strings they are kept, out of comments they cannot break."""
     out = Path("/cohorts/mine/my.toml")
     source, table = Path("/cohorts/mine").joinpath(*folder), Path("/cohorts") / labels
-    found = inspected(ids, classes, source, table, columns, suffixes, said=said)
-    read = tomllib.loads(draft(found, out).text)
+    actual = inspected(ids, classes, source, table, columns, suffixes, said=said)
+    read = tomllib.loads(draft(actual, out).text)
     suite = Suite.model_validate(read | {"base": out.parent})
     data = suite.data[0]
     assert data.features is not None
@@ -93,10 +93,10 @@ def test_the_label_table_that_is_written_is_read_back(data, tmp_path_factory):
     spec = DataSpec.model_validate(fields)
     if site is not None:
         spec = spec.model_copy(update={"split": SplitSpec(scheme="site-preserved", site_column=site)})
-    found = read_label_table(out.with_name("my.labels.csv"), spec)
-    assert found.slides == tuple(ids[1:])
-    assert found.excluded == {ids[0]}
-    assert found.patients == {slide: slide for slide in ids[1:]}
+    actual = read_label_table(out.with_name("my.labels.csv"), spec)
+    assert actual.slides == tuple(ids[1:])
+    assert actual.excluded == {ids[0]}
+    assert actual.patients == {slide: slide for slide in ids[1:]}
 
 
 @pytest.mark.parametrize(
@@ -131,8 +131,8 @@ def test_the_split_as_it_was_found():
 def test_endings_are_kept_for_the_split_files_where_a_table_is_made():
     gaps = Gaps(no_features=("gone",))
     for split, due in ((SplitSpec(files="s.csv"), [".svs"]), (SplitSpec(), None)):
-        found = inspected(suffixes=(".svs",), gaps=gaps, split=split)
-        assert tomllib.loads(draft(found, Path("my.toml")).text)["data"][0].get("slide_suffix") == due
+        actual = inspected(suffixes=(".svs",), gaps=gaps, split=split)
+        assert tomllib.loads(draft(actual, Path("my.toml")).text)["data"][0].get("slide_suffix") == due
 
 
 def test_half_the_size_is_offered_for_float32_alone():

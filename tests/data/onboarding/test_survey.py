@@ -48,12 +48,12 @@ def test_headers_tell_the_lengths(kind, tmp_path, monkeypatch):
     source = WRITERS[kind](tmp_path, slides)
     monkeypatch.setattr(module, "SAMPLE", 3)
     seen = []
-    found = survey(source, progress=lambda *step: seen.append(step))
-    assert found.rows == {s.name: len(s.x) for s in slides}
-    assert found.complete
-    assert found.loaded == 3
-    assert found.dim == 64
-    assert found.lengths.tolist() == sorted(len(s.x) for s in slides)
+    surveyed = survey(source, progress=lambda *step: seen.append(step))
+    assert surveyed.rows == {s.name: len(s.x) for s in slides}
+    assert surveyed.complete
+    assert surveyed.loaded == 3
+    assert surveyed.dim == 64
+    assert surveyed.lengths.tolist() == sorted(len(s.x) for s in slides)
     assert [step[:2] for step in seen] == [(i + 1, 12) for i in range(12)]
 
 
@@ -61,9 +61,9 @@ def test_where_headers_tell_nothing_a_sample_is_loaded(tmp_path, monkeypatch):
     """eva's lists of vectors, and tensors as torch wrote them before 1.6."""
     slides = digit_slides(patients=20)
     source = write_eva(tmp_path / "eva", slides, {s.name: "train" for s in slides})
-    found = survey(source)
-    assert (found.loaded, len(found.rows), found.complete) == (module.SAMPLE, module.SAMPLE, False)
-    assert all(found.rows[s.name] == len(s.x) for s in slides if s.name in found.rows)
+    surveyed = survey(source)
+    assert (surveyed.loaded, len(surveyed.rows), surveyed.complete) == (module.SAMPLE, module.SAMPLE, False)
+    assert all(surveyed.rows[s.name] == len(s.x) for s in slides if s.name in surveyed.rows)
 
     old = tmp_path / "old"
     old.mkdir()
@@ -94,10 +94,10 @@ def test_no_features_are_read_for_a_length(tmp_path):
 
 
 def test_facts(tmp_path):
-    found = survey(write_trident(tmp_path / "job", digit_slides(patients=3)))
-    assert (found.format, found.dtype, found.exact, found.coords) == ("trident", "float32", True, True)
-    assert found.facts == {"encoder": "uni_v1", "magnification": 20.0, "patch_size": 256, "units": "level-0 pixels"}
-    assert found.table.labels is None
+    surveyed = survey(write_trident(tmp_path / "job", digit_slides(patients=3)))
+    assert (surveyed.format, surveyed.dtype, surveyed.exact, surveyed.coords) == ("trident", "float32", True, True)
+    assert surveyed.facts == {"encoder": "uni_v1", "magnification": 20.0, "patch_size": 256, "units": "level-0 pixels"}
+    assert surveyed.table.labels is None
 
 
 @pytest.mark.parametrize(
@@ -113,17 +113,17 @@ def test_the_dtype_that_keeps_every_bit(dtypes, kept, exact, tmp_path):
     (tmp_path / "pt_files").mkdir()
     for i in range(4):
         torch.save(torch.ones(3, 2, dtype=dtypes[i % len(dtypes)]), tmp_path / "pt_files" / f"{i}.pt")
-    found = survey(tmp_path)
-    assert (found.dtype, found.exact) == (kept, exact)
+    surveyed = survey(tmp_path)
+    assert (surveyed.dtype, surveyed.exact) == (kept, exact)
 
 
 def test_empty_slides(tmp_path):
     slides = digit_slides(patients=4)
     source = write_clam(tmp_path / "features", [replace(s, x=s.x[:0], xy=s.xy[:0]) for s in slides[:3]] + slides[3:])
-    found = survey(source)
-    assert set(found.empty) == {s.name for s in slides[:3]}
-    assert set(found.full) == {s.name for s in slides[3:]}
-    assert len(found.lengths) == 5
+    surveyed = survey(source)
+    assert set(surveyed.empty) == {s.name for s in slides[:3]}
+    assert set(surveyed.full) == {s.name for s in slides[3:]}
+    assert len(surveyed.lengths) == 5
     for s in slides[3:]:
         (source / "h5_files" / f"{s.name}.h5").unlink()
         (source / "pt_files" / f"{s.name}.pt").unlink()
@@ -162,10 +162,20 @@ def test_a_cache(tmp_path):
     with CacheWriter(tmp_path / "c", "bfloat16", {"encoder": "e", "left_out": ["z"]}) as writer:
         writer.add("a", torch.ones(3, 2))
         writer.add("b", torch.ones(5, 2))
-    found = survey(tmp_path / "c")
-    assert (found.format, found.ids, found.rows, found.dtype) == (None, ("a", "b"), {"a": 3, "b": 5}, "bfloat16")
-    assert found.found == f"feature cache {tmp_path / 'c'}: 2 slides; 1 empty slide was left out ('z')"
-    assert (found.empty, found.full, found.facts, found.coords) == (("z",), ("a", "b"), {"encoder": "e"}, False)
+    surveyed = survey(tmp_path / "c")
+    assert (surveyed.format, surveyed.ids, surveyed.rows, surveyed.dtype) == (
+        None,
+        ("a", "b"),
+        {"a": 3, "b": 5},
+        "bfloat16",
+    )
+    assert surveyed.found == f"feature cache {tmp_path / 'c'}: 2 slides; 1 empty slide was left out ('z')"
+    assert (surveyed.empty, surveyed.full, surveyed.facts, surveyed.coords) == (
+        ("z",),
+        ("a", "b"),
+        {"encoder": "e"},
+        False,
+    )
 
 
 def test_a_format_need_not_tell_lengths():

@@ -30,13 +30,13 @@ def _write(path, text):
 def _folds(k=3, seed=0):
     """Folds of `SLIDES` by patient, in an order of their own; some slides in no part."""
     rng = np.random.default_rng(seed)
-    found = []
+    actual = []
     for _ in range(k):
         words = rng.permutation(["train"] * 6 + ["val"] * 2 + ["test"] * 3 + [""])
         part = dict(zip(sorted(set(SLIDES.values())), words, strict=True))
         order = rng.permutation(list(SLIDES))
-        found.append({name: [str(s) for s in order if part[SLIDES[s]] == name] for name in PARTS})
-    return found
+        actual.append({name: [str(s) for s in order if part[SLIDES[s]] == name] for name in PARTS})
+    return actual
 
 
 def _ragged(fold, index=True, names="{}", value=str, labels=False):
@@ -300,7 +300,7 @@ def test_clam_published_splits(shared_root):
             raw = list(csv.DictReader(file))
         for part, ids in fold.parts.items():
             assert list(ids) == [row[part] for row in raw if row[part]]
-    assert [found.code for found in folds_findings("clam", folds, Known(labels, patients))] == ["unused-slide"]
+    assert [findings.code for findings in folds_findings("clam", folds, Known(labels, patients))] == ["unused-slide"]
 
 
 @pytest.mark.skipif(SHARED is None, reason="real data not found: set MILBENCH_SHARED to its folder")

@@ -72,7 +72,7 @@ def test_made_folds_are_by_patient_stratified_and_decided_by_the_seed(sizes, fol
     spec = SplitSpec(folds=folds, repeats=repeats, val_fraction=val, seed=seed)
     made = stratified_folds(list(patients), patients, labels, spec)
     assert [fold.name for fold in made] == [f"r{r}-f{k}" for r in range(repeats) for k in range(folds)]
-    assert not [found for found in folds_findings("c", made, Known(labels, patients)) if found.stops]
+    assert not [findings for findings in folds_findings("c", made, Known(labels, patients)) if findings.stops]
     _by_patient(made, patients)
     for r in range(repeats):
         tested = [slide for fold in made[r * folds : (r + 1) * folds] for slide in fold.test]
@@ -120,7 +120,7 @@ def test_validation_is_carved_out_of_training_by_patient():
     assert made.test == fold.test
     assert sorted(made.train + made.val) == sorted(fold.train)
     assert len(made.val) == 8
-    assert not [found for found in folds_findings("c", [made], Known(labels, patients)) if found.stops]
+    assert not [findings for findings in folds_findings("c", [made], Known(labels, patients)) if findings.stops]
 
 
 # --- monte-carlo and held-out ----------------------------------------------------------------------------------------
@@ -216,7 +216,7 @@ def test_sites_stay_together_wherever_that_is_possible(sizes, mixed, data, class
         return
     made = site_preserved_folds(list(patients), patients, labels, where, spec)
     joined = [Fold(fold.name, fold.train + fold.val, (), fold.test) for fold in made]
-    assert not [found for found in folds_findings("c", joined, Known(labels, patients)) if found.stops]
+    assert not [findings for findings in folds_findings("c", joined, Known(labels, patients)) if findings.stops]
     _by_patient(made, patients)
     assert sorted(s for fold in made for s in fold.test) == sorted(patients)
     tested = [{where[s] for s in fold.test} for fold in made]
@@ -228,12 +228,12 @@ def test_sites_stay_together_wherever_that_is_possible(sizes, mixed, data, class
 def _possible(patients, labels, where, folds):
     """Try all divisions for one with two classes in every test part and every class in every training part."""
     stratum_of = _stratum_of(patients, labels)
-    found = {}
+    actual = {}
     for slide, patient in patients.items():
-        found.setdefault(where[slide], set()).update(stratum_of[patient])
+        actual.setdefault(where[slide], set()).update(stratum_of[patient])
     every = set(range(max(labels.values()) + 1))
-    for way in itertools.product(range(folds), repeat=len(found)):
-        parts = [[has for has, k in zip(found.values(), way, strict=True) if k == fold] for fold in range(folds)]
+    for way in itertools.product(range(folds), repeat=len(actual)):
+        parts = [[has for has, k in zip(actual.values(), way, strict=True) if k == fold] for fold in range(folds)]
         tested = [set().union(*part) for part in parts]
         rest = [set().union(*(t for other, t in enumerate(tested) if other != fold)) for fold in range(folds)]
         if all(len(t) >= 2 for t in tested) and all(r == every for r in rest):
@@ -261,17 +261,17 @@ def test_balance_against_all_divisions(rows, folds, seed):
     way = [next(k for k, part in enumerate(made) if groups[str(i)][0] in part) for i in range(len(rows))]
     assert all(set(groups[str(i)]) <= made[way[i]] for i in range(len(rows)))
     table = [Counter({name: n for name, n in zip(names, row, strict=True) if n}) for row in rows]
-    found = _cost(table, way, folds)
+    actual = _cost(table, way, folds)
     near = [[*way[:i], k, *way[i + 1 :]] for i in range(len(way)) for k in range(folds)]
     for i, j in itertools.combinations(range(len(way)), 2):
         near.append([way[j] if x == i else way[i] if x == j else k for x, k in enumerate(way)])
     slack = 1.002  # weights are whole thousandths
     for other in near:
         *first, imbalance = _cost(table, other, folds)
-        assert found <= (*first, imbalance * slack)
+        assert actual <= (*first, imbalance * slack)
     best = min(_cost(table, other, folds) for other in itertools.product(range(folds), repeat=len(rows)))
-    assert found[:2] == best[:2]
-    assert found[2] <= best[2] * 1.05
+    assert actual[:2] == best[:2]
+    assert actual[2] <= best[2] * 1.05
 
 
 def test_balance_beside_that_of_scikit_learn():
@@ -355,13 +355,13 @@ def test_the_record_tells_how_folds_were_made(spec, names, parameters, tmp_path)
     record = record_split(spec, folds)
     write_labels(tmp_path, labels, folds)
     write_split_record(tmp_path, record)
-    found = read_split_record(tmp_path)
-    assert found == record
-    assert (found.scheme, found.version, found.seed) == (spec.scheme, SPLIT_VERSION, spec.seed)
-    assert found.parameters == parameters | {"val_fraction": 0.2}
-    assert list(found.folds) == names
+    read = read_split_record(tmp_path)
+    assert read == record
+    assert (read.scheme, read.version, read.seed) == (spec.scheme, SPLIT_VERSION, spec.seed)
+    assert read.parameters == parameters | {"val_fraction": 0.2}
+    assert list(read.folds) == names
     # What the record says suffices to make the folds again.
-    again = make_folds(labels, SplitSpec(scheme=found.scheme, seed=found.seed, **found.parameters))
+    again = make_folds(labels, SplitSpec(scheme=read.scheme, seed=read.seed, **read.parameters))
     assert again == folds
     (tmp_path / "folds" / f"{names[0]}.csv").unlink()  # a fold that was not run
     assert read_split_record(tmp_path) == record

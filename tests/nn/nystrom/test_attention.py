@@ -53,14 +53,14 @@ def test_bags_padded_together_are_each_its_own(lengths, heads, landmarks, iterat
     lengths = [landmarks + n for n in lengths]
     x = torch.randn(len(lengths), max(lengths), 32, dtype=torch.float64, requires_grad=True)
     rows = torch.tensor(lengths)
-    found, (first, weights) = layer.batch(x, rows), layer.batch_first(x, rows)
+    actual, (first, weights) = layer.batch(x, rows), layer.batch_first(x, rows)
     for i, n in enumerate(lengths):
         wanted, (wanted_first, _, wanted_weights) = layer.long(x[i, :n]), layer.long_first(x[i, :n])
-        torch.testing.assert_close(found[i, :n], wanted, atol=1e-10, rtol=1e-10)
+        torch.testing.assert_close(actual[i, :n], wanted, atol=1e-10, rtol=1e-10)
         torch.testing.assert_close(first[i], wanted_first[0], atol=1e-10, rtol=1e-10)
         torch.testing.assert_close(weights[i, :n], wanted_weights, atol=1e-10, rtol=1e-10)
         assert not weights[i, n:].any()
-        for got, other in ((found[i, :n], wanted), (first[i], wanted_first[0])):
+        for got, other in ((actual[i, :n], wanted), (first[i], wanted_first[0])):
             ours, theirs = (torch.autograd.grad((t * t).sum(), x, retain_graph=True)[0] for t in (got, other))
             torch.testing.assert_close(ours, theirs, atol=1e-9, rtol=1e-9)
 
@@ -83,7 +83,7 @@ def test_padded_bags_in_half_precision_are_as_near_to_fp32_as_streamed_ones(dtyp
         streamed = [(layer.long(x[i, :n]), layer.long_first(x[i, :n])[0]) for i, n in enumerate(lengths)]
     for i, n in enumerate(lengths):
         exact = layer.double()(x[i, :n].double()).float()
-        error, theirs = ((found - exact).square().mean().sqrt() for found in (padded[i, :n], streamed[i][0]))
+        error, theirs = ((actual - exact).square().mean().sqrt() for actual in (padded[i, :n], streamed[i][0]))
         assert error <= 1.5 * theirs
         assert (first[i] - exact[0]).abs().max() <= 3 * (streamed[i][1][0] - exact[0]).abs().max() + 1e-3
 
@@ -101,10 +101,10 @@ def test_large_scores_survive_half_precision(n, dtype):
     assert float((q[:, :32] @ k[:, :32].T).detach().abs().max()) > 65504 / 8
     with torch.autocast("cpu", dtype=dtype):
         out = layer(x)
-        found = [layer.batch_first(x[None], torch.tensor([n])), *([] if n <= 32 else [layer.long_first(x)[::2]])]
+        actual = [layer.batch_first(x[None], torch.tensor([n])), *([] if n <= 32 else [layer.long_first(x)[::2]])]
         out = torch.cat([out, layer.batch(x[None], torch.tensor([n]))[0]])
     assert out.isfinite().all()
-    for first, weights in found:
+    for first, weights in actual:
         assert first.isfinite().all()
         assert weights.dtype == torch.float32
         assert weights.isfinite().all()

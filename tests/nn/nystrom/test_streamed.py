@@ -90,8 +90,8 @@ def test_position_encoding_equals_three_convolutions_and_its_gradients_theirs(mo
         expected = torch.autograd.grad((wanted * weights).sum(), [h, *module.parameters()])
         for got in (module.tokens(h, side), torch.cat([h[:1], module(h[1:].view(1, side, side, 3)).view(-1, 3)])):
             torch.testing.assert_close(got, wanted)
-            found = torch.autograd.grad((got * weights).sum(), [h, *module.parameters()])
-            for a, b in zip(found, expected, strict=True):
+            actual = torch.autograd.grad((got * weights).sum(), [h, *module.parameters()])
+            for a, b in zip(actual, expected, strict=True):
                 torch.testing.assert_close(a, b)
 
 

@@ -283,10 +283,10 @@ def test_the_geometry_check_sees_what_it_is_for():
     ax.text(0.1, 0.2, "first text")
     ax.text(0.12, 0.2, "second text")
     ax.text(0.95, 0.9, "a text that is cropped by the figure")
-    found = defects(figure)
-    assert any("mark" in line and "'marked'" in line for line in found)
-    assert any("overlaps" in line for line in found)
-    assert any("leaves" in line for line in found)
+    actual = defects(figure)
+    assert any("mark" in line and "'marked'" in line for line in actual)
+    assert any("overlaps" in line for line in actual)
+    assert any("leaves" in line for line in actual)
 
 
 # --- formats ---------------------------------------------------------------------------------------------------------

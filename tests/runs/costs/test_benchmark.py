@@ -46,9 +46,9 @@ def lengths(cohort, part):
 
 
 def test_time_has_the_documented_keys_and_consistent_values(cohort):
-    found = cost(cohort, "abmil")
+    actual = cost(cohort, "abmil")
     rows = sum(lengths(cohort, "test"))
-    infer, training = found["infer"], found["train"]
+    infer, training = actual["infer"], actual["train"]
     assert (infer["bags"], infer["patches"]) == (6, rows)
     assert infer["bags_per_s"] == pytest.approx(1 / infer["seconds_per_bag"])
     assert infer["patches_per_s"] == pytest.approx(infer["bags_per_s"] * rows / 6)
@@ -57,11 +57,11 @@ def test_time_has_the_documented_keys_and_consistent_values(cohort):
     assert training["patches_per_s"] == pytest.approx(
         np.mean(training["step_patches"]) / training["seconds_per_step"], rel=1e-12
     )
-    assert len(found["turns"]) == 2
-    samples = [turn["infer_seconds_samples"] for turn in found["turns"]]
+    assert len(actual["turns"]) == 2
+    samples = [turn["infer_seconds_samples"] for turn in actual["turns"]]
     assert min(map(min, samples)) > 0
     assert min(map(min, samples)) <= infer["seconds_per_bag"] * 6 <= max(map(max, samples))
-    assert found["parameters"] == 4 * 128 + 128 + 128 + 1 + 4 + 1
+    assert actual["parameters"] == 4 * 128 + 128 + 128 + 1 + 4 + 1
 
 
 ONE_BY_ONE = SGD.model_copy(update={"batch_size": 1, "accumulate": 1})
@@ -78,23 +78,23 @@ def test_a_timed_step_is_the_one_it_says(cohort, monkeypatch):
     monkeypatch.setattr("milbench.runs.costs.benchmark.OptimizerStep", Spy)
     for turn, recipe in product(range(ROUNDS), (ONE_BY_ONE, SGD)):
         seen.clear()
-        found = measured(cohort, "mean", recipe=recipe, turn=turn)["train"]
-        taken, steps = found["step_samples"], len(found["step_patches"])
+        actual = measured(cohort, "mean", recipe=recipe, turn=turn)["train"]
+        taken, steps = actual["step_samples"], len(actual["step_patches"])
         assert sorted(taken[:steps]) == list(range(steps))
         # How often the time allows for all of them depends on the machine; their order stays.
         assert taken == list(islice(cycle(taken[:steps]), len(taken)))
         batches = np.array(seen).reshape(-1, recipe.accumulate).sum(axis=1)
         # The first ones warm up, each step once; those of counting operations are no steps.
-        assert batches[steps:].tolist() == [found["step_patches"][at] for at in taken]
-        assert sorted(batches[:steps]) == sorted(found["step_patches"])
+        assert batches[steps:].tolist() == [actual["step_patches"][at] for at in taken]
+        assert sorted(batches[:steps]) == sorted(actual["step_patches"])
 
 
 def test_steps_are_the_middles_of_equal_parts_of_an_epoch(cohort):
     """8 training bags, one a step, in 6 parts of their ranks."""
-    found = measured(cohort, "mean", recipe=ONE_BY_ONE)["train"]
+    actual = measured(cohort, "mean", recipe=ONE_BY_ONE)["train"]
     ranked = sorted(lengths(cohort, "train"))
     assert STEPS == 6
-    assert found["step_patches"] == [ranked[at] for at in (0, 2, 3, 4, 6, 7)]
+    assert actual["step_patches"] == [ranked[at] for at in (0, 2, 3, 4, 6, 7)]
 
 
 def test_all_turns_together_time_every_step_of_the_slowest_method(cohort, monkeypatch):
@@ -102,8 +102,8 @@ def test_all_turns_together_time_every_step_of_the_slowest_method(cohort, monkey
     monkeypatch.setattr("milbench.runs.costs.benchmark._WARM_SECONDS", 1e-9)
     turns = [measured(cohort, "mean", recipe=ONE_BY_ONE, turn=turn) for turn in range(ROUNDS)]
     assert [turn["train"]["step_samples"] for turn in turns] == [[0, 3], [1, 4], [2, 5]]
-    found = pooled(turns)["train"]
-    assert found["patches_per_s"] == pytest.approx(np.mean(found["step_patches"]) / found["seconds_per_step"])
+    actual = pooled(turns)["train"]
+    assert actual["patches_per_s"] == pytest.approx(np.mean(actual["step_patches"]) / actual["seconds_per_step"])
 
 
 def test_only_the_first_turn_counts_operations(cohort):
@@ -126,13 +126,13 @@ def test_turns_are_pooled_by_the_median_of_each_step():
         turn_of([3.0] * 50, [1, 0] * 40, [9.0, 3.0] * 40),
         turn_of([1.0], [0, 1], [1.0, 3.0]),
     ]
-    found = pooled(turns)
-    assert found["infer"]["bags_per_s"] == 2
-    assert found["infer"]["patches_per_s"] == 8
-    assert found["train"]["seconds_per_step"] == 2
-    assert found["train"]["bags_per_s"] == 2
-    assert found["train"]["patches_per_s"] == 10
-    assert unpooled(json.loads(json.dumps(found))) == turns
+    actual = pooled(turns)
+    assert actual["infer"]["bags_per_s"] == 2
+    assert actual["infer"]["patches_per_s"] == 8
+    assert actual["train"]["seconds_per_step"] == 2
+    assert actual["train"]["bags_per_s"] == 2
+    assert actual["train"]["patches_per_s"] == 10
+    assert unpooled(json.loads(json.dumps(actual))) == turns
     # What was never timed is not in the patches either.
     few = pooled([turn_of([1.0], [1], [3.0])])["train"]
     assert few["patches_per_s"] == 10

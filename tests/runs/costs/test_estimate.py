@@ -44,11 +44,11 @@ def work(lengths=(4, 5, 9), dim=16, **changes) -> Work:
 
 def test_every_method_is_measured_in_the_order_it_is_given():
     before = torch.get_num_threads()
-    found = estimate([SMALL, "mean", "abmil"], work(), seconds=0.2)
-    assert [one.method for one in found] == [resolve(SMALL).canonical, "mean", "abmil"]
-    assert all(one.measured == 9 and not one.why for one in found)
-    assert all(math.isfinite(one.run_s) and one.run_s > 0 and one.memory_bytes >= 0 for one in found)
-    assert found[0].epochs == 200
+    actual = estimate([SMALL, "mean", "abmil"], work(), seconds=0.2)
+    assert [one.method for one in actual] == [resolve(SMALL).canonical, "mean", "abmil"]
+    assert all(one.measured == 9 and not one.why for one in actual)
+    assert all(math.isfinite(one.run_s) and one.run_s > 0 and one.memory_bytes >= 0 for one in actual)
+    assert actual[0].epochs == 200
     assert torch.get_num_threads() == before
     assert gc.get_freeze_count() == 0
 

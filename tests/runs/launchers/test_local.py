@@ -338,8 +338,8 @@ def test_ctrl_c_ends_everything_without_a_word_from_the_runs(tmp_path):
 def test_ctrl_c_while_the_fork_server_imports_is_ours_alone(tmp_path):
     """It takes the signal for its own until it has imported what runs share, and a traceback would be its last word."""
     mark = tmp_path / "mark"
-    told = f"open({str(mark)!r}, 'w').write(str(os.getpid()))"
-    (tmp_path / "slow_import.py").write_text(f"import os, time\n{told}\ntime.sleep(60)\n")
+    message = f"open({str(mark)!r}, 'w').write(str(os.getpid()))"
+    (tmp_path / "slow_import.py").write_text(f"import os, time\n{message}\ntime.sleep(60)\n")
     text = textwrap.dedent(SCRIPT).format(tests=str(HERE), mark=str(mark), task=("sleep", 60))
     file = tmp_path / "script.py"
     file.write_text(text.replace("local.PRELOAD[:] = []", "local.PRELOAD[:] = ['slow_import']"))

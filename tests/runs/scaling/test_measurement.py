@@ -30,8 +30,8 @@ def measured(*args, **kwargs):
 @pytest.mark.parametrize("n", [1, 50])
 def test_operations_are_the_closed_forms(n):
     embed, head = 2 * n * D * 4, 2 * 4 * C
-    found = measured(LADDER + "Linear", n=n)
-    assert found["flops"] == found["flops_mandatory"] == embed + head
+    actual = measured(LADDER + "Linear", n=n)
+    assert actual["flops"] == actual["flops_mandatory"] == embed + head
     training = measured(LADDER + "Linear", "train", n=n)
     # Weights everywhere; the features need no gradient, what the head reads does.
     assert training["flops"] == 2 * embed + 3 * head
@@ -40,9 +40,9 @@ def test_operations_are_the_closed_forms(n):
 
 
 def test_a_methods_own_closed_form_is_what_is_mandatory():
-    found = measured(LADDER + "ClosedForm", n=50)
-    assert found["flops_mandatory"] == 50_007
-    assert found["flops"] == 2 * 50 * D * 4 + 2 * 4 * C
+    actual = measured(LADDER + "ClosedForm", n=50)
+    assert actual["flops_mandatory"] == 50_007
+    assert actual["flops"] == 2 * 50 * D * 4 + 2 * 4 * C
     # A training step has a product as large again for every product; what is computed twice is no due.
     assert measured(LADDER + "ClosedForm", "train", n=50)["flops_mandatory"] == 2 * 50_007
     none = measured(LADDER + "NoClosedForm", n=50)
@@ -52,10 +52,10 @@ def test_a_methods_own_closed_form_is_what_is_mandatory():
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])
 @pytest.mark.parametrize(("mode", "passes"), [("infer", 1), ("train", 3)])
 def test_bytes_are_the_closed_forms(dtype, mode, passes):
-    found = measured(ODD + "Plain", mode, n=40, dtype=dtype)
+    actual = measured(ODD + "Plain", mode, n=40, dtype=dtype)
     parameters = D * C + C
-    assert found["parameters"] == parameters
-    assert found["bytes_mandatory"] == 40 * D * 4 + passes * 4 * parameters
+    assert actual["parameters"] == parameters
+    assert actual["bytes_mandatory"] == 40 * D * 4 + passes * 4 * parameters
 
 
 @pytest.mark.parametrize(("method", "due"), [("Linear", 1.0), ("Quadratic", 2.0)])
@@ -67,8 +67,8 @@ def test_growth_of_operations(method, due):
 
 @pytest.mark.parametrize("mode", ["infer", "train"])
 def test_what_a_method_takes_is_its_peak(mode):
-    found = measured(LADDER + "Takes", mode, n=100)
-    assert found["peak_bytes"] == pytest.approx(100 * MIB, abs=4 * MIB)
+    actual = measured(LADDER + "Takes", mode, n=100)
+    assert actual["peak_bytes"] == pytest.approx(100 * MIB, abs=4 * MIB)
 
 
 def test_the_model_is_baseline_and_its_gradient_is_not():
@@ -82,12 +82,12 @@ def test_the_features_are_baseline():
 
 
 def test_samples_of_method_and_multiply():
-    found = measured(ODD + "Plain", kind="time", iterations=5)
+    actual = measured(ODD + "Plain", kind="time", iterations=5)
     for name in ("seconds", "gemm_seconds"):
-        assert len(found[name]) >= 5
-        assert min(found[name]) > 0
-    side = round((found["gemm_flops"] / 2) ** (1 / 3))
-    assert 2 * side**3 == found["gemm_flops"]
+        assert len(actual[name]) >= 5
+        assert min(actual[name]) > 0
+    side = round((actual["gemm_flops"] / 2) ** (1 / 3))
+    assert 2 * side**3 == actual["gemm_flops"]
 
 
 class Sees(Plain):
@@ -179,8 +179,8 @@ def test_cuda(dtype):
     where = {"dtype": dtype, "device_type": "cuda", "n": 64}
     timed = measure_cell(task("transmil", "train", kind="time", **where), device)
     assert len(timed["seconds"]) >= 4
-    found = measure_cell(task(LADDER + "Linear", **where), device)
-    assert found["method"] == "cuda-allocator"
-    assert found["reserved_bytes"] >= found["peak_bytes"] > 0
-    assert found["flops"] == 2 * 64 * D * 4 + 2 * 4 * C
+    actual = measure_cell(task(LADDER + "Linear", **where), device)
+    assert actual["method"] == "cuda-allocator"
+    assert actual["reserved_bytes"] >= actual["peak_bytes"] > 0
+    assert actual["flops"] == 2 * 64 * D * 4 + 2 * 4 * C
     assert not torch.backends.cuda.matmul.allow_tf32

@@ -61,13 +61,13 @@ def test_methods_take_turns_and_what_failed_is_not_tried_again(climbed):
 
 def test_samples_are_raw_enough_and_of_every_round(climbed):
     ladder, _ = climbed
-    found = {(s["method"], s["n"]): s for s in ladder.samples}
-    assert len(found) == 12
-    ok = found[PLAIN, 32]
+    actual = {(s["method"], s["n"]): s for s in ladder.samples}
+    assert len(actual) == 12
+    ok = actual[PLAIN, 32]
     assert [len(seconds) >= 5 for seconds in ok["seconds"]] == [True, True], "nine in two rounds: five each"
     assert [len(seconds) >= 5 for seconds in ok["gemm_seconds"]] == [True, True]
     assert cell(climbed, PLAIN, 32)["iterations"] == sum(map(len, ok["seconds"])) >= 9
-    assert found[LOST, 8]["seconds"] == []
+    assert actual[LOST, 8]["seconds"] == []
 
 
 def test_memory_is_what_was_taken_and_grows_as_it_does(climbed):
@@ -114,17 +114,17 @@ def test_an_interrupted_ladder_goes_on_after_the_last_cell_that_ended(tmp_path):
     with journal.open("ab") as file:
         file.write(b'[10,"ok","",{"sec')  # of a line that a kill cut short
     again = []
-    found = run_sweep(plan, again.append, journal)
+    actual = run_sweep(plan, again.append, journal)
     assert len(journal.read_text().splitlines()) == 1 + 6 + 4  # what did not fit has no second turn
     measured = [step.what for step in again[1:]]
     assert measured == [f"{PLAIN} infer n=600 time", f"{PLAIN} infer n=600 memory"]
     assert again[0].what == "this machine, fp32"
-    outcomes = found.table.set_index(["method", "n"])["outcome"].to_dict()
+    outcomes = actual.table.set_index(["method", "n"])["outcome"].to_dict()
     assert outcomes == {(TAKES, 8): "ok", (PLAIN, 8): "ok", (TAKES, 600): "oom", (PLAIN, 600): "ok"}
-    assert [len(s["seconds"]) for s in found.samples] == [2, 2, 0, 2]
+    assert [len(s["seconds"]) for s in actual.samples] == [2, 2, 0, 2]
     # A third time nothing is left, and what was kept gives the same table.
     third = []
-    assert run_sweep(plan, third.append, journal).table.equals(found.table)
+    assert run_sweep(plan, third.append, journal).table.equals(actual.table)
     assert len(third) == 1
     other = plan_sweep([TAKES], (8,), modes=["infer"], in_dim=8, rounds=1, threads=1, device="cpu")
     assert journal_of(other, tmp_path / "perf") != journal

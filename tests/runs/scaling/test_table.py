@@ -27,8 +27,8 @@ def table(*cells, flops_per_s=1000.0, read_bytes_per_s=1e4, **options):
 
 
 def test_a_share_of_the_best_rate_is_that_of_the_tables_best():
-    found = table(row(n=10), row(n=20, gemm=((0.5,), (0.5,))), row(n=30, gemm=((2.0,), (2.0,))))
-    assert found["share_of_best"].tolist() == pytest.approx([1.0, 200 / 300, 50 / 300])
+    actual = table(row(n=10), row(n=20, gemm=((0.5,), (0.5,))), row(n=30, gemm=((2.0,), (2.0,))))
+    assert actual["share_of_best"].tolist() == pytest.approx([1.0, 200 / 300, 50 / 300])
 
 
 def only(*cells, **options):
@@ -76,10 +76,10 @@ def test_growth_is_of_one_method_and_mode():
                 for n in (10, 100, 1000)]  # fmt: skip
 
     df = table(*made("a", "infer", 2, 1), *made("a", "train", 1, 1.5), *made("b", "infer", 0.5, 0))
-    found = dict(list(df.groupby(["method", "mode"])))
+    actual = dict(list(df.groupby(["method", "mode"])))
     for key, time, space in ((("a", "infer"), 2, 1), (("a", "train"), 1, 1.5), (("b", "infer"), 0.5, 0)):
-        assert list(found[key]["time_growth_exponent"]) == pytest.approx([time] * 3)
-        assert list(found[key]["memory_growth_exponent"]) == pytest.approx([space] * 3, abs=1e-6)
+        assert list(actual[key]["time_growth_exponent"]) == pytest.approx([time] * 3)
+        assert list(actual[key]["memory_growth_exponent"]) == pytest.approx([space] * 3, abs=1e-6)
 
 
 def test_growth_leaves_out_what_did_not_end_ok_and_what_is_too_small():

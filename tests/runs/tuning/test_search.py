@@ -91,15 +91,15 @@ def test_figures_and_the_table_name_the_options_of_a_choice(folder, monkeypatch)
 
 
 def test_searches_repeat_to_the_bit_whatever_goes_on_beside_them(folder):
-    found = []
+    actual = []
     for name, jobs in (("a", 1), ("b", 2)):
         plan = make_plan(tuned(folder, trials=6), folder / name)
         tune(plan, jobs=jobs)
-        found.append({m: [(t.params, t.value) for t in s.trials] for m, s in studies(plan).items()})
-    assert found[0] == found[1]
+        actual.append({m: [(t.params, t.value) for t in s.trials] for m, s in studies(plan).items()})
+    assert actual[0] == actual[1]
     other = make_plan(tuned(folder, trials=6, tuning=Tuning(startup_trials=2, seed=1)), folder / "c")
     tune(other)
-    assert {m: [(t.params, t.value) for t in s.trials] for m, s in studies(other).items()} != found[0]
+    assert {m: [(t.params, t.value) for t in s.trials] for m, s in studies(other).items()} != actual[0]
 
 
 def test_no_label_of_a_test_slide_is_read_in_training_selection_or_tuning(folder, monkeypatch):
@@ -239,7 +239,7 @@ def test_a_trial_that_two_machines_make_is_recorded_once(folder, where):
 
 def test_a_trial_that_was_never_begun_shifts_nothing(folder):
     """A kill between the entry of a trial and its first parameter: later draws and what runs record stay the same."""
-    found = []
+    actual = []
     for name, killed in (("quiet", False), ("killed", True)):
         plan = make_plan(tuned(folder, ("mean",)), folder / name)
         if killed:
@@ -247,8 +247,8 @@ def test_a_trial_that_was_never_begun_shifts_nothing(folder):
             study = optuna.create_study(study_name=plan.searches[0].name, storage=storage, direction="minimize")
             study._storage.create_new_trial(study._study_id)
         (result,) = tune(plan).values()
-        found.append((result.best, result.value, result.number, result.outcomes))
-    assert found[0] == found[1]
+        actual.append((result.best, result.value, result.number, result.outcomes))
+    assert actual[0] == actual[1]
     assert len(studies(plan)["mean"].trials) == 5
 
 
@@ -297,10 +297,10 @@ def test_pruned_trials_count(folder):
     given = tuned(folder, ("mean",), trials=12, tuning=tuning, budget={"steps": 40},
                   recipe={"optimizer": "sgd", "batch_size": 4})  # fmt: skip
     plan = make_plan(given, folder / "runs")
-    (found,) = tune(plan).values()
-    assert found.outcomes.total() == 12
-    assert found.outcomes["pruned"] > 0
-    assert found.used["steps"] < 12 * 40
+    (study,) = tune(plan).values()
+    assert study.outcomes.total() == 12
+    assert study.outcomes["pruned"] > 0
+    assert study.used["steps"] < 12 * 40
 
 
 def test_fewer_trials_than_were_made_count_the_first_alone(folder):
@@ -315,8 +315,8 @@ def test_fewer_trials_than_were_made_count_the_first_alone(folder):
 
 def test_a_trial_may_use_a_share_of_the_budget(folder):
     plan = make_plan(tuned(folder, ("mean",), trials=2, tuning=Tuning(share=0.5, startup_trials=1)), folder / "runs")
-    (found,) = tune(plan).values()
-    assert found.used["steps"] == 2 * 3
+    (study,) = tune(plan).values()
+    assert study.used["steps"] == 2 * 3
 
 
 def test_methods_are_searched_in_their_own_space_and_one_rule_for_shared_dimensions(folder):
@@ -331,8 +331,8 @@ def test_methods_are_searched_in_their_own_space_and_one_rule_for_shared_dimensi
 def test_choices_are_kept_by_position_and_come_back_as_they_were(folder):
     tuning = Tuning(space={"patience": Choice(options=(None, 3, 5))}, startup_trials=3)
     plan = make_plan(tuned(folder, ("mean",), trials=5, tuning=tuning), folder / "runs")
-    (found,) = tune(plan).values()
-    assert found.best["patience"] in (None, 3, 5)
+    (study,) = tune(plan).values()
+    assert study.best["patience"] in (None, 3, 5)
 
 
 @pytest.mark.parametrize(
@@ -342,9 +342,9 @@ def test_choices_are_kept_by_position_and_come_back_as_they_were(folder):
         ({"budget": Budget(trials=5), "protocol": Protocol(checkpoint="oracle")}, "oracle"),
     ],
 )
-def test_suites_that_contradict_themselves(folder, change, told):
+def test_suites_that_contradict_themselves(folder, change, message):
     given = suite(folder)
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(ValueError, match=message):
         Suite.model_validate(dict(given) | change)
 
 
@@ -360,16 +360,16 @@ def test_suites_that_contradict_themselves(folder, change, told):
         ({"optimizer": {"options": []}}, "at least 1 item"),
     ],
 )
-def test_spaces_that_cannot_be_searched_are_refused_before_anything_runs(space, told):
-    with pytest.raises(ValueError, match=told):
+def test_spaces_that_cannot_be_searched_are_refused_before_anything_runs(space, message):
+    with pytest.raises(ValueError, match=message):
         Tuning.model_validate({"space": space})
 
 
 def test_a_real_dimension_may_be_written_in_whole_numbers():
-    found = Tuning.model_validate(
+    actual = Tuning.model_validate(
         {"space": {"weight_decay": {"low": 0, "high": 1}, "batch_size": {"low": 1, "high": 4}}}
     )
-    assert found.space == {"weight_decay": Float(low=0, high=1), "batch_size": Int(low=1, high=4)}
+    assert actual.space == {"weight_decay": Float(low=0, high=1), "batch_size": Int(low=1, high=4)}
 
 
 def test_tables_of_other_searches_are_told_apart(folder):
@@ -394,9 +394,9 @@ def test_what_does_not_fit_is_tried_again_on_parts_of_bags(folder):
         sizes.append(task.task.max_instances)
         return Outcome("oom", "played") if task.task.max_instances is None else work(task)
 
-    (found,) = tune(plan, launcher=played(whole_bags_do_not_fit)).values()
+    (result_of_study,) = tune(plan, launcher=played(whole_bags_do_not_fit)).values()
     assert sizes == [None, 2] * 3
-    assert found.outcomes == Counter(ok=3)
+    assert result_of_study.outcomes == Counter(ok=3)
 
 
 def test_status_tells_of_tuned_runs(folder):
