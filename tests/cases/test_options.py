@@ -164,7 +164,7 @@ def test_spellings_differ_in_case_only_outside_quotes():
     assert find_method("m[a='x']", ["m[a='X']", "m[a='x']"]) == "m[a='x']"
 
 
-@pytest.mark.parametrize(("text", "found"), [
+@pytest.mark.parametrize(("text", "actual"), [
     ("abmil[gated=false]", "abmil"), ("ABMIL [gated=FALSE, dropout=0]", "abmil"), ("abmil[embed_dim=none]", "abmil"),
     ("abmil[gated=true,dropout=0.0]", "abmil[gated=true]"), ("abmil[dropout=0.10]", None), ("abmil[nothing=1]", None),
 ])  # fmt: skip

@@ -818,7 +818,7 @@ def moment(busy, at="2026-01-01T10:00:00+00:00", cores=2.0, threads=1):
     return {"busy_cores": busy, "cores": cores, "threads": threads, "at": at}
 
 
-@pytest.mark.parametrize(("found", "noted"), [
+@pytest.mark.parametrize(("actual", "noted"), [
     (moment(1.0), False), (moment(1.9), True), (moment(2.0, threads=2), False), (moment(9.0, cores=64.0), False),
 ])  # fmt: skip
 def test_costs_that_others_disturbed_are_marked(actual, noted):

@@ -74,7 +74,7 @@ def test_a_budget_reads_units_and_other_spellings():
 
 
 @pytest.mark.parametrize(
-    ("fields", "told"),
+    ("fields", "message"),
     [
         ({"steps": 5, "flops": "2e9 flop"}, "one length"),
         ({"memory": "8 GiB", "memory_bytes": 5}, "given twice"),

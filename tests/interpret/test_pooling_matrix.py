@@ -552,7 +552,7 @@ def test_show_names_the_figure_after_the_method(show, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         (("mean", "--instances", "9"), "go with --pooling-matrix"),
         (("--pooling-matrix", "mean", "--out", "matrix.csv"), "a .png, .pdf or .svg file"),

@@ -336,7 +336,7 @@ def test_choices_are_kept_by_position_and_come_back_as_they_were(folder):
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         ({"budget": Budget(steps=5), "tuning": Tuning()}, "needs trials"),
         ({"budget": Budget(trials=5), "protocol": Protocol(checkpoint="oracle")}, "oracle"),
@@ -349,7 +349,7 @@ def test_suites_that_contradict_themselves(folder, change, message):
 
 
 @pytest.mark.parametrize(
-    ("space", "told"),
+    ("space", "message"),
     [
         ({"learning_rate": {"low": 1e-5, "high": 1e-2}}, "no field of a recipe"),
         ({"lr": {"low": 1e-2, "high": 1e-5}}, "low must not be above high"),
