@@ -1,4 +1,4 @@
-"""What CLAM-SB and CLAM-MB share: the network up to the bag vectors, and the instance loss (Lu et al. 2021)."""
+"""Common parts of CLAM-SB and CLAM-MB: the network up to the bag vectors, and the instance loss (Lu et al. 2021)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Parts of TransMIL: order and square of the tokens, what is read off them, and its embedding taken apart."""
+"""Parts of TransMIL: order and square of the tokens, their readout, and the decomposition of its embedding."""
 
 from __future__ import annotations
 
@@ -148,7 +148,7 @@ def contributions(model: TransMIL, x: Tensor) -> tuple[Tensor, Tensor]:
         x: ``(n, d)`` features.
 
     Returns:
-        ``(n, n, dim)``: entry (i, j) is what f_j brings into the embedding where the class token reads the row of
+        ``(n, n, dim)``: entry (i, j) is the contribution of f_j to the embedding where the class token reads the row of
         instance i, in whichever layer, or where the mean does, after the last; ``(n, dim)``: the f_j. A row that was
         appended to fill the square is its instance's own.
     """

@@ -39,10 +39,10 @@ class TransMIL(Aggregator):
         value_conv: the 33 x 1 depthwise convolution of the values along storage order.
         dim: width of the tokens.
         dropout: on every attention layer's output.
-        readout: what the head reads: the ``class`` token, or the ``mean`` over the n patches' normalised tokens (those
+        readout: input of the head: the ``class`` token, or the ``mean`` over the n patches' normalised tokens (those
             that fill the square left out). The class token takes part in attention either way; the last layer is then
             computed for all tokens, and attention is the readout's own, 1/n for every patch and head.
-        square: what fills the square: ``repeat`` the first rows, or ``zeros``, vectors that take part in attention
+        square: padding of the square: ``repeat`` the first rows, or ``zeros``, vectors that take part in attention
             and PPEG like any token.
         order: of the rows of a bag: as they are in ``storage``, or ``raster``, by y, then x (rows at one place as
             stored), which needs bags with coordinates. Attention is returned in storage order all the same.
@@ -121,9 +121,9 @@ class TransMIL(Aggregator):
         self.permutation_invariant = order == "raster"  # rows that come with their coordinates
 
     def matrix_flops(self, n: int) -> int | None:
-        """What is left of a bag's products after the identities that `milbench.nn` names, if tokens exceed landmarks.
+        """Rest of a bag's products after the identities that `milbench.nn` names, if tokens exceed landmarks.
 
-        None for fewer tokens. What padding and the band of the value convolution add in small bags is not in it.
+        None for fewer tokens. It leaves out the additions of padding and of the value convolution's band in small bags.
 
         With T tokens, m landmarks, h heads, k pseudo-inverse steps: a layer before the last has q, k, v, output
         projection (4 T dim^2), four factors of T m dim, the value convolution and the core; the last layer has keys and
@@ -156,7 +156,7 @@ class TransMIL(Aggregator):
         return "long", (n, tokens, rest * (BLOCK - rest))
 
     def contributions(self, bags: Bags) -> tuple[Tensor, Tensor] | None:
-        """Take the embedding of one small bag apart into what each instance brings through each row.
+        """Decompose the embedding of one small bag into the contribution of each instance through each row.
 
         See `milbench.interpret.pooling_matrix`: ``(n, n, dim)`` and the embedded instances, ``(n, dim)``. None where
         zeros fill the square: what is read at such a token is read at no instance's row.

@@ -1,4 +1,4 @@
-"""milbench: the referee of multiple-instance learning.
+"""milbench: benchmarks of multiple-instance-learning aggregators.
 
 Public names are loaded on first use, so that ``import milbench`` costs milliseconds and does not import torch.
 """

@@ -1,4 +1,4 @@
-"""Aggregator: what every method is. Inputs are validated here, once, so that a method is only its mathematics."""
+"""Aggregator: the base class of every method. It validates inputs once, so that a method is only its mathematics."""
 
 from __future__ import annotations
 
@@ -63,16 +63,17 @@ class Aggregator(nn.Module, ABC):
     attention_by_class: bool = False
     #: Whether `pool` and `loss` are right as well for the parameters of several models on a leading axis, each with its
     #: own bags (`milbench.nn.stacked`): products of rows by linear layers or `milbench.nn.joint_linear` alone, axes of
-    #: parameters counted from the last, no buffers, no chance in training but ``nn.Dropout``, a loss that is a mean
+    #: parameters counted from the last, no buffers, no randomness in training but ``nn.Dropout``, a loss that is a mean
     #: over the bags of logits and of every `aux`.
     stackable: ClassVar[bool] = False
     #: of a built-in method's arithmetic; raised when the same parameters would give other predictions or gradients, if
-    #: only by rounding: a suite that is run again makes its runs again, and no other method's. A stranger's method is
-    #: told apart by its source.
+    #: only by rounding: a suite that is run again makes its runs again, and no other method's. An external
+    #: method is identified by its source.
     revision: ClassVar[int] = 1
     #: prefix of a parameter's name in the authors' code -> prefix here; longest match wins.
     authors_names: ClassVar[dict[str, str]] = {}
-    #: what targets are, set by the training loop where they are no class indices; the default `loss` is the task's.
+    #: the task of the targets, set by the training loop where they are no class indices; the default `loss` is the
+    #: task's.
     task: Task = task_named(CLASSIFICATION)
     #: set by the training loop, which checks all labels beforehand: `loss` then does not check them at every step.
     targets_are_valid: bool = False
@@ -80,7 +81,7 @@ class Aggregator(nn.Module, ABC):
     def __init_subclass__(cls, **options: Any) -> None:
         """Let every loss that a subclass defines check its targets; keep `log_odds` in step with `probabilities`."""
         super().__init_subclass__(**options)
-        # Also one that comes from a class beside the bases, which is no Aggregator and so was not seen here.
+        # Also one inherited from a class other than the bases, which is no Aggregator and so was not seen here.
         if getattr(cls.loss, "checks_targets", None) is not cls.loss:
             cls.loss = _with_checked_targets(cls.loss)  # type: ignore[method-assign]
         nearest = next(vars(base) for base in cls.__mro__ if {"log_odds", "probabilities"} & vars(base).keys())
@@ -133,9 +134,9 @@ class Aggregator(nn.Module, ABC):
                 f"{type(self).__name__}.pool returns {type(out).__name__} instead of a BagOutput.",
                 code="model-bad-output",
             )
-        # A bad feature makes a bad logit. Looking at B x k logits is free; looking at N x d features would cost as
+        # A bad feature makes a bad logit. Checking B x k logits is free; checking N x d features would cost as
         # much as mean pooling itself, so they are read only to explain a bad logit. On CUDA even that would stall the
-        # stream: there the training loop and the evaluation look at values that they fetch anyway, and call
+        # stream: there the training loop and the evaluation check values that they fetch anyway, and call
         # `explain_nonfinite`.
         if bags.x.device.type == "cpu" and not torch.isfinite(out.logits).all():
             explain_nonfinite(bags)
@@ -150,7 +151,7 @@ class Aggregator(nn.Module, ABC):
         is trained on classes alone.
 
         Args:
-            out: what `forward` returned for B bags.
+            out: returned by `forward` for B bags.
             targets: ``(B,)`` int64 class indices.
 
         Raises:
@@ -164,7 +165,7 @@ class Aggregator(nn.Module, ABC):
         return head_probabilities(out.logits)
 
     def log_odds(self, out: BagOutput) -> Tensor:
-        """Return ``(B, n_classes)`` log-odds of every class against the rest, float64: what bags are ordered by.
+        """Return ``(B, n_classes)`` log-odds of every class against the rest, float64, by which bags are ordered.
 
         A probability is 1.0 from a log-odds of 16.6 on in fp32, and bags beyond tie; log-odds keep their order. A
         method with `probabilities` of its own defines these too, or its bags are ordered by what its probabilities
@@ -178,7 +179,7 @@ class Aggregator(nn.Module, ABC):
         return cls.log_odds is _log_odds_of_probabilities
 
     def reset(self, generator: torch.Generator) -> None:
-        """Take a source of chance of the method's own, before training begins.
+        """Take the method's own random generator, before training begins.
 
         A method that draws in training beyond ``nn.Dropout`` (masks, patches, noise) keeps the generator and draws from
         it alone; its seed is derived from the seed of the run and recorded with it. The default keeps nothing.
@@ -199,7 +200,7 @@ class Aggregator(nn.Module, ABC):
         """
 
     def contributions(self, bags: Bags) -> tuple[Tensor, Tensor] | None:
-        """Take the representation of one small bag apart: what every instance brings into it through every row.
+        """Decompose the representation of one small bag: the contribution of every instance through every row.
 
         `milbench.interpret.pooling_matrix` draws its matrix from the norms of these parts where a method defines them,
         and estimates one elsewhere. It is called in eval mode, in float64, without gradients.
@@ -208,7 +209,7 @@ class Aggregator(nn.Module, ABC):
             bags: one bag of n instances.
 
         Returns:
-            ``(n, n, e)``, entry (i, j) what instance j brings into the bag's representation through row i; and
+            ``(n, n, e)``, entry (i, j) the contribution of instance j to the bag's representation through row i; and
             ``(n, e')``, the embedded instances, whose norms the parts are divided by. None: not for this model, or not
             for this bag. The default is None.
         """
@@ -249,13 +250,13 @@ class Aggregator(nn.Module, ABC):
     def load_authors_state(self, state: Mapping[str, Any]) -> tuple[str, ...]:
         """Load parameters named as in the authors' code, from whatever their programs save them in.
 
-        Taken off: a table around the parameters (``state_dict``, ``model_state_dict``, ``model`` ...) with what stands
-        beside them (epoch, optimizer), and what a wrapper puts before a name (``module.`` of DataParallel, ``model.``
+        Taken off: a table around the parameters (``state_dict``, ``model_state_dict``, ``model`` ...) with its other
+        entries (epoch, optimizer), and what a wrapper puts before a name (``module.`` of DataParallel, ``model.``
         of Lightning, ``_orig_mod.`` of torch.compile, or any one prefix of every name). Left out: buffers of a loss
         (CLAM's ``instance_loss_fn.labels``), which are no part of the model.
 
         Args:
-            state: what ``torch.load`` returns: a state_dict or a checkpoint that holds one.
+            state: returned by ``torch.load``: a state_dict or a checkpoint that holds one.
 
         Returns:
             what was taken off or left out, one clause each; empty where the names were those of the authors.

@@ -1,4 +1,4 @@
-"""Bags: the packed ragged batch every aggregator reads, and BagOutput: what every aggregator returns."""
+"""Bags: the packed ragged batch every aggregator reads, and BagOutput, the output of every aggregator."""
 
 from __future__ import annotations
 
@@ -174,13 +174,13 @@ def offsets_on(offsets: Tensor, device: torch.device) -> Tensor:
 
 @dataclass(slots=True)
 class BagOutput:
-    """What an aggregator returns for B bags of N instances in all.
+    """The output of an aggregator for B bags of N instances in all.
 
     Attributes:
         logits: ``(B, k)`` from the method's own head; ``k = 1`` where the authors use one sigmoid output.
-        attention: ``(N, h)`` in row order, normalised per bag, or None when it was not asked for.
+        attention: ``(N, h)`` in row order, normalised per bag, or None when it was not requested.
         embedding: ``(B, e)`` bag representation, flattened, or None where a method has none.
-        aux: tensors the method's loss needs beside the logits (an instance stream, say).
+        aux: tensors the method's loss needs besides the logits (an instance stream, say).
     """
 
     logits: Tensor

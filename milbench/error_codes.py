@@ -1,4 +1,4 @@
-"""Codes of the errors a user can cause: what each means, and what to do.
+"""Codes of the errors a user can cause: the meaning of each, and the fix.
 
 A `milbench.MilbenchError` carries one of them in its attribute ``code``, and the command line prints it in brackets at
 the end of the sentence. A code stays the same when the sentence is worded anew. Where an audit refuses a cohort, the
@@ -11,11 +11,11 @@ from typing import NamedTuple
 
 
 class ErrorCode(NamedTuple):
-    """What stands behind a code.
+    """The meaning of a code.
 
     Attributes:
-        means: what went wrong.
-        fix: what to do about it.
+        means: the error in one sentence.
+        fix: how to correct it.
     """
 
     means: str

@@ -15,7 +15,7 @@ class MilbenchError(ValueError):
 
     Args:
         message: the sentence.
-        code: what went wrong, a key of `milbench.error_codes.CODES`, or of `milbench.config.audit_codes.CODES` where
+        code: kind of the error, a key of `milbench.error_codes.CODES`, or of `milbench.config.audit_codes.CODES` where
             an audit refuses a cohort. A package outside milbench may use codes of its own.
 
     Attributes:
@@ -51,16 +51,17 @@ class OutOfMemory(RuntimeError):  # noqa: N818
     Attributes:
         bag_length: instances of the longest bag in hand.
         during: ``loading``, ``training`` or ``evaluation``.
-        asked_bytes: of the allocation that failed, beyond what was held already; None where the allocator does not say.
+        requested_bytes: of the allocation that failed, beyond what was held already; None where the allocator does not
+            say.
     """
 
-    def __init__(self, bag_length: int, during: str, asked_bytes: int | None) -> None:
-        super().__init__(bag_length, during, asked_bytes)
-        self.bag_length, self.during, self.asked_bytes = bag_length, during, asked_bytes
+    def __init__(self, bag_length: int, during: str, requested_bytes: int | None) -> None:
+        super().__init__(bag_length, during, requested_bytes)
+        self.bag_length, self.during, self.requested_bytes = bag_length, during, requested_bytes
 
     def __str__(self) -> str:
-        amount = "more memory" if self.asked_bytes is None else f"{self.asked_bytes / 2**20:,.1f} MiB more"
-        return f"a bag of {self.bag_length:,} instances asked for {amount} in {self.during} than the run may take"
+        amount = "more memory" if self.requested_bytes is None else f"{self.requested_bytes / 2**20:,.1f} MiB more"
+        return f"a bag of {self.bag_length:,} instances requested {amount} in {self.during} than the run may take"
 
 
 class Diverged(RuntimeError):  # noqa: N818

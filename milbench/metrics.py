@@ -1,11 +1,11 @@
-"""Metrics: pure functions of labels and predictions, without weights, files or chance.
+"""Metrics: pure functions of labels and predictions, without weights, files or randomness.
 
 Everywhere ``labels`` is (n,) of class indices 0 ... C-1 and ``probabilities`` is (n, C), rows summing to 1. The
 predicted class is the most probable one, the lower index where two are equal. With two classes, class 1 is the
-positive one. What ranks bags takes ``log_odds`` as well, (n, C), of each class against the rest; without them it ranks
-by the probabilities, in which bags tie where these are rounded to 1: from a log-odds of 16.6 on in fp32. What counts
-right and wrong answers takes ``predicted`` as well, (n,) classes by another rule than the most probable one
-(`milbench.stats.threshold`).
+positive one. A metric that ranks bags takes ``log_odds`` as well, (n, C), of each class against the rest; without them
+it ranks by the probabilities, in which bags tie where these are rounded to 1: from a log-odds of 16.6 on in fp32. A
+metric that counts right and wrong answers takes ``predicted`` as well, (n,) classes by another rule than the most
+probable one (`milbench.stats.threshold`).
 
 A metric is one function here, ``def name(labels, probabilities) -> float``: public, in this file, with these two
 arguments first and no other without a default; one that takes ``log_odds`` or ``predicted`` gets them. It is then a
@@ -46,7 +46,7 @@ sk = OnFirstUse("sklearn.metrics")
 
 
 class Function(Protocol):
-    """What computes a metric from labels (n,), probabilities (n, C) and, where it takes them, ``log_odds`` (n, C)."""
+    """A metric's function of labels (n,), probabilities (n, C) and, where it takes them, ``log_odds`` (n, C)."""
 
     def __call__(self, labels: ArrayLike, probabilities: ArrayLike) -> float:
         """Return the metric; NaN where the labels do not define it."""

@@ -54,12 +54,12 @@ class Entry:
 
         try:
             module = import_module(self.module)
-        except Exception as error:  # a stranger's file may hold anything, a typing error included
+        except Exception as error:  # an external file may hold anything, a typing error included
             what = f"{type(error).__name__}: {error}"
             if isinstance(error, ModuleNotFoundError) and f"{self.module}.".startswith(f"{error.name}."):
                 raise MilbenchError(
                     f"aggregator {self.name!r}: there is no module {error.name!r} in {_places()} nor among what is "
-                    "installed; put its file beside the suite, run in its folder, or name that folder in PYTHONPATH.",
+                    "installed; put its file next to the suite, run in its folder, or name that folder in PYTHONPATH.",
                     code="method-not-importable",
                 ) from error
             raise MilbenchError(
@@ -82,7 +82,7 @@ class Entry:
                    and c.__module__ == self.module and not c.__name__.startswith("_")]  # fmt: skip
         if len(classes) != 1:
             raise MilbenchError(
-                f"{self.module} must define exactly one public Aggregator, found {len(classes)}.",
+                f"{self.module} must define exactly one public Aggregator, not {len(classes)}.",
                 code="method-malformed",
             )
         return classes[0]
@@ -158,7 +158,7 @@ class Registry:
         """Return the name that a class is registered by, and the class; None where it is not registered.
 
         A class of the same file, imported under another module's name, is the same. Entries whose package and file
-        have other names than the class's are not looked into, so that no method is imported for this.
+        have other names than the class's are not opened, so that no method is imported for this.
         """
         top, _, _ = cls.__module__.partition(".")
         file = cls.__module__.rpartition(".")[2]
@@ -232,10 +232,10 @@ class Method:
 
     @property
     def card(self) -> Card:
-        """What the method says of itself.
+        """The method's description of itself.
 
         Raises:
-            MilbenchError: a stranger's class has none.
+            MilbenchError: an external class has none.
         """
         card = getattr(self.cls, "card", None)
         if card is None:
@@ -248,7 +248,7 @@ class Method:
 
     @property
     def options(self) -> dict[str, Any]:
-        """Every parameter with its value, defaults included: what a run's identity is made of.
+        """Every parameter with its value, defaults included; a run's identity contains them.
 
         Raises:
             MilbenchError: a value that a record cannot hold.
@@ -280,7 +280,7 @@ class Method:
             return "unknown"
 
     def sources(self, folder: Path) -> dict[str, Any] | None:
-        """Return by which files `code` is told anew without importing the method; None of milbench's own methods.
+        """Return the files from which `code` is computed again without an import; None of milbench's own methods.
 
         Args:
             folder: of the suite, see `milbench.config.method_sources.code_of_record`.
@@ -305,9 +305,9 @@ class Method:
         return self.cls(in_dim, n_classes, **self.params)
 
     def size(self, in_dim: int, n_classes: int) -> int:
-        """Count the parameters without allocating them, so that what the method refuses is known before anything runs.
+        """Count the parameters without allocating them, so that a refused value is known before anything runs.
 
-        A method that cannot be counted so, or does not support these numbers, is 0: its runs tell what is the matter.
+        A method that cannot be counted so, or does not support these numbers, is 0: its runs report the error.
 
         Raises:
             MilbenchError: a parameter the method refuses.
@@ -323,7 +323,7 @@ class Method:
             raise
         except ValueError as error:  # a value the constructor refuses, a dropout of 2 for instance
             raise MilbenchError(f"{self.canonical}: {str(error).rstrip('.')}.", code="method-bad-option") from error
-        except Exception:  # a stranger's constructor may look at values, which meta tensors do not have
+        except Exception:  # an external constructor may read values, which meta tensors do not have
             return 0
 
 
@@ -353,8 +353,8 @@ def resolve(text: str) -> Method:
     return Method(name, cls, _typed(name, cls, given))
 
 
-def look_beside(folder: Path) -> None:
-    """Let classes that a suite names as module:Class be found in its folder, here and in processes started later.
+def add_import_folder(folder: Path) -> None:
+    """Make classes that a suite names as module:Class importable from its folder, here and in processes started later.
 
     The folder goes to the front of ``sys.path``, which processes inherit. A module of the same name that was imported
     from elsewhere, for another suite for instance, is imported again from this folder.
@@ -381,19 +381,19 @@ def look_beside(folder: Path) -> None:
 
 
 def _places() -> str:
-    """Return the folders in which modules that are not installed are looked for."""
+    """Return the folders that Python searches for modules that are not installed."""
     folders = [str(Path(p or ".").resolve()) for p in sys.path]
     return ", ".join(dict.fromkeys(p for p in folders if Path(p).is_dir() and not is_library(p)))
 
 
 def identity_notes(method: Method) -> tuple[str, ...]:
-    """Return what identifies the code of a method that is not milbench's own, and what of it is not known."""
+    """Return notes on the files that identify an external method's code, and on parts that are not known."""
     if _is_own(method.cls):
         return ()
     try:
         sources = sources_of(method.cls)
     except (OSError, TypeError):
-        return ("the class has no file, so that an edited form of it is not told from the one before.",)
+        return ("the class has no file, so that milbench cannot tell an edited form of it from the one before.",)
     names = [sources.own.name, *sorted(sources.further)]
     more = f" and {len(names) - 10} more" if len(names) > 10 else ""
     covered = f"the method's code is that of {', '.join(names[:10])}{more}; an edit of these makes its runs again."
@@ -461,8 +461,8 @@ def _read_value(name: str, key: str, kind: Any, text: str) -> Any:
     for raw in _readings(kind, text):
         try:
             value = adapter.validate_python(raw)
-        except ValidationError as told:
-            error = told  # of the last reading, which is the text itself
+        except ValidationError as latest:
+            error = latest  # of the last reading, which is the text itself
             continue
         except PydanticUserError:
             break
@@ -487,7 +487,7 @@ def _readings(kind: Any, text: str) -> Iterator[Any]:
     if bool in kinds and plain_text.lower() in ("true", "false"):
         yield plain_text.lower() == "true"
     if int in kinds and re.fullmatch(r"[+-]?[0-9]+", plain_text) and len(plain_text) < 1000:
-        yield int(plain_text)  # 512 and 0512 are one number, also where words are allowed beside numbers
+        yield int(plain_text)  # 512 and 0512 are one number, also where words are allowed besides numbers
     if float in kinds:
         with suppress(ValueError):
             yield float(plain_text)

@@ -1,6 +1,6 @@
 """Checksums of stored files and records.
 
-A checksum finds accidents (a flipped bit, two files exchanged, half a copy), not forgers: it lies beside its data.
+A checksum finds accidents (a flipped bit, two files exchanged, half a copy), not forgers: it is stored with its data.
 A record (a JSON object) carries its own checksum in the key `KEY`, over its canonical JSON without that key, so that
 layout and the order of keys do not count.
 """

@@ -30,10 +30,10 @@ class AlreadyExists(MilbenchError):  # noqa: N818  (reads as what happened)
 
 @contextmanager
 def staged(out: Path) -> Iterator[Path]:
-    """Give a fresh folder beside ``out`` that becomes ``out``, by one rename, when the block ends well.
+    """Give a fresh folder next to ``out`` that becomes ``out``, by one rename, when the block succeeds.
 
     After an exception nothing is left. After a kill a hidden ``.NAME.*.partial`` is left, which the next writer of the
-    same ``out`` removes: a living writer holds a lock on its folder, a dead one cannot.
+    same ``out`` removes: a running writer holds a lock on its folder, one that was killed cannot.
 
     Raises:
         AlreadyExists: ``out`` exists, at the start or at the end.
@@ -62,9 +62,9 @@ def staged(out: Path) -> Iterator[Path]:
 
 @contextmanager
 def resumable(out: Path, key: str) -> Iterator[Path]:
-    """Give a folder beside ``out`` that becomes ``out`` when the block ends well, and else waits for the next time.
+    """Give a folder next to ``out`` that becomes ``out`` when the block succeeds and is kept otherwise.
 
-    Whoever comes with the same key finds in it what was left there. Work under another key on the same ``out`` throws
+    A later call with the same key continues in it. Work under another key on the same ``out`` throws
     it away, unless it is under way.
 
     Args:

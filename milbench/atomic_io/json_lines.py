@@ -1,6 +1,6 @@
 """A journal: JSON records, one a line, that are appended as work ends, so that it continues after a kill.
 
-Every record carries its checksum. What is read ends at the first line that is incomplete or damaged; the work of that
+Every record carries its checksum. Reading ends at the first line that is incomplete or damaged; the work of that
 line and of those after it is done again.
 """
 

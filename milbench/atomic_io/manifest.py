@@ -1,4 +1,4 @@
-"""Manifest: the checksums of a folder of files that are published together, in a file beside them.
+"""Manifest: the checksums of a folder of files that are published together, in a file next to them.
 
 Folders that were written before there were manifests have none; their files are read as they are.
 """
@@ -41,7 +41,7 @@ def write_files(folder: Path, files: Mapping[str, str]) -> dict[str, bytes]:
     for name, content in written.items():
         path = inside(folder, folder / name)
         make_folder(folder, path.parent)
-        # A reader may be at work on the same folder: what is right already is left alone.
+        # A reader may be at work on the same folder: files that are correct already stay.
         if not path.is_file() or path.read_bytes() != content:
             write_atomic(path, content)
     return written

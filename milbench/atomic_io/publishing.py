@@ -187,8 +187,8 @@ def write_together(folder: Path, files: Mapping[str, bytes], stale: Collection[s
     """Write the files of one work (a report) into a folder that may hold others, so that they appear together.
 
     All of them are on the disk under hidden names before the first appears; a disk that is full changes nothing. Then
-    they take their names, the last one last. While they do, `PUBLISHING` lies in the folder: a process that dies there
-    leaves it, and `was_interrupted` says so.
+    they take their names, the last one last. While they do, `PUBLISHING` lies in the folder: a process that is killed
+    there leaves it, and `was_interrupted` says so.
 
     Args:
         folder: created where absent.
@@ -268,7 +268,7 @@ def fsync(path: Path) -> None:
 
 
 def sweep(out: Path, remove_folder: bool = False) -> None:
-    """Remove what dead writers of a file (or, with ``remove_folder``, a folder) left beside it."""
+    """Remove the temporary files next to a file (or, with ``remove_folder``, a folder) whose writers have ended."""
     if fcntl is None:
         return
     import shutil
@@ -290,7 +290,7 @@ def sweep(out: Path, remove_folder: bool = False) -> None:
 
 
 def _claim_file(path: Path) -> tuple[Path, int]:
-    """Make a hidden file beside a path and lock it; the lock ends with the process, however it ends."""
+    """Make a hidden file next to a path and lock it; the lock ends with the process, however it ends."""
     while True:
         partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
         handle = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)

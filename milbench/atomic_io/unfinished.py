@@ -1,4 +1,4 @@
-"""Folders that are replaced whole, and what a process that was killed leaves of that.
+"""Folders that are replaced whole, and the clean-up after processes that were killed.
 
 ``.tmp-PID-HOST-NUMBER-NAME`` becomes NAME by one rename; ``.old-PID-HOST-NUMBER-NAME`` is what NAME was before. Their
 names say which process made them, so that another one of the same host can tell whether it still runs.
@@ -22,7 +22,7 @@ _serial = count()
 
 
 def unfinished(final: Path, kind: str = "tmp") -> Path:
-    """Return a new hidden path beside a file or folder, for what is to take its place (``tmp``) or was there (``old``).
+    """Return a new hidden path next to a file or folder, for its successor (``tmp``) or its former content (``old``).
 
     `clear_unfinished` removes it once this process has ended.
     """
@@ -39,7 +39,7 @@ def publish_folder(final: Path, witness: str, fill: Callable[[Path], None], over
         overwrite: replace what is there; without it what is there stays and the new folder is dropped.
 
     Raises:
-        OSError: the disk refused; what was there is there again.
+        OSError: the disk refused; the former folder is restored.
     """
     temporary, old = unfinished(final), unfinished(final, "old")
     try:
@@ -48,7 +48,7 @@ def publish_folder(final: Path, witness: str, fill: Callable[[Path], None], over
         for file in temporary.iterdir():
             fsync(file)
         fsync(temporary)
-        # A folder without its record is a wreck, not a result: it does not stand in the way.
+        # A folder without its record is an incomplete write and may be replaced.
         if final.exists() and (overwrite or not (final / witness).exists()):
             final.rename(old)
         try:
@@ -56,7 +56,7 @@ def publish_folder(final: Path, witness: str, fill: Callable[[Path], None], over
         except OSError:
             if not final.exists():
                 raise
-            # Published meanwhile, or kept on purpose: what was finished first stays.
+            # Published meanwhile, or kept on purpose: the folder that was finished first stays.
         fsync(final.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -84,7 +84,7 @@ def clear_unfinished(parent: Path) -> None:
 
 
 def replaced_meanwhile(folder: Path) -> bool:
-    """Whether a folder that is not there is being replaced: what it was has its hidden name."""
+    """Whether a missing folder is being replaced: its former content has its hidden name."""
     return any(folder.parent.glob(f".old-*-{folder.name}"))
 
 

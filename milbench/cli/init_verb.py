@@ -90,10 +90,10 @@ def init_command(
     from ..data.onboarding.suite_template import METHODS, draft
     from ..data.onboarding.summary import lines
     from ..data.onboarding.survey import survey
-    from ..registry import look_beside, resolve
+    from ..registry import add_import_folder, resolve
 
     if any(":" in name for name in method or ()):
-        look_beside(out.parent)  # where the suite will be
+        add_import_folder(out.parent)  # where the suite will be
     chosen = list(dict.fromkeys(resolve(name).canonical for name in method or METHODS))
     columns = (slide_table, slide_column, patient_column, label_column, site_column, split_column, patient_rule)
     if labels is None and any(given is not None for given in (*columns, kept_class or None, exclude_class or None)):

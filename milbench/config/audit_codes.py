@@ -8,11 +8,11 @@ Severity = Literal["error", "warning"]
 
 
 class Code(NamedTuple):
-    """What stands behind a code.
+    """The meaning of a code.
 
     Attributes:
         severity: an ``error`` keeps a suite from running, a ``warning`` does not.
-        means: what was found, as a table says it of a result that was made in spite of it.
+        means: the finding, as a table states it of a result that was made in spite of it.
         waivable: whether a suite can run with it at all.
     """
 
@@ -46,7 +46,7 @@ CODES = {
     "features-without-label": Code("error", "features without label", waivable=False),
     "split-without-label": Code("error", "slides of a fold without label", waivable=False),
     "split-without-features": Code("error", "slides of a fold without features", waivable=False),
-    # What may be right, and should be looked at.
+    # May be right, and should be checked.
     "identical-features": Code("warning", "slides with identical features"),
     "similar-features": Code("warning", "slides with nearly identical features"),
     "no-patches": Code("warning", "slides without patches, which take no part"),
@@ -66,5 +66,5 @@ CODES = {
     "shortcut-number": Code("warning", "the number in a slide's name predicts its label"),
     "shortcut-site": Code("warning", "the site predicts the label"),
     "shortcut-scan": Code("warning", "the distance of patches, and so the scan, predicts the label"),
-    "idle-waiver": Code("warning", "a waiver of what was not found", waivable=False),
+    "idle-waiver": Code("warning", "a waiver of a finding that the audit does not have", waivable=False),
 }

@@ -1,4 +1,4 @@
-"""Budget: what a run may use, the same for every method."""
+"""Budget: the resources a run may use, the same for every method."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ TRACKS = ("steps", "flops", "device_seconds")
 
 
 class Budget(Frozen):
-    """What a run may use, the same for every method. Absent means unlimited.
+    """The resources that a run may use, the same for every method. Absent means unlimited.
 
     Values may be written with units: ``device-seconds = "10 min"``, ``memory = "8 GiB"``, ``flops = "2e15 flop"``.
 
@@ -31,7 +31,8 @@ class Budget(Frozen):
         trials: tuning trials of every method, on every fold; those that fail or are pruned count.
         timeout_s: wall seconds after which a run is stopped, as a safety net; its outcome is then ``timeout``. No part
             of a run's identity: a run that ended otherwise is the same under another timeout.
-        on_oom: what becomes of a run that does not fit: ``fail``, or ``subsample``, which trains it again from the
+        on_oom: the outcome of a run that does not fit into memory: ``fail``, or ``subsample``, which trains it again
+        from the
             start on at most `max_instances` instances of every training bag, drawn anew at every step; it is evaluated
             on whole bags all the same, and its results are marked.
         max_instances: see `on_oom`.
@@ -80,7 +81,7 @@ class Budget(Frozen):
         return next((name for name in TRACKS if getattr(self, name) is not None), None)
 
     def __str__(self) -> str:
-        """Return the budget in words; what is not limited is said to be unlimited."""
+        """Return the budget in words; a resource without limit is called unlimited."""
         track, limits = self.track, {"memory_bytes": "memory", "timeout_s": "timeout"}
         length = f"{track.replace('_', '-')}: {self._shown(track)}" if track else "length: each recipe's epochs"
         parts = [length]

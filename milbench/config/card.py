@@ -1,4 +1,4 @@
-"""Card: what a reader must know of a method."""
+"""Card: the description of a method in tables and reports."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from .frozen import Frozen
 
 
 class Card(Frozen):
-    """What a reader must know of a method before believing its row; shown by ``milbench show``.
+    """The facts that a reader needs to interpret a method's row; shown by ``milbench show``.
 
     Attributes:
         title: the name the literature uses.

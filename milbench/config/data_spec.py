@@ -29,7 +29,7 @@ class SplitSpec(Frozen):
         folds: number of folds of ``k-fold`` and ``site-preserved``.
         repeats: repetitions of the k-fold with other partitions, or draws of ``monte-carlo``.
         test_fraction: share of the patients that ``monte-carlo`` and ``held-out`` test on.
-        site_column: column of the label table with the site of ``site-preserved``; None: TCGA's barcodes tell it.
+        site_column: column of the label table with the site of ``site-preserved``; None: TCGA's barcodes contain it.
         use: how many of the folds to run, the first ones; None: all.
         val_fraction: share of the training patients held out for validation; 0: no validation set.
         seed: of the partition.
@@ -87,14 +87,14 @@ class DataSpec(Frozen):
         patient_rule: a regular expression with one group, searched for in the ids of slides that are patients of their
             own: the group is the patient, as in ``'^(.{12})'`` for TCGA's barcodes.
         slide_suffix: endings such as ``.svs`` to take off the slide ids of labels and split files.
-        classes: label values in class order; None: the sorted values found (for two classes the second is the positive
-            one).
+        classes: label values in class order; None: the sorted values of the table (for two classes the second is the
+            positive one).
         split: where folds come from.
         note: a caveat that every table of this cohort carries.
         recipes: fields of one method's recipe (by its name, without parameters) on this cohort, laid over the suite's.
-        task: what the labels are: ``classification``, or a task of another package (`milbench.tasks`).
+        task: kind of the labels: ``classification``, or a task of another package (`milbench.tasks`).
         waive: codes of what ``milbench audit`` finds and the suite is to run in spite of; every table of this cohort
-            tells of them.
+            lists them.
     """
 
     name: str
@@ -144,7 +144,7 @@ class DataSpec(Frozen):
             if code not in CODES:
                 raise ValueError(f"{code!r} is no code of milbench audit.{did_you_mean(code, waivable)}")
             if code not in waivable:
-                raise ValueError(f"{code!r} ({CODES[code].means}) cannot be waived; mend it")
+                raise ValueError(f"{code!r} ({CODES[code].means}) cannot be waived; correct it")
         return codes
 
     @model_validator(mode="after")
@@ -155,7 +155,7 @@ class DataSpec(Frozen):
             )
         for name in ("format", "dtype", "order", "coords") if self.features is None else ():
             if getattr(self, name) != type(self).model_fields[name].default:
-                raise ValueError(f"{name} tells how features are imported; give features, or leave it out")
+                raise ValueError(f"{name} says how features are imported; give features, or leave it out")
         if self.slide_table is not None and self.labels is None:
-            raise ValueError("slide_table tells whose slides they are; give labels, the table of the patients")
+            raise ValueError("slide_table maps slides to patients; give labels, the table of the patients")
         return self

@@ -5,8 +5,8 @@ runs of the method as it is. Imports are read from the sources, at any depth and
 are modules of the method's own project: not the standard library, not milbench, and no distribution that is installed,
 unless the method itself belongs to it. A data file counts where a source that opens files of its own package (it names
 ``__file__``, ``importlib.resources`` or ``pkgutil.get_data``) has a string with the file's name, its folder, or a
-pattern of it; f-strings are patterns. Where a call opens a file by such a name that does not lie beside its source, it
-is looked for in all of the source's top package. A file that a call opens by a path written out in it counts where it
+pattern of it; f-strings are patterns. Where a call opens a file by such a name that does not lie next to its source, it
+is searched in all of the source's top package. A file that a call opens by a path written out in it counts where it
 is there, from the working folder, unless the source writes it too.
 """
 
@@ -36,7 +36,7 @@ _DYNAMIC = {
     "exec", "eval", "import_module", "__import__", "run_path", "run_module", "spec_from_file_location",
     "SourceFileLoader", "SourcelessFileLoader", "ExtensionFileLoader", "zipimporter", "load_source", "load_dynamic",
 }  # fmt: skip
-#: calls that open a file, by a path that is their first argument or, of some, what they are called on
+#: calls that open a file, by a path that is their first argument or, of some, the object they are called on
 _OPENS = {
     "open", "load", "load_file", "load_model", "loadtxt", "genfromtxt", "fromfile", "memmap", "open_memmap",
     "safe_open", "loadmat", "load_npz", "load_svmlight_file", "File", "ZipFile", "imread", "read_image", "read_csv",
@@ -57,7 +57,7 @@ class Sources:
         own: the file that defines the class.
         further: name -> path of every other file; names are modules, or ``module/path`` for data, and hold no folder of
             this machine.
-        notes: what could not be determined, one sentence each.
+        notes: on parts that could not be determined, one sentence each.
     """
 
     own: Path
@@ -94,7 +94,7 @@ def code_of_record(record: Mapping[str, Any], folder: Path) -> str | None:
     may be new under a name that the sources had before.
 
     Args:
-        record: of the method when it was asked for last.
+        record: of the method when it was requested last.
         folder: of the suite, as it was given to `Sources.record`.
     """
     try:
@@ -130,7 +130,7 @@ class _Open:
 
 @dataclass(frozen=True)
 class _Read:
-    """What one source file says: the modules it imports, the data files it may open, and what cannot be known.
+    """The contents of one source file: the modules it imports, the data files it may open, and what cannot be known.
 
     Attributes:
         imports: ``(level, module, names)``: level 0 is absolute; names are those after ``import`` of a ``from``.
@@ -228,7 +228,7 @@ class _Walk:
             and not self._opened(call, read.written)
             and not self._in_package(name, call, read.written)
         ]
-        # What one call opens is not known by what another one names.
+        # The file that one call opens cannot be inferred from the name in another call.
         for line in unknown:
             self.notes.append(
                 f"line {line} of {path.name} opens a file that the line does not name, or that is not there; it is "

@@ -25,9 +25,9 @@ class Protocol(Frozen):
             aims at equal frequencies, and this loss may rise while the order of bags improves; ``val_auc`` does not
             depend on the frequencies. It orders bags by log-odds; runs of before these were stored ordered them by
             rounded probabilities (``val_auc_ordered_by`` in a run's record).
-        evaluations: looks at the validation slides under a budget that sets the length of a training, evenly spaced
-            over it, so that every method has as many models to choose from; one that takes fewer steps than that is
-            looked at after each. Without such a budget they are looked at after every epoch.
+        evaluations: number of evaluations on the validation slides under a budget that sets the length of a training,
+            evenly spaced over it, so that every method has as many models to choose from; a method that takes fewer
+            steps is evaluated after each. Without such a budget methods are evaluated after every epoch.
         standardize: shift and scale every feature by its mean and standard deviation over the training instances of the
             fold, as the classical sets are used; whole-slide features are taken as they are.
     """

@@ -18,7 +18,7 @@ class Recipe(Frozen):
         weight_decay: L2 penalty, decoupled for ``adamw``.
         betas: Adam-type moment decay rates.
         momentum: of ``sgd``.
-        schedule: what the learning rate does over the whole training, which is the budget, where that sets a length,
+        schedule: course of the learning rate over the whole training, which is the budget, where that sets a length,
             else the steps of all epochs: ``constant``; ``cosine`` or ``linear``, from `lr` to `min_lr`; ``step``, a
             tenth of `lr` after half of the training and a hundredth after three quarters, at least `min_lr`;
             ``plateau``, `plateau_factor` times the rate whenever the monitored validation quantity (`Protocol.monitor`)

@@ -16,12 +16,12 @@ from .tuning import Tuning
 
 
 class Published(Frozen):
-    """A figure from the literature, to stand beside ours; never a target.
+    """A figure from the literature, printed next to ours; never a target.
 
     Attributes:
         data: the cohort it is of.
         method: with its parameters; the suite has one of that name, or with others.
-        metric: which of ours it is beside.
+        metric: which of ours it is compared with.
         value, error: as printed, ``value ± error``; what the error is of differs between papers.
         status: ``read`` in the source, or from ``memory`` and not checked.
         source: where it was printed.
@@ -47,21 +47,21 @@ class Suite(Frozen):
         data: the cohorts, one ``[[data]]`` table each.
         seeds: how many seeds every method is trained with on every fold: 0 to seeds - 1.
         protocol: which model of a training is evaluated.
-        budget: what every run may use.
+        budget: resources that every run may use.
         device: ``auto`` is CUDA where torch has a device, else the CPU.
-        recipe: fields that replace those of every method's own recipe, for all methods alike.
+        recipe: fields that replace those of every method's own recipe, the same for all methods.
         recipes: fields for one method (by its name, without parameters), laid over `recipe`; printed with the table.
         threads: CPU threads of one run. Sums change their order with it, so it is part of the spec, unlike the number
             of runs that go on side by side.
         stacked: how many runs of a method that differ in fold and seed alone may share a process: trained as one
             stacked model where the method and the recipe allow it (`milbench.training.stacked`), else one after the
-            other. For many small runs; no peak of memory is told of them. 1: a process for each.
+            other. For many small runs; their peak memory is not recorded. 1: a process for each.
         cost: measure inference and training cost of every method in runs of their own.
-        unit: what the interval resamples, ``patient`` (the default; a slide without patient is its own) or ``bag``.
+        unit: of the interval's resampling, ``patient`` (the default; a slide without patient is its own) or ``bag``.
         tuning: how hyperparameters are searched; None: `budget.trials` is None too, and nothing is.
-        reference: the method that the others are a change of, in an ablation: the report then tells their effects.
-        across: the report also tells of methods over all cohorts, of which there are three or more.
-        published: figures from the literature that the report puts beside ours.
+        reference: the method that the others are a change of, in an ablation: the report then shows their effects.
+        across: the report also compares methods over all cohorts, of which there are three or more.
+        published: figures from the literature that the report prints next to ours.
         keep_models: ``best`` keeps the selected model of every run as a file, which ``milbench predict`` applies to
             other slides; no part of a run's identity.
         threshold: how bags of two classes are called positive: ``half``, the more probable class; ``val-youden`` or

@@ -24,7 +24,7 @@ class Tuning(Frozen):
         startup_trials: trials drawn at random before ``tpe`` has something to learn from, and before ``median`` prunes.
         share: of the run's budget that a trial may use.
         seed: of the search and of every trial's training.
-        space: dimensions searched for every method alike, beside each method's own; names are fields of Recipe.
+        space: dimensions searched for every method, besides each method's own; names are fields of Recipe.
     """
 
     sampler: Literal["tpe", "random"] = "tpe"
@@ -45,7 +45,7 @@ class Tuning(Frozen):
             if name not in Recipe.model_fields:
                 raise ValueError(f"space names {name!r}, which is no field of a recipe")
             kind = Recipe.model_fields[name].annotation
-            # 0 to 1 may be whole numbers or real ones: the field tells.
+            # 0 to 1 may be whole numbers or real ones: the type of the field decides.
             if kind in (float, float | None) and isinstance(dimension, Int):
                 dimension = Float(**dimension.model_dump())
             if kind in (int, int | None) and isinstance(dimension, Float) and dimension.whole:

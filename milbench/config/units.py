@@ -75,7 +75,7 @@ def parse_bytes(text: str) -> int:
 def parse_budget(texts: Iterable[str]) -> dict[str, float]:
     """Return the fields of a budget from words such as ``10 min``, ``memory=8 GiB`` or ``timeout=1 h``.
 
-    The unit tells what is meant: a time without a name is device-seconds.
+    The unit selects the field: a time without a name is device-seconds.
 
     Raises:
         MilbenchError: a word of neither form, or a field given twice.

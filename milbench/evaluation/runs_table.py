@@ -302,7 +302,7 @@ def _tables(
         the tables that have runs to show, and all notes.
     """
     where = f"{suite.name}-v{suite.version} / {data}"
-    last = max((r for r in requests.values() if r.data == data), key=lambda r: r.asked, default=None)
+    last = max((r for r in requests.values() if r.data == data), key=lambda r: r.requested_at, default=None)
     cohort = cohort_runs(records, last)
     latest, groups = cohort.latest, cohort.tables
     superseded = {record.method: record.spec for record in cohort.superseded}  # of each method, the last one
@@ -331,7 +331,7 @@ def _tables(
     ]
     tables = [table for table in every if table.runs]
     if len(tables) > 1:
-        when = ["" if table.request is None else table.request.asked for table in tables]
+        when = ["" if table.request is None else table.request.requested_at for table in tables]
         newest = [table.label for table, asked_at in zip(tables, when, strict=True) if asked_at == max(when) != ""]
         which = f" {' and '.join(newest)} {'was' if len(newest) == 1 else 'were'} asked for last." if newest else ""
         notes.append(

@@ -23,8 +23,8 @@ _JOINERS = "\u200c\u200d"
 _FORMULA = re.compile(r"'*[=+\-@\t\r\n]")
 #: A cell that `csv_cell` has quoted.
 _QUOTED = re.compile(r"'+[=+\-@\t\r\n]")
-#: What Markdown or HTML act on within a line. Underscores within words and brackets without a target do nothing, and
-#: the names of methods are full of them.
+#: Characters that Markdown or HTML interpret within a line. Underscores within words and brackets without a target do
+#: nothing, and the names of methods are full of them.
 _MARKUP = re.compile(r"[\\`*<>|$]|~~|&(?=#|\w+;)|\](?=[(\[:])|!(?=\[)|(?<!\w)_|_(?!\w)")
 #: Begin of a line that makes it a heading, a rule, or the line before it a heading.
 _LINE_START = re.compile(r"^\s*(?=#{1,6}(\s|$)|(-{3,}|={2,}|_{3,})\s*$)")

@@ -1,4 +1,4 @@
-"""Numbers and lists as tables and sentences show them; what is not known (NaN) is a dash."""
+"""Numbers and lists as tables and sentences show them; an unknown value (NaN) is a dash."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TOML from files that anyone may have written: what would take a parser all memory or its stack is refused first."""
+"""TOML from untrusted files: content that would exhaust a parser's memory or stack is refused first."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Benchmark files: what pytest-benchmark wrote, read strictly, and the committed references made of it.
+"""Benchmark files of pytest-benchmark, read strictly, and the committed references made of it.
 
 A reference lies in ``FOLDER/<machine class>/benchmarks.json``. It keeps raw samples (statistics need them), the
 environment and the commit, one benchmark a line; host and user names, paths and branch names stay behind.
@@ -28,7 +28,7 @@ SCHEMA = 1
 #: Significant digits that a reference keeps of a sample: far below any noise, and the file stays small.
 DIGITS = 4
 RECORD = "python -m pytest tests/perf/test_regression.py --benchmark-json=FILE"
-_BESIDE = "_seconds"
+_COMPANION = "_seconds"
 
 
 @dataclass(frozen=True)
@@ -38,13 +38,13 @@ class Benchmark:
     Attributes:
         name: file and test, without the folders: ``test_regression.py::test_method[abmil-infer-64]``.
         seconds: of each round.
-        beside: name -> seconds of what ran between the rounds (``extra_info["NAME_seconds"]``), one sample a round.
+        companions: name -> seconds of what ran between the rounds (``extra_info["NAME_seconds"]``), one sample a round.
         peak_bytes: readings of the peak memory, in a process of its own; empty where it was not read.
     """
 
     name: str
     seconds: Array
-    beside: dict[str, Array]
+    companions: dict[str, Array]
     peak_bytes: Array
 
 
@@ -54,7 +54,7 @@ class BenchmarkFile:
 
     Attributes:
         path: the file.
-        environment: what `milbench.measure.environment.environment` said.
+        environment: returned by `milbench.measure.environment.environment`.
         benchmarks: name -> samples, in the order of the file.
         raw: the whole JSON value.
     """
@@ -190,16 +190,16 @@ def _benchmark(path: Path, row: Any) -> Benchmark:
         ) from None
     try:
         seconds, extra = row["stats"]["data"], row.get("extra_info") or {}
-        beside = {k.removesuffix(_BESIDE): _samples(v) for k, v in extra.items() if k.endswith(_BESIDE)}
-        benchmark = Benchmark(name, _samples(seconds), beside, _samples(extra.get("peak_bytes", []), zero=True))
+        companions = {k.removesuffix(_COMPANION): _samples(v) for k, v in extra.items() if k.endswith(_COMPANION)}
+        benchmark = Benchmark(name, _samples(seconds), companions, _samples(extra.get("peak_bytes", []), zero=True))
     except (KeyError, TypeError, ValueError, AttributeError):
         raise MilbenchError(
             f"{path}: {name} lacks raw samples, or they are no times; write it with {RECORD}.",
             code="benchmark-unusable",
         ) from None
-    short = [other for other, samples in beside.items() if len(samples) != len(benchmark.seconds)]
+    short = [other for other, samples in companions.items() if len(samples) != len(benchmark.seconds)]
     if short or not len(benchmark.seconds):
-        what = f"{short[0]}{_BESIDE}" if short else "stats.data"
+        what = f"{short[0]}{_COMPANION}" if short else "stats.data"
         raise MilbenchError(
             f"{path}: {name} does not have one sample a round in {what}; write it with {RECORD}.",
             code="benchmark-unusable",
@@ -215,7 +215,7 @@ def _samples(values: Any, zero: bool = False) -> Array:
 
 
 def _row(benchmark: Benchmark) -> dict[str, Any]:
-    extra: dict[str, list[float]] = {f"{k}{_BESIDE}": _rounded(v) for k, v in benchmark.beside.items()}
+    extra: dict[str, list[float]] = {f"{k}{_COMPANION}": _rounded(v) for k, v in benchmark.companions.items()}
     if len(benchmark.peak_bytes):
         extra["peak_bytes"] = [int(v) for v in _rounded(benchmark.peak_bytes)]
     return {"fullname": benchmark.name, "stats": {"data": _rounded(benchmark.seconds)}, "extra_info": extra}

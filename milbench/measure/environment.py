@@ -1,4 +1,4 @@
-"""The record of the machine that every result carries: what it is, not whose (no host names, users, paths)."""
+"""The record of the machine that every result carries: its hardware and software, no host names, users or paths."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import numpy
 import psutil
 import torch
 
-#: Where the kernel tells a container's memory limit: cgroup v2, then v1.
+#: Where the kernel states a container's memory limit: cgroup v2, then v1.
 _CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
 
@@ -62,7 +62,7 @@ def this_machine() -> dict[str, Any]:
 
 
 def now() -> str:
-    """Return the time in UTC, ISO 8601, to the millisecond: which of two short runs came last must be told."""
+    """Return the time in UTC, ISO 8601, to the millisecond: the order of two short runs must be clear."""
     return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
@@ -94,7 +94,7 @@ def _cpu_model() -> str:
         return platform.processor() or platform.machine()
     fields = dict(reversed([[part.strip() for part in line.split(":", 1)] for line in lines if ":" in line]))
     name = fields.get("model name") or fields.get("CPU implementer") or platform.machine()
-    # Virtual machines often hide the product's name; family, model and stepping still tell one processor from another.
+    # Virtual machines often hide the product's name; family, model and stepping still distinguish processors.
     numbers = [fields.get(key) for key in ("cpu family", "model", "stepping")]
     return f"{name} ({'-'.join(n for n in numbers if n)})" if all(numbers) else name
 
@@ -103,7 +103,7 @@ def _cpu_model() -> str:
 def _commit() -> str | None:
     """Return the commit milbench's source stands at, ``-dirty`` with uncommitted changes; None when it is installed."""
     home = Path(__file__).parent.parent
-    beside = ["../baselines"] if (home.parent / "baselines").is_dir() else []
+    methods = ["../baselines"] if (home.parent / "baselines").is_dir() else []
 
     def git(*words: str) -> str:
         run = subprocess.run(["git", *words], cwd=home, capture_output=True, text=True, timeout=10, check=True)
@@ -113,8 +113,8 @@ def _commit() -> str | None:
         git(
             "ls-files", "--error-unmatch", "__init__.py"
         )  # else a site-packages inside somebody's repository would answer
-        # The methods' package lies beside this one in a checkout.
-        return git("rev-parse", "HEAD") + ("-dirty" if git("status", "--porcelain", "--", ".", *beside) else "")
+        # The methods' package lies next to this one in a checkout.
+        return git("rev-parse", "HEAD") + ("-dirty" if git("status", "--porcelain", "--", ".", *methods) else "")
     except (OSError, subprocess.SubprocessError):
         return None
 

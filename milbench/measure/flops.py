@@ -87,7 +87,7 @@ def _aliases(func: Any) -> bool:
 
 
 def _made(result: Any) -> tuple[Any, ...] | None:
-    """What is needed to make a result again; None where it is more than tensors on the meta device."""
+    """The inputs needed to compute a result again; None where it is more than tensors on the meta device."""
     several = isinstance(result, tuple)
     results = result if several else (result,)
     if not all(r is None or (type(r) is torch.Tensor and r.device.type == "meta") for r in results):

@@ -26,7 +26,7 @@ RATES = ("flops_per_s", "copy_bytes_per_s")
 
 
 class Load:
-    """Measures, from now on, how many of the machine's cores are busy, whoever keeps them so."""
+    """Measures, from now on, how many of the machine's cores are busy, by any process."""
 
     def __init__(self) -> None:
         self._busy, self._began = _busy_seconds(), time.monotonic()
@@ -50,7 +50,7 @@ def disturbed(moment: Mapping[str, Any]) -> bool:
 
 
 def rates(record: Mapping[str, Any]) -> dict[str, float]:
-    """Return the machine's own rates beside a measurement, medians over its moments; empty where none are recorded."""
+    """Return the machine's own rates during a measurement, medians over its moments; empty where none are recorded."""
     moments = [*record.get("moments", ()), *filter(None, [record.get("moment")])]
     yards = [moment["yardstick"] for moment in moments if moment.get("yardstick")]
     return {name: statistics.median(float(yard[name]) for yard in yards) for name in RATES} if yards else {}
@@ -63,7 +63,7 @@ def apart(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
 
 
 def shares_of_best(records: Mapping[_Key, Mapping[str, Any]]) -> dict[_Key, float]:
-    """Return by record how fast the machine was beside it: its slower rate over the best of all; 1 is the best.
+    """Return by record how fast the machine was meanwhile: its slower rate over the best of all; 1 is the best.
 
     Args:
         records: measurements of one environment; those without a yardstick are left out of the answer.
@@ -91,7 +91,7 @@ def budget_notes(name: str, runs: Mapping[tuple[str, str, int], Mapping[str, Any
     if slow:
         worst = min(slow, key=lambda key: slow[key])
         notes.append(
-            f"{name}: the budget is in device-seconds, and beside {count(len(slow), 'run')} of {len(shares)} "
+            f"{name}: the budget is in device-seconds, and during {count(len(slow), 'run')} of {len(shares)} "
             f"({listed(sorted({key[0] for key in slow}))}) the machine's own product or copy ran at less than "
             f"{1 - APART:.0%} of its best rate among these runs (down to {slow[worst]:.0%}"
             f"{_load_average([runs[worst]['moment']])}): they got fewer steps for their seconds."
@@ -156,7 +156,7 @@ def cost_notes(records: Mapping[tuple[str, str], Mapping[str, Any]]) -> list[str
         if (max(times) - min(times)).total_seconds() > _APART_S:
             notes.append(
                 f"{cohort}: costs were measured between {min(times):%Y-%m-%d %H:%M} and {max(times):%Y-%m-%d %H:%M}, "
-                "not side by side; what slowed the machine in between is part of their differences."
+                "not side by side; changes of the machine's speed in between are part of their differences."
             )
     return notes
 

@@ -1,9 +1,9 @@
 """Peak memory of a piece of work: the kernel's high-water mark on CPU, the figures of allocator and driver on CUDA.
 
 On CPU the mark of the resident set (``VmHWM``) is reset, the work is done, and the mark is read again: no short peak is
-missed, and scratch memory of libraries counts. What was resident before (interpreter, libraries, model, features) is
-the baseline and is taken off. Where the kernel does not let the mark be reset, a thread samples the resident set every
-millisecond instead; ``method`` says which it was.
+missed, and scratch memory of libraries counts. Memory that was resident before (interpreter, libraries, model,
+features) is the baseline and is taken off. Where the kernel does not let the mark be reset, a thread samples the
+resident set every millisecond instead; ``method`` says which it was.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _NO_MEMORY = (
     "cublas_status_alloc_failed",
 )  # fmt: skip
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # mallopt's
-#: What oneDNN says when the code of a primitive finds no memory; one that it does not have lacks a descriptor.
+#: oneDNN's message when it cannot allocate the code of a primitive; one that it does not have lacks a descriptor.
 _NO_PRIMITIVE = re.compile("could not create a primitive(?! descriptor)")
 
 
@@ -42,9 +42,9 @@ class MemoryReading:
     """Peak memory of a piece of work, in bytes.
 
     Attributes:
-        peak_bytes: peak minus baseline: what the work itself needed at its worst moment.
-        baseline_bytes: what was in use before: the resident set on CPU, torch's allocated tensors on CUDA.
-        method: ``hwm`` (kernel's high-water mark), ``sampled`` (a thread looked every millisecond: short peaks may be
+        peak_bytes: peak minus baseline: the most that the work itself held.
+        baseline_bytes: in use before: the resident set on CPU, torch's allocated tensors on CUDA.
+        method: ``hwm`` (kernel's high-water mark), ``sampled`` (a thread read it every millisecond: short peaks may be
             missed), or ``cuda-allocator``.
         reserved_bytes: on CUDA, the most torch's caching allocator held from the driver, baseline included.
         process_bytes: on CUDA, what the driver says this process holds afterwards, context and libraries included; None
@@ -150,7 +150,7 @@ class PeakMemory:
 
 
 def process_bytes(device: str | torch.device) -> int | None:
-    """Return the device memory the NVIDIA driver counts for this process; None where it cannot be asked."""
+    """Return the device memory the NVIDIA driver counts for this process; None where NVML is not available."""
     try:
         import pynvml
 
@@ -164,7 +164,7 @@ def process_bytes(device: str | torch.device) -> int | None:
 
 
 class _Sampler(threading.Thread):
-    """Look at the resident set until stopped and keep the largest value."""
+    """Read the resident set until stopped and keep the largest value."""
 
     def __init__(self) -> None:
         super().__init__(daemon=True)
@@ -224,8 +224,8 @@ def is_out_of_memory(error: BaseException) -> bool:
     )
 
 
-def bytes_asked_for(error: BaseException) -> int | None:
-    """Return the size of the allocation that failed, where the allocator's message tells it."""
+def requested_bytes(error: BaseException) -> int | None:
+    """Return the size of the allocation that failed, where the allocator's message states it."""
     match = re.search(r"tried to allocate ([0-9.]+) ?(bytes|[KMGT]iB)", str(error), flags=re.IGNORECASE)
     if match is None:
         return None

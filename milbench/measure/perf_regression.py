@@ -13,7 +13,7 @@ ratio; a lucky yardstick moves the ratio but not the seconds.
 (all must agree, for machines differ in how compute and bandwidth relate), and against the authors' form where it was
 recorded. Bytes depend little on the machine and are compared in the same way.
 
-What has no reference, or is missing in the new run, fails: it was not looked at.
+A benchmark without a reference, or missing in the new run, fails: it was not compared.
 """
 
 from __future__ import annotations
@@ -210,9 +210,9 @@ def _compare(name: str, file: BenchmarkFile, due: BenchmarkFile, same: bool) -> 
     if old is None:
         return [_absent(name, "time", "no reference")]
     rows = _time(new, old, same)
-    for quantity in sorted(old.beside.keys() - new.beside.keys()):
+    for quantity in sorted(old.companions.keys() - new.companions.keys()):
         rows.append(_absent(name, f"time / {quantity}", "missing"))
-    for quantity in sorted(new.beside.keys() - old.beside.keys()):
+    for quantity in sorted(new.companions.keys() - old.companions.keys()):
         rows.append(_absent(name, f"time / {quantity}", "no reference"))
     if len(new.peak_bytes) and len(old.peak_bytes):
         limits = (MEMORY_FACTOR, ALPHA, MEMORY_FLOOR_BYTES)
@@ -228,9 +228,9 @@ def _time(new: Benchmark, old: Benchmark, same: bool) -> list[Row]:
     """Compare seconds and ratios of one benchmark together."""
     factor = TIME_FACTOR if same else RATIO_FACTOR
     ratios = {
-        name: _both_ways(new.seconds / new.beside[name], old.seconds / old.beside[name], factor,
-                         TIME_FLOOR_S / float(np.median(new.beside[name])))
-        for name in sorted(new.beside.keys() & old.beside.keys())
+        name: _both_ways(new.seconds / new.companions[name], old.seconds / old.companions[name], factor,
+                         TIME_FLOOR_S / float(np.median(new.companions[name])))
+        for name in sorted(new.companions.keys() & old.companions.keys())
     }  # fmt: skip
     machine = [both for name, both in ratios.items() if name != AUTHORS]
     seconds = _both_ways(new.seconds, old.seconds, factor, TIME_FLOOR_S)
@@ -271,7 +271,7 @@ def _absent(name: str, quantity: str, word: str) -> Row:
 
 def _drift(file: BenchmarkFile, due: BenchmarkFile) -> str:
     """Say when the matrix product took much longer while the reference was made: a slowdown could hide behind that."""
-    then, now = ([s for b in f.benchmarks.values() for s in b.beside.get("gemm", ())] for f in (due, file))
+    then, now = ([s for b in f.benchmarks.values() for s in b.companions.get("gemm", ())] for f in (due, file))
     if not then or not now or (slower := float(np.median(then) / np.median(now))) <= TIME_FACTOR:
         return ""
     return (

@@ -1,4 +1,4 @@
-"""What this machine can do, measured: its matrix-multiply rate in a dtype, and how fast it reads and copies memory.
+"""The measured limits of this machine: its matrix-multiply rate in a dtype, and how fast it reads and copies memory.
 
 A method cannot take less time than its matrix products at that rate, nor less than reading what it must read at that
 bandwidth; how near it comes is the *fraction of the ceiling* of ``milbench measure``.
@@ -37,7 +37,7 @@ _PROBE_S = 0.05
 
 @dataclass(frozen=True)
 class Ceiling:
-    """Rates of a device; medians of several rounds in which all products and passes over memory took turns.
+    """Rates of a device; medians of several rounds in which all products and passes over memory were interleaved.
 
     Attributes:
         device: ``cpu`` or ``cuda``.
@@ -48,7 +48,7 @@ class Ceiling:
         copy_bytes_per_s: bytes read and bytes written, together.
         read_bytes_per_s: of the best of a sum and a maximum over an array much larger than the caches.
         gemm_shape: (m, k, n) of the best product.
-        samples: raw seconds, what was timed -> one value a call.
+        samples: raw seconds, name of the work -> one value a call.
         amounts: operations or bytes of one call of each.
     """
 
@@ -89,7 +89,7 @@ def measure_ceiling(device: str | torch.device, dtype: Dtype, *, rounds: int = 5
     """Measure a device's rates, with as many CPU threads as torch has now.
 
     Args:
-        device: what to measure.
+        device: to measure.
         dtype: of the products; ``tf32`` switches TF32 on for them and back after.
         rounds: turns of every product and pass; each is warmed up before.
         array_bytes: of the array that is read and copied; None: 512 MiB on CPU and 2 GiB on CUDA, or what is free.
@@ -108,7 +108,7 @@ def measure_ceiling(device: str | torch.device, dtype: Dtype, *, rounds: int = 5
         source = torch.ones((array_bytes or _array_bytes(where)) // 4, device=where)
         target = torch.empty_like(source)
         size = source.numel() * 4
-        # A dot product or a product with a vector is no faster anywhere we looked, and half as fast on CPU.
+        # A dot product or a product with a vector is no faster on any machine we measured, and half as fast on CPU.
         works: dict[str, tuple[Callable[[], Any], int]] = {
             "copy": (lambda: target.copy_(source), 2 * size),
             "sum": (source.sum, size),
@@ -133,7 +133,7 @@ def measure_ceiling(device: str | torch.device, dtype: Dtype, *, rounds: int = 5
 
 
 def probe(device: torch.device, dtype: Dtype) -> tuple[Callable[[], Any], int]:
-    """Return one square product of at most a twentieth of a second, to be timed beside other work, and its operations.
+    """Return one square product of at most a twentieth of a second, to be timed next to other work, and its operations.
 
     Switch TF32 on around it for ``tf32``; see `tf32`.
     """
@@ -202,9 +202,9 @@ def available_bytes(device: torch.device, limit: int | None = None) -> int:
 
 
 def _rough_rate(device: torch.device, dtype: Dtype) -> float:
-    """Return operations per second of a small product: enough to tell native arithmetic from emulated.
+    """Return operations per second of a small product: enough to distinguish native from emulated arithmetic.
 
-    The shortest of many calls, since what else the machine does must not make a dtype look emulated.
+    The shortest of many calls, since other work on the machine must not make a dtype appear emulated.
     """
     shape = (256, 256, 256)
     (timed,) = time_turns([gemm(shape, dtype, device)], turns=9, warmup=2, turn_seconds=0.0, device=device)

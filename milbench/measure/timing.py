@@ -1,5 +1,5 @@
-"""Time of a piece of work: raw seconds of single calls (`time_calls`), also of several works in turns (`time_turns`),
-and sums over a training (`DeviceTimer`).
+"""Time of a piece of work: raw seconds of single calls (`time_calls`), of several works interleaved (`time_turns`), and
+sums over a training (`DeviceTimer`).
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def time_calls(
     launches and the work itself. Garbage is collected before, not during.
 
     Args:
-        work: what to time.
+        work: the call to time.
         warmup: calls before the timed ones.
         min_iterations: timed calls, at least.
         min_seconds: sum of the timed calls, at least.
@@ -128,14 +128,14 @@ def time_turns(
     before: Callable[[], Any] | None = None,
     clock: _Clock = time.perf_counter_ns,
 ) -> list[Samples]:
-    """Time several pieces of work in turns, so that whatever slows the machine slows all of them alike.
+    """Time several pieces of work interleaved, so that whatever slows the machine slows all of them equally.
 
     In its turn a work is called until its timed calls took ``turn_seconds`` together, once at least. A work whose call
     is shorter than that is called once untimed before: the others have had the caches since its last turn. On CUDA a
     sample is the device's time between two events around the call, and the call has ended before the next one starts.
 
     Args:
-        works: what to time.
+        works: the calls to time.
         turns: turns of each work.
         warmup: calls of each work before the first turn; fewer where they take more than five seconds.
         turn_seconds: as above; at most 25 calls are made in a turn.
@@ -238,8 +238,8 @@ class DeviceTimer:
             self._add_up(wait=False)
 
     @contextmanager
-    def beside(self) -> Iterator[None]:
-        """Add up a block on the current CUDA stream, which may run beside another block."""
+    def concurrent(self) -> Iterator[None]:
+        """Add up a block on the current CUDA stream, which may run concurrently with another block."""
         begin = self._mark()
         yield
         self._events.append((begin, self._mark()))
@@ -288,7 +288,7 @@ class DeviceTimer:
 def _call_timer(
     device: torch.device, before: Callable[[], Any] | None, clock: _Clock
 ) -> Callable[[Callable[[], Any]], float]:
-    """Return what calls a work and tells its seconds."""
+    """Return a function that calls a work and returns its seconds."""
 
     def on_cpu(work: Callable[[], Any]) -> float:
         start = clock()

@@ -1,4 +1,4 @@
-"""Yardstick: how fast this machine multiplies and copies at this moment, beside what is measured in it.
+"""Yardstick: how fast this machine multiplies and copies at the moment of a measurement.
 
 A fixed small product and a fixed copy take less than a tenth of a second. They are no ceiling (`milbench.measure.
 ceiling`): only their ratio to the same yardstick at another moment of the same machine says something.

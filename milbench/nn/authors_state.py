@@ -2,7 +2,7 @@
 
 Programs save parameters under the names that wrappers give them: DataParallel, Lightning and torch.compile put a
 component before every name or inside it, training scripts keep the parameters in a table next to the epoch and the
-optimizer, and a loss that is a module adds its buffers. `load_authors_state` takes that off where the rest fits the
+optimizer, and a loss that is a module adds its buffers. `load_authors_state` takes that off where the rest matches the
 method exactly.
 """
 
@@ -24,15 +24,15 @@ if TYPE_CHECKING:
 _WRAPPERS = {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
 #: Where training scripts keep the parameters, in this order if there are several tables.
 _TABLES = ("state_dict", "model_state_dict", "model", "model_state", "net", "network", "weights", "params")
-#: What belongs to a loss or a metric and is no part of the model.
+#: Names that belong to a loss or a metric and are no part of the model.
 _OF_A_LOSS = re.compile(r"(^|[._])(loss|losses|criterion|criteria|metric|metrics)([._]|$)", re.IGNORECASE)
 _LONGEST = 300  # characters of a refusal
 _DEPTH = 4  # of tables within tables
 
 
 @dataclass
-class _Fit:
-    """How a table's names fit a model's once a prefix is taken off."""
+class _Match:
+    """How a table's names match a model's once a prefix is taken off."""
 
     source: str
     prefix: str
@@ -71,11 +71,11 @@ def load_authors_state(model: Aggregator, state: Mapping[str, Any]) -> tuple[str
             code="authors-state-mismatch",
         )
     own = model.state_dict()
-    tried = [fit for source, table in tables for fit in _fits(model.authors_names, own, source, table)]
-    best = next((fit for fit in tried if fit.whole), None)
+    tried = [match for source, table in tables for match in _matches(model.authors_names, own, source, table)]
+    best = next((match for match in tried if match.whole), None)
     if best is None:
         raise MilbenchError(
-            _refusal(model, max(tried, key=lambda fit: len(fit.values) - len(fit.shapes)), len(own)),
+            _refusal(model, max(tried, key=lambda match: len(match.values) - len(match.shapes)), len(own)),
             code="authors-state-mismatch",
         )
     model.load_state_dict(best.values)
@@ -88,7 +88,7 @@ def _rank(source: str) -> int:
 
 
 def _tables(state: Mapping[Any, Any], path: str = "", depth: int = 0) -> Iterator[tuple[str, dict[str, Tensor]]]:
-    """Yield every table of named tensors in a checkpoint with where it is; numbers beside the tensors are left out."""
+    """Yield every table of named tensors in a checkpoint with where it is; other values are left out."""
     tensors = {name: value for name, value in state.items() if isinstance(name, str) and isinstance(value, Tensor)}
     if tensors:
         yield path, tensors
@@ -97,9 +97,11 @@ def _tables(state: Mapping[Any, Any], path: str = "", depth: int = 0) -> Iterato
             yield from _tables(value, f"{path}/{name}" if path else name, depth + 1)
 
 
-def _fits(names: Mapping[str, str], own: Mapping[str, Tensor], source: str, table: Mapping[str, Tensor]) -> list[_Fit]:
-    """Return how a table fits as it is, and without each prefix that some of its names have."""
-    fits = []
+def _matches(
+    names: Mapping[str, str], own: Mapping[str, Tensor], source: str, table: Mapping[str, Tensor]
+) -> list[_Match]:
+    """Return how a table matches as it is, and without each prefix that some of its names have."""
+    matches = []
     for unwrapped in (False, True):
         given = {name: _unwrapped(name) if unwrapped else name for name in table}
         if unwrapped and all(name == plain for name, plain in given.items()):
@@ -107,39 +109,39 @@ def _fits(names: Mapping[str, str], own: Mapping[str, Tensor], source: str, tabl
         prefixes = {""} | {
             name[: at.end()] for name in given.values() for at in re.finditer(r"\.", name) if name[: at.end()] != name
         }
-        # The shortest prefix first: what fits without taking anything off is taken as it is.
-        fits += [_fit(names, own, _Fit(source, p, unwrapped), given, table) for p in sorted(prefixes, key=len)]
-    return fits
+        # The shortest prefix first: a table that matches without taking anything off is taken as it is.
+        matches += [_match(names, own, _Match(source, p, unwrapped), given, table) for p in sorted(prefixes, key=len)]
+    return matches
 
 
 def _unwrapped(name: str) -> str:
     return ".".join(part for part in name.split(".") if part not in _WRAPPERS)
 
 
-def _fit(
+def _match(
     names: Mapping[str, str],
     own: Mapping[str, Tensor],
-    fit: _Fit,
+    match: _Match,
     given: Mapping[str, str],
     table: Mapping[str, Tensor],
-) -> _Fit:
+) -> _Match:
     for name, value in table.items():
         plain = given[name]
-        here = _ours(plain[len(fit.prefix) :], names) if plain.startswith(fit.prefix) else ""
-        if here in own and here not in fit.values:
-            fit.values[here], fit.named[here] = value, name
+        here = _ours(plain[len(match.prefix) :], names) if plain.startswith(match.prefix) else ""
+        if here in own and here not in match.values:
+            match.values[here], match.named[here] = value, name
         elif _OF_A_LOSS.search(name):
-            fit.left_out.append(name)
+            match.left_out.append(name)
         else:
-            fit.unknown.append(name)
+            match.unknown.append(name)
     theirs = {ours: name for name, ours in sorted(names.items(), key=lambda item: len(item[0]), reverse=True)}
-    fit.missing = [_theirs(here, theirs) for here in own if here not in fit.values]
-    fit.shapes = [
-        f"{fit.named[here]} is {_shape(value)} instead of {_shape(own[here])}"
-        for here, value in fit.values.items()
+    match.missing = [_theirs(here, theirs) for here in own if here not in match.values]
+    match.shapes = [
+        f"{match.named[here]} is {_shape(value)} instead of {_shape(own[here])}"
+        for here, value in match.values.items()
         if own[here].shape != value.shape
     ]
-    return fit
+    return match
 
 
 def _ours(name: str, names: Mapping[str, str]) -> str:
@@ -157,20 +159,20 @@ def _shape(value: Tensor) -> str:
     return "x".join(map(str, value.shape)) or "a number"
 
 
-def _refusal(model: Aggregator, fit: _Fit, wanted: int) -> str:
+def _refusal(model: Aggregator, match: _Match, wanted: int) -> str:
     """Return one short sentence that says what does not fit, with few names."""
-    where = f" of {_short(fit.source)!r}" if fit.source else ""
+    where = f" of {_short(match.source)!r}" if match.source else ""
     start = f"the state{where} does not fit {type(model).__name__}"
-    if not fit.values:
-        first = _short(fit.unknown[0]) if fit.unknown else "nothing"
-        return f"{start}: no name is one of the authors', {first} for instance where {fit.missing[0]} is expected."
+    if not match.values:
+        first = _short(match.unknown[0]) if match.unknown else "nothing"
+        return f"{start}: no name is one of the authors', {first} for instance where {match.missing[0]} is expected."
     for most in (3, 2, 1, 0):
         parts = [
             f"{len(items)} of {total} {what}" + (f" ({_few(items, most)})" if most else "")
             for items, total, what in (
-                (fit.shapes, wanted, "parameters have another shape"),
-                (fit.missing, wanted, "parameters are missing"),
-                (fit.unknown, len(fit.unknown) + len(fit.values) + len(fit.left_out), "names are unknown"),
+                (match.shapes, wanted, "parameters have another shape"),
+                (match.missing, wanted, "parameters are missing"),
+                (match.unknown, len(match.unknown) + len(match.values) + len(match.left_out), "names are unknown"),
             )
             if items
         ]

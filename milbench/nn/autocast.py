@@ -1,4 +1,4 @@
-"""Autocast, asked and switched off by the tensor at hand; tensors of shapes alone (torch's meta device) have none."""
+"""Autocast, queried and switched off for the device of a tensor; torch's meta device (shapes alone) has none."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@ On CPU torch multiplies fp32 matrices with MKL, whose kernels use the processor'
 processors only; oneDNN, which torch uses for convolutions, uses them on every one. A linear layer is a 1 x 1
 convolution of an image of one column, so it can be had from either, and is the same sum of the same terms; ``milbench
 measure`` times both and keeps the samples. A product for each head is a convolution of as many groups, whose result
-lies row by row, heads beside each other: nothing has to be merged. Where no gradient is wanted, oneDNN's own product
+lies row by row, heads next to each other: nothing has to be merged. Where no gradient is wanted, oneDNN's own product
 (what `torch.compile` emits on CPU) spares the detour of the convolution, and takes bias and activation with it. Which
 one is taken depends on shapes and dtype alone, never on a clock, so that results stay the same.
 """
@@ -61,7 +61,7 @@ def joint_linear(x: Tensor, layers: Sequence[nn.Linear | StackedLinear]) -> Tens
 
 
 def _multiplied(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str = "none") -> Tensor:
-    out: Tensor = _product(x, weight, bias, activation, [], "")  # type: ignore[misc]  # asked for by the callers
+    out: Tensor = _product(x, weight, bias, activation, [], "")  # type: ignore[misc]  # the callers request it
     return out
 
 
@@ -113,7 +113,7 @@ def head_weights(x: Tensor, weight: Tensor) -> Tensor:
 def head_mix(weights: Tensor, values: Tensor) -> Tensor:
     """Each head's product of `head_weights` with values, ``(h, n, m), (h, m, d) -> (h, n, d)``, without gradient.
 
-    From rows that lie beside each other it is a view of the merged heads, ``(n, h d)``.
+    From rows that are contiguous it is a view of the merged heads, ``(n, h d)``.
     """
     rows = weights.transpose(0, 1)
     if not rows.is_contiguous() or len(weights) == 1:

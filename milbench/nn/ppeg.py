@@ -166,7 +166,7 @@ def _convolve(x: Tensor, kernel: Tensor, bias: Tensor | None, out: Tensor) -> No
     side, _, dim = x.shape
     reach = kernel.shape[-1] // 2
     exact = kernel.dtype == x.dtype  # one pass less
-    # What half precision is converted to and from also has to stay in the cache.
+    # Half precision also needs room in the cache for its converted copies.
     rows = max(1, reach, SLAB // (1 if exact else 2) // side) if x.device.type == "cpu" else side
     in_place, before = out.data_ptr() == x.data_ptr(), None  # rows above a slab as they were
     if exact:

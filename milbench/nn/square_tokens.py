@@ -1,4 +1,4 @@
-"""TransMIL's tokens of one long bag: a class token, ReLU(W x + b) of every row, and what fills the square."""
+"""TransMIL's tokens of one long bag: a class token, ReLU(W x + b) of every row, and the padding of the square."""
 
 from __future__ import annotations
 

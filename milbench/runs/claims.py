@@ -5,8 +5,9 @@ ends, so that on one machine a claim never outlives its holder. Between machines
 the machine, process and time, and its holder touches it every `BEAT_S` seconds. A claim of another machine counts until
 it has been seen unchanged for `STALE_S` seconds by this process's own clock.
 
-A claim says who works, not what is done: having taken one, look whether the work was finished meanwhile. On a file
-system without locks two processes that begin at the same moment may do the same work; what is published first stays.
+A claim says who works, not what is done: having taken one, check whether the work was finished meanwhile. On a file
+system without locks two processes that begin at the same moment may do the same work; the result that is published
+first stays.
 """
 
 from __future__ import annotations
@@ -105,8 +106,8 @@ class Claims:
             if error.errno in (errno.EMFILE, errno.ENFILE):
                 raise
             raise MilbenchError(
-                f"cannot write {path} ({error.strerror or error}), which says that this process is at work; free or "
-                "mend the disk, then give the same command again.",
+                f"cannot write {path} ({error.strerror or error}), which says that this process is at work; free "
+                "space on the disk or repair it, then give the same command again.",
                 code="not-writable",
             ) from error
         if file is None:

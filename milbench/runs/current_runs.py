@@ -1,12 +1,12 @@
-"""Which runs tables show: those that a suite asked for last, not those that were finished last.
+"""The runs that tables show: those that a suite requested last, not those that were finished last.
 
 Every ``milbench run`` records its request, the methods, folds and seeds that it is to make, one file a table (a cohort
 under one set of conditions). A table shows the runs of its last request; results of earlier versions, which recorded
 none, are shown whole.
 
-Labels, a recipe or the code of a method may be changed, run, and changed back: then runs that are long done are asked
-for again. Every run carries when its suite was asked for; a run that is there already is marked anew only where
-another has come since that would be shown in its stead.
+Labels, a recipe or the code of a method may be changed, run, and changed back: then runs that are long done are
+requested again. Every run records when its suite was requested; an existing run gets a new time only where another run
+has been added since that would be shown instead.
 """
 
 from __future__ import annotations
@@ -35,17 +35,19 @@ if TYPE_CHECKING:
 
 #: Fields of a run that must agree between all runs of one table: those that differ stand in tables of their own.
 CONDITIONS = ("budget", "tuning", "protocol", "threads", "device_type")
-#: Fields in which older runs are superseded by those asked for last.
+#: Fields in which older runs are superseded by those requested last.
 SUPERSEDED = ("fingerprint", "protocol_version")
+#: Attributes of a `Request` -> their keys in its file, where the two differ.
+_KEYS = {"requested_at": "asked"}
 
 
 @dataclass(frozen=True)
 class Request:
-    """What a ``milbench run`` was to make of one table, with the options of its command line.
+    """The runs that a ``milbench run`` was to make for one table, with the options of its command line.
 
     Attributes:
         data, fingerprint, conditions: the table; conditions as `conditions_of` returns them.
-        asked: when, ISO 8601.
+        requested_at: when, ISO 8601.
         methods: canonical name -> digest of its code.
         folds, seeds: of every method.
         runs: id -> method of every run, where they are known beforehand; those of a tuned table depend on its studies.
@@ -55,13 +57,13 @@ class Request:
         studies: name -> trials of its tuning studies, which are kept in `storage`.
         sources: name -> `milbench.config.method_sources.Sources.record` of methods that are not milbench's own.
         of_suite: whether the suite itself has this table; not where ``--budget`` gave it other conditions: then nobody
-            has asked for the suite's other methods and seeds under them.
+            has requested the suite's other methods and seeds under them.
     """
 
     data: str
     fingerprint: str
     conditions: dict[str, Any]
-    asked: str
+    requested_at: str
     methods: dict[str, str]
     folds: tuple[str, ...]
     seeds: tuple[int, ...]
@@ -106,21 +108,21 @@ class Request:
             for seed in seeds
         }
 
-    def beside(self, known: Request) -> Request:
-        """Return this request together with the one known of the same table, where they do not contradict each other.
+    def merged_with(self, known: Request) -> Request:
+        """Return this request merged with the one known of the same table, where they do not contradict each other.
 
         For what goes along with the request of another table: runs before tuning, which a command makes for the runs
-        after it, take nothing away from what the table was asked for before.
+        after it, remove nothing that was requested of the table before.
         """
         both = set(known.methods) & set(self.methods)
-        fits = (
+        compatible = (
             known.folds == self.folds
             and all(known.methods[method] == self.methods[method] for method in both)
             and all(run_id in known.runs for run_id, method in self.runs.items() if method in both)
             and set(self.seeds) <= set(known.seeds)
             and (self.seeds == known.seeds or both == set(self.methods))
         )
-        if not fits:
+        if not compatible:
             return self
         return replace(
             self,
@@ -134,7 +136,7 @@ class Request:
 
 def requests_of(
     specs: Mapping[str, tuple[str, RunSpec]],
-    requested: str,
+    requested_at: str,
     suite_methods: Collection[str],
     suite_seeds: int,
     source: str,
@@ -144,7 +146,7 @@ def requests_of(
 
     Args:
         specs: id -> (method, spec) of every run.
-        asked, suite_methods, suite_seeds, source: see `Request`.
+        requested_at, suite_methods, suite_seeds, source: see `Request`.
         ids_known: whether the ids are those of the runs to come.
     """
     tables: dict[str, dict[str, tuple[str, RunSpec]]] = {}
@@ -159,7 +161,7 @@ def requests_of(
                 data=every[0][1].data,
                 fingerprint=every[0][1].fingerprint,
                 conditions=conditions_of(every[0][1]),
-                asked=requested,
+                requested_at=requested_at,
                 methods={method: spec.code for method, spec in every},
                 folds=tuple(dict.fromkeys(spec.fold for _, spec in every)),
                 seeds=tuple(sorted({spec.seed for _, spec in every})),
@@ -180,15 +182,16 @@ def record_requests(store: Store, requests: Sequence[Request]) -> None:
         known = {}
     if any(request.conditions["tuning"] is not None for request in requests):
         requests = [
-            r.beside(known[r.key]) if r.conditions["tuning"] is None and r.key in known else r for r in requests
+            r.merged_with(known[r.key]) if r.conditions["tuning"] is None and r.key in known else r for r in requests
         ]
-    same = all(r.key in known and replace(known[r.key], asked=r.asked) == r for r in requests)
-    latest = min((known[r.key].asked for r in requests), default="") if same else ""
+    same = all(r.key in known and replace(known[r.key], requested_at=r.requested_at) == r for r in requests)
+    latest = min((known[r.key].requested_at for r in requests), default="") if same else ""
     others = [other for key, other in known.items() if key not in {r.key for r in requests}]
-    if same and all(other.asked < latest for other in others):
+    if same and all(other.requested_at < latest for other in others):
         return
     for request in requests:
-        store.publish_request(request.key, {"schema": 1, **asdict(request)})
+        content = {_KEYS.get(name, name): value for name, value in asdict(request).items()}
+        store.publish_request(request.key, {"schema": 1, **content})
 
 
 def read_requests(folder: Path) -> dict[str, Request]:
@@ -206,6 +209,7 @@ def read_requests(folder: Path) -> dict[str, Request]:
             fields: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in content.items()}
             if fields.pop("schema") != 1 or not fields.pop(KEY):
                 raise ValueError
+            fields |= {name: fields.pop(key) for name, key in _KEYS.items()}
             request = Request(**fields)
         except (OSError, ValueError, TypeError, AttributeError, KeyError, RecursionError):
             raise MilbenchError(
@@ -286,12 +290,12 @@ class Selection:
     def notes(self, name: str, request: Request | None) -> list[str]:
         """Return a sentence on every kind of run that is left out."""
         notes = [
-            f"{name}: left out {count(n, 'run')} of {method} by another form of its code than the one asked for last."
+            f"{name}: left out {count(n, 'run')} of {method} by another form of its code than the one requested last."
             for method, n in sorted(self.edited.items())
         ]
         notes += [
             f"{name}: left out {count(n, 'run')} of {method} on the same folds and seeds with another recipe, or not "
-            "stacked as these, than those asked for last."
+            "stacked as these, than those requested last."
             for method, n in sorted(self.replaced.items())
             if n
         ]
@@ -360,7 +364,7 @@ def once(records: Iterable[RunRecord]) -> list[RunRecord]:
 
 
 def further_runs(records: Sequence[RunRecord], request: Request) -> str:
-    """Return ``3 further runs, which were not asked for last (method max, seed 1)``."""
+    """Return ``3 further runs, which were not requested last (method max, seed 1)``."""
     groups: dict[str, set[Any]] = {
         "method": {record.method for record in records} - set(request.methods),
         "fold": {record.spec.fold for record in records} - set(request.folds),
@@ -372,11 +376,11 @@ def further_runs(records: Sequence[RunRecord], request: Request) -> str:
         if names:
             more = f" and {len(names) - 5} more" if len(names) > 5 else ""
             parts.append(f"{noun}{'s' if len(names) > 1 else ''} {', '.join(names[:5])}{more}")
-    return f"{count(len(records), 'further run')}, not asked for last ({'; '.join(parts)})"
+    return f"{count(len(records), 'further run')}, not requested last ({'; '.join(parts)})"
 
 
 def age(record: RunRecord) -> tuple[datetime, str]:
-    """Return by what runs are ordered: when a suite last asked for it; among equals, by name."""
+    """Return the sort key of a run: the time of its last request; among equals, its name."""
     try:
         when = datetime.fromisoformat(str(record.record.get("asked") or record.record.get("finished")))
     except ValueError:  # it does not say
@@ -385,17 +389,17 @@ def age(record: RunRecord) -> tuple[datetime, str]:
 
 
 def stamp(store: Store) -> str:
-    """Return the time to mark runs with that are asked for now: later than all marks there are, by whatever clock."""
+    """Return the time to mark runs with that are requested now: later than all existing marks, by whatever clock."""
     marks = (age(record)[0] + timedelta(milliseconds=1) for record in store.records())
     return max((datetime.now(UTC), *marks)).astimezone(UTC).isoformat(timespec="milliseconds")
 
 
 def mark_requested(store: Store, run_ids: Collection[str], when: str) -> None:
-    """Mark runs that a suite asks for, and that are there already, where tables would show others in their stead.
+    """Mark existing runs that a suite requests, where tables would show others in their stead.
 
     Args:
         store: of the suite.
-        run_ids: what is asked for; what is not there yet is passed over.
+        run_ids: of the requested runs; those that do not exist yet are skipped.
         when: from `stamp`.
 
     Raises:

@@ -70,7 +70,7 @@ def run(
         launcher: the name of what executes trials and runs, see `milbench.runs.launchers.base`.
 
     Raises:
-        MilbenchError: something the user can mend; nothing has run then.
+        MilbenchError: something the user can correct; nothing has run then.
     """
     place = find_launcher(launcher)
     plan = make_plan(suite, results, methods=methods, seeds=seeds, timeout_s=timeout_s, budget=budget, storage=storage)
@@ -123,7 +123,7 @@ def execute(
     return [record for record in store.records() if record.path.name in ids]
 
 
-#: What is made again where nothing of a run is: not one whose study has no best trial.
+#: Runs that are made again where nothing is stored: not one whose study has no best trial.
 _KEEPING = ("missing", "costs")
 
 
@@ -166,7 +166,7 @@ def _requests(plan: Plan, when: str) -> list[current_runs.Request]:
         tuned = {"tuning": search.tuned}
         after = {run_id: (method, spec.model_copy(update=tuned)) for run_id, (method, spec) in runs.items()}
         made = current_runs.requests_of(after, when, plan.suite_methods, suite.seeds, plan.source, ids_known=False)
-        # With a table after tuning: one before it may be asked for anew without any studies.
+        # With a table after tuning: one before it may be requested again without any studies.
         made[0] = replace(made[0], studies={s.name: s.trials for s in plan.searches}, storage=plan.storage)
         requests += made
     methods = {p.method.canonical: p.method for p in plan.runs}
@@ -272,7 +272,7 @@ def _tune(
 
 @dataclass(frozen=True)
 class _Tuned:
-    """Runs with what the studies found, and those of studies that found nothing."""
+    """Runs with the best recipes of the studies, and those of studies without one."""
 
     runs: list[PlannedRun]
     impossible: list[tuple[PlannedRun, Outcome]]
@@ -307,8 +307,8 @@ class _Queue:
         self, todo: Sequence[PlannedRun], stacked: int, store: Store, claims: Claims, session: Session
     ) -> None:
         self._stacked, self._store, self._claims, self.session = stacked, store, claims, session
-        # What was there under a run's id when the plan was made is to be replaced; anything else is not. What was
-        # removed since is made.
+        # A run is replaced only where it is the one that was stored under its id when the plan was made. A run that
+        # was removed since is made.
         self._before = {
             run_id: None if planned.stored is None else store.version(run_id)
             for planned in todo
@@ -452,7 +452,7 @@ def _watched(group: Sequence[PlannedRun], task: RunTask | SharedTask, session: S
 
 
 def _counted_as(task: TrainingTask) -> tuple[str, str, bool]:
-    """What operations of a step depend on, apart from a bag's length and, of a cohort, the number of classes."""
+    """Fields that a step's operations depend on, apart from a bag's length and, of a cohort, the number of classes."""
     return task.method, task.cache_path, task.spec.budget.track == "flops"
 
 
@@ -470,7 +470,7 @@ def _spared(task: RunTask | SharedTask, counts: _Counts) -> RunTask | SharedTask
 
 
 def _claims_of(storage: str) -> Claims:
-    """Return the claims on the studies of a storage: beside a journal file, in this host's own folder for a database.
+    """Return the claims on the studies of a storage: next to a journal file, in this host's own folder for a database.
 
     A database that several hosts share is shared by the processes of each of them alone.
     """
@@ -518,7 +518,7 @@ def _publish(store: Store, planned: PlannedRun, result: Outcome, when: str, over
         record["killed_attempts"] = list(result.lost)  # by signals of others; the run was repeated from its start
     record.setdefault("environment", this_machine())
     model = value.get("model")
-    # Asked to make everything anew, a run may predict otherwise than before: on another machine, or on CUDA.
+    # With everything made anew, a run may predict otherwise than before: on another machine, or on CUDA.
     kept = planned.stored if overwrite != "all" and planned.outcome == "ok" else None
     if model is not None and kept is not None and store.has(kept) is not None:  # not removed meanwhile
         _refuse_other_predictions(store.runs / kept, value["predictions"])

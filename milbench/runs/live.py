@@ -1,7 +1,7 @@
-"""What a ``milbench run`` is doing now, for its progress bar and for ``milbench status`` in another terminal.
+"""The current activity of a ``milbench run``, for its progress bar and for ``milbench status`` in another terminal.
 
 Each process that carries out a suite has a folder ``.live/PID-HOST`` in the suite's results: ``session.json`` says what
-runs, and every training writes its share done beside it. The folder goes with the process; one that a killed process
+runs, and every training writes its progress next to it. The folder goes with the process; one that a killed process
 left is recognised by its process id and removed by the next run. Nothing here decides a result, so a disk that refuses
 these files stops nothing.
 """
@@ -28,11 +28,11 @@ _EVERY_S = 1.0
 
 @dataclass(frozen=True)
 class Progress:
-    """One finished run, trial or measurement, for whoever shows progress.
+    """One finished run, trial or measurement, for a progress display.
 
     Attributes:
         done, total: of the phase that is under way.
-        what: what has ended, in words.
+        what: its description.
         outcome, reason: how it has ended.
     """
 
@@ -73,7 +73,7 @@ class Item:
 
 @dataclass
 class State:
-    """What a session is doing: the phase, how far it is, and what runs now.
+    """The activity of a session: the phase, how far it is, and the running tasks.
 
     Attributes:
         pid: the process.
@@ -81,7 +81,7 @@ class State:
         phase: ``tuning``, ``runs``, ``tuned runs`` or ``costs``.
         done, total: runs, trials or measurements of the phase.
         work_done, work_left: of the phase, in the units of `Item.work`; runs under way are part of the latter.
-        running: what runs now.
+        running: descriptions of the running tasks.
     """
 
     pid: int
@@ -207,7 +207,7 @@ class Session:
 
 
 class Phase:
-    """The progress of one phase, counted from 0: in the session, and for whoever shows progress.
+    """The progress of one phase, counted from 0: in the session, and for a progress display.
 
     Args:
         session: of the work.

@@ -1,4 +1,4 @@
-"""From a suite to the runs and studies it stands for: what each of them is, and which of them are done."""
+"""From a suite to its runs and studies: the spec of each, and which of them are done."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ..data.cohort import Cohort, load_cohort
 from ..data.cohort_cache import Progress
 from ..errors import MilbenchError, did_you_mean
 from ..formatting.text import count
-from ..registry import Method, look_beside, resolve
+from ..registry import Method, add_import_folder, resolve
 from ..tasks import task_named
 from ..training.stacked import may_share, stacks
 from ..training.task import TrainingTask
@@ -31,7 +31,7 @@ from .tuning.study import import_optuna
 
 Overwrite = Literal["missing", "failed", "all", "missing-models", "costs"]
 
-#: Runs that share a process without being stacked, at most: what a kill costs.
+#: Runs that share a process without being stacked, at most: those that a kill loses.
 IN_TURN = 8
 
 
@@ -43,13 +43,13 @@ class PlannedRun:
     method: Method  # as the suite names it, whatever a search has set
     outcome: str | None = None
     tuned: dict[str, Any] | None = None  # `milbench.runs.tuning.search.StudyResult.record`
-    work: float = 0.0  # parameters times training bags times epochs: what to begin with
+    work: float = 0.0  # parameters times training bags times epochs: the largest first
     stored: str | None = None  # the id it is stored under, which may be one of before the timeout left the hash
     stopped_s: float | None = None  # the timeout that stopped the stored run, where the plan allows more: made again
 
     @property
     def spec(self) -> RunSpec:
-        """What decides the run's predictions."""
+        """The fields that determine the run's predictions."""
         return self.task.spec
 
     def __str__(self) -> str:
@@ -109,7 +109,7 @@ class Plan:
 
 
 class Finished:
-    """The stored runs of a suite, found by their spec: a run that differs in nothing but its timeout is the same."""
+    """The stored runs of a suite, by their spec: a run that differs in nothing but its timeout is the same."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -154,7 +154,7 @@ def make_plan(
     storage: str | None = None,
     progress: Progress | None = None,
 ) -> Plan:
-    """Resolve a suite into runs and look up which are done; checks everything, writes only caches that are missing.
+    """Resolve a suite into runs and read which are done; check everything, write only caches that are missing.
 
     Args:
         suite: name, path or the suite itself.
@@ -164,7 +164,7 @@ def make_plan(
         progress: called while features are imported.
 
     Raises:
-        MilbenchError: something the user can mend, among it a suite that was changed under the same version.
+        MilbenchError: something the user can correct, among it a suite that was changed under the same version.
     """
     source = "" if isinstance(suite, Suite) else str(suite)
     suite = suite if isinstance(suite, Suite) else load_suite(suite)
@@ -179,13 +179,13 @@ def make_plan(
     if budget:
         suite = with_budget(suite, budget)
     if any(":" in text.partition("[")[0] for text in (*suite.methods, *(methods or ()))):
-        look_beside(suite.base)
+        add_import_folder(suite.base)
     # The report, which knows no method, finds a figure's row by the method's one spelling.
     suite = suite.model_copy(update={"published": tuple(_of_one_spelling(f, suite.name) for f in suite.published)})
     store = Store(Path(results), suite)
     resolved, notes = _methods(methods or suite.methods)
     for method in resolved:
-        method.card  # noqa: B018 - told now, not when a run is to be published
+        method.card  # noqa: B018 - checked now, not when a run is to be published
     if suite.tuning is not None:
         import_optuna()
     own, _ = _methods(suite.methods)
@@ -205,7 +205,7 @@ def make_plan(
     if suite.reference is not None:  # the report finds it by its one name, as it does the published figures
         store.suite = suite = suite.model_copy(update={"reference": resolve(suite.reference).canonical})
     recipes = {(d.name, m.canonical): _recipe(suite, m, d.recipes) for d in suite.data for m in resolved}
-    _refuse_changed(store)  # what is wrong in itself has been told by now: a slip is no change of the suite
+    _refuse_changed(store)  # after the checks above: a typing error is not reported as a change of the suite
     device, finished = _device(suite), Finished(store)
     cohorts = tuple(load_cohort(data, suite.base, progress) for data in suite.data)
     runs: list[PlannedRun] = []
@@ -336,7 +336,7 @@ def together(todo: Sequence[PlannedRun], most: int) -> list[list[PlannedRun]]:
 
 def to_task(group: Sequence[PlannedRun], most: int) -> RunTask | SharedTask:
     """Return the one task that carries out a group of `together`."""
-    # One that is left over of its group as well: what is recorded must not depend on how many others there were.
+    # One that is left over of its group as well: its record must not depend on the number of others.
     spec = group[0].spec
     shared = most > 1 and (spec.stacked or may_share(spec.budget))
     return SharedTask(tuple(planned.task for planned in group)) if shared else RunTask(group[0].task)

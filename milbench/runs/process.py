@@ -20,7 +20,7 @@ def capped(
     """Let this process take no more memory than it may; see `Budget.memory_bytes`.
 
     Args:
-        memory_bytes: what may be taken beyond what the process has now; None: no limit.
+        memory_bytes: allowed beyond the present use of the process; None: no limit.
         device: on CUDA the limit is torch's caching allocator's, on CPU the kernel's.
         cache: features that are mapped before, so that they do not count.
 
@@ -44,7 +44,7 @@ def capped(
         return
     import resource  # not on Windows
 
-    # What is shared with the other runs, or belongs to torch, is not the method's: mapped features, pools of threads.
+    # Memory shared with other runs, or of torch itself, is not the method's: mapped features, pools of threads.
     if cache is not None:
         for slide in cache.slides.drop_duplicates("shard")["slide_id"]:
             cache[slide]

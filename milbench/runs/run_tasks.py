@@ -1,4 +1,4 @@
-"""What a process does for runs: train one, or several that share a process, and predict validation and test slides."""
+"""The work of a process: train one run, or several that share it, and predict validation and test slides."""
 
 from __future__ import annotations
 

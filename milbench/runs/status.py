@@ -33,7 +33,7 @@ class Standing:
 
     Attributes:
         suite, folder: which, and where its results are.
-        asked: when it was run last, ISO 8601.
+        requested_at: when it was run last, ISO 8601.
         runs: every run that the suite asks for, with its record where it is done.
         trials: tuning trials that are done, and all of them.
         storage: of the trials.
@@ -47,7 +47,7 @@ class Standing:
 
     suite: Suite
     folder: Path
-    asked: str
+    requested_at: str
     runs: dict[Key, RunRecord | None]
     trials: tuple[int, int]
     storage: str
@@ -64,7 +64,7 @@ class Standing:
             "damaged" if key in self.damaged else "missing" if run is None else run.outcome
             for key, run in self.runs.items()
         )
-        on = f"run last on {self.asked[:16].replace('T', ' ')} UTC"
+        on = f"run last on {self.requested_at[:16].replace('T', ' ')} UTC"
         lines = [
             f"{self.suite.name} version {self.suite.version}: {len(self.runs)} runs in {self.folder}"
             + (f", as {on}" if self.last is None else f"; {on} with other methods or seeds, {count(self.last, 'run')}")
@@ -115,7 +115,7 @@ def standing(
     seeds: int | None = None,
     budget: Mapping[str, float] | None = None,
 ) -> Standing | None:
-    """Return how far a suite is; None where its records do not tell, and it has to be planned to know.
+    """Return how far a suite is; None where its records do not say, and it has to be planned to know.
 
     That is where it was never run, where labels or split files were written since, or where methods, folds, budget,
     tuning or stacking have changed since, or the measurement of cost was added, in a way that needs the methods' code
@@ -131,7 +131,7 @@ def standing(
     store = Store(results, suite)
     if not (store.folder / "suite.json").exists():
         return None
-    for _ in range(3):  # what is at work meanwhile is told as of the moment of which the runs are
+    for _ in range(3):  # the processes at work must be those of the moment at which the runs were read
         before = sessions(store.folder)
         state = _standing(suite, store, methods, seeds)
         if state is None or [(s.pid, s.done) for s in before] == [(s.pid, s.done) for s in state.now]:
@@ -152,7 +152,7 @@ def _standing(suite: Suite, store: Store, methods: Sequence[str], seeds: int | N
     for data in suite.data:
         for tuned in (False, True) if suite.tuning is not None else (False,):
             request = _request(requests, suite, data.name, tuned)
-            if request is None or _written_since(data, suite.base, request.asked):
+            if request is None or _written_since(data, suite.base, request.requested_at):
                 return None
             used.append(request)
             names = _names(methods, suite, then, request)
@@ -175,11 +175,11 @@ def _standing(suite: Suite, store: Store, methods: Sequence[str], seeds: int | N
                     for (cohort, method, fold, seed, was_tuned), run in runs.items()
                     if run is None and (cohort, was_tuned) == (data.name, tuned) and (method, fold, seed) in before
                 )
-    newest = max(request.asked for request in used)
+    newest = max(request.requested_at for request in used)
     last = {
         (request.data, name, fold, seed, request.conditions["tuning"] is not None)
         for request in used
-        if request.asked == newest
+        if request.requested_at == newest
         for name in request.methods
         for fold in request.folds
         for seed in request.seeds
@@ -216,7 +216,7 @@ def _damaged(runs: Mapping[Key, RunRecord | None]) -> dict[Key, str]:
 
 
 def _written_since(data: DataSpec, base: Path, requested: str) -> bool:
-    """Return whether labels, or split files, were written since: which runs are of them only the cohort tells."""
+    """Return whether labels, or split files, were written since: only the cohort then says which runs use them."""
     names = [name.partition("#")[0] for name in (data.labels, data.slide_table) if name]
     files = [base / name for name in names]
     if data.split.files is not None and not Path(data.split.files).is_absolute():
@@ -226,7 +226,7 @@ def _written_since(data: DataSpec, base: Path, requested: str) -> bool:
 
 
 def _codes(request: Request, base: Path) -> dict[str, str] | None:
-    """Return what the code of every method is now; None where the request does not tell by which files."""
+    """Return the present code of every method; None where the request does not name its files."""
     codes = dict(request.methods)
     for name, then in request.methods.items():
         if not re.fullmatch("[0-9a-f]{16}", then):  # milbench's own, whose code is their revision
@@ -250,7 +250,7 @@ def _request(requests: Sequence[Request], suite: Suite, data: str, tuned: bool) 
         for request in requests
         if request.data == data and request.conditions["budget"] == allowed and request.conditions["tuning"] == tuning
     ]
-    return max(of_table, key=lambda request: request.asked, default=None)
+    return max(of_table, key=lambda request: request.requested_at, default=None)
 
 
 def _names(methods: Sequence[str], suite: Suite, then: Suite, request: Request) -> list[str] | None:

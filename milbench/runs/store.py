@@ -1,4 +1,4 @@
-"""The results on disk: one folder a run, published by one rename, so that what is there is whole.
+"""The results on disk: one folder a run, published by one rename, so that no result is incomplete.
 
 Layout, below the results root (``results/runs``)::
 
@@ -11,9 +11,9 @@ Layout, below the results root (``results/runs``)::
 
 A run that failed is a run: ``run.json`` with its outcome and reason, without predictions. Nothing here reads a label.
 
-``run.json`` holds a checksum of itself (``checksum``, see `milbench.atomic_io.checksums`) and of every file beside it
+``run.json`` holds a checksum of itself (``checksum``, see `milbench.atomic_io.checksums`) and of every file next to it
 (``files``); ``cost.json`` and ``suite.json`` hold their own; a cohort's files have theirs in its ``manifest.json``.
-What is read is compared with them. Stores of before have none, and are read as they are.
+Readers compare with them. Earlier stores have none, and are read as they are.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class RunRecord:
     """One run as it lies on disk.
 
     Attributes:
-        spec: what was run.
+        spec: of the run.
         outcome: one of `OUTCOMES`.
         reason: why it is not ``ok``; empty for ``ok``.
         record: the whole of ``run.json``; keys other than these may be absent.
@@ -139,7 +139,7 @@ class RunRecord:
         """Return the sentence on a file of the run, other than its model, that is missing or not as it was written.
 
         Args:
-            most_bytes: files that are larger are only looked for.
+            most_bytes: of files that are larger only the existence is checked.
         """
         for name in sorted(set(self.record.get(FILES, ())) - {MODEL}):
             try:
@@ -235,7 +235,7 @@ class Store:
         self.tuning = self.folder / "tuning"
 
     def prepare(self) -> None:
-        """Create the folders, write ``suite.json`` and clear away what dead processes left.
+        """Create the folders, write ``suite.json`` and remove the temporary files of processes that have ended.
 
         Raises:
             MilbenchError: the root is a file, or cannot be written to.
@@ -303,7 +303,7 @@ class Store:
                 classes ``p0`` ... ``p{C-1}``, and log-odds ``s0`` ... ``s{C-1}``, by which bags are ordered. For
                 outcome ``ok`` and only for it.
             history: one row an evaluation.
-            overwrite: replace a run of the same id; without it, what is there stays and this one is dropped.
+            overwrite: replace a run of the same id; without it, the stored run stays and this one is dropped.
             trajectory: of an oracle run: ``evaluation`` (from 1), ``slide_id``, ``p0`` ... of the test bags.
             model: the trained model, content of ``model.safetensors``.
 
@@ -358,7 +358,8 @@ class Store:
             write_atomic(file, json.dumps(with_checksum(_jsonable(content)), indent=1) + "\n")
         except OSError as error:
             raise MilbenchError(
-                f"cannot write {file} ({error.strerror or error}); free or mend the disk, then run the command again.",
+                f"cannot write {file} ({error.strerror or error}); free space on the disk or repair it, then run "
+                "the command again.",
                 code="not-writable",
             ) from error
 
@@ -381,7 +382,7 @@ class Store:
                 f"{folder} is no run, cost or cohort of {self.folder}, so it is left as it is.", code="path-outside"
             )
         inside(self.root, folder)
-        # The name of what a dead process had begun to write: if this one dies here, `clean` finishes its work.
+        # Named as an unfinished write: if this process is killed here, `clean` removes the folder.
         doomed = unfinished(folder)
         try:
             folder.rename(doomed)
@@ -398,7 +399,7 @@ class Store:
             ) from error
 
     def mark(self, run_id: str, when: str) -> None:
-        """Note in a published run when its suite was asked for again; see `milbench.runs.current_runs`.
+        """Note in a published run when its suite was requested again; see `milbench.runs.current_runs`.
 
         Raises:
             MilbenchError: its file is damaged or cannot be written.
@@ -425,8 +426,8 @@ class Store:
             with suppress(OSError):
                 temporary.unlink(missing_ok=True)
             raise MilbenchError(
-                f"cannot write {file} ({error.strerror or error}), which has to say that it is asked for again; make "
-                "it writable, or give another --results.",
+                f"cannot write {file} ({error.strerror or error}), which has to record that it is requested again; "
+                "make it writable, or give another --results.",
                 code="not-writable",
             ) from error
 
@@ -440,7 +441,8 @@ class Store:
             publish_folder(final, witness, fill, overwrite)
         except OSError as error:
             raise MilbenchError(
-                f"cannot write {final} ({error.strerror or error}); free or mend the disk, then run the command again.",
+                f"cannot write {final} ({error.strerror or error}); free space on the disk or repair it, then run "
+                "the command again.",
                 code="not-writable",
             ) from error
         return final
@@ -477,7 +479,7 @@ def read_suite(folder: Path) -> Suite:
 def suite_folders(root: Path) -> list[Path]:
     """Return the folders of suites below a results root, sorted; the root itself where it is one.
 
-    One that has lost its suite.json is among them, so that its runs are not passed over: `read_suite` then says so.
+    One that has lost its suite.json is among them, so that its runs are not skipped: `read_suite` then says so.
     """
     root = Path(root)
     if root.suffix == ".toml" and root.is_file():
@@ -505,7 +507,7 @@ def _runs(folder: Path) -> Iterator[RunRecord]:
 
 
 def _each(parent: Path, name: str, read: Callable[[Path], _Read]) -> Iterator[_Read]:
-    """Yield every result of a folder, in the order of their ids; one that is removed meanwhile is passed over."""
+    """Yield every result of a folder, in the order of their ids; one that is removed meanwhile is skipped."""
     for file in sorted(parent.glob(f"[!.]*/{name}")):
         try:
             result = read(file.parent)
@@ -593,7 +595,7 @@ def _is_numbers(value: Any) -> bool:
     return isinstance(value, dict) and all(number is None or _is_number(number) for number in value.values())
 
 
-#: What readers use of a record's environment: key -> the type that it has where it is there and not null.
+#: Keys of a record's environment that readers use: key -> the type that it has where it is there and not null.
 _ENVIRONMENT_TYPES: dict[str, Callable[[Any], bool]] = {
     "environment": _is_dict, "environment.fingerprint": _is_text, "environment.gpus": _is_list_of_dicts,
 }  # fmt: skip
@@ -617,11 +619,11 @@ _COST_TYPES = _ENVIRONMENT_TYPES | {
 
 def _check_types(file: Path, content: Mapping[str, Any], types: Mapping[str, Callable[[Any], bool]]) -> None:
     """Refuse a record that holds a value of another type than is written, where readers use it."""
-    for name, fits in types.items():
+    for name, has_type in types.items():
         value: Any = content
         for key in name.split("."):
             value = value.get(key) if isinstance(value, dict) else None
-        if value is not None and not fits(value):
+        if value is not None and not has_type(value):
             kind = type(value).__name__
             raise MilbenchError(
                 f"{file} has a {kind} of the wrong kind for {name}; delete its folder and run again.",
@@ -674,7 +676,7 @@ def _read_replaced(file: Path) -> bytes:
     for _ in range(20):
         with suppress(FileNotFoundError):
             return read_regular(file)
-        # One that is replaced lies beside its place; one that is not there was removed.
+        # A replaced folder lies next to its place; a missing one was removed.
         if file.parent.exists() or not replaced_meanwhile(file.parent):
             break
         time.sleep(0.01)
@@ -714,7 +716,7 @@ def _checked(run_id: str, predictions: pd.DataFrame, task: str) -> pd.DataFrame:
 
 
 def _jsonable(value: Any) -> Any:
-    """Plain JSON of nested values; what is not finite becomes null, as JSON has no word for it."""
+    """Plain JSON of nested values; a number that is not finite becomes null, as JSON has none."""
     if isinstance(value, BaseModel):
         return _jsonable(value.model_dump(mode="json"))
     if isinstance(value, Mapping):

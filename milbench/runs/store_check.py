@@ -32,12 +32,12 @@ _AGAIN = "run the suite again to write it"
 
 @dataclass
 class StoreReport:
-    """What a check found.
+    """The result of a check.
 
     Attributes:
-        path: what was checked.
+        path: that was checked.
         defects: a sentence each, naming the file.
-        notes: what could not be checked, and why.
+        notes: on files that could not be checked, and why.
         checked: how many of each kind were checked.
     """
 
@@ -98,7 +98,7 @@ def check_path(path: Path, progress: Progress | None = None) -> StoreReport:
         if (cache / CACHE_FILE).is_file():
             report.add("cache", [f"{cache}: {line}" for line in verify_cache(cache, progress)])
         else:
-            seen = "" if cache.is_absolute() else ", looked for from the working folder,"
+            seen = "" if cache.is_absolute() else ", relative to the working folder,"
             report.notes.append(f"The cache {cache} of {where}{seen} is not there, and was not checked.")
     return report
 

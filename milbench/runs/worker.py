@@ -1,4 +1,4 @@
-"""What happens inside a process: execute one task, and turn whatever goes wrong into an outcome."""
+"""The body of a process: execute one task, and turn every error into an outcome."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def work(task: Task) -> Outcome:
     except Diverged as error:
         return Outcome("diverged", str(error))
     except OutOfMemory as error:
-        record = {"bag_length": error.bag_length, "during": error.during, "asked_bytes": error.asked_bytes}
+        record = {"bag_length": error.bag_length, "during": error.during, "asked_bytes": error.requested_bytes}
         cause = "" if error.__cause__ is None else f": {_first_line(error.__cause__)}"
         return Outcome("oom", f"{error}{_cap(task)}{cause}", {"record": {"oom": record}})
     except MilbenchError as error:

@@ -1,4 +1,4 @@
-"""Tasks: what a target is. One module a task, or an entry point of the group ``milbench.tasks``.
+"""Tasks: kinds of targets. One module a task, or an entry point of the group ``milbench.tasks``.
 
 A module defines ``TASK``, a `Task`: how targets are read and checked, what folds balance, which columns predictions
 have, the default loss, what may be monitored, the metrics. No module here imports torch before a tensor is needed.

@@ -1,4 +1,4 @@
-"""Task: what a bag is labelled with, and how predictions of it are made, stored, monitored and scored."""
+"""Task: the kind of a bag's target, and how its predictions are made, stored, monitored and scored."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class Monitor:
 
 
 class Predictions(ABC):
-    """What a model predicts for B bags, by the columns that are stored of it."""
+    """The predictions of a model for B bags, by their stored columns."""
 
     @property
     @abstractmethod
@@ -70,7 +70,7 @@ class Predictions(ABC):
 
 
 class Task(ABC):
-    """What a target is, for everything else in milbench.
+    """The definition of a target, for everything else in milbench.
 
     A module of `milbench.tasks` defines one as ``TASK``; a package of one's own names one, or its class, as an entry
     point of the group ``milbench.tasks``. Modules that read tables import tasks, so torch is imported by the methods
@@ -83,7 +83,7 @@ class Task(ABC):
 
     #: in suites (``task`` of a ``[[data]]`` table) and specs of runs
     name: ClassVar[str]
-    #: what selection may follow, the default of `milbench.config.Protocol.monitor` among it
+    #: monitors that selection may follow, the default of `milbench.config.Protocol.monitor` among it
     monitors: ClassVar[tuple[Monitor, ...]]
     #: name of the metric that orders methods
     primary_metric: ClassVar[str]

@@ -12,7 +12,7 @@ from ..errors import MilbenchError
 def check_targets(targets: Tensor, bags: int, n_classes: int) -> None:
     """Raise MilbenchError unless targets are ``(bags,)`` int64 class indices in 0 .. n_classes - 1.
 
-    Their values are fetched from the device, so a CUDA stream waits; they are not looked at while a graph is captured
+    Their values are fetched from the device, so a CUDA stream waits; they are not checked while a graph is captured
     or compiled.
     """
     if not isinstance(targets, Tensor) or targets.dtype != torch.int64 or tuple(targets.shape) != (bags,):

@@ -38,7 +38,7 @@ def _metrics() -> Any:
 
 @dataclass(frozen=True)
 class ClassPredictions(Predictions):
-    """What a model says of the classes of B bags.
+    """The predictions of a model for the classes of B bags.
 
     Attributes:
         probabilities: ``(B, n_classes)`` float64, rows sum to 1.
@@ -119,7 +119,7 @@ class Classification(Task):
         return {"val_loss": float(-np.log(chosen).mean()), "val_auc": auc}
 
     def metrics(self) -> tuple[Metric, ...]:
-        """Return milbench's metrics and those that are registered beside them."""
+        """Return milbench's metrics and the registered ones."""
         return tuple(_metrics().registered())
 
     def scores(self, targets: Sequence[int], columns: Mapping[str, NDArray[Any]]) -> dict[str, float]:
@@ -170,7 +170,7 @@ def index_classes(
 
     Args:
         values: slide -> label value.
-        classes: the values in class order; None: the values found, sorted, as numbers where all are numbers.
+        classes: the values in class order; None: the values present, sorted, as numbers where all are numbers.
         where: the file, for messages.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Meter: what a training has used of its budget, how far along it is, and when it must stop."""
+"""Meter: the part of its budget that a training has used, its progress, and when it must stop."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class BudgetMeter:
     def __init__(
         self, budget: Budget, planned_steps: int, timer: DeviceTimer, flops: Callable[[int], int | None]
     ) -> None:
-        self.track = budget.track  # once: it is asked for at every step
+        self.track = budget.track  # once: every step reads it
         self.timer = timer
         self.steps = 0
         self.flops: int | None = 0
@@ -202,7 +202,7 @@ class FlopTable:
         if self._pieces is None or stated is None or flops is None:
             self._pieces = None
         elif not self._pieces.setdefault(stated[0], _Piece()).add(stated[1], flops):
-            # Nothing that followed from the statement is kept; what was counted here is counted again.
+            # Nothing that followed from the statement is kept; operations that were counted here are counted again.
             self._pieces = None
             self._known.clear()
         return self._pieces is not None
@@ -248,7 +248,7 @@ class FlopTable:
 
 
 class _Piece:
-    """Operations that are an affine function of some terms: what follows from those that are known.
+    """Operations that are an affine function of some terms, inferred from known counts.
 
     Attributes:
         checked: whether a count has agreed with what followed from others.

@@ -47,7 +47,7 @@ class Standardizer:
 class BagLoader:
     """Bags of some slides of a cache, ready to be batched on a device.
 
-    Features stay where the cache has mapped them until they are asked for. Where all of them fit into a share of the
+    Features stay where the cache has mapped them until they are read. Where all of them fit into a share of the
     free memory they are brought to the device once: to the host's as fp32, to a CUDA device's in the stored dtype,
     which becomes fp32 there, batch by batch, exactly. Where they do not fit, `stream` reads ahead of the device.
     """
@@ -62,7 +62,7 @@ class BagLoader:
             cache: where they are.
             ids: which.
             device: where batches go.
-            scaling: what standardises them.
+            scaling: standardises them; or None.
             limit_bytes: the memory this run may have, where it is less than what is free.
             as_if: slides whose size decides whether features are brought to the device, instead of these.
         """
@@ -157,13 +157,13 @@ class BagLoader:
         return Bags(x, self.lengths, coords)
 
     def _one(self, i: int) -> Bags:
-        """Return one resident bag; kept, since beside a small method making it anew would be a tenth of a step."""
+        """Return one resident bag; kept, since with a small method making it anew would be a tenth of a step."""
         assert self._resident is not None
         bags = self._single.get(i)
         if bags is None:
             rows = slice(self._starts[i], self._starts[i + 1])
             where = self._resident.coords
-            with torch.inference_mode(False):  # training uses them too, whoever asked first
+            with torch.inference_mode(False):  # training uses them too, whoever reads it first
                 bags = Bags(self._resident.x[rows], self.lengths[i : i + 1], None if where is None else where[rows])
             self._single[i] = bags
         # On a CUDA device the stored dtype stays: only the batch in hand is widened.
@@ -202,7 +202,7 @@ def ahead(
                 sent.append(send(staged.pop(0).result()))
             if i + depth < len(items):
                 staged.append(pool.submit(stage, items[i + depth]))
-            # On its way before this item's work is queued; what went wrong with it is told in its turn.
+            # On its way before this item's work is queued; its error is raised in its turn.
             if staged and staged[0].done() and staged[0].exception() is None:
                 sent.append(send(staged.pop(0).result()))
             yield sent.pop(0)
@@ -211,7 +211,7 @@ def ahead(
 
 
 class _TransferStream:
-    """A CUDA stream that carries bags to the device beside the work."""
+    """A CUDA stream that copies bags to the device concurrently with the work."""
 
     def __init__(self, device: torch.device, timer: DeviceTimer | None) -> None:
         self.device = device
@@ -219,13 +219,13 @@ class _TransferStream:
         self.timer = timer
 
     def send(self, bags: Bags) -> tuple[Bags, Callable[[], None]]:
-        """Start the copy; return the bags on the device, fp32, and what makes the work wait for it.
+        """Start the copy; return the bags on the device, fp32, and a function that makes the work wait for it.
 
         To be called when the bags' turn comes: the work on those before them must not wait for this copy. The host
         never waits.
         """
         here = torch.cuda.current_stream(self.device)
-        with torch.cuda.stream(self.stream), self.timer.beside() if self.timer else nullcontext():
+        with torch.cuda.stream(self.stream), self.timer.concurrent() if self.timer else nullcontext():
             moved = bags.to(self.device, non_blocking=True).to(dtype=torch.float32)
             there = self.stream.record_event()
         for tensor in (moved.x, moved.ptr, moved.coords):

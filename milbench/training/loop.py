@@ -39,7 +39,7 @@ def train(
     """Train a task's method within its budget and select the evaluation its protocol asks for.
 
     Args:
-        task: what to train.
+        task: to train.
         cache: the features.
         device: where.
         on_evaluation: called with the share of the training that is done and the new row of the history; what it
@@ -67,7 +67,7 @@ def train(
     seeds = {purpose: derive_seed(spec.seed, purpose) for purpose in ("init", "order", "dropout", "subsample")}
     seed_everything(seeds["init"])
     model = model_for(resolve(task.method), target_task, cache.dim, task.n_classes).to(device)
-    order, chance = (np.random.default_rng(seeds[purpose]) for purpose in ("order", "subsample"))
+    order, rng = (np.random.default_rng(seeds[purpose]) for purpose in ("order", "subsample"))
     seed_everything(seeds["dropout"])
     if model.has_own("reset"):
         seeds["method"] = derive_seed(spec.seed, "method")
@@ -123,10 +123,10 @@ def train(
         else:
             positions = order.choice(len(bags), len(bags), p=drawn).tolist()
         batches = [positions[i : i + recipe.batch_size] for i in range(0, len(positions), recipe.batch_size)]
-        # Looked up beforehand: between the steps of a small method, whose data fill the caches, each costs far more.
+        # Precompute per epoch: the same lookups between steps dominate the step time of small methods.
         answers, rows = [labels_of(targets, at) for at in batches], [[lengths[j] for j in at] for at in batches]
         taken: list[int] = []
-        # One context an epoch and one block of the timer a batch: beside a small method each is a part of a step.
+        # One context an epoch and one block of the timer a batch: with a small method each is a part of a step.
         with closing(bags.stream(batches, timer)) as ready, oom_context(taken, "training"):
             for i in range(0, len(batches), recipe.accumulate):
                 group = batches[i : i + recipe.accumulate]
@@ -135,7 +135,7 @@ def train(
                     batch = next(ready)  # waiting for the disk is not the device's time
                     with timer:
                         if most is not None:
-                            batch = subsample_bags(batch, most, chance)
+                            batch = subsample_bags(batch, most, rng)
                         loss = stepper.backward(batch, answers[j], len(group))
                         losses.add(loss, len(at))
                         if j + 1 == i + len(group):
@@ -164,7 +164,7 @@ def train(
 
 
 class _Losses:
-    """The mean of losses over bags, fetched from the device when asked for: to add each up takes a part of a step."""
+    """The mean of losses over bags, fetched from the device when read: adding each up takes a part of a step."""
 
     def __init__(self, device: torch.device) -> None:
         self._at_once = device.type == "cpu"  # there is nothing to wait for, and a tensor kept would part the heap

@@ -58,7 +58,8 @@ def build_optimizer(
 ) -> Optimizer:
     """Build the optimizer a recipe names, of parameters or groups of them; `recipe.lr` is the rate at the start."""
     lr, decay, betas = recipe.lr, recipe.weight_decay, recipe.betas
-    # What a method keeps out of training (a teacher) is neither decayed nor pulled back to Lookahead's slow weights.
+    # Parameters that a method keeps out of training (a teacher) are neither decayed nor pulled back to Lookahead's slow
+    # weights.
     params: list[Any] = [p for p in parameters if not isinstance(p, Tensor) or p.requires_grad]
     # One kernel for all parameters: at a bag a step the optimizer is a third of a small method's time.
     match recipe.optimizer:

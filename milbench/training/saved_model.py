@@ -32,7 +32,7 @@ from .task import TrainingResult, TrainingTask
 
 #: Version of the file's content; a reader refuses newer ones.
 FORMAT = 1
-#: What must agree between the features a model was trained on and those it is given, beside their width.
+#: Fields that must agree between the features a model was trained on and those it is given, besides their width.
 SOURCE = ("encoder", "patch_size", "magnification")
 
 _PARAMETERS, _MEAN, _DEVIATION = "model.", "scaling.mean", "scaling.deviation"
@@ -111,7 +111,7 @@ def model_bytes(
 
     Args:
         task, trained, cache: of the run.
-        validation: what the model predicts of ``task.val``; None where there are none.
+        validation: predictions of ``task.val``; None where there are none.
     """
     tensors = {f"{_PARAMETERS}{name}": value for name, value in trained.model.state_dict().items()}
     if trained.scaling is not None:

@@ -18,8 +18,8 @@ from .task import TrainingTask
 
 
 class CheckpointSelector:
-    """Looks at validation slides, keeps the history, and remembers the best model; under the oracle protocol it also
-    predicts the test slides, whose labels it does not have."""
+    """Evaluates on the validation set, records the history and keeps the best checkpoint; under the oracle protocol it
+    also predicts the test slides, whose labels it does not have."""
 
     def __init__(
         self, task: TrainingTask, cache: FeatureCache, device: torch.device, scaling: Standardizer | None
@@ -40,7 +40,7 @@ class CheckpointSelector:
 
     @property
     def evaluates(self) -> bool:
-        """Whether it predicts anything; else it only writes down."""
+        """Whether it predicts anything; else it only records the history."""
         return len(self.held) > 0 or self.test is not None
 
     def evaluate(self, model: Aggregator, row: dict[str, Any]) -> None:

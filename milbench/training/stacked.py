@@ -32,7 +32,7 @@ from .task import OnStep, TrainingResult, TrainingTask, derive_seed, seed_everyt
 
 
 def stacks(recipe: Recipe, budget: Budget) -> bool:
-    """Whether runs of this kind can be stacked: all of them take the same steps, and nothing looks across a model.
+    """Whether runs of this kind can be stacked: all of them take the same steps, and no operation mixes models.
 
     Not those that stop early or that a budget limits, nor clipped gradients or autocast, nor a recipe that weights
     classes, draws bags by class or smooths labels, all of which are defined for the loss and bags of one model, nor one
@@ -47,7 +47,7 @@ def stacks(recipe: Recipe, budget: Budget) -> bool:
 
 
 def may_share(budget: Budget) -> bool:
-    """Whether runs may share a process: not where their time or memory is limited, or what does not fit is cut."""
+    """Whether runs may share a process: not under limits of time or memory, nor where large bags are subsampled."""
     return budget.memory_bytes is None and budget.timeout_s is None and budget.on_oom == "fail"
 
 
@@ -104,7 +104,7 @@ def train_stacked(
         stack, recipe, math.ceil(math.ceil(bags / recipe.batch_size) / recipe.accumulate) * recipe.epochs
     )
     timer = DeviceTimer(device)
-    judges = [CheckpointSelector(t, cache, device, scaling) for t, scaling in zip(tasks, scalings, strict=True)]
+    selectors = [CheckpointSelector(t, cache, device, scaling) for t, scaling in zip(tasks, scalings, strict=True)]
     flops = flops_of(first, cache)
     counted = [[flops.of(n) for n in own.lengths] for own in sets]
     an_epoch = [None if None in of_bags else sum(n or 0 for n in of_bags) for of_bags in counted]
@@ -129,7 +129,7 @@ def train_stacked(
                         on_step(steps / stepper.planned, epoch)
             row = {"epoch": epoch, "train_loss": nan, "lr": stepper.lr, "seconds": nan, "device_seconds": nan,
                    "steps": steps}  # fmt: skip
-            for i, (model, selector, own_flops) in enumerate(zip(models, judges, an_epoch, strict=True)):
+            for i, (model, selector, own_flops) in enumerate(zip(models, selectors, an_epoch, strict=True)):
                 try:
                     if not ended[i]:
                         _check_finite(model)
@@ -140,7 +140,7 @@ def train_stacked(
             if all(ended):
                 break
     results: list[TrainingResult | Diverged] = []
-    for i, (model, selector, of_bags) in enumerate(zip(models, judges, sets, strict=True)):
+    for i, (model, selector, of_bags) in enumerate(zip(models, selectors, sets, strict=True)):
         if ended[i]:
             results.append(Diverged(ended[i]))
             continue

@@ -16,18 +16,18 @@ from ..bags import BagOutput, Bags
 from ..config import Recipe
 from ..errors import MilbenchError, OutOfMemory
 from ..formatting.text import count
-from ..measure.memory import bytes_asked_for, is_out_of_memory
+from ..measure.memory import is_out_of_memory, requested_bytes
 from ..nn.stacked import Stack
 from .optimizers import Plateau, build_optimizer, learning_rate
 
 
-def subsample_bags(bags: Bags, most: int, chance: np.random.Generator) -> Bags:
+def subsample_bags(bags: Bags, most: int, rng: np.random.Generator) -> Bags:
     """Return bags of at most `most` instances: of longer ones as many, drawn without replacement, in their order."""
     if max(bags.lengths) <= most:
         return bags
     kept, begin = [], 0
     for n in bags.lengths:
-        kept.append(begin + (np.arange(n) if n <= most else np.sort(chance.choice(n, most, replace=False))))
+        kept.append(begin + (np.arange(n) if n <= most else np.sort(rng.choice(n, most, replace=False))))
         begin += n
     rows = torch.from_numpy(np.concatenate(kept)).to(bags.x.device)
     coords = None if bags.coords is None else bags.coords[rows]
@@ -36,13 +36,13 @@ def subsample_bags(bags: Bags, most: int, chance: np.random.Generator) -> Bags:
 
 @contextmanager
 def oom_context(lengths: Sequence[int], during: str) -> Iterator[None]:
-    """Turn whatever torch raises when memory runs out into `OutOfMemory`, with the longest of the bags in hand."""
+    """Turn torch's errors on exhausted memory into `OutOfMemory`, with the longest of the bags in hand."""
     try:
         yield
     except Exception as error:
         if isinstance(error, OutOfMemory) or not is_out_of_memory(error):
             raise
-        raise OutOfMemory(max(lengths, default=0), during, bytes_asked_for(error)) from error
+        raise OutOfMemory(max(lengths, default=0), during, requested_bytes(error)) from error
 
 
 def clip_groups(model: nn.Module, recipe: Recipe) -> list[list[nn.Parameter]]:
@@ -65,7 +65,7 @@ class OptimizerStep:
     """Forward, backward and step of one recipe: precision, accumulation, clipping, schedule, weights of classes.
 
     Args:
-        model: what is trained; a stack takes neither weights nor smoothed labels.
+        model: to train; a stack takes neither weights nor smoothed labels.
         recipe: how.
         planned_steps: of the whole training.
         class_weights: factor of the loss of a bag of each class; None: 1.
@@ -177,7 +177,7 @@ def autocast(device_type: str, recipe: Recipe) -> torch.autocast:
 
 
 def check_output(model: Aggregator, out: Any, batch: Bags) -> None:
-    """Refuse what a stranger's method returns where a loss would fail in our code, or would not fail at all."""
+    """Refuse an output of an external method on which the loss would fail in our code, or would not fail at all."""
     returned = out.logits.shape if isinstance(out, BagOutput) else None
     due = (len(batch), model.n_classes)
     if returned != due and (returned != (len(batch), 1) or model.n_classes != 2):
@@ -185,6 +185,6 @@ def check_output(model: Aggregator, out: Any, batch: Bags) -> None:
         raise MilbenchError(
             f"{type(model).__name__} returned {description} for {count(len(batch), 'bag')} "
             f"and {model.n_classes} classes, "
-            f"instead of a BagOutput with logits of shape {due}; milbench check tells what is asked of a method.",
+            f"instead of a BagOutput with logits of shape {due}; milbench check lists what a method must return.",
             code="model-bad-output",
         )

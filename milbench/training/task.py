@@ -1,4 +1,4 @@
-"""What a training takes and leaves: the task of one run, and the result."""
+"""The input and output of a training: the task of one run, and the result."""
 
 from __future__ import annotations
 
@@ -44,13 +44,13 @@ class TrainingTask:
 
     @property
     def target_task(self) -> Task:
-        """What its labels are, and so its loss, predictions and monitors."""
+        """The kind of its labels, and so its loss, predictions and monitors."""
         return task_named(self.spec.task)
 
 
 @dataclass
 class TrainingResult:
-    """What training leaves: the selected model, its history (one row an evaluation), and what it took.
+    """The result of a training: the selected model, its history (one row an evaluation), and the resources used.
 
     Attributes:
         history: ``epoch``, ``train_loss`` (mean since the last row), ``lr``, the monitors of its
@@ -80,7 +80,7 @@ class TrainingResult:
 
 
 def derive_seed(seed: int, purpose: str) -> int:
-    """Return an independent 63-bit seed for one source of chance (``init``, ``order``, ``dropout``) of a run."""
+    """Return an independent 63-bit seed for one source of randomness (``init``, ``order``, ``dropout``) of a run."""
     return int(np.random.SeedSequence([seed, *purpose.encode()]).generate_state(1, np.uint64)[0] >> 1)
 
 

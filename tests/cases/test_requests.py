@@ -341,7 +341,7 @@ def test_a_tuned_request_leaves_the_untuned_table_and_asks_for_no_other_method(c
     studies = {search.name: 2 for search in plan.searches}
     assert tables[True].studies == studies
     tables, _ = ask("2027-01-03T00:00:00+00:00")
-    assert tables[False].asked > tables[True].asked  # asked for by itself, so it is the last one
+    assert tables[False].requested_at > tables[True].requested_at  # asked for by itself, so it is the last one
     assert tables[True].studies == studies
     tables, _ = ask("2027-01-04T00:00:00+00:00", methods=["mean"], seeds=2, budget={"trials": 2})
     assert (set(tables[False].methods), tables[False].seeds) == ({"mean"}, (0, 1))  # it contradicts the one before

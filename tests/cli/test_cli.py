@@ -264,7 +264,7 @@ def test_run_status_and_report(cli, tmp_path):
         "For mean alone: lr = 0.5.",
         "small-v1 / digits: 100 bags (no 9: 50, some 9: 50), positive class some 9, 1 fold, 2 seeds per fold, "
         "intervals over bags",
-        "1 further run, not asked for last (seed 2)",
+        "1 further run, not requested last (seed 2)",
         "torch ",
         "cores",
         "threads a process: 1",

@@ -124,7 +124,7 @@ def test_a_cohort_has_one_source():
         DataSpec(name="d", dataset="digits", cache="here", labels="l.csv")
     with pytest.raises(ValidationError, match="either dataset"):
         DataSpec(name="d", dataset="digits", features="clam")
-    with pytest.raises(ValidationError, match="dtype tells how features are imported"):
+    with pytest.raises(ValidationError, match="dtype says how features are imported"):
         DataSpec(name="d", cache="here", dtype="float32")
     again = DataSpec(name="d", features="clam", dtype="float32", labels="l.csv")
     assert DataSpec.model_validate(again.model_dump()) == again

@@ -106,7 +106,9 @@ def test_a_store_that_cannot_be_written(store):
     first = publish(store, "2026-01-01T00:00:00.000+00:00")
     publish(store, NEW, fingerprint="other")
     (store.runs / first).chmod(0o500)
-    with pytest.raises(MilbenchError, match=r"cannot write .*run.json .*, which has to say that it is asked for again"):
+    with pytest.raises(
+        MilbenchError, match=r"cannot write .*run.json .*, which has to record that it is requested again"
+    ):
         asked.mark_requested(store, [first], NEW)
 
 
@@ -118,6 +120,8 @@ def test_a_disk_that_refuses(store, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("milbench.runs.store._write", full)
-    with pytest.raises(MilbenchError, match=r"cannot write .*run.json \(No space left on device\), which has to say"):
+    with pytest.raises(
+        MilbenchError, match=r"cannot write .*run.json \(No space left on device\), which has to record"
+    ):
         asked.mark_requested(store, [first], NEW)
     assert not list(store.root.rglob(".*"))

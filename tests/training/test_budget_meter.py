@@ -266,9 +266,9 @@ def test_out_of_memory_names_the_bag_and_what_it_asked_for(cohort, monkeypatch):
         raise RuntimeError(message)
 
     monkeypatch.setattr(OptimizerStep, "backward", fail)
-    with pytest.raises(OutOfMemory, match=r"asked for 1\.0 MiB more in training") as error:
+    with pytest.raises(OutOfMemory, match=r"requested 1\.0 MiB more in training") as error:
         trained(cohort)
-    assert error.value.asked_bytes == 1048576
+    assert error.value.requested_bytes == 1048576
     assert 1 <= error.value.bag_length <= 7
 
 
@@ -291,7 +291,7 @@ def test_what_does_not_fit_is_a_result_and_takes_nothing_with_it(tmp_path):
     records = {r.method: r for r in run(given, tmp_path / "runs")}
     assert records["mean"].outcome == "ok"
     assert records["transmil"].outcome == "oom"
-    assert "a bag of 6,000 instances asked for" in records["transmil"].reason
+    assert "a bag of 6,000 instances requested" in records["transmil"].reason
     assert "300 MiB" in records["transmil"].reason
     assert records["transmil"].record["oom"]["bag_length"] == 6000
 

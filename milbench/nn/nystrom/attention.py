@@ -5,7 +5,7 @@ length is a multiple of the m landmarks (unmasked: their keys take softmax mass 
 landmarks that are means of consecutive rows, ``softmax(q k_l') pinv(softmax(q_l k_l')) softmax(q_l k') v`` with an
 iterative pseudo-inverse, and a depthwise 33 x 1 convolution of the values along storage order added to the result.
 
-What differs is the order of the arithmetic; each step is exact in real numbers:
+Only the order of the arithmetic differs; each step is exact in real numbers:
 
 * association from the right: ``softmax . (pinv . (softmax . v))``; both tall softmax factors are ordinary attentions,
   streamed by `scaled_dot_product_attention`;
@@ -79,7 +79,7 @@ class NystromAttention(nn.Module):
     def matrix(self, x: Tensor) -> Tensor:
         """Weights by which the values of one bag are summed, the value convolution's included.
 
-        The factors written out as published, for looking at a small bag: it is the one place where something of size
+        The factors written out as published, to inspect a small bag: it is the one place where something of size
         T x T is made, and no forward pass comes here.
 
         Args:
@@ -142,8 +142,8 @@ class NystromAttention(nn.Module):
 
         Returns:
             ``(1, dim)`` output, ``(1, dim)`` the first row of ``x`` itself, and the first row's weights over the T
-            rows, ``(T, heads)``, found without any T x T matrix. Weights sum to 1 together with those of the zero rows,
-            and may be negative; no gradient passes through them.
+            rows, ``(T, heads)``, computed without any T x T matrix. Weights sum to 1 together with those of the zero
+            rows, and may be negative; no gradient passes through them.
         """
         weight, bias, eps = (None, None, 0.0) if norm is None else (norm.weight, norm.bias, norm.eps)
         w_q, w_k, w_v = self.to_qkv.weight.chunk(3)

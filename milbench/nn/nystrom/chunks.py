@@ -1,4 +1,4 @@
-"""What the two streamed Nystrom layers share: rows in chunks that stay in the cache, their norm, and their landmarks.
+"""Common parts of the two streamed Nystrom layers: rows in chunks that stay in the cache, their norm, their landmarks.
 
 A layer on a bag of T tokens walks over them in chunks and holds a few (T, dim) buffers, never a (T, m) one. The chunk
 is chosen so that the scores of a chunk against all landmarks stay in the processor's last cache (CPU) or fill the
@@ -38,7 +38,7 @@ class Plan:
         dtype: of the products with rows (the autocast dtype where there is one).
         eps: of the layer norm.
         chunk: rows of one chunk.
-        grad: whether gradients are wanted (inside a Function's forward it can no longer be asked).
+        grad: whether gradients are wanted (inside a Function's forward torch no longer says).
     """
 
     rows: int
@@ -176,7 +176,7 @@ def _sums(weights: Tensor) -> Tensor:
     """Sum over the last dimension in fp32: ``(h, m, C) -> (h, m, 1)``.
 
     Sums of 128 are made in fp32 and rounded once, to the dtype of the weights, and those are summed in fp32: a sum
-    asked for in another dtype than its terms' costs many times as much on CPU.
+    requested in another dtype than its terms' costs many times as much on CPU.
     """
     whole = weights.shape[-1] // 128 * 128
     rest = weights[..., whole:].sum(dim=-1, keepdim=True).float()

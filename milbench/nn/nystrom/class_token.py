@@ -1,4 +1,4 @@
-"""The first row alone of a Nystrom layer on one long bag: what the class token reads after the last layer.
+"""The first row alone of a Nystrom layer on one long bag: the input of the class token after the last layer.
 
 With r = softmax(q_0 k_l') pinv(A) known from the landmarks, the row's weights over all rows are
 w = r softmax(q_l k'), and its sum of values is (w x) W_v: no values of any other row, no sum of values for any
@@ -31,7 +31,7 @@ from .pinv import row_times_pinv, softmax_scores
 class NystromFirst(torch.autograd.Function):
     """``(T, dim)`` rows -> the mixture w x of normalised rows a head, ``(h, dim)``, the first rows as they are.
 
-    Returns, beside the mixture: the first ``near`` rows normalised (the value convolution reads them), row 0 of h, and
+    Returns, besides the mixture: the first ``near`` rows normalised (the value convolution reads them), row 0 of h, and
     the weights w, ``(h, T)``, without gradient.
     """
 

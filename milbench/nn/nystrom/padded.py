@@ -1,6 +1,6 @@
 """Nystrom attention of bags of more rows than landmarks, many small bags at a time, padded.
 
-The function is that of `milbench.nn.nystrom.streamed`, bag by bag; what differs is what it costs. A bag of a few
+The function is that of `milbench.nn.nystrom.streamed`, bag by bag; only its cost differs. A bag of a few
 hundred rows is too small for streaming over chunks to pay, and launches are all its cost: here a batch of them is one
 sequence of batched products with automatic differentiation. The zero rows that Nystrom attention puts in front of a bag
 are one row here, whose score of 0 gets log(their number) added; landmarks are means of rows, so a matrix of ones that
@@ -85,7 +85,7 @@ def attend(rows: Rows, conv: Tensor | None, iterations: int) -> Tensor:
     """Attend within each bag; ``conv`` is (h, 33) or None.
 
     Returns:
-        ``(B, T, dim)``, heads beside each other, before the output projection; rows beyond a bag's length hold no
+        ``(B, T, dim)``, heads next to each other, before the output projection; rows beyond a bag's length hold no
         meaning.
     """
     q, k, v = (rows.project(w) for w in (rows.w_q, rows.w_k, rows.w_v))

@@ -93,7 +93,7 @@ def layer_in_place(h: Tensor, spare: Tensor, norm: Norm, w_qkv: Tensor, w_out: T
 
 @dataclass
 class _Kept:
-    """What the backward pass needs beside the inputs."""
+    """Values that the backward pass needs besides the inputs."""
 
     q: Tensor  # (T, dim) each, in the dtype of the products
     k: Tensor

@@ -30,7 +30,7 @@ def add_convolved(out: Tensor, blocks: Tensor, v: Tensor, begin: int, end: int) 
     Args:
         out: ``(h, end - begin, d)``.
         blocks: ``(h, 32, 64)``, `band` with center 0.
-        v: ``(T, h d)`` all values; what lies outside is zero.
+        v: ``(T, h d)`` all values; values outside are zero.
         begin: first row wanted.
         end: one past the last row wanted.
     """

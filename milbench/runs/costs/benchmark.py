@@ -1,6 +1,6 @@
-"""What a method costs on a cohort: time, memory and arithmetic, each measured in a fresh process of its own.
+"""The cost of a method on a cohort: time, memory and arithmetic, each measured in a fresh process of its own.
 
-Accuracy runs go side by side and share the machine; these go alone. Time and memory never share a process: looking at
+Accuracy runs go side by side and share the machine; these go alone. Time and memory never share a process: measuring
 one disturbs the other. Time is measured several times, other methods in between (`milbench.runs.costs.schedule`), and
 `pooled` says what the measurements say together.
 """
@@ -35,13 +35,13 @@ from ..process import set_up
 Kind = Literal["time", "infer_memory", "train_memory"]
 
 SAMPLE = 16  # bags that inference is timed on
-#: How costs are measured; what was measured in another way is not mixed in. 2: in turns, on the same steps.
+#: How costs are measured; measurements made in another way are not mixed in. 2: interleaved, on the same steps.
 COST_VERSION = 2
 ROUNDS = 3  # measurements of a method's time, other methods in between
 STEPS = 6  # training steps that are timed over and over
 MIN_SECONDS, MAX_SECONDS = 0.1, 3.0  # of one measurement of inference, and of one of training
 _WARM_SECONDS = 1.0
-#: What is counted in the first turn alone.
+#: Quantities counted in the first round alone.
 COUNTED = ("parameters", "flops_bag_length", "flops_per_bag_infer", "flops_per_bag_train")
 
 
@@ -68,7 +68,7 @@ class CostTask:
 
     @property
     def target_task(self) -> Task:
-        """What its labels are, and so its loss."""
+        """The kind of its labels, and so its loss."""
         return task_named(self.task)
 
     def execute(self) -> dict[str, Any]:
@@ -95,7 +95,7 @@ def pooled(turns: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     of all timed bags, or steps, one after the other: every method is rated on the same work.
 
     Args:
-        turns: what `measure` returned for ``time``, in the order it was measured.
+        turns: returned by `measure` for ``time``, in the order it was measured.
     """
     infer, train = turns[0]["infer"], turns[0]["train"]
     one_pass = float(np.median([np.median(turn["infer"]["seconds_samples"]) for turn in turns]))
@@ -211,7 +211,7 @@ def _memory(task: CostTask, cache: FeatureCache, device: torch.device) -> dict[s
             return
         model.reset(torch.Generator(device).manual_seed(0))
         stepper = OptimizerStep(model, task.recipe, planned_steps=2, class_weights=_class_weights(task))
-        for _ in range(2):  # the second step has the optimizer's state beside its gradients
+        for _ in range(2):  # the second step has the optimizer's state besides its gradients
             stepper.backward(batch, labels, 1)
             stepper.step()
 
@@ -241,7 +241,7 @@ class _Steps:
         count = max(1, len(batches) // self._accumulate)
         steps = [[batches[(i * self._accumulate + k) % len(batches)] for k in range(self._accumulate)]
                  for i in range(count)]  # fmt: skip
-        self._most, self._chance = task.recipe.max_instances, np.random.default_rng(0)
+        self._most, self._rng = task.recipe.max_instances, np.random.default_rng(0)
         if self._most is not None:
             lengths = [min(n, self._most) for n in lengths]
         patches = [sum(lengths[i] for batch in step for i in batch) for step in steps]
@@ -273,7 +273,7 @@ class _Steps:
         self.taken.append(at)
 
     def warm_up(self) -> None:
-        """Take each step once, one at least, until they have taken a second; beside the calls."""
+        """Take each step once, one at least, until they have taken a second; not counted as calls."""
         begin = time.perf_counter()
         for at in self._order:
             for batch in self._steps[at]:
@@ -286,7 +286,7 @@ class _Steps:
 
     def _backward(self, batch: list[int], bags: Bags) -> None:
         if self._most is not None:
-            bags = subsample_bags(bags, self._most, self._chance)
+            bags = subsample_bags(bags, self._most, self._rng)
         self._stepper.backward(bags, labels_of(self._targets, batch), self._accumulate)
 
     def _endless(self) -> Iterator[Bags]:

@@ -1,10 +1,10 @@
-"""Estimates of what a suite will take on this machine, from a few seconds of steps on random features.
+"""Estimates of a suite's time and memory on this machine, from a few seconds of steps on random features.
 
 Every method trains and infers on single bags of growing length, as long as its share of the time allows, up to a
-length that nine in ten slides do not exceed. Longer bags are told from the two longest that were measured: by a line
-for iid methods; for correlated ones in proportion to the products that their closed form counts, or, where they state
-none, by the power of the length that the two show. Times are of the work alone: reading a cohort that does not fit into
-memory comes on top.
+length that nine in ten slides do not exceed. Longer bags are extrapolated from the two longest that were measured: by a
+line for iid methods; for correlated ones in proportion to the products that their closed form counts, or, where they
+state none, by the power of the length that the two show. Times are of the work alone: reading a cohort that does not
+fit into memory comes on top.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _LONG = 0.9
 
 @dataclass(frozen=True)
 class Work:
-    """What a suite asks of every method.
+    """The work that a suite requires of every method.
 
     Attributes:
         dim, classes: of the cohort.
@@ -59,11 +59,11 @@ class Work:
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a method will take.
+    """The estimated time and memory of a method.
 
     Attributes:
         method: its canonical name.
-        epochs: of its own recipe, which early stopping may cut short.
+        epochs: of its own recipe, which early stopping may end early.
         measured: the longest bag it was measured on.
         run_s: seconds of one training to its last epoch, validation and test included; NaN where nothing was measured.
         memory_bytes: peak of a training step on the longest slide, parameters and optimizer included, features not.
@@ -80,7 +80,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class _Point:
-    """What one bag of n patches took: seconds of a training step and of inference, bytes at the peak of training."""
+    """The cost of one bag of n patches: seconds of a training step and of inference, bytes at the peak of training."""
 
     n: int
     train_s: float
@@ -93,7 +93,7 @@ def estimate(methods: Sequence[str], work: Work, seconds: float = 10.0, threads:
 
     Args:
         methods: names with parameters.
-        work: what is asked of them.
+        work: that they are to do.
         seconds: that all of it may take, roughly: one step on the shortest bag is made in any case.
         threads: of the CPU, as the suite has them.
 
@@ -103,7 +103,7 @@ def estimate(methods: Sequence[str], work: Work, seconds: float = 10.0, threads:
     resolved = [resolve(name) for name in methods]
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     made: dict[str, Estimate] = {}
-    # The cheap ones first: what they leave of their shares is for those that need it.
+    # The cheap ones first: the rest of their shares goes to the others.
     order = sorted(resolved, key=lambda method: method.card.family != "iid")
     with _quiet(threads):
         began = time.monotonic()
@@ -125,15 +125,15 @@ def lines(estimates: Sequence[Estimate], work: Work, threads: int = 1) -> list[s
         for row in rows
     ]
     capped = min((one.measured for one in estimates if not one.why), default=0)
-    how = f"measured here within seconds, beside what else runs, on random features, at least up to {capped:,} patches"
+    how = f"measured here within seconds, next to what else runs, on random features, at least up to {capped:,} patches"
     if capped < longest:
         how += f" (nine in ten slides have {typical:,} or fewer), and scaled"
     whole = sum(one.run_s for one in estimates if not one.why) * work.runs
     return [
-        f"estimated on {device}, to the last epoch of each method's recipe, which patience may cut short; {how}",
+        f"estimated on {device}, to the last epoch of each method's recipe, which patience may end early; {how}",
         *(f"  {line}" for line in table),
         f"  all of them: {duration(whole)} of one device; on CPU a run takes {threads} of {_cores()} cores",
-        f"  memory is that of a training step on the longest slide, {longest:,} patches, beside the features "
+        f"  memory is that of a training step on the longest slide, {longest:,} patches, besides the features "
         f"({size(work.train * work.lengths.mean() * work.dim * 4)} for the training slides as float32)",
     ]
 
@@ -156,13 +156,13 @@ def _estimate(method: Method, work: Work, seconds: float, device: torch.device) 
         points = _measure(method, work, seconds, device)
     except MilbenchError as error:  # a method that cannot do this: its runs will say the same
         return Estimate(method.canonical, recipe.epochs, 0, math.nan, math.nan, str(error))
-    except Exception as error:  # a stranger's method may raise anything
+    except Exception as error:  # an external method may raise anything
         what = "out of memory" if is_out_of_memory(error) else f"{type(error).__name__}: {error}".split("\n")[0]
         return Estimate(method.canonical, recipe.epochs, 0, math.nan, math.nan, what)
     model = method.create(work.dim, work.classes)
     train, infer = (_scaled(method, model, points, kind) for kind in ("train_s", "infer_s"))
-    step, look = (float(np.mean([of(int(n)) for n in work.lengths])) for of in (train, infer))
-    run = recipe.epochs * (work.train * step + work.val * look) + (work.val + work.test) * look
+    step, evaluation = (float(np.mean([of(int(n)) for n in work.lengths])) for of in (train, infer))
+    run = recipe.epochs * (work.train * step + work.val * evaluation) + (work.val + work.test) * evaluation
     peak = _line(points, "bytes")(int(work.lengths[-1]))
     return Estimate(method.canonical, recipe.epochs, points[-1].n, run, peak)
 
@@ -172,7 +172,7 @@ def _measure(method: Method, work: Work, seconds: float, device: torch.device) -
     target = int(np.quantile(work.lengths, _LONG, method="higher"))
     began = time.monotonic()
     points: list[_Point] = []
-    for n in _ladder(target):
+    for n in _bag_lengths(target):
         left = seconds - (time.monotonic() - began)
         if len(points) > 1 and points[-1].train_s * n / points[-1].n * _CALLS > left:
             break
@@ -185,7 +185,7 @@ def _measure(method: Method, work: Work, seconds: float, device: torch.device) -
     return points
 
 
-def _ladder(target: int) -> list[int]:
+def _bag_lengths(target: int) -> list[int]:
     """Return the lengths to measure, rising to the target, two at least unless it is 1."""
     if target <= _FIRST * _FACTOR:
         return sorted({max(1, target // 2), target})
@@ -203,7 +203,7 @@ def _point(method: Method, work: Work, n: int, seconds: float, device: torch.dev
     del model, step
     with PeakMemory(device) as peak:
         _, step = _training(method, work, bag)
-        for _ in range(2):  # the second step has the optimizer's state beside its gradients
+        for _ in range(2):  # the second step has the optimizer's state besides its gradients
             step()
     return _Point(n, train_s, infer_s, float(peak.reading.peak_bytes))
 
@@ -264,7 +264,7 @@ def _quiet(threads: int) -> Iterator[None]:
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     torch.optim.Adam([torch.zeros(1, requires_grad=True)])  # imports torch's compilers: seconds
-    # Every measurement begins with a collection, and a look at all that torch consists of takes longer than a step.
+    # Every measurement begins with a collection, which takes longer than a step for all objects of torch.
     gc.collect()
     gc.freeze()
     try:

@@ -1,6 +1,6 @@
 """The costs of a suite's methods, one measurement a cohort and method, made when its runs are done.
 
-The methods of a cohort take turns, several each: whatever slows the machine for a while slows all of them alike.
+The methods of a cohort are interleaved over several rounds: whatever slows the machine for a while slows them equally.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ class Cost:
 
     Attributes:
         cost_id: names it in the store.
-        record: what identifies it.
+        record: its identity.
         task: of its first process.
-        kept: what the store has by that id.
-        anew: begin again what is there already.
+        kept: the stored measurement of that id, or None.
+        anew: begin again although it is stored.
     """
 
     cost_id: str
@@ -154,7 +154,7 @@ def measure_costs(store: Store, costs: Sequence[Cost], timeout_s: float | None) 
     for _, group in groupby(sorted(costs, key=cohort), key=cohort):
         measured = [_CostMeasurement.of(cost) for cost in group]
         for turn in range(ROUNDS):
-            # There and back, so that what gets slower or quicker steadily does so to all of them.
+            # Alternate the order each round, so that drift affects all methods equally.
             for one in measured if turn % 2 == 0 else reversed(measured):
                 if one.outcome == "ok" and len(one.turns) == turn:
                     one.take_turn(timeout_s)
@@ -166,7 +166,7 @@ def measure_costs(store: Store, costs: Sequence[Cost], timeout_s: float | None) 
 
 @dataclass
 class _CostMeasurement:
-    """What the processes of one measurement have said so far; after the first that did not end ok, its outcome."""
+    """The results of the processes of one measurement so far; after the first that did not end ok, its outcome."""
 
     cost: Cost
     outcome: str = "ok"

@@ -37,7 +37,7 @@ CLAIM_S = 0.3
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run ended: the outcome, the reason when it is not ``ok``, and what the work returned.
+    """How a run ended: the outcome, the reason when it is not ``ok``, and the return value of the work.
 
     Attributes:
         lost: signals that ended earlier attempts, by name, in their order.
@@ -54,7 +54,7 @@ Work = Callable[[Any], Outcome]
 
 
 class Launcher(ABC):
-    """Executes tasks; use as a context: on leaving, also by an error or Ctrl-C, what has not ended is ended.
+    """Executes tasks; use as a context: on leaving, also by an error or Ctrl-C, unfinished tasks are terminated.
 
     Tasks and outcomes can be pickled. The files that a task names lie on a file system that both sides see.
 

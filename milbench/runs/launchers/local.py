@@ -1,7 +1,7 @@
 """Runs in fresh processes on this machine.
 
 A fork server imports torch once; every run is forked from it, in milliseconds, with nothing of an earlier run in its
-memory. A run that dies, hangs or is killed takes no other with it, and no run outlives the process that asked for it.
+memory. A run that dies, hangs or is killed takes no other with it, and no run outlives the process that started it.
 
 A run whose process ends by a signal that was not sent from here (the system's out-of-memory killer, an operator, a
 fault of the hardware) is carried out again from its start, at most `REPEATS` times; so is a run whose fork server was
@@ -34,7 +34,7 @@ from .base import REPEATS, Launcher, Outcome, Work
 
 Key = TypeVar("Key")
 
-#: What the fork server imports once. The compilers of torch are not used, but optimizers and the switch to
+#: Modules that the fork server imports once. The compilers of torch are not used, but optimizers and the switch to
 #: deterministic algorithms import them: seconds that every process would spend anew.
 PRELOAD = [
     "milbench.runs.launchers.local", "milbench.runs.run_tasks", "milbench.runs.costs.benchmark",
@@ -244,7 +244,7 @@ def _start(context: Any, work: Work, one: _Submitted, timeout_s: float | None, l
     return _Running(one, process, ours, _server(), deadline, lost)
 
 
-#: What helps where the system refuses another process.
+#: The fix where the system refuses another process.
 _NO_MORE = {
     errno.EMFILE: "allow more open files (ulimit -n 256)",
     errno.ENFILE: "close programs that hold files open",
@@ -306,7 +306,7 @@ def _ended_with_server(one: _Running, code: int | None) -> bool:
 def _child(work: Work, task: Any, pipe: Connection) -> None:
     # The terminal's Ctrl-C reaches the whole process group; the parent decides what becomes of its runs.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    gc.freeze()  # what the fork server has imported stays: collections in this process need not look at it
+    gc.freeze()  # what the fork server has imported stays: collections in this process need not traverse it
     threading.Thread(target=_die_with_parent, args=(pipe,), daemon=True).start()
     result = work(task)
     with suppress(BrokenPipeError):
@@ -369,7 +369,7 @@ def _died(code: int | None) -> Outcome | _Lost:
     if code >= 0:
         return Outcome("failed", f"the process ended with exit code {code} and no result")
     # Who ends a whole group of processes (a scheduler, a closed terminal) may reach us a moment later. Such a run has
-    # not ended by itself: it must be found missing, not failed, when the command is given again.
+    # not ended by itself: it must count as missing, not failed, when the command is given again.
     time.sleep(GRACE_S)
     known = -code in set(signal.Signals)
     return _Lost(signal.Signals(-code).name if known else f"signal {-code}")
@@ -427,7 +427,7 @@ def _interrupts_held() -> Iterator[None]:
 def _main_module_hidden() -> Iterator[None]:
     """Keep a fresh process from importing the caller's script again.
 
-    multiprocessing does that so that functions of the script can be found; runs need none, and a script that calls
+    multiprocessing does that so that functions of the script can be unpickled; runs need none, and a script that calls
     ``milbench.run`` without a ``__main__`` guard would run itself again in every process.
     """
     main = sys.modules["__main__"]

@@ -1,9 +1,9 @@
-"""One cell of a ladder of bag lengths: the time or the memory of one method at one length, alone in its process.
+"""One measurement of a sweep over bag lengths: time or memory of one method at one length, alone in its process.
 
-One bag of normal random features stays where it is, as it would in training from memory: on CPU it is in the caches as
-far as it fits, on CUDA the L2 cache is cleared before every call. A training step is one bag: forward, loss, backward
-and the optimizer's step of the method's own recipe, whose batch size and accumulation are left out so that a step means
-the same for every method.
+One bag of normal random features stays where it is, as it would in training from memory: on CPU it is in the caches
+as far as they hold it, on CUDA the L2 cache is cleared before every call. A training step is one bag: forward, loss,
+backward and the optimizer's step of the method's own recipe, whose batch size and accumulation are left out so that a
+step means the same for every method.
 """
 
 from __future__ import annotations
@@ -126,8 +126,8 @@ def _time(task: ScalingTask, device: torch.device) -> dict[str, Any]:
         work.settle()
     gemm, operations = probe(device, task.dtype)
     before = _flush(device) if device.type == "cuda" else None
-    timed, beside = time_turns([work, gemm], turns=task.iterations, device=device, before=before)
-    return {"seconds": timed.seconds, "gemm_seconds": beside.seconds, "gemm_flops": operations}
+    timed, reference = time_turns([work, gemm], turns=task.iterations, device=device, before=before)
+    return {"seconds": timed.seconds, "gemm_seconds": reference.seconds, "gemm_flops": operations}
 
 
 def _memory(task: ScalingTask, device: torch.device) -> dict[str, Any]:
@@ -140,7 +140,7 @@ def _memory(task: ScalingTask, device: torch.device) -> dict[str, Any]:
     with PeakMemory(device) as peak:
         work = _work(task, model, bag)
         if isinstance(work, _Step):
-            work.settle()  # the next step has the optimizer's state beside its gradients
+            work.settle()  # the next step has the optimizer's state besides its gradients
         work()
     parameters = list(model.parameters())
     held = sum(p.numel() * p.element_size() for p in parameters)
@@ -173,10 +173,10 @@ def _model(task: ScalingTask, device: torch.device) -> Aggregator:
 
 def _bag(task: ScalingTask, device: torch.device) -> Bags:
     """One bag of standard normal features on a square grid of coordinates, row by row."""
-    chance = torch.Generator().manual_seed(task.seed)
+    generator = torch.Generator().manual_seed(task.seed)
     x = torch.empty(task.n, task.in_dim, device=device)
     for rows in x.split(_CHUNK):
-        rows.copy_(torch.randn(rows.shape, generator=chance))
+        rows.copy_(torch.randn(rows.shape, generator=generator))
     at, side = torch.arange(task.n), math.isqrt(task.n - 1) + 1
     return Bags(x, [task.n], torch.stack([at % side, at // side], dim=1).to(device))
 

@@ -1,7 +1,8 @@
-"""``milbench measure``: what methods cost as bags grow, each cell of the ladder in a fresh process.
+"""``milbench measure``: the cost of methods as bags grow, each measurement in a fresh process.
 
-At every length all methods take turns, a process each, for several rounds: whatever slows the machine slows all of them
-alike. Memory is measured after, in processes of its own. A cell that does not fit is a row that says so.
+At every length all methods are interleaved, a process each, for several rounds: whatever slows the machine slows all of
+them equally. Memory is measured after, in processes of its own. A measurement that runs out of memory is a row that
+says so.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from .measurement import CellKind, MachineTask, Mode, ScalingTask
 from .table import Cells, tidy
 
 MODES: tuple[Mode, ...] = get_args(Mode)
-#: Share of the available memory that a cell may take unless told otherwise: the rest of the machine must live on.
+#: Share of the available memory that a measurement may take by default: the rest is left to other processes.
 MEMORY_SHARE = 0.9
 #: method -> its authors' form: in the tests' support code, since it is what milbench is compared with, not part of it.
 AUTHORS = {"transmil": "tests.support.authors:AuthorsTransMIL"}
@@ -40,7 +41,7 @@ AUTHORS = {"transmil": "tests.support.authors:AuthorsTransMIL"}
 
 @dataclass(frozen=True)
 class SweepPlan:
-    """A ladder that was checked: what is measured, and how.
+    """A checked sweep: the measurements, and how they are made.
 
     Attributes:
         methods: canonical specs, those compared with included.
@@ -72,7 +73,7 @@ class SweepPlan:
     seed: int = 0
 
     def cells(self) -> Iterator[ScalingTask]:
-        """Yield every measurement in the order it is made: methods in turns within a length; memory after time."""
+        """Yield every measurement in the order it is made: methods interleaved within a length; memory after time."""
         each = -(-self.iterations // self.rounds)
         passes: list[tuple[CellKind, int]] = [("time", self.rounds), ("memory", 1)]
         for n in self.lengths:
@@ -88,7 +89,7 @@ class SweepPlan:
 
 @dataclass
 class ScalingSweep:
-    """What a ladder found.
+    """The results of a sweep over bag lengths.
 
     Attributes:
         plan: as it was carried out, the memory limit filled in.
@@ -151,7 +152,9 @@ def plan_sweep(
             code="option-bad-value",
         )
     if not lengths:
-        raise MilbenchError("the ladder is empty; give bag lengths such as 1k,4k,16k.", code="option-bad-value")
+        raise MilbenchError(
+            "the sweep has no bag lengths; give bag lengths such as 1k,4k,16k.", code="option-bad-value"
+        )
     if unknown := [mode for mode in modes if mode not in MODES]:
         raise MilbenchError(f"unknown mode {unknown[0]!r}; give infer, train or infer,train.", code="option-bad-value")
     device_type = _device(device)
@@ -181,8 +184,8 @@ def run_sweep(
     Args:
         plan: from `plan_sweep`.
         on_progress: called after every cell.
-        journal: file in which every cell is kept as it ends, see `journal_of`. What is there already is not measured
-            again; whoever has written the ladder's files removes it.
+        journal: file in which every cell is kept as it ends, see `journal_of`. Cells in it are not measured
+            again; the caller removes it once the sweep's files are written.
         on_start: called with what knows the state of the work, before any of it is done.
 
     Raises:
@@ -308,10 +311,10 @@ def parse_lengths(text: str) -> tuple[int, ...]:
     return tuple(out)
 
 
-def file_stem(ladder: ScalingSweep) -> str:
-    """Return the name of a ladder's files: device, torch, dtype."""
-    version = ladder.environment["software"]["torch"].partition("+")[0]
-    return f"{device_slug(ladder.environment, ladder.plan.device_type)}-torch{version}-{ladder.plan.dtype}"
+def file_stem(sweep: ScalingSweep) -> str:
+    """Return the name of a sweep's files: device, torch, dtype."""
+    version = sweep.environment["software"]["torch"].partition("+")[0]
+    return f"{device_slug(sweep.environment, sweep.plan.device_type)}-torch{version}-{sweep.plan.dtype}"
 
 
 def device_slug(environment: dict[str, Any], device_type: str) -> str:
@@ -371,7 +374,7 @@ def _authors(spec: str) -> str:
     except MilbenchError as error:
         if isinstance(error.__cause__, ImportError):
             raise MilbenchError(
-                "the authors' form lives in milbench's tests: run the command in a checkout of milbench, with "
+                "the authors' form is in milbench's tests: run the command in a checkout of milbench, with "
                 f"nystrom-attention installed ({error.__cause__}).",
                 code="option-bad-value",
             ) from error

@@ -1,4 +1,4 @@
-"""The table of a ladder of bag lengths: one row a method, mode and length, from the raw samples. No torch here."""
+"""The table of a sweep over bag lengths: one row a method, mode and length, from the raw samples. No torch here."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-#: Peak memory below this is not told apart from none, and no growth is read from it.
+#: Peak memory below this counts as none, and no growth is computed from it.
 MEMORY_FLOOR_BYTES = 0.1 * 2**20
 
 #: Share of the best multiply rate below which a row was measured on a busy machine.
 BUSY_SHARE = 0.8
 
-#: What stands in each column, units in the names; the CSV has them in this order.
+#: The content of each column, units in the names; the CSV has them in this order.
 COLUMNS = {
     "method": "name with the parameters that differ from their defaults",
-    "against": "the method it is compared with; empty where none was asked for",
+    "against": "the method it is compared with; empty where none was requested",
     "mode": "infer: evaluation mode, probabilities; train: one optimizer step, of one bag",
     "dtype": "fp32, tf32, bf16 or fp16 (autocast)",
     "device": "CPU or GPU model and the threads",
@@ -57,11 +57,11 @@ COLUMNS = {
 
 @dataclass
 class Cells:
-    """What the processes of one row found: raw seconds a round, and the figures of the memory pass.
+    """The measurements of one row: raw seconds a round, and the figures of the memory pass.
 
     Attributes:
         rounds: seconds of the method's calls, round by round.
-        gemm: seconds of the machine's own matrix multiply, in turns with them.
+        gemm: seconds of the machine's own matrix multiply, interleaved with them.
         gemm_flops: operations of one such multiply, round by round.
         memory: ``peak_bytes``, ``flops`` and what else `milbench.runs.scaling.measurement.measure_cell` returns; empty
             where it did not end ok.
@@ -146,7 +146,7 @@ def _figures(cells: Cells, flops_per_s: float, read_bytes_per_s: float) -> dict[
     low, _, high = statistics.quantiles(seconds, n=4, method="inclusive") if len(seconds) > 1 else seconds * 3
     needed = memory["flops_mandatory"]
     rates = [one / statistics.median(turns) for one, turns in zip(cells.gemm_flops, cells.gemm, strict=True)]
-    # Round by round: what slowed a round slowed its multiplies too.
+    # Round by round: a slow round had slow multiplies too.
     over = [statistics.median(s) * rate / needed for s, rate in zip(cells.rounds, rates, strict=True)] if needed else []
     compute, reading = needed / flops_per_s, memory["bytes_mandatory"] / read_bytes_per_s
     ceiling = max(compute, reading)

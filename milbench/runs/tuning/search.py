@@ -1,4 +1,4 @@
-"""Hyperparameter search under matched budgets: Optuna asks and tells, milbench's one training loop tries.
+"""Hyperparameter search under matched budgets: Optuna proposes, milbench's one training loop runs the trials.
 
 A study belongs to one method on one fold of one cohort. A trial is a training in a fresh process, like a run, with the
 labels of that fold's training and validation slides and without its test slides, of which it does not even know the
@@ -113,7 +113,7 @@ class StudySpec:
 
 @dataclass(frozen=True)
 class Trial:
-    """How one trial ended, for whoever shows progress."""
+    """How one trial ended, for a progress display."""
 
     search: StudySpec
     number: int
@@ -123,7 +123,7 @@ class Trial:
 
 @dataclass(frozen=True)
 class StudyResult:
-    """What a study found.
+    """The result of a study.
 
     Attributes:
         best: parameters of the best trial; None where none ended ``ok``.
@@ -142,7 +142,7 @@ class StudyResult:
     used: dict[str, float] = field(default_factory=dict)
 
     def record(self) -> dict[str, Any]:
-        """Return what a tuned run tells of its study."""
+        """Return what a tuned run records of its study."""
         return {
             "trial": self.number, "value": self.value, "params": self.best, "outcomes": dict(self.outcomes),
             "trials": self.outcomes.total(), "used": self.used,
@@ -160,7 +160,7 @@ def search_all(
     claims: Claims | None = None,
     launcher: type[Launcher] = LocalLauncher,
 ) -> dict[str, StudyResult]:
-    """Carry out what is missing of some studies and return what each found, by its name.
+    """Carry out the missing trials of some studies and return the result of each, by its name.
 
     A study is claimed while one of its trials is made: several processes may search the same studies, with the draws
     of one. A trial that is under way without a claim was interrupted.
@@ -204,7 +204,7 @@ def search_all(
                 claims.release(study.key)
             if on_trial is not None:
                 on_trial(Trial(study.search, trial.number, outcome, reason))
-    return {study.search.name: study.found() for study in opened}
+    return {study.search.name: study.result() for study in opened}
 
 
 def progress(searches: Sequence[StudySpec], storage: str) -> dict[str, int]:
@@ -223,7 +223,7 @@ def progress(searches: Sequence[StudySpec], storage: str) -> dict[str, int]:
 
 
 def tuned_task(search: StudySpec, study: StudyResult, task: TrainingTask) -> TrainingTask:
-    """Return a task like `task` with the recipe and parameters a study found."""
+    """Return a task like `task` with the best recipe and parameters of a study."""
     return _with(search, task, study.best or {}, search.tuned)
 
 
@@ -347,7 +347,7 @@ class _Study:
             return str(recorded.get("outcome", outcome)), str(recorded.get("reason", reason))
         return outcome, reason
 
-    def found(self) -> StudyResult:
+    def result(self) -> StudyResult:
         """Return what the trials that have ended show: the first ones, as many as every method gets."""
         trials = [t for t in self.study.get_trials(deepcopy=False) if has_ended(t)][: self.search.trials]
         outcomes = Counter(str(t.user_attrs.get("outcome", "failed")) for t in trials)

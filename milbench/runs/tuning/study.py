@@ -1,4 +1,4 @@
-"""What Optuna is asked for: storages, samplers, pruners and distributions, from milbench's own words."""
+"""The interface to Optuna: storages, samplers, pruners and distributions, from milbench's own terms."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def _journal(path: Path) -> optuna.storages.journal.JournalFileBackend:
     """Return Optuna's journal file, with a checksum in every line and no half line that stays.
 
     A line is whole once its newline is there. A disk that was full or a process that died may leave half a line at the
-    end: it is passed over when read, and removed before the next line is written. Lines that were written before there
+    end: it is skipped when read, and removed before the next line is written. Lines that were written before there
     were checksums have none.
 
     Raises:
@@ -150,7 +150,7 @@ def read_line(line: bytes, path: Path, number: int) -> dict[str, Any] | None:
             _, end = json.JSONDecoder().raw_decode(text)
         except (ValueError, RecursionError):
             return None
-        if end < len(text):  # what was cut short goes on with nothing
+        if end < len(text):  # nothing follows a truncated record
             raise problem
         return None
     try:
@@ -215,7 +215,7 @@ def distribution(dimension: Dimension) -> optuna.distributions.BaseDistribution:
 
 
 def option_texts(choice: Choice) -> list[str]:
-    """Return a text for every option of a choice: plain, or as a Python literal where plain texts would be alike."""
+    """Return a text for every option of a choice: plain, or as a Python literal where plain texts would be equal."""
     texts = [plain(option) if not isinstance(option, tuple | list | dict) else quoted(option)
              for option in choice.options]  # fmt: skip
     repeated = {text for text, n in Counter(texts).items() if n > 1}
@@ -223,7 +223,7 @@ def option_texts(choice: Choice) -> list[str]:
 
 
 def import_optuna() -> Any:
-    """Return Optuna, told to log no trial.
+    """Return Optuna, set to log no trial.
 
     Raises:
         MilbenchError: it is not installed.

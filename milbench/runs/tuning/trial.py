@@ -62,7 +62,7 @@ def run_trial(
     """Train and score.
 
     Args:
-        trial: what is tried.
+        trial: its values.
         cache: the features.
         device: where.
         report: from `reporter`.
@@ -98,9 +98,9 @@ def _used(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def reporter(trial: TrialTask) -> OnEvaluation | None:
-    """Return what tells the pruner of every evaluation, by the share of the budget it was made at; None without one.
+    """Return the callback that reports each evaluation to the pruner, by the share of the budget used, or None.
 
-    To be made before memory is capped: what Optuna takes is not the method's.
+    To be made before memory is capped: Optuna's memory is not the method's.
     """
     if trial.storage is None:
         return None

@@ -266,7 +266,7 @@ def test_a_rule_makes_folds_by_patient(tmp_path):
         ({"patient_rule": "abc"}, "has 0 groups; put one pair of parentheses around the patient"),
         ({"patient_rule": "(a)(b)"}, "has 2 groups"),
         ({"waive": ["patient-overlaps"]}, r"is no code of milbench audit\. Did you mean 'patient-overlap'\?"),
-        ({"waive": ["empty-part"]}, r"'empty-part' \(a part of a fold without slides\) cannot be waived; mend it"),
+        ({"waive": ["empty-part"]}, r"'empty-part' \(a part of a fold without slides\) cannot be waived; correct it"),
     ],
 )
 def test_what_a_suite_may_not_say(fields, message):

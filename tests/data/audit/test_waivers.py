@@ -71,5 +71,5 @@ def test_every_code_is_waived_or_refused(code):
     if CODES[code].waivable:
         assert DataSpec(**spec).waive == (code,)
     else:
-        with pytest.raises(ValueError, match=f"'{code}' .* cannot be waived; mend it"):
+        with pytest.raises(ValueError, match=f"'{code}' .* cannot be waived; correct it"):
             DataSpec(**spec)

@@ -202,7 +202,7 @@ def test_columns_that_are_not_there(tmp_path):
     split = SplitSpec(scheme="site-preserved", site_column="lab")
     with refused("table-missing-column", "'lab'", "split.site_column"):
         read_label_table(plain, _spec(split=split))
-    with pytest.raises(ValueError, match="slide_table tells whose slides they are; give labels"):
+    with pytest.raises(ValueError, match="slide_table maps slides to patients; give labels"):
         DataSpec(name="x", cache="c", slide_table="s.csv")
 
 

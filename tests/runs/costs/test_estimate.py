@@ -16,7 +16,7 @@ from milbench.runs.costs import estimate as module
 from milbench.runs.costs.estimate import (
     Estimate,
     Work,
-    _ladder,
+    _bag_lengths,
     _line,
     _Point,
     _scaled,
@@ -93,7 +93,7 @@ def test_a_bag_that_does_not_fit_ends_the_ladder(monkeypatch):
 
 @pytest.mark.parametrize("target", [1, 2, 9, 1024, 1025, 1400, 70_000])
 def test_ladder(target):
-    steps = _ladder(target)
+    steps = _bag_lengths(target)
     assert steps == sorted(set(steps))
     assert steps[-1] == target
     assert len(steps) >= min(target, 2)

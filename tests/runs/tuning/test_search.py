@@ -234,7 +234,7 @@ def test_a_trial_that_two_machines_make_is_recorded_once(folder, where):
     ended = [study.tell(*pair) for study, *pair in zip((one, other), trials, results, strict=True)]
     assert ended == [("ok", ""), ("ok", "")]
     assert other.left == 0
-    assert other.found().value == 0.25
+    assert other.result().value == 0.25
 
 
 def test_a_trial_that_was_never_begun_shifts_nothing(folder):
