@@ -1,4 +1,4 @@
-"""How busy the machine was while something was measured: recorded with the measurement, and said where it matters."""
+"""The load of the machine during a measurement: recorded with it, and reported where it matters."""
 
 from __future__ import annotations
 

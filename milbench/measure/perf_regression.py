@@ -60,7 +60,7 @@ class Verdict:
         factor: new over old; infinite when only the old one is 0.
         p: one-sided Mann-Whitney p of "the new samples tend to be larger".
         regression: whether factor, floor and p all say so.
-        decidable: False when so few samples could not reach the level whatever they said.
+        decidable: False when so few samples cannot reach the level with any values.
     """
 
     old: float

@@ -49,11 +49,11 @@ class _Match:
         return not (self.unknown or self.missing or self.shapes)
 
     def taken_off(self) -> tuple[str, ...]:
-        said = [f"the parameters are those of {self.source!r}"] if self.source else []
-        said += [f"{self.prefix!r} was taken off every name"] if self.prefix else []
-        said += ["components of wrappers (module, _orig_mod) were taken out of names"] if self.unwrapped else []
-        said += [f"{name} was left out, as it belongs to a loss or metric" for name in self.left_out]
-        return tuple(said)
+        notes = [f"the parameters are those of {self.source!r}"] if self.source else []
+        notes += [f"{self.prefix!r} was taken off every name"] if self.prefix else []
+        notes += ["components of wrappers (module, _orig_mod) were taken out of names"] if self.unwrapped else []
+        notes += [f"{name} was left out, as it belongs to a loss or metric" for name in self.left_out]
+        return tuple(notes)
 
 
 def load_authors_state(model: Aggregator, state: Mapping[str, Any]) -> tuple[str, ...]:

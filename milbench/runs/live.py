@@ -64,11 +64,11 @@ class Item:
     epoch: int = 0
 
     def __str__(self) -> str:
-        said = [f"epoch {self.epoch} of {self.epochs}"] if self.epoch and self.epochs else []
-        said += [f"{self.share:.0%}"] if self.share and not said else []
+        parts = [f"epoch {self.epoch} of {self.epochs}"] if self.epoch and self.epochs else []
+        parts += [f"{self.share:.0%}"] if self.share and not parts else []
         if (taken := time.time() - self.began) >= 1:
-            said.append(f"for {duration(taken)}")
-        return f"{self.what} ({', '.join(said)})" if said else self.what
+            parts.append(f"for {duration(taken)}")
+        return f"{self.what} ({', '.join(parts)})" if parts else self.what
 
 
 @dataclass

@@ -383,10 +383,10 @@ class Store:
             )
         inside(self.root, folder)
         # Named as an unfinished write: if this process is killed here, `clean` removes the folder.
-        doomed = unfinished(folder)
+        hidden = unfinished(folder)
         try:
-            folder.rename(doomed)
-            shutil.rmtree(doomed)
+            folder.rename(hidden)
+            shutil.rmtree(hidden)
             fsync(folder.parent)
         except FileNotFoundError as error:
             if folder.exists():

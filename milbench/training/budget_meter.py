@@ -134,7 +134,7 @@ class FlopTable:
         self._known: dict[int, int | None] = {}
         self._model: Aggregator | None = None
         self._shapes = Shapes()
-        self._learnt: list[int] = []  # lengths from elsewhere whose pieces are not looked up yet
+        self._learnt: list[int] = []  # lengths from other processes whose pieces are not known yet
         self._pieces: dict[Hashable, _Piece] | None = {}  # None: not stated, or not true
 
     @property

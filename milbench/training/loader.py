@@ -108,7 +108,7 @@ class BagLoader:
         """
         if self._resident is not None:
             if self._resident.x.dtype == torch.float32 and all(len(at) == 1 for at in batches):
-                # All of them first, as they are views: looked up one by one, between steps, each costs many times more.
+                # All of them first, as they are views: read one by one, between steps, each costs many times more.
                 yield from [self._one(int(at[0])) for at in batches]
             else:
                 yield from (self.batch(at) for at in batches)

@@ -240,7 +240,7 @@ class NystromAttention(nn.Module):
     def _heads_of_short(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
         """Return q, k, v as (B, h, T, d), v zero beyond a bag's end, and which rows are real, (B, T).
 
-        All rows of one bag alone are, and nothing is said of them.
+        None instead of the last for a single bag, all of whose rows are real.
         """
         qkv = linear(x.flatten(0, 1), self.to_qkv.weight).view(*x.shape[:2], -1)
         q, k, v = (_split(t, self.heads) for t in qkv.chunk(3, dim=-1))
