@@ -116,7 +116,7 @@ def init_command(
     inspection.refuse_losses(allow_missing)
     if inspection.two_encoders and not allow_two_encoders and inspection.survey.kinds is not None:
         inspection.survey.kinds.refuse(features)
-    problem = [*inspection.gaps.lines(), *filter(None, [inspection.division.problem])]
+    problem = [*inspection.mismatches.lines(), *filter(None, [inspection.division.problem])]
     if strict and problem:
         raise MilbenchError(f"{problem[0].rstrip('.')}; mend it, or leave out --strict.", code="init-strict")
     estimates = _estimates(inspection, chosen, seeds) if estimate else []

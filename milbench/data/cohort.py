@@ -55,7 +55,7 @@ class Cohort:
         fingerprint: 16 hexadecimal digits of features, labels, patients, classes and all folds, also those that
             ``split.use`` leaves out; and of the codes of the errors that are waived.
         split: how the folds came to be.
-        findings: what the audit has found: warnings, and errors that are waived.
+        findings: of the audit: warnings, and errors that are waived.
         known: the table of what is known of each bag, which some built-in datasets have; see `datasets.Built`.
         task: what the labels are, of `milbench.tasks`.
     """
@@ -117,7 +117,7 @@ def load_cohort(spec: DataSpec, base: Path, progress: Progress | None = None) ->
     """
     subject = read_subject(spec, base, progress)
     all_findings = table_findings(subject)
-    refuse(settle(all_findings, spec.name, spec.waive))  # before features are looked at, which takes longer
+    refuse(settle(all_findings, spec.name, spec.waive))  # before features are read, which takes longer
     findings = settle([*all_findings, *feature_findings(subject)], spec.name, spec.waive)
     refuse(findings)
     labels, folds = subject.labels, subject.folds
@@ -173,7 +173,7 @@ def read_subject(spec: DataSpec, base: Path, progress: Progress | None = None) -
 
 def write_cohort(cohort: Cohort, folder: str | Path) -> None:
     """Write labels.csv (slide_id, patient_id, label index), classes.json, folds/NAME.csv (slide_id, split), split.json,
-    audit.json, what the audit has found, and where it is known by construction what each bag is, bags.csv; at last
+    audit.json, the findings of the audit, and where it is known by construction what each bag is, bags.csv; at last
     manifest.json with their checksums.
 
     Raises:
@@ -278,7 +278,7 @@ def _folds(
 
 
 def _validated(fold: Fold, number: int, labels: Labels, split: SplitSpec) -> Fold:
-    """Return a given fold, with a validation part carved out of its training part where that is asked for."""
+    """Return a given fold, with a validation part carved out of its training part where the suite requires it."""
     if fold.val or "val_fraction" not in split.model_fields_set or split.val_fraction == 0:
         return fold
     if any(slide not in labels.labels for slide in fold.train):

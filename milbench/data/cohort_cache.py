@@ -29,12 +29,12 @@ def cache_of(spec: DataSpec, base: Path, progress: Progress | None = None) -> Pa
     """Return the cache of a cohort; import its features where they have not been yet.
 
     - ``cache``: a feature cache.
-    - ``features``: files of another tool, imported once into ``cache``, or ``{name}.cache`` beside the suite.
+    - ``features``: files of another tool, imported once into ``cache``, or ``{name}.cache`` next to the suite.
     - ``cache = "FILE.npz"``: packed bags, imported once into the user's cache folder, fp32.
 
     Args:
         spec: the cohort.
-        base: folder that relative paths start at; a ``.npz`` is looked for under ``MILBENCH_DATA`` too.
+        base: folder that relative paths start at; a ``.npz`` is searched for under ``MILBENCH_DATA`` too.
         progress: see `Progress`.
 
     Raises:
@@ -67,5 +67,7 @@ def _find_npz(path: str, base: Path) -> Path:
     for candidate in tried:
         if candidate.is_file():
             return candidate
-    looked = " and ".join(str(candidate) for candidate in tried)
-    raise MilbenchError(f"no file {looked}; set MILBENCH_DATA to the folder that {path} is in.", code="file-missing")
+    candidates = " and ".join(str(candidate) for candidate in tried)
+    raise MilbenchError(
+        f"no file {candidates}; set MILBENCH_DATA to the folder that {path} is in.", code="file-missing"
+    )

@@ -16,7 +16,7 @@ from .fold import PARTS, Fold
 
 @dataclass(frozen=True)
 class SourceTable:
-    """What a source says of its slides beside their features; what it does not say is None or empty.
+    """What a source says of its slides apart from their features; what it does not say is None or empty.
 
     Attributes:
         labels: slide -> label value as text, where the source has one.

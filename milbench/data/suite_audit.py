@@ -19,17 +19,17 @@ def audit(suite: Suite, progress: Progress | None = None) -> list[Finding]:
     Features that are not imported yet are imported. What cannot be read at all is a finding too.
 
     Args:
-        suite: its cohorts are looked at, nothing else.
+        suite: its cohorts are audited, nothing else.
         progress: called while features are imported.
     """
     findings: list[Finding] = []
     for spec in suite.data:
-        collected = settle(_found(spec, suite.base, progress), spec.name, spec.waive)
+        collected = settle(_cohort_findings(spec, suite.base, progress), spec.name, spec.waive)
         findings += sorted(collected, key=lambda finding: finding.severity != "error")
     return findings
 
 
-def _found(spec: DataSpec, base: Path, progress: Progress | None) -> list[Finding]:
+def _cohort_findings(spec: DataSpec, base: Path, progress: Progress | None) -> list[Finding]:
     findings: list[Finding] = []
     try:
         subject = read_subject(spec, base, progress)

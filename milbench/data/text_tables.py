@@ -1,4 +1,4 @@
-"""Tables people keep beside their slides: CSV, Excel, Parquet. Read as text, so that ids keep their leading zeros."""
+"""Tables people keep with their slides: CSV, Excel, Parquet. Read as text, so that ids keep their leading zeros."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def load_table(path: Path) -> Table:
     - ``.parquet``, ``.pq``: columns of lists and records are left out; whole numbers become their digits.
     - everything else is text: UTF-8 with or without byte-order mark, or UTF-16 with one (Excel's "Unicode text");
       comma, semicolon or tab, whichever cuts the header into most cells; quoted cells; ``.gz`` is unpacked. Text in
-      another encoding is refused: which one it is cannot be told from the bytes, and a wrong guess changes ids.
+      another encoding is refused: the bytes do not identify it, and a wrong guess changes ids.
 
     In all of them blank lines are skipped, cells are stripped, short rows are filled up with empty cells. Lines that
     begin with ``#`` above the header are comments (cBioPortal), unless the last of them is the header itself; a line of
@@ -217,7 +217,7 @@ def refuse_unreadable(path: Path, table: tuple[Sequence[str], Sequence[Sequence[
 def refuse_lost_digits(where: Path, column: str, cells: Iterable[str]) -> None:
     """Refuse ids that a spreadsheet has written as 1.23457E+15: the digits left out tell one from another.
 
-    Or that went through a real number, as those of pandas beside an empty cell: 1234567890123456800.0.
+    Or that went through a real number, as those of pandas in a column with an empty cell: 1234567890123456800.0.
 
     Raises:
         MilbenchError: there is one.
@@ -301,7 +301,7 @@ def _shaped(rows: Rows, path: Path, ended: bool = True) -> Table:
             raise MilbenchError(_too_large(path, f"{_MOST_CELLS:,} cells"), code="file-too-large")
     if not ended and kept and (short == [1, 1] or _is_beginning([row[-1] for row in kept])):
         raise MilbenchError(
-            f"{path} seems to be cut off: its last line, {','.join(kept[-1])[:60]!r}, ends without a line break and "
+            f"{path} seems to be truncated: its last line, {','.join(kept[-1])[:60]!r}, ends without a line break and "
             f"before its last cell is complete; copy the file again, or end the line with a line break if it is whole.",
             code="table-damaged",
         )
@@ -419,13 +419,13 @@ def _separated(text: str, path: Path) -> Iterator[tuple[int, list[str]]]:
             yield reader.line_num, cells
     except csv.Error as error:
         raise MilbenchError(
-            f"{path} line {reader.line_num} is no CSV: {error}; look for a quotation mark that is not closed.",
+            f"{path} line {reader.line_num} is no CSV: {error}; check for a quotation mark that is not closed.",
             code="table-bad-line",
         ) from None
 
 
 def _fit(text: str, delimiter: str) -> tuple[bool, bool, int]:
-    """Return how well a separator fits: the header has known names, stands in no title's stead, and its cells.
+    """Return how well a separator suits: the header has known names, stands in no title's stead, and its cells.
 
     The second keeps decimal commas below ``score;weight`` from making a title of that line.
     """
@@ -490,7 +490,7 @@ def _sheet(book: Any, path: Path, name: str | None) -> Iterator[tuple[int, list[
     if not sheets:
         raise MilbenchError(f"{path} has no sheet with cells; give one.", code="table-sheet")
     sheet = sheets[name] if name is not None else next(iter(sheets.values()))
-    sheet.reset_dimensions()  # what the file says of its size may be wrong, or meant to hurt
+    sheet.reset_dimensions()  # what the file says of its size may be wrong, even on purpose
     cells = 0
     with sheet._get_source() as source:
         text = source.read(_MOST_BYTES)

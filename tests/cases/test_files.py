@@ -141,7 +141,7 @@ def test_clinical_columns_are_no_features(tmp_path):
     pd.concat(parts, ignore_index=True).to_parquet(tmp_path / "long.parquet")
     surveyed = survey(tmp_path / "long.parquet")
     assert surveyed.dim == 8
-    assert all(name in surveyed.found for name in ("isup_grade", "biopsy_cores", "scanner"))
+    assert all(name in surveyed.description for name in ("isup_grade", "biopsy_cores", "scanner"))
     assert holds(cache := cache_of(tmp_path / "long.parquet"), WHOLE)
     assert cache.meta["feature_names"] == [f"f{k}" for k in range(8)]
 
@@ -164,7 +164,7 @@ def test_what_is_not_read_is_named(tmp_path):
     for name, (x, xy) in BAGS.items():
         h5(tmp_path / "feats" / f"{name}.h5", x, xy)
     h5(tmp_path / "feats" / "extra" / "T1.h5", bag(9)[0].mean(0))  # a vector of a slide
-    assert "not read: 1 .h5 file in extra/ ('T1.h5')" in survey(tmp_path / "feats").found
+    assert "not read: 1 .h5 file in extra/ ('T1.h5')" in survey(tmp_path / "feats").description
 
 
 def test_hidden_files_are_passed_over(tmp_path):
@@ -262,7 +262,7 @@ def test_feats_without_unit(tmp_path):
     for name, (x, xy) in BAGS.items():
         h5(tmp_path / "feats" / f"{name}.h5", x, xy * 2, key="feats")
     surveyed = survey(tmp_path / "feats")
-    assert "unknown unit" in surveyed.found
+    assert "unknown unit" in surveyed.description
     assert "units" not in surveyed.facts
     cache = cache_of(tmp_path / "feats")
     assert torch.equal(cache.coords("S001"), torch.from_numpy(BAGS["S001"][1] * 2))

@@ -144,14 +144,15 @@ def test_a_run_refuses_until_every_error_is_waived_by_its_code(tmp_path, cli):
     assert refused.err == (
         f"milbench: cohort planted, fold fold0: 1 patient with slides both in train and in test: {patient!r}; "
         "a patient belongs in one part (patient-overlap; and 1 more problem, which milbench audit lists); "
-        'mend it, or run in spite of it with "patient-overlap" in the waive list of its [[data]]. [patient-overlap]\n'
+        'correct it, or run in spite of it with "patient-overlap" in the waive list of its [[data]]. '
+        "[patient-overlap]\n"
     )
     assert not (tmp_path / "results").exists()
     waive(tmp_path, "patient-overlap")
     refused = cli("run", "my.toml")
     assert refused.code == 1
     assert re.search(
-        r"fold fold1: 7 slides both .* keep each in one part \(slide-overlap\); mend it", refused.err.strip()
+        r"fold fold1: 7 slides both .* keep each in one part \(slide-overlap\); correct it", refused.err.strip()
     )
     said = cli("audit", "my.toml")
     assert said.code == 1
@@ -160,7 +161,7 @@ def test_a_run_refuses_until_every_error_is_waived_by_its_code(tmp_path, cli):
     waive(tmp_path, "patient-overlap", "slide-overlap", "one-class")
     said = cli("audit", "my.toml")
     assert said.code == 0
-    assert "warning  idle-waiver: waive names 'one-class', which was not found; remove it." in said.out
+    assert "warning  idle-waiver: waive names 'one-class', which the audit does not report; remove it." in said.out
     assert said.out.splitlines()[-1] == "0 errors, 1 warning, 2 waived."
 
 

@@ -273,7 +273,7 @@ LABELS = [
     (slide_on_both_sides, r"2 slides both in train and in test"),
     (patient_on_both_sides, r"1 patient with slides both in train and in test: '000'"),
     (fold_names_a_stranger, r"1 slide of test without label: 'nobody'"),
-    (no_fold_file, r"no file fits .*fold\{k\}.csv"),
+    (no_fold_file, r"no file matches .*fold\{k\}.csv"),
     (fold_without_columns, r"fold0.csv has columns 'a', 'b'"),
     (no_validation, r"no validation slides.*set checkpoint"),
     (impossible_folds, r"split\.folds"),

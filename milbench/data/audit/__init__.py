@@ -6,6 +6,6 @@
 - `tables`: tables that do not fit each other: ids and labels.
 - `patients`: patients that only the names of slides tell.
 - `features`: slides that are the same under two names, features that are the label.
-- `probes`: what predicts the label without a look at the tissue.
+- `probes`: what predicts the label without the tissue.
 - `checks`: all of it, for one cohort; `suite`: for all cohorts of a suite.
 """

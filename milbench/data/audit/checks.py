@@ -1,4 +1,4 @@
-"""Checks: everything that is looked for in one cohort."""
+"""Checks: everything that an audit examines in one cohort."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from .probes import facts_of, probe_findings
 from .result_cache import remembered
 from .tables import label_findings, missing_findings, note_findings, patient_findings, stale_findings
 
-#: raised when other things are looked for in features
+#: raised when the checks of features change
 _CHECKS = 2
 
 
 def table_findings(subject: Subject) -> list[Finding]:
-    """Check ids, labels, folds and checksums: all that takes no look at features."""
+    """Check ids, labels, folds and checksums: all that needs no features."""
     missing = missing_findings(subject)
     findings = [*missing, *stale_findings(subject), *note_findings(subject)]
     if subject.trouble is not None:
@@ -29,7 +29,7 @@ def table_findings(subject: Subject) -> list[Finding]:
         features=frozenset(subject.cache.ids),
         classes=labels.classes,
         guesses=subject.guesses,
-        told=frozenset(slide for finding in missing for slide in finding.ids),
+        already_reported=frozenset(slide for finding in missing for slide in finding.ids),
     )
     return [
         *findings,
@@ -51,7 +51,7 @@ def feature_findings(subject: Subject) -> list[Finding]:
     steps = [None if step != step else step for step in facts.steps.tolist()]
     key = [subject.content, owners, facts.rows.tolist(), steps, facts.sites, _CHECKS]
 
-    def look() -> list[Finding]:
+    def compute() -> list[Finding]:
         seen = sketch(subject.cache, subject.slides)
         return [
             *label_column_findings(subject, seen),
@@ -60,4 +60,4 @@ def feature_findings(subject: Subject) -> list[Finding]:
             *probe_findings(subject, facts),
         ]
 
-    return remembered(subject.name, [digest(key)], look)
+    return remembered(subject.name, [digest(key)], compute)

@@ -29,14 +29,14 @@ from .loaded_cohort import Subject
 #: rows of a slide that are read, and those of them that are compared with other slides
 ROWS, COMPARED = 64, 8
 _WIDTH = 32
-#: Two slides are nearly the same when the mean squared distance of their rows is below this share of that of strangers.
-#: What rounding and another graphics card change stays far below; rows at one place of two slides are strangers.
+#: Two slides are nearly the same when the mean squared distance of their rows is below this share of that of
+#: unrelated rows. Rounding and another graphics card change far less; rows at one position of two slides are unrelated.
 SIMILAR = 0.01
 #: A column is almost the label when it alone puts 99 of 100 pairs of slides in order. Whole models get there at best,
-#: so it deserves a look; but on an easy task a good encoder may have such a column, so that it is no error.
+#: so it deserves a check; but on an easy task a good encoder may have such a column, so that it is no error.
 ALMOST = 0.99
 #: ... and when among columns without any information the best would be so good once in a hundred cohorts at most.
-CHANCE = 0.01
+FALSE_ALARM_RATE = 0.01
 _BLOCK = 1024
 #: rows of a slide below which its statistics say nothing of its encoder
 _ROWS_ENOUGH = 5
@@ -46,7 +46,7 @@ Array = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Sketch:
-    """What is kept of n slides with d columns.
+    """Statistics kept of n slides with d columns.
 
     Attributes:
         rows: (n,) numbers of rows.
@@ -112,8 +112,8 @@ def identical_findings(subject: Subject) -> list[Finding]:
 def similar_findings(subject: Subject, of: Sketch) -> list[Finding]:
     """List slides whose features are nearly the same, row by row, and not identical.
 
-    Slides with as many rows as each other are compared. A copy that has its rows in another order is not found, nor one
-    that was cut into patches differently.
+    Slides with as many rows as each other are compared. A copy with its rows in another order is not detected, nor one
+    that was divided into patches differently.
     """
     sums = subject.cache.checksums
     first = {sums[slide]: i for i, slide in reversed(list(enumerate(subject.slides)))}  # one of each identical
@@ -159,9 +159,9 @@ def _column_names(subject: Subject) -> Callable[[int], str]:
 
 
 def encoder_findings(subject: Subject, of: Sketch) -> list[Finding]:
-    """Say that features are of two kinds, as those of two encoders are; bags of few patches tell nothing.
+    """Say that features are of two kinds, as those of two encoders are; bags of few patches are not compared.
 
-    Where the two kinds are two classes it is a warning: an easy task may look so, and so does one encoder a class.
+    Where the two kinds are two classes it is a warning: an easy task and one encoder a class both show this.
     Built-in bags are made of features of one kind, whatever their statistics.
     """
     enough = np.flatnonzero(of.rows >= _ROWS_ENOUGH)
@@ -216,7 +216,7 @@ def _listed(
 def _close(of: Sketch, slides: NDArray[np.int64]) -> list[NDArray[np.int64]]:
     """Return groups of slides that are nearly the same."""
     every = np.concatenate([of.thrown[i] for i in slides]).astype(np.float64)
-    center = np.median(every, 0)  # medians: one slide far away from all others must not make these look alike
+    center = np.median(every, 0)  # medians: one slide far away from all others must not make these seem similar
     spread = float(np.median(((every - center) ** 2).sum(1)))
     if spread == 0:
         return []
@@ -224,7 +224,7 @@ def _close(of: Sketch, slides: NDArray[np.int64]) -> list[NDArray[np.int64]]:
     for rows in np.unique(of.rows[slides]):
         members = slides[of.rows[slides] == rows]
         points = np.stack([(of.thrown[i] - center).ravel() for i in members])
-        limit = SIMILAR * 2 * spread * len(of.thrown[members[0]])  # strangers are 2 spreads apart, row by row
+        limit = SIMILAR * 2 * spread * len(of.thrown[members[0]])  # unrelated rows are 2 spreads apart
         pairs = np.array(list(_pairs_within(points, limit)), dtype=np.int64).reshape(-1, 2)
         if len(pairs):
             graph = sparse.coo_matrix((np.ones(len(pairs)), pairs.T), shape=(len(members), len(members)))
@@ -259,9 +259,9 @@ def _exact(subject: Subject, of: Sketch, y: NDArray[np.int64]) -> dict[int, str]
     if not columns:
         return {}
     low, high = _whole(subject, of, columns)
-    # Chance that one of as many columns without information would fit: it is 1 / (ways to hand out the labels).
+    # Probability that one of as many columns without information would match: it is 1 / (ways to hand out the labels).
     ways = math.lgamma(len(y) + 1) - sum(math.lgamma(n + 1) for n in np.bincount(y))
-    if math.log(len(columns)) - ways > math.log(CHANCE):
+    if math.log(len(columns)) - ways > math.log(FALSE_ALARM_RATE):
         return {}
     for k, j in enumerate(columns):
         for word, extreme in (("largest", high[:, k]), ("smallest", low[:, k])):
@@ -295,8 +295,8 @@ def _almost(means: Array, y: NDArray[np.int64]) -> dict[int, float]:
     """Return column -> AUC of the columns (n, d) whose means almost are the label.
 
     The AUC is the mean over pairs of classes of the AUC between them, in either direction (Hand and Till 2001), so that
-    a column of class numbers has 1, whatever their order; with two classes it is the usual one. Chance is judged by
-    Kruskal and Wallis' test, with Bonferroni's correction for the number of columns.
+    a column of class numbers has 1, whatever their order; with two classes it is the usual one. The
+    significance is that of Kruskal and Wallis' test, with Bonferroni's correction for the number of columns.
     """
     n, d = means.shape
     present = np.unique(y)
@@ -314,4 +314,4 @@ def _almost(means: Array, y: NDArray[np.int64]) -> dict[int, float]:
     ranks = stats.rankdata(means, axis=0)
     between = sum((y == c).sum() * (ranks[y == c].mean(0) - (n + 1) / 2) ** 2 for c in present)
     p = stats.chi2.sf(12 / (n * (n + 1)) * between, len(present) - 1)
-    return {int(j): float(auc[j]) for j in np.flatnonzero((auc >= ALMOST) & (p * d < CHANCE))}
+    return {int(j): float(auc[j]) for j in np.flatnonzero((auc >= ALMOST) & (p * d < FALSE_ALARM_RATE))}

@@ -1,4 +1,4 @@
-"""Finding: one thing that an audit has found; waivers of findings; the refusal to run in spite of one."""
+"""Finding: one problem that an audit reports; waivers of findings; the refusal to run in spite of one."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from ...formatting.text import count
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that an audit has found.
+    """One problem that an audit reports.
 
     Attributes:
         code: one of `milbench.config.audit_codes.CODES`.
         severity: of the code.
-        cohort: where it was found.
+        cohort: where the problem is.
         fold: in which fold; None: in the cohort as a whole.
-        message: what is wrong and how to mend it, in one sentence without its point; names some of `ids`.
+        message: what is wrong and how to correct it, in one sentence without its point; names some of `ids`.
         ids: everything concerned, sorted: slides; patients where the code is about patients; numbers of columns where
             it is about a feature; names where it is about folds or waivers; nothing where it is about all slides.
         waived: whether the suite runs in spite of it.
@@ -52,7 +52,7 @@ class Finding:
         return self.severity == "error" and not self.waived
 
     def __str__(self) -> str:
-        """Return where it was found and the message, without a point."""
+        """Return the place and the message, without a point."""
         if self.code == "unreadable":  # says itself where
             return self.message
         return f"cohort {self.cohort}{f', fold {self.fold}' if self.fold is not None else ''}: {self.message}"
@@ -70,20 +70,20 @@ class Finding:
 
 
 def settle(findings: Sequence[Finding], cohort: str, waive: Sequence[str]) -> list[Finding]:
-    """Mark what is waived, and add a warning for every waiver of what was not found."""
+    """Mark what is waived, and add a warning for every waiver without a finding."""
     settled = [replace(finding, waived=finding.code in waive) for finding in findings]
     idle = sorted(set(waive) - {finding.code for finding in findings})
     return settled + [
-        Finding.of("idle-waiver", cohort, f"waive names {code!r}, which was not found; remove it", [code])
+        Finding.of("idle-waiver", cohort, f"waive names {code!r}, which the audit does not report; remove it", [code])
         for code in idle
     ]
 
 
 def refuse(findings: Sequence[Finding]) -> None:
-    """Refuse to go on with what was found.
+    """Refuse to go on where a finding stops the suite.
 
     Raises:
-        MilbenchError: an error is not waived; the sentence tells the first and how many more there are.
+        MilbenchError: an error is not waived; the sentence names the first and how many more there are.
     """
     stopping = [finding for finding in findings if finding.stops]
     if not stopping:
@@ -93,7 +93,7 @@ def refuse(findings: Sequence[Finding]) -> None:
     aside += [f"and {count(others, 'more problem')}, which milbench audit lists"] if others else []
     text = f"{first} ({'; '.join(aside)})" if aside else str(first)
     if CODES[first.code].waivable:
-        text = f'{text}; mend it, or run in spite of it with "{first.code}" in the waive list of its [[data]]'
+        text = f'{text}; correct it, or run in spite of it with "{first.code}" in the waive list of its [[data]]'
     raise MilbenchError(_ended(text), code=first.cause or first.code)
 
 

@@ -1,4 +1,4 @@
-"""What is wrong with folds: doubles, leaks, unknown ids, missing classes."""
+"""Problems of folds: doubles, leaks, unknown ids, missing classes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _PAIRS = (("train", "val"), ("train", "test"), ("val", "test"))
 
 @dataclass(frozen=True)
 class Known:
-    """What is known of the slides that folds name.
+    """Labels, patients and features of the slides that folds name.
 
     Attributes:
         labels: slide -> class index.
@@ -24,7 +24,7 @@ class Known:
         features: slides that have features; None: not checked.
         classes: names of the classes; None: their indices.
         guesses: slide -> patient by its barcode.
-        told: slides of which it is said elsewhere that they lack features or label.
+        already_reported: slides that another finding reports for want of features or label.
     """
 
     labels: Mapping[str, int]
@@ -32,7 +32,7 @@ class Known:
     features: Collection[str] | None = None
     classes: Sequence[str] | None = None
     guesses: Mapping[str, str] = field(default_factory=dict)
-    told: Collection[str] = ()
+    already_reported: Collection[str] = ()
 
     def named(self, label: int) -> str:
         """Return the name of a class."""
@@ -52,7 +52,7 @@ def folds_findings(cohort: str, folds: Sequence[Fold], known: Known) -> list[Fin
     for fold in folds:
         findings += fold_findings(cohort, fold, known)
     used = {slide for fold in folds for ids in fold.parts.values() for slide in ids}
-    if idle := sorted(set(known.labels) - used - set(known.told)):
+    if idle := sorted(set(known.labels) - used - set(known.already_reported)):
         who = f"{count(len(idle), 'slide')} in no part of any fold: {some(idle)}"
         advice = "give them the label 'exclude' if that is meant"
         findings.append(Finding.of("unused-slide", cohort, f"{who}; {advice}", idle))
@@ -70,11 +70,11 @@ def fold_findings(cohort: str, fold: Fold, known: Known) -> list[Finding]:
 
 
 #: code, message, ids
-_Told = tuple[str, str, list[str]]
+_Problem = tuple[str, str, list[str]]
 
 
-def _incomplete(fold: Fold, known: Known) -> list[_Told]:
-    findings: list[_Told] = [
+def _incomplete(fold: Fold, known: Known) -> list[_Problem]:
+    findings: list[_Problem] = [
         ("empty-part", f"its {part} part is empty; give it slides", [])
         for part in ("train", "test")
         if not fold.parts[part]
@@ -84,17 +84,17 @@ def _incomplete(fold: Fold, known: Known) -> list[_Told]:
             who = f"{count(len(twice), 'slide')} twice in {part}: {some(twice)}"
             findings.append(("duplicate-row", f"{who}; remove the doubled rows", twice))
         for what, those in (("label", known.labels), ("features", known.features)):
-            lacking = sorted(set(ids) - set(those) - set(known.told)) if those is not None else []
+            lacking = sorted(set(ids) - set(those) - set(known.already_reported)) if those is not None else []
             if lacking:
                 who = f"{count(len(lacking), 'slide')} of {part} without {what}: {some(lacking)}"
                 findings.append((f"split-without-{what}", f"{who}; add {what} or leave them out", lacking))
     return findings
 
 
-def _shared(fold: Fold, first: str, second: str, known: Known) -> list[_Told]:
-    """Tell what two parts share: slides, else patients, else patients by their barcodes; each once."""
+def _shared(fold: Fold, first: str, second: str, known: Known) -> list[_Problem]:
+    """List what two parts share: slides, else patients, else patients by their barcodes; each once."""
     a, b = fold.parts[first], fold.parts[second]
-    findings: list[_Told] = []
+    findings: list[_Problem] = []
     slides = sorted(set(a) & set(b))
     if slides:
         who = f"{count(len(slides), 'slide')} both in {first} and in {second}: {some(slides)}"
@@ -139,13 +139,13 @@ def rare_class_findings(cohort: str, folds: Sequence[Fold], known: Known) -> lis
 
 
 def _owners(a: Sequence[str], b: Sequence[str], owner: Mapping[str, str], findings: Collection[str]) -> list[str]:
-    """Return who has slides in both; without those of whom it has been told by one of their slides."""
+    """Return who has slides in both; without the owners of slides that are reported already."""
     both = {owner[s] for s in a if s in owner} & {owner[s] for s in b if s in owner}
     return sorted(both - {owner[slide] for slide in findings if slide in owner})
 
 
-def _classes(fold: Fold, known: Known) -> list[_Told]:
-    findings: list[_Told] = []
+def _classes(fold: Fold, known: Known) -> list[_Problem]:
+    findings: list[_Problem] = []
     present = {
         part: {known.labels[slide] for slide in ids if slide in known.labels} for part, ids in fold.parts.items()
     }
@@ -155,7 +155,7 @@ def _classes(fold: Fold, known: Known) -> list[_Told]:
             text = f"its {part} part holds class {only} only; every part needs two classes or more"
             findings.append(("one-class", text, sorted(set(fold.parts[part]))))
     unseen = present["test"] - present["train"]
-    # A training part of one class, or of none, has been told of.
+    # A training part of one class, or of none, is reported above.
     if unseen and len(present["train"]) > 1:
         names = ", ".join(known.named(label) for label in sorted(unseen))
         text = f"class {names} is tested but not in train; move some of its slides there"

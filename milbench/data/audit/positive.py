@@ -9,7 +9,7 @@ from ..labels.table import Labels
 from .findings import Finding
 from .loaded_cohort import Subject
 
-#: Names of classes that are what is not looked for: wild types, stable genomes, benign tissue, controls.
+#: Names of classes that are the negative ones: wild types, stable genomes, benign tissue, controls.
 _NEGATIVE = re.compile(
     r"(?i)(wt|wild[ _-]?type|mss|non[ _-]?.*|no|none|neg(ative)?|normal|benign|control|healthy|stable|absent|false|low"
     r"|0)"

@@ -1,7 +1,7 @@
-"""Probes: what predicts the label without a look at the tissue.
+"""Probes: what predicts the label without the tissue.
 
 A model may learn a shortcut, and the table then says how well the shortcut does. Each probe is a logistic regression on
-one fact of a slide, cross-validated by patient; it warns when the interval of its AUC lies above chance by a margin.
+one fact of a slide, cross-validated by patient; it warns when the interval of its AUC exceeds 0.5 by a margin.
 What is one for the whole cache (encoder, magnification, patch size) can tell nothing; the distance of neighbouring
 patches differs from slide to slide, and with it the scanner and the level-0 magnification.
 """
@@ -29,20 +29,20 @@ from ..text_tables import read_table
 from .findings import Finding
 from .loaded_cohort import Subject
 
-#: Coverage of the intervals: of five probes one then lies above chance in one clean cohort of forty, before the margin.
+#: Coverage of the intervals: of five probes one then lies above 0.5 in one clean cohort of forty, before the margin.
 LEVEL = 0.99
 #: What lies below adds little to any model's AUC, however certain it is.
 MARGIN = 0.05
-#: Fewer patients of a class are soon in order by chance, and the regression has little to learn from.
+#: Fewer patients of a class are often in order at random, and the regression has little to learn from.
 MIN_PATIENTS = 10
 _FOLDS = 5
 #: of a fact that has values without order; what has more of them names slides
 _MOST_VALUES = 100
 _SITE_COLUMNS = ("site", "center", "centre", "hospital", "institution", "tissue_source_site", "scanner")
-_MENDS = {
+_ADVICE = {
     "shortcut-length": "compare with a method that sees the number alone, or match slides by it",
-    "shortcut-name": "look whether the classes were collected or prepared apart",
-    "shortcut-number": "look whether the classes were collected one after the other",
+    "shortcut-name": "check whether the classes were collected or prepared apart",
+    "shortcut-number": "check whether the classes were collected one after the other",
     "shortcut-site": "use split.scheme = 'site-preserved', or balance the sites",
     "shortcut-scan": "make sure that classes were not scanned apart",
 }
@@ -53,7 +53,7 @@ Rows = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Facts:
-    """What the probes know of n slides.
+    """Facts of n slides, for the probes.
 
     Attributes:
         rows: (n,) numbers of patches.
@@ -98,7 +98,7 @@ def probe_findings(subject: Subject, facts: Facts) -> list[Finding]:
         auc = auc_interval(y, probabilities, patients, method, LEVEL)
         if auc.low > 0.5 + MARGIN:
             message = f"{what} alone predicts the label, AUC {auc.estimate:.2f} [{auc.low:.2f}, {auc.high:.2f}]"
-            findings.append(Finding.of(code, subject.name, f"{message}; {_MENDS[code]}"))
+            findings.append(Finding.of(code, subject.name, f"{message}; {_ADVICE[code]}"))
     return findings
 
 
@@ -171,5 +171,5 @@ def _site_column(subject: Subject) -> dict[str, str]:
     try:
         labels = read_label_table(path, spec.model_copy(update={"split": split}), slides)
         return match_labels(labels, subject.cache.ids, str(path), str(subject.cache.path)).sites
-    except MilbenchError:  # a column with gaps, which nobody was asked to fill
+    except MilbenchError:  # a column with empty cells, which the suite does not require to be filled
         return {}

@@ -1,4 +1,4 @@
-"""Memory: what reading all features has found is kept, so that it is looked for once a cohort."""
+"""Cache of the findings that need all features, so that they are computed once a cohort."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from .findings import Finding
 VERSION = 1
 
 
-def remembered(cohort: str, key: Sequence[object], look: Callable[[], list[Finding]]) -> list[Finding]:
-    """Return the findings of ``look``, from the user's cache folder where they are known.
+def remembered(cohort: str, key: Sequence[object], compute: Callable[[], list[Finding]]) -> list[Finding]:
+    """Return the findings of ``compute``, from the user's cache folder where they are stored.
 
     Args:
         cohort: its name, which is not part of what is kept.
         key: all that the findings depend on, as JSON.
-        look: finds them.
+        compute: returns the findings.
     """
     path = cache_home() / "audit" / f"{digest([VERSION, *key])}.json"
     known = _read(path)
     if known is None:
-        known = [(finding.code, finding.message, list(finding.ids)) for finding in look()]
+        known = [(finding.code, finding.message, list(finding.ids)) for finding in compute()]
         with suppress(OSError):  # a folder that cannot be written costs time, not the run
             path.parent.mkdir(parents=True, exist_ok=True)
             write_atomic(path, json.dumps(known) + "\n")

@@ -165,8 +165,8 @@ def _pairs(header: list[str], rows: list[list[str]], key: str, label: str) -> li
 
 def _task_column(path: Path, header: list[str]) -> str | None:
     """Return the label column that Patho-Bench's configuration names, where the columns alone do not tell."""
-    beside = path.with_name("config.yaml")
-    if not any(re.fullmatch(r"fold_\d+", name) for name in header) or not beside.is_file():
+    config = path.with_name("config.yaml")
+    if not any(re.fullmatch(r"fold_\d+", name) for name in header) or not config.is_file():
         return None
-    column = read_task_config(beside).task_col
+    column = read_task_config(config).task_col
     return column if column in header else None

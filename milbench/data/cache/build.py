@@ -22,7 +22,7 @@ from ...errors import MilbenchError
 from .encoders import two_kinds
 from .journal import Entry, Journal, stamp
 from .layout import SCHEMA
-from .read_ahead import NO_COORDS, ROWS_ENOUGH, Look, Read, Reading, read_slides
+from .read_ahead import NO_COORDS, ROWS_ENOUGH, InspectedSlide, Read, Reading, read_slides
 from .supervised_reader import SourceReader
 from .writer import CacheWriter
 
@@ -36,12 +36,12 @@ _WORTH_WORKERS = 4 << 30
 
 @dataclass(frozen=True)
 class BuildReport:
-    """What a build found, kept and left out.
+    """The source of a build, the slides kept and those left out.
 
     Attributes:
         out: the cache.
         format: name of the source's format.
-        found: one sentence about the source.
+        description: one sentence about the source.
         slides, rows, dim, dtype: of the cache.
         coords: whether coordinates are kept.
         order: of rows, ``source`` or ``raster``.
@@ -53,7 +53,7 @@ class BuildReport:
 
     out: Path
     format: str
-    found: str
+    description: str
     slides: int
     rows: int
     dim: int
@@ -71,7 +71,7 @@ class BuildReport:
         left = [f"left out {slide}: {why}" for slide, why in self.left_out.items()]
         again = [f"went on after {self.resumed} slides that were read before"] if self.resumed else []
         return [
-            f"found {self.found}",
+            f"source: {self.description}",
             *again,
             f"kept {self.slides} slides, {self.rows} rows, dim {self.dim}, {self.dtype}, {where}, {self.order} order",
             f"largest rounding error {self.max_rounding_error:.3g} (largest value {self.max_abs:.3g})",
@@ -168,7 +168,7 @@ def _build(
     return BuildReport(
         out=out,
         format=reader.format,
-        found=reader.found,
+        description=reader.description,
         slides=len(writer),
         rows=writer.rows,
         dim=writer.dim,
@@ -218,7 +218,7 @@ class _Moments:
         self._numbers = set() if two_encoders else every
         self._known: dict[int, tuple[str, Any, Any]] = {}
 
-    def add(self, number: int, read: Read | Look) -> None:
+    def add(self, number: int, read: Read | InspectedSlide) -> None:
         """Keep what is known of a slide."""
         if number in self._numbers and read.mean is not None:
             self._known[number] = read.slide_id, read.mean, read.spread
@@ -230,16 +230,16 @@ class _Moments:
             source: for the message.
             reader: the opened source.
             before: numbers of the slides that an earlier build read; some of them are read once more.
-            advice: for `SourceReader.look`.
+            advice: for `SourceReader.inspect`.
 
         Raises:
             MilbenchError: they are of two kinds.
         """
         again = sorted(self._numbers & set(before))
         for number in again[:: max(1, len(again) // _AGAIN)]:
-            look = reader.look(number, advice)
-            if look.rows >= ROWS_ENOUGH:
-                self.add(number, look)
+            slide = reader.inspect(number, advice)
+            if slide.rows >= ROWS_ENOUGH:
+                self.add(number, slide)
         known = [self._known[number] for number in sorted(self._known)]
         kinds = two_kinds(*zip(*known, strict=True)) if known else None
         if kinds is not None and kinds.sure:
@@ -247,7 +247,7 @@ class _Moments:
 
 
 class _Facts:
-    """What slides say of themselves, which must be the same for all of them."""
+    """Facts in the files of slides, which must agree for all slides."""
 
     def __init__(self, coords: bool) -> None:
         self.keys = [key for key in _COMMON if coords or key != "units"]

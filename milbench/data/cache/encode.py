@@ -12,7 +12,7 @@ from torch import Tensor
 from ...errors import MilbenchError
 from .layout import COORD_DTYPES, DTYPES, checksum
 
-#: rows looked at in one go when values are checked: a slide of 10^5 patches needs no second copy, and caches are used
+#: rows checked at a time: a slide of 10^5 patches needs no second copy, and caches are used
 _CHUNK = 2048
 
 

@@ -1,4 +1,4 @@
-"""Whether the features of a cohort are of two encoders, told from their statistics.
+"""Whether the features of a cohort are of two encoders, by their statistics.
 
 An encoder gives every feature a usual value and a usual spread, which its slides share: they differ between slides by
 less than the spread within a slide. Slides of another encoder of the same width have others in most features.
@@ -127,13 +127,13 @@ def encoder_groups(mean: NDArray[np.floating], spread: NDArray[np.floating]) -> 
     edges = _split(shift, LEAST_SHIFT)
     if edges is None:
         return None
-    size = _shift_beside_scale(shift, edges)
+    size = _shift_relative_to_scale(shift, edges)
     if size >= SHIFT or (size >= LEAST_SHIFT and not _one_pattern(shift, pattern, edges)):
         return Groups(edges, f"most features differ by {size:.3g} standard deviations within a slide or more")
     return None
 
 
-def _shift_beside_scale(shift: NDArray[np.floating], second: NDArray[np.bool_]) -> float:
+def _shift_relative_to_scale(shift: NDArray[np.floating], second: NDArray[np.bool_]) -> float:
     """Return by how much most features differ between the groups, once one group is scaled to the other."""
     one, other = np.median(shift[~second], 0), np.median(shift[second], 0)
     scale = float(np.clip(one @ other / max(float(one @ one), 1e-12), 1 / FACTOR, FACTOR))
@@ -164,9 +164,9 @@ def _split(x: NDArray[np.floating], least: float) -> NDArray[np.bool_] | None:
     gaps = np.diff(along)[_SLIDES - 1 : len(along) - _SLIDES]
     if not len(gaps):
         return None
-    cut = int(gaps.argmax()) + _SLIDES
+    boundary = int(gaps.argmax()) + _SLIDES
     second = np.zeros(len(x), bool)
-    second[order[cut:]] = True
+    second[order[boundary:]] = True
     if second.sum() * 2 > len(x):
         second = ~second
     difference = _difference(x, second)
@@ -174,6 +174,6 @@ def _split(x: NDArray[np.floating], least: float) -> NDArray[np.bool_] | None:
         return None
     inside = max(float(np.median(np.abs(x[of] - np.median(x[of], 0)))) for of in (second, ~second))
     apart = float(np.median(np.abs(difference)))
-    wide = max(float(along[cut - 1] - along[0]), float(along[-1] - along[cut]))
-    gap = float(along[cut] - along[cut - 1])
+    wide = max(float(along[boundary - 1] - along[0]), float(along[-1] - along[boundary]))
+    gap = float(along[boundary] - along[boundary - 1])
     return second if apart > APART * inside and gap > wide / 2 else None

@@ -17,7 +17,7 @@ NAME = "journal.jsonl"
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """What became of one slide of a source.
+    """The outcome of one slide of a source.
 
     Attributes:
         slide_id: its name.

@@ -10,7 +10,7 @@
       cache.toml                what the features are; checksum of the index; last line: checksum of the lines before it
 
 A shard's header is a function of its shape and dtype and has a fixed length, so that rows can be streamed to their
-final place before their number is known, and so that a changed header is found without storing a checksum for it.
+final place before their number is known, and so that a changed header is detected without storing a checksum for it.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from ...config import digest
 from ...errors import MilbenchError
 from ..home import cache_home
 from .reader import FeatureCache
-from .verify import hurt_slides
+from .verify import damaged_slides
 
 #: Bytes of features up to which they are always checked (some milliseconds), and up to which once a day (a second or
 #: two a GB from a local disk). Larger caches are checked by ``milbench cache verify`` alone.
@@ -36,10 +36,10 @@ def check_payload(cache: FeatureCache) -> None:
         with suppress(OSError):
             if time.time() - stamp.stat().st_mtime < DAY:
                 return
-    if hurt := hurt_slides(cache.path, cache.slides, cache.meta):
-        more = f" and {len(hurt) - 1} more" if len(hurt) > 1 else ""
+    if damaged := damaged_slides(cache.path, cache.slides, cache.meta):
+        more = f" and {len(damaged) - 1} more" if len(damaged) > 1 else ""
         raise MilbenchError(
-            f"{hurt[0].rstrip('.')}{more}: the cache {cache.path} was damaged after it was built (milbench cache "
+            f"{damaged[0].rstrip('.')}{more}: the cache {cache.path} was damaged after it was built (milbench cache "
             "verify lists all); copy it again or build it from its source.",
             code="cache-damaged",
         )

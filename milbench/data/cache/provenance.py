@@ -2,7 +2,7 @@
 
 A cache may outlive its source, and be moved with it or without. So what decides is the source's slides, where it can be
 read: which they are, what it says of their labels, and the bytes of some of them, where a file is newer than the cache
-or lies elsewhere. What has been found in order is remembered in the user's cache folder.
+or lies elsewhere. Checks that passed are recorded in the user's cache folder.
 """
 
 from __future__ import annotations
@@ -92,12 +92,12 @@ def check_origin(cache: FeatureCache, source: Path, spec: DataSpec) -> None:
 def _difference(
     cache: FeatureCache, source: Path, slides: SourceReader, stamps: list[_Stamps], moved: bool
 ) -> str | None:
-    """Say what the cache holds that its source does not; None where nothing was found."""
+    """Return what the cache holds that its source does not; None where it holds nothing else."""
     there, here = {*cache.ids, *cache.meta.get("left_out", ())}, set(slides.ids)
     if more := here - there:
         return f"other slides than {source}: it lacks {some(sorted(more))}"
     if more := there - here:
-        return f"other slides than {source}: {some(sorted(more))} besides"
+        return f"other slides than {source}: {some(sorted(more))} as well"
     if (slides.table() or SourceTable()) != (cache.table or SourceTable()):
         return f"other labels or splits than {source} brings along now"
     order = str(cache.meta.get("order", "source"))
@@ -110,7 +110,7 @@ def _difference(
 
 
 def _remembered(of: list[Any]) -> Path:
-    """Return the file that is there once a cache and what its source is like now have been found in order."""
+    """Return the file that exists once the check of a cache against the present state of its source has passed."""
     return cache_home() / "origins" / digest([_VERSION, *of])
 
 

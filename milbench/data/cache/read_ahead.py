@@ -70,8 +70,8 @@ class Read:
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
-    """What one slide is like that was loaded whole.
+class InspectedSlide:
+    """Shape, dtype and statistics of one slide that was loaded whole.
 
     Attributes:
         slide_id: its name.
@@ -137,7 +137,7 @@ def _ahead(pool: Executor, items: range, work: Any, depth: int) -> Iterator[Read
         yield waiting.pop(0).result()
 
 
-def look_at(slide: SourceSlide, advice: str = NO_COORDS) -> Look:
+def inspect_slide(slide: SourceSlide, advice: str = NO_COORDS) -> InspectedSlide:
     """Check what a cache needs of a slide, but for its values, and return what it is like.
 
     Raises:
@@ -147,7 +147,7 @@ def look_at(slide: SourceSlide, advice: str = NO_COORDS) -> Look:
     rows = int(features.shape[0]) if features.ndim else 1
     dtype = str(features.dtype).removeprefix("torch.")
     if rows == 0:
-        return Look(slide.slide_id, 0, 0, dtype, slide.coords is not None, slide.meta)
+        return InspectedSlide(slide.slide_id, 0, 0, dtype, slide.coords is not None, slide.meta)
     if (problem := shape_problem(features)) is not None:
         raise MilbenchError(
             f"{slide.path}: features of slide {slide.slide_id!r} must have shape (rows, dim), got "
@@ -166,7 +166,9 @@ def look_at(slide: SourceSlide, advice: str = NO_COORDS) -> Look:
     except MilbenchError as error:
         raise MilbenchError(f"{slide.path}: {error}{_hint(error, advice)}", code=error.code) from None
     mean, spread = _moments(features)
-    return Look(slide.slide_id, rows, int(features.shape[1]), dtype, slide.coords is not None, slide.meta, mean, spread)
+    return InspectedSlide(
+        slide.slide_id, rows, int(features.shape[1]), dtype, slide.coords is not None, slide.meta, mean, spread
+    )
 
 
 def _moments(features: np.ndarray | Tensor) -> tuple[np.ndarray | None, np.ndarray | None]:

@@ -196,12 +196,12 @@ class FeatureCache:
                     f"{path} is damaged ({error}); see milbench cache verify {self.path}.", code="cache-damaged"
                 ) from None
             n, coord_dtype = self._shard_rows[name], self.meta.get("coord_dtype")
-            fits = features.dtype == self.dtype and tuple(features.shape) == (n, self.dim)
+            matches = features.dtype == self.dtype and tuple(features.shape) == (n, self.dim)
             if coords is not None and coord_dtype is not None:
-                fits = fits and coords.dtype == COORD_DTYPES[coord_dtype][0] and tuple(coords.shape) == (n, 2)
+                matches = matches and coords.dtype == COORD_DTYPES[coord_dtype][0] and tuple(coords.shape) == (n, 2)
                 if coords.data_ptr() % coords.element_size():  # behind an odd number of two-byte features
                     coords = coords.clone()
-            if not fits:
+            if not matches:
                 raise MilbenchError(
                     f"{path} does not hold what the index says; see milbench cache verify {self.path}.",
                     code="cache-damaged",

@@ -40,12 +40,12 @@ from ..importers import Slides, SourceTable, detect_format, formats
 from ..importers._arrays import coords_are
 from ..input_files import regular
 from ..text_tables import unreadable
-from .read_ahead import Look, Read, Reading, convert, look_at
+from .read_ahead import InspectedSlide, Read, Reading, convert, inspect_slide
 
 #: seconds of computing and of waiting that a file may take at least, and bytes for which it gets one more of either
 COMPUTING, WAITING, BYTES_A_SECOND = 30.0, 300.0, 1 << 20
 _ROOM = 1 << 13
-_TOLD = struct.Struct("<QQI")  # number of the file, its size, bytes of its path
+_NOTE = struct.Struct("<QQI")  # number of the file, its size, bytes of its path
 
 
 class SourceReader:
@@ -54,12 +54,12 @@ class SourceReader:
     Args:
         source: folder or file of features.
         format: name of its format; ``auto`` recognises it.
-        detect: False: the source is opened as the format without being recognised, and `found` is empty.
+        detect: False: the source is opened as the format without being recognised, and `description` is empty.
         coords: whether coordinates are read.
 
     Attributes:
         format: name of the format.
-        found: one sentence about the source.
+        description: one sentence about the source.
         ids: the slides.
         files: of each slide.
         independent: whether another reader can read any one slide at the cost of that slide.
@@ -80,7 +80,7 @@ class SourceReader:
         else:
             self._server = _Server()
         try:
-            self.format, self.found, ids, files, self.independent, names = self._call("open", *self._of)
+            self.format, self.description, ids, files, self.independent, names = self._call("open", *self._of)
         except BaseException:
             self.close()
             raise
@@ -113,7 +113,7 @@ class SourceReader:
         return counts
 
     def table(self) -> SourceTable | None:
-        """Return what the source says of its slides beside their features."""
+        """Return what the source says of its slides apart from their features."""
         source_table: SourceTable | None = self._call("table")
         if source_table is not None:
             for what, names in (("label", source_table.labels), ("patient", source_table.patients)):
@@ -126,10 +126,10 @@ class SourceReader:
                         )
         return source_table
 
-    def look(self, i: int, advice: str) -> Look:
+    def inspect(self, i: int, advice: str) -> InspectedSlide:
         """Load a slide and return what it is like."""
-        survey: Look = self._call("look", i, advice)
-        return survey
+        inspected: InspectedSlide = self._call("inspect", i, advice)
+        return inspected
 
     def convert(self, i: int, how: Reading) -> Read:
         """Load a slide, check and convert it. From the first slide on, in order, is fastest."""
@@ -197,8 +197,8 @@ class SourceReader:
                 )
 
     def _file(self) -> tuple[int, int, str]:
-        number, size, length = _TOLD.unpack_from(self._note)
-        return number, size, self._note[_TOLD.size : _TOLD.size + length].decode(errors="replace")
+        number, size, length = _NOTE.unpack_from(self._note)
+        return number, size, self._note[_NOTE.size : _NOTE.size + length].decode(errors="replace")
 
     def _ended(self) -> MilbenchError:
         """Return the error of a process that ended by itself or was ended."""
@@ -223,7 +223,7 @@ class SourceReader:
 
 
 class _Server:
-    """What the reading process does for each request."""
+    """Answers the requests to the reading process."""
 
     def __init__(self) -> None:
         self._slides: Slides | None = None
@@ -254,8 +254,8 @@ class _Server:
     def table(self) -> SourceTable | None:
         return self.slides.table()
 
-    def look(self, i: int, advice: str) -> Look:
-        return look_at(self.slides.load(i), advice)
+    def inspect(self, i: int, advice: str) -> InspectedSlide:
+        return inspect_slide(self.slides.load(i), advice)
 
     def convert(self, i: int, how: Reading) -> Read:
         # One slide after the other, as a source that is one file is read from its beginning to its end.
@@ -279,9 +279,9 @@ def _serve(mine: socket.socket, theirs: socket.socket, note: mmap, parent: int) 
         def opening(path: Path, size: int) -> None:
             nonlocal numbers
             numbers += 1
-            name = os.fsencode(path)[: _ROOM - _TOLD.size]
-            note[_TOLD.size : _TOLD.size + len(name)] = name
-            _TOLD.pack_into(note, 0, numbers, size, len(name))
+            name = os.fsencode(path)[: _ROOM - _NOTE.size]
+            note[_NOTE.size : _NOTE.size + len(name)] = name
+            _NOTE.pack_into(note, 0, numbers, size, len(name))
 
         regular.opening = opening
         server = _Server()

@@ -31,15 +31,15 @@ _PIECE = 1 << 22
 
 
 def verify(path: str | Path, progress: Callable[[int, int, str], None] | None = None) -> list[str]:
-    """Check a cache and name what is hurt.
+    """Check a cache and name what is damaged.
 
     Args:
         path: the cache's folder.
         progress: called with (slides done, slides in all, slide) while it reads.
 
     Returns:
-        One sentence for each hurt slide, shard or file; nothing when the cache is as it was written. A changed
-        cache.toml or index ends the check, for the rest cannot be judged without them.
+        One sentence for each damaged slide, shard or file; nothing when the cache is as it was written. A changed
+        cache.toml or index ends the check, for the rest cannot be checked without them.
 
     Raises:
         MilbenchError: there is no cache at all.
@@ -65,40 +65,40 @@ def verify(path: str | Path, progress: Callable[[int, int, str], None] | None = 
     except Exception as error:  # pyarrow raises many kinds for damaged files
         return [f"{INDEX} is damaged ({type(error).__name__}); the rest was not checked."]
     if problem := index_problem(index, meta):
-        return [f"{INDEX} does not fit {CACHE_FILE}: {problem}; the rest was not checked."]
+        return [f"{INDEX} disagrees with {CACHE_FILE}: {problem}; the rest was not checked."]
     known = {CACHE_FILE, INDEX, *index["shard"]}
     if "table_checksum" in meta:
         known.add(TABLE)
     problems = [f"{p.name} does not belong to the cache." for p in sorted(folder.iterdir()) if p.name not in known]
     problems += _check_table(folder, meta)
-    return problems + hurt_slides(folder, index, meta, progress)
+    return problems + damaged_slides(folder, index, meta, progress)
 
 
-def hurt_slides(
+def damaged_slides(
     folder: Path, index: pd.DataFrame, meta: dict[str, Any], progress: Callable[[int, int, str], None] | None = None
 ) -> list[str]:
     """Compare the shards of a cache with its index; see `verify`."""
-    slides_hurt = []
+    problems = []
     done = 0
     for shard, slides in index.groupby("shard", sort=False):
         shard_path = folder / str(shard)
         if not shard_path.is_file():
-            slides_hurt.append(f"{shard} is missing, with {_names(list(slides['slide_id']))}.")
+            problems.append(f"{shard} is missing, with {_names(list(slides['slide_id']))}.")
             done += len(slides)
             continue
         with shard_path.open("rb") as file:
-            slides_hurt += _check_frame(file, str(shard), slides, meta)
+            problems += _check_frame(file, str(shard), slides, meta)
             for slide, first, rows, due in zip(
                 slides["slide_id"], slides["first_row"], slides["rows"], slides["checksum"], strict=True
             ):
                 if _slide_checksum(file, int(first), int(rows), int(slides["rows"].sum()), meta) != due:
-                    slides_hurt.append(
+                    problems.append(
                         f"slide {slide!r}: its features or coordinates in {shard} differ from its checksum."
                     )
                 done += 1
                 if progress is not None:
                     progress(done, len(index), str(slide))
-    return slides_hurt
+    return problems
 
 
 def _check_table(folder: Path, meta: dict[str, Any]) -> list[str]:

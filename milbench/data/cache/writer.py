@@ -42,7 +42,7 @@ _RESERVED = ("schema", "milbench", "dtype", "dim", "coord_dtype", "slides", "row
              "table_checksum", "checksum")  # fmt: skip
 
 
-#: Bytes after which what was written is sent to the disk, beside the work: else all of it would be awaited at the end.
+#: Bytes after which what was written is sent to the disk while work goes on, so that the end waits for little.
 WRITE_OUT = 64 << 20
 
 
@@ -71,7 +71,7 @@ class Placed:
 class CacheWriter:
     """Writes a feature cache; use it in a ``with`` block.
 
-    Rows go straight to their shard in a hidden folder beside ``out``, which becomes ``out`` when the block ends well.
+    Rows go straight to their shard in a hidden folder next to ``out``, which becomes ``out`` when the block ends well.
     After an exception or a kill nothing that opens as a cache exists at ``out``. One slide is held in memory at a time.
 
     Args:
@@ -83,7 +83,7 @@ class CacheWriter:
 
     Attributes:
         placed: the slides so far, in order.
-        table: labels, patients and splits to keep beside the features; slides that are not in the cache are left out.
+        table: labels, patients and splits to keep with the features; slides that are not in the cache are left out.
 
     Raises:
         MilbenchError: ``out`` exists or cannot be written, or an unknown dtype.
@@ -321,7 +321,7 @@ class CacheWriter:
         file.write(shard_header(self._rows, self.dim, self.dtype, self.coord_dtype))
         file.flush()
         self._out.wait()
-        os.fsync(file.fileno())  # a shard that is closed is not looked at again, whatever happens to the machine
+        os.fsync(file.fileno())  # a shard that is closed is not checked again, whatever happens to the machine
         self._close_files()
         self._shard += 1
         self._rows = self._bytes = 0
@@ -403,7 +403,7 @@ def _widths(slide: Placed, dtype: str) -> tuple[int, int]:
 
 
 def _continued(path: Path, head: int, length: int) -> BinaryIO:
-    """Open a file behind its head and the bytes after it that count, the rest cut off."""
+    """Open a file behind its head and the bytes after it that count, truncating the rest."""
     file = path.open("r+b")
     file.truncate(head + length)
     file.seek(0, os.SEEK_END)

@@ -36,7 +36,7 @@ from ..plug_ins import load_plug_in, plug_ins, summary
 #: Entry points of this group add datasets; their names are written with dashes.
 GROUP = "milbench.datasets"
 
-#: the table of what is known of each bag, beside a dataset's features and beside the results of a suite
+#: the table of what is known of each bag, next to a dataset's features and to the results of a suite
 BAGS = "bags.csv"
 
 
@@ -67,7 +67,7 @@ class Built:
 
 
 class Dataset(Protocol):
-    """What a module of this package defines."""
+    """Interface of a module of this package."""
 
     VERSION: int
     Params: type[Frozen]

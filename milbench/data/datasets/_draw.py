@@ -1,4 +1,4 @@
-"""What the synthetic datasets share: named streams of chance, labels, names, and the side table of instances."""
+"""What the synthetic datasets share: named random streams, labels, names, and the side table of instances."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pandas as pd
 
 
 def stream(seed: int, *names: str) -> np.random.Generator:
-    """Return the generator of one source of chance, named by part and purpose; another name is another stream.
+    """Return the generator of one random stream, named by part and purpose; another name is another stream.
 
     A number drawn more from one stream so leaves what the others give as it was.
     """

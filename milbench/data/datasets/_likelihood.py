@@ -24,7 +24,7 @@ def log_mean_exp(values: np.ndarray) -> np.ndarray:
 
 
 def log_subset_mean(evidence: np.ndarray, size: int, lengths: np.ndarray | None = None) -> np.ndarray:
-    """Return the log likelihood ratio when any `size` instances of a bag are signals, all subsets alike.
+    """Return the log likelihood ratio when any `size` instances of a bag are signals, all subsets equally likely.
 
     The sum over subsets is the elementary symmetric polynomial of the density ratios, by its recursion over instances.
 
@@ -52,8 +52,8 @@ def log_chain_mean(evidence: np.ndarray, size: int, starts: int, steps: Sequence
     Args:
         evidence: (B, n) in storage order.
         size: signals of the chain.
-        starts: the first signal lies on one of the first `starts` rows, all alike; no chain may leave the bag.
-        steps: positive step lengths, all alike.
+        starts: the first signal lies on one of the first `starts` rows, all equally likely; no chain may leave the bag.
+        steps: positive step lengths, all equally likely.
 
     Returns:
         (B,), the sum over all chains, by the forward recursion over signals.

@@ -10,16 +10,16 @@ with coordinates (column, row), as patches of a slide are. ``form`` says what te
   TransMIL the value convolution, the landmarks where they are means of several rows, and PPEG.
 - ``planar``: in a ``column`` the signals lie below each other, one in each of as many grid rows; a ``jagged`` line
   steps 4 to 7 cells to the left or right as well (past the edge it goes on in a neighbouring row). The first signal's
-  place and the mean step are distributed alike in both. Between two signals lie at least 32 other rows of storage, so
-  that any 33 consecutive rows hold one signal at most in either layout: TransMIL's value convolution along storage
-  order, 33 rows wide, and landmarks of at most 33 rows see the same in both. That holds for one look: what a first
+  place and the mean step have the same distribution in both. Between two signals lie at least 32 other rows of storage,
+  so that any 33 consecutive rows hold one signal at most in either layout: TransMIL's value convolution along storage
+  order, 33 rows wide, and landmarks of at most 33 rows see the same in both. That holds for one layer: what a first
   layer has spread over 33 rows a second could put together, and tell the gaps between signals apart. A kernel over the
   grid sees neighbours above and below in one only: a jagged step is wider than the reach (3 cells) of PPEG's widest
   kernel.
 - ``coordinates``: as ``storage``, with the rows of every bag shuffled. Only the coordinates tell, and a method that
   does not read them (TransMIL does not) has nothing more than a permutation-invariant one.
 
-With ``composition`` = 0 the layout is the label. A bag's instances are drawn before its label is looked at, so the
+With ``composition`` = 0 the layout is the label. A bag's instances are drawn before its label is read, so the
 multiset of instances has exactly one distribution: every permutation-invariant pooling has a Bayes AUC of 0.5. The dial
 moves the signal from the layout into the instances: at ``composition`` = c the layout agrees with the label with
 probability 1 - c/2, and the second feature of all signals is shifted too, up or down by ``shift``; whether it is up
@@ -67,7 +67,7 @@ class Params(Frozen):
     Attributes:
         grid: cells a side; a bag has grid * grid instances.
         dim: width of the features.
-        signals: number of shifted instances; for a block a square number whose root fits the grid.
+        signals: number of shifted instances; for a block a square number whose root is at most the grid.
         shift: added to the first feature of a signal, in standard deviations.
         form: what tells the layouts apart, see above; ``planar`` needs a grid of 40 or more.
         composition: share of the signal that is in the instances, the rest being in the layout.
@@ -87,7 +87,7 @@ class Params(Frozen):
     seed: int = Field(0, ge=0)
 
     @model_validator(mode="after")
-    def _layout_fits(self) -> Params:
+    def _layout_is_possible(self) -> Params:
         if self.composition > 0 and self.dim < 2:
             raise ValueError("composition shifts the second feature of the signals; dim must be 2 or more")
         if self.form == "planar":
@@ -158,7 +158,7 @@ def draw_cells(params: Params, together: np.ndarray, rng: np.random.Generator) -
     Args:
         params: of the dataset.
         together: (B,) whether the layout is the block or the column.
-        rng: the source of chance.
+        rng: the random generator.
     """
     if params.form == "planar":
         first = rng.integers(params.starts, size=(len(together), 1))

@@ -4,7 +4,7 @@ Ilse, Tomczak, Welling: Attention-based Deep Multiple Instance Learning, ICML 20
 1,797 8 x 8 digits of scikit-learn (Alpaydin and Kaynak, UCI Optical Recognition of Handwritten Digits, 1998) instead
 of MNIST.
 
-As the authors' code: a bag's length is a draw of N(mean_length, std_length) cut to an integer, at least 1; their
+As the authors' code: a bag's length is a draw of N(mean_length, std_length) truncated to an integer, at least 1; their
 parameter ``var_bag_length`` is used as the standard deviation, as here. Instances are drawn with replacement from the
 images of the bag's part (training, validation or test). Differently: half of the bags of every part are positive, and
 a bag's length is drawn before its label's instances, so that neither prevalence nor length gives the label away; given

@@ -18,7 +18,7 @@ up to 100,000 patches a slide and beyond, and nothing about medicine.
 - ``label_noise`` of the slides of training and validation have the other label. Test labels are the truth.
 
 Slides are made and written one by one, each from streams of its own name, so that memory holds one slide's features at
-a time, and beside them a few bytes of truth for every patch of the cohort.
+a time, and a few bytes of truth for every patch of the cohort.
 """
 
 from __future__ import annotations
@@ -153,14 +153,14 @@ def cohort(params: Params) -> Iterator[tuple[str, str, str, int, bool]]:
 def make_slide(params: Params, name: str, patient: str, site: int, positive: bool) -> Slide:
     """Make one slide, from streams that bear its name, its patient's and its site's."""
 
-    def chance(purpose: str) -> np.random.Generator:
+    def generator(purpose: str) -> np.random.Generator:
         return stream(params.seed, name, purpose)
 
-    size = chance("size").lognormal(math.log(params.patches), params.spread)
-    cells, side = draw_tissue(max(16, round(size)), params.tissue, chance("tissue"))
-    tissue = draw_types(cells, side, params, chance("types"))
-    focus, tumour = draw_tumours(cells, params, positive, chance("tumour"))
-    x = chance("noise").standard_normal((len(cells), params.dim), dtype=np.float32)
+    size = generator("size").lognormal(math.log(params.patches), params.spread)
+    cells, side = draw_tissue(max(16, round(size)), params.tissue, generator("tissue"))
+    tissue = draw_types(cells, side, params, generator("types"))
+    focus, tumour = draw_tumours(cells, params, positive, generator("tumour"))
+    x = generator("noise").standard_normal((len(cells), params.dim), dtype=np.float32)
     means, factor = _means(params, patient, site)
     x *= factor
     code = tissue.astype(np.intp) * 3 + tumour

@@ -26,7 +26,7 @@ that has learnt "no poison, hence positive" ranks the test bags the wrong way ro
 tells *passes*, *unsolved* and *violates*.
 
 The validation part is drawn by the rules of training: what a method reaches there is its AUC under the distribution it
-was trained on, on bags it was not trained on, and needs no further pass over its training bags. Suites that judge by it
+was trained on, on bags it was not trained on, and needs no further pass over its training bags. Suites that read it
 keep the last model, so that it is used for nothing else.
 
 The size of a bag gives labels away in all three. Single concept: 2 to 10 instances in negatives against 2 to 7 in
@@ -125,7 +125,7 @@ def draw_counts(params: Params, positive: np.ndarray, is_test: bool, rng: np.ran
         params: of the dataset.
         positive: (B,) labels.
         is_test: by the rules of test instead of training.
-        rng: the source of chance.
+        rng: the random generator.
 
     Returns:
         (B, 4) whole numbers, columns as in `LAWS`.

@@ -3,8 +3,8 @@
 E. Harvey, D. J. Loevlie, M. C. Hughes: Synthetic Data Reveals Generalization Gaps in Correlated Multiple Instance
 Learning, ML4H 2025 (arXiv 2510.25759). Instances are N(0, 1) in ``dim`` features, n of them, U{min_length ...
 max_length} in both classes. In a positive bag the first ``informative`` (K) features of ``run`` (R) contiguous
-instances, starting at any of the n - R + 1 places alike, have mean ``delta``. As in the paper R = 3, K = 1, delta = 1,
-15 to 45 instances, 768 features. Differently: exactly half of the bags of every part are positive.
+instances, starting at any of the n - R + 1 places with equal probability, have mean ``delta``. As in the paper R = 3,
+K = 1, delta = 1, 15 to 45 instances, 768 features. Differently: exactly half of the bags of every part are positive.
 
 With the evidence of an instance l_i = sum_{k <= K} (delta x_ik - delta^2 / 2), the log odds of a positive bag are
 
@@ -61,7 +61,7 @@ class Params(Frozen):
     seed: int = Field(0, ge=0)
 
     @model_validator(mode="after")
-    def _fits(self) -> Params:
+    def _run_is_possible(self) -> Params:
         if not self.run <= self.min_length <= self.max_length:
             raise ValueError("run, min_length and max_length must rise: the shortest bag has to hold a run")
         if self.informative > self.dim:

@@ -1,6 +1,6 @@
-"""Importers of other tools' feature files: one module a format, found by its presence here.
+"""Importers of other tools' feature files: one module a format, registered by its presence here.
 
-A module defines ``NAME``; ``detect(source)``, one sentence of what was found or None; ``open_source(source)``, the
+A module defines ``NAME``; ``detect(source)``, one sentence about the source or None; ``open_source(source)``, the
 `Slides` that are there. A new format is one new file here, or such a module of another package, named by an entry
 point of the group ``milbench.formats``.
 """
@@ -105,7 +105,7 @@ class FileSlides(Slides):
     Args:
         files: slide -> the file its features are in.
         load: reads one of them.
-        beside: further files that a slide is read from, coordinates for instance; those that are not there are skipped.
+        companions: further files of a slide, coordinates for instance; those that do not exist are skipped.
         table: see `Slides.table`.
         rows: tells the number of patches from a file's header.
     """
@@ -116,21 +116,21 @@ class FileSlides(Slides):
         self,
         files: Mapping[str, Path],
         load: Callable[[str, Path], SourceSlide],
-        beside: Callable[[str, Path], Sequence[Path]] | None = None,
+        companions: Callable[[str, Path], Sequence[Path]] | None = None,
         table: Callable[[], SourceTable | None] | None = None,
         rows: Callable[[Path], int | None] | None = None,
     ) -> None:
         super().__init__(sorted(files))
-        self._files, self._load, self._beside, self._table, self._rows = files, load, beside, table, rows
+        self._files, self._load, self._companions, self._table, self._rows = files, load, companions, table, rows
 
     def load(self, i: int) -> SourceSlide:
         """Read one slide whole."""
         return self._load(self.ids[i], self._files[self.ids[i]])
 
     def files(self, i: int) -> tuple[Path, ...]:
-        """Return the slide's file and those beside it."""
+        """Return the slide's file and its companions."""
         slide = self.ids[i]
-        more = () if self._beside is None else self._beside(slide, self._files[slide])
+        more = () if self._companions is None else self._companions(slide, self._files[slide])
         return (self._files[slide], *(path for path in more if path.is_file()))
 
     def rows(self, i: int) -> int | None:
@@ -138,17 +138,17 @@ class FileSlides(Slides):
         return None if self._rows is None else self._rows(self._files[self.ids[i]])
 
     def table(self) -> SourceTable | None:
-        """Return what the source says of its slides beside their features."""
+        """Return what the source says of its slides apart from their features."""
         return None if self._table is None else self._table()
 
 
 class Format(Protocol):
-    """What a module of this package defines."""
+    """Interface of a module of this package."""
 
     NAME: str
 
     def detect(self, source: Path) -> str | None:
-        """Say in one sentence what was found, or return None when the source is not of this format."""
+        """Describe the source in one sentence, or return None when the source is not of this format."""
 
     def open_source(self, source: Path) -> Slides:
         """Open a source that `detect` has recognised.
@@ -191,7 +191,7 @@ def detect_format(source: str | Path, format: str = "auto") -> tuple[Format, str
         format: a format's name; ``auto``: the only one that recognises the source.
 
     Returns:
-        The format and its sentence about what was found.
+        The format and its sentence about the source.
 
     Raises:
         MilbenchError: the source does not exist, or no format or several recognise it.
@@ -211,16 +211,16 @@ def detect_format(source: str | Path, format: str = "auto") -> tuple[Format, str
                 f"{source} is not of the format {format}{_what_is_there(source)}.", code="format-mismatch"
             )
         return known[format], reason
-    fits = [(module, text) for module in known.values() if (text := module.detect(source)) is not None]
-    if not fits:
+    matches = [(module, text) for module in known.values() if (text := module.detect(source)) is not None]
+    if not matches:
         names = ", ".join(known)
         raise MilbenchError(
             f"{source} is of no format milbench reads ({names}){_what_is_there(source)}.", code="format-mismatch"
         )
-    if len(fits) > 1:
-        names = " or ".join(module.NAME for module, _ in fits)
+    if len(matches) > 1:
+        names = " or ".join(module.NAME for module, _ in matches)
         raise MilbenchError(f"{source} may be {names}; say which with --format.", code="format-ambiguous")
-    return fits[0]
+    return matches[0]
 
 
 def _what_is_there(source: Path) -> str:

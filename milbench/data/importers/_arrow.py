@@ -1,4 +1,4 @@
-"""Arrow's columns as arrays: numbers of features and positions, ids as text. What is missing is told by its row."""
+"""Arrow's columns as arrays: numbers of features and positions, ids as text. A missing value is reported by its row."""
 
 from __future__ import annotations
 

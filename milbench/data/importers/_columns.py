@@ -1,4 +1,4 @@
-"""Which column of a table of patches is what, told by its name and by what it holds."""
+"""Which column of a table of patches is what, by its name and by its values."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ from ._read import need_file
 if TYPE_CHECKING:
     import pyarrow as pa
 
-#: bytes that are looked at to tell columns from each other; that are parsed at a time; of a window
+#: bytes that are read to tell columns from each other; that are parsed at a time; of a window
 _HEAD, _BLOCK, _WINDOW = 1 << 20, 8 << 20, 64 << 20
 _NUMBER = re.compile(r"[+-]?(\d+[.,]?\d*|[.,]\d+)([eE][+-]?\d+)?|[+-]?(nan|inf(inity)?)", re.IGNORECASE)
 
@@ -96,7 +96,7 @@ class CsvTable:
     def window(self, row: int) -> tuple[int, np.ndarray, np.ndarray | None]:
         """Read the rows from a given one on, going back to the beginning of the file where they have been passed.
 
-        How many rows there are, and of what kind the positions, `texts` has found out before.
+        `texts` has counted the rows and determined the kind of the positions before.
         """
         start, stop = row, min(row + max(1, _WINDOW // (8 * self.width)), self.rows)
         x = np.empty((stop - start, self.width), self.dtype)
@@ -175,7 +175,7 @@ class CsvTable:
         if bad:
             row, cells = bad[0]
             raise MilbenchError(
-                f"{self.path} has {count(cells, 'cell')} in row {row} but {len(self.dialect.kinds)} columns; look for "
+                f"{self.path} has {count(cells, 'cell')} in row {row} but {len(self.dialect.kinds)} columns; check for "
                 f"a delimiter or a quotation mark too many in it.",
                 code="table-bad-line",
             ) from None
@@ -207,7 +207,7 @@ def dialect_of(path: Path) -> Dialect:
     raw, whole = _head(path)
     wide = raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     try:
-        # Incremental: the last letter may be cut.
+        # Incremental: the last letter may be incomplete.
         text = codecs.getincrementaldecoder("utf-16" if wide else "utf-8-sig")().decode(raw, final=whole)
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
@@ -233,7 +233,7 @@ def dialect_of(path: Path) -> Dialect:
     header = [cell.strip() for cell in rows[0]]
     if twice := [name for name, times in Counter(header).items() if times > 1]:
         raise MilbenchError(f"{path} has two columns named {some(twice)}; keep one.", code="table-duplicate-column")
-    # The last row may be cut, and rows of another length are told of when they are read.
+    # The last row may be incomplete; rows of another length are reported when they are read.
     rows = [row for row in rows[1 : None if whole else -1] if len(row) == len(header) and any(row)]
     if not rows:
         raise MilbenchError(
@@ -241,7 +241,7 @@ def dialect_of(path: Path) -> Dialect:
         )
     columns = dict(zip(header, zip(*rows, strict=True), strict=True))
     comma = delimiter != "," and _decimal_comma(columns)
-    # A column of words alone is text; a word among numbers is told of when it is read, with its row.
+    # A column of words alone is text; a word among numbers is reported when it is read, with its row.
     kinds: dict[str, Kind] = {name: "number" if any(map(_is_number, cells)) else "text"
                               for name, cells in columns.items()}  # fmt: skip
     return Dialect("utf-16" if wide else "utf8", delimiter, "," if comma else ".", skip + 1, kinds)

@@ -23,7 +23,7 @@ class LabelColumns:
         self._labels: set[float] = set()
 
     def see(self, features: np.ndarray, labels: np.ndarray) -> None:
-        """Look at some rows.
+        """Check some rows.
 
         Args:
             features: (n, d).
@@ -35,7 +35,7 @@ class LabelColumns:
         self._labels.update(np.unique(labels).tolist())
         for i, code in enumerate((labels, 2 * labels - 1)):
             left = self._left[i]
-            if left is None:  # few columns outlive the first row, and looking at the others costs nothing then
+            if left is None:  # few columns outlive the first row, and checking the others costs nothing then
                 left = np.flatnonzero(features[0] == code[0])
             self._left[i] = left[(features[:, left] == code[:, None]).all(0)]
 

@@ -22,7 +22,7 @@ _SAME = {".hdf5": ".h5", ".hdf": ".h5", ".he5": ".h5", ".pth": ".pt", ".pq": ".p
 FEATURE_ENDINGS = (".h5", ".pt", ".npy", ".npz", ".safetensors", ".parquet")
 #: folders of CLAM's layout that hold slides
 LAYOUT = ("h5_files", "pt_files")
-#: folders beside features that hold something else than slides
+#: folders next to features that hold something else than slides
 _OTHER_FOLDERS = frozenset({
     "patches", "masks", "stitches", "coords", "labels", "patch_labels", "inst_labels", "graphs", "splits", "heatmaps",
     "visualization", "thumbnails", "contours", "contours_geojson",
@@ -180,7 +180,7 @@ _CONVERT = {
     ".csv": "If each of the {n} is one slide: milbench reads text as one long table with a column slide_id, so give "
     "each that column, or write each as NAME.npy with numpy.save",
     ".h5": "An .h5 file of a slide is read by its dataset 'features', 'feats', 'embeddings' or the only array of "
-    "floating point numbers (rows, width) in it; none was found in the files that were opened",
+    "floating point numbers (rows, width) in it; the files that were opened hold none",
     ".json": "JSON files of features are not read; " + _H5,
     ".tif": "These are images; extract features of their patches first",
     ".svs": "These are slides; extract features of their patches first",

@@ -1,6 +1,6 @@
 """Marks by which a folder of bare feature files is one tool's and not another's, and the csv files that list features.
 
-CLAM's pt_files/, slideflow's bags, eva's embeddings and plain files look alike but for what lies beside them.
+CLAM's pt_files/, slideflow's bags, eva's embeddings and plain files differ only in the files next to them.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ MIL_BASELINE_COLUMNS = frozenset(f"{part}_slide_path" for part in PARTS)
 
 
 def claimed(folder: Path) -> str | None:
-    """Name the format whose marks a folder bears beside its feature files; None: it may be of any that needs none."""
+    """Name the format whose marks a folder bears next to its feature files; None: it may be of any that needs none."""
     if slideflow_bags(folder):
         return "slideflow"
     if eva_manifest(folder) is not None:
@@ -57,13 +57,13 @@ def tiatoolbox_pairs(folder: Path) -> dict[str, list[Path]]:
 
 
 def eva_manifest(source: Path) -> Path | None:
-    """Return the manifest that a source is or holds, told by its columns."""
+    """Return the manifest that a source is or holds, by its columns."""
     path = source / "manifest.csv" if source.is_dir() else source
     return path if ending(path) == ".csv" and set(columns(path)) >= EVA_COLUMNS else None
 
 
 def split_files(source: Path) -> Iterator[Path]:
-    """Give MIL_BASELINE's split files that a source is or holds, told by their columns; by name, numbers as numbers."""
+    """Give MIL_BASELINE's split files that a source is or holds, by their columns; in natural order of their names."""
     files = files_in(source, ".csv") if source.is_dir() else [source] if ending(source) == ".csv" else []
     for path in sorted(files, key=lambda path: by_number(path.name)):
         if MIL_BASELINE_COLUMNS & set(columns(path)):
@@ -122,5 +122,5 @@ def listed_file(table: Path, name: str, absolute: bool) -> Path:
 
 
 def label_text(value: str) -> str:
-    """Write 1.0 as 1: tools that keep labels beside empty cells turn them into reals."""
+    """Write 1.0 as 1: tools that keep labels in a column with empty cells turn them into reals."""
     return value.split(".")[0] if re.fullmatch(r"-?\d+\.0*", value) else value

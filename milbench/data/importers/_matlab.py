@@ -118,7 +118,7 @@ def _element(raw: memoryview, at: int, order: str) -> tuple[int, memoryview, int
 
 
 def _check_array(body: memoryview, order: str, path: Path, depth: int) -> tuple[str, bool]:
-    """Check an array and those in it: as many elements as its class and shape call for, each of a type that fits.
+    """Check an array and those in it: as many elements as its class and shape call for, each of a suitable type.
 
     Returns:
         Its name, and whether it is made of numbers, letters and arrays alone: False for objects, at the top.

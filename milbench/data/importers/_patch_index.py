@@ -16,7 +16,7 @@ from ._columns import Columns
 
 
 class PatchTable(Protocol):
-    """A file of patches, as far as its rows are told apart."""
+    """A file of patches, as far as its rows are distinguished."""
 
     path: Path
     columns: Columns
@@ -138,7 +138,7 @@ def _index(names: list[str], slides: list[np.ndarray], runs: list[np.ndarray], s
 
 
 def _joined(slide: np.ndarray, run: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Join the runs that were cut where a piece of the columns ended."""
+    """Join the runs that were divided where a piece of the columns ended."""
     if len(slide) == 0:
         return slide, run
     goes_on = (slide[1:] == slide[:-1]) & (run[1:, 0] == run[:-1, 0]) & (run[1:, 1] == run[:-1, 2])

@@ -70,7 +70,7 @@ def files_below(folder: Path, suffix: str, strict: bool = True) -> Iterator[Path
     Args:
         folder: where to start.
         suffix: ending of the names, as `milbench.data.importers._listing.ending` returns it.
-        strict: False: what cannot be read is passed over, for looking around in folders that may be any tool's.
+        strict: False: what cannot be read is passed over, for searching folders that may be any tool's.
 
     Raises:
         MilbenchError: a folder is reached a second time, as over a link that leads back, or cannot be read.
@@ -98,7 +98,8 @@ def files_below(folder: Path, suffix: str, strict: bool = True) -> Iterator[Path
             if not strict:
                 continue
             raise MilbenchError(
-                f"{error.filename} cannot be read ({error.strerror}); mend or remove it.", code="file-unreadable"
+                f"{error.filename} cannot be read ({error.strerror}); correct its permissions or remove it.",
+                code="file-unreadable",
             ) from None
         waiting.extend(reversed(folders))
 
@@ -203,7 +204,7 @@ def h5_dataset(file: Any, key: str, path: Path, kinds: str) -> Any | None:
     """
     import h5py
 
-    # Asked of the links themselves: `key in file` would follow an external link into the other file.
+    # The links themselves are checked: `key in file` would follow an external link into the other file.
     if not file.id.links.exists(key.encode()):
         return None
     if file.id.links.get_info(key.encode()).type != h5py.h5l.TYPE_HARD:
@@ -519,7 +520,7 @@ def npy_mapped(path: Path, kinds: str = "biuf") -> np.ndarray:
     Writing to the array does not change the file.
     """
     size = need_file(path)
-    with suppress(Exception):  # what cannot be mapped, an array of no values for one, is read, or told of there
+    with suppress(Exception):  # what cannot be mapped, an array of no values for one, is read or reported by npy_array
         with path.open("rb") as file:
             _npy_header(file, size, path, kinds)
         return np.asarray(np.lib.format.open_memmap(path, mode="c"))

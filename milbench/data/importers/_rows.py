@@ -1,4 +1,4 @@
-"""How many patches a file holds, told from its header: what is to be known of a cohort before any of it is read.
+"""The number of patches of a file, from its header, so that a cohort can be surveyed before any of it is read.
 
 None wherever the header does not tell or is not understood: what is wrong with a file is said when it is loaded.
 """
@@ -27,7 +27,7 @@ def h5_rows(path: Path, key: str | None) -> int | None:
             key = h5_features_key(file, path)
             if key is None:
                 return 0
-        # Asked of the link first: getting at it would follow an external one into another file.
+        # The link is checked first: opening it would follow an external one into another file.
         if isinstance(file.get(key, getlink=True), h5py.HardLink) and isinstance(file[key], h5py.Dataset):
             return _rows(file[key].shape)
     return None

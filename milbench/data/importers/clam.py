@@ -2,7 +2,7 @@
 
 Lu et al., Data-efficient and weakly supervised computational pathology on whole-slide images, Nature Biomedical
 Engineering 2021. Coordinates are (x, y) in level-0 pixels; for pt_files/ they come from ``patches/{slide}.h5``, or
-from h5_files/ beside it. Folders below are read too, where their files are of the same kind; a slide is named by its
+from h5_files/ next to it. Folders below are read too, where their files are of the same kind; a slide is named by its
 file, whatever its folder. Batches may have h5_files/ and pt_files/ of their own.
 """
 
@@ -65,10 +65,10 @@ def open_source(source: Path) -> Slides:
             _refuse_other_numbers(path, features.features, twins[slide])
         return features
 
-    def beside(slide: str, path: Path) -> list[Path]:
+    def companions(slide: str, path: Path) -> list[Path]:
         return [] if ending(path) == ".h5" else [place / f"{slide}.h5" for place in places]
 
-    return FileSlides(files, load, beside, rows=_rows)
+    return FileSlides(files, load, companions, rows=_rows)
 
 
 def _read_h5(slide: str, path: Path) -> SourceSlide:

@@ -1,9 +1,9 @@
 """long_table: one row a patch, slides in a column, in a .parquet, .csv or .csv.gz file or a folder of parts.
 
-Columns are told by their names: slides (slide_id, slide, bag_id ...), positions (x and y, coord_x and coord_y ..., or a
-list ``coords``), patients and labels of slides. Features are a column of lists (features, embedding ...), or else all
-other columns of numbers in their order. Ids are text. Rows of a slide may lie anywhere in Parquet, and together in CSV;
-they keep their order. The file is never in memory as a whole: one slide is, and a window of 192 MiB.
+Columns are recognised by their names: slides (slide_id, slide, bag_id ...), positions (x and y, coord_x and coord_y
+..., or a list ``coords``), patients and labels of slides. Features are a column of lists (features, embedding ...), or
+else all other columns of numbers in their order. Ids are text. Rows of a slide may lie anywhere in Parquet, and
+together in CSV; they keep their order. The file is never in memory as a whole: one slide is, and a window of 192 MiB.
 """
 
 from __future__ import annotations
@@ -34,20 +34,20 @@ Table: TypeAlias = ParquetTable | CsvTable
 _TEXTS = (".csv", ".csv.gz", ".tsv", ".tsv.gz")
 #: names of columns that a cache keeps, at most
 _MOST_NAMES = 4096
-#: files of other kinds beside which Parquet is an index or a table of labels
+#: files of other kinds next to which Parquet is an index or a table of labels
 _OTHERS = (".pt", ".h5", ".npy", ".npz", ".safetensors")
 
 
 def detect(source: Path) -> str | None:
     """Recognise a table by a column of slides and columns of features; a folder, by the first of its files."""
-    columns, kind = _look(source)
+    columns, kind = _columns_and_kind(source)
     if columns is None or columns.slide is None:
         return None
     parts = f", {count(len(_parts(source)), 'part')}" if source.is_dir() else ""
     return f"long table {source}{parts}{kind}: {columns}"
 
 
-def _look(source: Path) -> tuple[Columns | None, str]:
+def _columns_and_kind(source: Path) -> tuple[Columns | None, str]:
     """Return the columns of a source, and how its text is one where that is not the usual way."""
     parts = _parts(source)
     if parts and parts[0].name.lower().endswith(_TEXTS):
@@ -122,7 +122,7 @@ class LongTable(Slides):
                     xy = np.empty((rows, 2), places.dtype) if xy is None else xy
                     xy[done : done + len(part)] = places[start - first : end - first]
                 done, start = done + len(part), end
-        self._look_for_labels(i, x)
+        self._collect_labels(i, x)
         return SourceSlide(self.ids[i], x, xy, {}, path)
 
     def files(self, i: int) -> tuple[Path, ...]:
@@ -153,10 +153,10 @@ class LongTable(Slides):
                 opened = self._texts[t] = CsvTable(path)
             else:
                 opened = ParquetTable(path)
-            if t and not _alike(opened, self._first):
+            if t and not _same_columns(opened, self._first):
                 raise MilbenchError(
                     f"{path} has other columns than {self._paths[0]} ({opened.columns}; not {self._first.columns}); "
-                    f"write all parts alike.",
+                    f"give all parts the same columns.",
                     code="features-disagree",
                 )
             self._table = opened
@@ -173,7 +173,7 @@ class LongTable(Slides):
         self._window = t, first, features, places
         return first, features, places
 
-    def _look_for_labels(self, i: int, x: np.ndarray) -> None:
+    def _collect_labels(self, i: int, x: np.ndarray) -> None:
         """Refuse a column that is the label, once all slides have been read."""
         if self._labels is None or i in self._seen:
             return
@@ -185,7 +185,7 @@ class LongTable(Slides):
             self._watch.refuse(self._paths[0], list(names) if len(names) == self._first.width else None)
 
 
-def _alike(table: Table, first: Table) -> bool:
+def _same_columns(table: Table, first: Table) -> bool:
     """Whether a part has the columns of the first one; what is left out may differ."""
     # Whether the positions in a text are whole numbers is known once it has been read through.
     places = [None if isinstance(one, CsvTable) else one.coord_dtype for one in (table, first)]

@@ -7,7 +7,7 @@
 - ``pos`` and ``neg`` (Wei et al., ICDM 2014), or ``Pbags`` and ``Nbags``: cells of instances;
 - ``bags``, cells of instances, and ``labels`` (B).
 
-Names are told whatever their letters' case. A bag's label is the largest of its instances'; labels -1 and 1, and
+Names are recognised in any letter case. A bag's label is the largest of its instances'; labels -1 and 1, and
 ``negative`` and ``positive``, become 0 and 1. Files of version 7.3 are to be saved again as ``-v7``.
 """
 
@@ -31,7 +31,7 @@ _FEATURES = ("features", "data", "instances", "x", "bags", "bag")
 _BAGS = ("bag_ids", "bagids", "bag_id", "bagid", "milbag", "xtb", "bags", "bag")
 _LABELS = ("labels", "label", "nlab", "bag_labels", "targets", "y", "yb")
 _PAIRS = (("pos", "neg"), ("pbags", "nbags"))
-_MEND = "give features (N, d), bag_ids (N) and labels (N)"
+_ADVICE = "give features (N, d), bag_ids (N) and labels (N)"
 
 Fields: TypeAlias = dict[str, Any]
 
@@ -64,7 +64,7 @@ def _read(path: Path) -> Packed:
     data, ids, labels = _among(fields, _FEATURES), _among(fields, _BAGS), _among(fields, _LABELS)
     if data is None:
         raise MilbenchError(
-            f"{path} holds {some(list(fields), 8) or 'nothing'}, in which no bags are told; {_MEND}.",
+            f"{path} holds {some(list(fields), 8) or 'nothing'}, without bags; {_ADVICE}.",
             code="file-wrong-content",
         )
     if _is_cells(data):
@@ -76,7 +76,7 @@ def _read(path: Path) -> Packed:
     elif ids is not None and ids is not data and labels is not None:
         return _flat(path, _matrix(data, path), _names(ids, path), _labels(labels, fields, path))
     raise MilbenchError(
-        f"{path} holds {some(list(fields), 8)}, of which bags and labels cannot be told; {_MEND}.",
+        f"{path} holds {some(list(fields), 8)}, where bags and labels are not recognised; {_ADVICE}.",
         code="file-wrong-content",
     )
 
@@ -110,7 +110,7 @@ def _matrix(value: Any, path: Path) -> np.ndarray:
     value = dense(value, path)
     if not isinstance(value, np.ndarray) or value.dtype.kind not in "biuf" or value.ndim != 2:
         what = f"{value.dtype} of shape {value.shape}" if isinstance(value, np.ndarray) else type(value).__name__
-        raise MilbenchError(f"{path} holds {what} where instances should be; {_MEND}.", code="file-wrong-content")
+        raise MilbenchError(f"{path} holds {what} where instances should be; {_ADVICE}.", code="file-wrong-content")
     return value if value.dtype.kind == "f" else value.astype(np.float64)
 
 
@@ -120,7 +120,7 @@ def _bags(cells: Any, path: Path) -> list[np.ndarray]:
         return [_matrix(bag, path) for bag in cells]
     if not _is_cells(cells) or cells.size != max(cells.shape, default=0):
         raise MilbenchError(
-            f"{path} holds no vector of cells where bags should be; {_MEND}.", code="file-wrong-content"
+            f"{path} holds no vector of cells where bags should be; {_ADVICE}.", code="file-wrong-content"
         )
     return [_matrix(bag, path) for bag in cells.reshape(-1)]
 
@@ -129,14 +129,14 @@ def _stack(path: Path, bags: list[np.ndarray], labels: np.ndarray) -> Packed:
     """Pack bags that have no names: they are numbered in their order."""
     if len(bags) != len(labels) or not bags:
         raise MilbenchError(
-            f"{path} holds {count(len(bags), 'bag')} and {count(len(labels), 'label')}; {_MEND}.",
+            f"{path} holds {count(len(bags), 'bag')} and {count(len(labels), 'label')}; {_ADVICE}.",
             code="file-wrong-content",
         )
     full = [bag for bag in bags if bag.size]
     widths = sorted({bag.shape[1] for bag in full})
     if len(widths) != 1:
         widths_text = " and ".join(map(str, widths[:5])) or "no"
-        raise MilbenchError(f"{path} holds bags of {widths_text} features; {_MEND}.", code="features-disagree")
+        raise MilbenchError(f"{path} holds bags of {widths_text} features; {_ADVICE}.", code="features-disagree")
     lengths = [len(bag) if bag.size else 0 for bag in bags]
     names = [f"bag{i:04d}" for i in range(len(bags))]
     labels = coded(labels, path)
@@ -151,7 +151,7 @@ def _flat(path: Path, features: np.ndarray, names: list[str], labels: np.ndarray
     if len(names) != len(features) or len(labels) not in (len(features), len(bags)) or not names:
         raise MilbenchError(
             f"{path} holds {count(len(features), 'instance')}, {len(names)} ids of {count(len(bags), 'bag')} and "
-            f"{count(len(labels), 'label')}; {_MEND}.",
+            f"{count(len(labels), 'label')}; {_ADVICE}.",
             code="file-wrong-content",
         )
     if len(labels) == len(features):
@@ -204,7 +204,7 @@ def _scalar(value: Any, path: Path) -> float:
     numbers = _numbers(value, path, "a label")
     if len(numbers) != 1:
         raise MilbenchError(
-            f"{path} holds {len(numbers)} numbers where one should be; {_MEND}.", code="file-wrong-content"
+            f"{path} holds {len(numbers)} numbers where one should be; {_ADVICE}.", code="file-wrong-content"
         )
     return float(numbers[0])
 
@@ -217,6 +217,6 @@ def _numbers(value: Any, path: Path, what: str) -> np.ndarray:
     good = isinstance(value, np.ndarray) and value.dtype.kind in "biuf" and value.size == max(value.shape, default=0)
     if not good or not np.isfinite(value).all():
         raise MilbenchError(
-            f"{path} holds no vector of finite numbers where {what} should be; {_MEND}.", code="file-wrong-content"
+            f"{path} holds no vector of finite numbers where {what} should be; {_ADVICE}.", code="file-wrong-content"
         )
     return np.asarray(value.reshape(-1), dtype=np.float64)

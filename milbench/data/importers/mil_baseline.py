@@ -45,8 +45,7 @@ class _Listed:
     def add_file(self, slide: str, path: Path) -> None:
         if self.files.setdefault(slide, path) != path:
             raise MilbenchError(
-                f"{self.files[slide]} and {path} are two files of one name, by which slides are "
-                "told apart; rename one.",
+                f"{self.files[slide]} and {path} are two files of one name, but names identify slides; rename one.",
                 code="slide-twice",
             )
 

@@ -26,7 +26,7 @@ NAME = "slideflow"
 
 
 def detect(source: Path) -> str | None:
-    """Recognise a folder of bags by the places or the configuration beside them, or the project that holds one."""
+    """Recognise a folder of bags by the places or the configuration next to them, or the project that holds one."""
     folder = _folder(source)
     if folder is None:
         return None

@@ -156,10 +156,10 @@ def _folder(source: Path) -> tuple[Path, dict[str, Any]] | None:
     name = str(said.get("extractor", ""))
     between = [folder for folder in first.parents if source in folder.parents and name]
     folder = next((one for one in between if one.name == name or one.name.startswith(f"{name}-")), source)
-    beside = next((path for path in files_below(source, ".h5") if folder not in path.parents), None)
-    if beside is not None:
+    another = next((path for path in files_below(source, ".h5") if folder not in path.parents), None)
+    if another is not None:
         raise MilbenchError(
-            f"{source} holds features of {name} in {folder} and others, as {beside}; give one folder.",
+            f"{source} holds features of {name} in {folder} and others, as {another}; give one folder.",
             code="features-two-kinds",
         )
     return folder, said

@@ -54,7 +54,7 @@ def open_source(source: Path) -> Slides:
         where = _position(path)
         if coords_wanted() and not where.exists():
             raise MilbenchError(
-                f"{path} has no {where.name} beside it; add that file, or leave coordinates out with --no-coords (in a "
+                f"{path} has no {where.name} next to it; add it, or leave coordinates out with --no-coords (in a "
                 "suite: coords = false).",
                 code="coords-missing",
             )

@@ -1,7 +1,7 @@
 """torchmil: features/, labels/ and where there are any coords/, one .npy or .h5 file a bag in each, and splits.csv.
 
 Castro-Macías et al., torchmil: A PyTorch-based library for deep Multiple Instance Learning, 2025. features/ may hold
-one folder features_{encoder}/ for each encoder, and the whole may lie in a folder patches_{size}/ beside splits.csv
+one folder features_{encoder}/ for each encoder, and the whole may lie in a folder patches_{size}/ next to splits.csv
 (``bag_name,split``): positions are then ``size`` apart. Arrays in .h5 files are named like their folder. Labels of
 instances (patch_labels/, inst_labels/) are not read.
 """
@@ -52,13 +52,13 @@ class _Place:
 
     @property
     def splits(self) -> Path | None:
-        """The file of the splits, beside features/ or beside patches_{size}/."""
+        """The file of the splits, next to features/ or to patches_{size}/."""
         folders = [self.base, self.base.parent] if self.base.name.startswith("patches_") else [self.base]
         return next((path for folder in folders if (path := folder / "splits.csv").is_file()), None)
 
 
 def detect(source: Path) -> str | None:
-    """Recognise features/ with labels/ beside it, given as their folder, the one above, or the features themselves."""
+    """Recognise features/ with labels/ next to it, given as their folder, the one above, or the features themselves."""
     place = _place(source)
     if place is None:
         return None
@@ -84,10 +84,10 @@ def open_source(source: Path) -> Slides:
         step = {"coord_step": float(meta["patch_size"])} if xy is not None and "patch_size" in meta else {}
         return SourceSlide(slide, x, xy, meta | step, path)
 
-    def beside(slide: str, _: Path) -> list[Path]:
+    def companions(slide: str, _: Path) -> list[Path]:
         return [coords[slide]] if slide in coords else []
 
-    return FileSlides(_files(place.features), load, beside, lambda: _table(place), _rows)
+    return FileSlides(_files(place.features), load, companions, lambda: _table(place), _rows)
 
 
 def _rows(path: Path) -> int | None:

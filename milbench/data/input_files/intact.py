@@ -1,7 +1,7 @@
 """Whether a file is as its writer left it: what a format records of sizes and checksums, which its library passes over.
 
 A bag of other numbers than were written gives a wrong score without a word. Where a format records nothing (the values
-of .npy, HDF5 without Fletcher32, safetensors) a flipped bit in the values cannot be told; a file of another length can.
+of .npy, HDF5 without Fletcher32, safetensors) a flipped bit in the values is not detected; a changed length is.
 """
 
 from __future__ import annotations

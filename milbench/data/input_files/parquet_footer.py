@@ -80,12 +80,12 @@ class _Reader:
         if kind in (_LIST, _SET):
             head = self._byte()
             size = self._unsigned() if head >> 4 == 15 else head >> 4
-            self._fits(size)
+            self._check_remaining(size)
             return [self._value(head & 15, depth + 1) for _ in range(size)]
         if kind == _MAP:
             size = self._unsigned()
             kinds = self._byte() if size else 0
-            self._fits(size)
+            self._check_remaining(size)
             return [(self._value(kinds >> 4, depth + 1), self._value(kinds & 15, depth + 1)) for _ in range(size)]
         if kind == _STRUCT:
             return self.struct(depth + 1)
@@ -96,11 +96,11 @@ class _Reader:
         return self._data[self._at - 1]
 
     def _bytes(self, count: int) -> bytes:
-        self._fits(count)
+        self._check_remaining(count)
         self._at += count
         return self._data[self._at - count : self._at]
 
-    def _fits(self, count: int) -> None:
+    def _check_remaining(self, count: int) -> None:
         if count > len(self._data) - self._at:
             raise ValueError("more than there is")
 

@@ -1,4 +1,4 @@
-"""Labels of a cohort: the tables a user has, and the plain files milbench keeps beside its runs."""
+"""Labels of a cohort: the tables a user has, and the plain files milbench keeps with its runs."""
 
 from __future__ import annotations
 
@@ -461,8 +461,8 @@ def unmatched(labels: Labels, features: Collection[str], where: str, cache: str)
 def _resemblance(lost: Sequence[str], labels: Labels, features: Collection[str]) -> str:
     """Say which names of features resemble those that lack features, "" where none does."""
     matching = match_ids([*labels.slides, *labels.excluded], features)
-    if fits := matching.ambiguous():
-        return f" ({fits})"
+    if candidates := matching.ambiguous():
+        return f" ({candidates})"
     free = sorted(set(features) - set(matching.names.values()))
     pairs = near_pairs(lost, free, 3)
     return f" (perhaps {', '.join(' is '.join(shown_apart(*pair)) for pair in pairs)})" if pairs else ""
@@ -546,7 +546,7 @@ def read_classes(folder: str | Path) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class _Rows:
-    """Columns of a label table, one entry a slide; ``sites`` is empty where none are asked for."""
+    """Columns of a label table, one entry a slide; ``sites`` is empty where none are requested."""
 
     slides: list[str]
     patients: list[str]

@@ -41,7 +41,7 @@ class Values:
         classes: slide -> class name, of the slides whose cell holds one.
         missing: slide -> its cell, where that is how tools write a missing value.
         merged: spellings of one class, the one that is kept first.
-        doubtful: classes that may stand for a missing value, 99 beside 0 and 1.
+        doubtful: classes that may stand for a missing value, 99 among 0 and 1.
     """
 
     classes: dict[str, str]
@@ -78,7 +78,7 @@ def read_values(
         cells: slide -> cell, of slides that are not excluded.
         column, where: of them, for messages.
         classes: the classes, where they are named; a cell that is spelled in another way stands for one of them.
-        keep: classes that are named while the others are to be recognised; they may look like missing values.
+        keep: classes that are named while the others are to be recognised; they may resemble missing values.
 
     Raises:
         MilbenchError: the values are a quantity or names, or cells hold several labels; unless classes are named.

@@ -59,7 +59,7 @@ def is_index(name: str) -> bool:
 
 
 def resolve_column(header: Sequence[str], name: str) -> str | None:
-    """Return the column that a name stands for: the same name, else the only one that is spelled alike; None: none."""
+    """Return the column that a name stands for: the same name, else the only one with the same spelling; None: none."""
     if name in header:
         return name
     for key in (clean, column_key):

@@ -1,7 +1,8 @@
 """Matching of ids: which name of one file is which name of another, from exact to looser, never by a guess.
 
 Label tables, slide tables, split files and features name the same slides in several ways. Every step below sets one
-more difference aside, and matches only where one name on either side is left: what fits several is refused, with them.
+more difference aside, and matches only where one name on either side is left: a name that matches several is
+refused, and they are listed.
 """
 
 from __future__ import annotations
@@ -59,12 +60,14 @@ class Matching:
         return lines
 
     def ambiguous(self) -> str:
-        """Return ``'a' fits 'b' and 'c'`` of the first names that fit several, "" where there is none."""
+        """Return ``'a' matches 'b' and 'c'`` of the first names that match several, "" where there is none."""
         if not self.several:
             return ""
-        name, fits = next(iter(self.several.items()))
+        name, candidates = next(iter(self.several.items()))
         rest = len(self.several) - 1
-        return f"{name!r} fits {' and '.join(map(repr, fits[:3]))}" + (f", and {rest} more such" if rest else "")
+        return f"{name!r} matches {' and '.join(map(repr, candidates[:3]))}" + (
+            f", and {rest} more such" if rest else ""
+        )
 
 
 def match_ids(given: Iterable[str], known: Iterable[str]) -> Matching:
@@ -73,8 +76,9 @@ def match_ids(given: Iterable[str], known: Iterable[str]) -> Matching:
     A name that differs from one that matches as it stands in blanks or in the ending of a file alone is that name
     again. The steps: the same text; blanks, invisible characters and Unicode's form; endings of files, ``100.0`` for
     ``100``, backslashes and a leading ``./``; letter case; zeros in front of numbers; folders; what follows a point,
-    such as TCGA's UUID. A name that fits two known ones in a step, or two names that fit one, match nothing in that
-    step or a later one. Nor do names in two folders, P00/s0 and P01/s0, where folders tell names of one file apart.
+    such as TCGA's UUID. A name that matches two known ones in a step, or two names that match one, have no match in
+    that step or a later one. Nor do names in two folders, P00/s0 and P01/s0, where folders tell names of one file
+    apart.
 
     Args:
         given: names to match, with repetitions.
@@ -109,7 +113,7 @@ def difference(given: str, known: str) -> str:
 
 
 def shown_apart(first: str, second: str) -> tuple[str, str]:
-    """Return two names in quotes, escaped where they would look the same."""
+    """Return two names in quotes, escaped where they would be displayed the same."""
     show = ascii if clean(first) == clean(second) else repr
     return show(first), show(second)
 
@@ -247,7 +251,7 @@ def _settle(
     group: Collection[str], candidates: Sequence[str], names: dict[str, str], several: dict[str, tuple[str, ...]],
     taken: set[str],
 ) -> None:  # fmt: skip
-    """Match one name with one known name; record what fits more than that."""
+    """Match one name with one known name; record the names that match several."""
     if not candidates:
         return
     if len(group) == 1 and len(candidates) == 1 and candidates[0] not in taken:

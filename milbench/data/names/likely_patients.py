@@ -44,7 +44,7 @@ class Likely:
         several = [slide for slide, patient in self.patients.items() if _several(self.patients)[patient] > 1]
         patients = len(set(self.patients.values()))
         return (
-            f"names such as {several[0]!r} look like several slides of one patient ({len(self.patients)} slides, "
+            f"names such as {several[0]!r} may be several slides of one patient ({len(self.patients)} slides, "
             f"{patients} patients)"
         )
 

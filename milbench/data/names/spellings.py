@@ -36,7 +36,7 @@ _ERROR = re.compile(r"#\S*[!?]")
 _CODES = ("-1", "-9", "-99", "-999", "-9999")
 #: numbers that may stand for one, where all others are 0, 1, 2, ...
 _PERHAPS_CODES = ("9", "99", "999", "9999")
-#: words beside which NR is who does not respond, and no missing value
+#: words that make NR among them a class (no response), not a missing value
 _RESPONSE = re.compile(r"r|cr|pr|pcr|mpr|sd|pd|.*respon.*")
 #: (no, yes) as they are written, in lower case
 BOOLEANS = (
@@ -47,7 +47,7 @@ _BLANKS = re.compile(r"\s+")
 
 
 def clean(text: str) -> str:
-    """Return text as it looks: Unicode's composed form, no invisible characters, single plain blanks, none around."""
+    """Return text as displayed: Unicode's composed form, no invisible characters, single plain blanks, none around."""
     if text.isascii() and "  " not in text and not any(c in text for c in "\t\r\n\v\f") and text == text.strip():
         return text
     composed = unicodedata.normalize("NFC", text)
@@ -94,7 +94,7 @@ def is_missing(label: str) -> bool:
 
 
 def missing_codes(values: Iterable[str]) -> frozenset[str]:
-    """Return the values that are codes of a missing one by what stands beside them.
+    """Return the values that are codes of a missing one by the other values of the column.
 
     -1, -9, -99, ... where all others are 0, 1, 2, ... or 1, 2, ... or words; NR unless others tell of a response.
     """

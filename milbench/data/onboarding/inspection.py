@@ -50,26 +50,26 @@ _FEW_SHARE, _FEW = 0.02, 1
 
 
 @dataclass(frozen=True)
-class Gaps:
-    """What one side has and the other lacks; these slides are left out, by the label ``exclude``.
+class Mismatches:
+    """Slides and patients that one side has and the other lacks; these slides are left out, by the label ``exclude``.
 
     Attributes:
         no_features: slides with a label.
-        no_row: slides with features that the label table does not name.
+        not_in_table: slides with features that the label table does not name.
         no_label: slides with features whose label is empty, or written as unknown.
         splits_alone: slides that stand in split files and nowhere else.
-        lonely: patients of a label table without slides.
-        several: slides of the label table whose name fits several features, or that are several names for one.
+        patients_without_slides: patients of a label table without slides.
+        several: slides of the label table whose name matches several features, or that are several names for one.
         left_class: slides of classes that are to be left out.
         neither: slides of the label table with neither features nor a label.
         words: how often each word for a missing label stands.
     """
 
     no_features: tuple[str, ...] = ()
-    no_row: tuple[str, ...] = ()
+    not_in_table: tuple[str, ...] = ()
     no_label: tuple[str, ...] = ()
     splits_alone: tuple[str, ...] = ()
-    lonely: tuple[str, ...] = ()
+    patients_without_slides: tuple[str, ...] = ()
     several: tuple[str, ...] = ()
     left_class: tuple[str, ...] = ()
     neither: tuple[str, ...] = ()
@@ -78,8 +78,8 @@ class Gaps:
     @property
     def reasons(self) -> dict[str, str]:
         """Slide -> why it is left out."""
-        named = {NO_FEATURES: self.no_features, "not in the label table": self.no_row, "no label": self.no_label,
-                 "in the split files alone": self.splits_alone, "its name fits several": self.several,
+        named = {NO_FEATURES: self.no_features, "not in the label table": self.not_in_table, "no label": self.no_label,
+                 "in the split files alone": self.splits_alone, "its name matches several": self.several,
                  "its class is left out": self.left_class, "neither features nor label": self.neither}  # fmt: skip
         return {slide: why for why, slides in named.items() for slide in slides}
 
@@ -88,11 +88,11 @@ class Gaps:
         words = f", written as {self.words}" if self.words else ""
         named = {
             "slide with a label but no features": self.no_features,
-            "slide with features that the label table does not name": self.no_row,
+            "slide with features that the label table does not name": self.not_in_table,
             "slide with features but no label": self.no_label,
             "slide in the split files alone": self.splits_alone,
-            "patient in the label table without slides": self.lonely,
-            "slide of the label table whose name fits several": self.several,
+            "patient in the label table without slides": self.patients_without_slides,
+            "slide of the label table whose name matches several": self.several,
             "slide of a class that is left out": self.left_class,
             "slide with neither features nor label": self.neither,
         }
@@ -151,7 +151,7 @@ class Division:
 
 @dataclass(frozen=True)
 class Inspection:
-    """A cohort as it is found.
+    """A cohort as its features and labels describe it.
 
     Attributes:
         survey: of the features.
@@ -159,7 +159,7 @@ class Inspection:
         tables: the label tables; None: the features bring their labels.
         rows: what the tables hold.
         patient_rule: what finds the patient in the name of a slide that is one of its own; None: nothing does.
-        gaps: what is missing on either side.
+        mismatches: what is missing on either side.
         division: the folds.
         sites: number of sites, where they are known; 0: they are not.
         losses: what is left out for want of a match.
@@ -172,7 +172,7 @@ class Inspection:
     tables: Tables | None
     rows: LabelRows | None
     patient_rule: str | None
-    gaps: Gaps
+    mismatches: Mismatches
     division: Division
     sites: int = 0
     losses: tuple[Loss, ...] = ()
@@ -218,20 +218,22 @@ class Inspection:
         return not kinds_are_classes(first, second)
 
     @property
-    def whole(self) -> bool:
+    def labels_usable_as_is(self) -> bool:
         """Whether a run can read the label tables as they are: nothing needs to be marked as left out."""
-        return self.rows is None or not (self.gaps.reasons or self.gaps.lonely or not self.rows.readable)
+        return self.rows is None or not (
+            self.mismatches.reasons or self.mismatches.patients_without_slides or not self.rows.readable
+        )
 
-    def mended(self) -> list[Row]:
-        """Return the rows of a label table without gaps: those of the tables, and one for every slide they lack."""
+    def completed_rows(self) -> list[Row]:
+        """Return the rows of a label table that is complete: those of the tables, and one for every slide they lack."""
         assert self.rows is not None
-        reasons, known = self.gaps.reasons, {row.slide for row in self.rows.rows}
+        reasons, known = self.mismatches.reasons, {row.slide for row in self.rows.rows}
         kept = [row._replace(label=EXCLUDE) if row.slide in reasons else row for row in self.rows.rows]
         return kept + [Row(slide, "", EXCLUDE, "") for slide in reasons if slide not in known]
 
 
 def inspect(survey: Survey, tables: Tables | None, splits: str | None = None) -> Inspection:
-    """Bring features and labels together, and find out which folds they can have.
+    """Match features and labels, and determine which folds they can have.
 
     Args:
         survey: of the features.
@@ -242,7 +244,7 @@ def inspect(survey: Survey, tables: Tables | None, splits: str | None = None) ->
     Raises:
         MilbenchError: there are no labels, they have nothing to do with the features, or no fold can be made of them.
     """
-    rows, gaps = None, Gaps()
+    rows, mismatches = None, Mismatches()
     losses: list[Loss] = []
     if tables is None:
         labels = _brought(survey)
@@ -254,7 +256,7 @@ def inspect(survey: Survey, tables: Tables | None, splits: str | None = None) ->
                 code="source-brings-own",
             )
         rows = read_label_rows(tables, (*survey.ids, *survey.left_out))
-        labels, gaps, losses = _labels(survey, tables, rows)
+        labels, mismatches, losses = _labels(survey, tables, rows)
     labels, rule = _ruled(labels, None if tables is None else tables.patient_rule)
     site = None if tables is None else tables.site
     if splits is not None and site is not None:
@@ -265,7 +267,7 @@ def inspect(survey: Survey, tables: Tables | None, splits: str | None = None) ->
     files, split, note = _published(survey, tables, rows, labels, splits)
     given = split.folds
     if given and tables is not None:
-        labels, gaps, more = _without_strangers(labels, gaps, given)
+        labels, mismatches, more = _without_unknown_slides(labels, mismatches, given)
         losses += more
         if files is not None and rows is not None:
             losses += _unsplit(labels, files, given, rows.suffixes)
@@ -276,9 +278,9 @@ def inspect(survey: Survey, tables: Tables | None, splits: str | None = None) ->
     division = replace(division, said=f"{division.said}{note}")
     notes = [*(rows.notes if rows is not None else ()), *(note.text for note in labels.notes), *split.notes]
     notes += _patient_notes(labels, division.folds, tables is None and not survey.table.patients)
-    near = _near(gaps, labels)
-    return Inspection(survey, labels, tables, rows, rule, gaps, division, _count_sites(labels), tuple(losses), near,
-                      tuple(dict.fromkeys(notes)))  # fmt: skip
+    near = _near(mismatches, labels)
+    return Inspection(survey, labels, tables, rows, rule, mismatches, division, _count_sites(labels), tuple(losses),
+                      near, tuple(dict.fromkeys(notes)))  # fmt: skip
 
 
 def _patient_notes(labels: Labels, folds: Sequence[Fold], unnamed: bool) -> list[str]:
@@ -298,9 +300,11 @@ def _patient_notes(labels: Labels, folds: Sequence[Fold], unnamed: bool) -> list
     return notes
 
 
-def _near(gaps: Gaps, labels: Labels) -> tuple[tuple[str, str], ...]:
+def _near(mismatches: Mismatches, labels: Labels) -> tuple[tuple[str, str], ...]:
     """Return names of one side that resemble names of the other, of those that are left out."""
-    pairs = near_pairs(gaps.no_features, gaps.no_row) or near_pairs(gaps.splits_alone, labels.slides)
+    pairs = near_pairs(mismatches.no_features, mismatches.not_in_table) or near_pairs(
+        mismatches.splits_alone, labels.slides
+    )
     return tuple(pairs)
 
 
@@ -310,7 +314,7 @@ def _published(
     """Return split files, their folds, and a word about folds that came along and are not taken.
 
     Raises:
-        MilbenchError: the split files that are asked for cannot be read.
+        MilbenchError: the requested split files cannot be read.
     """
     patients = labels.patients | labels.excluded_patients
     suffixes = rows.suffixes if rows is not None else ()
@@ -345,7 +349,7 @@ def _brought(survey: Survey) -> Labels:
     return labels
 
 
-def _labels(survey: Survey, tables: Tables, rows: LabelRows) -> tuple[Labels, Gaps, list[Loss]]:
+def _labels(survey: Survey, tables: Tables, rows: LabelRows) -> tuple[Labels, Mismatches, list[Loss]]:
     """Return the labels of the slides that have features, what is missing, and what of it was not to be expected."""
     empty, full = set(survey.empty), set(survey.full)
     where = tables.labels.name
@@ -353,8 +357,8 @@ def _labels(survey: Survey, tables: Tables, rows: LabelRows) -> tuple[Labels, Ga
     if not known & (full | empty):
         examples = f"its slides are named as {rows.rows[0].slide!r}, those of the features as {survey.ids[0]!r}"
         if rows.several:
-            slide, fits = next(iter(rows.several.items()))
-            examples = f"{slide!r} fits {' and '.join(map(repr, fits[:3]))}"
+            slide, candidates = next(iter(rows.several.items()))
+            examples = f"{slide!r} matches {' and '.join(map(repr, candidates[:3]))}"
         raise MilbenchError(
             f"{tables.labels if tables.slides is None else tables.slides} names no slide of {survey.source}: "
             f"{examples}; give the table of these features, or another --slide-column.",
@@ -372,17 +376,17 @@ def _labels(survey: Survey, tables: Tables, rows: LabelRows) -> tuple[Labels, Ga
         for row in labelled_rows
         if row.slide not in full | (empty - orphans) and row.slide not in values.missing
     ]
-    gaps = Gaps(
+    mismatches = Mismatches(
         no_features=tuple(slide for slide in lost if slide not in rows.several and slide not in left_class),
-        no_row=tuple(slide for slide in survey.full if slide not in known),
+        not_in_table=tuple(slide for slide in survey.full if slide not in known),
         no_label=tuple(slide for slide in values.missing if slide in full | empty),
-        lonely=rows.lonely,
+        patients_without_slides=rows.patients_without_slides,
         several=tuple(slide for slide in lost if slide in rows.several and slide not in left_class),
         left_class=tuple(left_class),
         neither=tuple(slide for slide in values.missing if slide not in full | empty),
         words=said_missing(values.missing),
     )
-    out = set(gaps.reasons) | {row.slide for row in rows.rows if is_excluded(row.label)}
+    out = set(mismatches.reasons) | {row.slide for row in rows.rows if is_excluded(row.label)}
     kept = [row for row in labelled_rows if row.slide not in out]
     for what, column in ((rows.patient, {row.slide: row.patient for row in kept}),
                          (tables.site, {row.slide: row.site for row in kept})):  # fmt: skip
@@ -401,11 +405,15 @@ def _labels(survey: Survey, tables: Tables, rows: LabelRows) -> tuple[Labels, Ga
             {row.slide: values.classes[row.slide] for row in kept}, None, str(tables.labels)
         )
     except MilbenchError as error:
-        words = f"; {gaps.words} count as missing, --class names those that are classes" if gaps.words else ""
+        words = (
+            f"; {mismatches.words} count as missing, --class names those that are classes" if mismatches.words else ""
+        )
         raise MilbenchError(
             f"{str(error).rstrip('.')} (column {rows.label!r}; --label-column names another{words}).", code=error.code
         ) from None
-    owners, joined = merge_patients({row.slide: row.patient for row in rows.rows} | dict.fromkeys(gaps.no_row, ""))
+    owners, joined = merge_patients(
+        {row.slide: row.patient for row in rows.rows} | dict.fromkeys(mismatches.not_in_table, "")
+    )
     sites, merged_sites = merge_sites({row.slide: row.site for row in kept} if tables.site is not None else {})
     said = [*values.notes(where), *patient_notes(joined, where), *patient_notes(merged_sites, where, "site")]
     result = Labels(
@@ -420,8 +428,8 @@ def _labels(survey: Survey, tables: Tables, rows: LabelRows) -> tuple[Labels, Ga
     )
     return (
         result,
-        gaps,
-        _losses(survey, gaps, rows, {s: c for s, c in values.classes.items() if s not in left_class}, result),
+        mismatches,
+        _losses(survey, mismatches, rows, {s: c for s, c in values.classes.items() if s not in left_class}, result),
     )
 
 
@@ -444,18 +452,24 @@ def _left_classes(classes: Mapping[str, str], tables: Tables, where: str) -> dic
     return excluded
 
 
-def _losses(survey: Survey, gaps: Gaps, rows: LabelRows, classes: Mapping[str, str], labels: Labels) -> list[Loss]:
+def _losses(
+    survey: Survey, mismatches: Mismatches, rows: LabelRows, classes: Mapping[str, str], labels: Labels
+) -> list[Loss]:
     """Return what is left out for want of a match: slides of either side, patients, classes to the last slide."""
     losses = []
-    patients = len(gaps.lonely) + len({row.patient for row in rows.rows})
+    patients = len(mismatches.patients_without_slides) + len({row.patient for row in rows.rows})
     for names, total, what in (
-        ((*gaps.no_features, *gaps.several), len(classes), "slide with a label but no features that {fit}"),
-        (gaps.no_row, len(survey.full), "slide with features that the label table does not name"),
-        (gaps.lonely, patients, "patient with a label but no slide"),
+        (
+            (*mismatches.no_features, *mismatches.several),
+            len(classes),
+            "slide with a label but no features that {match}",
+        ),
+        (mismatches.not_in_table, len(survey.full), "slide with features that the label table does not name"),
+        (mismatches.patients_without_slides, patients, "patient with a label but no slide"),
     ):
         if names:
             noun, rest = what.split(" ", 1)
-            rest = rest.format(fit="its name fits" if len(names) == 1 else "their names fit")
+            rest = rest.format(match="its name matches" if len(names) == 1 else "their names match")
             text = f"{count(len(names), noun)} {rest} ({len(names)} of {total}): {some(list(names))}"
             losses.append(Loss(text, len(names), total))
     present = set(labels.classes)
@@ -466,7 +480,9 @@ def _losses(survey: Survey, gaps: Gaps, rows: LabelRows, classes: Mapping[str, s
     return losses
 
 
-def _without_strangers(labels: Labels, gaps: Gaps, folds: Sequence[Fold]) -> tuple[Labels, Gaps, list[Loss]]:
+def _without_unknown_slides(
+    labels: Labels, mismatches: Mismatches, folds: Sequence[Fold]
+) -> tuple[Labels, Mismatches, list[Loss]]:
     """Leave out, too, what stands in split files and nowhere else."""
     named = {slide for fold in folds for ids in fold.parts.values() for slide in ids}
     alone = tuple(sorted(named - set(labels.labels) - labels.excluded))
@@ -486,7 +502,7 @@ def _without_strangers(labels: Labels, gaps: Gaps, folds: Sequence[Fold]) -> tup
                 losses.append(Loss(text, len(ids), len(ids), whole=True))
     return (
         replace(labels, excluded=labels.excluded | set(alone), excluded_patients=owners),
-        replace(gaps, splits_alone=alone),
+        replace(mismatches, splits_alone=alone),
         losses,
     )
 

@@ -1,6 +1,6 @@
-"""Label tables as people have them, before anything is asked of them: which column is which, and what each slide has.
+"""Label tables as people have them, before any requirement is checked: which column is which, and what each slide has.
 
-`milbench.data.labels.table` reads tables that must be whole. Here gaps are found and counted, so that they can be
+`milbench.data.labels.table` reads tables that must be whole. This module counts missing entries, so that they can be
 shown.
 """
 
@@ -58,7 +58,7 @@ class Tables:
         slide, patient, label, site: columns.
         split: the column that says train, val or test.
         patient_rule: what finds the patient in the name of a slide, see `milbench.data.audit.patients.apply_rule`.
-        keep: labels that are classes though they look like missing values.
+        keep: labels that are classes though they resemble missing values.
         exclude: labels whose slides take no part.
         patients_needed: refuse a table whose patients are not recognised; False: each slide is then one of its own.
     """
@@ -92,15 +92,15 @@ class Row(NamedTuple):
 
 @dataclass(frozen=True)
 class LabelRows:
-    """What label tables hold.
+    """The rows and columns of label tables.
 
     Attributes:
         rows: one a slide, in the order of the file; ids without `suffixes`, and where they match features as these have
             them.
         slide, patient, label: the columns.
         suffixes: endings that ids have and features do not.
-        lonely: patients of the label table whom the table of slides does not name.
-        readable: whether `milbench.data.labels.table.read_label_table` and `match_labels` read the same, told the
+        patients_without_slides: patients of the label table whom the table of slides does not name.
+        readable: whether `milbench.data.labels.table.read_label_table` and `match_labels` read the same, given the
             columns and endings.
         published: whether the label table says which slides train and test.
         split: the column that says so, where it has no name that `read_split` knows by itself.
@@ -113,7 +113,7 @@ class LabelRows:
     patient: str
     label: str
     suffixes: tuple[str, ...]
-    lonely: tuple[str, ...] = ()
+    patients_without_slides: tuple[str, ...] = ()
     readable: bool = True
     published: bool = False
     split: str | None = None
@@ -129,8 +129,8 @@ def read_label_rows(tables: Tables, features: Collection[str]) -> LabelRows:
         features: slides that have features: they tell the column of ids and their endings.
 
     Raises:
-        MilbenchError: a table cannot be read or seems to have no header, a column cannot be told, or two rows of a
-            slide or patient disagree.
+        MilbenchError: a table cannot be read or seems to have no header, a column cannot be recognised, or two rows
+            of a slide or patient disagree.
     """
     table = _read(tables.labels)
     header, rows = table.header, table.rows
@@ -187,7 +187,7 @@ def read_label_rows(tables: Tables, features: Collection[str]) -> LabelRows:
 
 
 def check_columns(tables: Tables) -> None:
-    """Refuse columns that the tables do not have, all of them at once, before features are looked at.
+    """Refuse columns that the tables do not have, all of them at once, before features are read.
 
     Raises:
         MilbenchError: a table cannot be read, or a column that is named is not there.
@@ -262,7 +262,7 @@ def _pair(tables: Tables, table: Table, label: str, sites: str | None, features:
         patient for patient in patients if patient and not is_excluded(rows[row_of[patient]][header.index(label)])
     }
     there = {matching.get(owner) for owner in owners}
-    lonely = tuple(sorted(required - there))
+    patients_without_slides = tuple(sorted(required - there))
     if not matching.names and row_of:
         raise MilbenchError(
             f"{tables.labels} and {tables.slides} share no patient: {next(iter(row_of))!r} in the first, "
@@ -278,8 +278,8 @@ def _pair(tables: Tables, table: Table, label: str, sites: str | None, features:
     if idle := unused_columns(header, [mine, label, *filter(None, [sites])]):
         notes.append(unused_note(idle, tables.labels.name))
     readable = mine == theirs and len(listed) == len(slide_rows)
-    return LabelRows(tuple(kept), slide, mine, label, suffixes, lonely, readable, several=ids_matched.several,
-                     notes=tuple(notes))  # fmt: skip
+    return LabelRows(tuple(kept), slide, mine, label, suffixes, patients_without_slides, readable,
+                     several=ids_matched.several, notes=tuple(notes))  # fmt: skip
 
 
 def _of_patients(tables: Tables, table: Table, label: str, sites: str | None, features: Collection[str]) -> LabelRows:
@@ -309,14 +309,16 @@ def _of_patients(tables: Tables, table: Table, label: str, sites: str | None, fe
         Row(slide, name, cell(name, label), cell(name, sites)) for slide, name in sorted(owner.items())
     )
     there = set(owner.values())
-    lonely = tuple(sorted(p for p in row_of if p and p not in there and not is_excluded(cell(p, label))))
+    patients_without_slides = tuple(
+        sorted(p for p in row_of if p and p not in there and not is_excluded(cell(p, label)))
+    )
     slide, name = next(iter(sorted(owner.items())))
     notes = [
         *table.notes,
         f"rows of {tables.labels.name} are patients: labels of {count(len(there), 'patient')} go to the "
         f"{count(len(owner), 'slide')} whose names begin with theirs, such as {slide!r} of {name!r}",
     ]
-    return LabelRows(guessed_rows, patient, patient, label, (), lonely, False, notes=tuple(notes))
+    return LabelRows(guessed_rows, patient, patient, label, (), patients_without_slides, False, notes=tuple(notes))
 
 
 def _owners(patients: Collection[str], features: Collection[str]) -> dict[str, str]:
@@ -556,8 +558,8 @@ def _suffixes(ids: Sequence[str], features: Collection[str]) -> tuple[str, ...]:
     endings = tuple(sorted((e for e in suffixes if re.fullmatch(r"(\.[A-Za-z]\w*)+", e)), key=lambda e: (-len(e), e)))
     if len(endings) > _MOST_ENDINGS:  # they are UUIDs or the like, which `match_ids` sets aside
         return ()
-    cut = [without_suffix(name, endings) for name in ids]
-    harmless = len(set(cut)) == len(set(ids)) and all(c == name for c, name in zip(cut, ids, strict=True)
+    shortened = [without_suffix(name, endings) for name in ids]
+    harmless = len(set(shortened)) == len(set(ids)) and all(c == name for c, name in zip(shortened, ids, strict=True)
                                                       if name in features)  # fmt: skip
     return endings if harmless else ()
 

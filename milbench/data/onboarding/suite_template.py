@@ -1,4 +1,4 @@
-"""A commented suite for a cohort that was looked at: TOML that runs as it is, with the choices that are worth knowing.
+"""A commented suite for an inspected cohort: TOML that runs as it is, with the choices that are worth knowing.
 
 Lines that begin with ``# `` are prose, lines that begin with ``#`` and a letter are options to be switched on.
 """
@@ -35,7 +35,7 @@ class Draft:
     Attributes:
         suite: path of the TOML.
         text: of the suite.
-        labels: path of a label table without gaps; None: the tables that are there need none.
+        labels: path of a completed label table; None: the tables that are there need none.
         table: its text.
     """
 
@@ -66,7 +66,7 @@ def draft(
     """Draft a suite.
 
     Args:
-        inspection: what was found.
+        inspection: of the cohort.
         out: the TOML; its stem names suite, cohort and cache.
         methods: what is compared.
         seeds: of every method on every fold.
@@ -75,13 +75,13 @@ def draft(
     Raises:
         MilbenchError: a path that TOML cannot hold, or a file in the way that is not to be replaced.
     """
-    labels = None if inspection.whole else out.with_name(f"{out.stem}.labels.csv")
+    labels = None if inspection.labels_usable_as_is else out.with_name(f"{out.stem}.labels.csv")
     table = ""
     if labels is not None:
         _spare(labels, inspection)
         assert inspection.tables is not None
         text = io.StringIO(newline="")
-        rows = table_of(inspection.mended(), inspection.gaps.reasons, inspection.tables.site)
+        rows = table_of(inspection.completed_rows(), inspection.mismatches.reasons, inspection.tables.site)
         origin = [MADE_FROM, made_from(labels, inspection.tables.files)]
         # Lines end in CR LF, or a CR in a name would not be quoted.
         csv.writer(text).writerows([*row, origin[i] if i < 2 else ""] for i, row in enumerate(rows))
@@ -100,7 +100,7 @@ def _head(inspection: Inspection, out: Path, labels: Path | None, estimates: Seq
     here = out.name
     said = [
         "A suite that milbench init wrote. It runs as it is:",
-        f"  milbench audit {here}  looks for leaks and defects in labels, folds and features",
+        f"  milbench audit {here}  checks labels, folds and features for leaks and defects",
         f"  milbench run {here}    goes from wherever it stands to its leaderboard",
         "Lines that begin with # and a letter are options; take the # away to switch one on.",
         "",
@@ -232,7 +232,9 @@ def _tables(inspection: Inspection, out: Path, labels: Path | None) -> list[str]
     suffix = {"slide_suffix": rows.suffixes} if rows.suffixes else {}
     if labels is not None:
         made = f"Made from {tables.labels.name}{f' and {tables.slides.name}' if tables.slides is not None else ''}"
-        left = f"{made}: {count(len(inspection.gaps.reasons), 'slide')} without features or label marked 'exclude'."
+        left = (
+            f"{made}: {count(len(inspection.mismatches.reasons), 'slide')} without features or label marked 'exclude'."
+        )
         # Ids of split files still have the endings that the table's have lost.
         also = suffix if inspection.division.spec.files is not None else {}
         return [_prose([left]), to_toml({"labels": labels.name, **also})]

@@ -1,4 +1,4 @@
-"""What an inspection found, in lines of text: for the terminal, and for the head of the suite that is written."""
+"""The result of an inspection, in lines of text: for the terminal, and for the head of the suite that is written."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ _BAR, _BARS = 40, 8
 
 
 def lines(inspection: Inspection) -> list[str]:
-    """Return what was found, from the features to the folds."""
+    """Return the summary, from the features to the folds."""
     surveyed = inspection.survey
-    gaps = inspection.gaps.lines() or ["every slide with features has a label, and the reverse"]
+    mismatches = inspection.mismatches.lines() or ["every slide with features has a label, and the reverse"]
     return [
-        f"found {surveyed.found}",
+        f"source: {surveyed.description}",
         _features(surveyed),
         *(f"warning: {note}" for note in surveyed.notes),
         *_empty(surveyed),
         *_classes(inspection),
         *(f"note: {line}" for line in inspection.notes),
-        *(f"left out: {line}" for line in gaps if inspection.gaps.lines()),
-        *(gaps if not inspection.gaps.lines() else []),
+        *(f"left out: {line}" for line in mismatches if inspection.mismatches.lines()),
+        *(mismatches if not inspection.mismatches.lines() else []),
         *_lengths(surveyed),
         _disk(surveyed),
         f"folds: {inspection.division.said}",
@@ -48,7 +48,7 @@ def wrapped(line: str, width: int = 110) -> list[str]:
 
 
 def total_rows(inspection: Survey) -> int:
-    """Return the patches of all slides; where some were not looked at, as many as the others have on average."""
+    """Return the patches of all slides; where some were not inspected, as many as the others have on average."""
     known = int(inspection.lengths.sum())
     return known if inspection.complete else round(known * len(inspection.ids) / len(inspection.rows))
 
@@ -95,7 +95,7 @@ def _lengths(surveyed: Survey) -> list[str]:
     low, quarter, median, three, high = (
         int(np.quantile(n, q, method="nearest")) for q in (0.05, 0.25, 0.5, 0.75, 0.95)
     )
-    whose = "" if surveyed.complete else f" (of {len(surveyed.rows)} slides that were looked at; others may have none)"
+    whose = "" if surveyed.complete else f" (of {len(surveyed.rows)} slides that were inspected; others may have none)"
     return [
         f"patches a slide: {n[0]:,} to {n[-1]:,}, median {median:,}, half of them {quarter:,} to {three:,}, "
         f"nine in ten {low:,} to {high:,}{whose}",

@@ -1,4 +1,4 @@
-"""Survey: what a source of features holds, from the headers of its files and a sample of slides that are loaded."""
+"""Survey: the content of a source of features, from the headers of its files and a sample of slides that are loaded."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ...errors import MilbenchError
 from ...formatting.text import count, some
 from ..cache.encoders import TwoKinds, two_kinds
 from ..cache.layout import DTYPES
-from ..cache.read_ahead import NO_COORDS, Look
+from ..cache.read_ahead import NO_COORDS, InspectedSlide
 from ..cache.reader import FeatureCache
 from ..cache.supervised_reader import SourceReader
 from ..home import CACHE_FILE
@@ -26,18 +26,18 @@ SAMPLE, SECONDS = 32, 5.0
 _AT_A_TIME = 16
 #: facts that are one for all slides of a cache
 _COMMON = ("encoder", "patch_size", "magnification", "units")
-#: called with (slides looked at, slides in all, slide)
+#: called with (slides inspected, slides in all, slide)
 Progress = Callable[[int, int, str], None]
 
 
 @dataclass(frozen=True)
 class Survey:
-    """What a source of features holds.
+    """The content of a source of features.
 
     Attributes:
         source: the folder or file.
         format: name of its format; None: it is a feature cache already.
-        found: one sentence about it.
+        description: one sentence about it.
         ids: all slides, empty ones included.
         rows: slide -> patches, of those whose file tells it or that were loaded.
         loaded: how many slides were loaded whole.
@@ -47,13 +47,13 @@ class Survey:
         facts: encoder, patch_size, magnification, units, as far as files say them.
         table: labels, patients and splits that come along.
         left_out: slides that a cache has left out, since they are empty.
-        notes: sentences about what should be looked at.
+        notes: warnings about the features.
         kinds: of the loaded slides where their features are of two kinds, as of two encoders.
     """
 
     source: Path
     format: str | None
-    found: str
+    description: str
     ids: tuple[str, ...]
     rows: dict[str, int]
     loaded: int
@@ -100,7 +100,7 @@ class Survey:
 def survey(
     source: Path, format: str = "auto", progress: Progress | None = None, coords: bool = True, advice: str = NO_COORDS
 ) -> Survey:
-    """Look at a source of features, or at a feature cache, without reading it whole.
+    """Survey a source of features, or a feature cache, without reading it whole.
 
     Headers tell how many patches a slide has, where files have such. Up to `SAMPLE` slides, evenly spaced, are loaded
     to learn the rest.
@@ -113,7 +113,7 @@ def survey(
         advice: a sentence on how to leave coordinates out, for messages about them.
 
     Raises:
-        MilbenchError: no format recognises the source, a slide that was looked at is damaged or is not like the others,
+        MilbenchError: no format recognises the source, a slide that was inspected is damaged or is not like the others,
             or none has patches.
     """
     if (source / CACHE_FILE).is_file():
@@ -149,7 +149,7 @@ def _of_source(
     return Survey(
         source=source,
         format=slides.format,
-        found=slides.found,
+        description=slides.description,
         ids=slides.ids,
         rows=rows,
         loaded=seen.loaded,
@@ -158,30 +158,32 @@ def _of_source(
         coords=next(iter(seen.coords)) if coords and len(seen.coords) == 1 else None,
         facts=facts,
         table=slides.table() or SourceTable(),
-        notes=() if kinds is None else (f"{kinds} of {len(seen.looks)} that were loaded",),
+        notes=() if kinds is None else (f"{kinds} of {len(seen.inspected)} that were loaded",),
         kinds=kinds,
     )
 
 
 def _two_kinds(seen: _Seen) -> TwoKinds | None:
     """Tell whether the features of the slides loaded fall into two groups, as those of two encoders do."""
-    known = [look for look in seen.looks if look.rows >= 5 and look.mean is not None]
-    return two_kinds([look.slide_id for look in known], [look.mean for look in known], [look.spread for look in known])
+    known = [slide for slide in seen.inspected if slide.rows >= 5 and slide.mean is not None]
+    return two_kinds(
+        [slide.slide_id for slide in known], [slide.mean for slide in known], [slide.spread for slide in known]
+    )
 
 
 @dataclass
 class _Seen:
-    """What the loaded slides are like: value -> the first slide that has it."""
+    """Properties of the loaded slides: value -> the first slide that has it."""
 
     loaded: int = 0
-    looks: list[Look] = field(default_factory=list)
+    inspected: list[InspectedSlide] = field(default_factory=list)
     dims: dict[int, str] = field(default_factory=dict)
     dtypes: dict[str, str] = field(default_factory=dict)
     coords: dict[bool, str] = field(default_factory=dict)
     facts: dict[str, dict[Any, str]] = field(default_factory=dict)
 
-    def add(self, slide: Look) -> None:
-        self.looks.append(slide)
+    def add(self, slide: InspectedSlide) -> None:
+        self.inspected.append(slide)
         self.dims.setdefault(slide.width, slide.slide_id)
         self.dtypes.setdefault(slide.dtype, slide.slide_id)
         self.coords.setdefault(slide.coords, slide.slide_id)
@@ -213,14 +215,14 @@ def _load_some(slides: SourceReader, rows: dict[str, int], advice: str) -> _Seen
     seen, began = _Seen(), time.monotonic()
     odd = [i for i, slide in enumerate(slides.ids) if slide not in rows] if 2 * len(rows) > len(slides) else []
     for i in [*odd[:SAMPLE], *(i for i in _order(slides.ids, rows) if i not in odd[:SAMPLE])]:
-        # Only where all that were looked at are empty does it go on: without one slide nothing is known.
+        # Loading goes on only where all inspected slides are empty: without one slide nothing is known.
         if seen.dims and (seen.loaded >= SAMPLE or time.monotonic() - began > SECONDS):
             break
-        look = slides.look(i, advice)
+        slide = slides.inspect(i, advice)
         seen.loaded += 1
-        rows[look.slide_id] = look.rows
-        if look.rows > 0:
-            seen.add(look)
+        rows[slide.slide_id] = slide.rows
+        if slide.rows > 0:
+            seen.add(slide)
     return seen
 
 
@@ -241,7 +243,7 @@ def _of_cache(cache: FeatureCache) -> Survey:
     return Survey(
         source=cache.path,
         format=None,
-        found=f"feature cache {cache.path}: {len(cache)} slides{without}",
+        description=f"feature cache {cache.path}: {len(cache)} slides{without}",
         ids=cache.ids,
         rows=rows,
         loaded=0,

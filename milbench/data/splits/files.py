@@ -184,7 +184,7 @@ def read_split(
       or patients and one of the words train, val, test (Training, Validation, Testing, tune, dev), which `column` names
       or which is called split, set, official_split or the like.
     - Patho-Bench ``k=all.tsv``: a row a slide, columns fold_0, fold_1, ...: one file, K folds. Where slide_id is not
-      among the columns, rows are patients, in the column that sample_col of the ``config.yaml`` beside it names.
+      among the columns, rows are patients, in the column that sample_col of the ``config.yaml`` next to it names.
     - STAMP ``splits.json``: lists of patients, in folds ``split-0``, ``split-1``, ...; no validation part.
     - GigaPath, PANTHER: a folder with a file a part, ``train_0.csv``, ``val_0.csv``, ``test_0.csv``, or of folders with
       ``train.csv``, ``val.csv``, ``test.csv``.
@@ -247,7 +247,7 @@ class TaskConfig:
     """What Patho-Bench's ``config.yaml`` says of a task; None or empty where it does not say.
 
     Attributes:
-        task_col: the label column of the ``k=all.tsv`` beside it.
+        task_col: the label column of the ``k=all.tsv`` next to it.
         sample_col: whether samples are slides (``slide_id``) or patients (``case_id``).
         label_dict: label value -> what it means.
         metrics: names of the metrics that the task is scored by.
@@ -276,7 +276,7 @@ def read_task_config(path: Path) -> TaskConfig:
         with path.open("rb") as file:
             raw = file.read(_MOST_CONFIG + 1)
         text = raw.decode("utf-8-sig")
-        if len(raw) > _MOST_CONFIG or _hurts(yaml.parse(text)):
+        if len(raw) > _MOST_CONFIG or _is_unsafe(yaml.parse(text)):
             raise MilbenchError(
                 f"{path} is no configuration of a task: it is too large, too deep, or holds aliases.",
                 code="config-invalid",
@@ -301,7 +301,7 @@ def read_task_config(path: Path) -> TaskConfig:
     )
 
 
-def _hurts(events: Iterable[Any]) -> bool:
+def _is_unsafe(events: Iterable[Any]) -> bool:
     """Find what a few lines of YAML can fill memory and hours with: aliases, and lists in lists without end."""
     depth = 0
     for event in events:
@@ -338,7 +338,7 @@ def split_sources(files: str, base: Path) -> list[SplitSource]:
         sources = [SplitSource(folder.name, parts[0].files) for folder in folders if (parts := _of_parts(folder))]
         if not sources:
             raise MilbenchError(
-                f"no file fits {template}; {{k}} stands for the fold number, as in fold0.csv.",
+                f"no file matches {template}; {{k}} stands for the fold number, as in fold0.csv.",
                 code="split-files-missing",
             )
         return sources
@@ -676,14 +676,14 @@ def _patho_bench(path: Path, header: list[str], rows: list[list[str]], known: _K
     key: str | None = "slide_id"
     if key not in header:
         # Tasks of patients list their slides too, a row each; a table of patients alone needs the labels.
-        beside = path.with_name("config.yaml")
-        sample = read_task_config(beside).sample_col if beside.is_file() else None
+        config = path.with_name("config.yaml")
+        sample = read_task_config(config).sample_col if config.is_file() else None
         key = next((name for name in (sample, "case_id") if name in header), None)
         if key is None and known is not None and (slide := first_of(header, SLIDE_NAMES)) is not None:
             key = slide
     if key is None:
         raise MilbenchError(
-            f"{path} has columns {some(header)}; add slide_id (or case_id) beside {header[-1]}.",
+            f"{path} has columns {some(header)}; add slide_id (or case_id) next to {header[-1]}.",
             code="table-missing-column",
         )
     names = sorted((n for n in header if re.fullmatch(r"fold_\d+", n)), key=lambda n: int(n.removeprefix("fold_")))

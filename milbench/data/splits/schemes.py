@@ -144,7 +144,7 @@ def site_preserved_folds(ids: Sequence[str], patients: Mapping[str, str], labels
     """Make ``spec.folds`` folds that test every site's patients together.
 
     Slides of one site share staining and scanner, from which a model can tell the site and, where sites differ in their
-    patients, the label: tested on sites it has seen, it looks better than it is (Howard et al., The impact of site-
+    patients, the label: tested on sites it has seen, it appears better than it is (Howard et al., The impact of site-
     specific digital histology signatures on deep learning model accuracy and bias, Nature Communications 2021). Folds
     are balanced by `assign_sites`; validation is drawn from the training patients, of all their sites, as in
     `stratified_folds`.
@@ -158,8 +158,8 @@ def site_preserved_folds(ids: Sequence[str], patients: Mapping[str, str], labels
         Folds named ``r0-f{fold}``, their slides sorted.
 
     Raises:
-        MilbenchError: there are fewer sites than folds, a class comes from one site, or no division was found in which
-            every fold tests two classes or more and trains on every class.
+        MilbenchError: there are fewer sites than folds, a class comes from one site, or the search yields no division
+            in which every fold tests two classes or more and trains on every class.
     """
     slides = _slides_of(ids, patients)
     groups = site_groups(slides, sites)
@@ -187,8 +187,8 @@ def site_preserved_folds(ids: Sequence[str], patients: Mapping[str, str], labels
         classes_present != every for classes_present in rest
     ):
         raise MilbenchError(
-            f"no division of {count(len(groups), 'site')} into {spec.folds} folds was found in which every fold tests "
-            "two classes or more and trains on all; set split.folds to less, or use another split.scheme.",
+            f"the search yields no division of {count(len(groups), 'site')} into {spec.folds} folds in which every "
+            "fold tests two classes or more and trains on all; set split.folds to less, or use another split.scheme.",
             code="folds-impossible",
         )
     return [_validated(f"r0-f{k}", slides, labels, test, spec, [0, k]) for k, test in enumerate(tests)]
@@ -205,7 +205,7 @@ def carve_validation(fold: Fold, patients: Mapping[str, str], labels: Mapping[st
 
 @dataclass(frozen=True)
 class SplitRecord:
-    """How folds came to be, as kept beside them in split.json.
+    """How folds came to be, as kept with them in split.json.
 
     Attributes:
         scheme: of `SplitSpec`; ``files`` or ``published`` where they were not made here.
@@ -233,12 +233,12 @@ def record_split(spec: SplitSpec, folds: Sequence[Fold], published: bool = False
     scheme = "published" if published else "files" if spec.files is not None else spec.scheme
     parameters = {name: getattr(spec, name) for name in _PARAMETERS[scheme]}
     if scheme in ("files", "published") and "val_fraction" not in spec.model_fields_set:
-        parameters["val_fraction"] = 0.0  # nothing is carved out of given folds unasked
+        parameters["val_fraction"] = 0.0  # nothing is carved out of given folds unless the suite requests it
     return SplitRecord(scheme, SPLIT_VERSION, spec.seed, parameters, {fold.name: digest(fold.parts) for fold in folds})
 
 
 def write_split_record(folder: Path, record: SplitRecord) -> None:
-    """Write split.json beside the folds of `milbench.data.labels.table.write_labels`."""
+    """Write split.json next to the folds of `milbench.data.labels.table.write_labels`."""
     write_atomic(folder / "split.json", split_record_text(record))
 
 
@@ -249,7 +249,7 @@ def split_record_text(record: SplitRecord) -> str:
 
 
 def read_split_record(folder: str | Path) -> SplitRecord:
-    """Read split.json, and check the folds beside it against it.
+    """Read split.json, and check the folds next to it against it.
 
     Raises:
         MilbenchError: there is none, it is of a newer milbench or was changed, or a fold is not the one it describes.

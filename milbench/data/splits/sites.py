@@ -112,7 +112,7 @@ def assign_sites(
 
 
 class _Cost:
-    """What a division costs, as one integer: what comes first outweighs all that comes after it.
+    """Return the cost of a division, as one integer: each criterion outweighs all that follow it.
 
     Args:
         table: (S, J + 1) patients of each site by stratum, and in all.

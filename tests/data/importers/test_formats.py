@@ -79,7 +79,7 @@ def test_clam_h5(clam, slides, tmp_path, below):
     report = build_cache(clam / below, tmp_path / "out", dtype="float32")
     cache = FeatureCache.open(report.out)
     assert report.format == "clam"
-    assert "3 .h5 and 0 .pt files" in report.found
+    assert "3 .h5 and 0 .pt files" in report.description
     assert sorted(cache.ids) == sorted(IDS)
     assert cache.meta["units"] == "level-0 pixels"
     assert report.max_rounding_error == 0
@@ -90,14 +90,14 @@ def test_clam_h5(clam, slides, tmp_path, below):
 
 def test_clam_pt_takes_coordinates_from_patches(clam, slides, tmp_path):
     report = build_cache(clam / "pt_files", tmp_path / "beside", dtype="float32")
-    assert "3 .pt files, coordinates from h5_files/" in report.found
+    assert "3 .pt files, coordinates from h5_files/" in report.description
     assert report.coords
     for path in (clam / "h5_files").iterdir():
         path.unlink()
     (clam / "h5_files").rmdir()
     report = build_cache(clam, tmp_path / "out", dtype="float32")
     cache = FeatureCache.open(report.out)
-    assert "coordinates from patches/" in report.found
+    assert "coordinates from patches/" in report.description
     assert cache.meta["patch_size"] == 128
     assert set(cache.slides["coord_step"]) == {256.0}
     for slide, (x, xy) in slides.items():

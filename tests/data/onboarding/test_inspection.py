@@ -116,7 +116,7 @@ def test_pair_of_tables(tmp_path):
     assert [tuple(row) for row in actual.rows] == [
         ("000", "p0", "yes", ""), ("001", "p0", "yes", ""), ("002", "p1", "", ""), ("003", "p2", "", ""),
     ]  # fmt: skip
-    assert (actual.lonely, actual.suffixes, actual.readable) == (("p3",), (), True)
+    assert (actual.patients_without_slides, actual.suffixes, actual.readable) == (("p3",), (), True)
     other = written(tmp_path / "o.csv", "case,FILENAME", "p0,000.h5")
     assert not read(clinical, slides=other, label="MSI").readable  # the suite has one name for both columns
     twice = written(tmp_path / "twice.csv", "PATIENT,MSI", "p0,yes", "p0,no")
@@ -145,7 +145,7 @@ def test_what_is_read_here_is_what_a_run_reads(data, tmp_path_factory):
     assert (strict.patients == {row.slide: row.patient for row in actual.rows}) == actual.readable
 
 
-# --- gaps and folds --------------------------------------------------------------------------------------------------
+# --- mismatches and folds --------------------------------------------------------------------------------------------
 
 
 def table_of(path: Path, ids=IDS, **odd: str) -> Tables:
@@ -156,20 +156,24 @@ def table_of(path: Path, ids=IDS, **odd: str) -> Tables:
 
 def test_gaps(tmp_path):
     actual = inspect(surveyed(IDS[1:]), table_of(tmp_path / "t.csv", IDS[:-1], s004="", s005="NaN", s006="exclude"))
-    gaps = actual.gaps
-    assert (gaps.no_features, gaps.no_row, gaps.no_label) == (("000",), ("011",), ("004", "005"))
+    mismatches = actual.mismatches
+    assert (mismatches.no_features, mismatches.not_in_table, mismatches.no_label) == (
+        ("000",),
+        ("011",),
+        ("004", "005"),
+    )
     assert actual.labels.slides == ("001", "002", "003", "007", "008", "009", "010")
     assert actual.labels.excluded == {"000", "004", "005", "006", "011"}
-    assert not actual.whole
-    labels = {row.slide: row.label for row in actual.mended()}
+    assert not actual.labels_usable_as_is
+    labels = {row.slide: row.label for row in actual.completed_rows()}
     assert set(labels) == set(IDS)
     assert {slide for slide, label in labels.items() if label == "exclude"} == actual.labels.excluded
 
 
 def test_nothing_missing(tmp_path):
     actual = inspect(surveyed(), table_of(tmp_path / "t.csv"))
-    assert actual.whole
-    assert actual.gaps.lines() == []
+    assert actual.labels_usable_as_is
+    assert actual.mismatches.lines() == []
     assert actual.sites == 0
 
 
@@ -177,8 +181,8 @@ def test_an_empty_slide_needs_a_label_all_the_same(tmp_path):
     """Tables are read before it is known which slides are empty."""
     rows = {slide: 0 if slide == "003" else 5 for slide in IDS}
     actual = inspect(surveyed(IDS, rows), table_of(tmp_path / "t.csv", s003=""))
-    assert actual.gaps.no_label == ("003",)
-    assert not actual.whole
+    assert actual.mismatches.no_label == ("003",)
+    assert not actual.labels_usable_as_is
 
 
 @pytest.mark.parametrize(("clinical", "slides"), [("p9", None), (None, "p9")])
@@ -190,7 +194,7 @@ def test_a_patient_in_one_of_two_tables_keeps_them_from_being_read(clinical, sli
         write_csv(tmp_path / "s.csv", [("PATIENT", "FILENAME"), *owners]),
     )
     actual = inspect(surveyed(), tables)
-    assert not actual.whole
+    assert not actual.labels_usable_as_is
     assert actual.labels.slides == tuple(IDS)
 
 
@@ -264,7 +268,7 @@ def test_lines(tmp_path):
     assert "a cache of them: 375 kB as float32, 250 kB as float16" in text
     part = surveyed(IDS, dict.fromkeys(IDS[:3], 100))
     text = "\n".join(lines(inspect(part, table_of(tmp_path / "t.csv"))))
-    assert "nine in ten 100 to 100 (of 3 slides that were looked at; others may have none)" in text
+    assert "nine in ten 100 to 100 (of 3 slides that were inspected; others may have none)" in text
     assert "a cache of them: about 58 kB as float32" in text
 
 

@@ -14,7 +14,7 @@ from support.refusal import refused
 from milbench.config import DataSpec, SplitSpec, Suite
 from milbench.data.fold import Fold
 from milbench.data.labels.table import Labels, read_label_table
-from milbench.data.onboarding.inspection import Division, Gaps, Inspection
+from milbench.data.onboarding.inspection import Division, Inspection, Mismatches
 from milbench.data.onboarding.label_guess import LabelRows, Row, Tables
 from milbench.data.onboarding.suite_template import draft
 from milbench.data.onboarding.survey import Survey
@@ -24,23 +24,23 @@ from milbench.data.text_tables import unreadable
 #: anything that a name may be but a path's own characters; lone surrogates are refused where they are found
 TEXT = st.text(st.characters(codec="utf-8", exclude_characters="/\0"), min_size=1, max_size=12)
 PART = TEXT.filter(lambda text: text not in (".", ".."))
-WHOLE, ANY_SPLIT = Gaps(), SplitSpec()
+WHOLE, ANY_SPLIT = Mismatches(), SplitSpec()
 
 
 def inspected(
     ids=("a", "b"), classes=("x", "y"), source=Path("features"), labels=Path("labels.csv"), columns=("s", "p", "l"),
-    suffixes=(), split=ANY_SPLIT, gaps=WHOLE, site=None, dtypes=("float32",), said="five folds",
+    suffixes=(), split=ANY_SPLIT, mismatches=WHOLE, site=None, dtypes=("float32",), said="five folds",
 ) -> Inspection:  # fmt: skip
-    survey = Survey(source, "clam", f"found {source}", tuple(ids), dict.fromkeys(ids, 3), 1, 8, dtypes, True, {},
+    survey = Survey(source, "clam", f"source: {source}", tuple(ids), dict.fromkeys(ids, 3), 1, 8, dtypes, True, {},
                     SourceTable())  # fmt: skip
-    kept = [slide for slide in ids if slide not in gaps.reasons]
+    kept = [slide for slide in ids if slide not in mismatches.reasons]
     values = {slide: i % len(classes) for i, slide in enumerate(kept)}
     made = Labels(tuple(kept), {slide: slide for slide in kept}, values, tuple(classes))
     rows = tuple(Row(slide, slide, classes[i % len(classes)], "here") for i, slide in enumerate(kept))
     folds = (Fold("f", tuple(kept), tuple(kept), tuple(kept)),)
     tables = Tables(labels, site=site)
     return Inspection(
-        survey, made, tables, LabelRows(rows, *columns, tuple(suffixes)), None, gaps, Division(split, folds, said)
+        survey, made, tables, LabelRows(rows, *columns, tuple(suffixes)), None, mismatches, Division(split, folds, said)
     )
 
 
@@ -84,9 +84,9 @@ CELL = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1
 def test_the_label_table_that_is_written_is_read_back(data, tmp_path_factory):
     ids = data.draw(st.lists(CELL, min_size=3, max_size=6, unique=True))
     site = data.draw(st.sampled_from([None, "site"]))
-    gaps = Gaps(no_row=(ids[0],))
+    mismatches = Mismatches(not_in_table=(ids[0],))
     out = tmp_path_factory.mktemp("t") / "my.toml"
-    made = draft(inspected(ids, ("x", "y"), gaps=gaps, site=site), out)
+    made = draft(inspected(ids, ("x", "y"), mismatches=mismatches, site=site), out)
     made.write()
     fields = tomllib.loads(out.read_text(encoding="utf-8"))["data"][0]
     assert fields["labels"] == "my.labels.csv"
@@ -129,9 +129,9 @@ def test_the_split_as_it_was_found():
 
 
 def test_endings_are_kept_for_the_split_files_where_a_table_is_made():
-    gaps = Gaps(no_features=("gone",))
+    mismatches = Mismatches(no_features=("gone",))
     for split, due in ((SplitSpec(files="s.csv"), [".svs"]), (SplitSpec(), None)):
-        actual = inspected(suffixes=(".svs",), gaps=gaps, split=split)
+        actual = inspected(suffixes=(".svs",), mismatches=mismatches, split=split)
         assert tomllib.loads(draft(actual, Path("my.toml")).text)["data"][0].get("slide_suffix") == due
 
 
@@ -156,7 +156,7 @@ def test_paths(tmp_path, monkeypatch):
 
 
 def test_nothing_is_written_over_what_is_there(tmp_path):
-    made = draft(inspected(gaps=Gaps(no_features=("gone",))), tmp_path / "my.toml")
+    made = draft(inspected(mismatches=Mismatches(no_features=("gone",))), tmp_path / "my.toml")
     (tmp_path / "my.labels.csv").write_text("mine")
     with refused("already-exists", "my.labels.csv"):
         made.write()

@@ -169,7 +169,7 @@ def test_a_cache(tmp_path):
         {"a": 3, "b": 5},
         "bfloat16",
     )
-    assert surveyed.found == f"feature cache {tmp_path / 'c'}: 2 slides; 1 empty slide was left out ('z')"
+    assert surveyed.description == f"feature cache {tmp_path / 'c'}: 2 slides; 1 empty slide was left out ('z')"
     assert (surveyed.empty, surveyed.full, surveyed.facts, surveyed.coords) == (
         ("z",),
         ("a", "b"),
