@@ -80,16 +80,16 @@ for _verb in VERBS:
         app.command(_verb)(getattr(_module, f"{_verb}_command"))
 
 
-#: What typer raises for a wrong option or argument. Recent versions carry their own copy of click, so it is asked for
-#: by name among the ancestors of a class that typer exports.
+#: Exception that typer raises for a wrong option or argument. Recent versions carry their own copy of click, so the
+#: class is looked up by name among the ancestors of a class that typer exports.
 _UsageError: type[Exception] = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
 
 
 def main() -> None:
     """Run the command line: exit code 0 ok, 1 usage or bad input, 2 some runs did not end ok, 130 interrupted.
 
-    What a user can mend ends in one sentence on stderr; a traceback is a mistake of milbench's own. Where the reader of
-    stdout has gone (``| head``) the command ends without a word, with 141, as programs do that the system ends.
+    An error that the user can fix ends in one sentence on stderr; a traceback is a defect of milbench. Where the reader
+    of stdout has gone (``| head``) the command ends silently with 141, as a program ended by SIGPIPE does.
     """
     _in_utf8()
     _streams()
@@ -104,7 +104,7 @@ def main() -> None:
         except OSError as error:
             code = _refused(error)
         if signal.getsignal(signal.SIGINT) is _raised:
-            # What is left to do is the interpreter's own end, whose tracebacks tell nobody anything.
+            # Only the interpreter's shutdown remains; a traceback from it would not help the user.
             signal.signal(signal.SIGINT, signal.SIG_IGN if _is_program() else signal.default_int_handler)
     except KeyboardInterrupt:  # between two of these lines, or while an error is said
         code = _interrupted()
@@ -129,7 +129,7 @@ def _carry_out() -> int:
 
     try:
         if (here := os.getcwd()) not in sys.path:
-            sys.path.insert(0, here)  # a file beside the user is importable, as with python -m
+            sys.path.insert(0, here)  # files in the working directory are importable, as with python -m
         _refuse_few_threads()
         # Not standalone: typer would end with 2 for a wrong option, which here means that runs did not end ok.
         code = app(prog_name="milbench", standalone_mode=False)

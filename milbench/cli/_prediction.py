@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 _LOADER = """# Models of {title}
 
-Trained by milbench on {data}; `card.json` says of which method, `suite.json` how, `audit.json` what was found in the
-cohort. Each file of `models/` is one fold and seed: safetensors, in which nothing is executed.
+Trained by milbench on {data}; `card.json` describes the method, `suite.json` the protocol, and `audit.json` holds the
+audit's findings on the cohort. Each file of `models/` is one fold and seed, as safetensors, which execute no code.
 
 ```python
 import milbench.training.saved_model as saved

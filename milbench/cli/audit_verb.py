@@ -23,7 +23,7 @@ def audit_command(
         "", "--json", metavar="FILE", help="Write all findings, with all ids, to this file; '-': print nothing else."
     ),
 ) -> None:
-    """Look for leaks and defects in labels, folds and features.
+    """Check labels, folds and features for leaks and defects.
 
     An error keeps the suite from running, unless its code is waived: waive = ["patient-overlap"] in [[data]].
 
@@ -82,7 +82,7 @@ def _lines(
     lines = []
     for cohort in cohorts:
         mine = [finding for finding in findings if finding.cohort == cohort]
-        lines.append(f"{cohort}:" if mine else f"{cohort}: nothing found.")
+        lines.append(f"{cohort}:" if mine else f"{cohort}: no findings.")
         lines += [f"  left out {text}." for text in left_out.get(cohort, ())]
         folds: dict[tuple[str, str, str], list[str]] = {}
         for finding in mine:

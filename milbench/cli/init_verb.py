@@ -63,11 +63,11 @@ def init_command(
     strict: bool = typer.Option(False, "--strict", help="Refuse where slides lack features or label, or folds leak."),
     force: bool = typer.Option(False, "--force", help="Replace a suite that is there."),
 ) -> None:
-    """Look at features and labels, say what is there, and write a commented suite that runs as it is.
+    """Inspect features and labels, print a summary, and write a commented suite that runs as it is.
 
-    Slides that lack features or a label are left out: they are counted, named, and listed in NAME.labels.csv beside the
-    suite. Where names do not match for more than 2 % of either side, init stops and shows those that resemble
-    each other; --allow-missing goes on without them.
+    Slides that lack features or a label are left out: they are counted, named, and listed in NAME.labels.csv next to
+    the suite. Where names do not match for more than 2 % of either side, init stops and shows those that resemble each
+    other; --allow-missing goes on without them.
 
     Example: milbench init --features clam/features --labels labels.csv --out my.toml
     """
@@ -83,7 +83,7 @@ def init_command(
             f"{out} exists already; give another --out, or --force to replace it.", code="already-exists"
         )
     check_folder(out.parent, "--out")
-    # These import torch, which takes seconds: what is wrong with --out has been said by now.
+    # These import torch, which takes seconds: errors of --out are reported before.
     from ..data.audit.patients import check_rule
     from ..data.onboarding.inspection import inspect
     from ..data.onboarding.label_guess import Tables, check_columns
@@ -93,7 +93,7 @@ def init_command(
     from ..registry import add_import_folder, resolve
 
     if any(":" in name for name in method or ()):
-        add_import_folder(out.parent)  # where the suite will be
+        add_import_folder(out.parent)  # the folder of the suite
     chosen = list(dict.fromkeys(resolve(name).canonical for name in method or METHODS))
     columns = (slide_table, slide_column, patient_column, label_column, site_column, split_column, patient_rule)
     if labels is None and any(given is not None for given in (*columns, kept_class or None, exclude_class or None)):
@@ -109,7 +109,7 @@ def init_command(
     tables = None if labels is None else Tables(labels, *columns, tuple(kept_class or ()), tuple(exclude_class or ()))
     if tables is not None and any(columns[1:5]):
         check_columns(tables)
-    with counted("looking at") as progress:
+    with counted("inspecting") as progress:
         inspection = inspect(survey(features, format, progress, coords), tables, splits)
     for line in lines(inspection):
         echo(line)
@@ -118,7 +118,7 @@ def init_command(
         inspection.survey.kinds.refuse(features)
     problem = [*inspection.mismatches.lines(), *filter(None, [inspection.division.problem])]
     if strict and problem:
-        raise MilbenchError(f"{problem[0].rstrip('.')}; mend it, or leave out --strict.", code="init-strict")
+        raise MilbenchError(f"{problem[0].rstrip('.')}; fix it, or leave out --strict.", code="init-strict")
     estimates = _estimates(inspection, chosen, seeds) if estimate else []
     for line in estimates:
         echo(line)

@@ -20,7 +20,7 @@ _ROOT = Path("results/runs")
 
 
 class FigureFormat(StrEnum):
-    """What figures may be written as beside PNG."""
+    """Formats of figures in addition to PNG."""
 
     svg = "svg"
     pdf = "pdf"
@@ -157,7 +157,7 @@ def _which(given: Path | None, root: Path | None, suite: str | None) -> tuple[Pa
 
 
 def _damaged(results: Path) -> dict[str, str]:
-    """Return the folders of suites with defects, unless they are all there are; empty where none is to be told."""
+    """Return the folders of suites with defects; empty where all suites have some, which is an error elsewhere."""
     from ..errors import MilbenchError
     from ..runs.store import suite_folders
     from ..runs.store_check import damaged_suites

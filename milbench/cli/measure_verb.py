@@ -1,4 +1,4 @@
-"""``milbench measure``: time and memory of methods as bags grow, beside what the machine can do."""
+"""``milbench measure``: time and memory of methods as bags grow, compared with the rates of the machine."""
 
 from __future__ import annotations
 

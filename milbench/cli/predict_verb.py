@@ -23,7 +23,7 @@ def predict_command(
     labels: Path = typer.Option(
         None,
         "--labels",
-        help="Table of labels, matched as by init: the AUC is told, of slides not trained on.",
+        help="Table of labels, matched as by init: prints the AUC of slides not trained on.",
     ),
     slide_column: str = typer.Option(None, "--slide-column", help="Column of slides; default: recognised."),
     patient_column: str = typer.Option(None, "--patient-column", help="Column of patients; default: recognised."),

@@ -35,7 +35,7 @@ def run_command(
     report: str = typer.Option(
         "",
         "--report",
-        help="Folder of the report, or 'none'; default: beside the results root; none with -m, --seeds, --budget.",
+        help="Folder of the report, or 'none'; default: next to the results root; none with -m, --seeds, --budget.",
     ),
     jobs: int = typer.Option(None, "--jobs", min=1, help="Runs side by side; default: what the cores allow."),
     overwrite: Overwrite = typer.Option(
@@ -95,10 +95,10 @@ def run_command(
     if dry_run:
         _list(plan, len(todo), sum(trials_left(plan).values()), costs_left(plan, overwrite.value))
         return
-    beside = results.parent / plan.suite.name
+    default_report = results.parent / plan.suite.name
     # A part of the suite, or another budget, must not take the place of the suite's report.
-    unasked = not report and (bool(method) or bool(budget) or seeds is not None)
-    folder = None if report == "none" or unasked else Path(report) if report else beside
+    partial = not report and (bool(method) or bool(budget) or seeds is not None)
+    folder = None if report == "none" or partial else Path(report) if report else default_report
     check_folder(results, "--results")
     if folder is not None:
         check_report(folder, plan.suite.name)
@@ -126,10 +126,10 @@ def run_command(
         records = execute(plan, jobs=jobs, overwrite=overwrite.value, on_progress=show, on_start=show.watch,
                           launcher=place)  # fmt: skip
     _report(plan, folder)
-    if unasked:
+    if partial:
         echo(
             "No report was written, as -m, --seeds or --budget may run something else than the suite; "
-            f"--report {beside} writes one."
+            f"--report {default_report} writes one."
         )
     bad = [record for record in records if record.outcome != "ok"]
     if bad:

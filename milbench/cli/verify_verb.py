@@ -22,7 +22,7 @@ def verify_command(
 
     Example: milbench verify results/runs
 
-    Exit code: 0 nothing found, 1 there is nothing of that name, 2 defects were found.
+    Exit code: 0 no defects, 1 there is nothing of that name, 2 defects.
     """
     from ..runs.store_check import check_path
     from ._terminal import counted

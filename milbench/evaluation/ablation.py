@@ -1,8 +1,8 @@
 """Effects: every method of a suite against its reference, on the same test bags under the same resamples, with costs.
 
-An ablation asks what a part does. Each row is the reference with one or more parts changed; its effect is the paired
-difference in AUC to the reference, with an interval and a p-value corrected, by Holm's method, for the number of
-changes that were tried on that cohort. Beside it stands what the change does to the cost of a training. No torch here.
+An ablation measures the effect of a part. Each row is the reference with one or more parts changed; its effect is the
+paired difference in AUC to the reference, with an interval and a p-value corrected, by Holm's method, for the number of
+changes that were tried on that cohort. The row also holds the ratios of training costs. This module needs no torch.
 """
 
 from __future__ import annotations
@@ -33,16 +33,17 @@ COSTS = {
 }
 
 WORDS = """\
-Every method against the suite's reference: the paired difference in AUC on the same test bags and seeds, with its 95 %
-interval, and a p-value corrected for all differences of that cohort (Holm). An effect whose interval contains 0 was not
-seen with these bags and seeds, which is not the same as none: the column Detectable tells about the smallest true
-difference that such an interval, which is not corrected, would have shown in four cases of five. Costs are ratios to
-the reference; training time is that of a bag, measured apart, methods in turns. All of it is for the recipe, sizes
-and data above, and for another draw of test bags and of seeds, not of training bags. Where a column
-Note stands, most runs of that method, or of the reference, predict one class, tie their bags, or never had a validation
-loss below that of predicting the class frequencies: a difference to such a method says little of what was changed. Or
-the bags of one are ordered by log-odds and those of the other by rounded probabilities, in which bags tie: the interval
-is longer by what these ties can amount to; run the older of the two again before their difference is read."""
+Each row compares a method with the suite's reference: the paired difference in AUC on the same test bags and seeds,
+its 95 % interval, and a p-value corrected for all differences of that cohort (Holm). An interval that contains 0 does
+not show that there is no effect: the column Detectable estimates the smallest true difference that such an interval,
+which is not corrected, would have excluded 0 for in four cases of five. Costs are ratios to the reference; training
+time is per bag, measured in a separate pass with the methods interleaved. The results hold for the recipe, sizes and
+data above; the intervals cover another draw of test bags and of seeds, not of training bags. The column Note marks
+methods most of whose runs, or of whose reference's runs, predict one class, tie their bags, or never had a validation
+loss below that of predicting the class frequencies: a difference to such a method says little about the change. It also
+marks pairs in which one method orders bags by log-odds and the other by rounded probabilities, in which bags tie: the
+interval is longer by the largest effect that these ties can have; run the older of the two methods again before you
+interpret their difference."""
 
 #: half widths of a 95 % interval between no difference and one that it leaves out with probability 0.8
 _REACH = 1 + 0.841621 / 1.959964

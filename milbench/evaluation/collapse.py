@@ -1,6 +1,6 @@
 """Methods that learnt nothing: scores that tie, one class for every bag, a loss no better than a constant's. No torch.
 
-None of it is an error, and none of it is seen in an AUC of 0.5 alone: a table says so beside the figures.
+None of these is an error, and an AUC of 0.5 alone does not show them, so the tables report them in a note.
 """
 
 from __future__ import annotations

@@ -53,8 +53,8 @@ def compare(
         results: results root, or the folder of one suite in it.
         suite: only this suite, ``name`` or ``name-v1``.
         data: only this cohort.
-        resamples: bootstrap replicates; the same as the leaderboard's, so that both tell the same interval.
-        all_runs: compare on whatever was run, not only on the folds and seeds asked for last.
+        resamples: bootstrap replicates; the same as the leaderboard's, so that both give the same interval.
+        all_runs: compare on whatever was run, not only on the folds and seeds of the last request.
 
     Returns:
         columns `COMPARISON`: ``difference`` is a - b with its 95 % interval ``low``, ``high`` and bootstrap ``p``;

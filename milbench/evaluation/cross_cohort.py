@@ -1,7 +1,7 @@
 """Methods over several cohorts of one suite: mean ranks, one score of all, ratings, and how often one beats another.
 
-Each number answers another question, and with few cohorts all of them are uncertain: that is said beside them. No torch
-here.
+Each number answers another question, and with few cohorts all of them are uncertain; the report says so. This module
+needs no torch.
 """
 
 from __future__ import annotations
@@ -29,20 +29,21 @@ if TYPE_CHECKING:
 FEWEST = 3
 
 WORDS = """\
-Over cohorts, of the methods whose runs ended well on all of them. Rows go by mean rank alone: an IQM or a rating may be
-higher in a lower row. Mean rank: of the AUC within a cohort, 1 is best,
-ties shared; it depends on which other methods are in the table. Friedman's test asks whether all methods rank alike,
-Nemenyi's difference which pairs do not; the first may say no where the second finds no pair. IQM: the interquartile
-mean of AUC, over all runs of all cohorts together (a run is one seed, and one repetition of a repeated k-fold, mean
-over its folds): a cohort where every method is low may fall out of it altogether. P(beats ...): the probability that a
-run of the method scores higher than one of the method with the best mean rank, which these same runs chose, on a
-cohort drawn at random; one half is none better. The intervals of both are of another draw of runs on these very bags
-(stratified bootstrap, spread for the few runs there are): they know nothing of other bags, take runs of two methods for
-independent, are not corrected for the number of methods, and where no run of one is above any of the other they have no
-width, which is not certainty. Elo: from wins and ties between methods within cohorts (Bradley and Terry; mean 1000, 400
-points a factor of ten in the odds), with an interval of another draw of cohorts that in simulation holds the truth 93
-to 95 % of the time with ten or more cohorts, and 90 % with five. Cohorts of a benchmark are few, and no random draw of
-all there are: read the tables by cohort first."""
+This table compares the methods whose runs ended `ok` on all cohorts. Rows are sorted by mean rank alone, so an IQM or a
+rating may be higher in a lower row. Mean rank: rank of the AUC within a cohort (1 is best, ties share a rank), averaged
+over cohorts; it depends on which other methods are in the table. Friedman's test is of the hypothesis that all methods
+have the same mean rank; Nemenyi's critical difference names the pairs whose mean ranks differ, and may name none where
+Friedman's test rejects. IQM: the interquartile mean of AUC over all runs of all cohorts together (a run is one seed,
+and one repetition of a repeated k-fold, mean over its folds); a cohort where every method is low may have no part in
+it. P(beats ...): the probability that a run of the method scores higher than a run of the method with the best mean
+rank, which these same runs chose, on a cohort drawn at random; 0.5 means that neither is better. The intervals of both
+cover another draw of runs on the same bags (stratified bootstrap, expanded for the small number of runs). They do not
+cover other bags, treat runs of two methods as independent, are not corrected for the number of methods, and have no
+width where every run of one method is above every run of the other, which is not certainty. Elo: from wins and ties
+between methods within cohorts (Bradley and Terry; mean 1000, 400 points a factor of ten in the odds); its interval
+covers another draw of cohorts, and in simulation contains the true value 93 to 95 % of the time with ten or more
+cohorts, and 90 % with five. The cohorts of a benchmark are few and not a random sample: read the tables by cohort
+first."""
 
 #: Permutations of ranks within cohorts behind Friedman's p: with few cohorts its distributions are rough.
 _PERMUTATIONS = 9999
@@ -75,7 +76,7 @@ class CrossCohortComparison:
     rounded: tuple[str, ...] = ()
 
     def sentence(self) -> str:
-        """Say whether methods are told apart by their ranks, and which."""
+        """Say whether mean ranks separate methods, and which."""
         left = f" Left out, as not all their runs ended well: {listed(self.left_out)}." if self.left_out else ""
         head = f"{len(self.cohorts)} cohorts ({listed(self.cohorts)}), {len(self.methods)} methods."
         if len(next(iter(self.runs.values()))) == 1:
@@ -83,15 +84,15 @@ class CrossCohortComparison:
         if self.rounded:
             left += (
                 f" Bags of {listed(self.rounded)} tie in rounded probabilities where those of others are ordered by "
-                "log-odds, so ranks of these tell nothing apart until they are run again."
+                "log-odds, so ranks of these separate no methods until they are run again."
             )
         if self.friedman is None:
             return f"{head}{left}"
         f = self.friedman
         test = (
-            f"Friedman's test that all methods rank alike: p {_p(self.p)} (ranks permuted within cohorts). Mean ranks "
-            f"that differ by less than {f.critical_difference:.2f} are not told apart (Nemenyi, {100 * f.alpha:g} % "
-            "over all pairs)"
+            f"Friedman's test that all methods have the same mean rank: p {_p(self.p)} (ranks permuted within cohorts)."
+            f" Mean ranks that differ by less than {f.critical_difference:.2f} are not separated (Nemenyi, "
+            f"{100 * f.alpha:g} % over all pairs)"
         )
         pairs = f.pairs
         apart = [
@@ -100,7 +101,7 @@ class CrossCohortComparison:
             for j in range(i + 1, len(pairs))
             if pairs[i, j] < f.alpha and not {self.methods[i], self.methods[j]} & {*self.rounded}
         ]
-        detail = f", which tells apart {listed(apart)}" if apart else ", and so none of these are"
+        detail = f", which separates {listed(apart)}" if apart else ", which separates none of these methods"
         return f"{head}{left} {test}{detail}."
 
     def table(self) -> pd.DataFrame:

@@ -1,16 +1,16 @@
-"""Verdicts of the cohorts whose right answer is known, from stored predictions alone. No torch here.
+"""Verdicts on the cohorts whose correct answer is known, from stored predictions. This module needs no torch.
 
-Unit tests (``raff-holt``): does a method learn from what is there, or from what is not? Its AUC under the distribution
-it was trained on is read on the validation part, which is drawn by the rules of training, its AUC where the misleading
-sign is turned round on the test part. Each has an interval over bags and seeds.
+Unit tests (``raff-holt``): does a method learn from instances that are present, or from their absence? The validation
+part, which is drawn as the training part is, gives its AUC under the training distribution; the test part, in which the
+misleading sign is reversed, gives the other. Each AUC has an interval over bags and seeds.
 
 - *violates*: the interval of the first lies above 0.5 and that of the second below it.
-- *passes*: both intervals lie above `BARS`, what can be had without the problem's concept being understood.
+- *passes*: both intervals lie above `BARS`, the best AUC without the problem's concept.
 - *unsolved*: neither; a method may be unable to express the concept, or not have learnt it.
 
-Known posteriors (``bags.csv`` beside a cohort's labels): Bayes' rule gives every bag its probability of class 1 for
-whoever sees all of it, and for whoever does not see the order of its instances. Methods and posteriors are scored on
-the same test bags under the same resamples, so that what is said of their difference is paired.
+Known posteriors (``bags.csv`` next to a cohort's labels): Bayes' rule gives the probability of class 1 of every bag,
+given all of it, and given its instances without their order. Methods and posteriors are scored on the same test bags
+under the same resamples, so that their differences are paired.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ from .scores import Resampled, ScoredBags
 
 #: The name of the dataset with the unit tests.
 UNIT_TESTS = "raff-holt"
-#: File of what is known of each bag, in a cohort's folder.
+#: File of the known posterior of each bag, in a cohort's folder.
 BAGS = "bags.csv"
-#: What both intervals of a unit test must lie above. Single concept: half of the way from chance to certainty; an
-#: instance score that is linear finds one of the concept's two forms and stops at 0.85. The others need A and B
-#: together; whoever sees one of them alone reaches 0.9375 where copies can be counted (B is in half of the negatives,
-#: once, and 1 to 4 times in the positives: 1/2 + 1/2 (3/4 + 1/8)), and 0.75 where they cannot (1/2 + 1/4).
+#: Both intervals of a unit test must lie above these. Single concept: halfway between 0.5 and 1; a linear
+#: instance score detects one of the concept's two forms and stops at 0.85. The others need A and B
+#: together; a method that uses one of them alone reaches 0.9375 where copies can be counted (B is in half of the
+#: negatives, once, and 1 to 4 times in the positives: 1/2 + 1/2 (3/4 + 1/8)), and 0.75 where they cannot (1/2 + 1/4).
 BARS = {"single-concept": 0.75, "multi-concept": 0.9375, "false-frequency": 0.75}
 
 _UNKNOWN = (float("nan"), float("nan"), float("nan"))
@@ -45,18 +45,18 @@ _UNKNOWN = (float("nan"), float("nan"), float("nan"))
 Verdict = Literal["passes", "unsolved", "violates", "incomplete"]
 
 _UNIT_WORDS = """\
-Three problems of Raff and Holt (NeurIPS 2023), where something that is not there tells the classes apart in training
-and misleads in test. Train is the AUC on held-out bags drawn as in training, test the AUC on bags where that sign is
-turned round, with 95 % intervals over bags and seeds. *violates*: train above 0.5 and test below it, with their
-intervals: the method has learnt from an absence, which the standard assumption of multiple-instance learning excludes.
-*passes*: both intervals above what can be had without the concept ({bars}). *unsolved*: neither."""
+In these three problems of Raff and Holt (NeurIPS 2023) the absence of an instance separates the classes in training and
+misleads in test. Train is the AUC on held-out bags drawn as in training, test the AUC on bags where that sign is
+reversed, with 95 % intervals over bags and seeds. *violates*: the interval of train lies above 0.5 and that of test
+below it: the method has learnt from an absence, which the standard assumption of multiple-instance learning excludes.
+*passes*: both intervals lie above the best AUC without the concept ({bars}). *unsolved*: neither."""
 
 _BAYES_WORDS = """\
-The posterior of every bag is known, and so is what can be reached. Share of the way is (AUC - 0.5) / (Bayes AUC - 0.5)
-on the same test bags, with the 95 % interval of paired resamples; differences are paired too. Bayes AUC is that of the
-known posterior; order-blind Bayes AUC that of whoever does not see the order of instances, which no
-permutation-invariant method exceeds but by chance. A method whose difference to it lies above 0 uses where instances
-lie."""
+The posterior of every bag is known, and with it the highest AUC that a method can reach. Share of the way is
+(AUC - 0.5) / (Bayes AUC - 0.5) on the same test bags, with the 95 % interval of paired resamples; differences are
+paired too. Bayes AUC is that of the known posterior; order-blind Bayes AUC that of the posterior without the order of
+instances, which a permutation-invariant method exceeds only through sampling error. A method whose difference to it
+lies above 0 uses the positions of instances."""
 
 
 @dataclass(frozen=True)
@@ -66,9 +66,9 @@ class Estimate:
     Attributes:
         auc: mean over folds and seeds; NaN where no run is ``ok``.
         low, high: 95 % interval on the logit scale, over bags (or patients, as the suite says) and seeds; of an AUC of
-            exactly 0 or 1 the exact bound, which knows of bags alone.
+            exactly 0 or 1 the exact bound, over bags alone.
         replicates: (R,), paired with those of everything else scored on the same part of the cohort.
-        mean: the same with what is known of its error over seeds; None: nothing is known of seeds.
+        mean: the same with its error over seeds; None: no run is ``ok``.
     """
 
     auc: float
@@ -79,7 +79,7 @@ class Estimate:
 
 
 def known_answers(cohorts: Iterable[RunGroup], resamples: int = 2000) -> dict[str, list[dict[str, Any]]]:
-    """Return what is to be said of every cohort whose right answer is known.
+    """Return the verdicts on every cohort whose correct answer is known.
 
     Args:
         cohorts: from `milbench.evaluation.runs_table.read_cohorts`.
@@ -116,13 +116,13 @@ def unit_tests(cohort: RunGroup, resamples: int = 2000) -> list[dict[str, Any]]:
                                "method": method, "family": _family(cohort, method)}  # fmt: skip
         for name, of in (("train", train[method]), ("test", test[method])):
             row |= {f"{name}_auc": of.auc, f"{name}_low": of.low, f"{name}_high": of.high}
-        verdict = judge(train[method], test[method], BARS[problem]) if _complete(cohort, method) else "incomplete"
+        verdict = verdict_of(train[method], test[method], BARS[problem]) if _complete(cohort, method) else "incomplete"
         rows.append(row | {"verdict": verdict})
     return rows
 
 
-def judge(train: Estimate, test: Estimate, bar: float) -> Verdict:
-    """Return the verdict of a unit test from the AUC as in training and the AUC with the sign turned round."""
+def verdict_of(train: Estimate, test: Estimate, bar: float) -> Verdict:
+    """Return the verdict of a unit test from the AUC as in training and the AUC with the sign reversed."""
     if train.low > 0.5 and test.high < 0.5:
         return "violates"
     return "passes" if min(train.low, test.low) > bar else "unsolved"
@@ -133,7 +133,7 @@ def against_bayes(cohort: RunGroup, resamples: int = 2000) -> list[dict[str, Any
 
     Returns:
         cohort, method, family and, each with ``_low`` and ``_high``: ``auc``; ``bayes``, the AUC of the posterior;
-        ``share``, of the way from chance to Bayes, NaN where Bayes itself is not told from chance; ``to_bayes``, the
+        ``share``, (AUC - 0.5) / (Bayes AUC - 0.5), NaN where the interval of Bayes contains 0.5; ``to_bayes``, the
         difference to it; ``iid``, the AUC of the order-blind posterior, and ``to_iid``; NaN where there is none.
         ``complete``: whether every run ended ``ok``.
     """
@@ -158,7 +158,7 @@ def against_bayes(cohort: RunGroup, resamples: int = 2000) -> list[dict[str, Any
 def share_of_the_way(own: Estimate, bayes: Estimate) -> tuple[float, float, float]:
     """Return (AUC - 0.5) / (Bayes AUC - 0.5) with the 95 % percentile interval of its paired replicates.
 
-    NaN where Bayes itself is not told from chance: there is no way to go then.
+    NaN where the interval of the Bayes AUC contains 0.5.
     """
     if not bayes.low > 0.5:
         return _UNKNOWN
@@ -191,7 +191,7 @@ def estimates(
         every = values.to_numpy()
         scores[str(column)] = {cell: every[bags.rows_of[cell[0]]] for cell in cohort.cells if cell[0] in bags.rows_of}
     seed_error = {name: bags.resampled(cells) for name, cells in scores.items()}
-    # What is known without training has no seeds, and lends none to the methods.
+    # Known posteriors have no seeds and take no part in the methods' error over seeds.
     trained = [name for name in seed_error if name in cohort.runs]
     errors = dict(zip(trained, stats.seed_errors([seed_error[name].seeds for name in trained]), strict=True))
     return {name: _estimate(bags, one, errors.get(name, stats.SeedError())) for name, one in seed_error.items()}
@@ -209,7 +209,7 @@ def _estimate(bags: ScoredBags, resampled: Resampled, error: stats.SeedError) ->
 
 @dataclass(frozen=True)
 class Section:
-    """A part of a report: heading, words, and tables of texts with a caption each."""
+    """A part of a report: heading, introduction, and tables of texts with a caption each."""
 
     heading: str
     words: str
@@ -217,7 +217,7 @@ class Section:
 
 
 def sections(known: Mapping[str, Sequence[Mapping[str, Any]]] | None) -> list[Section]:
-    """Return what a report says of `known_answers`; nothing where nothing is known."""
+    """Return the sections of a report on `known_answers`; none without rows."""
     parts = []
     tests = pd.DataFrame(list((known or {}).get("unit_tests", [])))
     if len(tests):

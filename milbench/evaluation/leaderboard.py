@@ -1,4 +1,4 @@
-"""The leaderboard: one row a method and cohort, computed from the predictions on disk each time it is asked for."""
+"""The leaderboard: one row a method and cohort, computed from the predictions on disk on every call."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from .ablation import effects
 from .comparison import COMPARISON, NO_AUC, _options, compare, describe_outcomes
 from .cross_cohort import CrossCohortComparison, across
 from .notes import _notes
-from .published_figures import beside
+from .published_figures import compare_with_published
 from .resource_use import AXES, FRONTS, SPENT, curves, mark_pareto_optimal, price_of, spent
 from .runs_table import RunGroup, read_cohorts, repetition_of
 from .scores import Scores, difference, rounded_off, run_scores, same_trainings, score
@@ -75,7 +75,7 @@ class Leaderboard:
         environments: records of the environments that runs were made in.
         cost_environment: record of the environment whose costs are shown; empty where none was measured.
         effects: rows of `milbench.evaluation.ablation.effects`, of suites that name a reference.
-        published: rows of `milbench.evaluation.published_figures.beside`.
+        published: rows of `milbench.evaluation.published_figures.compare_with_published`.
         cross_cohort: comparisons over the cohorts of a suite.
         known_answers: `milbench.evaluation.known_answers.known_answers`; empty without details.
         curves: axis -> rows of `milbench.evaluation.resource_use.curves`; empty without details.
@@ -119,7 +119,7 @@ def leaderboard(
         price_per_hour: of a device, in any currency; fills ``price``, what one training costs.
         over_cohorts: also compare methods over the cohorts of every suite with three or more of them; without it of
             suites that say so (``across = true``).
-        all_runs: show whatever was run, not only what was asked for last.
+        all_runs: show every stored run, not only those of the last request.
         threshold_rule: call bags of two classes positive by this rule (`milbench.stats.threshold`); None: by each
             suite's.
         without: names of suites' folders that are passed over, as their results are damaged for instance.
@@ -142,10 +142,10 @@ def leaderboard(
           k-fold (folds named ``r0-f3``), else over seeds; NaN where there is one.
         - ``infer_*``, ``train_bags_per_s``, ``train_peak_memory_bytes``: of the cost pass, all measured in one
           environment.
-        - ``conditions``: what tells this table from the cohort's others, which have another budget, tuning, protocol,
+        - ``conditions``: distinguish this table from the cohort's others, which have another budget, tuning, protocol,
           number of threads or device: methods are ranked within a table, never across. ``budget``, ``tuning``,
-          ``checkpoint``: of this table, in words. ``waived``: codes of what ``milbench audit`` found in the cohort, and
-          the suite was run in spite of. ``ordered_by``: what orders the bags of its runs, ``log-odds``,
+          ``checkpoint``: of this table, in words. ``waived``: codes of the waived findings of ``milbench audit`` on the
+          cohort. ``ordered_by``: what orders the bags of its runs, ``log-odds``,
           ``probabilities`` (rounded, so that bags far out tie) or both; scores of two orders are no fair comparison,
           and differences and intervals of ranks allow for what such ties can amount to.
           ``auc_untuned``: of the same method before tuning, on the folds and seeds of its tuned runs, where such runs
@@ -189,7 +189,7 @@ def evaluate(
         price_per_hour: of a device, in any currency; fills ``price``, what one training costs.
         over_cohorts: also compare methods over the cohorts of every suite with three or more of them; without it of
             suites that say so (``across = true``).
-        all_runs: show whatever was run, not only what was asked for last.
+        all_runs: show every stored run, not only those of the last request.
         details: also compute `Leaderboard.curves` and `Leaderboard.known_answers`, which take half of the time.
         threshold_rule: call bags of two classes positive by this rule (`milbench.stats.threshold`); None: by each
             suite's.
@@ -247,7 +247,7 @@ def evaluate(
         rows += sorted(block, key=_place)
         if (reference := _reference(cohort)) is not None:
             changes += effects(cohort, scored, reference, losses)
-        printed += beside(cohort, block)
+        printed += compare_with_published(cohort, block)
         if over_cohorts or cohort.suite.across:
             together.append((cohort, scored))
         notes += cohort.notes + _notes(cohort, scored) + collapse.notes(cohort, scored, losses)
@@ -364,7 +364,7 @@ def _threshold_columns(s: Scores) -> dict[str, Any]:
 
 
 def _mark_inflation(cohort: RunGroup, block: list[dict[str, Any]], scored: list[Scores], resamples: int) -> None:
-    """Beside oracle scores, put those of the same trainings under honest protocols, and the paired difference."""
+    """Add to oracle scores those of the same trainings under honest protocols, and the paired difference."""
     nan = float("nan")
     for row in block:
         row.update(dict.fromkeys(("auc_last", "auc_best_val", "inflation", "inflation_low", "inflation_high"), nan))
@@ -467,7 +467,7 @@ def _measured(cost: CostRecord) -> tuple[str, int]:
 
 
 def _cost_columns(cost: CostRecord | None, parameters: float) -> dict[str, Any]:
-    # Of a measurement that did not end well only the outcome is told: its figures may be of half the passes.
+    # Of a measurement that did not end ok only the outcome is shown: its figures may be of half the passes.
     record = cost.record if cost is not None and cost.outcome == "ok" else {}
 
     def value(*keys: str) -> float:

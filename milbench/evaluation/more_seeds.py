@@ -1,6 +1,7 @@
-"""What more seeds would buy: the interval to expect with so many, from stored runs or from the size of a cohort.
+"""The expected interval with more seeds, from stored runs or from the size of a cohort.
 
-Seeds make the part of an interval shorter that is theirs; the part that patients make stays. No torch.
+More seeds shorten the part of an interval that is due to seeds; the part due to patients stays. This module needs no
+torch.
 """
 
 from __future__ import annotations
@@ -12,10 +13,10 @@ import numpy as np
 from .. import stats
 from ..formatting.text import count
 
-#: AUC at which an interval is foretold of a cohort of which no run is known.
+#: AUC for which an interval is predicted where the cohort has no runs.
 PLANNED_AUC = 0.8
 
-#: As many seeds as no limit is reached with.
+#: A number of seeds whose error over seeds is negligible.
 _ENDLESS = 10**9
 
 
@@ -59,13 +60,13 @@ def tested_counts(
 
 
 def known_sentence(name: str, means: Sequence[stats.Mean], stored: int, seeds: int) -> str:
-    """Return what more seeds would buy, from runs with several seeds; empty where they tell nothing.
+    """Return a sentence on the interval with more seeds, from runs with several seeds; empty where it is undefined.
 
     Args:
         name: of the cohort.
         means: of the methods whose runs all ended ``ok``.
         stored: seeds that were run.
-        seeds: that are asked for.
+        seeds: the requested number.
     """
     by_seeds = expected(means, (*doubled(seeds), _ENDLESS))
     if len(by_seeds) < 4 or not by_seeds[seeds]:
@@ -75,12 +76,12 @@ def known_sentence(name: str, means: Sequence[stats.Mean], stored: int, seeds: i
 
 
 def planned_sentence(name: str, counts: Sequence[int], seeds: int, unit: str = "patient") -> str:
-    """Return what more seeds would buy, from the size of a cohort; empty where it has no two classes.
+    """Return a sentence on the interval with more seeds, from the size of a cohort; empty without two classes.
 
     Args:
         name: of the cohort; empty: the sentence is about the only one.
         counts: from `tested_counts`.
-        seeds: that are asked for.
+        seeds: the requested number.
         unit: what is counted.
     """
     half_widths = {n: stats.planned_half_width(counts, n, PLANNED_AUC) for n in (*doubled(seeds), _ENDLESS)}

@@ -1,4 +1,4 @@
-"""The notes of a table: what a reader must know of it before believing it."""
+"""The notes of a table: limits of its scores that a reader must know."""
 
 from __future__ import annotations
 
@@ -33,19 +33,19 @@ def _notes(cohort: RunGroup, scored: list[Scores]) -> list[str]:
     if lacking := cohort.lacking():
         out.append(
             f"{cohort.name}: {count(lacking, 'run')} of the suite are still to be made (see milbench status); "
-            "the table is of what is there."
+            "the table shows the finished runs."
         )
     if cohort.oracle:
         out.append(
             f"{cohort.name}: the evaluation with the best test AUC was taken, so these figures are inflated; they are "
-            "shown to tell by how much, and not ranked."
+            "shown to estimate by how much, and not ranked."
         )
     for method, runs in cohort.runs.items():
-        if cut := sum(run.record.get("max_instances") is not None for run in runs.values()):
+        if subsampled := sum(run.record.get("max_instances") is not None for run in runs.values()):
             out.append(
-                f"{cohort.name}: {cut} runs of {method} did not fit into the memory and were trained on at most "
-                f"{cohort.spec.budget.max_instances:,} instances of a bag, as the suite says; they were evaluated on "
-                "whole bags."
+                f"{cohort.name}: {count(subsampled, 'run')} of {method} ran out of memory on whole bags and used at "
+                f"most {cohort.spec.budget.max_instances:,} instances of a bag in training, as the suite says; "
+                "evaluation used whole bags."
             )
         if why := missing_flops(list(runs.values())):
             out.append(f"{cohort.name}: the training operations of {method} could not be counted ({why}).")
@@ -84,38 +84,38 @@ def _of_classes(cohort: RunGroup, scored: list[Scores]) -> list[str]:
         # Of the runs over which the average precision is a mean: their folds' test bags, where any is positive.
         tested = [(of[1], sum(of)) for fold, _ in cohort.cells if (of := counts.get(fold, (0, 0)))[1]]
         level = float(np.mean([_chance_precision(*of) for of in tested])) if tested else float("nan")
-        chance = f", and an average precision of {level:.2f} is what no order at all gives" if tested else ""
+        baseline = f"; a random order has an average precision of {level:.2f}" if tested else ""
         out.append(
             f"{cohort.name}: the positive class is {names[1]} ({share:.0%} of the bags); average precision and F1 are "
-            f"of it{chance}."
+            f"of this class{baseline}."
         )
-    for words, wanted in (("test no bag", 0), ("test one bag", 1)):
+    for description, bags in (("test no bag", 0), ("test one bag", 1)):
         folds = {
-            name: [fold for fold, of_class in counts.items() if c < len(of_class) and of_class[c] == wanted]
+            name: [fold for fold, of_class in counts.items() if c < len(of_class) and of_class[c] == bags]
             for c, name in enumerate(names)
         }
         some = {
             name: fold_names
             for name, fold_names in folds.items()
-            if fold_names and (wanted or len(fold_names) < len(counts))
+            if fold_names and (bags or len(fold_names) < len(counts))
         }
         for name, fold_names in some.items():
             undefined = sum(sum(n > 0 for n in counts[fold]) < 2 for fold in fold_names)
-            why = "their AUC of it hangs on that bag"
-            if wanted == 0:
+            why = "their AUC of it depends on that bag alone"
+            if bags == 0:
                 why = "their AUC is over the other classes" if not undefined else "their AUC is undefined and left out"
-            if 0 < undefined < len(fold_names) and wanted == 0:
+            if 0 < undefined < len(fold_names) and bags == 0:
                 why = f"the AUC of {undefined} of them is undefined and left out, of the others over the other classes"
             pooled = "; the column auc_pooled is of the bags of all folds together" if len(counts) > 1 else ""
             out.append(
-                f"{cohort.name}: {count(len(fold_names), 'fold')} of {len(counts)} {words} of class {name} "
+                f"{cohort.name}: {count(len(fold_names), 'fold')} of {len(counts)} {description} of class {name} "
                 f"({why}){pooled}."
             )
     return out
 
 
 def _of_thresholds(cohort: RunGroup, scored: list[Scores]) -> list[str]:
-    """Say by which thresholds classes were predicted, where the suite asks for other than the more probable class."""
+    """Say by which thresholds classes were predicted, where the rule of the suite is not the more probable class."""
     rule = cohort.suite.threshold
     if rule == "half":
         return []
@@ -128,15 +128,15 @@ def _of_thresholds(cohort: RunGroup, scored: list[Scores]) -> list[str]:
     span = f", {chosen['threshold'].min():.3g} to {chosen['threshold'].max():.3g}," if len(chosen) else ""
     lines = [
         f"{cohort.name}: {counted} are at the probability of {cohort.classes()[1]}{span} with the highest "
-        f"{threshold.CHOSEN[rule]} on the validation bags of each run ({rule}); test bags have no part in it."
+        f"{threshold.CHOSEN[rule]} on the validation bags of each run ({rule}); test bags are not used for it."
     ]
     for reason, several in without.groupby("threshold_reason"):
-        lines.append(f"{cohort.name}: {count(len(several), 'run')} had {reason}; 0.5 stands there.")
+        lines.append(f"{cohort.name}: {count(len(several), 'run')} had {reason}; their threshold is 0.5.")
     return lines
 
 
 def _of_units(cohort: RunGroup) -> list[str]:
-    """Say that scores are by slide where patients have several."""
+    """Say that scores are by slide where patients have several slides."""
     slides = cohort.labels()["patient_id"].value_counts()
     if not len(slides) or slides.max() == 1:
         return []
@@ -147,11 +147,11 @@ def _of_units(cohort: RunGroup) -> list[str]:
 
 
 def _of_seeds(cohort: RunGroup, scored: list[Scores]) -> list[str]:
-    """Say what the seeds at hand cover, and what more of them would buy."""
+    """Say what the intervals cover of the seeds, and the expected interval with more of them."""
     seeds = len({seed for _, seed in cohort.cells})
     if seeds == 1:
         return [
-            f"{cohort.name}: one seed, so the intervals leave out the spread over seeds; with two or more they hold it."
+            f"{cohort.name}: one seed, so the intervals do not cover the spread over seeds; with two or more they do."
         ]
     known = expected([s.mean for s in scored if s.complete], doubled(seeds))
     if len(known) < 3 or not known[seeds]:
@@ -162,12 +162,12 @@ def _of_seeds(cohort: RunGroup, scored: list[Scores]) -> list[str]:
 
 
 def seeds_would_buy(folder: Path, data: str, fingerprint: str, seeds: int, resamples: int = 400) -> str:
-    """Return what more seeds would buy on a cohort, from its stored runs; empty where none with two seeds are complete.
+    """Return a sentence on the interval with more seeds, from stored runs; empty unless some have two seeds.
 
     Args:
         folder: the suite's results folder.
         data, fingerprint: of the cohort.
-        seeds: that are asked for.
+        seeds: the requested number.
         resamples: bootstrap replicates.
 
     Raises:
@@ -186,7 +186,7 @@ def seeds_would_buy(folder: Path, data: str, fingerprint: str, seeds: int, resam
 
 
 def _of_monitor(cohort: RunGroup, older: Sequence[str]) -> str:
-    """Say where runs of before log-odds were stored chose by a validation AUC, which then was of probabilities."""
+    """Say which runs without stored log-odds chose by a validation AUC, which was computed from probabilities then."""
     selected = cohort.spec.protocol.checkpoint == "best-val"
     chosen = [
         method
@@ -196,14 +196,14 @@ def _of_monitor(cohort: RunGroup, older: Sequence[str]) -> str:
     if cohort.spec.protocol.monitor != "val_auc" or not chosen:
         return ""
     return (
-        f" The val_auc that chose the models of {listed(chosen)} was of such probabilities, too; runs of today "
-        "choose by log-odds and may keep another evaluation under the same run id."
+        f" The val_auc that chose the models of {listed(chosen)} was of such probabilities, too; new runs choose "
+        "by log-odds and may keep another evaluation under the same run id."
     )
 
 
 def _ordered_by_probabilities(cohort: RunGroup, scored: list[Scores]) -> list[str]:
     by = {s.method: int((s.runs["ordered_by"] == PROBABILITIES).sum()) for s in scored}
-    # Methods that define probabilities alone; the other runs are of before log-odds were stored.
+    # Methods that define probabilities alone; the other runs are older than the storage of log-odds.
     own = [method for method, n in by.items() if n and _defines_probabilities(cohort, method)]
     older = {method: n for method, n in by.items() if n and method not in own}
     out = []

@@ -1,4 +1,4 @@
-"""Figures from the literature beside ours: what a suite names as published, and what its runs gave. No torch here."""
+"""Published figures that a suite names, compared with the results of its runs. This module needs no torch."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ if TYPE_CHECKING:
 HEADING = "Compared with published figures"
 
 WORDS = """\
-Published figures are shown as context: they are no target, and nothing was chosen by them. Ours is the mean over folds
-and seeds with the standard deviation of the repetitions' means (of the seeds', where folds are not repeated). Status
-says how sure the published figure is: *read* in the source, or from *memory* and not checked; papers differ in what
+Published figures are context, not targets, and no setting was chosen by them. Ours is the mean over folds and seeds,
+with the standard deviation of the repetitions' means (of the seeds' means, where folds are not repeated). Status gives
+the provenance of the published figure: *read* in the source, or from *memory* and not checked; papers differ in what
 their error describes. Within says whether ours lies within the published error."""
 
 _DECIMALS = 3
 
 
-def beside(cohort: RunGroup, block: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def compare_with_published(cohort: RunGroup, block: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Return one row for each published figure of a cohort whose method has been run to its end.
 
     Args:

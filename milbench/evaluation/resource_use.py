@@ -42,9 +42,9 @@ def spent(runs: Sequence[RunRecord], target_auc: float | None = None) -> dict[st
     Means over runs of ``evaluations``, ``train_steps``, ``train_flops`` and ``train_device_seconds``; the largest
     ``run_peak_memory_bytes``; ``budget_used``: the largest share of the budget that a run used, NaN without one;
     ``budget_overshoot_steps``: the largest overshoot in units of the run's last step, at most 1; ``runs_subsampled``:
-    how many were trained on parts of bags because whole ones did not fit; ``trials`` of a study and, mean over studies,
-    ``trials_ok`` and what all its trials used; ``time_to_target_s``: median over runs of the device-seconds to a
-    validation AUC, infinite where it was missed, NaN where none was asked for.
+    how many were trained on parts of bags as whole ones exceeded the memory; ``trials`` of a study and, mean over
+    studies, ``trials_ok`` and what all its trials used; ``time_to_target_s``: median over runs of the device-seconds to
+    a validation AUC, infinite where it was missed, NaN where none was requested.
     """
     records = [run.record for run in runs if run.outcome == "ok"]
     trained = [r.get("train") or {} for r in records]

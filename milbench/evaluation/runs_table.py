@@ -60,12 +60,12 @@ class RunGroup:
     Attributes:
         folder: the suite's results folder.
         spec: of one of the runs: what all of them have in common is `CONDITIONS`.
-        label: what tells this table from others of the same cohort; empty where there is one.
+        label: distinguishes this table from others of the same cohort; empty where there is one.
         cells: every (fold, seed) that any method was run on.
         runs: method -> (fold, seed) -> the latest run.
         costs: method -> its cost measurements.
         notes: sentences for the reader about what was left out.
-        request: what this table was last asked for; None for results of earlier versions.
+        request: the last request for this table; None for results of earlier versions.
         present: (method, fold, seed) of every run under these conditions, shown or not.
         absent: method -> why none of its runs is here, though there are some of the cohort; with ``{other}`` for the
             method that it is compared with.
@@ -144,7 +144,7 @@ class RunGroup:
             ) from error
 
     def waived(self) -> dict[str, str]:
-        """Read what ``milbench audit`` found and the suite was run in spite of: code -> the first such finding."""
+        """Read the waived findings of ``milbench audit``: code -> the first such finding."""
         if not any(data.waive for data in self.suite.data if data.name == self.data):
             return {}
         file = self._cohort / "audit.json"
@@ -235,14 +235,14 @@ def read_cohorts(
     all_runs: bool = False,
     without: Collection[str] = (),
 ) -> list[RunGroup]:
-    """Read the runs below a results root, cohort by cohort: those that each suite asked for last.
+    """Read the runs below a results root, cohort by cohort: those of the last request of each suite.
 
     Args:
         root: results root, or the folder of one suite.
         suite: only this suite, ``name`` or ``name-v1``.
         data: only this cohort.
         methods: read these too, on the folds and seeds of the last request, where it leaves them out.
-        all_runs: read whatever was run, not what was asked for last alone.
+        all_runs: read every stored run, not only those of the last request.
         without: names of suites' folders that are passed over.
 
     Raises:
@@ -280,7 +280,7 @@ def read_cohorts(
     if left_out:
         reason = left_out[-1].removesuffix("; --all shows them too.").removesuffix(".")
         raise MilbenchError(
-            f"no run that was asked for last is done; {reason}; --all shows whatever is there.", code="runs-not-done"
+            f"no run of the last request is done; {reason}; --all shows all stored runs.", code="runs-not-done"
         )
     raise MilbenchError(
         f"{root} holds no finished runs{f' of {suite}' if suite else ''}; run: milbench run quickstart.",
@@ -311,7 +311,7 @@ def _tables(
         for record in cohort.superseded
     )
     notes = [
-        f"{where}: left out {count(n, 'run')} made with {what} than those asked for last."
+        f"{where}: left out {count(n, 'run')} made with {what} than those of the last request."
         for what, n in sorted(differences.items())
     ]
     if last is not None and not cohort.requested:
@@ -332,8 +332,8 @@ def _tables(
     tables = [table for table in every if table.runs]
     if len(tables) > 1:
         when = ["" if table.request is None else table.request.requested_at for table in tables]
-        newest = [table.label for table, asked_at in zip(tables, when, strict=True) if asked_at == max(when) != ""]
-        which = f" {' and '.join(newest)} {'was' if len(newest) == 1 else 'were'} asked for last." if newest else ""
+        newest = [table.label for table, time in zip(tables, when, strict=True) if time == max(when) != ""]
+        which = f" {' and '.join(newest)} {'was' if len(newest) == 1 else 'were'} requested last." if newest else ""
         notes.append(
             f"{where}: runs differ in {', '.join(differ)}; they stand in {len(tables)} tables and are not ranked "
             f"against each other.{which}"

@@ -212,9 +212,9 @@ class ScoredBags:
         """Return a mean AUC with its interval over patients and seeds.
 
         Args:
-            found: the scores.
+            resampled: AUCs of the runs and their replicates.
             auc: their mean over folds and seeds.
-            folds: those it is over; with none of them nothing is known.
+            folds: folds of the mean; without any, the interval over patients is NaN.
             error: of the seeds, pooled over methods.
         """
         interval = _UNKNOWN
@@ -325,7 +325,7 @@ def threshold_of(
 
 
 def _ranks(scores: np.ndarray) -> bytes:
-    """Return what two score tables (n, C) share that order all bags alike in every class, and no others."""
+    """Return the ranks of scores (n, C) as bytes: equal for two tables that order the bags equally in all classes."""
     columns = scores[:, 1:] if scores.ndim == 2 and scores.shape[1] == 2 else scores.reshape(len(scores), -1)
     return b"".join(np.unique(one, return_inverse=True)[1].astype("<i8").tobytes() for one in columns.T)
 

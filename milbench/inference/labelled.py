@@ -83,9 +83,9 @@ def read_slide_labels(tables: Tables, slides: Collection[str], classes: Sequence
     owner, _ = merge_patients({slide: patient for slide, patient in named.items() if patient not in none})
     notes = [*rows.notes, *values.notes(where)]
     if rows.several:
-        name, fits = next(iter(rows.several.items()))
-        notes.append(f"{count(len(rows.several), 'name')} of {where} matched to none, as they fit several: {name!r} "
-                     f"fits {' and '.join(map(repr, fits[:3]))}")  # fmt: skip
+        name, candidates = next(iter(rows.several.items()))
+        notes.append(f"{count(len(rows.several), 'name')} of {where} matched to none, as each matches several: "
+                     f"{name!r} matches {' and '.join(map(repr, candidates[:3]))}")  # fmt: skip
     labels = {slide: names.index(value) for slide, value in values.classes.items()}
     return SlideLabels(labels, owner, tuple(notes))
 

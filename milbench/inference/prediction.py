@@ -58,7 +58,7 @@ def kept_models_of_cohort(
     if not tables:
         for table in every:
             if name in table.absent:
-                why = table.absent[name].replace("{other}", "those asked for last")
+                why = table.absent[name].replace("{other}", "those of the last request")
                 source = (table.request.source if table.request else "") or "SUITE"
                 raise MilbenchError(
                     f"{table.data}: {name} was run {why}; run {name} again: "

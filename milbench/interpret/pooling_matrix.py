@@ -5,7 +5,7 @@ rows of P F. Max pooling has one non-zero entry, on the diagonal; mean pooling a
 diagonal; a method whose instances see each other before they are pooled has entries off the diagonal.
 
 Here ``P[i, j] >= 0`` is how much of instance j reaches the bag representation by way of the row of instance i, and all
-entries sum to 1. It is found numerically, in float64 and eval mode, from the method itself, by the first of three
+entries sum to 1. It is computed numerically, in float64 and eval mode, from the method itself, by the first of three
 definitions that applies. Each holds weights for what they are, numbers that multiply: that a softmax lets every
 instance push the weights of all others up or down is not mixing, and stays off the matrix.
 
@@ -109,7 +109,7 @@ def pooling_matrix(model: Aggregator, bags: Bags, definition: Definition | None 
         )
     if (n := bags.lengths[0]) > MOST:
         raise MilbenchError(
-            f"a pooling matrix of {n} x {n} is more than can be looked at; give at most {MOST} instances.",
+            f"a pooling matrix of {n} x {n} is too large; give at most {MOST} instances.",
             code="interpret-bad-input",
         )
     model = copy.deepcopy(model).double().eval()
@@ -188,12 +188,12 @@ def _derivatives(model: Aggregator, bags: Bags) -> Tensor:
         return bags.x.new_ones(1, 1, 1)
     if n < 4:
         raise MilbenchError(
-            f"mixing cannot be told from a common normaliser in {n} instances; give at least 4.",
+            f"mixing cannot be separated from a common normaliser with {n} instances; give at least 4.",
             code="interpret-bad-input",
         )
-    chance = torch.Generator().manual_seed(0)
+    rng = torch.Generator().manual_seed(0)
     spread = float((bags.x - bags.x.mean(dim=0)).square().mean().sqrt()) or 1.0
-    x = _untied(bags.x, spread, chance)
+    x = _untied(bags.x, spread, rng)
     with torch.no_grad():
         width = _representation(model(Bags(x, [n], bags.coords))).shape[1]
     wanted = torch.linspace(0, width - 1, min(width, COMPONENTS)).round().long().to(x.device)
@@ -202,7 +202,7 @@ def _derivatives(model: Aggregator, bags: Bags) -> Tensor:
     sizes = first.norm(dim=-1)
     squares = torch.zeros(len(wanted), n, n, dtype=x.dtype, device=x.device)
     for _ in range(PAIRS):
-        u, w = torch.randn(2, d, dtype=x.dtype, generator=chance).to(x.device)
+        u, w = torch.randn(2, d, dtype=x.dtype, generator=rng).to(x.device)
         second = torch.stack([_second(model, x, bags.coords, c, spread, u, w) for c in wanted])
         squares += _residual(second, first @ w, first @ u).square()
     off = ((squares + squares.mT) / (2 * PAIRS)).sqrt() / 2
@@ -210,11 +210,11 @@ def _derivatives(model: Aggregator, bags: Bags) -> Tensor:
     return off + torch.diag_embed(sizes)
 
 
-def _untied(x: Tensor, spread: float, chance: torch.Generator) -> Tensor:
+def _untied(x: Tensor, spread: float, rng: torch.Generator) -> Tensor:
     """Move features apart that are equal in two instances: a maximum has no derivative where two are the largest."""
     if not bool((x.sort(dim=0).values.diff(dim=0) == 0).any()):
         return x
-    noise = torch.randn(x.shape, dtype=x.dtype, generator=chance).to(x.device)
+    noise = torch.randn(x.shape, dtype=x.dtype, generator=rng).to(x.device)
     return x + JITTER * spread * noise
 
 
@@ -263,7 +263,7 @@ def _residual(second: Tensor, left: Tensor, right: Tensor) -> Tensor:
     """Take off what -(left_i nu_j + mu_i right_j) explains, off the diagonal.
 
     The fit is that of least absolute residuals, by least squares weighted anew again and again: where a normaliser
-    explains most pairs and a few act together beside it, squares would smear those few over all.
+    explains most pairs and a few interact in addition, squares would spread those few over all pairs.
 
     Args:
         second: ``(c, n, n)``.

@@ -2,13 +2,13 @@
 
 Every instance gets one score: its attention where the method returns any, otherwise gradient times input. No N x N
 matrix is made for any method (TransMIL's attention is the class token's row, composed through the Nystrom factors). The
-scores are judged in three ways:
+scores are evaluated in three ways:
 
 * against instance labels, where there are any: the AUC within a bag, and over all bags together;
 * by how concentrated they are: the entropy of the attention over log n, 0 for one instance, 1 for an even spread;
 * by deletion and insertion (Petsiuk et al., RISE, BMVC 2018, for images): how the probability of a class falls while
-  the instances of the highest scores are taken out of the bag, and how it rises while they are put in, beside instances
-  in random order. A bag of fewer instances is a bag: nothing has to be blanked.
+  the instances of the highest scores are taken out of the bag, and how it rises while they are put in, compared with
+  instances in random order. A bag of fewer instances is a bag: nothing has to be blanked.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Relevance:
             of different lengths compare; gradient times input is as it is, and has a sign.
         source: where they come from.
         attention: ``(N, h)`` as the method returned it, or None.
-        targets: ``(B,)`` int64, the class each bag was asked about.
+        targets: ``(B,)`` int64, the class of each bag that its scores are about.
     """
 
     scores: Tensor
@@ -75,7 +75,7 @@ def relevance(model: Aggregator, bags: Bags, targets: ArrayLike | Tensor | None 
         source: None: attention where the method returns it.
 
     Raises:
-        MilbenchError: attention is asked for and the method returns none, or a target is no class.
+        MilbenchError: attention is requested and the method returns none, or a target is no class.
     """
     with _evaluated(model), torch.no_grad():
         out = model(bags, attention=source != "gradient x input")
@@ -204,7 +204,7 @@ def removal_curves(model: Aggregator, bag: Bags, scores: ArrayLike | Tensor, tar
         bag: one bag of n >= 2 instances, on the device of the model.
         scores: ``(n,)``.
         target: the class.
-        steps: parts of a curve beside the first, at most n - 1.
+        steps: parts of a curve after the first, at most n - 1.
         repeats: random orders.
         seed: of the random orders: a number, or several.
 
@@ -228,8 +228,8 @@ def removal_curves(model: Aggregator, bag: Bags, scores: ArrayLike | Tensor, tar
             f"curves need at least one step and one repeat, got {steps} and {repeats}.", code="interpret-bad-input"
         )
     kept = np.unique(np.linspace(1, n, min(steps, n - 1) + 1).round().astype(np.int64))
-    chance = np.random.default_rng(seed)
-    drawn = [torch.from_numpy(chance.permutation(n)) for _ in range(repeats)]
+    rng = np.random.default_rng(seed)
+    drawn = [torch.from_numpy(rng.permutation(n)) for _ in range(repeats)]
     ways = drawn if len(s.unique()) < n else drawn[:1]
     highest = [some[torch.argsort(s[some], descending=True, stable=True)] for some in ways]
     lowest = [some[torch.argsort(s[some], stable=True)] for some in ways]
@@ -265,7 +265,7 @@ def interpret(model: Aggregator, slides: Iterable[tuple[str, Bags]], targets: Ma
     Args:
         model: the method, trained.
         slides: id and one bag each, on the device of the model.
-        targets: class that each slide is asked about; None: the predicted one.
+        targets: class of each slide that its scores are about; None: the predicted one.
         labels: instance labels of the slides that have them, ``(n,)`` of 1, 0 or -1 (not labelled).
         source: see `relevance`.
         steps: see `removal_curves`.
@@ -317,8 +317,8 @@ def export_attention(model: Aggregator, cache: FeatureCache, slides: Sequence[st
     """Write the scores of slides, and heatmaps where the cache has coordinates.
 
     A file ``<slide>.parquet`` a slide, one row an instance in the order of the cache: ``x`` and ``y`` (as in the
-    cache), ``score`` (see `Relevance`), and ``attention_0`` ... ``attention_{h-1}`` where there is attention. Beside it
-    ``<slide>.png``, whose title names slide, method, the class that the scores are about (the predicted one), its
+    cache), ``score`` (see `Relevance`), and ``attention_0`` ... ``attention_{h-1}`` where there is attention. Next to
+    it ``<slide>.png``, whose title names slide, method, the class that the scores are about (the predicted one), its
     probability and, where it is known, the slide's label. Characters of an id that a file name cannot have are written
     as in URLs.
 
@@ -338,7 +338,7 @@ def export_attention(model: Aggregator, cache: FeatureCache, slides: Sequence[st
         the files.
 
     Raises:
-        MilbenchError: an unknown slide, or attention asked for and none returned.
+        MilbenchError: an unknown slide, or attention requested and none returned.
     """
     from .figures import heatmap_figure
 

@@ -23,7 +23,7 @@ def comparison_lines(table: pd.DataFrame) -> list[str]:
             why = row.reason if row.reason == NO_AUC else f"not every run ended ok ({row.reason})"
             lines.append(f"{head}; not compared, because {why}.")
             continue
-        word = "told apart" if row.told_apart else "not told apart"
+        word = "separated" if row.told_apart else "not separated"
         difference = with_interval(row.difference, row.low, row.high, sign=True)
         lines.append(f"{head}; difference {difference}: {word}.{f' But {row.note}.' if row.note else ''}")
     over = with_seeds(units(set(table["unit"])), table)

@@ -19,7 +19,7 @@ from .model import Prose
 if TYPE_CHECKING:
     from ..evaluation.leaderboard import Leaderboard
 
-#: Formats that figures are written in besides PNG, where they are requested.
+#: Formats that figures are written in on request, in addition to PNG.
 FIGURE_FORMATS = ("svg", "pdf")
 
 #: How the first line of every report begins.
@@ -84,6 +84,6 @@ def foreign_readme(folder: Path, title: str | None = None) -> bool:
     if not first.strip(b"\0 \r\n\t") and readme.stat().st_size <= 4096:
         return readme.read_bytes().strip(b"\0 \r\n\t") != b""
     wanted = _HEADING if title is None else f"# {markdown(title)}\n"
-    # A first line that was cut short belongs to nobody else.
+    # An incomplete first line is that of an interrupted write of this report.
     torn = not first.endswith(b"\n") and len(first) > 2 and wanted.encode().startswith(first)
     return not (first.startswith(wanted.encode()) or torn)

@@ -23,7 +23,7 @@ from .markdown import machine_text, markdown_table
 if TYPE_CHECKING:
     from rich.table import Table
 
-#: of the JSON beside a table; raised when its keys change meaning.
+#: of the JSON next to a table; raised when its keys change meaning.
 SCHEMA_VERSION = 2
 _MODES = {"infer": "Inference", "train": "Training step"}
 
@@ -156,7 +156,7 @@ def busy_notes(df: pd.DataFrame, record: Mapping[str, Any]) -> list[str]:
 
     Args:
         df: from `milbench.runs.scaling.table.tidy`.
-        record: `milbench.runs.scaling.sweep.ScalingSweep.record`; one of before it held ``load`` tells nothing of it.
+        record: `milbench.runs.scaling.sweep.ScalingSweep.record`; older records without ``load`` give no note about it.
     """
     notes = []
     slow = df[df["share_of_best"] < BUSY_SHARE]
@@ -164,7 +164,7 @@ def busy_notes(df: pd.DataFrame, record: Mapping[str, Any]) -> list[str]:
         rows = ", ".join(f"{short_name(r.method)} {r.mode} n={r.n:,} ({r.share_of_best:.0%})" for r in _rows(slow[:5]))
         more = f" and {len(slow) - 5} more" if len(slow) > 5 else ""
         notes.append(
-            f"Busy machine: beside {rows}{more} its own matrix multiply ran at less than {BUSY_SHARE:.0%} of its best "
+            f"Busy machine: during {rows}{more} its own matrix multiply ran at less than {BUSY_SHARE:.0%} of its best "
             "rate in this table; these times are too long."
         )
     load = record.get("load")
@@ -182,7 +182,7 @@ def _markdown(df: pd.DataFrame, record: Mapping[str, Any], stem: str, command: s
     warm = (
         "The device's L2 cache is cleared before every call; time is the device's, between two events."
         if ceiling["device"] == "cuda"
-        else "The bag stays where it is from call to call, as in training from memory: in the caches as far as it fits."
+        else "Every call uses the same bag, as in training from memory, so the caches may hold it or parts of it."
     )
     shape = " x ".join(map(str, ceiling["gemm_shape"]))
     rates = (
@@ -202,7 +202,7 @@ def _markdown(df: pd.DataFrame, record: Mapping[str, Any], stem: str, command: s
 def _json(value: Any) -> str:
     """Spell a JSON value; a list of plain values takes one line."""
     text = json.dumps(value, indent=1, allow_nan=False)
-    return re.sub(r"\[\s+([^\[\]{}]*?)\s+\]", lambda found: f"[{' '.join(found[1].split())}]", text) + "\n"
+    return re.sub(r"\[\s+([^\[\]{}]*?)\s+\]", lambda match: f"[{' '.join(match[1].split())}]", text) + "\n"
 
 
 def _rows(block: pd.DataFrame) -> Iterator[Any]:

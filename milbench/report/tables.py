@@ -124,7 +124,7 @@ COST: _Columns = {
 
 
 def short_metrics() -> list[Metric]:
-    """Return the metrics that the short table shows, besides the one that methods are ranked by."""
+    """Return the metrics that the short table shows in addition to the one that methods are ranked by."""
     return [metric for metric in metrics.registered() if metric.short and metric.name != _RANKED_BY]
 
 

@@ -30,7 +30,7 @@ def numbers(values: Any, name: str, ndim: int | None = None, length: int | None 
         finite: whether NaN and infinity are refused.
 
     Raises:
-        MilbenchError: no numbers, rows of different lengths, or what is asked for does not hold.
+        MilbenchError: no numbers, rows of different lengths, or one of these requirements is not met.
     """
     try:
         array = np.asarray(values, dtype=np.float64)
@@ -96,7 +96,7 @@ def instance(value: Any, kind: type[T], name: str, makers: str) -> T:
 
 
 def generator(seed: Any) -> np.random.Generator:
-    """Return the source of chance of a seed, or a generator as it is.
+    """Return the random generator of a seed, or a generator as it is.
 
     Raises:
         MilbenchError: neither.

@@ -61,7 +61,7 @@ class AucEstimates:
         """Return the difference of two AUCs and its standard error."""
         c = self.covariance
         variance = c[first, first] + c[second, second] - 2 * c[first, second]
-        # Two methods that order alike differ by rounding; that is no error.
+        # A variance this small between two methods that order slides equally is rounding error.
         error = float(np.sqrt(variance)) if variance > 1e-18 or np.isnan(variance) else 0.0
         return float(self.auc[first] - self.auc[second]), error
 
@@ -86,7 +86,7 @@ class AucEstimates:
 
         An AUC of 1 or 0 has no variance, and its part of the interval is `certain_bound` instead, combined with the
         error of the other AUC as MOVER combines limits (Zou and Donner, Stat. Med. 27, 2008); where both are 1 or 0 the
-        interval is what their bounds leave. Two methods that order all slides alike have a difference of exactly 0.
+        interval is what their bounds leave. Two methods that order all slides equally have a difference of exactly 0.
         """
         gap, error = self.difference(first, second)
         if np.isnan(error):
@@ -124,9 +124,9 @@ def delong(labels: ArrayLike, scores: ArrayLike, patients: ArrayLike | None = No
     """Return AUCs and their covariance (DeLong, DeLong and Clarke-Pearson, Biometrics 44, 1988).
 
     cov = cov of positives' placements / positives + cov of negatives' placements / negatives, in O(n log n).
-    With `patients` placements are added up within a patient before, so that slides of one patient may be as
-    alike as they like (Obuchowski, Biometrics 53, 1997); a patient may have slides of both classes. With one slide a
-    patient the two are equal.
+    With `patients` placements are added up within a patient before, so that slides of one patient may be
+    correlated to any degree (Obuchowski, Biometrics 53, 1997); a patient may have slides of both classes. With one
+    slide a patient the two are equal.
 
     At an AUC of exactly 0 or 1 all placements are equal and the covariance is 0, which is not certainty; the intervals
     of `milbench.stats.auc_interval` put a bound there.
@@ -308,7 +308,7 @@ def exact_bound(auc: float, patients: ArrayLike | PatientPairs, level: float = L
         return float("nan")
     if not pairs.disjoint:
         return 0.0
-    # Of all pairs with the hinge at the lightest one: exact at 1, where the others are those of pairs that weigh alike.
+    # Of all pairs with the hinge at the lightest one: exact at 1, where the others are those of pairs of equal weight.
     left = 1 - disorder / pairs.least
     low = (tail * left) ** (1 / pairs.disjoint) if left > 0 else 0.0
     if pairs.even and 0 < disorder < 1:

@@ -102,8 +102,8 @@ def elo_ratings(
     The intervals are percentiles of a bootstrap over tasks, expanded for the few tasks there are (`student_factor`).
     Simulated with five methods, they cover 93, 94 and 95 % at 10, 20 and 50 tasks, and 90 % at 5.
 
-    A rating is relative to the methods it met: it moves when one joins, and tells no size of a difference in score.
-    Show the scores beside it.
+    A rating is relative to the methods it met: it moves when one joins, and does not give the size of a difference in
+    score. Show the scores with it.
 
     Args:
         wins: (T, M, M) of each task, from `pairwise_wins`.

@@ -23,8 +23,8 @@ class Friedman:
         statistic: Friedman's chi-square, corrected for ties, with its p-value; ``p_iman_davenport`` is of the F
             statistic made of it, which is less conservative.
         critical_difference: of two mean ranks, Nemenyi's: over all pairs together wrong with probability `alpha`.
-        groups: largest sets of methods, by index from best to worst, no two of which are told apart; a method alone is
-            in none.
+        groups: largest sets of methods, by index from best to worst, no two of which differ by more than the critical
+            difference; a method alone is in none.
         tasks: N.
         alpha: of the critical difference.
     """
@@ -49,7 +49,7 @@ class Friedman:
 def friedman(scores: ArrayLike, alpha: float = 0.05) -> Friedman:
     """Return Friedman's test and Nemenyi's critical difference of scores over tasks.
 
-    A method's mean rank depends on which others are in the table, so that two methods may be told apart in one table
+    A method's mean rank depends on which others are in the table, so that two methods may be separated in one table
     and not in another (Benavoli et al., JMLR 17, 2016): for a pair alone take `sign_flip_test` over tasks, with `holm`
     where there are several pairs.
 

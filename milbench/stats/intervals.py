@@ -55,17 +55,17 @@ def auc_interval(
     of .6, .9 and .98, but for 98 % at 50 slides and .98: there 6 % of all samples are perfectly ordered, and an
     interval with even tails covers 97.5 % or more if it has .98 for those, and 91 % if not. With several slides a
     patient it covers 92 to 99 %. Scores that are not normal near 1 with few positives it does not cover: at .98 with 39
-    positives 84 to 86 % where they are exponential or those of positives wide, and 77 % where some positives look like
-    negatives altogether (a missed tumour), as a sample may show none of those and nothing that looks at the sample
-    alone can know; with 150 positives 92 to 93 %. ``guarded`` allows for it and covers 94 to 99 % everywhere, with an
-    end toward chance that is farther off than normal scores need.
+    positives 84 to 86 % where they are exponential or those of positives wide, and 77 % where some positives have the
+    scores of negatives (a missed tumour), as a sample may hold none of those and no method can infer them from the
+    sample alone; with 150 positives 92 to 93 %. ``guarded`` allows for it and covers 94 to 99 % everywhere, with an end
+    toward 0.5 that is farther off than normal scores need.
 
     Methods:
 
     - ``logit``: DeLong's error (Obuchowski's with `patients`) on the logit scale, where the interval keeps its tails
       even (Perme and Manevski, Stat. Methods Med. Res. 28, 2019), with Student's t at Satterthwaite's degrees of
       freedom (Brunner and Munzel, Biometrical J. 42, 2000). At an AUC of 1 or 0: `certain_bound`.
-    - ``guarded``: the same; the end toward chance is that of a sample in which a tenth of a patient of each class is on
+    - ``guarded``: the same; the end toward 0.5 is that of a sample in which a tenth of a patient of each class is on
       the wrong side of all others, or `exact_bound` where that is nearer.
     - ``wald``: estimate -+ z error, as DeLong's interval is usually printed. It covers 78 % at 50 slides and .98,
       and may end beyond 1.
@@ -107,8 +107,8 @@ def auc_interval(
             )
         owner = owners(patients, len(y))
         weights = cluster_weights(owner, y, resamples, generator(seed))
-        classes, found_aucs = class_aucs(y, s, np.vstack([np.ones(len(y)), weights]))
-        parts = ClassAucs(classes, found_aucs[:, 0], np.full(len(classes), 1 / len(classes)), found_aucs[:, 1:])
+        classes, areas = class_aucs(y, s, np.vstack([np.ones(len(y)), weights]))
+        parts = ClassAucs(classes, areas[:, 0], np.full(len(classes), 1 / len(classes)), areas[:, 1:])
         auc = parts.mean
         if method == "percentile":
             return Interval(auc, *interval(parts.weights @ parts.replicates, level), method)
@@ -238,7 +238,7 @@ def auc_difference(
       has no error to estimate; the interval allows for its `certain_bound`, or, where a class has slides of one
       patient, for the `exact_bound` of both AUCs.
     - ``percentile``, ``bca``: bootstrap over patients within each label, both methods on the same patients. As a test
-      the percentile interval rejects 3 to 7.5 % under the null at nominal 5 % where the methods are alike, up to 12 %
+      the percentile interval rejects 3 to 7.5 % under the null at nominal 5 % where the methods are similar, up to 12 %
       where one is more uneven and AUCs are near 1, and 2.5 to 10.5 % with 17 to 43 patients of several slides; BCa up
       to 20 % where AUCs are near 1, for which it should not be taken.
 

@@ -106,11 +106,11 @@ def mean_interval(
     no interval of a mean near 1 reaches below the bound of its disorder.
 
     Args:
-        found: AUCs of the classes, with replicates.
+        areas: AUCs of the classes, with replicates.
         labels: (n,) class indices of all bags tested.
         patients: (n,) of each bag.
         level: coverage.
-        folds: rows that each fold tests, where ``found`` holds means over folds: patients of different folds are never
+        folds: rows that each fold tests, where ``areas`` holds means over folds: patients of different folds are never
             compared. None: one fold of all bags.
 
     Raises:

@@ -25,7 +25,7 @@ def detectable_difference(
     """Return the smallest true difference that slides like these show, from DeLong's error of this pair of methods.
 
     (z + z_power) times the error of the paired difference: were two methods so far apart, a test on as many slides
-    would tell them apart with probability `power`. The observed difference does not enter; this is no test of it.
+    would separate them with probability `power`. The observed difference does not enter; this is no test of it.
 
     Args:
         labels, a, b, patients: see `auc_difference`.
@@ -33,7 +33,7 @@ def detectable_difference(
         level: 1 - level is the two-sided level of the test.
 
     Returns:
-        the difference; NaN where these slides show no error of it: both methods order them alike, or no placement
+        the difference; NaN where these slides show no error of it: both methods order them equally, or no placement
         varies, or a class has slides of one patient only.
     """
     _, error = delong(labels, pair_of_scores(a, b), patients).difference()
@@ -50,7 +50,7 @@ def planned_difference(
     slides_per_patient: float = 1.0,
     within_patient: float = 0.0,
 ) -> float:
-    """Return the smallest d such that an AUC of auc + d is told apart from auc on so many slides.
+    """Return the smallest d such that an AUC of auc + d is separated from auc on so many slides.
 
     "With these slides you can see differences of at least d": solves d = (z + z_power) `planned_error`. Simulated
     power of DeLong's test at that d is 77 to 87 % for a power of 80 %, most near an AUC of 1.
@@ -58,15 +58,15 @@ def planned_difference(
     Args:
         positives, negatives: slides.
         auc: of the lesser method.
-        correlation: of the two methods' scores among slides of one class. Aggregators of the same features are much
-            alike: .6 to .9; two seeds of one method tell it.
+        correlation: of the two methods' scores among slides of one class. Aggregators of the same features
+            correlate by .6 to .9; two seeds of one method give an estimate.
         power: probability to see it.
         level: 1 - level is the two-sided level of the test.
         slides_per_patient, within_patient: mean slides of a patient, all of one class, and the correlation of their
             scores: the variance grows by 1 + (slides - 1) within_patient, roughly.
 
     Returns:
-        d; NaN where not even an AUC of 1 would be told apart.
+        d; NaN where not even an AUC of 1 would be separated.
 
     Raises:
         MilbenchError: an argument out of its range.

@@ -22,7 +22,7 @@ def cluster_weights(patients: ArrayLike, labels: ArrayLike, resamples: int, rng:
             (NaN, None, empty) is a patient of its own.
         labels: (n,) class indices.
         resamples: R.
-        rng: the source of chance; the same state gives the same weights.
+        rng: the random generator; the same state gives the same weights.
 
     Returns:
         (R, n): how often each bag's patient was drawn.
@@ -105,7 +105,7 @@ def _mean(values: Array, defined: Array, axis: int | tuple[int, ...]) -> Array:
 def interval(replicates: ArrayLike, level: float = LEVEL) -> tuple[float, float]:
     """Return the percentile interval of replicates (R,), NaN left out; (NaN, NaN) where none is left.
 
-    Of an AUC it is too short on the side of chance: see `milbench.stats.auc_interval`.
+    Of an AUC it is too short on the side of 0.5: see `milbench.stats.auc_interval`.
     """
     values = _finite(replicates)
     share_of(level)
@@ -119,7 +119,7 @@ def logit_interval(estimate: float, replicates: ArrayLike, level: float = LEVEL)
     """Return the interval of a share (an AUC, an accuracy) from its replicates' standard deviation, on the logit scale.
 
     estimate -> logit(estimate) -+ z sd(replicates) / (estimate (1 - estimate)) -> back: the bootstrap's form of DeLong
-    on the logit scale. It stays inside (0, 1) and is longer on the side of chance, where the percentile interval of
+    on the logit scale. It stays inside (0, 1) and is longer on the side of 0.5, where the percentile interval of
     an AUC near 1 is too short. It serves any mean over folds and seeds that `combine` gives.
 
     Args:

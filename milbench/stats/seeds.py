@@ -3,9 +3,9 @@
 Model. The AUC of method m with seed s is A_m + b_ms + e_ms: b a deviation of the seed, independent between methods and
 seeds, with variance v_m on the log-odds scale of the AUC, e what these patients add to it. The variance of a method's
 seeds at hand estimates the sum of both; that of e is known from the resamples of patients, which hold every seed, and
-is subtracted. Few seeds tell little of v_m: it is drawn towards the mean of the other methods (a moderated variance,
-Smyth, Stat. Appl. Genet. Mol. Biol. 3, 2004), with as many degrees of freedom as the methods' spreads are alike, at
-most `MOST_SHARED`, and where cohort and methods together have fewer than `LEAST` degrees of freedom, the rest comes
+is subtracted. Few seeds estimate v_m poorly: it is drawn towards the mean of the other methods (a moderated variance,
+Smyth, Stat. Appl. Genet. Mol. Biol. 3, 2004), with more degrees of freedom the more similar the methods' spreads are,
+at most `MOST_SHARED`, and where cohort and methods together have fewer than `LEAST` degrees of freedom, the rest comes
 from `FIELD_SPREAD`. The error of a mean then has Satterthwaite's degrees of freedom of its parts.
 """
 
@@ -98,10 +98,10 @@ class Mean:
         replicates: (R,) over patients alone; row r of every method of a cohort holds the same patients.
         error: of seeds.
         guard: (below, above): squared reach of ``patients`` beyond that of its replicates, where a rare class or nearly
-            perfect order asks for it.
+            perfect order requires it.
         guards: the same class by class, where that is known; they sum to it.
         drawn: (low, high) of the replicates alone; None: ``patients``.
-        order: what two methods share that order all bags of all runs alike, and no others; empty: not known.
+        order: equal for two methods that order all bags of all runs equally, and for no others; empty: not known.
     """
 
     estimate: float
@@ -384,7 +384,7 @@ def mean_difference(a: Mean, b: Mean, level: float = LEVEL) -> Difference:
     errors and of Student's quantile to the normal one. What a rare class or perfect order hides from the replicates of
     the two methods is added as it is, a class's part as far as the two methods disagree on it.
 
-    Methods that order all bags alike have a difference of exactly 0: those of one `Mean.order` and, where that is not
+    Methods that order all bags equally have a difference of exactly 0: those of one `Mean.order` and, where that is not
     known, those of equal replicates (but for two perfect orders, whose replicates cannot differ).
 
     Raises:
@@ -422,10 +422,10 @@ def mean_difference(a: Mean, b: Mean, level: float = LEVEL) -> Difference:
 def _same_order(a: Mean, b: Mean) -> bool:
     if a.order and b.order:
         return a.order == b.order
-    return 0 < a.estimate < 1 and abs(a.estimate - b.estimate) < 1e-12 and _alike(a.replicates, b.replicates)
+    return 0 < a.estimate < 1 and abs(a.estimate - b.estimate) < 1e-12 and _equal_replicates(a.replicates, b.replicates)
 
 
-def _alike(first: Array, second: Array) -> bool:
+def _equal_replicates(first: Array, second: Array) -> bool:
     """Return whether two arrays of replicates are the same but for rounding, NaN in the same places."""
     return first.shape == second.shape and np.allclose(first, second, rtol=0, atol=1e-12, equal_nan=True)
 
@@ -435,7 +435,7 @@ def _common_guard(a: Mean, b: Mean) -> tuple[float, float]:
 
     A class whose AUCs have the same replicates under both methods has none. Otherwise its part is that of independent
     methods times ((n - 1) v + 1) / n, v the variance of the class's difference over the sum of both variances and n the
-    patients of its rarer side: of one patient nothing tells how alike two methods are.
+    patients of its rarer side: one patient gives no estimate of how similar two methods are.
     """
     pairs = [(first, second) for first in a.guards for second in b.guards if first.label == second.label]
     if len(pairs) != len(a.guards) or len(pairs) != len(b.guards) or not pairs:
@@ -444,7 +444,7 @@ def _common_guard(a: Mean, b: Mean) -> tuple[float, float]:
     for first, second in pairs:
         if first.replicates.shape != second.replicates.shape:
             apart = 1.0
-        elif 0 < first.auc < 1 and first.auc == second.auc and _alike(first.replicates, second.replicates):
+        elif 0 < first.auc < 1 and first.auc == second.auc and _equal_replicates(first.replicates, second.replicates):
             apart = 0.0
         else:
             both = _variance(first.replicates) + _variance(second.replicates)
@@ -489,8 +489,8 @@ class Ranks:
 
     Attributes:
         rank: (M,) competition ranks by score, 1 is best; equal scores share one; NaN for methods without a score.
-        low, high: (M,) ends of the interval of each rank; all of them hold together with the probability asked for.
-        best: (M,) whether a method cannot be told from the best: ``low`` is 1.
+        low, high: (M,) ends of the interval of each rank; all of them hold together with the requested probability.
+        best: (M,) whether a method is not separated from the best: ``low`` is 1.
     """
 
     rank: Array

@@ -50,7 +50,7 @@ class Case:
     device: str = "cpu"
 
     def model(self, seed: int = 0, train: bool = False) -> Aggregator:
-        """Build a fresh module from a seed of its own, in eval mode unless told otherwise."""
+        """Build a fresh module from a seed of its own, in eval mode unless ``train``."""
         torch.manual_seed(self.seed * 1000 + seed)
         model = self.method.create(self.in_dim, self.n_classes).to(self.device).train(train)
         model.reset(torch.Generator(self.device).manual_seed(self.seed * 1000 + seed))
@@ -128,8 +128,8 @@ def refused(call: Callable[[], Any], what: str) -> None:
         return
     except Exception as error:
         raise CheckFailed(
-            f"{what} end in {type(error).__name__} instead of a MilbenchError that names the mend."
+            f"{what} end in {type(error).__name__} instead of a MilbenchError that names the fix."
         ) from error
     raise CheckFailed(
-        f"{what} are accepted without a word; raise MilbenchError, as Aggregator.forward does if left alone."
+        f"{what} are accepted without an error; raise MilbenchError, as Aggregator.forward does if left alone."
     )

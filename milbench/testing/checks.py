@@ -197,12 +197,12 @@ def log_odds_agree(case: Case) -> None:
 
 
 def attention_on_request(case: Case) -> None:
-    """Attention is None unless asked for, and asking for it changes no logit."""
+    """Attention is None unless requested, and requesting it changes no logit."""
     model, bags = case.model(), join(case.bags())
     plain, with_attention = predict(model, bags), predict(model, bags, attention=True)
     if plain.attention is not None:
-        raise CheckFailed("attention is returned though it was not asked for; it costs memory on every forward pass.")
-    same(with_attention.logits, plain.logits, "logits", "asking for attention must not change the prediction.")
+        raise CheckFailed("attention is returned though it was not requested; it costs memory on every forward pass.")
+    same(with_attention.logits, plain.logits, "logits", "a request for attention must not change the prediction.")
 
 
 def everything_finite(case: Case) -> None:
@@ -288,7 +288,7 @@ def training_follows_the_seed(case: Case) -> None:
         seen.append((out.logits, model.loss(out, case.targets(len(bags)))))
     for what, first, second in zip(("logits", "the loss"), *seen, strict=True):
         same(second, first, f"{what} in train mode from the same torch seed",
-             "chance comes from elsewhere than torch's generator, so no run can be repeated.",
+             "the method draws random numbers from another source than torch's generator, so no run can be repeated.",
              tolerance=1e-6)  # fmt: skip
 
 
@@ -399,7 +399,7 @@ def wrong_width_is_refused(case: Case) -> None:
 
 
 def nan_is_refused(case: Case) -> None:
-    """A NaN in the features raises MilbenchError on the CPU, wherever it is (on CUDA the training loop looks)."""
+    """A NaN in the features raises MilbenchError on the CPU, wherever it is (on CUDA the training loop checks)."""
     model = case.model().cpu()
     for row, column in ((0, 0), (9, case.in_dim - 1), (-1, 0)):
         bags = join(case.bags(SMALL)).to("cpu")

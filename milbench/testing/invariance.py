@@ -101,7 +101,7 @@ def batch_invariance_of_attention(case: Case) -> None:
 
 
 def stacked_as_declared(case: Case) -> None:
-    """In a stack of models each has the loss's gradient that it has by itself, and its own chance (if stackable)."""
+    """In a stack each model has the loss's gradient that it has alone, and its own random numbers (if stackable)."""
     if not case.method.cls.stackable:
         raise Skip("the method is not declared stackable")
     models = [case.model(seed) for seed in range(3)]
@@ -124,12 +124,12 @@ def stacked_as_declared(case: Case) -> None:
     logits = []
     for seed in range(2):
         torch.manual_seed(seed)
-        chances = [torch.Generator(case.device).manual_seed(i) for i in range(3)]
+        generators = [torch.Generator(case.device).manual_seed(i) for i in range(3)]
         models = [case.model(seed) for seed in range(3)]
         torch.manual_seed(seed)
-        logits.append(Stack(models, chances).train()(join(singles)).logits.detach())
+        logits.append(Stack(models, generators).train()(join(singles)).logits.detach())
     same(logits[1], logits[0], "logits of a stack in train mode under another seed of torch",
-         "a stackable method has no chance but nn.Dropout, whose draws are each model's own.")  # fmt: skip
+         "the only random part of a stackable method is nn.Dropout, whose draws are each model's own.")  # fmt: skip
 
 
 def permutation_as_declared(case: Case) -> None:

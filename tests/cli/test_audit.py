@@ -64,7 +64,7 @@ def test_nothing_is_found_in_a_clean_cohort(tmp_path, cli):
     write(clean_cohort(), tmp_path)
     said = cli("audit", "my.toml")
     assert (said.code, said.err) == (0, "")
-    assert said.out.splitlines() == ["planted: nothing found.", "0 errors, 0 warnings, 0 waived."]
+    assert said.out.splitlines() == ["planted: no findings.", "0 errors, 0 warnings, 0 waived."]
 
 
 def test_built_in_suites_are_clean(cli):

@@ -452,19 +452,19 @@ def test_no_folder_of_this_machine_in_a_command(tmp_path, monkeypatch):
 # --- compare ---------------------------------------------------------------------------------------------------------
 
 
-def test_compare_tells_apart_what_the_leaderboard_tells_apart(results, cli):
+def test_compare_separates_what_the_leaderboard_separates(results, cli):
     said = cli("compare", "transmil", "mean", "--results", results)
     assert said.code == 0
     easy, hard, how = said.out.splitlines()
     assert re.fullmatch(
-        r"made-up-v1 / hard: transmil \d\.\d+, mean \d\.\d+; difference \+\d\.\d+ \[\+\d\.\d+, \+\d\.\d+\]: told "
-        r"apart\.",
+        r"made-up-v1 / hard: transmil \d\.\d+, mean \d\.\d+; difference \+\d\.\d+ \[\+\d\.\d+, \+\d\.\d+\]: "
+        r"separated\.",
         hard,
     )
     assert easy.startswith("made-up-v1 / easy: ")
     assert "paired difference A - B with its 95 %" in how
     near = cli("compare", "clam_sb", "abmil", "--results", results, "--data", "hard").out
-    assert ": not told apart." in near
+    assert ": not separated." in near
 
 
 def test_compare_is_the_leaderboards_own_difference(results):

@@ -26,10 +26,10 @@ from milbench.evaluation.known_answers import (
     UNIT_TESTS,
     Estimate,
     estimates,
-    judge,
     known_answers,
     sections,
     share_of_the_way,
+    verdict_of,
 )
 from milbench.evaluation.leaderboard import evaluate
 from milbench.evaluation.runs_table import read_cohorts
@@ -61,7 +61,7 @@ def test_names_agree_with_the_datasets():
 )
 def test_verdicts_from_intervals(train, test, verdict):
     one, other = (Estimate(np.mean(ends), *ends, np.empty(0)) for ends in (train, test))
-    assert judge(one, other, 0.8) == verdict
+    assert verdict_of(one, other, 0.8) == verdict
 
 
 def test_bars_are_what_one_concept_alone_reaches():

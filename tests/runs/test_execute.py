@@ -163,7 +163,8 @@ def test_tables_show_what_was_asked_for_last(tmp_path):
     third = table()
     pd.testing.assert_frame_equal(third, first)
     (note,) = (note for note in evaluate(results, resamples=20).notes if "left out" in note)
-    assert note == "small-v1 / d: left out 4 runs made with other features, labels or folds than those asked for last."
+    reason = "other features, labels or folds than those of the last request"
+    assert note == f"small-v1 / d: left out 4 runs made with {reason}."
     before = files(results)
     run(small, results)
     assert files(results) == before  # asked for last already: nothing is written

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _GREY, _DARK, _LIGHT = "#737373", "#08306b", "#9ecae1"
-_AXIS = 3.1  # inches: width of a panel beside its names
+_AXIS = 3.1  # inches: width of a panel without its names
 
 
 def effect_figure(table: pd.DataFrame) -> Figure:

@@ -44,7 +44,7 @@ class Named:
 
 
 def name_points(figure: Figure, panels: Sequence[Named]) -> None:
-    """Name the points of a figure's panels: beside each, or where names have no room, by numbers with a list.
+    """Name the points of a figure's panels: next to each, or where names have no room, by numbers with a list.
 
     The list stands to the right of the panels, and the figure grows by its width. The layout is final afterwards.
     """
@@ -77,7 +77,7 @@ def name_points(figure: Figure, panels: Sequence[Named]) -> None:
 def place_labels(
     ax: Axes, x: np.ndarray, y: np.ndarray, names: list[str], line: np.ndarray | None = None
 ) -> list[Bbox]:
-    """Write a name beside every point so that no two names overlap, nor a name a point, as far as the panel has room.
+    """Write a name next to every point so that no two names overlap, nor a name a point, as far as the panel has room.
 
     A name prefers the right of its point at the same height; it is pushed up or down, or to the left, as far as it
     must, and then a thin line leads back to its point. The layout of the figure must be final.
@@ -155,7 +155,7 @@ def _along(corners: np.ndarray) -> np.ndarray:
 
 
 def _options(point: np.ndarray, size: tuple[float, float], gap: float) -> tuple[np.ndarray, np.ndarray]:
-    """Return boxes (m, 4) that a name of a size may take beside a point, and by how much each is less liked (m,)."""
+    """Return boxes (m, 4) that a name of a size may take next to a point, and the penalty of each (m,)."""
     width, height = size
     shift = np.arange(-24, 25) * height / 3
     # Far up or down, a name also steps aside, so that its line is not upright through other points.

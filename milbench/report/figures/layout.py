@@ -22,13 +22,13 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-#: Dash patterns of lines, by which a grey print tells them apart.
+#: Dash patterns of lines, which distinguish them in a grey print.
 STROKES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1.5, 1.2)), (0, (5, 1.5, 1, 1.5)))
 #: Markers, of which one may be given to every method.
 MARKERS = "osD^vP<X>h"
 #: Colours that stand out from a white ground: of seaborn's "dark" palette, without its second brown and grey.
 _COLOURS = tuple(colour for i, colour in enumerate(sns.color_palette("dark")) if i not in (5, 7))
-#: Width that the handle of a legend's entry takes beside its text, and the distance of two columns.
+#: Width of the handle of a legend's entry in addition to its text, and the distance of two columns.
 _HANDLE, _COLUMN_GAP = 0.55, 0.3
 _PATHS = TextToPath()
 
@@ -101,9 +101,9 @@ def method_styles(methods: Sequence[str], markers: bool = False) -> dict[str, di
         methods: in the order of the legend.
         markers: also give each a marker.
     """
-    looks = itertools.cycle(itertools.product(STROKES, _COLOURS))
+    variants = itertools.cycle(itertools.product(STROKES, _COLOURS))
     styles = {}
-    for i, (method, (stroke, colour)) in enumerate(zip(methods, looks, strict=False)):
+    for i, (method, (stroke, colour)) in enumerate(zip(methods, variants, strict=False)):
         # The stroke also changes from one line to the next, so that neighbours differ in a grey print.
         turned = STROKES[(STROKES.index(stroke) + i) % len(STROKES)]
         styles[method] = {"color": colour, "ls": turned}

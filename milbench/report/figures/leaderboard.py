@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 from .labels import Named, name_points
 from .style import GREY, STYLE, grid_of_panels, plot_style
 
-#: inches: width of a panel of AUCs beside names and ranks
+#: inches: width of a panel of AUCs without names and ranks
 _AXIS = 3.4
 
 
@@ -38,7 +38,7 @@ _FRONT: dict[str, Any] = {"color": "#c7c7c7", "lw": 2.0}
 _SMALL: dict[str, Any] = {"fontsize": "small", "color": GREY}
 
 
-#: cost column -> (axis label, factor to its unit, whether more is better, smallest value told apart from 0)
+#: cost column -> (axis label, factor to its unit, whether more is better, smallest value distinguished from 0)
 _COSTS = {
     "infer_patches_per_s": ("Inference throughput (patches/s)", 1.0, True, 0.0),
     "train_bags_per_s": ("Training throughput (bags/s)", 1.0, True, 0.0),
@@ -51,7 +51,7 @@ _COSTS = {
 
 
 def auc_figure(df: pd.DataFrame) -> Figure:
-    """Draw AUC with its interval by method, one panel a cohort, the best on top; a dashed line marks chance.
+    """Draw AUC with its interval by method, one panel a cohort, the best on top; a dashed line marks an AUC of 0.5.
 
     Methods without a rank are drawn hollow below a line, as their AUC is over fewer runs, and named with their outcome;
     those without a score are named only.
@@ -67,8 +67,8 @@ def auc_figure(df: pd.DataFrame) -> Figure:
     columns = min(2, len(blocks))
     height = 0.29 * rows_most + 1.5
     with plot_style():
-        beside = [rank_text(row) if row.rank == row.rank else row.outcome for row in _rows(df)]
-        room = widest(df["method"], "medium") + widest([*beside, "rank [95 %]"], "small") + 0.5
+        right = [rank_text(row) if row.rank == row.rank else row.outcome for row in _rows(df)]
+        room = widest(df["method"], "medium") + widest([*right, "rank [95 %]"], "small") + 0.5
         figure, axes = grid_of_panels(len(blocks), columns, room + _AXIS, height, sharex=True)
         floor = no_skill = task_named(CLASSIFICATION).no_skill or 0.0
         for ax, (name, block) in zip(axes, blocks, strict=False):
@@ -99,8 +99,8 @@ def auc_figure(df: pd.DataFrame) -> Figure:
             ax.grid(axis="y", visible=False)
         for ax in axes:
             ax.set_xlim(max(0.0, floor - 0.03), 1.02)
-        chance = Line2D([], [], color=GREY, lw=1, ls=(0, (4, 3)), label="chance")
-        _finish(figure, df, [chance])
+        no_skill_line = Line2D([], [], color=GREY, lw=1, ls=(0, (4, 3)), label="chance")
+        _finish(figure, df, [no_skill_line])
     return figure
 
 
@@ -113,8 +113,8 @@ def tradeoff_figure(df: pd.DataFrame, cost: str) -> Figure | None:
 
     Returns:
         a figure; None where no ranked method has both an AUC and this cost. Methods without a rank are not drawn,
-        because their AUC is over fewer runs. Memory too small to be told from none is drawn at the smallest value that
-        can be, 0.1 MiB, and the axis says so.
+        because their AUC is over fewer runs. Memory below 0.1 MiB, the resolution of the measurement, is drawn at 0.1
+        MiB, and the axis says so.
     """
     label, factor, more_is_better, least = _COSTS[cost]
     if (df[cost] < least).any():

@@ -23,7 +23,7 @@ _AXIS, _TICK = 3.2, 0.24
 
 
 def critical_difference_figure(result: Friedman, names: Sequence[str]) -> Figure:
-    """Draw mean ranks on a line, best at the left, with bars under methods that are not told apart (Demsar 2006).
+    """Draw mean ranks on a line, best at the left, with bars under methods that are not separated (Demsar 2006).
 
     Args:
         result: from `milbench.stats.friedman`.
@@ -39,18 +39,18 @@ def critical_difference_figure(result: Friedman, names: Sequence[str]) -> Figure
     height = below + _ROW * (half + 1)
     with plot_style():
         texts = [f"{names[i]}  {float(result.ranks[i]):.2f}" for i in order]
-        beside = [max(1.3, widest(side, "medium") + 0.3) for side in (texts[:half], texts[half:])]
+        margins = [max(1.3, widest(side, "medium") + 0.3) for side in (texts[:half], texts[half:])]
         axis = max(_AXIS, _TICK * k)
         rule = (
             f"critical difference {result.critical_difference:.2f} ({result.tasks} tasks, Nemenyi, "
             f"{100 * result.alpha:g} %)"
         )
-        beside[1] += max(0.0, text_width(rule, "medium") + 0.1 - axis - beside[1])
-        width = sum(beside) + axis
+        margins[1] += max(0.0, text_width(rule, "medium") + 0.1 - axis - margins[1])
+        width = sum(margins) + axis
         figure = Figure(figsize=(width, height + 0.95))
         FigureCanvasAgg(figure)
         # One unit of height is an inch: bars and names keep their distance however many there are.
-        ax = figure.add_axes((beside[0] / width, 0.02, axis / width, (height + 0.35) / (height + 0.95)))
+        ax = figure.add_axes((margins[0] / width, 0.02, axis / width, (height + 0.35) / (height + 0.95)))
         ax.set(xlim=(1, k), ylim=(height, -0.35))
         ax.xaxis.tick_top()
         ax.set_xticks(range(1, k + 1))

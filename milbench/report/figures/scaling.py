@@ -27,7 +27,7 @@ _TITLES = {"infer": "Inference", "train": "Training step"}
 _MIB = 2.0**20
 _GAP = 0.45  # inches between the longest bag and the names
 _LONGEST_NOTE = " (diverged at 100k)"
-#: column -> (axis label, factor to its unit, ticks, smallest value told apart from 0)
+#: column -> (axis label, factor to its unit, ticks, smallest value distinguished from 0)
 _PANELS: dict[str, tuple[str, float, Formatter, float]] = {
     "seconds_median": ("Time of one bag, median and quartiles", 1.0, EngFormatter(unit="s"), 0.0),
     "peak_memory_bytes": (
@@ -43,7 +43,7 @@ def ladder_figure(df: pd.DataFrame) -> Figure | None:
     """Draw time (top) and peak memory (bottom) against bag length, both logarithmic, one column a mode.
 
     Cells that did not end ok are not drawn; the name of their method says from which length on, and how they ended.
-    Memory too small to be told from none is drawn at the smallest value that can be, 0.1 MiB, and the axis says so.
+    Memory below 0.1 MiB, the resolution of the measurement, is drawn at 0.1 MiB, and the axis says so.
 
     Args:
         df: from `milbench.runs.scaling.table.tidy`.
@@ -102,7 +102,7 @@ def _panel(ax: Axes, block: pd.DataFrame, column: str, style: dict[str, dict[str
 
 
 def _apart(lengths: list[int]) -> list[int]:
-    """Return the lengths whose ticks have room beside each other, the first and the last among them."""
+    """Return the lengths whose ticks have room next to each other, the first and the last among them."""
     least = 0.07 * np.log(lengths[-1] / lengths[0])
     kept = lengths[:1]
     for n in lengths[1:]:

@@ -37,7 +37,7 @@ def grid_of_panels(panels: int, columns: int, width: float, height: float, share
 
 def plot_style() -> AbstractContextManager[None]:
     """Return the context in which figures of milbench are drawn."""
-    # Drawn within a context and without pyplot: the caller's own figures keep their look and backend.
+    # Drawn within a context and without pyplot: the caller's own figures keep their style and backend.
     thin: dict[str, Any] = {"grid.color": "0.9", "grid.linewidth": 0.8, "axes.edgecolor": "0.6", "axes.linewidth": 0.8}
     context = sns.plotting_context("notebook", font_scale=0.8)
     return matplotlib.rc_context(sns.axes_style("whitegrid") | context | thin)
