@@ -34,7 +34,7 @@ def board(root):
 
 
 @pytest.fixture(scope="module")
-def found(board) -> CrossCohortComparison:
+def comparison(board) -> CrossCohortComparison:
     (one,) = board.cross_cohort
     return one
 
@@ -48,34 +48,34 @@ def runs(root):
     return {m: mean[m].unstack("data")[list(DATA)].to_numpy() for m in METHODS if m != "max"}
 
 
-def test_who_takes_part(actual):
-    assert actual.cohorts == DATA
-    assert actual.left_out == ("max",)
-    assert set(actual.methods) == set(METHODS) - {"max"}
-    assert "Left out, as not all their runs ended well: max." in actual.sentence()
+def test_who_takes_part(comparison):
+    assert comparison.cohorts == DATA
+    assert comparison.left_out == ("max",)
+    assert set(comparison.methods) == set(METHODS) - {"max"}
+    assert "Left out, as not all their runs ended well: max." in comparison.sentence()
 
 
-def test_ranks_are_those_of_the_leaderboard(actual, board):
+def test_ranks_are_those_of_the_leaderboard(comparison, board):
     auc = board.table[board.table["method"] != "max"].pivot_table(index="data", columns="method", values="auc")
     ranks = pd.Series(scipy_stats.rankdata(-auc.to_numpy(), axis=1).mean(axis=0), auc.columns)
-    assert [row["mean_rank"] for row in actual.rows] == pytest.approx(sorted(ranks))
-    assert {row["method"]: row["mean_rank"] for row in actual.rows} == pytest.approx(ranks.to_dict())
+    assert [row["mean_rank"] for row in comparison.rows] == pytest.approx(sorted(ranks))
+    assert {row["method"]: row["mean_rank"] for row in comparison.rows} == pytest.approx(ranks.to_dict())
     chi, p = scipy_stats.friedmanchisquare(*auc.to_numpy().T)
-    assert (actual.friedman.statistic, actual.friedman.p) == pytest.approx((chi, p))
-    assert actual.friedman.ranks == pytest.approx([row["mean_rank"] for row in actual.rows])
+    assert (comparison.friedman.statistic, comparison.friedman.p) == pytest.approx((chi, p))
+    assert comparison.friedman.ranks == pytest.approx([row["mean_rank"] for row in comparison.rows])
 
 
-def test_one_score_of_all_runs(actual, runs):
-    for row in actual.rows:
-        assert actual.runs[row["method"]] == pytest.approx(runs[row["method"]])
+def test_one_score_of_all_runs(comparison, runs):
+    for row in comparison.rows:
+        assert comparison.runs[row["method"]] == pytest.approx(runs[row["method"]])
         assert row["iqm"] == pytest.approx(scipy_stats.trim_mean(runs[row["method"]].ravel(), 0.25))
         assert row["iqm_low"] <= row["iqm"] <= row["iqm_high"]
 
 
-def test_who_beats_the_first(actual, runs):
-    best = runs[actual.methods[0]]
-    assert np.isnan([actual.rows[0][key] for key in ("beats", "beats_low", "beats_high")]).all()
-    for row in actual.rows[1:]:
+def test_who_beats_the_first(comparison, runs):
+    best = runs[comparison.methods[0]]
+    assert np.isnan([comparison.rows[0][key] for key in ("beats", "beats_low", "beats_high")]).all()
+    for row in comparison.rows[1:]:
         pairs = [
             (x > y) + 0.5 * (x == y)
             for task in range(len(DATA))
@@ -85,10 +85,10 @@ def test_who_beats_the_first(actual, runs):
         assert 0 <= row["beats_low"] <= row["beats"] <= row["beats_high"] <= 1
 
 
-def test_ratings_are_of_wins_within_cohorts(actual, board):
+def test_ratings_are_of_wins_within_cohorts(comparison, board):
     """A method that wins everywhere: its rating by the model's own condition, expected wins are those there were."""
-    auc = board.table.pivot_table(index="data", columns="method", values="auc")[list(actual.methods)].to_numpy()
-    rating = np.array([row["elo"] for row in actual.rows])
+    auc = board.table.pivot_table(index="data", columns="method", values="auc")[list(comparison.methods)].to_numpy()
+    rating = np.array([row["elo"] for row in comparison.rows])
     assert rating.mean() == pytest.approx(1000)
     strength = (rating - 1000) * np.log(10) / 400
     gap = auc[:, :, None] - auc[:, None, :]
@@ -133,15 +133,15 @@ def test_p_is_that_of_all_permutations(tasks, methods):
     assert _permuted(mixed) == pytest.approx(exact, abs=4 * np.sqrt(exact * (1 - exact) / 9999) + 1e-4)
 
 
-def test_the_sentence_names_who_is_told_apart(actual):
+def test_the_sentence_names_who_is_told_apart(comparison):
     """Of methods at ranks 1, 2 and 3 on every one of 20 cohorts (critical difference 0.74), and of made-up ones."""
-    assert actual.sentence().endswith("over all pairs), which tells apart transmil from mean.")
-    equal = replace(actual, friedman=friedman([[0.1, 0.2, 0.3, 0.4], [0.4, 0.3, 0.2, 0.1]]))
-    assert equal.sentence().endswith("over all pairs), and so none of these are.")
+    assert comparison.sentence().endswith("over all pairs), which separates transmil from mean.")
+    equal = replace(comparison, friedman=friedman([[0.1, 0.2, 0.3, 0.4], [0.4, 0.3, 0.2, 0.1]]))
+    assert equal.sentence().endswith("over all pairs), which separates none of these methods.")
     names = ("one", "two", "three")
     scores = np.tile([0.9, 0.8, 0.7], (20, 1))
-    clear = replace(actual, methods=names, friedman=friedman(scores), p=0.0001)
-    assert clear.sentence().endswith("which tells apart one from two, one from three and two from three.")
+    clear = replace(comparison, methods=names, friedman=friedman(scores), p=0.0001)
+    assert clear.sentence().endswith("which separates one from two, one from three and two from three.")
     assert (
         "p below 0.001 (ranks permuted within cohorts). Mean ranks that differ by less than 0.74 " in clear.sentence()
     )
@@ -149,7 +149,7 @@ def test_the_sentence_names_who_is_told_apart(actual):
     assert (
         replace(clear, friedman=friedman(half))
         .sentence()
-        .endswith("which tells apart one from three and two from three.")
+        .endswith("which separates one from three and two from three.")
     )
 
 
@@ -187,8 +187,8 @@ def test_the_report(board, tmp_path):
     assert not {"ranks.png", "profiles.png", "across.csv"} & {path.name for path in tmp_path.iterdir()}
 
 
-def test_profiles_are_shares_of_runs(actual, runs):
-    drawn = profiles(actual, resamples=50)
+def test_profiles_are_shares_of_runs(comparison, runs):
+    drawn = profiles(comparison, resamples=50)
     assert set(drawn) == {"transmil", "abmil", "abmil[gated=true]", "mean"}
     for name, profile in drawn.items():
         for at in (0, 40, 80):
