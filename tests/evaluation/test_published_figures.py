@@ -82,7 +82,7 @@ def test_what_did_not_end_stands_beside_nothing(board):
 def test_report_and_terminal_say_how_sure_a_figure_is(board, tmp_path):
     text = write_report(board, tmp_path, "t", "p").read_text()
     section = text.partition("## Compared with published figures")[2].partition("## ")[0]
-    assert "no target" in section
+    assert "not targets" in section
     assert re.search(r"\| mean +\| accuracy \|.*0\.200 ± 0\.010 \|.*\| no +\| memory \| A paper", section)
     assert re.search(r"\| mean +\| auc +\| 0\.\d{3} +\| 0\.700 +\|.*\| – +\| memory", section)
     console = Console(width=160, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
