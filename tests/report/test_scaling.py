@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 from rich.console import Console
 from support.ladders import ladder
+from support.refusal import refused
 
-from milbench.errors import MilbenchError
 from milbench.report.scaling import busy_notes, cells, to_markdown, to_rich, write_ladder
 
 RECORD = {
@@ -115,5 +115,5 @@ def test_markdown_of_good_rows_alone_has_no_list_of_bad_ones(df):
 
 def test_a_folder_that_cannot_be_written(df, tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(MilbenchError, match="--out"):
+    with refused("not-writable", tmp_path / "file", "--out"):
         write_ladder(df, RECORD, tmp_path / "file", "stem", "c")

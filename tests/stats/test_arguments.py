@@ -40,7 +40,7 @@ CALLS = {
     "auc_difference": ({**PAIR, "level": 0.9}, "labels a b level", ""),
     "auc_permutation_test": (PAIR, "labels a b", ""),
     "detectable_difference": ({**PAIR, "power": 0.8, "level": 0.9}, "labels a b power level", ""),
-    "estimate_interval": ({"found": stats.delong(Y, S), "level": 0.9}, "level", ""),
+    "estimate_interval": ({"areas": stats.delong(Y, S), "level": 0.9}, "level", ""),
     "certain_bound": ({"patients": (5, 5, 10), "level": 0.9}, "patients level", ""),
     "exact_bound": ({"auc": 0.9, "patients": (5, 5, 10), "level": 0.9}, "patients level", "auc"),
     "combined_interval": (
@@ -64,7 +64,7 @@ CALLS = {
     "class_interval": (
         {"auc": 0.8, "replicates": DRAWS, "patients": (5, 5, 10), "level": 0.9}, "patients level", "auc",
     ),
-    "mean_interval": ({"found": CLASSES, "labels": Y, "patients": np.arange(20), "level": 0.9}, "labels level", ""),
+    "mean_interval": ({"areas": CLASSES, "labels": Y, "patients": np.arange(20), "level": 0.9}, "labels level", ""),
     "perfect_bound": (
         {"counts": np.array([3, 4]), "weights": np.array([0.5, 0.5]), "patients": 7, "level": 0.9},
         "counts weights level", "",

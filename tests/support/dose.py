@@ -34,7 +34,9 @@ class Dose(Task):
         try:
             doses = {slide: float(cell) for slide, cell in cells.items()}
         except ValueError as error:
-            raise MilbenchError(f"{where} has a dose that is no number ({error}); correct it.") from None
+            raise MilbenchError(
+                f"{where} has a dose that is no number ({error}); correct it.", code="dose-not-a-number"
+            ) from None
         return doses, ("low", "high")
 
     def check(self, targets, n_outputs):

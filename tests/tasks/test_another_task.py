@@ -8,12 +8,13 @@ import pytest
 import torch
 from scipy.stats import spearmanr
 from support.dose import TASK
+from support.refusal import refused
 from support.small import opened, write_cohort
 
 from milbench import tasks
 from milbench.config import DataSpec, Protocol, SplitSpec, Suite
 from milbench.data.cohort import load_cohort
-from milbench.errors import MilbenchError, Unsupported
+from milbench.errors import Unsupported
 from milbench.runs.plan import make_plan
 from milbench.runs.run_tasks import RunTask
 from milbench.runs.store import read_runs
@@ -67,7 +68,7 @@ def test_a_cohort_is_read_and_its_folds_balance_the_strata(doses):
         high = np.mean([dose[slide] > middle for slide in fold.test])
         assert 0.2 <= high <= 0.8, fold
     (folder / "labels.csv").write_text((folder / "labels.csv").read_text().replace("p0,", "p0,much"))
-    with pytest.raises(MilbenchError, match="no number"):
+    with refused("dose-not-a-number", "labels.csv", "much"):
         load_cohort(spec(), folder)
 
 
@@ -120,11 +121,11 @@ def test_selection_follows_the_direction_of_its_monitor(doses):
 def test_what_needs_classes_is_refused(doses):
     folder, _ = doses
     for recipe in ({"class_weights": "balanced"}, {"sampler": "balanced"}, {"label_smoothing": 0.1}):
-        with pytest.raises(MilbenchError, match=next(iter(recipe))):
+        with refused("suite-bad-value", "dose", *recipe):
             planned(folder, recipe=recipe)
-    with pytest.raises(MilbenchError, match="val_rank_correlation"):
+    with refused("suite-bad-value", "dose", "'val_auc'", "val_rank_correlation"):
         planned(folder, protocol=Protocol(monitor="val_auc"))
-    with pytest.raises(Unsupported, match="clam_sb"):
+    with refused("method-unsupported", "clam_sb", "dose", kind=Unsupported):
         train(planned(folder, ("clam_sb",)).runs[0].task, opened(folder), CPU)
     assert work(RunTask(planned(folder, ("clam_sb",)).runs[0].task)).outcome == "unsupported"
 
