@@ -1,10 +1,10 @@
-"""What trained methods attend to, scored: ``python results/interpretability/make.py FOLDER [METHOD ...]``.
+"""Score the attention of trained methods: ``python results/interpretability/make.py FOLDER [METHOD ...]``.
 
 Every method is trained with its own recipe and one seed, on digits-bags and on planted-slides of some 200 patches
-(their test bags are scored) and, where the shared data are found, on the 100 colon-cancer images in 5 stratified folds
-(every image is scored once, by the model that did not see it). TransMIL is the small one of the suites of bags like
-these. Positive bags alone, asked about the positive class. Writes ``bags.csv``, ``summary.csv``, the curves of one bag
-a cohort and a map of one slide and of one image.
+(their test bags are scored) and, where the shared data are present, on the 100 colon-cancer images in 5 stratified
+folds (every image is scored once, by the model that did not see it). TransMIL is the small one of the suites of bags
+like these. Positive bags alone, with attention to the positive class. Writes ``bags.csv``, ``summary.csv``, the curves
+of one bag a cohort and a map of one slide and of one image.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ Labels = tuple[tuple[str, int], ...]
 
 @dataclass(frozen=True)
 class Fold:
-    """One training of a cohort, and what is known of its instances."""
+    """One training of a cohort, and the known labels of its instances."""
 
     cohort: str
     cache: FeatureCache

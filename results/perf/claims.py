@@ -1,4 +1,4 @@
-"""The table of what is claimed about speed and memory, measured: ``python results/perf/claims.py [running | FOLDER]``.
+"""Measure the claims about speed and memory: ``python results/perf/claims.py [running | FOLDER]``.
 
 Pairs run in turns, two warm calls before a timed one where a call is short; medians; all cores; d = 1024, fp32. Memory
 and the bag of a million patches are measured in processes of their own. Takes about ten minutes on two cores, and must
@@ -112,7 +112,7 @@ def best_product(rows: int, inner: int, columns: int) -> Callable[[], Any]:
 
 def against_products(spec: str, n: int) -> tuple[float, float, float]:
     """Time of inference over its mandatory operations at the rate of torch's matrix product (MKL), the same at the
-    best rate found (MKL or oneDNN), and the milliseconds."""
+    better rate of MKL and oneDNN, and the milliseconds."""
     torch.manual_seed(0)
     model = milbench.create(spec, in_dim=DIM).eval()
     bags = milbench.Bags.pack([torch.randn(n, DIM)])
@@ -306,7 +306,7 @@ def memory(who: str, mode: str, n: int) -> None:
 
 
 def million() -> None:
-    """Print what a process takes at most to predict a bag of 1,000,000 patches, libraries and features included."""
+    """Print the peak memory of a process that predicts a bag of 1,000,000 patches, libraries and features included."""
     with PeakMemory() as peak, torch.inference_mode():
         model = milbench.create("transmil", in_dim=DIM).eval()
         assert torch.isfinite(model(milbench.Bags.pack([torch.randn(1_000_000, DIM)])).logits).all()
@@ -314,7 +314,7 @@ def million() -> None:
 
 
 def running() -> list[tuple[str, str, str]]:
-    """The rows about what is around the methods: import and the training loop."""
+    """The rows about import and the training loop."""
     rows: list[tuple[str, str, str]] = []
     say = _sayer(rows)
     say("importing contiguous files, one worker, over copying them", ">= 0.5", f"{importing():.2f}")
@@ -352,11 +352,11 @@ def measure() -> list[tuple[str, str, str]]:
     for n in (10_000, 30_000):
         over, best, ms = against_products("transmil", n)
         say(f"TransMIL, infer, n = {n:,}, over its mandatory FLOPs", "<= 1.4",
-            f"{over:.2f} at the rate of torch.mm, {best:.2f} at the best rate found ({ms:.0f} ms)")  # fmt: skip
+            f"{over:.2f} at the rate of torch.mm, {best:.2f} at the best rate measured ({ms:.0f} ms)")  # fmt: skip
     for spec in ("abmil", "abmil[gated=true]", "dsmil", "clam_sb", "clam_mb"):
         over, best, ms = against_products(spec, 10_000)
         say(f"{spec}, infer, n = 10,000, over its mandatory FLOPs", "<= 1.25",
-            f"{over:.2f} at the rate of torch.mm, {best:.2f} at the best rate found ({ms:.1f} ms)")  # fmt: skip
+            f"{over:.2f} at the rate of torch.mm, {best:.2f} at the best rate measured ({ms:.1f} ms)")  # fmt: skip
     for spec in ("mean", "max"):
         fraction, speed = read_fraction(spec, 100_000)
         say(f"{spec}, infer, n = 100,000, of the read bandwidth", ">= 0.7", f"{fraction:.2f} ({speed:.0f} GB/s)")

@@ -1,4 +1,4 @@
-"""Whether ``torch.compile`` pays: ``python results/perf/compiled.py [FOLDER]``, plain and compiled methods in turns.
+"""Time methods plain and with ``torch.compile``, interleaved: ``python results/perf/compiled.py [FOLDER]``.
 
 One bag of 10,000 patches and one of 64, d = 1024, fp32, inference and forward with backward; all cores; a few minutes,
 most of them compiling. Writes ``compiled-<device>-torch<version>.md``. Where a compiled method differs from the plain

@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 
 #: Shares within which a 95 % interval should cover, and a test at 5 % reject.
 COVERAGE_BAND, LEVEL_BAND = (0.935, 0.965), (0.035, 0.065)
-#: table -> (title, what to know of it)
+#: table -> (title, how to read it)
 _TEXTS = {
     "intervals": (
         "One AUC, normal scores, half of the slides positive",
         """
-        `logit` is the default of `milbench.stats.auc_interval`. At 50 slides and .98 it covers more than asked, and
+        `logit` is the default of `milbench.stats.auc_interval`. At 50 slides and .98 it covers more than 95 %, and
         must: 6 % of all samples are in perfect order there, and an interval whose upper tail is 2.5 % covers 97.5 % if
-        it has .98 for those, 91 % if not. `guarded` covers at least what is asked and is longer. The Wald interval, as
+        it has .98 for those, 91 % if not. `guarded` covers at least 95 % and is longer. The Wald interval, as
         DeLong's is mostly printed, and the percentile interval of the bootstrap lie too high near 1 (`above`, in the
         CSV).
         """,
@@ -30,9 +30,9 @@ _TEXTS = {
     "shapes": (
         "One AUC, other scores, three in ten slides positive",
         """
-        Near 1 with few positives no interval made of the sample alone is safe: where a share of the positives looks
-        like negatives, a sample of 39 positives often shows none of those. `guarded` supposes a tenth of a patient of
-        each class on the wrong side.
+        Near 1 with few positives no interval made of the sample alone is safe: where a share of the positives resembles
+        negatives, a sample of 39 positives often shows none of those. `guarded` supposes a tenth of a patient of each
+        class on the wrong side.
         """,
     ),
     "patients": (
@@ -48,28 +48,27 @@ _TEXTS = {
         """
         `percentile` is the percentile interval of the replicates of `combine`, `logit` is `combined_interval` of the
         same, with the weights of `seed_weights`: each method by itself, as leaderboards did before the table `seeds`.
-        Seeds differ in the separation of their scores, with the standard deviation `spread`:
-        .15 is little beside the slides, 1 much more than they. Few seeds that differ little make the interval longer
-        than it need be: it cannot know, and what a seed does to single slides is counted among the slides and again
-        among the seeds.
+        Seeds differ in the separation of their scores, with the standard deviation `spread`: .15 is little compared
+        with the slides, 1 much more than they. Few seeds that differ little make the interval longer than it need be:
+        it cannot know, and what a seed does to single slides is counted among the slides and again among the seeds.
         """,
     ),
     "seeds": (
         "Means over seeds and their differences, the variance of seeds pooled over the methods of a cohort",
         """
-        What leaderboards use: `seed_errors`, `mean_of`, `mean_difference`; 130 slides. The separation of scores differs
+        Leaderboards use `seed_errors`, `mean_of` and `mean_difference`; 130 slides. The separation of scores differs
         between seeds with a standard deviation of .15 (little), .5 (much), or .15 in one half of the methods and .6 in
         the other (unequal): in the AUC, around .8, .03, .10 and .11. With `failed` runs, the first method has one seed
         left. `patients alone` takes the seeds at hand for all there are. `difference` is of the first and last method.
         `to_patients` and `to_one_seed` are the mean width of the last method's interval over that of its interval over
-        patients alone, and over that of a cohort with one seed. Six methods whose seeds differ alike cover 93.3 to 95.6
-        % at .8 and 92.1 to 94.7 % at .95: what is missing there is nearly all on one side (`above`), as AUCs of seeds
-        that differ much are skewed near 1 and three of them do not show it. Two methods with two seeds have two degrees
-        of freedom between them and two more of the spread that is supposed, so that they cover 98.8 % where seeds
-        differ less than that and 91 % where they differ more. Unequal spreads are drawn towards each other: the steady
-        half covers 97.7 to 99.8 %, the unsteady half, four times as spread, 84 to 92 %, the more the more seeds there
-        are. No rule for two seeds can tell the two halves, and each by itself would have Student's t with one degree of
-        freedom. A method with one seed left among those with several has their spread and 90.7 to 96.3 %; its
+        patients alone, and over that of a cohort with one seed. Six methods whose seeds differ equally cover 93.3 to
+        95.6 % at .8 and 92.1 to 94.7 % at .95: what is missing there is nearly all on one side (`above`), as AUCs of
+        seeds that differ much are skewed near 1 and three of them do not show it. Two methods with two seeds have two
+        degrees of freedom between them and two more of the spread that is supposed, so that they cover 98.8 % where
+        seeds differ less than that and 91 % where they differ more. Unequal spreads are drawn towards each other: the
+        steady half covers 97.7 to 99.8 %, the unsteady half, four times as spread, 84 to 92 %, the more the more seeds
+        there are. No rule for two seeds can tell the two halves, and each by itself would have Student's t with one
+        degree of freedom. A method with one seed left among those with several has their spread and 90.7 to 96.3 %; its
         difference to one of them 88.5 to 97.1 %, with the skewness of a single seed. `patients alone` covers 56 to 93
         %.
         """,
@@ -80,9 +79,9 @@ _TEXTS = {
         `rank_intervals` of methods with equal true AUCs, .85, each of which has every rank, or with AUCs that fall in
         steps from .85; 130 slides; with three seeds their separation has a standard deviation of .3. `pair by pair`
         compares by `mean_difference` at 5 % each. `width` in the CSV is the mean number of ranks in an interval. With
-        equal AUCs, where every difference found is wrong, all hold in 94.2 to 96.9 % of tables; pair by pair, six
-        methods hold in 58 to 65 %. With unequal AUCs more hold, 98.3 % and above, and must: there are fewer wrong
-        orders to find, and the bound is for any AUCs.
+        equal AUCs, where every difference reported is wrong, all hold in 94.2 to 96.9 % of tables; pair by pair, six
+        methods hold in 58 to 65 %. With unequal AUCs more hold, 98.3 % and above, and must: fewer wrong orders
+        are possible, and the bound is for any AUCs.
         """,
     ),
     "macro": (
@@ -94,21 +93,22 @@ _TEXTS = {
         `perfect_bound` gives where every AUC is 1. Without a class of fewer than ten bags both cover 93.2 to 96.1 %;
         the lowest, ten classes of 20 bags, lie 0.3 points below the band with an error of 0.8: the bootstrap of 20 bags
         knows 19 twentieths of their variance. With such a class `mean_interval` covers 95.8 to 100 % and `logit` 17 to
-        93 %: resamples of one bag have no spread. What is above the band is on one side. A true mean below the interval
-        is hardly ever missed (`above`, 0 to 1.1 %), above it 0 to 3.6 % (`below`): a few bags in good order cannot
-        exclude a low AUC of their class, whatever its scores are, and a shorter lower end has to suppose their shape.
+        93 %: resamples of one bag have no spread. The excess over the band is on one side. A true mean below the
+        interval is hardly ever missed (`above`, 0 to 1.1 %), above it 0 to 3.6 % (`below`): a few bags in good order
+        cannot exclude a low AUC of their class, whatever its scores are, and a shorter lower end has to suppose their
+        shape.
         """,
     ),
     "macro_seeds": (
         "The mean of one-vs-rest AUCs over 2, 3 and 5 seeds, a class rare",
         """
-        What leaderboards use: `seed_errors`, `mean_interval`, `mean_of` and `mean_difference` of two methods of equal
-        AUC, whose seeds differ in separation with a standard deviation of .3. `patients alone` takes the seeds at hand
-        for all there are, `difference` is of the two methods. `to_patients` and `to_one_seed` are the mean width of the
-        interval over that of its interval over patients alone, and over that of one seed. What a rare class adds is
-        exact or of a known model and is not stretched by the few degrees of freedom of seeds: a second seed makes no
-        interval much longer than that of one. Means cover 98.5 to 99.8 %, more than asked for the reason that `macro`
-        gives, and differences 99.5 to 100 %; `patients alone` covers 86 to 98 %.
+        Leaderboards use `seed_errors`, `mean_interval`, `mean_of` and `mean_difference`. The two methods have equal
+        AUCs, and their seeds differ in separation with a standard deviation of .3. `patients alone` takes the seeds at
+        hand for all there are, `difference` is of the two methods. `to_patients` and `to_one_seed` are the mean width
+        of the interval over that of its interval over patients alone, and over that of one seed. The part that a rare
+        class adds is exact or of a known model and is not stretched by the few degrees of freedom of seeds: a second
+        seed makes no interval much longer than that of one. Means cover 98.5 to 99.8 %, more than 95 % for the reason
+        that `macro` gives, and differences 99.5 to 100 %; `patients alone` covers 86 to 98 %.
         """,
     ),
     "seed_levels": (

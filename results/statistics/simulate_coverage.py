@@ -40,7 +40,7 @@ CLOSED = ("logit", "guarded", "wald")
 
 @dataclass(frozen=True)
 class Sizes:
-    """Simulations of what has a closed form, of what is resampled, and resamples of the latter; which cohorts."""
+    """Numbers of simulations of closed forms and of resampled statistics, and of resamples; which cohorts."""
 
     closed: int = 8_000
     resampled: int = 2_000
@@ -382,7 +382,7 @@ MACRO_AUCS = (0.7, 0.85, 0.95)
 
 
 def macro(sizes: Sizes) -> Iterator[Row]:
-    """The mean of one-vs-rest AUCs of 3 to 10 classes, the AUC of every class alike, classes rare or not."""
+    """The mean of one-vs-rest AUCs of 3 to 10 classes, the same AUC for every class, classes rare or not."""
     for name, counts in MACRO_COUNTS.items():
         classes = len(counts)
         labels, equal = np.repeat(np.arange(classes), counts), np.full(classes, 1 / classes)

@@ -1,4 +1,4 @@
-"""Small files written whole: what a killed writer leaves goes with the next write, a living writer is let be."""
+"""Small files written whole: the next write removes the files of a killed writer and keeps those of a running one."""
 
 import fcntl
 import os

@@ -39,11 +39,11 @@ def table(board):
     return with_costs(board.effects, board.table).set_index(["data", "method"])
 
 
-def test_an_effect_is_the_paired_difference_that_compare_tells(root, table):
+def test_an_effect_is_the_paired_difference_of_compare(root, table):
     for method in ("transmil[layers=1,ppeg=none]", "mean"):
-        message = compare(method, REFERENCE, root, resamples=500).set_index("data")
+        compared = compare(method, REFERENCE, root, resamples=500).set_index("data")
         for data in ("easy", "hard"):
-            own, other = table.loc[data, method], message.loc[data]
+            own, other = table.loc[data, method], compared.loc[data]
             assert [own.effect, own.low, own.high] == pytest.approx([other.difference, other.low, other.high])
 
 
@@ -109,7 +109,7 @@ def test_words_for_a_change(method, reference, words):
     assert changed(method, reference) == words
 
 
-def test_a_default_that_the_reference_has_not_is_told():
+def test_a_default_that_the_reference_has_not_is_named():
     assert changed("transmil[dim=64]", "transmil[dim=64,heads=4]", {"dim": 64, "heads": 8}) == "heads=8"
 
 
@@ -120,8 +120,8 @@ def test_figures_draw_what_the_table_says(table):
     drawn = sorted(line.get_xdata()[0] for line in figure.axes[0].lines if line.get_marker() == "D")
     assert drawn == pytest.approx(sorted(flat[flat["data"] == "easy"]["effect"]))
     filled = [line.get_markerfacecolor() != "white" for line in figure.axes[0].lines if line.get_marker() == "D"]
-    message = [low > 0 or high < 0 for low, high in flat[flat["data"] == "easy"][["low", "high"]].to_numpy()]
-    assert filled == message
+    significant = [low > 0 or high < 0 for low, high in flat[flat["data"] == "easy"][["low", "high"]].to_numpy()]
+    assert filled == significant
     assert effect_cost_figure(flat.assign(train_time_ratio=np.nan)) is None
     names = {text.get_text() for ax in effect_cost_figure(flat).axes for text in ax.texts}
     assert names == {"reference", "mean", "layers=1, ppeg=none", "abmil"}

@@ -133,7 +133,7 @@ def test_p_is_that_of_all_permutations(tasks, methods):
     assert _permuted(mixed) == pytest.approx(exact, abs=4 * np.sqrt(exact * (1 - exact) / 9999) + 1e-4)
 
 
-def test_the_sentence_names_who_is_told_apart(comparison):
+def test_the_sentence_names_the_methods_that_differ(comparison):
     """Of methods at ranks 1, 2 and 3 on every one of 20 cohorts (critical difference 0.74), and of made-up ones."""
     assert comparison.sentence().endswith("over all pairs), which separates transmil from mean.")
     equal = replace(comparison, friedman=friedman([[0.1, 0.2, 0.3, 0.4], [0.4, 0.3, 0.2, 0.1]]))
@@ -163,7 +163,7 @@ def test_one_run_has_no_spread(tmp_path):
     assert "nan" not in one.table().to_string()
 
 
-def test_only_where_it_is_asked_for(root, tmp_path):
+def test_only_on_request(root, tmp_path):
     assert len(evaluate(root, data="a", resamples=10).cross_cohort) == 0  # one cohort
     made.fill(tmp_path / "r", made.suite(data=DATA), METHODS, costs=False)
     assert evaluate(tmp_path / "r", resamples=10).cross_cohort == ()
@@ -196,7 +196,7 @@ def test_profiles_are_shares_of_runs(comparison, runs):
 
 
 def test_scores_that_differ_by_rounding_share_ranks_ratings_and_wins(root):
-    """A method beside its twin, each of whose AUCs is one unit in the last place higher."""
+    """A method and its twin, each of whose AUCs is one unit in the last place higher."""
     scored = []
     for cohort in read_cohorts(root):
         own = next(s for s in score(cohort, 2) if s.method == "mean")

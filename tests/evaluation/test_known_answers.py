@@ -214,10 +214,10 @@ def test_the_interval_of_a_share_covers_it():
         ordered, unordered = (estimate(label, score, weights) for score in scores)
         _, low, high = share_of_the_way(unordered, ordered)
         inside.append(low <= truth <= high)
-    assert 0.87 <= np.mean(inside) <= 1  # 95 % of 100, and chance
+    assert 0.87 <= np.mean(inside) <= 1  # 95 % of 100, less sampling error
 
 
-def test_where_order_is_all_there_is_the_blind_one_is_at_chance(tmp_path):
+def test_where_order_is_all_there_is_the_blind_one_has_an_auc_of_half(tmp_path):
     params = {"grid": 4, "signals": 4, "dim": 1, "shift": 1.5, "train": 4, "val": 4, "test": 200}
     rows = known_answers(read_cohorts(made_up(tmp_path, "arrangement", params).root), resamples=300)["bayes"]
     actual = {row["method"]: row for row in rows}
@@ -247,10 +247,10 @@ def test_a_method_with_a_run_that_failed_is_incomplete(trained, tmp_path):
     (cell, record), *_ = runs["max_instance"].items()
     runs["max_instance"][cell] = replace(record, outcome="oom")
     rows = known_answers([replace(cohort, runs=runs)], resamples=50)["unit_tests"]
-    message = {row["method"]: row for row in rows}
-    assert message["max_instance"]["verdict"] == "incomplete"
-    assert np.isnan(message["max_instance"]["test_auc"])
-    assert message["support.cheater:NoPoison"]["verdict"] == "violates"
+    by_method = {row["method"]: row for row in rows}
+    assert by_method["max_instance"]["verdict"] == "incomplete"
+    assert np.isnan(by_method["max_instance"]["test_auc"])
+    assert by_method["support.cheater:NoPoison"]["verdict"] == "violates"
     (section,) = sections({"unit_tests": rows})
     assert section.tables[1][1].set_index("Method").loc["max_instance", "Test AUC [95 %]"] == "–"
 

@@ -143,7 +143,7 @@ def test_costs_measured_in_the_old_way_never_share_a_table_with_new_ones(tmp_pat
     assert any("older milbench" in note for note in board.notes)
 
 
-def test_costs_of_some_turns_only_are_told(tmp_path):
+def test_costs_of_some_rounds_only_are_noted(tmp_path):
     store = made.fill(tmp_path, methods=SOME)
     assert not [note for note in evaluate(tmp_path, resamples=200).notes if "turns" in note]
     part = made.cost_record(store.suite, "easy", "abmil") | {"unfinished": True, "finished": "2030"}
@@ -279,7 +279,7 @@ def test_budgets_are_not_mixed(tmp_path):
 
 
 def test_runs_before_and_after_an_edit_of_a_method_are_not_mixed(tmp_path):
-    """What was run with an earlier form of the code is missing, and what was measured of it is not shown."""
+    """Runs of an earlier version of the code count as missing, and measurements of it are not shown."""
     store = made.fill(tmp_path, made.suite(data=("easy",)), SOME)
     before = row(leaderboard(tmp_path, resamples=10), "easy", "abmil")
     assert before.outcome == "ok"
@@ -350,7 +350,7 @@ def test_command_line(root, tmp_path):
     assert "Example: milbench leaderboard" in runner.invoke(app, ["leaderboard", "--help"]).stdout
 
 
-def test_all_commits_that_made_a_table_are_told(tmp_path):
+def test_all_commits_that_made_a_table_are_named(tmp_path):
     """Runs of one environment may be of several commits, and costs of another."""
     store = made.fill(tmp_path / "r", made.suite(data=("easy",)), SOME)
     for number, run in enumerate(read_runs(tmp_path / "r")):

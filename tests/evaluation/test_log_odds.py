@@ -68,7 +68,7 @@ def test_every_method_keeps_the_order_of_its_bags(name, classes):
     assert len(np.unique(far[:, 1])) == 40
     p = model.probabilities(BagOutput(logits)).double().numpy()
     for c in range(classes):
-        assert roc_auc_score(near[:, c] > np.median(near[:, c]), p[:, c]) == 1.0, "both order alike"
+        assert roc_auc_score(near[:, c] > np.median(near[:, c]), p[:, c]) == 1.0, "both give the same order"
     if classes == 2:
         np.testing.assert_array_equal(np.argsort(near[:, 1]), np.argsort(far[:, 1]))
         np.testing.assert_array_equal(near[:, 0], -near[:, 1])
@@ -155,7 +155,7 @@ def with_log_odds(scale):
     return change
 
 
-def test_runs_that_order_alike_score_alike_however_far_out_they_lie(store, tmp_path):
+def test_runs_with_equal_orders_have_equal_scores_however_far_out_they_lie(store, tmp_path):
     before = leaderboard(tmp_path, resamples=50).set_index(["data", "method"])["auc"]
     rewritten(store, with_log_odds(5.0))
     table = leaderboard(tmp_path, resamples=50).set_index(["data", "method"])["auc"]
@@ -206,7 +206,7 @@ def test_runs_of_before_are_named_marked_and_renewed_by_a_command(mixed):
     assert "probabilities" not in effect["max"]
 
 
-def test_a_checkpoint_chosen_by_rounded_probabilities_is_told(tmp_path):
+def test_a_checkpoint_chosen_by_rounded_probabilities_is_noted(tmp_path):
     """Where the monitor is val_auc, and only of runs that stored no log-odds: their ids are those of runs of today."""
     for monitor in ("val_loss", "val_auc"):
         for old in (True, False):

@@ -1,4 +1,4 @@
-"""Published figures, beside ours and with their status; recipes of one cohort; oracles without validation slides."""
+"""Published figures, their status and ours; recipes of one cohort; oracles without validation slides."""
 
 import re
 
@@ -75,7 +75,7 @@ def test_ours_is_the_mean_over_folds_and_the_spread_that_of_repetitions(root, bo
     assert rows.loc[(GATED, "accuracy")].within is True
 
 
-def test_what_did_not_end_stands_beside_nothing(board):
+def test_runs_that_did_not_end_are_compared_with_no_figure(board):
     assert "transmil" not in {row["method"] for row in board.published}
 
 
@@ -106,7 +106,7 @@ def test_a_figure_of_nothing_is_refused(change, words):
 
 
 def test_a_figure_changes_no_run(tmp_path):
-    """Figures may be added under the same version: they are words beside the results."""
+    """Figures may be added under the same version: they do not enter the results."""
     write_cohort(tmp_path)
     small = suite(tmp_path, ("mean",))
     execute(make_plan(small, tmp_path / "runs"))
@@ -170,7 +170,7 @@ def test_an_oracle_needs_no_validation_slides(tmp_path):
 
 @pytest.mark.parametrize("name", ["classical", "colon-cancer"])
 def test_built_in_figures_are_marked(name):
-    """What has not been checked says so; each stands beside a method and a cohort that are run."""
+    """Unchecked figures are marked so; each belongs to a method and a cohort that are run."""
     given = load_suite(name)
     assert given.published
     assert given.protocol.checkpoint == "last"

@@ -1,4 +1,4 @@
-"""What runs used and when: fronts against brute force, curves against staircases written out, conditions kept apart."""
+"""Resources that runs use: fronts against brute force, curves against staircases written out, conditions kept apart."""
 
 import math
 from pathlib import Path
@@ -63,7 +63,7 @@ def test_a_comparison_stays_within_one_budget(root, tmp_path):
         compare("mean", "abmil", tmp_path / "runs")
 
 
-def test_what_was_used_stands_beside_the_auc(root):
+def test_resources_used_are_columns_of_the_leaderboard(root):
     table = leaderboard(root, resamples=50, price_per_hour=3.0, target_auc=0.5).set_index(["budget", "method"])
     runs = read_runs(root)
     for (budget, method), row in table.iterrows():

@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.refusal import refused
+from support.refusal import assert_refusal, refused
 from support.transmil import AuthorsTransMIL
 from torch import nn
 from typer.testing import CliRunner
@@ -159,7 +159,7 @@ def ppeg_blocks(theirs, side, dim):
 
 @torch.no_grad()
 def explicit(theirs, x):
-    """What f_j brings into the normalised class token through row i: (n, n, dim), and f; two layers around PPEG."""
+    """Contribution of f_j to the normalised class token through row i: (n, n, dim), and f; two layers around PPEG."""
     f = theirs._fc1(x)
     n, dim = f.shape
     side = math.ceil(math.sqrt(n))
@@ -204,7 +204,7 @@ def test_transmil_is_the_explicit_composition_of_its_factors(n, landmarks, value
 
 
 def explicit_mean(theirs, x):
-    """What f_j brings into the mean of the normalised tokens through that of instance i; two layers around PPEG."""
+    """Contribution of f_j to the mean of the normalised tokens through that of instance i; two layers around PPEG."""
     f = theirs._fc1(x)
     n, dim = f.shape
     side = math.ceil(math.sqrt(n))
@@ -254,7 +254,7 @@ def test_sorting_the_rows_moves_rows_and_columns():
 
 
 def test_zeros_in_the_square_are_nobodys_row():
-    """Where they are, TransMIL is looked at from outside; a bag that fills its square has no such token."""
+    """With such zeros TransMIL is analysed by its derivatives; a bag that fills its square has no such token."""
     model, bags, _, _ = setup("transmil[square=zeros,dim=16,heads=2,landmarks=8]", 7)
     assert model.contributions(bags) is None
     actual = pooling_matrix(model, bags)
@@ -301,10 +301,10 @@ def test_attention_alone_is_no_mixing_and_ppeg_reaches_three_cells():
 # --- the interface alone ---------------------------------------------------------------------------------------------
 
 
-class Stranger(Aggregator):
+class ThirdParty(Aggregator):
     """A method that shows nothing but logits and, where it has one, an embedding."""
 
-    card = Card(title="Stranger", family="iid", citation="Nobody. Nowhere, 2024.")
+    card = Card(title="ThirdParty", family="iid", citation="Nobody. Nowhere, 2024.")
 
     def __init__(self, in_dim: int, n_classes: int) -> None:
         super().__init__(in_dim, n_classes)
@@ -320,34 +320,34 @@ class Stranger(Aggregator):
         return BagOutput(self.head(z), None, z)
 
 
-class MeanAndMLP(Stranger):
+class MeanAndMLP(ThirdParty):
     def bag(self, x):
         return self.embed(x).mean(dim=0)
 
 
-class HiddenAttention(Stranger):
+class HiddenAttention(ThirdParty):
     def bag(self, x):
         return (torch.softmax(self.score(x), dim=0) * self.embed(x)).sum(dim=0)
 
 
-class LogSumExp(Stranger):
+class LogSumExp(ThirdParty):
     def bag(self, x):
         return torch.logsumexp(3 * self.embed(x), dim=0)
 
 
-class NoisyOr(Stranger):
+class NoisyOr(ThirdParty):
     def bag(self, x):
         return 1 - (1 - torch.sigmoid(self.embed(x))).prod(dim=0)
 
 
-class SelfAttention(Stranger):
+class SelfAttention(ThirdParty):
     def bag(self, x):
         h = self.embed(x)
         return (torch.softmax(h @ h.T, dim=1) @ h).mean(dim=0)
 
 
-class Coupled(Stranger):
-    """A sum, and the product of instances 1 and 4 beside it."""
+class Coupled(ThirdParty):
+    """A sum, plus the product of instances 1 and 4."""
 
     strength = 1.0
 
@@ -356,26 +356,26 @@ class Coupled(Stranger):
         return h.sum(dim=0) + self.strength * h[1].flip(0) * h[4]
 
 
-def strange(cls, n=8, seed=0):
+def matrix_of(cls, n=8, seed=0):
     torch.manual_seed(seed)
     model = cls(DIM, 2)
     return pooling_matrix(model, milbench.Bags.pack([torch.randn(n, DIM)]))
 
 
 @pytest.mark.parametrize("cls", [MeanAndMLP, HiddenAttention, LogSumExp, NoisyOr])
-def test_a_strangers_iid_pooling_is_diagonal(cls):
-    actual = strange(cls)
+def test_third_party_iid_pooling_is_diagonal(cls):
+    actual = matrix_of(cls)
     assert actual.definition == "derivatives"
     assert actual.off_diagonal == 0
     assert (np.diag(actual.matrix) > 0).all()
 
 
-def test_a_strangers_self_attention_mixes():
-    assert strange(SelfAttention).off_diagonal > 0.02
+def test_third_party_self_attention_mixes():
+    assert matrix_of(SelfAttention).off_diagonal > 0.02
 
 
-def test_a_pair_that_acts_together_is_found_where_it_is():
-    matrix = strange(Coupled).matrix
+def test_a_pair_that_acts_together_has_the_off_diagonal_mass():
+    matrix = matrix_of(Coupled).matrix
     off = matrix * ~np.eye(8, dtype=bool)
     assert {tuple(at) for at in np.argwhere(off > 0.5 * off.max())} == {(1, 4), (4, 1)}
     np.testing.assert_allclose(matrix, matrix.T)
@@ -390,7 +390,7 @@ def test_second_derivatives_are_in_proportion():
     class Double(Coupled):
         strength = 0.02
 
-    weak, double = (strange(cls).off_diagonal for cls in (Weak, Double))
+    weak, double = (matrix_of(cls).off_diagonal for cls in (Weak, Double))
     assert double / (1 - double) == pytest.approx(2 * weak / (1 - weak), rel=0.05)
 
 
@@ -411,7 +411,7 @@ def test_dsmils_weights_depend_on_its_critical_instance_and_on_no_other():
     assert mass[critical].sum() + mass[:, critical].sum() > 0.8 * mass.sum()
 
 
-def test_equal_features_do_not_look_like_mixing():
+def test_equal_features_are_no_mixing():
     """A maximum of zeros has no derivative; pixels of digits are full of them."""
     torch.manual_seed(0)
     x = torch.randn(8, DIM).clamp(min=0)
@@ -448,12 +448,12 @@ def test_one_instance_is_the_whole(spec):
     assert pooling_matrix(model, bags, "derivatives").matrix.tolist() == [[1.0]]
 
 
-class Deaf(Stranger):
+class Deaf(ThirdParty):
     def bag(self, x):
         return 0 * x.sum() + self.head[0].bias[:5]
 
 
-class Splits(Stranger):
+class Splits(ThirdParty):
     """Takes itself apart: half of instance j is read at its own row, half at the next one's."""
 
     def bag(self, x):
@@ -470,14 +470,14 @@ class SplitsBadly(Splits):
         return bags.x, bags.x
 
 
-def test_a_stranger_may_take_its_representation_apart():
-    actual = strange(Splits)
+def test_a_third_party_method_may_decompose_its_representation():
+    actual = matrix_of(Splits)
     assert actual.definition == "contributions"
     assert actual.off_diagonal == pytest.approx(0.5)
     np.testing.assert_allclose(actual.matrix, (np.eye(8) + np.roll(np.eye(8), 1, axis=0)) / 16)
 
 
-def test_equal_instances_share_alike():
+def test_equal_instances_have_equal_shares():
     model = milbench.create("abmil", in_dim=DIM)
     for definition in (None, "derivatives"):
         actual = pooling_matrix(model, milbench.Bags.pack([torch.ones(5, DIM)]), definition)
@@ -552,17 +552,21 @@ def test_show_names_the_figure_after_the_method(show, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("words", "refusal"),
     [
-        (("mean", "--instances", "9"), "go with --pooling-matrix"),
-        (("--pooling-matrix", "mean", "--out", "matrix.csv"), "a .png, .pdf or .svg file"),
-        (("--pooling-matrix", "mean", "--instances", "0"), "at least one"),
-        (("--pooling-matrix", "mean", "--instances", "1000"), f"at most {MOST}"),
-        (("--pooling-matrix", "meen"), "Did you mean 'mean'"),
+        (("mean", "--instances", "9"), ("option-conflict", "--instances", "--pooling-matrix")),
+        (
+            ("--pooling-matrix", "mean", "--out", "matrix.csv"),
+            ("option-bad-file", "--out matrix.csv", ".png, .pdf or .svg"),
+        ),
+        (("--pooling-matrix", "mean", "--instances", "0"), ("option-bad-value", "--instances", 0)),
+        (("--pooling-matrix", "mean", "--instances", "1000"), ("interpret-bad-input", 1000, MOST)),
+        (("--pooling-matrix", "meen"), ("method-unknown", "'meen'", "'mean'")),
     ],
 )
-def test_show_refuses_in_a_sentence(show, tmp_path, words, message):
-    said = show(*words)
-    assert isinstance(said.exception, MilbenchError)
-    assert message in str(said.exception)
+def test_show_refuses_in_a_sentence(show, tmp_path, words, refusal):
+    error = show(*words).exception
+    assert isinstance(error, MilbenchError)
+    code, *names = refusal
+    assert_refusal(error.code, str(error), code, tuple(names))
     assert list(tmp_path.iterdir()) == []

@@ -62,7 +62,7 @@ def test_every_founding_method_has_attention_of_mean_one(method):
 
 
 @pytest.mark.parametrize("method", ["clam_mb", "dsmil", "max_instance"])
-def test_methods_with_an_attention_a_class_are_asked_about_the_target(method):
+def test_methods_with_an_attention_a_class_use_that_of_the_target(method):
     bags, model = batch(4, 3), made(method, 3)
     attention = model.eval()(bags, attention=True).attention
     scores = relevance(model, bags, [2, 0])
@@ -256,7 +256,7 @@ def test_curves_of_a_maximum(n, steps, seed):
     np.testing.assert_allclose(against.deletion, 1 - actual.deletion, atol=1e-6)
 
 
-def test_random_orders_are_what_chance_expects():
+def test_random_orders_have_the_expected_curve():
     """The maximum of k of n drawn without replacement, over all subsets."""
     bag = batch(6)
     s = bag.x[:, 0].numpy()
@@ -268,8 +268,8 @@ def test_random_orders_are_what_chance_expects():
     assert actual.deletion_auc < actual.random_auc < actual.insertion_auc
 
 
-def test_even_scores_have_the_random_curve_and_chance():
-    """Mean pooling attends to all alike: nothing may be read out of the order of the rows, or of a bag's length."""
+def test_even_scores_have_the_random_curve_and_an_auc_of_half():
+    """Mean pooling attends to all instances equally: neither the order of the rows nor a bag's length may matter."""
     bags, model = batch(7, 49, 30), made("mean")
     scores = relevance(model, bags).scores
     assert (scores == 1).all()
@@ -351,7 +351,7 @@ def test_a_trained_model_finds_the_nines(digits, source):
     assert actual.bags["entropy"].between(0, 1).all() == (source == "attention")
 
 
-def test_scores_at_random_score_as_chance(digits):
+def test_random_scores_have_an_auc_of_half(digits):
     model, slides, truth = digits
     rng = np.random.default_rng(0)
     slides = slides * 5
@@ -456,7 +456,7 @@ def test_the_figure_of_curves_shows_them():
     assert "tumour" in ax.get_ylabel()
 
 
-# --- what is refused -------------------------------------------------------------------------------------------------
+# --- refusals -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

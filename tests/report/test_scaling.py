@@ -1,4 +1,4 @@
-"""What is written of a ladder: four files that agree with each other, and no trace of whose machine it was."""
+"""The report of a sweep over bag lengths: four files that agree with each other and do not identify the machine."""
 
 import io
 import json
@@ -99,7 +99,7 @@ def test_texts(df):
     assert "Memory" not in alone
 
 
-def test_the_terminals_table_fits_and_holds_every_row(df):
+def test_the_terminals_table_is_narrow_enough_and_holds_every_row(df):
     said = io.StringIO()
     Console(file=said, width=120).print(to_rich(df, "train"))
     lines = said.getvalue().splitlines()

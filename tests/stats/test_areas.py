@@ -133,14 +133,14 @@ def test_equal_mann_whitney_statistics_are_equal_floats_everywhere(bags):
 def test_the_order_of_bags_of_one_statistic_leaves_no_trace(positives, negatives):
     rng = np.random.default_rng(0)
     y = np.repeat([0, 1], [negatives, positives])
-    actual = {}
+    areas = {}
     for _ in range(500):
         s = rng.normal(size=len(y)) + y
         u = int((s[y == 1][:, None] > s[y == 0]).sum())
         both = metrics.auc(y, np.full((len(y), 2), 0.5), np.column_stack([-s, s])), stats.placements(y, s).auc[0]
-        actual.setdefault(u, set()).update(both)
-    assert len(actual) > 50
-    assert all(len(values) == 1 for values in actual.values())
+        areas.setdefault(u, set()).update(both)
+    assert len(areas) > 50
+    assert all(len(values) == 1 for values in areas.values())
 
 
 def test_what_has_no_placements_is_named():

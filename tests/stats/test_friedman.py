@@ -85,7 +85,7 @@ def test_nothing_differs_where_all_are_tied():
     assert (ranks.pairs == 1).all()
 
 
-def test_a_clear_order_is_told_apart():
+def test_a_clear_order_is_significant():
     ranks = stats.friedman(np.tile([0.3, 0.1, 0.2], (20, 1)))
     assert list(ranks.ranks) == [1, 3, 2]
     assert ranks.groups == ()

@@ -45,7 +45,7 @@ def test_the_guard_is_a_tenth_of_a_patient_on_the_wrong_side(cohort):
         weights = np.append(np.ones(len(v)), 0.1)
         mean = np.average(np.append(v, 0.0), weights=weights)
         kept *= mean / v.mean()
-        # The own spread stays as DeLong has it; what the added one brings is its distance from the mean.
+        # The own spread stays as DeLong has it; the added one contributes its distance from the mean.
         total = weights.sum()
         error += v.var(ddof=1) / len(v) + 0.1 * len(v) * v.mean() ** 2 / (total**2 * (total - 1))
     auc = placed.auc[0] * kept

@@ -10,7 +10,7 @@ from support.refusal import refused
 from milbench import stats
 
 
-def found(counts, scores=None, auc=0.85, resamples=99, seed=0):
+def aucs_and_labels(counts, scores=None, auc=0.85, resamples=99, seed=0):
     rng = np.random.default_rng(seed)
     labels, n = np.repeat(np.arange(len(counts)), counts), sum(counts)
     if scores is None:
@@ -22,7 +22,7 @@ def found(counts, scores=None, auc=0.85, resamples=99, seed=0):
 
 
 def interval(*args, **kwargs):
-    own, labels = found(*args, **kwargs)
+    own, labels = aucs_and_labels(*args, **kwargs)
     return stats.mean_interval(own, labels, np.arange(len(labels))), own.mean
 
 
@@ -78,7 +78,7 @@ def test_a_class_outside_the_mean_is_paired_but_takes_no_pairs_from_the_others()
 @given(COUNTS, st.integers(0, 1000), st.sampled_from([0.6, 0.85, 0.97]))
 @settings(max_examples=40, deadline=None)
 def test_the_interval_holds_the_mean_stays_inside_and_turns_around(counts, seed, auc):
-    own, labels = found(counts, auc=auc, seed=seed)
+    own, labels = aucs_and_labels(counts, auc=auc, seed=seed)
     one = stats.mean_interval(own, labels, np.arange(len(labels)))
     assert 0 <= one.low <= own.mean <= one.high <= 1
 
@@ -87,7 +87,7 @@ def test_the_interval_holds_the_mean_stays_inside_and_turns_around(counts, seed,
 @settings(max_examples=20, deadline=None)
 def test_turning_the_aucs_around_turns_the_interval(seed, auc):
     """Of classes that are not rare: the spread that completes a rare class's is of a skewed model."""
-    own, labels = found([12, 15, 30], auc=auc, seed=seed)
+    own, labels = aucs_and_labels([12, 15, 30], auc=auc, seed=seed)
     one = stats.mean_interval(own, labels, np.arange(len(labels)))
     away = stats.ClassAucs(own.classes, 1 - own.auc, own.weights, 1 - own.replicates)
     turned = stats.mean_interval(away, labels, np.arange(len(labels)))
@@ -98,7 +98,7 @@ def test_turning_the_aucs_around_turns_the_interval(seed, auc):
 @settings(max_examples=12, deadline=None)
 def test_a_rare_class_moves_the_mean_by_its_weight_at_most(seed, counts):
     """From the interval of the mean of the other classes, whose AUCs the rare one does not touch."""
-    own, labels = found(counts, seed=seed, auc=0.9, resamples=299)
+    own, labels = aucs_and_labels(counts, seed=seed, auc=0.9, resamples=299)
     owner, share = np.arange(len(labels)), 1 / len(counts)
     one = stats.mean_interval(own, labels, owner)
     others = stats.ClassAucs(
@@ -111,7 +111,7 @@ def test_a_rare_class_moves_the_mean_by_its_weight_at_most(seed, counts):
 
 
 def test_many_bags_of_every_class_leave_the_interval_of_the_replicates():
-    own, labels = found([60] * 4, auc=0.8, resamples=1999)
+    own, labels = aucs_and_labels([60] * 4, auc=0.8, resamples=1999)
     one = stats.mean_interval(own, labels, np.arange(len(labels)))
     assert not one.guarded
     plain = stats.logit_interval(own.mean, own.weights @ own.replicates)
@@ -130,14 +130,14 @@ def test_one_class_with_weight_one_is_an_auc_of_two_classes():
 def test_more_patients_bring_the_ends_nearer_and_bags_of_one_patient_do_not():
     few, many = (interval(counts, auc=0.85, resamples=499)[0] for counts in ([10] * 3, [100] * 3))
     assert many.high - many.low < few.high - few.low
-    own, labels = found([20] * 3, perfect([20] * 3), resamples=9)
+    own, labels = aucs_and_labels([20] * 3, perfect([20] * 3), resamples=9)
     alone = stats.mean_interval(own, labels, np.arange(60))
     shared = stats.mean_interval(own, labels, np.arange(60) // 2)
     assert shared.low < alone.low
 
 
 def test_what_is_not_defined_has_no_interval_and_wrong_labels_are_refused():
-    own, labels = found([10, 10, 10])
+    own, labels = aucs_and_labels([10, 10, 10])
     nan = stats.ClassAucs(own.classes, np.array([0.8, np.nan, 0.7]), own.weights, own.replicates)
     assert np.isnan(stats.mean_interval(nan, labels, np.arange(30)).low)
     few = stats.ClassAucs(own.classes, own.auc, own.weights, own.replicates[:, :1])
@@ -155,7 +155,7 @@ def test_a_class_that_is_tested_in_folds_of_one_class_alone_is_no_division_by_ze
     rng = np.random.default_rng(0)
     y = np.array([0, 1] * 8 + [2] * 4)
     replicates = 0.8 + 0.05 * rng.normal(size=(2, 50))
-    actual = stats.ClassAucs(np.array([0, 1]), np.array([0.8, 0.8]), np.array([0.5, 0.5]), replicates)
+    areas = stats.ClassAucs(np.array([0, 1]), np.array([0.8, 0.8]), np.array([0.5, 0.5]), replicates)
     with np.errstate(all="raise"):
-        ends = stats.mean_interval(actual, y, np.arange(20), folds=[np.arange(16), np.arange(16, 20)])
+        ends = stats.mean_interval(areas, y, np.arange(20), folds=[np.arange(16), np.arange(16, 20)])
     assert ends.low < 0.8 < ends.high

@@ -10,7 +10,7 @@ from milbench import stats
 
 
 def covariance(a, b, r, m, n):
-    """Of two Mann-Whitney statistics, from the chance that two pairs are both in order, by scipy."""
+    """Of two Mann-Whitney statistics, from the probability that two pairs are both in order, by scipy."""
     h = sp.norm.ppf([a, b])
 
     def both(rho):
@@ -35,8 +35,8 @@ def test_one_method_with_itself_has_no_error():
     assert 0.8 < np.sqrt(apart / theirs) < 1.0
 
 
-def test_at_chance_the_error_is_the_rank_sums():
-    """At AUC 1/2 scores of both classes are alike, and the variance (m + n + 1) / 12mn holds for any distribution."""
+def test_at_auc_half_the_error_is_the_rank_sums():
+    """At AUC 1/2, with scores of one distribution, the variance is (m + n + 1) / 12mn whatever the distribution."""
     assert stats.planned_error(13, 29, 0.5, 0.5, 0.0) ** 2 / 2 == pytest.approx(43 / (12 * 13 * 29), rel=1e-9)
 
 
@@ -53,7 +53,7 @@ def test_the_planned_difference_is_seen_as_often_as_planned():
     assert np.mean(seen) == pytest.approx(0.8, abs=4 * np.sqrt(0.16 / n))
     assert np.mean(gaps) == pytest.approx(d, abs=0.005)
     assert np.std(gaps) == pytest.approx(stats.planned_error(80, 120, 0.8 + d, 0.8, 0.7), rel=0.12)
-    # What the scored slides say afterwards is what was planned before.
+    # The scored slides give the error that was planned.
     assert np.mean(detectable) == pytest.approx(d, rel=0.05)
     assert stats.planned_power(80, 120, 0.8, d, 0.7) == pytest.approx(0.8, abs=1e-4)
 
@@ -69,7 +69,7 @@ def test_more_slides_more_likeness_and_fewer_patients():
     quantiles = sp.norm.ppf(0.975) + sp.norm.ppf(0.8)
     assert wide == pytest.approx(quantiles * np.sqrt(2) * stats.planned_error(60, 70, 0.8 + wide, 0.8, 0.7), rel=1e-4)
     assert stats.planned_difference(60, 70, 0.8, 0.7, slides_per_patient=3) == d
-    assert np.isnan(stats.planned_difference(5, 5, 0.95, 0.5))  # not even a perfect method would be told apart
+    assert np.isnan(stats.planned_difference(5, 5, 0.95, 0.5))  # not even a perfect method would differ significantly
     assert stats.planned_power(60, 70, 0.9, 0.0, 0.7) == pytest.approx(0.05)
 
 

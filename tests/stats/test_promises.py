@@ -1,4 +1,4 @@
-"""What intervals promise whatever the counts: never below what the data exclude, and two seeds say no less than one."""
+"""Properties of intervals for all counts: no end at values that the data exclude, not wider with two seeds than one."""
 
 import numpy as np
 import pytest
@@ -137,7 +137,7 @@ def test_repetitions_of_folds_say_no_more_than_one():
 
 
 @pytest.mark.parametrize("sizes", [((1, 6), (10, 0), (0, 12)), ((9, 1), (1, 9)), ((2, 8), (3, 7))])
-def test_a_method_of_chance_over_uneven_folds_is_covered(sizes):
+def test_a_random_method_over_uneven_folds_is_covered(sizes):
     labels = np.concatenate([np.repeat([1, 0], size) for size in sizes])
     fold = np.repeat(np.arange(len(sizes)), [sum(size) for size in sizes])
     folds = [np.flatnonzero(fold == f) for f in range(len(sizes))]

@@ -123,7 +123,7 @@ def test_logit_interval_by_hand():
     expected = expit(logit(0.88) - half), expit(logit(0.88) + half)
     assert stats.logit_interval(0.88, replicates) == pytest.approx(expected, rel=1e-8)
     low, high = stats.logit_interval(0.88, replicates)
-    assert 0.88 - low > high - 0.88  # longer on the side of chance
+    assert 0.88 - low > high - 0.88  # longer towards 1/2
     assert stats.logit_interval(1.0, np.ones(9)) == (1.0, 1.0)
     assert np.isnan(stats.logit_interval(0.5, [np.nan, 0.5])).all()
     assert np.isnan(stats.interval([np.nan])).all()

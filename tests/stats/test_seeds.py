@@ -63,7 +63,7 @@ def test_pooling_by_hand():
 
 
 def test_two_methods_with_many_seeds_keep_more_of_their_own_spread():
-    """Whether two spreads are alike cannot be estimated: of the other's 4 degrees of freedom 2 count."""
+    """Whether two spreads are equal cannot be estimated: of the other's 4 degrees of freedom 2 count."""
     a, b = (stats.Seeds(0.8, 5, variance, 0.0, 1 / 5) for variance in (0.0004, 0.0036))
     of_a, of_b = stats.seed_errors([a, b])
     assert of_a.degrees == of_b.degrees == 6
@@ -190,7 +190,7 @@ def test_ranks_follow_scores_and_lie_in_their_intervals(seed, methods, seeds):
 @given(st.permutations(range(5)), st.integers(1, 3))
 @settings(max_examples=15, deadline=None)
 def test_another_order_of_methods_orders_the_results_and_changes_nothing_else(order, seeds):
-    """Where a pair is told apart by a hair, the draws of the seeds of another order may decide it: one place more."""
+    """Where a pair is barely significant, the draws of the seeds of another order may decide it: one place more."""
     order = list(order)
     means = cohort(3, 5, seeds, spread=0.1, auc=0.95, step=0.11)
     actual, turned = (ends(stats.rank_intervals(some)) for some in (means, [means[i] for i in order]))

@@ -112,21 +112,21 @@ def test_what_a_model_carries_is_read_back():
 @given(bags.map(np.array))
 @FEW
 def test_sensitivity_and_specificity_are_scikit_learns(rows):
-    y, actual = rows[:, 0], (rows[:, 1] > 0).astype(int)
+    y, called = rows[:, 0], (rows[:, 1] > 0).astype(int)
     p = np.tile([0.7, 0.3], (len(y), 1))
-    assert metrics.sensitivity(y, p, actual) == pytest.approx(sk.recall_score(y, actual))
-    assert metrics.specificity(y, p, actual) == pytest.approx(sk.recall_score(y, actual, pos_label=0))
-    assert metrics.balanced_accuracy(y, p, actual) == pytest.approx(sk.balanced_accuracy_score(y, actual))
-    assert metrics.accuracy(y, p, actual) == pytest.approx(sk.accuracy_score(y, actual))
+    assert metrics.sensitivity(y, p, called) == pytest.approx(sk.recall_score(y, called))
+    assert metrics.specificity(y, p, called) == pytest.approx(sk.recall_score(y, called, pos_label=0))
+    assert metrics.balanced_accuracy(y, p, called) == pytest.approx(sk.balanced_accuracy_score(y, called))
+    assert metrics.accuracy(y, p, called) == pytest.approx(sk.accuracy_score(y, called))
 
 
 def test_of_three_classes_they_are_means_over_classes():
     rng = np.random.default_rng(1)
-    y, actual = rng.integers(0, 3, 40), rng.integers(0, 3, 40)
+    y, called = rng.integers(0, 3, 40), rng.integers(0, 3, 40)
     p = np.full((40, 3), 1 / 3)
-    tables = sk.multilabel_confusion_matrix(y, actual)
-    assert metrics.specificity(y, p, actual) == pytest.approx(np.mean([t[0, 0] / t[0].sum() for t in tables]))
-    assert metrics.sensitivity(y, p, actual) == pytest.approx(np.mean([t[1, 1] / t[1].sum() for t in tables]))
+    tables = sk.multilabel_confusion_matrix(y, called)
+    assert metrics.specificity(y, p, called) == pytest.approx(np.mean([t[0, 0] / t[0].sum() for t in tables]))
+    assert metrics.sensitivity(y, p, called) == pytest.approx(np.mean([t[1, 1] / t[1].sum() for t in tables]))
 
 
 # --- tables ----------------------------------------------------------------------------------------------------------
@@ -147,19 +147,19 @@ def rare(tmp_path):
 
 
 def by_hand(root, rule):
-    """The mean over runs of scikit-learn's scores at the threshold found on validation by a search."""
+    """The mean over runs of scikit-learn's scores at the threshold that a search on validation selects."""
     labels = pd.read_csv(root / "made-up-v1/cohorts/easy-f0/labels.csv").set_index("slide_id")["label"]
-    actual = {}
+    scores = {}
     for run in read_runs(root):
         table = run.predictions().assign(y=lambda t: labels.reindex(t["slide_id"]).to_numpy())
         val, test = table[table["split"] == "val"], table[table["split"] == "test"]
         best = max(np.unique(val["s1"]), key=lambda t: (MEASURES[rule](val["y"], val["s1"] >= t), t))
         called = test["s1"] >= best
-        actual.setdefault(run.method, []).append((
+        scores.setdefault(run.method, []).append((
             sk.balanced_accuracy_score(test["y"], called), sk.f1_score(test["y"], called),
             sk.recall_score(test["y"], called), sk.recall_score(test["y"], called, pos_label=0),
         ))  # fmt: skip
-    return {method: np.mean(values, axis=0) for method, values in actual.items()}
+    return {method: np.mean(values, axis=0) for method, values in scores.items()}
 
 
 SHOWN = ["balanced_accuracy", "f1", "sensitivity", "specificity"]
@@ -327,8 +327,8 @@ def test_kept_models_predict_by_the_thresholds_of_the_table(study, tmp_path):
         assert actual == pytest.approx(runs.loc[record_.spec.fold, "balanced_accuracy"])
     ensemble = table[table["member"] == "ensemble"]
     odds = ensemble["log_odds_pos"].to_numpy()
-    cut = np.log(ensemble["threshold"] / (1 - ensemble["threshold"])).to_numpy()
-    assert np.array_equal(ensemble["predicted"] == "pos", odds >= cut - 1e-9)
+    threshold = np.log(ensemble["threshold"] / (1 - ensemble["threshold"])).to_numpy()
+    assert np.array_equal(ensemble["predicted"] == "pos", odds >= threshold - 1e-9)
     expected = sk.balanced_accuracy_score(ensemble["label"], ensemble["predicted"])
     assert f"{expected:.3f}" in text
     half, _ = predicted(study, tmp_path / "h.csv", "--threshold", "half")

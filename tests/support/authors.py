@@ -70,7 +70,7 @@ class AuthorsTransMIL(Aggregator):
         )  # fmt: skip
 
     def matrix_flops(self, n: int) -> int | None:
-        """As ours: the function is the same, and so is what it cannot do without."""
+        """As ours: the function is the same, and so are its mandatory operations."""
         return self.function[0].matrix_flops(n)
 
     def pool(self, bags: Bags, attention: bool) -> BagOutput:

@@ -1,7 +1,7 @@
-"""What the regression benchmarks do: the work they time, what runs beside it, and peak memory in a fresh process.
+"""The regression benchmarks: the work they time, its references, and peak memory in a fresh process.
 
-`milbench.measure.perf_regression` judges what these record. Factories are named as ``module:function`` so that a fresh
-process can import them; what they return is called again and again and does the same each time.
+`milbench.measure.perf_regression` compares their records. Factories are named as ``module:function`` so that a fresh
+process can import them; the functions that they return are called repeatedly and do the same each time.
 """
 
 from __future__ import annotations
@@ -123,14 +123,14 @@ def _calls(model: Any, mode: str, length: int, calls: int) -> Work:
 
 
 def record(
-    benchmark: Any, work: Work, beside: dict[str, Work], full: bool, clock: Callable[[], float] = time.perf_counter
+    benchmark: Any, work: Work, references: dict[str, Work], full: bool, clock: Callable[[], float] = time.perf_counter
 ) -> None:
-    """Time `work`, and before every round each of `beside`, into ``extra_info["NAME_seconds"]``, one sample a round."""
+    """Time `work`, and before every round each reference, into ``extra_info["NAME_seconds"]``, one sample a round."""
     rounds, warmup = (ROUNDS, WARMUP_ROUNDS) if full else (1, 0)
-    samples: dict[str, list[float]] = {name: [] for name in beside}
+    samples: dict[str, list[float]] = {name: [] for name in references}
 
     def setup() -> None:
-        for name, other in beside.items():
+        for name, other in references.items():
             start = clock()
             other()
             samples[name].append(clock() - start)
@@ -176,7 +176,7 @@ def _give_back_large_blocks() -> None:
 
 
 def holding_as_much_again(work: Work) -> Work:
-    """The same work, with an idle block as large as its own peak beside it: twice the memory."""
+    """The same work, with an idle block as large as its own peak allocated meanwhile: twice the memory."""
     size = _peak(work)
 
     def twice() -> None:

@@ -154,7 +154,7 @@ class LogOddsOfAnotherTemperature(Good):
 
 
 @caught_by("attention_on_request")
-class AttentionUnasked(Good):
+class AttentionUnrequested(Good):
     def pool(self, bags, attention):
         return super().pool(bags, True)
 
@@ -279,7 +279,7 @@ class HiddenState(Good):
 
 
 @caught_by("same_seed_same_model")
-class OwnChanceAtTheStart(Good):
+class OwnRandomnessAtTheStart(Good):
     def add_parts(self, width):
         values = [byte / 255 for byte in os.urandom(width)]
         self.shift = nn.Parameter(torch.tensor(values))
@@ -295,7 +295,7 @@ class DropoutInEval(Good):
 
 
 @caught_by("training_follows_the_seed")
-class OwnChanceInTraining(Good):
+class OwnRandomnessInTraining(Good):
     calls = itertools.count()
 
     def embed(self, x, bags):

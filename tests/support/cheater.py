@@ -1,4 +1,4 @@
-"""A method that learns from what is not there. Named as ``support.cheater:NoPoison``."""
+"""A method that learns from the absence of instances. Named as ``support.cheater:NoPoison``."""
 
 import torch
 import torch.nn.functional as F

@@ -18,13 +18,13 @@ PARTS = ("train", "val", "test")
 
 @dataclass
 class Slide:
-    """One slide of a cohort; ``told`` is its label in the split files, None: the same."""
+    """One slide of a cohort; ``split_label`` is its label in the split files, None: the same."""
 
     patient: str
     label: str
     x: np.ndarray
     step: float = 256.0
-    told: str | None = None
+    split_label: str | None = None
     more: dict[str, str] = field(default_factory=dict)
 
 
@@ -81,10 +81,10 @@ class Planted:
             cells: list[str] = []
             for part in PARTS:
                 name = fold[part][i] if i < len(fold[part]) else ""
-                message = classes.index(self.slides[name].label) if name in self.slides else 0
-                if name in self.slides and (said := self.slides[name].told) is not None:
-                    message = classes.index(said)
-                cells += [name, f"{message:.1f}" if name else ""]
+                index = 0
+                if slide := self.slides.get(name):
+                    index = classes.index(slide.label if slide.split_label is None else slide.split_label)
+                cells += [name, f"{index:.1f}" if name else ""]
             yield i, *cells
 
 

@@ -31,7 +31,7 @@ def digit_slides(patients: int = 24, slides: int = 2, seed: int = 0) -> list[Sli
     data = load_digits()
     pixels, digits = (data.data / 16).astype(np.float32), data.target
     rng = np.random.default_rng(seed)
-    actual = []
+    entries = []
     for p in range(patients):
         label = ("normal", "tumour")[p % 2]
         for s in range(slides):
@@ -42,12 +42,12 @@ def digit_slides(patients: int = 24, slides: int = 2, seed: int = 0) -> list[Sli
             cells = rng.permutation(100)[:n]
             xy = np.stack([cells % 10, cells // 10], 1) * 512
             name = f"{p:03d}{s}" if p % 3 else f"TCGA-{p:02d}.{s} a"
-            actual.append(Slide(name, f"{p:03d}", label, pixels[images], xy))
-    return actual
+            entries.append(Slide(name, f"{p:03d}", label, pixels[images], xy))
+    return entries
 
 
 def write_clam(root: Path, slides: list[Slide], kinds: tuple[str, ...] = ("h5_files", "pt_files")) -> Path:
-    """Write CLAM's features folder, and its dataset csv ``dataset.csv`` beside it."""
+    """Write CLAM's features folder, and its dataset csv ``dataset.csv`` in the same folder."""
     for kind in kinds:
         (root / kind).mkdir(parents=True, exist_ok=True)
     for slide in slides:

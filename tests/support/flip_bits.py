@@ -3,10 +3,10 @@
 A store with tuned runs, an oracle's trajectory, costs and a cohort, its feature cache and its built-in dataset are
 made once, small. For each flip one file is changed, the command that reads it runs, and the file is put back. A flip is
 
-- *found*: the command ends with an error that names the file;
-- *harmless*: the command says, to the last digit, what it says of the whole store (a bit that nothing reads: blanks
-  between JSON values, the letter case of an exponent), or does the part that was cut off again;
-- *silent*: it says something else. There must be none.
+- *detected*: the command ends with an error that names the file;
+- *harmless*: the command prints, to the last digit, the output for the whole store (a bit that nothing reads: blanks
+  between JSON values, the letter case of an exponent), or does again the part whose record is lost;
+- *silent*: it prints another output. There must be none.
 
 Prints one row a kind of file; exit code 1 where a flip was silent.
 """
@@ -177,7 +177,7 @@ def flipped(file: Path, bit: int) -> Iterator[None]:
 
 
 def campaign(folder: Path, flips: int, seed: int = 0) -> pd.DataFrame:
-    """Flip bits; return one row a kind of file: flips, found, harmless, silent, and the first silent one."""
+    """Flip bits; return one row a kind of file: flips, detected, harmless, silent, and the first silent one."""
     targets_ = targets(folder, make_store(folder))
     rng = np.random.default_rng(seed)
     rows = []
@@ -194,11 +194,11 @@ def campaign(folder: Path, flips: int, seed: int = 0) -> pd.DataFrame:
             with flipped(file, bit):
                 outcome = _outcome(target, file, whole)
             counts[outcome] += 1
-            if outcome not in ("found", "harmless") and not first:
+            if outcome not in ("detected", "harmless") and not first:
                 first = f"{file.relative_to(folder)} bit {bit}: {outcome}"
-        silent = number - counts["found"] - counts["harmless"]
-        rows.append({"file": target.kind, "flips": number, "found": counts["found"], "harmless": counts["harmless"],
-                     "silent": silent, "first silent": first})  # fmt: skip
+        silent = number - counts["detected"] - counts["harmless"]
+        rows.append({"file": target.kind, "flips": number, "detected": counts["detected"],
+                     "harmless": counts["harmless"], "silent": silent, "first silent": first})  # fmt: skip
         assert target.read() == whole
     return pd.DataFrame(rows)
 
@@ -208,13 +208,13 @@ def _outcome(target: Target, file: Path, whole: str) -> str:
         said = target.read()
     except MilbenchError as error:
         named = file.name in str(error) or file.parent.name in str(error)
-        return "found" if named else f"an error that does not name the file: {error}"
+        return "detected" if named else f"an error that does not name the file: {error}"
     except Exception as error:
         return f"a traceback: {type(error).__name__}: {error}"
     if said == whole:
         return "harmless"
     if str(file.name) in said and "[" in said[:1] and target.kind in ("split", "audit"):
-        return "found"  # of `milbench verify`, which lists defects
+        return "detected"  # of `milbench verify`, which lists defects
     return "another answer"
 
 
@@ -228,7 +228,7 @@ def main() -> int:
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     print(table.to_string(index=False))
-    total = table[["flips", "found", "harmless", "silent"]].sum()
+    total = table[["flips", "detected", "harmless", "silent"]].sum()
     print(", ".join(f"{name} {value}" for name, value in total.items()))
     return int(total["silent"] > 0)
 

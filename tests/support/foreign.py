@@ -35,7 +35,7 @@ def read_source(source: Path, format: str = "auto") -> dict[str, SourceSlide]:
 
 
 def source_table(source: Path, format: str = "auto") -> SourceTable:
-    """Return what a source says of its slides beside their features."""
+    """Return the labels, patients and folds that a source holds."""
     table = detect_format(source, format)[0].open_source(source).table()
     assert table is not None
     return table

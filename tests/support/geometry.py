@@ -43,12 +43,12 @@ def defects(figure: Figure) -> list[str]:
 
 
 def _texts(figure: Figure) -> list[Text]:
-    actual: list[Text] = []
+    texts: list[Text] = []
     for text in figure.findobj(Text):
         assert isinstance(text, Text)
         if text.get_text().strip() and text.get_visible() and _is_shown(text, figure):
-            actual.append(text)
-    return actual
+            texts.append(text)
+    return texts
 
 
 def _is_shown(text: Text, figure: Figure) -> bool:

@@ -1,4 +1,4 @@
-"""A TransMIL trained on digits-bags in fp32, asked about its test bags in fp32 and in another precision."""
+"""A TransMIL trained on digits-bags in fp32; it predicts its test bags in fp32 and in another precision."""
 
 from __future__ import annotations
 

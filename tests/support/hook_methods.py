@@ -48,7 +48,7 @@ class Teacher(Plain):
 
 
 class Stubborn(Teacher):
-    """Changes what is trained."""
+    """Changes a trained parameter."""
 
     def after_step(self, progress):
         self.head.weight.zero_()
@@ -58,12 +58,12 @@ class Draws(Plain):
     """Adds noise from a generator of its own."""
 
     def reset(self, generator):
-        self.chance = generator
+        self.generator = generator
 
     def strange(self, bags):
         if self.training:
             with torch.no_grad():
-                self.head.bias += 0.01 * torch.randn(2, generator=self.chance)
+                self.head.bias += 0.01 * torch.randn(2, generator=self.generator)
 
 
 class StackableTeacher(Teacher):

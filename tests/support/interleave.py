@@ -1,4 +1,4 @@
-"""Speed as a ratio: two pieces of work in turns, so that whatever slows the machine slows both."""
+"""Speed as a ratio: two pieces of work interleaved, so that a slower machine slows both."""
 
 import statistics
 import time
@@ -7,8 +7,8 @@ import time
 def medians(*works, rounds=15, warmup=2, again=0):
     """Median seconds of each piece of work, run round-robin.
 
-    With `again`, that many calls come before each timed one: what the other work left in the caches is gone then, as it
-    is when a method runs by itself.
+    With `again`, that many calls come before each timed one: they displace the other work's data from the caches, as
+    when a method runs by itself.
     """
     samples = [[] for _ in works]
     for i in range(warmup + rounds):
@@ -23,7 +23,7 @@ def medians(*works, rounds=15, warmup=2, again=0):
 
 
 def compare(benchmark, ours, theirs, **options):
-    """How many times faster `ours` is than `theirs`; `ours` is recorded as a benchmark, with the ratio beside it."""
+    """How many times faster `ours` is than `theirs`; `ours` is recorded as a benchmark, with the ratio."""
     mine, other = medians(ours, theirs, **options)
     benchmark.extra_info["ratio"] = other / mine
     benchmark.pedantic(ours, rounds=5, warmup_rounds=1)

@@ -1,4 +1,4 @@
-"""A writer that keeps a dataset's bags in memory: what a dataset adds, without files."""
+"""A writer that keeps a dataset's bags in memory: the bags that a dataset adds, without files."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 
 
 class Kept(dict[str, np.ndarray]):
-    """Bags by name, in the order of writing; coordinates and their step beside them."""
+    """Bags by name, in the order of writing; with their coordinates and coordinate steps."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -57,19 +57,19 @@ DISK_BYTES = 16 << 20
 
 @dataclass
 class Campaign:
-    """What was done and seen.
+    """A campaign of kills: its settings, counts and problems.
 
     Attributes:
         folder: of everything it writes.
-        chance: draws the moments.
+        rng: draws the moments.
         suite: that is run, TOML.
         within_s: of the work in which a kill comes, at most.
-        counts: kills by kind, and what they met.
+        counts: kills by kind, and their outcomes.
         problems: sentences; empty where all is as it should be.
     """
 
     folder: Path
-    chance: random.Random
+    rng: random.Random
     suite: str = SUITE
     within_s: float = 3.0
     counts: Counter[str] = field(default_factory=Counter)
@@ -87,7 +87,7 @@ class Campaign:
         left = [KINDS[i % len(KINDS)] for i in range(kills)]
         for number in range(0, kills, len(KINDS)):
             kinds = left[number : number + len(KINDS)]
-            self.chance.shuffle(kinds)
+            self.rng.shuffle(kinds)
             with Disk(self.folder / f"results-{number // len(KINDS)}") as disk:
                 self.disturbed(disk, kinds)
                 self.compare(disk.results, due, number // len(KINDS))
@@ -121,7 +121,7 @@ class Campaign:
             return subprocess.Popen(line, cwd=self.folder, stdout=out, stderr=out, start_new_session=True)
 
     def said(self) -> str:
-        """Return the end of what the last command has said."""
+        """Return the end of the last command's output."""
         return " / ".join((self.folder / "said").read_text("utf-8", "replace").splitlines()[-3:])
 
     def check_said(self) -> None:
@@ -130,14 +130,14 @@ class Campaign:
 
     def moment(self, command: subprocess.Popen[bytes], results: Path, kind: str) -> bool:
         """Wait for a moment to kill; return False where the command has ended before."""
-        anywhere = kind in ("main", "group") and self.chance.random() < 0.1
+        anywhere = kind in ("main", "group") and self.rng.random() < 0.1
         end = time.monotonic() + LIMIT_S
         while not anywhere and command.poll() is None and time.monotonic() < end:
             at_work = (results / "s-v1" / ".live").exists()
             if at_work and (kind != "worker" or workers(command.pid)):
                 break
             time.sleep(0.01)
-        until = time.monotonic() + self.chance.uniform(0, 0.4 if kind == "worker" else self.within_s)
+        until = time.monotonic() + self.rng.uniform(0, 0.4 if kind == "worker" else self.within_s)
         while time.monotonic() < until and command.poll() is None:
             time.sleep(0.005)
         while kind == "worker" and command.poll() is None and not workers(command.pid):
@@ -152,7 +152,7 @@ class Campaign:
                 self.counts[f"{kind}: gone by then"] += 1
                 return False
             with suppress(psutil.NoSuchProcess):
-                self.chance.choice(victims).kill()
+                self.rng.choice(victims).kill()
             return False
         if kind == "disk":
             disk.fill(command.pid)
@@ -172,7 +172,7 @@ class Campaign:
         return True
 
     def state(self, results: Path) -> dict[str, Any]:
-        """Return what runs, trials and costs a results folder holds, without what a clock has said."""
+        """Return what runs, trials and costs a results folder holds, without values read from clocks."""
         state: dict[str, Any] = {}
         for record in read_runs(results):
             name = f"run {record.spec.run_id}"
@@ -278,14 +278,14 @@ class Disk:
 
 
 def campaign(folder: Path, kills: int, seed: int, suite: str = SUITE, within_s: float = 3.0) -> Campaign:
-    """Carry out a campaign in an empty folder; return what was seen."""
+    """Carry out a campaign in an empty folder; return it, with counts and problems."""
     made = Campaign(folder, random.Random(seed), suite, within_s)
     made.run(kills)
     return made
 
 
 def main() -> int:
-    """Run the campaign that the command line asks for; 1 where something differs."""
+    """Run the campaign of the command line; 1 where something differs."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--kills", type=int, default=60)
     parser.add_argument("--seed", type=int, default=0)

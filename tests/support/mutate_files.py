@@ -1,7 +1,7 @@
 """Mutated inputs: how often a damaged file makes milbench hang, show a traceback, or read other numbers.
 
-Valid small inputs of every format, and tables of labels and splits, are changed by one of: flipped bits, a cut end, a
-piece inserted, two pieces exchanged. Each is read as ``milbench init`` and ``milbench cache build`` read it.
+Valid small inputs of every format, and tables of labels and splits, are changed by one of: flipped bits, a truncation,
+an insertion, two pieces exchanged. Each is read as ``milbench init`` and ``milbench cache build`` read it.
 
     python -m support.mutate_files --inputs 2000 --seed 0        (in tests/)
 """
@@ -149,7 +149,7 @@ def flip(raw: bytes, rng: np.random.Generator) -> bytes:
     return bytes(made)
 
 
-def cut(raw: bytes, rng: np.random.Generator) -> bytes:
+def truncate(raw: bytes, rng: np.random.Generator) -> bytes:
     """Leave a beginning."""
     return raw[: int(rng.integers(len(raw)))]
 
@@ -169,7 +169,7 @@ def swap(raw: bytes, rng: np.random.Generator) -> bytes:
     return raw[:a] + raw[b : b + size] + raw[a + size : b] + raw[a : a + size] + raw[b + size :]
 
 
-MUTATIONS = (flip, cut, insert, swap)
+MUTATIONS = (flip, truncate, insert, swap)
 
 
 @dataclass
@@ -188,7 +188,7 @@ def campaign(inputs: int, seed: int = 0, computing: float = COMPUTING) -> Outcom
         seed: of the mutations.
         computing: seconds of computing that a file may take before its reader is ended.
     """
-    actual = Outcome()
+    outcome = Outcome()
     before = supervised.COMPUTING
     supervised.COMPUTING = computing
     kinds = [*FEATURES, *TABLES]
@@ -196,13 +196,13 @@ def campaign(inputs: int, seed: int = 0, computing: float = COMPUTING) -> Outcom
         with tempfile.TemporaryDirectory() as folder:
             for number in range(inputs):
                 kind = kinds[number % len(kinds)]
-                _one(actual, Path(folder), kind, number, np.random.default_rng([seed, number]))
+                _one(outcome, Path(folder), kind, number, np.random.default_rng([seed, number]))
     finally:
         supervised.COMPUTING = before
-    return actual
+    return outcome
 
 
-def _one(actual: Outcome, folder: Path, kind: str, number: int, rng: np.random.Generator) -> None:
+def _one(outcome: Outcome, folder: Path, kind: str, number: int, rng: np.random.Generator) -> None:
     valid = folder / "valid" / kind.replace(" ", "-")
     if not valid.exists():
         valid.parent.mkdir(exist_ok=True)
@@ -217,10 +217,10 @@ def _one(actual: Outcome, folder: Path, kind: str, number: int, rng: np.random.G
     path = files[int(rng.integers(len(files)))]
     mutate = MUTATIONS[int(rng.integers(len(MUTATIONS)))]
     path.write_bytes(mutate(path.read_bytes(), rng))
-    what, message = _read(kind, place, folder, path, valid)
-    actual.counts[what] += 1
-    if what in ("hang", "traceback"):
-        actual.bad.append((kind, mutate.__name__, number, message))
+    category, message = _read(kind, place, folder, path, valid)
+    outcome.counts[category] += 1
+    if category in ("hang", "traceback"):
+        outcome.bad.append((kind, mutate.__name__, number, message))
 
 
 #: formats whose writers make the folder below the one they are given
@@ -291,9 +291,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     began = time.monotonic()
-    actual = campaign(options.inputs, options.seed)
-    print(f"{options.inputs} inputs in {time.monotonic() - began:.0f} s: {dict(actual.counts)}")
-    for kind, mutation, number, message in actual.bad:
+    outcome = campaign(options.inputs, options.seed)
+    print(f"{options.inputs} inputs in {time.monotonic() - began:.0f} s: {dict(outcome.counts)}")
+    for kind, mutation, number, message in outcome.bad:
         print(f"  {kind}, {mutation}, input {number}: {message}")
 
 

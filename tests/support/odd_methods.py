@@ -1,4 +1,4 @@
-"""Methods that end in every way a run can end, and some that tell what they saw. Named as ``support.odd_methods:X``."""
+"""Methods that end in every way a run can end, and some that record inputs. Named as ``support.odd_methods:X``."""
 
 import os
 import signal
@@ -189,13 +189,13 @@ class OneBagInEvaluation(Plain):
 
 
 class Drops(Plain):
-    """Features dropped in training: a method with chance of its own."""
+    """Features dropped in training: a method that draws random numbers."""
 
     def pool(self, bags: Bags, attention: bool) -> BagOutput:
         return super().pool(bags.with_features(F.dropout(bags.x, 0.5, self.training)), attention)
 
 
-class OldChance(Plain):
+class OtherGenerators(Plain):
     """Draws from numpy's and Python's global generators instead of torch's."""
 
     def pool(self, bags: Bags, attention: bool) -> BagOutput:
@@ -206,7 +206,7 @@ class OldChance(Plain):
 
 
 class Records(Plain):
-    """Writes down the weights it starts with, the bags it is shown in training and what chance it draws there."""
+    """Records its initial weights, the bags it is trained on and the random numbers it draws in training."""
 
     log: list = []  # noqa: RUF012
 

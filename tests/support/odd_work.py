@@ -11,7 +11,7 @@ from milbench.runs.launchers.base import Outcome
 
 
 def do(task):
-    """Do what the task's first word says."""
+    """Do the work that the task's first word names."""
     what, *rest = task
     return globals()[what](*rest)
 
@@ -60,7 +60,7 @@ def end_by(number):
 
 
 def end_at_first(number, times, mark):
-    """End by a signal in the first attempts, as often as asked; then return the number of attempts."""
+    """End by a signal in the first ``times`` attempts; then return the number of attempts."""
     with open(mark, "a") as file:
         file.write(f"{os.getpid()}\n")
     with open(mark) as file:

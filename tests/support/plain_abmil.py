@@ -69,5 +69,5 @@ def cross_validate(
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    found = cross_validate(Path(sys.argv[1]), int(sys.argv[2]), *map(float, sys.argv[3:]))
-    print(f"{found.mean():.3f} +- {found.mean(axis=1).std(ddof=1):.3f}")
+    accuracies = cross_validate(Path(sys.argv[1]), int(sys.argv[2]), *map(float, sys.argv[3:]))
+    print(f"{accuracies.mean():.3f} +- {accuracies.mean(axis=1).std(ddof=1):.3f}")

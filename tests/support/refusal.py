@@ -1,4 +1,4 @@
-"""What a refusal says: its code, and the files, fields and values that its sentence names, whatever the wording."""
+"""Assertions on refusals: the code, and the files, fields and values that the message names, whatever the wording."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +14,7 @@ def refused(code: str, *names: object, kind: type[MilbenchError] = MilbenchError
 
     Args:
         code: the code of the error.
-        *names: what the message names: files, fields, options, values; each as ``str``.
+        *names: files, fields, options and values that the message contains; each as ``str``.
         kind: the class of the error.
 
     Yields:

@@ -1,4 +1,4 @@
-"""Real data and authors' outputs: in MILBENCH_SHARED, else in ``shared`` beside the checkout."""
+"""Real data and authors' outputs: in MILBENCH_SHARED, else in ``shared`` next to the checkout."""
 
 import os
 from pathlib import Path
@@ -9,5 +9,5 @@ _FOLDER = Path(os.environ.get("MILBENCH_SHARED") or Path(__file__).resolve().par
 
 SHARED = _FOLDER if (_FOLDER / "data").is_dir() else None
 needs_shared = pytest.mark.skipif(
-    SHARED is None, reason="real data and authors' outputs not found: set MILBENCH_SHARED to their folder"
+    SHARED is None, reason="there are no real data and authors' outputs: set MILBENCH_SHARED to their folder"
 )

@@ -28,7 +28,7 @@ def labelled(n: int, share: float) -> np.ndarray:
 
 
 def normal(rng: np.random.Generator, labels: np.ndarray, auc: float, spread: float = 1.0) -> np.ndarray:
-    """Normal scores; positives have another spread where asked."""
+    """Normal scores; positives may have another spread."""
     noise = rng.normal(size=len(labels))
     return np.where(labels > 0, separation(auc, spread) + spread * noise, noise)
 
@@ -44,7 +44,7 @@ def exponential(rng: np.random.Generator, labels: np.ndarray, auc: float) -> np.
 
 
 def missed(rng: np.random.Generator, labels: np.ndarray, auc: float) -> np.ndarray:
-    """A share of positives that look like negatives, as tumours too small to be seen do, and cost 9/10 of 1 - AUC."""
+    """A share of positives that resemble negatives, as tumours too small to be seen do, and cost 9/10 of 1 - AUC."""
     share = 1.8 * (1 - auc)
     gap = separation((auc - share / 2) / (1 - share))
     seen = (labels > 0) & (rng.random(len(labels)) >= share)

@@ -47,7 +47,7 @@ def write_labels(folder: Path, parts: dict[str, list[tuple[str, int]]]) -> None:
 
 def task(folder: Path, parts: dict[str, list[tuple[str, int]]], method: str = "mean", seed: int = 0,
          protocol: Protocol | None = None, **recipe: Any) -> TrainingTask:  # fmt: skip
-    """Return the task of one run; the recipe is plain SGD unless told otherwise."""
+    """Return the task of one run; the recipe is plain SGD unless ``recipe`` says otherwise."""
     fields = {"optimizer": "sgd", "lr": 0.1, "momentum": 0.0, "weight_decay": 0.0, "epochs": 3} | recipe
     spec = RunSpec(
         suite="small", suite_version=1, data="d", fingerprint="f", method=method, params={}, recipe=Recipe(**fields),

@@ -1,6 +1,6 @@
 """TransMIL in its authors' form: the PyPI package `nystrom-attention` inside a plain PPEG model, one bag at a time.
 
-What is not the authors' (readout, square, order) is added in the plainest way.
+Options that the authors' form lacks (readout, square, order) are added in the plainest way.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The task that milbench has: what it stores, refuses, balances and monitors."""
+"""The built-in task: its stored columns, refusals, strata and monitors."""
 
 import numpy as np
 import pytest

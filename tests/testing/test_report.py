@@ -57,11 +57,11 @@ def test_a_broken_method_is_caught_by_the_check_meant_for_it(cls, check):
 
 
 @pytest.mark.parametrize("cls", [
-    methods.NoCitation, methods.UntypedParameter, methods.SigmoidOfEach, methods.AttentionUnasked,
+    methods.NoCitation, methods.UntypedParameter, methods.SigmoidOfEach, methods.AttentionUnrequested,
     methods.AttentionChangesLogits, methods.UnusedParameter, methods.ParameterTimesZero, methods.BatchNorm,
     methods.LaterRowsCountMore, methods.SaysOrderMatters, methods.LargestIsOne, methods.SortedAttention,
     methods.StacksTheFirstScale,
-    methods.OwnChanceInTraining, methods.AnotherPathWithoutGradients, methods.LossInBf16, methods.SummedLoss,
+    methods.OwnRandomnessInTraining, methods.AnotherPathWithoutGradients, methods.LossInBf16, methods.SummedLoss,
     methods.AnyWidth, methods.SwallowsNan,
 ])  # fmt: skip
 def test_and_by_no_other(cls):

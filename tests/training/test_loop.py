@@ -109,7 +109,7 @@ def test_the_same_task_twice_is_the_same_to_the_bit(cohort):
 
 
 def test_a_method_that_draws_from_other_generators_is_repeatable_too(cohort):
-    np.testing.assert_array_equal(run(cohort, ODD + "OldChance")[1], run(cohort, ODD + "OldChance")[1])
+    np.testing.assert_array_equal(run(cohort, ODD + "OtherGenerators")[1], run(cohort, ODD + "OtherGenerators")[1])
 
 
 @pytest.mark.parametrize("source", ["init", "order", "dropout"])
@@ -344,7 +344,7 @@ def test_counting_moves_no_generator():
     torch.manual_seed(3), np.random.seed(3), random.seed(3)
     plain = float(torch.rand(())), float(np.random.rand()), random.random()
     torch.manual_seed(3), np.random.seed(3), random.seed(3)
-    assert step_flops(ODD + "OldChance", 4, 2).of(5) is not None
+    assert step_flops(ODD + "OtherGenerators", 4, 2).of(5) is not None
     assert (float(torch.rand(())), float(np.random.rand()), random.random()) == plain
 
 

@@ -299,7 +299,7 @@ def test_a_figure_is_the_same_bytes_each_time_in_every_format(suffix, begin):
     assert first == second
 
 
-def test_a_report_has_its_figures_in_the_formats_asked_for(tmp_path):
+def test_a_report_has_its_figures_in_the_requested_formats(tmp_path):
     fill(tmp_path / "r", seeds=1)
     board = evaluate(tmp_path / "r", resamples=20)
     write_report(board, tmp_path / "out", "Leaderboard", "Made by a test.", ["svg", "pdf"])

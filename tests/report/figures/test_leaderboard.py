@@ -1,4 +1,4 @@
-"""Figures: what is drawn, and that no label covers another."""
+"""Figures: their elements, and that no label covers another."""
 
 import matplotlib
 import numpy as np

@@ -37,7 +37,7 @@ def test_every_method_is_named_once_inside_its_panel_and_over_nothing(figure):
         assert all(frame.x0 <= b.x0 and b.x1 <= frame.x1 and frame.y0 <= b.y0 and b.y1 <= frame.y1 for b in boxes)
         drawn = [line.get_xydata() for line in ax.lines if line.get_marker() not in ("None", "")]
         ends = [ax.transData.transform(points)[:, 0].max() for points in drawn]
-        assert max(ends) < min(b.x0 for b in boxes), "names stand beside the lines"
+        assert max(ends) < min(b.x0 for b in boxes), "names stand to the right of the lines"
 
 
 def test_lines_are_what_the_table_says(figure):
@@ -77,7 +77,7 @@ def test_nothing_ok_no_figure():
     assert ladder_figure(df[df["outcome"] != "ok"]) is None
 
 
-def test_the_callers_own_look_is_kept():
+def test_the_callers_plot_style_is_kept():
     before = dict(matplotlib.rcParams)
     ladder_figure(ladder())
     assert dict(matplotlib.rcParams) == before

@@ -41,6 +41,6 @@ class SerialLauncher(Launcher):
         return future
 
     def close(self):
-        """End what is under way."""
+        """End the running tasks."""
         self._waiting.clear()
         self._place.close()
