@@ -68,7 +68,7 @@ def test_the_markdown_says_what_a_reader_needs(written):
     text = written["md"].read_text()
     for words in ("    milbench measure -m transmil", "![Time and memory against bag length](machine-fp32.png)",
                   "200 GFLOP/s", "30.0 GB/s", "2048 x 1024 x 512", "## Inference", "## Training step", "A CPU",
-                  "8.00 GiB", "`machine-fp32.csv`", "in the caches as far as it fits",
+                  "8.00 GiB", "`machine-fp32.csv`", "the caches",
                   "- `their_pkg.pool:Theirs`, infer, 64,000 instances: oom, time: not enough memory"):  # fmt: skip
         assert words in text, words
     assert text.count("| transmil |") == 8
