@@ -170,7 +170,7 @@ def label_row_twice(planted: Planted) -> Due:
 
 def labels_that_disagree(planted: Planted) -> Due:
     one, other = planted.of(0, "train", "normal")[1], planted.of(1, "test", "tumour")[0]
-    planted.slides[one].told, planted.slides[other].told = "tumour", "normal"
+    planted.slides[one].split_label, planted.slides[other].split_label = "tumour", "normal"
     return [("label-mismatch", None, tuple(sorted((one, other))))]
 
 

@@ -95,7 +95,7 @@ def test_labels_of_every_form_are_compared(form, words, tmp_path):
 def test_the_sentence_names_the_file_and_both_labels(tmp_path):
     planted = clean_cohort()
     slide = planted.of(0, "train", "normal")[0]
-    planted.slides[slide].told = "tumour"
+    planted.slides[slide].split_label = "tumour"
     (finding,) = audit(planted.write(tmp_path))
     assert f"1 slide with another label in the split files than in {tmp_path / 'labels.csv'}" in finding.message
     assert f"{slide!r} is 1 in fold0.csv and normal here; correct one of them" in finding.message
