@@ -14,10 +14,10 @@ import pandas as pd
 import psutil
 import pytest
 from support import synthetic as made
+from support.refusal import refused
 
 import milbench.runs.store
 from milbench.atomic_io.unfinished import HOST
-from milbench.errors import MilbenchError
 from milbench.runs.live import Session, sessions
 from milbench.runs.store import SCHEMA, Store, read_costs, read_runs, read_suite
 
@@ -68,7 +68,7 @@ def test_a_failure_is_a_run(store):
     (run,) = read_runs(store.root)
     assert (run.outcome, run.reason) == ("oom", "made up to be oom")
     assert run.history() is None
-    with pytest.raises(MilbenchError, match=r"predictions\.parquet is missing"):
+    with refused("file-missing", run.path / "predictions.parquet"):
         run.predictions()
 
 
@@ -245,7 +245,7 @@ def test_a_failing_write_leaves_the_old_run_and_says_so(store, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(pd.DataFrame, "to_parquet", full)
-    with pytest.raises(MilbenchError, match=r"No space left on device.*run the command again"):
+    with refused("not-writable", store.runs / run_id, "No space left on device"):
         publish(store, note="new", overwrite=True)
     assert read_runs(store.root)[0].record["note"] == "old"
     assert [p.name for p in store.runs.iterdir()] == [run_id]
@@ -256,39 +256,39 @@ def test_newer_schema_and_damage_are_named(store):
     file = store.runs / run_id / "run.json"
     content = json.loads(file.read_text())
     file.write_text(json.dumps(content | {"schema": SCHEMA + 1}))
-    with pytest.raises(MilbenchError, match=rf"run\.json has schema {SCHEMA + 1}.*upgrade milbench"):
+    with refused("schema-unknown", file, SCHEMA + 1):
         read_runs(store.root)
-    with pytest.raises(MilbenchError, match="upgrade milbench"):
+    with refused("schema-unknown", file, SCHEMA + 1):
         store.has(run_id)
     file.write_text(json.dumps(content)[:50])
-    with pytest.raises(MilbenchError, match=r"run\.json cannot be read.*delete its folder"):
+    with refused("file-unreadable", file):
         read_runs(store.root)
     content = {k: v for k, v in content.items() if k not in ("files", "checksum")}  # a record of before
     file.write_text(json.dumps({k: v for k, v in content.items() if k != "spec"}))
-    with pytest.raises(MilbenchError, match="'spec' is missing"):
+    with refused("store-damaged", file, "'spec'"):
         read_runs(store.root)
     file.write_text(json.dumps(content | {"spec": content["spec"] | {"seed": "x"}}))
-    with pytest.raises(MilbenchError, match="seed"):
+    with refused("store-damaged", file, "seed"):
         read_runs(store.root)
     file.write_text("[]")
-    with pytest.raises(MilbenchError, match="no schema"):
+    with refused("store-damaged", file, "schema"):
         read_runs(store.root)
 
 
 def test_unusable_roots(tmp_path):
     file = tmp_path / "file"
     file.write_text("")
-    with pytest.raises(MilbenchError, match="is a file where results need a folder"):
+    with refused("path-wrong-kind", file, "--results"):
         Store(file, made.suite()).prepare()
-    with pytest.raises(MilbenchError, match="milbench run quickstart"):
+    with refused("results-missing", tmp_path / "nothing", "milbench run quickstart"):
         read_runs(tmp_path / "nothing")
-    with pytest.raises(MilbenchError, match="usable as a folder"):
+    with refused("name-bad", "'../up'"):
         Store(tmp_path, made.suite(name="../up"))
     closed = tmp_path / "closed"
     closed.mkdir(mode=0o500)
     if os.access(closed, os.W_OK):
         pytest.skip("this user may write anywhere")
-    with pytest.raises(MilbenchError, match="cannot write results"):
+    with refused("not-writable", closed):
         Store(closed, made.suite()).prepare()
 
 

@@ -8,12 +8,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 from sklearn.utils.class_weight import compute_class_weight
+from support.refusal import refused
 from support.small import opened, task, write_cohort
 
 import milbench
 from milbench.bags import BagOutput, Bags
 from milbench.config import Budget, Frozen, Recipe, RunSpec, added
-from milbench.errors import MilbenchError
 from milbench.training.loop import train
 from milbench.training.optimizers import Plateau, balanced_weights, learning_rate
 from milbench.training.stacked import stacks
@@ -139,7 +139,7 @@ def test_a_balanced_sampler_draws_classes_with_the_same_probability(rare, monkey
 
 def test_an_aux_without_a_row_a_bag_cannot_be_weighted_in_a_batch():
     out = BagOutput(torch.zeros(2, 2), aux={"scores": torch.zeros(7, 1)})
-    with pytest.raises(MilbenchError, match="batch_size"):
+    with refused("bag-shape", "aux['scores']", "(7, 1)", "batch_size = 1"):
         out.bag(0)
 
 
@@ -207,7 +207,7 @@ def test_a_plateau_passes_over_what_is_undefined_and_over_the_warm_up():
 def test_a_plateau_without_validation_slides_is_refused(rare):
     folder, parts = rare
     protocol = task(folder, parts).spec.protocol.model_copy(update={"checkpoint": "last"})
-    with pytest.raises(MilbenchError, match="plateau"):
+    with refused("split-no-validation", "fold0 of d", "plateau"):
         train(task(folder, parts | {"val": []}, "mean", protocol=protocol, schedule="plateau"), opened(folder), CPU)
 
 

@@ -6,12 +6,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from support.refusal import refused
 from support.small import ODD, opened, suite, task, write_cohort
 
 import milbench
 from milbench.bags import Bags
 from milbench.config import Budget, Protocol, Recipe
-from milbench.errors import Diverged, MilbenchError
+from milbench.errors import Diverged
 from milbench.evaluation.leaderboard import leaderboard
 from milbench.nn.stacked import Stack
 from milbench.registry import resolve
@@ -196,7 +197,7 @@ def test_what_diverges_is_told_and_leaves_the_others(cohort):
 
 def test_what_is_not_stackable_is_refused():
     model = resolve("transmil[dim=16,heads=2]").create(4, 2)
-    with pytest.raises(MilbenchError, match="cannot be trained in a stack"):
+    with refused("method-unsupported", "TransMIL", "stacked = 1"):
         Stack([model, model], [torch.Generator()] * 2)
 
 

@@ -9,8 +9,8 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
+from support.refusal import refused
 
-from milbench.errors import MilbenchError
 from milbench.registry import resolve
 from milbench.runs.costs import estimate as module
 from milbench.runs.costs.estimate import (
@@ -153,7 +153,7 @@ def test_what_cannot_be_measured_has_a_reason_and_stops_no_other(name, why):
 
 
 def test_an_unknown_method():
-    with pytest.raises(MilbenchError, match="Did you mean 'mean'"):
+    with refused("method-unknown", "'meen'", "'mean'"):
         estimate(["meen"], work())
 
 

@@ -13,8 +13,8 @@ from pathlib import Path
 import psutil
 import pytest
 from support import odd_work
+from support.refusal import refused
 
-from milbench.errors import MilbenchError
 from milbench.runs.launchers import local
 from milbench.runs.launchers.base import Outcome
 from milbench.runs.launchers.local import LocalLauncher, run_all
@@ -219,7 +219,7 @@ def test_a_system_that_starts_no_process_is_a_sentence(monkeypatch):
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
     monkeypatch.setattr(local, "_forked", no_process)
-    with pytest.raises(MilbenchError, match="open files"):
+    with refused("system-limit", os.strerror(errno.EMFILE), "ulimit -n"):
         one("echo", 1)
 
 
