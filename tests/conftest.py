@@ -21,5 +21,5 @@ def _own_cache(tmp_path_factory):
 def shared_root() -> Path:
     """Folder of real data and authors' outputs, where there is one."""
     if SHARED is None:
-        pytest.skip("real data and authors' outputs not found: set MILBENCH_SHARED to their folder")
+        pytest.skip("real data and authors' outputs are missing: set MILBENCH_SHARED to their folder")
     return SHARED

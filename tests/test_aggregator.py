@@ -35,18 +35,18 @@ def test_the_loss_of_a_head_refuses_what_is_no_class(outputs, wrong):
     torch.testing.assert_close(head_loss(logits, torch.tensor([1, 0])), expected)
 
 
-class Beside:
+class LossMixin:
     """A loss for several methods, no method itself."""
 
     def loss(self, out, targets):
         return (out.logits[:, 1] * targets).mean()
 
 
-def test_a_loss_from_beside_the_bases_checks_its_targets():
+def test_a_loss_from_outside_the_bases_checks_its_targets():
     mean = type(milbench.create("mean", in_dim=2))
-    mixed = type("Mixed", (Beside, mean), {})
+    mixed = type("Mixed", (LossMixin, mean), {})
     below = type("Below", (mixed,), {})
-    copied = type("Copied", (mean,), {"loss": wraps(mean.loss)(Beside.loss)})  # with the attributes of a checked one
+    copied = type("Copied", (mean,), {"loss": wraps(mean.loss)(LossMixin.loss)})  # with the attributes of a checked one
     for cls in (mixed, below, copied):
         model = cls(2, 2)
         out = model(milbench.Bags.pack([torch.ones(3, 2)]))

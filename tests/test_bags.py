@@ -126,12 +126,12 @@ def test_coordinates_that_do_not_fit(coords):
 
 @pytest.mark.parametrize(("sizes", "refusal"), [([2, 2], ("bag-shape", "4")), ([5, 0], ("bag-shape", "1")),
                                               ([6, -1], ("bag-shape", "1")), ([], ("bag-shape",))])  # fmt: skip
-def test_lengths_that_do_not_fit(sizes, refusal):
+def test_lengths_that_contradict_the_rows(sizes, refusal):
     with refused(*refusal):
         Bags(torch.randn(5, 3), sizes)
 
 
-def test_output_has_what_was_asked_for():
+def test_output_has_empty_defaults():
     out = BagOutput(torch.zeros(2, 1))
     assert out.attention is None
     assert out.embedding is None

@@ -206,7 +206,7 @@ MAKE: dict[str, Callable[[Path], object]] = {
 }
 
 
-def said(code: str, folder: Path) -> tuple[str, str]:
+def refusal(code: str, folder: Path) -> tuple[str, str]:
     """Return the code and the message of the error that a call of ``MAKE`` raises, without the folder."""
     place = folder / "in"
     place.mkdir()
@@ -217,7 +217,7 @@ def said(code: str, folder: Path) -> tuple[str, str]:
 
 @pytest.mark.parametrize("code", MAKE)
 def test_the_wording_of_an_error(code, tmp_path):
-    assert said(code, tmp_path) == (code, json.loads(GOLDEN.read_text())[code])
+    assert refusal(code, tmp_path) == (code, json.loads(GOLDEN.read_text())[code])
 
 
 def test_the_golden_messages_are_of_codes_that_are_produced():
@@ -229,7 +229,7 @@ if __name__ == "__main__":
     messages = {}
     for name in sorted(MAKE):
         with tempfile.TemporaryDirectory() as folder:
-            found, messages[name] = said(name, Path(folder))
-            if found != name:
-                sys.exit(f"{name}: the error has the code {found}: {messages[name]}")
+            code, messages[name] = refusal(name, Path(folder))
+            if code != name:
+                sys.exit(f"{name}: the error has the code {code}: {messages[name]}")
     GOLDEN.write_text(json.dumps(messages, indent=1) + "\n")

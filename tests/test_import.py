@@ -1,4 +1,4 @@
-"""Starting is cheap: what is not asked for is not imported."""
+"""Starting is cheap: a command or module imports only the libraries that it uses."""
 
 import json
 import os

@@ -25,19 +25,19 @@ def predictions(draw):
 @settings(max_examples=80, deadline=None)
 def test_against_sklearn(given_predictions):
     y, p = given_predictions
-    c, actual = p.shape[1], p.argmax(axis=1)
+    c, classes = p.shape[1], p.argmax(axis=1)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         ours = metrics.all_metrics(y, p)
-    assert ours["accuracy"] == pytest.approx(sk.accuracy_score(y, actual))
-    recalls = [(actual[y == k] == k).mean() for k in np.unique(y)]
+    assert ours["accuracy"] == pytest.approx(sk.accuracy_score(y, classes))
+    recalls = [(classes[y == k] == k).mean() for k in np.unique(y)]
     assert ours["balanced_accuracy"] == pytest.approx(np.mean(recalls))
     assert ours["log_loss"] == pytest.approx(-np.log(p[np.arange(len(y)), y]).mean())
     assert 0 <= ours["ece"] <= 1
     if c == 2:
         assert ours["brier"] == pytest.approx(sk.brier_score_loss(y, p[:, 1]))
-        if y.any() or actual.any():
-            assert ours["f1"] == pytest.approx(sk.f1_score(y, actual, zero_division=0))
+        if y.any() or classes.any():
+            assert ours["f1"] == pytest.approx(sk.f1_score(y, classes, zero_division=0))
         else:
             assert np.isnan(ours["f1"])
     if len(np.unique(y)) == c:

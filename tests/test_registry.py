@@ -38,7 +38,7 @@ class {cls}(Aggregator):
 
 @pytest.fixture
 def package(tmp_path, monkeypatch):
-    """A stranger's package of two methods, one private module, and one that is none."""
+    """A third-party package of two methods, one private module, and one that is none."""
     home = tmp_path / "strange_methods"
     home.mkdir()
     (home / "__init__.py").write_text("")
@@ -185,7 +185,7 @@ def test_listing_imports_no_torch():
 
 
 def test_an_edited_method_is_another_run(tmp_path, monkeypatch):
-    """A stranger's class is known by its source and its name; milbench's own by their revision."""
+    """A third-party class is identified by its source and its name; milbench's own by their revision."""
     source = tmp_path / "edited_pool.py"
     text = (
         "from milbench import Aggregator\n"
@@ -262,7 +262,7 @@ def test_the_class_of_a_registered_file_under_another_modules_name_is_the_same(m
     assert resolve(f"{Path(registered.__file__).parent.name}.abmil:{cls.__qualname__}") == resolve("abmil")
 
 
-def test_a_strangers_class_keeps_its_own_name_and_a_registered_one_of_its_package_does_not(package, monkeypatch):
+def test_a_third_party_class_keeps_its_own_name_and_a_registered_one_of_its_package_does_not(package, monkeypatch):
     from milbench import registry as module
 
     known = Registry()

@@ -91,7 +91,7 @@ def golden() -> dict[str, dict]:
 
 
 @pytest.mark.parametrize("name", suites())
-def test_results_of_a_shipped_suite_are_found_under_the_same_names(name, tmp_path):
+def test_results_of_a_shipped_suite_keep_their_names(name, tmp_path):
     if name not in golden()["suites"]:
         pytest.fail(f"{name} is a new suite: add it with python tests/test_stability.py")
     assert identities(name, tmp_path) == golden()["suites"][name]
@@ -119,8 +119,8 @@ def test_built_in_cohorts_keep_their_fingerprints():
     from milbench.data.cohort import load_cohort
 
     suite = load_suite("quickstart")
-    cohort = {data.name: load_cohort(data, suite.base).fingerprint for data in suite.data}
-    assert cohort == golden()["fingerprints"]
+    fingerprints = {data.name: load_cohort(data, suite.base).fingerprint for data in suite.data}
+    assert fingerprints == golden()["fingerprints"]
 
 
 TINY = """

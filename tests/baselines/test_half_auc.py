@@ -1,4 +1,4 @@
-"""What half precision does to what users read: the AUC of a trained TransMIL under autocast, against fp32's."""
+"""The effect of half precision on the AUC: that of a trained TransMIL under autocast, against that of fp32."""
 
 from support.half import digits
 
@@ -7,7 +7,7 @@ from milbench import stats
 
 def test_the_auc_of_a_trained_transmil_is_the_same_under_autocast():
     labels, scores = digits(("fp32", "bf16", "fp16"), train=200, val=50, test=150)
-    assert stats.weighted_auc(labels, scores["fp32"]) > 0.8, "of one that learnt nothing nothing is asked"
+    assert stats.weighted_auc(labels, scores["fp32"]) > 0.8, "a model that learnt nothing tests nothing"
     for name in ("bf16", "fp16"):
         assert (scores[name] != scores["fp32"]).any(), "else this precision was not used"
         difference = stats.auc_difference(labels, scores[name], scores["fp32"])

@@ -155,9 +155,9 @@ LENGTHS = (5, 300, 1, 30, 12, 700)  # below and above 16 landmarks, every one sh
 
 def scattered(lengths, seed=0):
     """Float64 features, and places on a grid too small for them: some rows share theirs and stay as stored."""
-    chance = torch.Generator().manual_seed(seed)
-    xs = [torch.randn(n, 12, dtype=torch.float64, generator=chance) for n in lengths]
-    return xs, [torch.randint(0, 8, (n, 2), generator=chance) for n in lengths]
+    generator = torch.Generator().manual_seed(seed)
+    xs = [torch.randn(n, 12, dtype=torch.float64, generator=generator) for n in lengths]
+    return xs, [torch.randint(0, 8, (n, 2), generator=generator) for n in lengths]
 
 
 #: With 256 landmarks bags of 5 to 12 rows and of 30 are in padded batches of their own; the products of its float64
@@ -212,8 +212,8 @@ def test_sorted_rows_are_what_storage_order_is_given(options):
     xs, _ = scattered((9, 60, 23))
     grids = [torch.stack([torch.arange(len(x)) % 7, torch.arange(len(x)) // 7], dim=1) - 3 for x in xs]
     wanted = stored(milbench.Bags.pack(xs), attention=True)
-    chance = torch.Generator().manual_seed(1)
-    orders = [torch.randperm(len(x), generator=chance) for x in xs]
+    generator = torch.Generator().manual_seed(1)
+    orders = [torch.randperm(len(x), generator=generator) for x in xs]
     got = sorting(
         milbench.Bags.pack(
             [x[o] for x, o in zip(xs, orders, strict=True)], [g[o] for g, o in zip(grids, orders, strict=True)]

@@ -58,7 +58,7 @@ def code(name):
 
 
 PROJECTS = {
-    "a helper beside it": ({"p1.py": pool("import h1"), "h1.py": "x = 1\n"}, "p1:Pool", ["h1.py"]),
+    "a helper in the same folder": ({"p1.py": pool("import h1"), "h1.py": "x = 1\n"}, "p1:Pool", ["h1.py"]),
     "a helper's helper": ({"p2.py": pool("from h2 import x"), "h2.py": "from k2 import x\n", "k2.py": "x = 1\n"},
                           "p2:Pool", ["h2.py", "k2.py"]),
     "a base class": ({"p3.py": pool("from b3 import Base", "Base"),
@@ -85,10 +85,10 @@ PROJECTS = {
         "q13.p:Pool", ["q13/w.json"]),
     "pkgutil": ({"q14/__init__.py": "", "q14/data/w.bin": "1", "q14/p.py": pool(
         "import pkgutil", body='pkgutil.get_data("q14", "data/w.bin")')}, "q14.p:Pool", ["q14/data/w.bin"]),
-    "a file beside the source": ({"p15.py": pool("from pathlib import Path",
+    "a file in the folder of the source": ({"p15.py": pool("from pathlib import Path",
                                                  body='Path(__file__).with_name("w15.csv").read_text()'),
                                   "w15.csv": "1"}, "p15:Pool", ["w15.csv"]),
-    "a folder beside the source": ({"p16.py": pool("from pathlib import Path",
+    "a folder next to that of the source": ({"p16.py": pool("from pathlib import Path",
                                                    body='(Path(__file__).parents[1] / "d16" / "w.csv").read_text()'),
                                     "d16/w.csv": "1"}, "p16:Pool", ["d16/w.csv"]),
     "a file whose name is made": ({"p17.py": pool("from pathlib import Path",
@@ -103,7 +103,7 @@ PROJECTS = {
     "an import by a function of another name": ({"p41.py": pool("import importlib\nload = importlib.import_module",
                                                                 body='load("h41")'), "h41.py": "x = 1\n"},
                                                 "p41:Pool", ["h41.py"]),
-    "a package beside its submodule": ({"p42.py": pool("import h42"), "h42.py": "import q42.a\nx = q42.SIZE\n",
+    "a package of an imported submodule": ({"p42.py": pool("import h42"), "h42.py": "import q42.a\nx = q42.SIZE\n",
                                         "q42/__init__.py": "SIZE = 1\n", "q42/a.py": "y = 1\n"},
                                        "p42:Pool", ["h42.py", "q42/__init__.py", "q42/a.py"]),
     "a star that imports submodules": ({"p43.py": pool("import h43"), "h43.py": "from q43 import *\nx = a.y\n",

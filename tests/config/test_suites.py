@@ -93,7 +93,7 @@ def test_unknown_suites(name, refusal):
         ("recipe = 3" + GOOD, ("suite-bad-value", "recipe")),
     ],
 )
-def test_a_bad_file_is_told_in_one_sentence(tmp_path, text, refusal):
+def test_a_bad_file_is_reported_in_one_sentence(tmp_path, text, refusal):
     file = tmp_path / "s.toml"
     file.write_text(text)
     with refused(*refusal) as caught:

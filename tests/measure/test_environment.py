@@ -55,7 +55,7 @@ def test_fingerprint_is_of_what_makes_timings_comparable():
     assert len({record["fingerprint"], *different}) == 6
 
 
-def test_threads_are_read_when_asked():
+def test_threads_are_read_at_each_call():
     threads = torch.get_num_threads()
     before = environment()
     try:

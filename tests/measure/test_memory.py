@@ -33,7 +33,7 @@ def test_sees_what_came_and_went(method):
     with PeakMemory() as peak:
         if method == "hwm":
             allocate()
-        else:  # let the sampler see it: it looks every millisecond, when it gets its turn
+        else:  # the sampler reads memory every millisecond, when it is scheduled
             block = np.ones(SIZE, dtype=np.uint8)
             memory.threading.Event().wait(0.2)
             del block
@@ -76,7 +76,7 @@ def work():
     assert len(held) == 3
 
 
-for _ in range(20):  # until small blocks between the large ones have found their places
+for _ in range(20):  # until the heap holds the small blocks between the large ones
     work()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 for _ in range(5):

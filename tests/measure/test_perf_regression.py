@@ -58,7 +58,7 @@ def test_unchanged_benchmarks_raise_no_alarm():
     old, new = noisy(rng, 0.01, 0.05, 60_000, ROUNDS), noisy(rng, 0.01, 0.05, 60_000, ROUNDS)
     sd = 0.05 * math.sqrt(math.pi / 2 / ROUNDS) * math.sqrt(2)
     assert 60_000 * stats.norm.sf(math.log(TIME_FACTOR) / sd) < 1e-6
-    # An alarm needs the factor, so only where the medians are that far apart need the rule be asked.
+    # An alarm needs the factor, so the rule is applied only where the medians are that far apart.
     far = np.median(new, axis=1) > np.median(old, axis=1) * 1.05
     assert 0 < far.sum() < 6000
     assert not any(compare_samples(x, y).regression for x, y in zip(new[far], old[far], strict=True))
@@ -125,9 +125,9 @@ def test_samples_that_cannot_decide_say_so():
 # Files
 
 
-def entry(name="abmil-infer-8000", time=0.01, gemm=0.006, peak=40e6, seed=0, rounds=ROUNDS, **beside):
+def entry(name="abmil-infer-8000", time=0.01, gemm=0.006, peak=40e6, seed=0, rounds=ROUNDS, **yardsticks):
     rng = np.random.default_rng([seed, *name.encode()])
-    extra = {f"{k}_seconds": noisy(rng, v, 0.03, rounds).tolist() for k, v in {"gemm": gemm, **beside}.items()}
+    extra = {f"{k}_seconds": noisy(rng, v, 0.03, rounds).tolist() for k, v in {"gemm": gemm, **yardsticks}.items()}
     extra["calls_a_round"] = 1
     if peak is not None:
         extra["peak_bytes"] = [int(v) for v in noisy(rng, peak, 0.01, READINGS)]
@@ -149,102 +149,102 @@ def write(path, *entries, environment=HERE):
 
 
 @pytest.fixture
-def judged(tmp_path):
-    """Judge entries by a reference made of others, of the same machine class or of another."""
+def compared(tmp_path):
+    """Compare entries with a reference made of others, of the same machine class or of another."""
 
-    def selector(new, old=None, elsewhere=False):
+    def compare(new, old=None, elsewhere=False):
         first = write(tmp_path / "old.json", *(old or [entry(seed=1)]), environment=ELSEWHERE if elsewhere else HERE)
         save_reference(first, tmp_path / "references")
         return compare_file(write(tmp_path / "new.json", *new), tmp_path / "references")
 
-    return selector
+    return compare
 
 
 def verdicts(report):
     return {row.quantity: row.verdict for row in report.rows}
 
 
-def test_unchanged_is_ok(judged):
-    report = judged([entry()])
+def test_unchanged_is_ok(compared):
+    report = compared([entry()])
     assert report.exit_code == 0
     assert verdicts(report) == {"time": "ok", "time / gemm": "ok", "peak memory": "ok"}
     assert report.lines[-1] == "3 quantities of 1 benchmarks, 0 failures"
 
 
-def test_a_slowdown_fails_and_is_named(judged):
-    report = judged([entry(time=0.015)])
+def test_a_slowdown_fails_and_is_named(compared):
+    report = compared([entry(time=0.015)])
     assert report.exit_code == 3
     (line,) = [line for line in report.lines if line.startswith("regression")]
     assert "test_regression.py::test_method[abmil-infer-8000], time" in line
     assert re.search(r" [\d.]+ ms -> 1[45][\d.]* ms \(1\.[45]\dx, p \S+\)$", line)
 
 
-def test_more_memory_fails_and_is_named(judged):
-    report = judged([entry(peak=80e6)])
+def test_more_memory_fails_and_is_named(compared):
+    report = compared([entry(peak=80e6)])
     assert report.exit_code == 3
     assert verdicts(report) == {"time": "ok", "time / gemm": "ok", "peak memory": "regression"}
     assert any("peak memory 38." in line and "MiB" in line for line in report.lines)
 
 
-def test_a_slow_machine_is_no_regression(judged):
-    report = judged([entry(time=0.02, gemm=0.012)])
+def test_a_slow_machine_is_no_regression(compared):
+    report = compared([entry(time=0.02, gemm=0.012)])
     assert report.exit_code == 0
     assert verdicts(report)["time"] == "slow machine"
 
 
-def test_a_lucky_yardstick_is_no_regression(judged):
-    report = judged([entry(gemm=0.003)])
+def test_a_lucky_yardstick_is_no_regression(compared):
+    report = compared([entry(gemm=0.003)])
     assert report.exit_code == 0
     assert verdicts(report)["time"] == "ok"
 
 
-def test_every_yardstick_must_agree(judged):
+def test_every_yardstick_must_agree(compared):
     old = [entry(seed=1, copy=0.004)]
-    assert judged([entry(time=0.015, copy=0.007)], old).exit_code == 0
-    assert judged([entry(time=0.015, copy=0.004)], old).exit_code == 3
+    assert compared([entry(time=0.015, copy=0.007)], old).exit_code == 0
+    assert compared([entry(time=0.015, copy=0.004)], old).exit_code == 3
 
 
-def test_a_reference_made_on_a_busy_machine_is_pointed_out(judged):
-    report = judged([entry()], [entry(seed=1, gemm=0.012, time=0.02)])
+def test_a_reference_made_on_a_busy_machine_is_pointed_out(compared):
+    report = compared([entry()], [entry(seed=1, gemm=0.012, time=0.02)])
     assert any("busy" in line for line in report.lines)
 
 
-def test_getting_better_is_said(judged):
-    report = judged([entry(time=0.005)])
+def test_an_improvement_is_reported(compared):
+    report = compared([entry(time=0.005)])
     assert report.exit_code == 0
     assert verdicts(report)["time"] == "better"
     assert any("better" in line and "regression save" in line for line in report.lines)
 
 
-def test_another_machine_class_is_judged_by_ratios_and_memory_alone(judged):
+def test_another_machine_class_is_compared_by_ratios_and_memory_alone(compared):
     old = [entry(seed=1, authors=0.1, copy=0.004)]
-    faster = judged([entry(time=0.02, gemm=0.012, copy=0.008, authors=0.2)], old, elsewhere=True)
+    faster = compared([entry(time=0.02, gemm=0.012, copy=0.008, authors=0.2)], old, elsewhere=True)
     assert faster.exit_code == 0
     assert verdicts(faster) == {
         "time": "not compared", "time / gemm": "ok", "time / copy": "ok", "time / authors": "ok", "peak memory": "ok",
     }  # fmt: skip
     assert any("seconds are not compared" in line for line in faster.lines)
     # 1.5x is within what another machine may do to a ratio; 2.5x is not.
-    assert judged([entry(time=0.015, authors=0.1, copy=0.004)], old, elsewhere=True).exit_code == 0
-    slower = judged([entry(time=0.025, authors=0.25, copy=0.004)], old, elsewhere=True)
+    assert compared([entry(time=0.015, authors=0.1, copy=0.004)], old, elsewhere=True).exit_code == 0
+    slower = compared([entry(time=0.025, authors=0.25, copy=0.004)], old, elsewhere=True)
     assert slower.exit_code == 3
     assert verdicts(slower)["time / gemm"] == verdicts(slower)["time / copy"] == "regression"
     assert verdicts(slower)["time / authors"] == "ok"
-    one_yardstick = judged([entry(time=0.025, authors=0.25, copy=0.01)], old, elsewhere=True)
+    one_yardstick = compared([entry(time=0.025, authors=0.25, copy=0.01)], old, elsewhere=True)
     assert one_yardstick.exit_code == 0
-    authors = judged([entry(time=0.025, authors=0.1, copy=0.01)], old, elsewhere=True)
+    authors = compared([entry(time=0.025, authors=0.1, copy=0.01)], old, elsewhere=True)
     assert verdicts(authors)["time / authors"] == "regression"
-    assert judged([entry(peak=80e6, copy=0.004, authors=0.1)], old, elsewhere=True).exit_code == 3
+    assert compared([entry(peak=80e6, copy=0.004, authors=0.1)], old, elsewhere=True).exit_code == 3
 
 
-def test_the_authors_form_is_no_yardstick_of_the_machine(judged):
-    """It moves with torch as ours does: on the same class the seconds and the machine's yardsticks judge."""
-    report = judged([entry(time=0.015, authors=0.15)], [entry(seed=1, authors=0.1)])
+def test_the_authors_form_is_no_yardstick_of_the_machine(compared):
+    """It changes with torch as ours does: on the same class the seconds and the machine's yardsticks decide."""
+    report = compared([entry(time=0.015, authors=0.15)], [entry(seed=1, authors=0.1)])
     assert report.exit_code == 3
     assert verdicts(report)["time / authors"] == "not compared"
 
 
-def test_a_missing_reference_fails_and_names_the_command(tmp_path, judged):
+def test_a_missing_reference_fails_and_names_the_command(tmp_path, compared):
     report = compare_file(write(tmp_path / "lone.json"), tmp_path / "nowhere")
     assert report.exit_code == 3
     assert (
@@ -252,23 +252,23 @@ def test_a_missing_reference_fails_and_names_the_command(tmp_path, judged):
         in report.lines[0]
     )
 
-    report = judged([entry(), entry("new-train-64")])
+    report = compared([entry(), entry("new-train-64")])
     assert report.exit_code == 3
     assert "no reference: test_regression.py::test_method[new-train-64], time" in report.lines
     assert any("regression save" in line for line in report.lines)
 
 
-def test_what_the_run_lacks_fails(judged):
-    report = judged([entry()], [entry(seed=1), entry("mean-train-64", seed=1)])
+def test_what_the_run_lacks_fails(compared):
+    report = compared([entry()], [entry(seed=1), entry("mean-train-64", seed=1)])
     assert report.exit_code == 3
     assert "missing: test_regression.py::test_method[mean-train-64], time" in report.lines
-    report = judged([entry(peak=None)], [entry(seed=1, copy=0.004)])
+    report = compared([entry(peak=None)], [entry(seed=1, copy=0.004)])
     assert verdicts(report) == {"time": "ok", "time / gemm": "ok", "time / copy": "missing", "peak memory": "missing"}
     assert report.exit_code == 3
 
 
-def test_too_few_samples_fail_and_make_no_reference(judged, tmp_path):
-    report = judged([entry(rounds=1)])
+def test_too_few_samples_fail_and_make_no_reference(compared, tmp_path):
+    report = compared([entry(rounds=1)])
     assert report.exit_code == 3
     assert verdicts(report)["time"] == "too few samples"
     with refused("benchmark-unusable", "5"):
@@ -365,7 +365,7 @@ def test_exit_codes(tmp_path, capsys):
     assert "regression: " in capsys.readouterr().out
     assert main(["compare", str(tmp_path / "none.json"), folder]) == 1
     assert "does not exist" in capsys.readouterr().err
-    assert main(["look"]) == main([]) == 1
+    assert main(["no-such-command"]) == main([]) == 1
     run = subprocess.run(
         [sys.executable, "-m", "milbench.measure.perf_regression", "compare", str(slow), folder], timeout=120
     )

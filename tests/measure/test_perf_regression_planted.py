@@ -1,8 +1,8 @@
-"""Real measured work end to end: pytest-benchmark records it, a fault is planted, and the judgement finds it.
+"""Real measured work end to end: pytest-benchmark records it, a fault is planted, and the comparison reports it.
 
-Times are the processor's, of one thread, for the benchmark and its yardstick alike: other tests may use the machine
-meanwhile. Whoever shares a core's caches can still slow one recording against the other, so that a fault is looked for
-up to three times before it counts as missed.
+Times of the benchmark and of its yardstick are processor times of one thread, since other tests may use the machine
+meanwhile. A process that shares a core's caches can still slow one recording against the other, so a fault may be
+recorded up to three times before it counts as missed.
 """
 
 import os

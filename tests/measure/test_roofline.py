@@ -16,7 +16,7 @@ CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module", params=["fp32", "bf16"])
-def found(request):
+def measured(request):
     return measure_ceiling("cpu", request.param, rounds=3, array_bytes=1 << 20, shapes=SHAPES)
 
 
@@ -30,16 +30,16 @@ def test_a_yardstick_leaves_random_numbers_as_they_were():
     assert torch.equal(torch.rand(4), expected)
 
 
-def test_rates_are_amounts_over_median_seconds(actual):
-    medians = {what: statistics.median(seconds) for what, seconds in actual.samples.items()}
+def test_rates_are_amounts_over_median_seconds(measured):
+    medians = {what: statistics.median(seconds) for what, seconds in measured.samples.items()}
     products = {shape: 2 * prod(shape) / medians["x".join(map(str, shape))] for shape in SHAPES}
-    assert actual.flops_per_s == pytest.approx(max(products.values()))
-    assert actual.flops_per_s == products[actual.gemm_shape]
-    assert actual.copy_bytes_per_s == pytest.approx(2 * (1 << 20) / medians["copy"])
-    assert actual.read_bytes_per_s == pytest.approx((1 << 20) / min(medians["sum"], medians["amax"]))
-    assert all(len(seconds) >= 3 and min(seconds) > 0 for seconds in actual.samples.values())
-    assert (actual.device, actual.threads) == ("cpu", torch.get_num_threads())
-    assert actual.as_dict()["gemm_shape"] == actual.gemm_shape
+    assert measured.flops_per_s == pytest.approx(max(products.values()))
+    assert measured.flops_per_s == products[measured.gemm_shape]
+    assert measured.copy_bytes_per_s == pytest.approx(2 * (1 << 20) / medians["copy"])
+    assert measured.read_bytes_per_s == pytest.approx((1 << 20) / min(medians["sum"], medians["amax"]))
+    assert all(len(seconds) >= 3 and min(seconds) > 0 for seconds in measured.samples.values())
+    assert (measured.device, measured.threads) == ("cpu", torch.get_num_threads())
+    assert measured.as_dict()["gemm_shape"] == measured.gemm_shape
 
 
 @pytest.mark.parametrize(("dtype", "kept"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])

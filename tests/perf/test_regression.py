@@ -23,7 +23,7 @@ from milbench.registry import registry
 
 pytestmark = [pytest.mark.perf, pytest.mark.usefixtures("benchmark_threads"), pytest.mark.benchmark(disable_gc=True)]
 
-#: A stranger's installed method has no reference here.
+#: An installed third-party method has no reference here.
 METHODS = [n for n in milbench.list_aggregators() if registry()[n].module.startswith("milbench.baselines.")]
 #: Length of the bag -> calls a round: short work is repeated, so that a round is longer than the clock's noise.
 LENGTHS = {64: 10, 1000: 2, 8000: 1}
@@ -48,10 +48,10 @@ def test_method(benchmark, full, planted, name, mode, length):
     work = bench.method(name, mode, length, calls)
     if planted("slow", case):
         work = half_as_much_again(work, bench.method(name, mode, length // 2, calls))
-    beside = {"gemm": bench.gemm(bench.DEVICE), "copy": bench.copy(bench.DEVICE)}
+    yardsticks = {"gemm": bench.gemm(bench.DEVICE), "copy": bench.copy(bench.DEVICE)}
     if name == "transmil" and length in AUTHORS_AT:
-        beside["authors"] = bench.authors(mode, length)
-    bench.record(benchmark, work, beside, full)
+        yardsticks["authors"] = bench.authors(mode, length)
+    bench.record(benchmark, work, yardsticks, full)
 
 
 def half_as_much_again(work, half):

@@ -220,7 +220,7 @@ main()
 """
 
 
-def test_two_commands_share_a_suite_and_end_alike(tmp_path):
+def test_two_commands_share_a_suite_and_end_with_the_same_table(tmp_path):
     """Runs, trials and costs are made once, as one process makes them, and both print the one table."""
     pytest.importorskip("optuna")
     toml, shared = tmp_path / "s.toml", tmp_path / "shared"

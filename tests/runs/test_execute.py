@@ -118,8 +118,8 @@ def test_overwrite(done):
 def test_neither_order_nor_company_changes_a_prediction(folder, tmp_path):
     methods = ("mean", ODD + "Drops", "abmil")
     alone = run(suite(folder, methods, seeds=2), tmp_path / "a", jobs=1)
-    beside = run(suite(folder, methods[::-1], seeds=2), tmp_path / "b", jobs=3)
-    assert_same(predictions(alone), predictions(beside))
+    together = run(suite(folder, methods[::-1], seeds=2), tmp_path / "b", jobs=3)
+    assert_same(predictions(alone), predictions(together))
     assert len({json.dumps(p.p0.tolist()) for p in predictions(alone).values()}) == 6
 
 
@@ -128,7 +128,7 @@ def test_test_labels_reach_neither_a_task_nor_a_prediction(tmp_path):
     parts = write_cohort(tmp_path)
     small = suite(tmp_path, ("mean", "abmil"))
     honest = make_plan(small, tmp_path / "honest")
-    message = predictions(execute(honest))
+    unchanged = predictions(execute(honest))
     write_labels(tmp_path, parts | {"test": [(slide, 1 - label) for slide, label in parts["test"]]})
     poisoned = make_plan(small, tmp_path / "poisoned")
     assert poisoned.cohorts[0].labels != honest.cohorts[0].labels
@@ -139,12 +139,12 @@ def test_test_labels_reach_neither_a_task_nor_a_prediction(tmp_path):
         known = {slide for slide, _ in (*before.task.train, *before.task.val)}
         assert known.isdisjoint(before.task.test)
         assert all(isinstance(slide, str) for slide in before.task.test)
-    assert_same(message, predictions(execute(poisoned)))
+    assert_same(unchanged, predictions(execute(poisoned)))
     for cost in pending_costs(honest, "missing"):
         assert all(isinstance(slide, str) for slide in cost.task.test)
 
 
-def test_tables_show_what_was_asked_for_last(tmp_path):
+def test_tables_show_the_runs_of_the_last_request(tmp_path):
     """Labels are changed, run, and changed back: no run is left to do, and the table is the first one again."""
     parts = write_cohort(tmp_path)
     small, results = suite(tmp_path, ("mean", "abmil"), seeds=2), tmp_path / "r"
@@ -168,7 +168,7 @@ def test_tables_show_what_was_asked_for_last(tmp_path):
     assert note == f"small-v1 / d: left out 4 runs made with {reason}."
     before = files(results)
     run(small, results)
-    assert files(results) == before  # asked for last already: nothing is written
+    assert files(results) == before  # they are of the last request already: nothing is written
     write_labels(tmp_path, flipped)
     pd.testing.assert_frame_equal(table(), second)
     assert not list(results.rglob(".*"))
@@ -186,7 +186,7 @@ def test_code_changed_and_changed_back(tmp_path):
     make_plan(small, results).store.publish_run(
         spec.run_id, edited, record.predictions().assign(p0=0.5, p1=0.5, s0=0.0, s1=0.0)
     )
-    assert milbench.leaderboard(results, resamples=20)["auc"].tolist() == first["auc"].tolist()  # never asked for
+    assert milbench.leaderboard(results, resamples=20)["auc"].tolist() == first["auc"].tolist()  # never requested
     for file in results.glob("*/requests/*.json"):  # as earlier versions left results
         file.unlink()
     assert milbench.leaderboard(results, resamples=20)["auc"].tolist() == [0.5]
@@ -370,18 +370,18 @@ def test_the_cost_pass(folder, tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def asked(monkeypatch):
-    """What the cost pass asks of processes; of max the second turn of time does not fit into memory."""
-    requested = []
+def requested(monkeypatch):
+    """The work that the cost pass gives to processes; of max the second round of time runs out of memory."""
+    calls = []
 
     def fake(work, tasks, jobs, timeout_s):
         for key, task in tasks:
-            requested.append((task.kind, task.method, task.turn))
+            calls.append((task.kind, task.method, task.turn))
             fails = task.kind == "time" and task.method == "max" and task.turn == 1
             yield key, Outcome("oom", "of all", {"record": {"oom": 1}}) if fails else Outcome("ok", "", _made_up(task))
 
     monkeypatch.setattr("milbench.runs.costs.schedule.run_all", fake)
-    return requested
+    return calls
 
 
 @pytest.fixture
@@ -396,13 +396,13 @@ def timed(requested):
 
 
 def test_methods_take_turns_and_what_fails_takes_no_more(three, tmp_path, requested):
-    message = [(t.cost.task.method, t.turn, t.outcome, t.reason, t.last)
+    steps = [(t.cost.task.method, t.turn, t.outcome, t.reason, t.last)
             for t in measure_costs(three.store, list(pending_costs(three, "missing")), 9)]  # fmt: skip
     order = [method for method, _ in timed(requested)[:3]]
     assert sorted(order) == ["abmil", "max", "mean"]
     there, back = [(m, 0) for m in order], [(m, 1) for m in reversed(order)]
     assert timed(requested) == [*there, *back, *((m, 2) for m in order if m != "max")]
-    assert message == [
+    assert steps == [
         (m, t, *(("oom", "time: of all", True) if (m, t) == ("max", 1) else ("ok", "", t == 2)))
         for m, t in timed(requested)
     ]
@@ -482,7 +482,7 @@ def test_an_interrupted_cost_pass_goes_on_with_its_next_turn(three, tmp_path, re
     assert [turn["infer_seconds_samples"] for turn in done["abmil"]["turns"]] == [[1.0], [2.0], [3.0]]
     assert not [cost.method for cost in read_costs(tmp_path) if cost.part]
     assert done["abmil"]["memory"] == {"infer_peak_bytes": 1, "train_peak_bytes": 1}
-    # Begun anew where that is asked for.
+    # Measured anew where that is requested.
     requested.clear()
     list(measure_costs(three.store, list(pending_costs(three, "all")), 9))
     assert timed(requested)[:3] == [(method, 0) for method in order]

@@ -21,7 +21,7 @@ def test_a_suite_that_is_killed_ends_as_one_left_in_peace(tmp_path):
 
 
 @pytest.mark.parametrize("change", [{"run a": ("failed", "SIGKILL")}, {"run a": None}, {"run b": ("ok", "")}])
-def test_a_difference_is_told(tmp_path, monkeypatch, change):
+def test_a_difference_is_reported(tmp_path, monkeypatch, change):
     from support.kill_campaign import Campaign
 
     made, due = Campaign(tmp_path, random.Random(0)), {"run a": ("ok", "")}

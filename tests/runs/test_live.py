@@ -1,4 +1,4 @@
-"""What is told of work under way: its share done from the first steps on, and how often a line is printed."""
+"""Progress of work under way: its share done from the first steps on, and how often a line is printed."""
 
 import itertools
 import json
@@ -27,7 +27,7 @@ from milbench.training.stacked import train_stacked
 
 
 def shares(monkeypatch, work):
-    """Return what a piece of work writes of its share done, with a clock that lets every step be written."""
+    """Return the shares done that a piece of work writes, with a clock that lets every step be written."""
     written, clock = [], itertools.count(0.0, 5.0)
     monkeypatch.setattr("milbench.runs.live._replace", lambda path, text: written.append(text))
     monkeypatch.setattr("milbench.runs.live.time", SimpleNamespace(monotonic=lambda: next(clock), time=time.time))

@@ -57,7 +57,7 @@ def alive(process):
         return False
 
 
-def start_and_kill(toml, results, when, chance):
+def start_and_kill(toml, results, when, rng):
     """Start the command, kill -9 its main process some milliseconds after `when` new results are there.
 
     Returns:
@@ -71,7 +71,7 @@ def start_and_kill(toml, results, when, chance):
         if begun and len(published(results)) >= before + when:
             break
         time.sleep(0.005)
-    time.sleep(chance.uniform(0, 0.15))
+    time.sleep(rng.uniform(0, 0.15))
     family = psutil.Process(process.pid).children(recursive=True)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
@@ -79,24 +79,24 @@ def start_and_kill(toml, results, when, chance):
 
 
 def test_kill_and_resume(toml, tmp_path):
-    chance = random.Random(os.urandom(8))  # other moments every time
+    rng = random.Random(os.urandom(8))  # other moments every time
     results = tmp_path / "killed"
     kept, orphans = {}, []
     for when in (0, 2):
-        orphans += start_and_kill(toml, results, when, chance)
+        orphans += start_and_kill(toml, results, when, rng)
         now = published(results)
-        assert len(now) < 6 + 2, "killed too late to tell anything"
+        assert len(now) < 6 + 2, "killed too late to test anything"
         assert len(now) >= len(kept) + (when > 0)
         assert kept.items() <= now.items()
         kept = now
     assert len(kept) >= 2
     with open(tmp_path / "out", "w") as out:
         last = subprocess.run(command(toml, results), stdout=out, stderr=out, timeout=600)
-    message = (tmp_path / "out").read_text()
-    assert last.returncode == 0, message
+    output = (tmp_path / "out").read_text()
+    assert last.returncode == 0, output
     done = len([name for name in kept if list(results.glob(f"*/runs/{name}"))])
-    assert f"s: 6 runs, {done} done already, {6 - done} to do" in message
-    assert not [p for p in orphans if alive(p)], "processes outlive the one that asked for them"
+    assert f"s: 6 runs, {done} done already, {6 - done} to do" in output
+    assert not [p for p in orphans if alive(p)], "processes outlive the one that started them"
     assert kept.items() <= published(results).items()
     assert len(published(results)) == 6 + 2
     assert not list(results.rglob(".*")), "what the killed processes had begun to write is still there"

@@ -80,7 +80,7 @@ def test_costs(store):
     assert (cost.data, cost.method, cost.outcome, cost.environment) == ("easy", "abmil", "ok", "e0")
 
 
-def test_the_first_stays_unless_told_to_overwrite(store):
+def test_the_first_stays_unless_overwrite_is_set(store):
     run_id = publish(store, note="first")
     publish(store, note="second")
     assert read_runs(store.root)[0].record["note"] == "first"

@@ -1,4 +1,4 @@
-"""Every way a stranger's method can end, through the whole of a suite's run, and what a run records."""
+"""Every way a third-party method can end, through the whole of a suite's run, and the record of a run."""
 
 import sys
 from dataclasses import replace
@@ -147,9 +147,9 @@ def test_the_memory_cap_is_a_cap_and_changes_no_prediction(cohort):
     assert "allocate" in hungry.reason
     assert capped.outcome == "ok"
     # Two measures under two names: what the cap counts never exceeds it; the peak of the resident set may.
-    message = capped.value["record"]["memory_cap"]
-    assert (message["bytes"], message["measure"]) == (64 << 20, "address-space")
-    assert message["peak_bytes"] is None or 0 < message["peak_bytes"] <= 64 << 20
+    memory_cap = capped.value["record"]["memory_cap"]
+    assert (memory_cap["bytes"], memory_cap["measure"]) == (64 << 20, "address-space")
+    assert memory_cap["peak_bytes"] is None or 0 < memory_cap["peak_bytes"] <= 64 << 20
     assert "memory_cap" not in free.value["record"]
     np.testing.assert_array_equal(
         capped.value["predictions"][["p0", "p1"]], end("Plain", Budget()).value["predictions"][["p0", "p1"]]

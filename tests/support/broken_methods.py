@@ -154,7 +154,7 @@ class LogOddsOfAnotherTemperature(Good):
 
 
 @caught_by("attention_on_request")
-class AttentionUnrequested(Good):
+class AttentionNotRequested(Good):
     def pool(self, bags, attention):
         return super().pool(bags, True)
 

@@ -18,7 +18,7 @@ _spec = importlib.util.spec_from_file_location(
     "broken_methods", Path(__file__).parents[1] / "support" / "broken_methods.py"
 )
 methods = importlib.util.module_from_spec(_spec)
-sys.modules["broken_methods"] = methods  # get_type_hints looks a class's module up by name
+sys.modules["broken_methods"] = methods  # get_type_hints resolves the module of a class by name
 _spec.loader.exec_module(methods)
 
 
@@ -58,7 +58,7 @@ def test_a_broken_method_is_caught_by_the_check_meant_for_it(cls, check):
 
 
 @pytest.mark.parametrize("cls", [
-    methods.NoCitation, methods.UntypedParameter, methods.SigmoidOfEach, methods.AttentionUnrequested,
+    methods.NoCitation, methods.UntypedParameter, methods.SigmoidOfEach, methods.AttentionNotRequested,
     methods.AttentionChangesLogits, methods.UnusedParameter, methods.ParameterTimesZero, methods.BatchNorm,
     methods.LaterRowsCountMore, methods.SaysOrderMatters, methods.LargestIsOne, methods.SortedAttention,
     methods.StacksTheFirstScale,
@@ -115,7 +115,7 @@ def test_a_crash_is_a_broken_check_not_a_traceback():
     assert "IndexError: index 7" in run_checks(methods.Crashes, **SMALL)["output_shapes"].detail
 
 
-def test_numbers_of_classes_are_told_apart():
+def test_numbers_of_classes_are_reported_apart():
     class ThreeOnly(methods.Good):
         """Wrong for three classes."""
 

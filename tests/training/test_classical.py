@@ -52,10 +52,12 @@ def test_the_authors_recipe_of_each_set(data, lr, decay):
     )
 
 
-@pytest.mark.parametrize(("suite", "beside"), [("classical", "classical-oracle"), ("colon-cancer", "colon-oracle")])
-def test_the_oracle_keeps_the_same_trainings(suite, beside):
+@pytest.mark.parametrize(
+    ("suite", "oracle_suite"), [("classical", "classical-oracle"), ("colon-cancer", "colon-oracle")]
+)
+def test_the_oracle_keeps_the_same_trainings(suite, oracle_suite):
     """Only what is kept of a training differs, so that the difference is what choosing on test adds."""
-    honest, oracle = load_suite(suite), load_suite(beside)
+    honest, oracle = load_suite(suite), load_suite(oracle_suite)
     assert oracle.protocol.checkpoint == "oracle"
     assert oracle.protocol.model_copy(update={"checkpoint": "last"}) == honest.protocol
     assert oracle.data == honest.data

@@ -54,7 +54,7 @@ def test_what_cannot_be_read_is_raised_at_its_place_and_the_thread_ends():
     assert not [t for t in threading.enumerate() if t.name.startswith("feed")]
 
 
-def test_no_more_is_staged_ahead_than_asked_for():
+def test_no_more_is_staged_ahead_than_the_depth():
     staged = []
 
     def stage(at):

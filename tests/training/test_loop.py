@@ -331,10 +331,10 @@ def test_operations_that_an_earlier_run_counted_are_taken_over(cohort):
     of_first = dict(flops_of(own, cache).known)[first]
     step_flops.cache_clear()
     try:
-        message = train(dataclasses.replace(own, counted=((first, of_first + 7),)), cache, CPU).history[-1]["flops"]
+        given = train(dataclasses.replace(own, counted=((first, of_first + 7),)), cache, CPU).history[-1]["flops"]
     finally:
         step_flops.cache_clear()
-    assert message == plain + 2 * 7 * lengths.count(first)
+    assert given == plain + 2 * 7 * lengths.count(first)
 
 
 def test_counting_moves_no_generator():

@@ -182,9 +182,9 @@ def test_a_plateau_is_torchs_on_the_history_of_the_training(rare, monitor, budge
     given = {"schedule": "plateau", "lr": 0.5, "plateau_factor": 0.3, "plateau_patience": 1, "min_lr": 0.01,
              "epochs": 20, "warmup": warmup, "optimizer": optimizer, "momentum": 0.0}  # fmt: skip
     protocol = task(folder, parts).spec.protocol.model_copy(update={"monitor": monitor})
-    requested = task(folder, parts, "mean", protocol=protocol, **given)
-    requested = replace(requested, spec=requested.spec.model_copy(update={"budget": Budget(**budget)}))
-    history = train(requested, opened(folder), CPU).history
+    plateau_task = task(folder, parts, "mean", protocol=protocol, **given)
+    plateau_task = replace(plateau_task, spec=plateau_task.spec.model_copy(update={"budget": Budget(**budget)}))
+    history = train(plateau_task, opened(folder), CPU).history
     sgd = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.5)
     torchs = torch.optim.lr_scheduler.ReduceLROnPlateau(
         sgd, "min" if monitor == "val_loss" else "max", factor=0.3, patience=1, min_lr=0.01

@@ -129,13 +129,13 @@ def test_company_changes_nothing_to_the_bit(tmp_path, method, batch_size):
     given = tasks(cohort, method, range(7), rotate=True, batch_size=batch_size, momentum=0.9, epochs=5, lr=0.02)
     cache = opened(cohort[0])
 
-    def actual(which):
+    def outcomes(which):
         trained = train_stacked([given[i] for i in which], cache, CPU)
         return {i: (predictions(cohort, t, given[i]), t.history) for i, t in zip(which, trained, strict=True)}
 
-    every = actual(range(7))
+    every = outcomes(range(7))
     for which in ([2], [6, 2, 0], [5, 4, 2, 1]):
-        for i, (p, history) in actual(which).items():
+        for i, (p, history) in outcomes(which).items():
             assert np.array_equal(p, every[i][0]), (which, i)
             assert str(history) == str(every[i][1])  # as text, since NaN is not itself
 
@@ -166,7 +166,7 @@ def test_dropout_keeps_the_share_and_the_mean(p):
     torch.testing.assert_close(z[kept], torch.full_like(z[kept], 3 / (1 - p) if p < 1 else 0.0))
 
 
-def test_what_diverges_is_told_and_leaves_the_others(cohort):
+def test_a_model_that_diverges_is_reported_and_the_others_go_on(cohort):
     given = tasks(cohort, "mean", range(4), epochs=2)
     cache = opened(cohort[0])
     poisoned = dataclasses.replace(given[1], spec=given[1].spec.model_copy(update={"seed": 9}))
@@ -212,10 +212,10 @@ def test_what_looks_across_models_is_not_stacked(change):
 
 
 def assert_same(one, other):
-    def message(records):
+    def tables(records):
         return {(r.method, r.spec.seed): r.predictions() for r in records}
 
-    one, other = message(one), message(other)
+    one, other = tables(one), tables(other)
     assert one.keys() == other.keys()
     for key, frame in one.items():
         assert frame.equals(other[key]), key
@@ -241,7 +241,7 @@ def test_a_suite_runs_in_stacks_and_in_shared_processes(cohort, made, tmp_path):
     assert len(records) == 10
     assert all(r.outcome == "ok" for r in records)
     sizes = sorted(r.record["stack"]["models"] for r in records if r.method == "mean")
-    assert sizes == [2, 4, 4, 4, 4], "one alone has a twin beside it"
+    assert sizes == [2, 4, 4, 4, 4], "a single model is stacked with a copy"
     assert all(r.spec.stacked == (r.method == "mean") for r in records)
     assert all("peak_memory_bytes" not in r.record for r in records)
     alone = run(small.model_copy(update={"stacked": 1}), tmp_path, jobs=2)
@@ -265,7 +265,7 @@ def test_a_run_made_again_is_the_same_to_the_bit(made, tmp_path):
 
 
 def test_what_the_whole_stack_took_is_nobodys_own(made):
-    """Device-seconds of a stack stand on no axis beside those of methods that were not stacked."""
+    """Device-seconds of a stack share no axis with those of methods that were not stacked."""
     _, results, records = made
     for record in records:
         alone = record.method == "clam_sb"

@@ -91,7 +91,7 @@ def test_padded_bags_in_half_precision_are_as_near_to_fp32_as_streamed_ones(dtyp
 @pytest.mark.parametrize("n", [12, 90])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_large_scores_survive_half_precision(n, dtype):
-    """q k' of 10^5 fits fp32 and bf16, not fp16: scores are scaled first and computed in fp32, short bag or long."""
+    """q k' of 10^5 is in the range of fp32 and bf16, not of fp16: scores are scaled first and computed in fp32."""
     torch.manual_seed(0)
     layer = NystromAttention(64, heads=2, landmarks=32).eval()
     with torch.no_grad():

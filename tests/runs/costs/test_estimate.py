@@ -53,11 +53,11 @@ def test_every_method_is_measured_in_the_order_it_is_given():
     assert gc.get_freeze_count() == 0
 
 
-def test_what_is_asked_of_a_run_is_added_up(monkeypatch):
-    """Steps of 2 ms + 1 ms a patch, looks of 1 ms: all known, so the sum is."""
+def test_the_parts_of_a_run_are_added_up(monkeypatch):
+    """Steps of 2 ms + 1 ms a patch and evaluations of 1 ms a slide: the sum follows."""
     monkeypatch.setattr(module, "_point", lambda method, work, n, *rest: _Point(n, 0.002 + 0.001 * n, 0.001, 10.0 * n))
     (one,) = estimate(["mean"], work([16, 20, 30]))
-    # 50 epochs of 6 steps of 24 ms and 2 looks of 1 ms, and 2 + 2 looks at the end
+    # 50 epochs of 6 steps of 24 ms and 2 evaluated slides of 1 ms, and 2 + 2 at the end
     assert one.run_s == pytest.approx(50 * (6 * 0.024 + 2 * 0.001) + 4 * 0.001)
     assert one.memory_bytes == pytest.approx(300)
 
@@ -129,7 +129,7 @@ def test_correlated_methods_that_state_no_products_grow_by_the_power_they_show(m
 
 
 def test_memory_grows_with_the_bag():
-    """Real readings, of bags large enough to be told from the noise of an allocator."""
+    """Real readings, of bags large enough to exceed the noise of an allocator."""
     (one,) = estimate(["clam_sb"], work([2000] * 5, dim=256), seconds=0.5)
     (longer,) = estimate(["clam_sb"], work([2000] * 5 + [20_000], dim=256), seconds=0.5)
     # the hidden layer alone: 2000 x 512 floats

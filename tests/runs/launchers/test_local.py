@@ -306,7 +306,7 @@ def test_a_script_without_a_guard_is_not_run_again(tmp_path):
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_runs_die_with_the_process_that_asked_for_them(tmp_path, number):
+def test_runs_end_with_the_process_that_started_them(tmp_path, number):
     mark = tmp_path / "mark"
     process = script(tmp_path, ("ignore_and_sleep", str(mark)), mark)
     wait_for(mark, 2)
@@ -338,8 +338,8 @@ def test_ctrl_c_ends_everything_without_a_word_from_the_runs(tmp_path):
 def test_ctrl_c_while_the_fork_server_imports_is_ours_alone(tmp_path):
     """It takes the signal for its own until it has imported what runs share, and a traceback would be its last word."""
     mark = tmp_path / "mark"
-    message = f"open({str(mark)!r}, 'w').write(str(os.getpid()))"
-    (tmp_path / "slow_import.py").write_text(f"import os, time\n{message}\ntime.sleep(60)\n")
+    write_mark = f"open({str(mark)!r}, 'w').write(str(os.getpid()))"
+    (tmp_path / "slow_import.py").write_text(f"import os, time\n{write_mark}\ntime.sleep(60)\n")
     text = textwrap.dedent(SCRIPT).format(tests=str(HERE), mark=str(mark), task=("sleep", 60))
     file = tmp_path / "script.py"
     file.write_text(text.replace("local.PRELOAD[:] = []", "local.PRELOAD[:] = ['slow_import']"))
@@ -360,7 +360,7 @@ def test_ctrl_c_while_the_fork_server_imports_is_ours_alone(tmp_path):
 
 
 def test_a_group_that_is_ended_leaves_no_failed_run(tmp_path):
-    """A scheduler ends runs and parent alike, in whatever order: the runs are missing then, not failed."""
+    """A scheduler ends both the runs and their parent, in any order: the runs are missing then, not failed."""
     mark = tmp_path / "mark"
     process = script(tmp_path, ("sleep", 60, str(mark)), mark)
     runs = wait_for(mark, 2)

@@ -1,4 +1,4 @@
-"""One cell against closed forms: operations, bytes, memory; no test looks at the clock."""
+"""One cell against closed forms: operations, bytes, memory; no test reads the clock."""
 
 from dataclasses import replace
 
@@ -103,7 +103,7 @@ class Sees(Plain):
 @pytest.fixture
 def seen(monkeypatch):
     Sees.seen.clear()
-    monkeypatch.setattr(cell, "resolve", lambda text: type("Found", (), {"create": staticmethod(Sees)}))
+    monkeypatch.setattr(cell, "resolve", lambda text: type("Resolved", (), {"create": staticmethod(Sees)}))
     return Sees.seen
 
 
@@ -143,7 +143,7 @@ def test_steps_in_half_precision_are_measured_once_they_are_taken(method):
     assert taken() == 1
 
 
-def test_a_loss_that_no_scale_helps_is_told():
+def test_a_loss_that_no_scale_helps_is_refused():
     step = half_step("max", n=10, in_dim=4)
     true = step.stepper.backward
 
@@ -162,7 +162,7 @@ def half_step(method, **sizes):
     model, bag = cell._model(half, CPU), cell._bag(half, CPU)
     for p in model.parameters():
         torch.nn.init.zeros_(p)  # undecided: no class is so sure that its gradient vanishes
-    return cell._work(half, model, bag.with_features(4 * bag.x))  # far enough from what still fits
+    return cell._work(half, model, bag.with_features(4 * bag.x))  # far beyond the range of fp16
 
 
 def test_features_depend_on_the_seed_alone():

@@ -19,7 +19,7 @@ CAP = 256 * MIB
 
 @pytest.fixture(scope="module")
 def climbed():
-    """Two rounds; Takes fits at 8 and 32 but neither at 600 nor at 700; Lost never works."""
+    """Two rounds; Takes runs at 8 and 32, and runs out of memory at 600 and at 700; Lost never works."""
     plan = plan_sweep([TAKES, PLAIN, LOST], (600, 8, 32, 700), modes=["infer"], in_dim=8, rounds=2, iterations=9,
                        threads=1, device="cpu", memory_bytes=CAP, against=PLAIN)  # fmt: skip
     steps = []
@@ -106,16 +106,16 @@ def test_an_interrupted_ladder_goes_on_after_the_last_cell_that_ended(tmp_path):
 
     def stop(step):
         seen.append(step.what)
-        if len(seen) == 9:  # the machine, six cells of 8, and of 600 the first, which does not fit, and another
+        if len(seen) == 9:  # the machine, six cells of 8, and of 600 the first, which runs out of memory, and another
             raise KilledError
 
     with pytest.raises(KilledError):
         run_sweep(plan, stop, journal)
     with journal.open("ab") as file:
-        file.write(b'[10,"ok","",{"sec')  # of a line that a kill cut short
+        file.write(b'[10,"ok","",{"sec')  # a line that a kill left incomplete
     again = []
     actual = run_sweep(plan, again.append, journal)
-    assert len(journal.read_text().splitlines()) == 1 + 6 + 4  # what did not fit has no second turn
+    assert len(journal.read_text().splitlines()) == 1 + 6 + 4  # what ran out of memory has no second round
     measured = [step.what for step in again[1:]]
     assert measured == [f"{PLAIN} infer n=600 time", f"{PLAIN} infer n=600 memory"]
     assert again[0].what == "this machine, fp32"

@@ -264,8 +264,8 @@ def test_failed_trials_count_and_a_study_without_any_success_is_a_result(folder)
 
 
 @pytest.mark.parametrize("low", [1e-4, 1e37], ids=["ok", "diverged"])
-def test_tuned_runs_that_are_asked_for_again_are_the_ones_shown(tmp_path, low):
-    """Whether a study found something or nothing: another form of the code was tuned since, and is gone again."""
+def test_tuned_runs_that_are_requested_again_are_the_ones_shown(tmp_path, low):
+    """With and without a trial that ended ok: another form of the code was tuned since, and is gone again."""
     write_cohort(tmp_path)
     tuning = Tuning(space={"lr": Float(low=low, high=10 * low)}, startup_trials=1)
     given = tuned(tmp_path, ("mean",), trials=2, tuning=tuning, recipe={"optimizer": "sgd"}, budget={"steps": 40})
@@ -284,7 +284,7 @@ def test_tuned_runs_that_are_asked_for_again_are_the_ones_shown(tmp_path, low):
         runs = (run for table in read_cohorts(store.root) for of in table.runs.values() for run in of.values())
         return [run.spec.run_id for run in runs if run.spec.tuning is not None]
 
-    assert shown() == [record.spec.run_id]  # nobody has asked for the other
+    assert shown() == [record.spec.run_id]  # nobody has requested the other
     for file in (tmp_path / "runs").glob("*/requests/*.json"):  # as earlier versions left results
         file.unlink()
     assert shown() == [spec.run_id]
@@ -372,7 +372,7 @@ def test_a_real_dimension_may_be_written_in_whole_numbers():
     assert actual.space == {"weight_decay": Float(low=0, high=1), "batch_size": Int(low=1, high=4)}
 
 
-def test_tables_of_other_searches_are_told_apart(folder):
+def test_tables_of_other_searches_are_kept_apart(folder):
     for share in (0.5, 1.0):
         given = tuned(folder, ("mean",), trials=2, tuning=Tuning(startup_trials=1, share=share))
         execute(make_plan(given, folder / "runs"))
