@@ -285,15 +285,15 @@ def test_a_folder_a_slide(tmp_path, end):
         assert "remove" not in str(caught.value)
 
 
-@pytest.mark.parametrize("kind", ["bare", "named", "parameter", "list", "beside h5"])
+@pytest.mark.parametrize("kind", ["bare", "named", "parameter", "list", "next to h5"])
 def test_tensors_that_require_grad_are_values(tmp_path, kind):
-    folder = tmp_path / "feats" / ("pt_files" if kind == "beside h5" else "")
+    folder = tmp_path / "feats" / ("pt_files" if kind == "next to h5" else "")
     for name, (x, xy) in BAGS.items():
         values = torch.from_numpy(x).requires_grad_()
         named = {"feats": values, "coords": torch.from_numpy(xy)}
         kinds = {"named": named, "parameter": torch.nn.Parameter(torch.from_numpy(x)), "list": [values]}
         pt(folder / f"{name}.pt", kinds.get(kind, values))
-        if kind == "beside h5":
+        if kind == "next to h5":
             h5(tmp_path / "feats" / "h5_files" / f"{name}.h5", x, xy)
     if kind == "list":
         assert all(not one.requires_grad for one in torch_tensors(folder / f"{NAMES[0]}.pt"))
@@ -392,7 +392,7 @@ def test_positions_of_two_meanings_are_left_as_they_are():
 
 
 @pytest.mark.parametrize("bad", ["nan", "three"])
-def test_defects_of_positions_are_found_before_a_suite_is_written(tmp_path, bad):
+def test_defects_of_positions_are_reported_before_a_suite_is_written(tmp_path, bad):
     for name, (x, xy) in BAGS.items():
         made = xy.astype(float) if bad == "nan" else np.hstack([xy, xy[:, :1]])
         if bad == "nan":

@@ -42,8 +42,8 @@ def data_parallel(state):
 
 
 def lightning(state):
-    beside = {"loss.weight": torch.ones(2), "train_metrics.total": torch.tensor(3)}
-    return {"epoch": 3, "state_dict": {f"model.{name}": value for name, value in state.items()} | beside,
+    others = {"loss.weight": torch.ones(2), "train_metrics.total": torch.tensor(3)}
+    return {"epoch": 3, "state_dict": {f"model.{name}": value for name, value in state.items()} | others,
             "optimizer_states": [{"state": {0: {"exp_avg": torch.ones(2)}}}]}  # fmt: skip
 
 
@@ -256,7 +256,7 @@ class MyPool(Aggregator):
 '''
 
 
-def test_a_method_is_found_beside_its_suite_whichever_suite_was_read_before(tmp_path, monkeypatch):
+def test_a_method_is_loaded_from_the_folder_of_its_suite_whichever_suite_was_read_before(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "path", sys.path.copy())
     codes = {}
     for word in ("first", "second", "again"):
@@ -270,7 +270,7 @@ def test_a_method_is_found_beside_its_suite_whichever_suite_was_read_before(tmp_
     assert codes["first"] == codes["again"] != codes["second"]  # the folder's place is no part of it
 
 
-def test_a_method_that_is_nowhere_is_told_with_the_folders(tmp_path, monkeypatch):
+def test_a_method_that_is_nowhere_is_refused_with_the_folders(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "path", sys.path.copy())
     write_cohort(tmp_path)
     with refused("method-not-importable", str(tmp_path.resolve())):

@@ -142,7 +142,7 @@ def test_labels_that_resemble_missing_values(words, tmp_path, init):
 
 
 @pytest.mark.parametrize("classes", [("1", "2", "3", "4"), ("0", "1", "2"), ("True", "False")])
-def test_codes_beside_classes(classes, tmp_path, init):
+def test_codes_among_classes(classes, tmp_path, init):
     features(tmp_path)
     cells = ["-1" if i % 10 == 9 else classes[i % len(classes)] for i in range(40)]
     labels(tmp_path, label=cells)
@@ -313,7 +313,7 @@ def test_a_part_is_never_empty(tmp_path, init):
 
 
 @pytest.mark.parametrize("form", ["parts", "list"])
-def test_cells_that_are_slides_and_patients_alike(form, tmp_path, init):
+def test_cells_that_name_slides_and_patients_at_once(form, tmp_path, init):
     slides = [str(i) for i in range(40)]
     features(tmp_path, slides)
     labels(tmp_path, slides, patient_id=[str(i // 2) for i in range(40)], label=[two(i // 2) for i in range(40)])

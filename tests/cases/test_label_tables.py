@@ -118,7 +118,7 @@ def test_one_name_in_two_spellings(given, known):
         (["a", "A"], ["a"]),
     ],
 )
-def test_what_fits_several_is_not_guessed(given, known):
+def test_a_name_of_several_slides_is_not_guessed(given, known):
     matching = match_ids(given, known)
     assert all(matching.names[name] == name for name in matching.names)
     assert matching.several
@@ -254,7 +254,7 @@ def test_patients_that_a_split_does_not_name_are_counted(form, tmp_path, init):
 
 
 @pytest.mark.parametrize("column", ["label", "train_label", "fold", "fold_0"])
-def test_numbers_beside_ids_name_no_slides(column, tmp_path):
+def test_numbers_next_to_ids_name_no_slides(column, tmp_path):
     """Slides 0 and 1 are named by no cell of a column of labels or folds."""
     slides = {str(i): f"P{i}" for i in range(12)}
     named = list(slides)[2:]
@@ -276,19 +276,19 @@ def test_words_that_are_labels(word):
     assert not is_missing(word)
 
 
-def test_codes_of_missing_values_stand_beside_zero_and_one():
+def test_codes_of_missing_values_occur_with_zero_and_one():
     assert missing_codes(["0", "1", "-1.0"]) == {"-1.0"}
     assert missing_codes(["-1", "1"]) == set()
     assert missing_codes(["0", "1", "2"]) == set()
 
 
 @pytest.mark.parametrize("signs", [("-", "+"), ("(-)", "(+)"), ("\u2212", "+", "++"), ("-", "+", "+++")])
-def test_a_minus_beside_a_plus_is_a_class_and_no_missing_value(signs):
+def test_a_minus_with_a_plus_is_a_class_and_no_missing_value(signs):
     values = read_values({f"s{i}": signs[i % len(signs)] for i in range(12)}, "label", "T", None)
     assert set(values.classes.values()) == set(signs)
     assert not values.missing
-    beside = read_values({"a": signs[0], "b": "T1", "c": "T2"}, "label", "T", None)
-    assert set(beside.missing) == ({"a"} if signs[0] != "\u2212" else set())
+    read = read_values({"a": signs[0], "b": "T1", "c": "T2"}, "label", "T", None)
+    assert set(read.missing) == ({"a"} if signs[0] != "\u2212" else set())
 
 
 def test_missing_values_are_left_out_and_named(tmp_path, init):
@@ -483,7 +483,7 @@ def test_names_that_tell_no_patients(name):
     assert likely_patients([name.format(i=700 + i) for i in range(60)]) is None
 
 
-def test_camelyon17_is_asked_about_and_warned_of(tmp_path, init):
+def test_camelyon17_needs_a_patient_rule_and_is_warned_of(tmp_path, init):
     names = [f"patient_{p:03d}_node_{n}" for p in range(6) for n in range(4)]
     features(tmp_path, names)
     rows = [(f"patient_{p:03d}.zip", "pN0") for p in range(6)]

@@ -168,7 +168,7 @@ def test_spellings_differ_in_case_only_outside_quotes():
     ("abmil[gated=false]", "abmil"), ("ABMIL [gated=FALSE, dropout=0]", "abmil"), ("abmil[embed_dim=none]", "abmil"),
     ("abmil[gated=true,dropout=0.0]", "abmil[gated=true]"), ("abmil[dropout=0.10]", None), ("abmil[nothing=1]", None),
 ])  # fmt: skip
-def test_a_default_spelled_out_is_found_among_stored_runs_without_importing_a_method(text, actual):
+def test_a_default_spelled_out_matches_stored_runs_without_importing_a_method(text, actual):
     stored = {"embed_dim": None, "gated": False, "dropout": 0.0}
     known = {"abmil": stored, "abmil[gated=true]": stored | {"gated": True}, "mean": {}}
     assert find_method(text, known) == actual

@@ -1,4 +1,4 @@
-"""Tables show the runs that were asked for last: seeds, folds, methods and timeouts that change from run to run."""
+"""Tables show the runs that were requested last: seeds, folds, methods and timeouts that change from run to run."""
 
 import json
 import os
@@ -34,8 +34,7 @@ from milbench.evaluation.leaderboard import evaluate, leaderboard
 from milbench.evaluation.runs_table import read_cohorts
 from milbench.inference.prediction import kept_models
 from milbench.measure.load import Load, apart, budget_notes, cost_notes
-from milbench.runs import claims
-from milbench.runs import current_runs as asked
+from milbench.runs import claims, current_runs
 from milbench.runs.execute import _requests as requests_for
 from milbench.runs.execute import costs_left, run, trials_left, tuned_runs
 from milbench.runs.live import Item, Session, State, reporter, sessions
@@ -58,9 +57,11 @@ def request(store, when, methods, folds, seeds, timeout_s=None):
     budget = Budget(timeout_s=timeout_s)
     specs = [(m, made.run_spec(store.suite, "easy", m, f, s, budget=budget))
              for m in methods for f in FOLDS[:folds] for s in range(seeds)]  # fmt: skip
-    actual = asked.requests_of({s.run_id: (m, s) for m, s in specs}, when, store.suite.methods, 1, "made-up.toml")
-    asked.record_requests(store, actual)
-    asked.mark_requested(store, {s.run_id for _, s in specs}, when)
+    actual = current_runs.requests_of(
+        {s.run_id: (m, s) for m, s in specs}, when, store.suite.methods, 1, "made-up.toml"
+    )
+    current_runs.record_requests(store, actual)
+    current_runs.mark_requested(store, {s.run_id for _, s in specs}, when)
 
 
 REQUESTS = st.tuples(
@@ -135,7 +136,7 @@ def test_a_damaged_request_is_named(tmp_path):
 
 @pytest.fixture(scope="module")
 def cohort(tmp_path_factory):
-    """A cohort of 24 small slides beside its suite; the label shifts the features."""
+    """A cohort of 24 small slides in the folder of its suite; the label shifts the features."""
     folder = tmp_path_factory.mktemp("cohort")
     write_cohort(folder, 24)
     return folder
@@ -195,7 +196,7 @@ def as_before(record, store, timeout_s, outcome="ok"):
     return old
 
 
-def test_runs_stored_under_a_timeout_are_found(cohort, tmp_path):
+def test_runs_stored_under_a_timeout_are_used(cohort, tmp_path):
     suite = suite_of(cohort, seeds=2)
     records = run(suite, tmp_path / "a")
     store = make_plan(suite, tmp_path / "b").store
@@ -227,7 +228,7 @@ def test_what_a_shorter_timeout_stopped_is_made_again(cohort, tmp_path, then, no
     assert len(read_runs(tmp_path / "b")) == 1
 
 
-def test_an_ok_run_is_shown_beside_the_same_run_that_was_stopped(cohort, tmp_path):
+def test_an_ok_run_is_shown_next_to_the_same_run_that_was_stopped(cohort, tmp_path):
     suite = suite_of(cohort, split={"use": 1})
     (record,) = run(suite, tmp_path)
     store = make_plan(suite, tmp_path).store
@@ -328,8 +329,8 @@ def test_a_tuned_request_leaves_the_untuned_table_and_asks_for_no_other_method(c
     def ask(when, **options):
         plan = make_plan(suite, tmp_path, **options)
         plan.store.prepare()
-        asked.record_requests(plan.store, requests_for(plan, when))
-        actual = {r.conditions["tuning"] is not None: r for r in asked.read_requests(plan.store.folder).values()}
+        current_runs.record_requests(plan.store, requests_for(plan, when))
+        actual = {r.conditions["tuning"] is not None: r for r in current_runs.read_requests(plan.store.folder).values()}
         return actual, plan
 
     ask("2027-01-01T00:00:00+00:00")
@@ -341,7 +342,7 @@ def test_a_tuned_request_leaves_the_untuned_table_and_asks_for_no_other_method(c
     studies = {search.name: 2 for search in plan.searches}
     assert tables[True].studies == studies
     tables, _ = ask("2027-01-03T00:00:00+00:00")
-    assert tables[False].requested_at > tables[True].requested_at  # asked for by itself, so it is the last one
+    assert tables[False].requested_at > tables[True].requested_at  # requested by itself, so it is the last one
     assert tables[True].studies == studies
     tables, _ = ask("2027-01-04T00:00:00+00:00", methods=["mean"], seeds=2, budget={"trials": 2})
     assert (set(tables[False].methods), tables[False].seeds) == ({"mean"}, (0, 1))  # it contradicts the one before
@@ -349,7 +350,7 @@ def test_a_tuned_request_leaves_the_untuned_table_and_asks_for_no_other_method(c
     assert {method for method, _, _ in tables[False].wanted()} == {"mean", "max"}  # the suite's own table
 
 
-def test_tables_of_one_command_are_both_those_asked_for_last(tmp_path):
+def test_tables_of_one_command_are_both_those_requested_last(tmp_path):
     suite = made.suite(data=("easy",)).model_copy(update={"methods": ("mean",)})
     store = made.fill(tmp_path, suite, ("mean",), n=30, folds=FOLDS[:1], seeds=1, costs=False)
     steps = Budget(steps=7)
@@ -360,7 +361,9 @@ def test_tables_of_one_command_are_both_those_asked_for_last(tmp_path):
     def last(whens):
         for when, budget in whens:
             one = made.run_spec(suite, "easy", "mean", FOLDS[0], 0, budget=budget)
-            asked.record_requests(store, asked.requests_of({one.run_id: ("mean", one)}, when, ("mean",), 1, ""))
+            current_runs.record_requests(
+                store, current_runs.requests_of({one.run_id: ("mean", one)}, when, ("mean",), 1, "")
+            )
         (note,) = (n for t in read_cohorts(store.root) for n in t.notes if "2 tables" in n)
         labels = [table.label for table in read_cohorts(store.root)]
         return {label for label in labels if label in note.partition("2 tables")[2]}
@@ -387,10 +390,10 @@ def test_a_field_that_conditions_gain_later_changes_no_table(monkeypatch):
     tuned = {"trials": 3, "seed": 1}
     same = one.model_copy(update={"protocol": Later(), "tuning": LaterTuned(**tuned), "budget": LaterBudget(steps=4)})
     before = one.model_copy(update={"tuning": specs.Tuned(**tuned), "budget": Budget(steps=4)})
-    assert asked.conditions_of(same) == asked.conditions_of(before)
+    assert current_runs.conditions_of(same) == current_runs.conditions_of(before)
     for used in ({"protocol": Later(smoothing=0.1)}, {"budget": LaterBudget(steps=4, joules=1.0)},
                  {"tuning": LaterTuned(restarts=1, **tuned)}):  # fmt: skip
-        assert asked.conditions_of(same.model_copy(update=used)) != asked.conditions_of(before)
+        assert current_runs.conditions_of(same.model_copy(update=used)) != current_runs.conditions_of(before)
 
 
 # --- the command line ------------------------------------------------------------------------------------------------
@@ -459,7 +462,7 @@ def test_forget_removes_a_condition_and_what_is_superseded(tmp_path, cli):
     for changes in ({"budget": Budget(steps=7)}, {"fingerprint": "old"}, {"code": "edited"}):
         spec = made.run_spec(store.suite, "easy", "mean", "f0", 0, **changes)
         store.publish_run(spec.run_id, made.record(spec, "mean", "failed", finished="2025-01-01T00:00:00"))
-    assert cli("forget", "r", "--condition", digest(asked.conditions_of(made.run_spec(
+    assert cli("forget", "r", "--condition", digest(current_runs.conditions_of(made.run_spec(
         store.suite, "easy", "mean", "f0", 0, budget=Budget(steps=7))))[:6], "--yes").code == 0  # fmt: skip
     assert len(shown_runs(store)) == 5
     said = cli("forget", "r", "--superseded", "--yes")
@@ -467,19 +470,21 @@ def test_forget_removes_a_condition_and_what_is_superseded(tmp_path, cli):
     assert shown_runs(store) == kept
 
 
-@pytest.mark.parametrize(("options", "words"), [
-    ((), "say which runs"), (("--suite", "made-down"), "no suite 'made-down'"), (("-m", "maen"), "Did you mean 'mean'"),
-    (("--condition", "1 h"), "there are: "),
-    (("--condition", ""), "--condition"),
-    (("--condition", " "), "--condition"),
-    (("--older", "yesterday"), "an age such as"),
-    (("--outcome", "fine"), "failed"),
+@pytest.mark.parametrize(("options", "refusal"), [
+    ((), ("option-missing", "--suite", "--superseded")),
+    (("--suite", "made-down"), ("results-unknown-name", "'made-down'")),
+    (("-m", "maen"), ("results-unknown-name", "'maen'", "'mean'")),
+    (("--condition", "1 h"), ("results-unknown-name", "'1 h'")),
+    (("--condition", ""), ("option-bad-value", "--condition")),
+    (("--condition", " "), ("option-bad-value", "--condition")),
+    (("--older", "yesterday"), ("option-bad-value", "'yesterday'")),
+    (("--outcome", "fine"), ("option-bad-value", "'fine'", "failed")),
 ])  # fmt: skip
-def test_forget_refuses(tmp_path, cli, options, words):
+def test_forget_refuses(tmp_path, cli, options, refusal):
     store = made.fill(tmp_path / "r", made.suite(data=("easy",)), ("mean",), n=20, folds=FOLDS, seeds=1, costs=False)
     said = cli("forget", "r", *options, "--yes")
     assert said.code == 1
-    assert words in said.err
+    assert_refused(said.err, *refusal)
     assert len(shown_runs(store)) == 3
 
 
@@ -588,7 +593,7 @@ def test_labels_edited_since_the_runs(tmp_path, cli):
     assert "milbench run s.toml -m max" in str(error.value)
 
 
-OWN = """from asked_helper import scale
+OWN = """from request_helper import scale
 from milbench import Card
 from milbench.baselines.mean import MeanPooling
 
@@ -601,9 +606,9 @@ class Own(MeanPooling):
 
 def test_status_tells_that_a_helper_was_edited(tmp_path, cli):
     write_cohort(tmp_path, 24)
-    (tmp_path / "asked_helper.py").write_text("def scale():\n    return 1.0\n")
-    (tmp_path / "asked_own.py").write_text(OWN)
-    (tmp_path / "s.toml").write_text(SUITE.replace('"max"', '"asked_own:Own"'))
+    (tmp_path / "request_helper.py").write_text("def scale():\n    return 1.0\n")
+    (tmp_path / "request_own.py").write_text(OWN)
+    (tmp_path / "s.toml").write_text(SUITE.replace('"max"', '"request_own:Own"'))
     assert cli("run", "s.toml", "--results", "r", "--report", "none").code == 0
 
     def counts(*words):
@@ -613,15 +618,15 @@ def test_status_tells_that_a_helper_was_edited(tmp_path, cli):
         return {word: int(n) for n, word in re.findall(r"^ +(\d+) (ok|missing)$", said.out, re.M)}, said.out
 
     assert counts()[0] == {"ok": 4}
-    before = (tmp_path / "asked_helper.py").read_bytes()
-    (tmp_path / "asked_helper.py").write_bytes(before + b"# edited\n")
+    before = (tmp_path / "request_helper.py").read_bytes()
+    (tmp_path / "request_helper.py").write_bytes(before + b"# edited\n")
     actual, text = counts()
     assert actual == {"ok": 2, "missing": 2}
-    assert "asked_own:Own" in text
+    assert "request_own:Own" in text
     assert "2 to do" in cli("run", "s.toml", "--results", "r", "--dry-run").out  # what run itself says
-    (tmp_path / "asked_helper.py").write_bytes(before)
+    (tmp_path / "request_helper.py").write_bytes(before)
     assert counts()[0] == {"ok": 4}
-    (tmp_path / "asked_helper.py").unlink()  # the records do not tell any more: it has to be planned
+    (tmp_path / "request_helper.py").unlink()  # the records do not tell any more: it has to be planned
     with patch("milbench.runs.plan.make_plan", side_effect=MilbenchError("planned")):
         assert cli("status", "s.toml", "--results", "r").code == 1
 
@@ -688,7 +693,7 @@ def flip(file):
     file.write_bytes(content)
 
 
-def test_a_damaged_run_is_told_before_anything_runs(tmp_path, cli):
+def test_a_damaged_run_is_reported_before_anything_runs(tmp_path, cli):
     write_cohort(tmp_path, 24)
     (tmp_path / "s.toml").write_text(SUITE)
     assert cli("run", "s.toml", "--results", "r", "--report", "none", "-m", "mean").code == 0
@@ -754,7 +759,7 @@ def test_status_tells_a_last_request_of_other_seeds(tmp_path, cli):
     assert re.findall(r"(\d+) runs", first) == ["4"]
 
 
-def test_status_of_what_was_never_asked_for_tells_what_is_at_work(tmp_path, cli):
+def test_status_of_runs_never_requested_shows_the_ones_at_work(tmp_path, cli):
     write_cohort(tmp_path, 24)
     (tmp_path / "s.toml").write_text(SUITE)
     with Session(tmp_path / "r" / "s-v1") as session:
@@ -763,7 +768,7 @@ def test_status_of_what_was_never_asked_for_tells_what_is_at_work(tmp_path, cli)
         assert "11 of 30 done" in cli("status", "s.toml", "--results", "r", "--budget", "3 trials").out
 
 
-def test_what_is_done_is_told_at_once(tmp_path):
+def test_finished_runs_are_reported_at_once(tmp_path):
     with Session(tmp_path) as session:
         for done in range(3):
             session.progress(done, 3)
@@ -788,17 +793,24 @@ def test_time_left_follows_from_what_is_done():
 
 
 @pytest.mark.parametrize("verb", ["run", "tune", "audit", "status"])
-@pytest.mark.parametrize("text", ["methods = [", 'methods = ["mean"]\nseeds = "two"\n', "sedes = 1\n"])
-def test_a_suite_that_does_not_parse_is_refused_before_torch_is_imported(tmp_path, verb, text):
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [
+        ("methods = [", "config-invalid"),
+        ('methods = ["mean"]\nseeds = "two"\n', "suite-bad-value"),
+        ("sedes = 1\n", "suite-unknown-field"),
+    ],
+)
+def test_a_suite_that_does_not_parse_is_refused_before_torch_is_imported(tmp_path, verb, text, code):
     (tmp_path / "s.toml").write_text(text)
-    code = (
+    program = (
         "import sys; sys.argv = ['milbench', *sys.argv[1:]]\nfrom milbench.cli import main\n"
         "try: main()\nfinally: print('torch' in sys.modules)"
     )
-    done = subprocess.run([sys.executable, "-c", code, verb, "s.toml"], cwd=tmp_path, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", program, verb, "s.toml"], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 1
     assert done.stdout.strip() == "False"
-    assert "s.toml" in done.stderr
+    assert_refused(done.stderr, code, "s.toml")
     assert "Traceback" not in done.stderr
 
 
@@ -811,7 +823,7 @@ def test_init_refuses_an_existing_suite_before_torch_is_imported(tmp_path):
     words = ["init", "--features", "nowhere", "--out", "s.toml"]
     done = subprocess.run([sys.executable, "-c", code, *words], cwd=tmp_path, capture_output=True, text=True)
     assert (done.returncode, done.stdout.strip()) == (1, "False")
-    assert "exists already" in done.stderr
+    assert_refused(done.stderr, "already-exists", "s.toml")
 
 
 def moment(busy, at="2026-01-01T10:00:00+00:00", cores=2.0, threads=1):
@@ -852,7 +864,7 @@ def test_costs_of_moments_in_which_the_machine_had_other_rates_are_marked(other,
     assert not apart(at_rate(1.0), {})
 
 
-def test_runs_under_device_seconds_beside_which_the_machine_was_slow_are_marked():
+def test_runs_under_device_seconds_on_a_slow_machine_are_marked():
     def ran(rate):
         return {"moment": at_rate(rate, load=3.5)["moments"][1], "environment": {"fingerprint": "e"}}
 

@@ -126,7 +126,7 @@ def outputs(name, classes, scale):
 
 @pytest.mark.parametrize("classes", [2, 3, 4])
 @pytest.mark.parametrize("name", milbench.list_aggregators())
-def test_every_method_is_ranked_alike_at_every_scale(name, classes):
+def test_every_method_has_one_ranking_at_every_scale(name, classes):
     """With two classes the order is that of the head's margin; with more it agrees with unsaturated probabilities."""
     model, out, y = outputs(name, classes, 1.0)
     p, s = model.probabilities(out).double().numpy(), model.log_odds(out).numpy()
@@ -145,7 +145,7 @@ def test_every_method_is_ranked_alike_at_every_scale(name, classes):
         assert torch.isfinite(odds).all()
 
 
-def test_four_methods_that_order_all_bags_alike_have_one_auc():
+def test_four_methods_that_order_all_bags_the_same_have_one_auc():
     """Log-odds of 1, 10, 20 and 40 times the same score: fp32 probabilities tie at the upper end from 17 on."""
     rng = np.random.default_rng(0)
     y = np.repeat([0, 1], 100)

@@ -64,7 +64,7 @@ def test_a_method_with_several_slides_a_patient_says_what_is_scored(tmp_path):
     assert "12 patients" in line
 
 
-def test_the_positive_class_is_named_and_its_prevalence_told(tmp_path):
+def test_the_positive_class_is_named_with_its_prevalence(tmp_path):
     toml = make(tmp_path, (15, 45), names=("MUT", "WT"))
     board = notes(tmp_path, toml)
     (line,) = [note for note in board.notes if "positive class" in note]
@@ -96,7 +96,7 @@ def test_audit_asks_about_a_positive_class_that_may_not_be_meant(classes, counts
         assert repr(classes[-1]) in text
 
 
-def test_a_fold_without_a_class_is_told_by_audit_and_table(tmp_path):
+def test_a_fold_without_a_class_is_reported_by_audit_and_table(tmp_path):
     from milbench.config.suites import load_suite
     from milbench.data.cohort import load_cohort
 

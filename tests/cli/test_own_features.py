@@ -49,7 +49,7 @@ def write_suite(folder: Path, split: str = "folds = 3", methods: str = '["mean",
 
 
 def stored_folds(folder: Path) -> dict[str, dict[str, list[str]]]:
-    """Read the folds that milbench wrote beside its results."""
+    """Read the folds that milbench wrote with its results."""
     (cohort,) = (folder / "results" / "runs" / "mine-v1" / "cohorts").iterdir()
     actual: dict[str, dict[str, list[str]]] = {}
     for path in sorted((cohort / "folds").glob("*.csv")):

@@ -106,7 +106,7 @@ def test_a_cache_may_move_with_its_features_and_outlive_them(tmp_path, base, sli
     assert load_cohort(spec(), base).fingerprint == first.fingerprint
 
 
-def test_features_that_were_extracted_again_are_told(base, slides, monkeypatch):
+def test_features_that_were_extracted_again_are_reported(base, slides, monkeypatch):
     load_cohort(spec(), base)
     files = [base / "clam" / "features" / "h5_files" / f"{slide.name}.h5" for slide in slides]
     for path in files:
@@ -194,7 +194,7 @@ def test_what_a_source_brings_lies_in_the_cache(tmp_path):
 
 
 @pytest.mark.parametrize("how", ["flip", "remove", "extra"])
-def test_a_changed_table_is_found(tmp_path, how):
+def test_a_changed_table_is_detected(tmp_path, how):
     written(tmp_path / "c", None if how == "extra" else SourceTable(LABELS))
     file = tmp_path / "c" / "source.json"
     if how == "flip":
@@ -210,7 +210,7 @@ def test_a_changed_table_is_found(tmp_path, how):
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"labels": {}}', '{"labels": {}, "patients": {}, "folds": [{}]}'])
-def test_a_damaged_table_is_told(tmp_path, text):
+def test_a_damaged_table_is_reported(tmp_path, text):
     (tmp_path / "source.json").write_text(text)
     with refused("cache-damaged", "source.json"):
         read_source_table(tmp_path / "source.json")

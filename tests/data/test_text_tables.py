@@ -226,12 +226,12 @@ def test_files_that_are_not_there(name, tmp_path):
 
 @settings(max_examples=60, deadline=None)
 @given(
-    cut=st.floats(0, 1),
+    position=st.floats(0, 1),
     flip=st.integers(1, 255),
     kind=st.sampled_from(["xlsx", "parquet", "csv.gz"]),
     whole=st.booleans(),
 )
-def test_damaged_files_end_in_a_sentence(cut, flip, kind, whole, tmp_path_factory):
+def test_damaged_files_end_in_a_sentence(position, flip, kind, whole, tmp_path_factory):
     path = tmp_path_factory.mktemp("t") / f"t.{kind}"
     if kind == "xlsx":
         _xlsx(path, {"s": [HEADER, *ROWS]})
@@ -240,7 +240,7 @@ def test_damaged_files_end_in_a_sentence(cut, flip, kind, whole, tmp_path_factor
     else:
         path.write_bytes(gzip.compress(_csv().encode(), mtime=0))
     raw = bytearray(path.read_bytes())
-    at = min(int(cut * len(raw)), len(raw) - 1)
+    at = min(int(position * len(raw)), len(raw) - 1)
     if whole:
         raw[at] ^= flip
     else:

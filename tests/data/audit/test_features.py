@@ -66,7 +66,7 @@ def test_the_classical_sets_are_clean(shared_root):
     assert {finding.code for finding in findings} <= {"shortcut-name", "shortcut-number", "shortcut-length"}
 
 
-def test_classes_of_several_numbers_are_found_in_a_column(tmp_path):
+def test_classes_of_several_numbers_are_detected_in_a_column(tmp_path):
     """A column of class numbers: between the first and the last class, the middle one is on no side."""
     for exact in (True, False):
         planted = clean_cohort(classes=("a", "b", "c"))
@@ -80,8 +80,8 @@ def test_classes_of_several_numbers_are_found_in_a_column(tmp_path):
     assert re.search(r"AUC 1\.000 of 3", finding.message)
 
 
-def test_what_two_values_tell_by_chance_is_not_the_label(tmp_path):
-    """Four slides are told apart by one binary column in three: such a column says nothing."""
+def test_two_values_that_agree_at_random_are_not_the_label(tmp_path):
+    """One binary column in three separates four slides: such a column says nothing."""
     with CacheWriter(tmp_path / "c", "float32") as writer:
         for i in range(4):
             writer.add(f"{i}", np.column_stack([np.full(3, i % 2), np.random.default_rng(i).normal(size=(3, 6))]))
@@ -111,7 +111,7 @@ def test_the_auc_of_a_column_is_that_of_its_means(tmp_path):
 
 
 def test_similar_slides_are_those_that_brute_force_finds(tmp_path):
-    """Copies with noise of many sizes: those whose rows lie below a tenth of the distance of strangers."""
+    """Copies with noise of many sizes: those whose rows lie below a tenth of the distance of unrelated slides."""
     planted = clean_cohort(per_class=20, dim=256, rows=(8, 9))
     names = list(planted.slides)
     rng = np.random.default_rng(0)
@@ -134,7 +134,7 @@ def test_similar_slides_are_those_that_brute_force_finds(tmp_path):
     assert due <= set(finding.ids) <= close
 
 
-def test_one_slide_far_away_makes_the_others_no_more_alike(tmp_path):
+def test_one_slide_far_away_makes_the_others_no_more_similar(tmp_path):
     planted = clean_cohort(rows=(8, 9))
     next(iter(planted.slides.values())).x[:] *= 1e4
     assert audit(planted.write(tmp_path)) == []

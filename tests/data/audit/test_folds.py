@@ -1,4 +1,4 @@
-"""Folds: doubles, leaks and missing classes are found, with the ids that sets find."""
+"""Folds: the audit reports doubles, leaks and missing classes, with the ids that sets give."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ OWN = {slide: slide for slide in LABELS}
 GOOD = Fold("k", ("a", "b"), ("c", "d"), ("e", "f"))
 
 
-def told(fold, labels=LABELS, patients=OWN, **more):
-    """What is found in a fold: code, ids and the message."""
+def findings_of(fold, labels=LABELS, patients=OWN, **more):
+    """Return the findings of a fold: code, ids and message."""
     findings = fold_findings("c", fold, Known(labels, patients, **more))
     assert all((finding.cohort, finding.fold, finding.severity) == ("c", fold.name, "error") for finding in findings)
     return [(finding.code, finding.ids, finding.message) for finding in findings]
@@ -52,8 +52,8 @@ def told(fold, labels=LABELS, patients=OWN, **more):
         (GOOD, {"labels": LABELS | {"e": 2}}, "untrained-class", ("e",), "class 2 is tested but not in train; move"),
     ],
 )  # fmt: skip
-def test_each_defect_is_found_with_its_ids(fold, changes, code, ids, message):
-    actual = told(fold, **changes)
+def test_each_defect_is_reported_with_its_ids(fold, changes, code, ids, message):
+    actual = findings_of(fold, **changes)
     assert [(c, i) for c, i, _ in actual if c == code] == [(code, ids)]
     assert message in next(m for c, _, m in actual if c == code)
     # Without the label of one of its two slides a part has one class, and that is said too.
@@ -61,7 +61,7 @@ def test_each_defect_is_found_with_its_ids(fold, changes, code, ids, message):
 
 
 def test_a_good_fold_has_nothing():
-    assert told(GOOD, features=set(LABELS), guesses={"a": "A", "b": "B"}) == []
+    assert findings_of(GOOD, features=set(LABELS), guesses={"a": "A", "b": "B"}) == []
     assert folds_findings("c", [GOOD, Fold("other", ("a", "b"), (), ("e", "f"))], Known(LABELS, OWN)) == []
 
 
@@ -77,15 +77,15 @@ def test_what_is_wrong_with_all_folds_together():
     assert (idle.code, idle.severity, idle.fold, idle.ids) == ("unused-slide", "warning", None, ("c", "d"))
 
 
-def test_a_leak_is_told_once():
+def test_a_leak_is_reported_once():
     """The patient of a slide that is on both sides is no further news, nor a barcode of a patient who is."""
     patients = OWN | {"a": "P", "e": "P"}
     guesses = {slide: f"T{patient}" for slide, patient in patients.items()}
     both = Fold("k", ("a", "b"), (), ("a", "e", "f"))
-    assert [(code, ids) for code, ids, _ in told(both, patients=patients, guesses=guesses)] == [
+    assert [(code, ids) for code, ids, _ in findings_of(both, patients=patients, guesses=guesses)] == [
         ("slide-overlap", ("a",))
     ]
-    assert [(code, ids) for code, ids, _ in told(GOOD, patients=patients, guesses=guesses)] == [
+    assert [(code, ids) for code, ids, _ in findings_of(GOOD, patients=patients, guesses=guesses)] == [
         ("patient-overlap", ("P",))
     ]
 
@@ -98,7 +98,9 @@ slides = st.lists(st.sampled_from([f"{p}{s}" for p in "abcdef" for s in "012"]),
 def test_leaks_are_those_that_sets_find(parts):
     """Slides and patients on both sides, and doubled rows, against a reading by sets alone."""
     labels = {f"{p}{s}": int(s) % 2 for p in "abcdef" for s in "012"}
-    actual = told(Fold("k", *(tuple(parts[part]) for part in PARTS)), labels, {slide: slide[0] for slide in labels})
+    actual = findings_of(
+        Fold("k", *(tuple(parts[part]) for part in PARTS)), labels, {slide: slide[0] for slide in labels}
+    )
     got: dict[str, list[str]] = {}
     for code, ids, _ in actual:
         kind = "slides" if code in ("slide-overlap", "val-in-train", "val-equals-test") else code
@@ -117,13 +119,13 @@ def test_leaks_are_those_that_sets_find(parts):
 def test_a_rule_is_proposed_where_it_would_help():
     """For slides that are patients of their own; a column that holds samples is to be corrected."""
     name = OWN | {"a": "TCGA-55-7910-01A", "e": "TCGA-55-7910-01B"}
-    ((_, ids, message),) = told(GOOD, patients=name, guesses=guessed_patients(name))
+    ((_, ids, message),) = findings_of(GOOD, patients=name, guesses=guessed_patients(name))
     assert ids == ("TCGA-55-7910",)
     assert message.endswith("name patients in patient_column")
     own = {slide: slide for slide in name.values()}
     fold = Fold("k", *(tuple(name[slide] for slide in part) for part in GOOD.parts.values()))
     labels = {name[slide]: label for slide, label in LABELS.items()}
-    ((_, ids, message),) = told(fold, labels, own, guesses=guessed_patients(own))
+    ((_, ids, message),) = findings_of(fold, labels, own, guesses=guessed_patients(own))
     assert ids == ("TCGA-55-7910",)
     assert message.endswith("name patients in patient_column, or set patient_rule = '^(.{12})'")
 
@@ -155,12 +157,12 @@ def _own_classes(parts):
         ("patient_in_train_and_test_tcga_lung.csv", "guessed-patient-overlap"),
     ],
 )
-def test_published_defects_are_found_and_named(shared_root, file, code):
+def test_published_defects_are_reported_and_named(shared_root, file, code):
     path = shared_root / "data" / "splits" / "defects" / file
     parts = _columns(path)
     labels = _own_classes(parts)
     own = {slide: slide for slide in labels}
-    folds = told(read_fold(path), labels, own, guesses=guessed_patients(own))
+    folds = findings_of(read_fold(path), labels, own, guesses=guessed_patients(own))
     due = []
     for part in PARTS:
         due += [(slide,) for slide in sorted(set(parts[part])) if parts[part].count(slide) > 1]
@@ -181,10 +183,10 @@ def test_published_clean_splits_have_nothing(shared_root):
     splits = shared_root / "data" / "splits"
     with (splits / "camelyon16_labels.csv").open(newline="") as file:
         labels = {row["slide_id"]: int(row["label"]) for row in csv.DictReader(file)}
-    assert told(read_fold(splits / "transmil" / "fold0.csv"), labels, {slide: slide for slide in labels}) == []
+    assert findings_of(read_fold(splits / "transmil" / "fold0.csv"), labels, {slide: slide for slide in labels}) == []
     with (splits / "clam" / "tumor_vs_normal_dummy_clean.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     labels = {row["slide_id"]: int(row["label"] == "tumor_tissue") for row in rows}
     for k in (0, 1):
         fold = read_fold(splits / "clam" / f"splits_{k}.csv")
-        assert told(fold, labels, {row["slide_id"]: row["case_id"] for row in rows}, features=set(labels)) == []
+        assert findings_of(fold, labels, {row["slide_id"]: row["case_id"] for row in rows}, features=set(labels)) == []

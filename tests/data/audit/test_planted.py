@@ -1,12 +1,12 @@
-"""Every defect, planted alone into a cohort in which nothing is wrong, is found with its ids, and nothing else is."""
+"""The audit reports every defect, planted alone into a clean cohort, with its ids, and nothing else."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 from support.cohorts import Planted, Slide, clean_cohort
+from support.refusal import refused
 
-from milbench import MilbenchError
 from milbench.data.cohort import load_cohort
 from milbench.data.suite_audit import audit
 
@@ -16,7 +16,7 @@ Due = list[tuple[str, str | None, tuple[str, ...]]]
 UNUSED: tuple[str, str | None, tuple[str, ...]] = ("unused-column", None, ("patient_id",))
 
 
-def found(planted: Planted, folder) -> Due:
+def findings_of(planted: Planted, folder) -> Due:
     return [(finding.code, finding.fold, finding.ids) for finding in audit(planted.write(folder))]
 
 
@@ -28,13 +28,13 @@ def _own_memory(cache_home):
 @pytest.mark.parametrize("classes", [("normal", "tumour"), ("a", "b", "c")])
 @pytest.mark.parametrize("seed", range(4))
 def test_a_clean_cohort_has_nothing(seed, classes, tmp_path):
-    assert found(clean_cohort(seed, classes=classes), tmp_path) == []
+    assert findings_of(clean_cohort(seed, classes=classes), tmp_path) == []
 
 
 def test_folds_that_are_made_here_are_clean(tmp_path):
     planted = clean_cohort()
     planted.folds = []
-    assert found(planted, tmp_path) == []
+    assert findings_of(planted, tmp_path) == []
 
 
 # --- folds -----------------------------------------------------------------------------------------------------------
@@ -157,7 +157,7 @@ def features_without_label(planted: Planted) -> Due:
     return [("features-without-label", None, (slide,))]
 
 
-def stranger_in_a_split(planted: Planted) -> Due:
+def unknown_slide_in_a_split(planted: Planted) -> Due:
     planted.folds[1]["val"].append("nobody")
     return [("split-without-label", "fold1", ("nobody",)), ("split-without-features", "fold1", ("nobody",))]
 
@@ -218,7 +218,7 @@ def label_of_every_instance(planted: Planted) -> Due:
 
 
 def label_of_some_instance(planted: Planted) -> Due:
-    """True instance labels: one patch of a tumour is one, and not among the rows that are looked at."""
+    """True instance labels: one patch of a tumour is one, and not among the rows that are read."""
     rng = np.random.default_rng(0)
 
     def column(slide: Slide) -> np.ndarray:
@@ -300,15 +300,16 @@ def waiver_of_nothing(planted: Planted) -> Due:
 DEFECTS = [
     slide_in_train_and_val, slides_in_train_and_test, slide_in_val_and_test, val_from_train, val_is_test, row_twice,
     patient_in_train_and_test, barcodes_on_both_sides, a_rule_on_both_sides, one_class_of_val, one_class_of_train,
-    class_that_is_not_trained, slide_in_no_fold, label_without_features, features_without_label, stranger_in_a_split,
-    label_row_twice, labels_that_disagree, same_features_across, same_features_of_a_patient, nearly_the_same_features,
+    class_that_is_not_trained, slide_in_no_fold, label_without_features, features_without_label,
+    unknown_slide_in_a_split, label_row_twice, labels_that_disagree, same_features_across, same_features_of_a_patient,
+    nearly_the_same_features,
     label_of_every_instance, label_of_some_instance, almost_the_label, length, both_ends_of_length, beginning_of_names,
     numbers_of_names, site_column, tcga_sites, scan, waiver_of_nothing,
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize("plant", DEFECTS, ids=lambda plant: plant.__name__)
-def test_what_is_planted_is_found_and_nothing_else(plant, tmp_path):
+def test_a_planted_defect_is_the_only_finding(plant, tmp_path):
     planted = clean_cohort()
     due = plant(planted)
     suite = planted.write(tmp_path)
@@ -319,8 +320,8 @@ def test_what_is_planted_is_found_and_nothing_else(plant, tmp_path):
     assert {finding.cohort for finding in findings} == {"planted"}
     errors = [finding for finding in findings if finding.severity == "error"]
     if errors:  # and a run refuses, with the first of them
-        with pytest.raises(MilbenchError) as refused:
+        with refused(errors[0].code) as caught:
             load_cohort(suite.data[0], tmp_path)
-        assert errors[0].message.split(";")[0] in str(refused.value)
+        assert errors[0].message.split(";")[0] in str(caught.value)
     else:
         assert load_cohort(suite.data[0], tmp_path).findings == tuple(findings)

@@ -22,7 +22,7 @@ def codes(planted, folder):
 
 
 def test_a_site_of_one_patient_tells_nothing_of_others(tmp_path):
-    """Cross-validated by slide, every patient's second slide would be told by the first."""
+    """Cross-validated by slide, the first slide of a patient would give away the second."""
     planted = clean_cohort()
     for slide in planted.slides.values():
         slide.more["site"] = f"S{slide.patient}"
@@ -45,7 +45,7 @@ def test_a_site_column_with_gaps_stops_nothing(tmp_path):
 
 
 @pytest.mark.parametrize(("per_class", "due"), [(9, []), (10, ["shortcut-length"])])
-def test_few_patients_are_not_judged(per_class, due, tmp_path):
+def test_few_patients_have_no_findings(per_class, due, tmp_path):
     planted = clean_cohort(per_class=per_class)
     for i, slide in enumerate(planted.slides.values()):
         slide.x = slide.x[: (10 if slide.label == "tumour" else 15) + i % 4]
@@ -88,7 +88,7 @@ def test_slides_of_one_patient_are_one_observation(tmp_path):
 
 
 def test_certain_but_weak_is_no_warning(tmp_path):
-    """AUC .55 of 1,600 slides is certainly no chance, and not above the margin."""
+    """AUC .55 of 1,600 slides differs significantly from .5, and is not above the margin."""
     planted = clean_cohort(per_class=400, dim=1, rows=(1, 2))
     rng = np.random.default_rng(0)
     for slide in planted.slides.values():

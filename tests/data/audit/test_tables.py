@@ -79,17 +79,17 @@ def test_labels_of_every_form_are_compared(form, words, tmp_path):
     spec = suite.data[0]
     message = {name: WORDS[words][slide.label] for name, slide in planted.slides.items()}
     wrong = sorted([fold["train"][0], fold["test"][-1]])
-    for told_wrong in ([], wrong):
+    for mislabelled in ([], wrong):
         if "patients" in form.__name__:  # the label is that of all slides of the patient
-            told_wrong = sorted(name for name in message if name[:4] in {slide[:4] for slide in told_wrong})
+            mislabelled = sorted(name for name in message if name[:4] in {slide[:4] for slide in mislabelled})
         other = {"normal": "tumour", "tumour": "normal"}
-        for name in told_wrong:
+        for name in mislabelled:
             message[name] = WORDS[words][other[planted.slides[name].label]]
         split = SplitSpec(files=form(tmp_path, fold, message))
         one = suite.model_copy(update={"data": (spec.model_copy(update={"split": split}),)})
         findings = [(finding.code, finding.ids) for finding in audit(one)]
-        message[fold["val"][0]] = "nan"  # nothing is told of it
-        assert findings == ([("label-mismatch", tuple(told_wrong))] if told_wrong else [])
+        message[fold["val"][0]] = "nan"  # it has no finding
+        assert findings == ([("label-mismatch", tuple(mislabelled))] if mislabelled else [])
 
 
 def test_the_sentence_names_the_file_and_both_labels(tmp_path):
@@ -136,7 +136,7 @@ def test_rows_that_are_there_twice_in_the_slide_table_of_stamp(tmp_path):
     assert (finding.code, finding.ids) == ("duplicate-row", tuple(sorted(names[-2:])))
 
 
-def test_everything_is_listed_and_a_run_is_told_how_much_there_is(tmp_path):
+def test_everything_is_listed_and_a_run_names_the_number_of_findings(tmp_path):
     planted = clean_cohort()
     for k in (0, 1):
         planted.folds[k]["val"].append(planted.folds[k]["train"][0])
@@ -150,7 +150,7 @@ def test_everything_is_listed_and_a_run_is_told_how_much_there_is(tmp_path):
         load_cohort(suite.data[0], tmp_path)
 
 
-def test_what_cannot_be_read_is_a_finding_and_the_next_cohort_is_looked_at(tmp_path):
+def test_what_cannot_be_read_is_a_finding_and_the_next_cohort_is_audited(tmp_path):
     planted = clean_cohort()
     planted.folds[0]["val"].append(planted.folds[0]["train"][0])
     suite = planted.write(tmp_path)

@@ -54,7 +54,7 @@ def test_a_waiver_of_nothing_or_of_a_warning_changes_no_fingerprint(tmp_path):
     ]
 
 
-def test_everything_found_is_kept_beside_the_labels(tmp_path):
+def test_every_finding_is_kept_with_the_labels(tmp_path):
     planted = clean_cohort()
     slides = planted.folds[0]["train"][:9]
     planted.folds[0]["val"] += slides

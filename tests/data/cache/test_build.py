@@ -84,7 +84,7 @@ def test_a_file_that_changed_since_is_read_again(clam, tmp_path):
         build_cache(clam, tmp_path / "out", dtype="float32")
     files[9].write_bytes(good)
     files[3].write_bytes(files[4].read_bytes())  # another slide's content under an old name
-    (clam / "pt_files" / f"{files[3].stem}.pt").unlink()  # which holds the old content, and would be told from it
+    (clam / "pt_files" / f"{files[3].stem}.pt").unlink()  # which holds the old content, and would differ from it
     report = build_cache(clam, tmp_path / "out", dtype="float32")
     assert report.resumed == 3
     cache = FeatureCache.open(report.out)
@@ -104,7 +104,7 @@ def test_other_options_do_not_go_on_with_what_is_there(clam, tmp_path):
 
 
 @pytest.mark.parametrize("lost", ["shard", "coordinates"])
-def test_bytes_that_a_power_cut_lost_are_read_again(clam, tmp_path, lost):
+def test_bytes_that_a_power_failure_lost_are_read_again(clam, tmp_path, lost):
     whole = contents(build_cache(clam, tmp_path / "whole").out)
     broken = sorted((clam / "h5_files").glob("*.h5"))[9]
     good = broken.read_bytes()
@@ -163,7 +163,7 @@ def test_a_second_builder_says_that_another_one_is_at_it(clam, tmp_path):
         build_cache(clam, tmp_path / "out")
 
 
-def test_a_cut_line_of_the_journal_ends_it(tmp_path, clam):
+def test_an_incomplete_line_of_the_journal_ends_it(tmp_path, clam):
     broken = sorted((clam / "h5_files").glob("*.h5"))[9]
     good = broken.read_bytes()
     broken.write_bytes(b"no HDF5")

@@ -209,7 +209,7 @@ def test_an_exception_leaves_nothing(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_the_disk_refused_beside_the_work_is_not_lost(tmp_path, monkeypatch):
+def test_an_error_of_the_writing_thread_is_not_lost(tmp_path, monkeypatch):
     """The system tells of a failed write once: whoever asks again hears that all is well."""
     monkeypatch.setattr("milbench.data.cache.writer.WRITE_OUT", 1)
     real, message = os.fsync, []
@@ -228,7 +228,7 @@ def test_what_the_disk_refused_beside_the_work_is_not_lost(tmp_path, monkeypatch
 
 
 @pytest.mark.parametrize("shard_bytes", [100, 1 << 20])
-def test_written_out_beside_the_work(tmp_path, monkeypatch, shard_bytes):
+def test_written_out_by_a_second_thread(tmp_path, monkeypatch, shard_bytes):
     monkeypatch.setattr("milbench.data.cache.writer.WRITE_OUT", 1)
     given = {f"s{i}": torch.randn(5, 4) for i in range(20)}
     with CacheWriter(tmp_path / "c", dtype="float32", shard_bytes=shard_bytes) as writer:
@@ -336,7 +336,7 @@ def test_verify_and_open_name_missing_truncated_and_extra_files(small_cache):
     assert verify(small_cache) == ["notes.txt does not belong to the cache."]
 
 
-def test_an_edited_index_or_toml_is_found(small_cache, tmp_path):
+def test_an_edited_index_or_toml_is_detected(small_cache, tmp_path):
     hurt = tmp_path / "hurt"
     shutil.copytree(small_cache, hurt)
     frame = pd.read_parquet(hurt / "index.parquet")

@@ -55,16 +55,16 @@ def counted_out(x, params, ordered):
     p, q = (1 + params.composition) / 2, 1 - params.composition / 2
     likelihood = np.zeros(2)
     together, apart = (np.array(places) for places in places_of(params))
-    if not ordered:  # every subset alike, whatever the layout
+    if not ordered:  # every subset is equally likely, whatever the layout
         together = apart = np.array(list(itertools.combinations(range(len(x)), params.signals)))
     for label, up, is_together in itertools.product((0, 1), repeat=3):
-        chance = (q if is_together == label else 1 - q) * (p if up == label else 1 - p)
+        probability = (q if is_together == label else 1 - q) * (p if up == label else 1 - p)
         mean = np.zeros(x.shape[1])
         mean[0] = params.shift
         if params.composition > 0:
             mean[1] = params.shift if up else -params.shift
         ratio = (norm.pdf(x - mean) / norm.pdf(x)).prod(axis=1)  # of a signal against background, cell by cell
-        likelihood[label] += chance * ratio[together if is_together else apart].prod(axis=1).mean()
+        likelihood[label] += probability * ratio[together if is_together else apart].prod(axis=1).mean()
     return likelihood[1] / likelihood.sum()
 
 
@@ -91,8 +91,8 @@ def test_posteriors_by_brute_force(form, composition):
 def coins_auc(*agreements):
     """AUC of independent coins, each of which agrees with the label with its probability, combined by Bayes' rule."""
     ones = zeros = np.ones(1)
-    for chance in agreements:
-        ones, zeros = np.outer(ones, [chance, 1 - chance]).ravel(), np.outer(zeros, [1 - chance, chance]).ravel()
+    for p in agreements:
+        ones, zeros = np.outer(ones, [p, 1 - p]).ravel(), np.outer(zeros, [1 - p, p]).ravel()
     odds = np.log(ones + 1e-300) - np.log(zeros + 1e-300)
     order = (odds[:, None] > odds + 1e-9) + 0.5 * (np.abs(odds[:, None] - odds) < 1e-9)
     return float(ones @ order @ zeros)

@@ -45,7 +45,7 @@ def test_digits_bags(digits):
     assert (stored == pixels[instances["image"].to_numpy()]).all()
     assert stored.min() == 0
     assert stored.max() == 1
-    # N(10, 2) cut to an integer: mean 9.5, standard deviation a little above 2; the same law in both classes.
+    # N(10, 2) truncated to an integer: mean 9.5, standard deviation a little above 2; the same law in both classes.
     lengths = cache.slides.set_index("slide_id")["rows"]
     assert lengths.mean() == pytest.approx(9.5, abs=0.3)
     assert lengths.std() == pytest.approx(2.02, abs=0.2)
@@ -84,7 +84,7 @@ def test_digit_images_are_divided_by_digit():
 
 
 def test_arrangement_puts_the_same_instances_in_other_places():
-    """The instances are drawn before the label is looked at: a label decides over the order of rows only."""
+    """The instances are drawn before the label is used: a label decides over the order of rows only."""
 
     class Kept(dict):
         def add(self, name, x, coords, coord_step):
@@ -111,7 +111,7 @@ def test_arrangement_places():
     spread = (np.ptp(rows, axis=1) == 2) & (np.ptp(columns, axis=1) == 2)
     assert spread[is_block].all()
     assert not spread[~is_block].any()
-    # Every place of a block occurs, and scattered signals visit all cells alike.
+    # Every place of a block occurs, and scattered signals visit all cells equally often.
     corners = {(int(r), int(c)) for r, c in zip(rows[is_block].min(1), columns[is_block].min(1), strict=True)}
     assert len(corners) == 36
     visits = np.bincount(cells[~is_block, :9].ravel(), minlength=64)

@@ -1,4 +1,4 @@
-"""Planted slides look like a cohort, hold what their truth says, and are written one at a time."""
+"""Planted slides have the form of a cohort, contain the instances of their truth, and are written one at a time."""
 
 import tracemalloc
 
@@ -46,7 +46,7 @@ def test_truth_of_a_slide(task, positive, patches, focus, share, tissue, seed):
         assert min(first, second) > 0
     else:
         assert sorted((first, second)) == [0, amount]
-    # Every focus is of one tumour, none is larger than asked, and the numbers have no gaps.
+    # Every focus is of one tumour, none is larger than requested, and the numbers have no gaps.
     assert ((actual.focus > 0) == (actual.tumour > 0)).all()
     for number in range(1, actual.focus.max() + 1):
         members = actual.focus == number
@@ -142,7 +142,7 @@ def test_a_cohort_has_patients_sites_and_wrong_labels(cohort):
     assert joined.drop_duplicates("patient_id")["truth"].mean() == pytest.approx(0.5, abs=0.01)
 
 
-def test_a_cohort_is_a_cache_with_the_truth_of_every_patch_beside_it(cohort):
+def test_a_cohort_is_a_cache_with_the_truth_of_every_patch(cohort):
     cache, instances = FeatureCache.open(cohort / "features"), pd.read_parquet(cohort / "instances.parquet")
     bags = pd.read_csv(cohort / "bags.csv").set_index("slide_id")
     assert (cache.meta["patch_size"], cache.meta["units"]) == (256, "level-0 pixels")

@@ -1,4 +1,4 @@
-"""The posterior that is kept beside `shifted-mean` is Bayes' rule, counted out place by place."""
+"""The posterior that is stored with `shifted-mean` is Bayes' rule, counted out place by place."""
 
 import itertools
 import math
@@ -95,7 +95,7 @@ def test_order_is_worth_something(known):
     assert 0.6 < unordered + 0.02 < ordered < 0.8
 
 
-def test_posteriors_are_kept_beside_the_features(cache_home):
+def test_posteriors_are_stored_with_the_features(cache_home):
     home = prepare("shifted-mean", {"dim": 5, "delta": 2.0, "train": 12, "val": 4, "test": 8})
     cache, table = FeatureCache.open(home / "features"), pd.read_csv(home / "bags.csv")
     params = shifted_mean.Params(dim=5, delta=2.0)

@@ -103,7 +103,7 @@ def prtools(bags: Bags) -> dict:
 
 
 def prtools_numbered(bags: Bags) -> dict:
-    """Bags by numbers, classes in the other order, further lists of labels beside the first."""
+    """Bags by numbers, classes in the other order, further lists of labels after the first."""
     nlab = np.stack([2.0 - bags.y, bags.bag + 1.0], 1)
     lists = cells([cells([np.array(["positive", "negative"]), np.array(["a", "b"])])])
     return {"a": {"data": bags.rows, "nlab": nlab, "lablist": lists, "ident": {"milbag": bags.bag[:, None] + 1.0}}}
@@ -459,7 +459,7 @@ def test_mat_that_is_not_what_it_should_be(tmp_path, values, refusal):
         detect_format(tmp_path / "a.mat")
 
 
-def test_features_that_are_nan_are_told(tmp_path):
+def test_features_that_are_nan_are_refused(tmp_path):
     bags = digits()
     bags.x[3][1, 7] = np.nan
     with refused("features-not-finite", "a.mat", "1"):
@@ -480,7 +480,7 @@ def test_version_7_3_says_how_to_save_it(tmp_path):
             detect_format(tmp_path / "a.mat")
 
 
-def test_functions_beside_the_bags_are_left_alone(tmp_path):
+def test_functions_next_to_the_bags_are_left_alone(tmp_path):
     bags = digits()
     path = write_mat(tmp_path / "a.mat", bags, "prtools")
     path.write_bytes(
@@ -557,7 +557,7 @@ def test_sparse_matrices_are_not_believed(tmp_path):
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize(
-    "how", ["empty", "half", "cut", "noise", "zeros", "flipped", "flipped head", "latin-1", "mark"]
+    "how", ["empty", "half", "shortened", "noise", "zeros", "flipped", "flipped head", "latin-1", "mark"]
 )
 def test_harmed_files_give_bags_or_a_sentence(tmp_path, form, how):
     path = FORMS[form](tmp_path, digits())
@@ -568,7 +568,7 @@ def test_harmed_files_give_bags_or_a_sentence(tmp_path, form, how):
         match how:
             case "empty":
                 made = bytearray()
-            case "half" | "cut":
+            case "half" | "shortened":
                 made = made[: len(raw) // 2 if how == "half" else -int(rng.integers(1, 60))]
             case "noise":
                 made = bytearray(rng.bytes(len(raw)))

@@ -67,7 +67,7 @@ def test_a_manifest_by_another_name(tmp_path, slides, split):
     assert source_table(source / "embeddings.csv").folds[0].name == "embeddings"
 
 
-def test_embeddings_beside_the_manifest_are_not_clams(tmp_path):
+def test_embeddings_next_to_the_manifest_are_not_clams(tmp_path):
     torch.save([torch.ones(3)], tmp_path / "a.pt")
     write_csv(tmp_path / "manifest.csv", [("embeddings", "target", "split", "wsi_id"), ("a.pt", 1, "test", "007")])
     assert detect_format(tmp_path)[0].NAME == "eva"
@@ -126,7 +126,7 @@ HEAD = "embeddings,target,split,wsi_id\n"
         (HEAD + "deep.pt,0,train,s\n", ("features-bad-array", "deep.pt", "(1, 1, 3)")),
         (HEAD + "text.pt,0,train,s\n", ("file-wrong-content", "text.pt", "str")),
         (HEAD + "dict.pt,0,train,s\n", ("file-wrong-content", "dict.pt")),
-        (HEAD + "cut.pt,0,train,s\n", ("file-damaged", "cut.pt")),
+        (HEAD + "short.pt,0,train,s\n", ("file-damaged", "short.pt")),
         (HEAD + "nan.pt,0,train,s\n", ("features-not-finite", "nan.pt", "0", "'s'")),
         (HEAD + "many.pt,0,train,s\n", ("file-too-large", "many.pt", "409,600,000")),
     ],
@@ -135,12 +135,13 @@ def test_manifests_and_embeddings_that_are_wrong(tmp_path, text, refusal):
     folder = tmp_path / "eva"
     folder.mkdir()
     values = {"a": [torch.ones(3)], "b": [torch.ones(3)], "wide": [torch.ones(5)], "deep": [torch.ones(1, 1, 3)],
-              "text": ["x"], "dict": {"x": torch.ones(3)}, "cut": [torch.ones(3)], "nan": [torch.full((3,), torch.nan)],
+              "text": ["x"], "dict": {"x": torch.ones(3)}, "short": [torch.ones(3)],
+              "nan": [torch.full((3,), torch.nan)],
               "many": [torch.ones(1024)] * 100_000}  # fmt: skip
     for name, value in values.items():
         torch.save(value, folder / f"{name}.pt")
     torch.save(torch.ones(2, 3), tmp_path / "out.pt")
-    (folder / "cut.pt").write_bytes((folder / "cut.pt").read_bytes()[:-40])
+    (folder / "short.pt").write_bytes((folder / "short.pt").read_bytes()[:-40])
     (folder / "manifest.csv").write_text(text)
     with refused(*refusal):
         build_cache(folder, tmp_path / "cache")

@@ -123,10 +123,19 @@ def test_no_format_breaks_over_a_path(tmp_path, suffix, what):
             assert path.name in said or not said
 
 
-@pytest.mark.parametrize("format", ["slideflow", "torchmil", "eva", "mil_baseline", "stamp"])
-def test_opening_what_is_not_there_is_an_error(tmp_path, format):
+@pytest.mark.parametrize(
+    ("format", "refusal"),
+    [
+        ("slideflow", ("format-mismatch", ".pt")),
+        ("torchmil", ("format-mismatch", "features/", "labels/")),
+        ("eva", ("format-mismatch", "manifest.csv")),
+        ("mil_baseline", ("table-empty", "train_slide_path", "train_label")),
+        ("stamp", ("format-mismatch",)),
+    ],
+)
+def test_opening_a_folder_of_another_format_is_an_error(tmp_path, format, refusal):
     torch.save(torch.ones(2, 3), tmp_path / "a.pt")
-    with pytest.raises(MilbenchError, match=r"(holds|lists) no .*; give"):
+    with refused(*refusal, tmp_path):
         formats()[format].open_source(tmp_path)
 
 

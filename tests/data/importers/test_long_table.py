@@ -21,7 +21,7 @@ from support.features import Slide, digit_slides
 from support.foreign import read_source, same_bits, source_table
 from support.refusal import refused
 
-from milbench import FeatureCache, MilbenchError
+from milbench import FeatureCache
 from milbench.data.cache.build import build_cache
 from milbench.data.importers import _csv_table, _parquet, detect_format, formats
 from milbench.data.onboarding.survey import survey
@@ -223,7 +223,7 @@ def test_every_window_of_a_sorted_table_is_read_once(tmp_path, monkeypatch):
         monkeypatch.setattr(kind, "window", noted)
         check(path, dtype="float32" if path.suffix == ".parquet" else "float64")
         assert starts == sorted(set(starts))
-        assert len(starts) <= len(table) / 10 + 3  # no window is longer than asked, and none is read twice
+        assert len(starts) <= len(table) / 10 + 3  # no window is longer than requested, and none is read twice
 
 
 def test_slides_are_loaded_in_any_order(tmp_path, monkeypatch):
@@ -418,11 +418,11 @@ def test_other_letters_than_utf_8_far_down_are_named(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("keep", [0, 5, 100, -8, -1])
 @pytest.mark.parametrize("end", ["parquet", "csv.gz"])
-def test_files_cut_short(tmp_path, end, keep):
+def test_truncated_files(tmp_path, end, keep):
     path = tmp_path / f"a.{end}"
     frame().to_parquet(path) if end == "parquet" else frame().to_csv(path, index=False)
     path.write_bytes(path.read_bytes()[:keep])
-    with pytest.raises(MilbenchError, match=rf"a\.{end} (is damaged|has no rows|is empty)"):
+    with refused("table-empty" if (end, keep) == ("csv.gz", 0) else "table-damaged", f"a.{end}"):
         build_cache(path, tmp_path / "cache")
 
 

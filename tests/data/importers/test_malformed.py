@@ -1,7 +1,7 @@
-"""Files that came to harm: every format answers with the right data or one clear sentence, and drops no slide unsaid.
+"""Damaged files: every format returns the right data or one clear sentence, and reports every slide that it drops.
 
-A flipped bit among a file's numbers makes other numbers, which no reader can know; all else must be told. What is told
-is a `MilbenchError`: any other exception fails these tests, as it would be a traceback for the user.
+A flipped bit among a file's numbers makes other numbers, which no reader can detect; a reader must report all else with
+a `MilbenchError`: any other exception fails these tests, as it would be a traceback for the user.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ WRITERS: dict[str, Writer] = {
     "npz": lambda folder, slides: _packed(folder, slides),
     "svmlight": lambda folder, slides: _svmlight(folder, slides),
 }
-#: Text without a count of its lines: what was cut off at the end of one is lost without a trace.
+#: Text without a count of its lines: lines lost at the end of a file leave no trace.
 UNCOUNTED = ("long csv", "svmlight")
 
 
@@ -125,7 +125,7 @@ def _flip(raw: bytes, rng: np.random.Generator, bits: int) -> bytes:
     return bytes(made)
 
 
-#: What befalls a file: its bytes and chance -> other bytes.
+#: Damage of a file: its bytes and a generator -> other bytes.
 HARM: dict[str, Callable[[bytes, np.random.Generator], bytes]] = {
     "empty": lambda raw, rng: b"",
     "one byte": lambda raw, rng: raw[:1],
@@ -159,7 +159,7 @@ def intact(tmp_path_factory) -> dict[str, Path]:
 
 
 def _copied(source: Path, folder: Path) -> Path:
-    """Copy a source with the folder it lies in, as some of its files may lie beside it."""
+    """Copy a source with the folder it lies in, as some of its files may lie next to it."""
     shutil.copytree(source.parent, folder / "copy")
     return folder / "copy" / source.name
 
@@ -190,7 +190,7 @@ def test_harm_to_one_file(kind, harm, intact, tmp_path):
     files = _files(source)
     hurt = files[int(rng.integers(len(files)))]
     hurt.write_bytes(HARM[harm](hurt.read_bytes(), rng))
-    _told_or_whole(source, tmp_path / "cache", lost=kind in UNCOUNTED)
+    _refused_or_whole(source, tmp_path / "cache", lost=kind in UNCOUNTED)
 
 
 @pytest.mark.parametrize("kind", WRITERS)
@@ -215,14 +215,14 @@ def test_what_stands_in_a_files_place(kind, what, intact, tmp_path):
             os.rename(hurt.parent, hurt.parent.with_name("\udcff\udcfe")) if hurt.parent != source else None
         case "another slide's":
             hurt.write_bytes(files[0].read_bytes() if files[0] != hurt else raw)
-    _told_or_whole(source, tmp_path / "cache", lost=what in ("gone", "unreadable name") or kind in UNCOUNTED)
+    _refused_or_whole(source, tmp_path / "cache", lost=what in ("gone", "unreadable name") or kind in UNCOUNTED)
     assert not made.exists()
 
 
-def _told_or_whole(source: Path, out: Path, lost: bool = False) -> None:
+def _refused_or_whole(source: Path, out: Path, lost: bool = False) -> None:
     """Build: it must end with a sentence, or with a cache that is sound and accounts for every slide."""
     with warnings.catch_warnings():
-        warnings.simplefilter("error")  # a library that only warns has found something the user is not told of
+        warnings.simplefilter("error")  # a library that only warns hides a defect from the user
         warnings.simplefilter("ignore", ResourceWarning)
         message = ""
         try:

@@ -69,7 +69,7 @@ def test_a_cache_of_them(tmp_path, slides, folds):
     assert all(torch.equal(cache[slide.name], torch.from_numpy(slide.x)) for slide in slides)
 
 
-def test_csv_files_beside_the_features_make_the_folder_theirs(tmp_path, slides, folds):
+def test_csv_files_next_to_the_features_make_the_folder_theirs(tmp_path, slides, folds):
     source = write_mil_baseline(tmp_path / "splits", slides, folds[:1])
     for path in source.glob("*.csv"):
         path.rename(source / "pt" / path.name)

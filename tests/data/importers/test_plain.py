@@ -360,7 +360,7 @@ def _harmed(raw: bytes, how: str, rng: np.random.Generator) -> bytes:
             return b""
         case "half":
             return raw[: len(raw) // 2]
-        case "cut":
+        case "shortened":
             return raw[: -int(rng.integers(1, 40))]
         case "noise":
             return rng.bytes(len(raw))
@@ -374,7 +374,7 @@ def _harmed(raw: bytes, how: str, rng: np.random.Generator) -> bytes:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("how", ["empty", "half", "cut", "noise", "zeros", "flipped", "flipped head"])
+@pytest.mark.parametrize("how", ["empty", "half", "shortened", "noise", "zeros", "flipped", "flipped head"])
 def test_harmed_files_give_numbers_or_a_sentence(tmp_path, kind, how):
     folder = write(tmp_path / "in", SLIDES[:1], kind)
     path = next(folder.iterdir())
@@ -392,7 +392,7 @@ def test_harmed_files_give_numbers_or_a_sentence(tmp_path, kind, how):
 
 
 @pytest.mark.parametrize("end", [".npy", ".npz", ".safetensors", ".parquet"])
-def test_what_is_no_file_is_told(tmp_path, end):
+def test_a_path_that_is_no_file_is_refused(tmp_path, end):
     write(tmp_path, [Slide("a", "", "", X, XY)], end[1:])
     (tmp_path / f"b{end}").symlink_to(tmp_path / f"b{end}")
     with refused("file-missing", end):

@@ -94,7 +94,7 @@ def test_npy_headers_are_not_believed(tmp_path, raw, refusal):
         npy_array(tmp_path / "a.npy")
     with zipfile.ZipFile(tmp_path / "b.npz", "w") as archive:
         archive.writestr("x.npy", raw)
-    with pytest.raises(MilbenchError, match=r"b\.npz "):
+    with refused("file-damaged" if refusal[0] == "file-wrong-content" else refusal[0], "b.npz"):
         npz_arrays(tmp_path / "b.npz", kinds="biuf")
 
 
@@ -119,7 +119,7 @@ def test_zip_bombs(tmp_path):
         torch_tensor(_bomb(tmp_path / "a.pt", "a/data/0"))
 
 
-def test_an_array_that_is_not_asked_for_is_not_unfolded(tmp_path):
+def test_an_array_that_is_not_requested_is_not_unfolded(tmp_path):
     path = _bomb(tmp_path / "a.npz", "bomb.npy")
     with zipfile.ZipFile(path, "a") as archive:
         raw = io.BytesIO()
@@ -241,15 +241,12 @@ def test_paths_that_lead_to_no_file(tmp_path, suffix, what):
             os.mkfifo(path)  # opening it would wait for a writer for ever
         case "nowhere" | "loop":
             path.symlink_to(tmp_path / "nowhere" if what == "nowhere" else path)
-    expected = {"missing": "not there", "folder": "a folder", "pipe": "not a file"}.get(
-        what, "a link that leads nowhere"
-    )
-    with pytest.raises(MilbenchError, match=rf"a\{suffix} is {expected}.*; extract or copy the slide again\.$"):
+    with refused("path-wrong-kind" if what in ("folder", "pipe") else "file-missing", f"a{suffix}"):
         READERS[suffix](path)
 
 
 @pytest.mark.parametrize("suffix", READERS)
-def test_a_file_cut_anywhere_is_refused_in_a_sentence(tmp_path, suffix):
+def test_a_file_truncated_anywhere_is_refused_in_a_sentence(tmp_path, suffix):
     path = _write(tmp_path / f"a{suffix}")
     raw = path.read_bytes()
     for end in range(0, len(raw), max(1, len(raw) // 60)):
@@ -297,10 +294,10 @@ def test_files_below_come_in_order_and_each_once(tmp_path):
     assert actual == ["b.h5", "a/1.h5", "a/2.h5", "a/3.H5", "c/d/e.h5"]
 
 
-@pytest.mark.parametrize("link", ["a/back", "a/self"])
-def test_links_that_lead_back(tmp_path, link):
+@pytest.mark.parametrize(("link", "code"), [("a/back", "path-loop"), ("a/self", "file-unreadable")])
+def test_links_that_lead_back(tmp_path, link, code):
     (tmp_path / "a").mkdir()
     (tmp_path / link).symlink_to(tmp_path if link == "a/back" else tmp_path / link)
-    with pytest.raises(MilbenchError, match=r"leads to the folder .* again|self cannot be read \(Too many levels"):
+    with refused(code, link):
         list(files_below(tmp_path, ".h5"))
     assert list(files_below(tmp_path, ".h5", strict=False)) == []

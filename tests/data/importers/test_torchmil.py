@@ -1,4 +1,4 @@
-"""torchmil's bags: one array a file, labels and splits beside them."""
+"""torchmil's bags: one array a file, labels and splits in folders next to them."""
 
 from __future__ import annotations
 
@@ -219,8 +219,8 @@ def test_a_link_that_leads_nowhere(tmp_path, slides):
         read_source(base)
 
 
-def test_what_only_looks_like_it_is_not_claimed(tmp_path, slides):
-    """features/ of tensors, or beside labels/ without an array, are other tools'."""
+def test_a_folder_that_only_resembles_it_is_not_claimed(tmp_path, slides):
+    """features/ of tensors, or next to labels/ without an array, are other tools'."""
     base = write_torchmil(tmp_path / "a", slides)
     for path in (base / "labels").iterdir():
         path.unlink()

@@ -23,7 +23,6 @@ from milbench.data.onboarding.label_guess import Tables, read_label_rows
 from milbench.data.onboarding.survey import survey
 from milbench.data.splits.files import read_folds
 from milbench.data.text_tables import load_table
-from milbench.errors import MilbenchError
 
 X = np.random.default_rng(0).normal(size=(40, 8)).astype(np.float32)
 
@@ -124,13 +123,13 @@ def test_a_valid_file_is_read(kind, tmp_path):
 
 @pytest.mark.parametrize("kind", [kind for kind in WRITERS if kind not in ("npz", "pt", "pt without checksums")])
 def test_bytes_behind_the_end_are_refused(kind, tmp_path):
-    with pytest.raises(MilbenchError, match=r"s\.\w+"):
+    with refused("table-damaged" if "parquet" in kind else "file-damaged", f"s.{WRITERS[kind][0]}"):
         build(tmp_path, kind, lambda raw: raw + b"\0" * 8)
 
 
 @pytest.mark.parametrize("kind", [kind for kind in WRITERS if kind != "pt without checksums"])
-def test_a_file_that_was_cut_is_refused(kind, tmp_path):
-    with pytest.raises(MilbenchError, match=r"s\.\w+"):
+def test_a_truncated_file_is_refused(kind, tmp_path):
+    with refused("table-damaged" if "parquet" in kind else "file-damaged", f"s.{WRITERS[kind][0]}"):
         build(tmp_path, kind, lambda raw: raw[:-4])
 
 
@@ -157,7 +156,7 @@ def test_a_bit_of_a_value_is_missed_in_no_file_with_checksums(kind, tmp_path):
         made[at if at >= 0 else len(raw) // 2] ^= 1
         return bytes(made)
 
-    with pytest.raises(MilbenchError, match=r"s\.\w+"):
+    with refused("table-damaged" if "parquet" in kind else "file-damaged", f"s.{WRITERS[kind][0]}"):
         build(tmp_path, kind, flip)
 
 
@@ -187,7 +186,7 @@ def rows_of(folder: Path, content: str | bytes):
 @pytest.mark.parametrize("left", ["s11", "s11,p11", "s11,p11,", "s11,p11,tumo", 's11,p11,"tumour'])
 def test_a_table_that_ends_within_a_row_is_refused(left, tmp_path):
     whole = LABELS[: LABELS.index("s11")]
-    with pytest.raises(MilbenchError, match=r"labels\.csv"):
+    with refused("table-bad-line" if left in ("s11", "s11,p11") else "table-damaged", "labels.csv"):
         rows_of(tmp_path, whole + left)
 
 
@@ -196,7 +195,7 @@ def test_a_table_that_ends_within_a_row_is_refused(left, tmp_path):
     [
         ("slide_id,patient_id,label", ["p,a", "p,b"], "p,a"),  # without a line break at its end, and whole
         ("slide_id,patient_id,label", ["p,1", "p,10"], "p,100"),
-        ("slide_id,patient_id,label", ["p,10", "p,100"], "p,1"),  # numbers begin alike
+        ("slide_id,patient_id,label", ["p,10", "p,100"], "p,1"),  # numbers with the same beginning
         ("slide_id,patient_id,label,note", ["p,a", "p,b"], "p,a"),  # rows that are all short
         ("slide_id,patient_id,label,note", ["p,a,", "p,b,x"], "p,a,"),
     ],

@@ -206,7 +206,7 @@ def test_columns_that_are_not_there(tmp_path):
         DataSpec(name="x", cache="c", slide_table="s.csv")
 
 
-def test_a_site_that_init_left_out_is_told_with_the_option_that_keeps_it(tmp_path):
+def test_a_site_that_init_left_out_is_reported_with_the_option_that_keeps_it(tmp_path):
     path = tmp_path / "labels.csv"
     path.write_text("slide_id,patient_id,label,made_from\ns1,p,a,x\ns2,q,b,\n")
     with refused("table-missing-column", "lab", "--site-column") as raised:
@@ -267,7 +267,7 @@ def test_a_cohort_of_stamp(base):
         load_cohort(_spec(**STAMP, split=SplitSpec(files="splits.json")), base)
 
 
-def test_a_stranger_in_a_split_file_is_named_also_where_validation_is_carved(base):
+def test_an_unknown_slide_in_a_split_file_is_named_also_where_validation_is_carved(base):
     _write(base / "labels.csv", [("slide_id", "patient_id", "label"), *((s, p, VALUE[p]) for s, p in OWNER.items())])
     rows = [(s, "test" if int(s) < 8 else "train") for s in IDS]
     _write(base / "s.csv", [("slide_id", "split"), *rows, ("ghost", "train")])

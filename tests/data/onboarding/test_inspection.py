@@ -1,4 +1,4 @@
-"""Which columns are which, what is missing, which folds can be, and how it is told."""
+"""The columns of a table, the gaps, the possible folds, and how the summary reports them."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_columns_are_recognised_by_name_and_content(header, row, columns, tmp_pa
         ("slide_id,patient,label", "000,p,1\n,p,1", ("table-empty-cell", "2")),
     ],
 )
-def test_what_is_not_recognised_is_asked_for(header, row, refusal, tmp_path):
+def test_an_unrecognised_column_has_to_be_given(header, row, refusal, tmp_path):
     with refused(*refusal):
         read(written(tmp_path / "t.csv", header, row))
 
@@ -199,7 +199,7 @@ def test_a_patient_in_one_of_two_tables_keeps_them_from_being_read(clinical, sli
 
 
 def test_barcodes_tell_more_than_a_column_of_samples(tmp_path):
-    """Two samples of a patient are one patient, on one side of a fold; no rule mends that, so it is said."""
+    """Two samples of a patient are one patient, on one side of a fold; no rule corrects that, so the error names it."""
     ids = [f"{i:03d}" for i in range(48)]
     rows = [(s, f"TCGA-AB-{int(s) // 4:04d}-0{int(s) // 2 % 2}A", "ab"[int(s) // 2 % 2]) for s in ids]
     tables = Tables(write_csv(tmp_path / "t.csv", [("slide_id", "patient_id", "label"), *rows]))
@@ -207,7 +207,7 @@ def test_barcodes_tell_more_than_a_column_of_samples(tmp_path):
         inspect(surveyed(ids), tables)
 
 
-def test_a_patient_that_is_not_named_is_asked_for(tmp_path):
+def test_a_patient_that_is_not_named_is_refused(tmp_path):
     tables = table_of(tmp_path / "t.csv")
     tables.labels.write_text(tables.labels.read_text().replace("007,p3", "007,"))
     with refused("labels-missing-value", "patient_id", "1", "'007'", "'exclude'"):
@@ -254,7 +254,7 @@ def test_a_source_that_names_no_patients(tmp_path):
     assert actual.sites == 8
 
 
-# --- how it is told --------------------------------------------------------------------------------------------------
+# --- the summary -----------------------------------------------------------------------------------------------------
 
 
 def test_lines(tmp_path):
@@ -272,7 +272,7 @@ def test_lines(tmp_path):
     assert "a cache of them: about 58 kB as float32" in text
 
 
-def test_a_patient_of_two_classes_is_told(tmp_path):
+def test_a_patient_of_two_classes_is_reported(tmp_path):
     actual = inspect(surveyed(), table_of(tmp_path / "t.csv", s001="b"))
     assert "  1 patient counted twice, having slides of several classes" in lines(actual)
 

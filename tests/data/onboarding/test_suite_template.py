@@ -21,7 +21,7 @@ from milbench.data.onboarding.survey import Survey
 from milbench.data.source_labels import SourceTable
 from milbench.data.text_tables import unreadable
 
-#: anything that a name may be but a path's own characters; lone surrogates are refused where they are found
+#: anything that a name may be but a path's own characters; lone surrogates are refused where they are read
 TEXT = st.text(st.characters(codec="utf-8", exclude_characters="/\0"), min_size=1, max_size=12)
 PART = TEXT.filter(lambda text: text not in (".", ".."))
 WHOLE, ANY_SPLIT = Mismatches(), SplitSpec()
@@ -121,7 +121,7 @@ def test_every_option_can_be_switched_on(split):
             Suite.model_validate(changed)
 
 
-def test_the_split_as_it_was_found():
+def test_the_split_as_it_was_published():
     for split in (SplitSpec(folds=3, val_fraction=0.2), SplitSpec(scheme="held-out", val_fraction=0.2), SplitSpec()):
         read = tomllib.loads(draft(inspected(split=split), Path("my.toml")).text)["data"][0].get("split", {})
         assert SplitSpec.model_validate(read) == split

@@ -303,7 +303,7 @@ def test_clam_published_splits(shared_root):
     assert [findings.code for findings in folds_findings("clam", folds, Known(labels, patients))] == ["unused-slide"]
 
 
-@pytest.mark.skipif(SHARED is None, reason="real data not found: set MILBENCH_SHARED to its folder")
+@pytest.mark.skipif(SHARED is None, reason="no real data: set MILBENCH_SHARED to its folder")
 def test_published_defects_are_kept_for_the_checks():
     """A reader that mended what it reads would hide it."""
     assert SHARED is not None

@@ -175,7 +175,7 @@ def test_cohorts_too_small_to_draw_from():
     # Two test patients cannot be of three classes.
     with refused("folds-impossible", "2", "split.test_fraction"):
         monte_carlo_folds(ids, own, {s: min(2, int(s) // 2) for s in ids}, spec)
-    labels = {s: int(s) // 18 for s in ids}  # 2 of 20: found, though a draw seldom has them on both sides
+    labels = {s: int(s) // 18 for s in ids}  # 2 of 20: one is drawn, though a draw seldom has them on both sides
     (fold,) = monte_carlo_folds(ids, own, labels, spec)
     assert sum(labels[s] for s in fold.test) == 1
 
@@ -274,7 +274,7 @@ def test_balance_against_all_divisions(rows, folds, seed):
     assert actual[2] <= best[2] * 1.05
 
 
-def test_balance_beside_that_of_scikit_learn():
+def test_balance_compared_with_that_of_scikit_learn():
     """On 30 sites of very unequal size, folds are at least as even as those of StratifiedGroupKFold."""
     rng = np.random.default_rng(0)
     sizes = np.maximum(1, (40 * rng.pareto(1.2, 30)).astype(int) % 60)
