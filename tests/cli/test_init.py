@@ -308,7 +308,7 @@ def test_what_is_missing_on_either_side_is_counted_named_and_listed(clam, slides
     before = (clam / "labels.csv").read_bytes()
     strict = init("--strict")
     assert strict.code == 1
-    assert_refused(strict.err, "init-strict", "2", "--strict")
+    assert_refused(strict.err, "names-unmatched", "2", "--allow-missing")
     assert not (clam / "my.toml").exists()
     stopped = init()  # more than 2 % of a side
     assert stopped.code == 1

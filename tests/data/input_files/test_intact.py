@@ -186,7 +186,7 @@ def rows_of(folder: Path, content: str | bytes):
 @pytest.mark.parametrize("left", ["s11", "s11,p11", "s11,p11,", "s11,p11,tumo", 's11,p11,"tumour'])
 def test_a_table_that_ends_within_a_row_is_refused(left, tmp_path):
     whole = LABELS[: LABELS.index("s11")]
-    with refused("table-bad-line" if left in ("s11", "s11,p11") else "table-damaged", "labels.csv"):
+    with refused("table-bad-line" if '"' in left else "table-damaged", "labels.csv"):
         rows_of(tmp_path, whole + left)
 
 
