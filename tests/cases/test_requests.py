@@ -797,7 +797,7 @@ def test_time_left_follows_from_what_is_done():
     ("text", "code"),
     [
         ("methods = [", "config-invalid"),
-        ('methods = ["mean"]\nseeds = "two"\n', "suite-bad-value"),
+        ('methods = ["mean"]\nseeds = "two"\n', "suite-missing-field"),
         ("sedes = 1\n", "suite-unknown-field"),
     ],
 )
