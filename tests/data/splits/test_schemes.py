@@ -302,6 +302,20 @@ def test_sites_that_share_a_patient_are_one():
     assert site_groups(slides, sites) == {"A": ["p", "r", "s"], "C": ["q"]}
 
 
+@given(st.lists(st.lists(st.sampled_from("ABCDEFGH"), min_size=1, max_size=3), max_size=9))
+def test_sites_are_joined_as_merging_sets_joins_them(site_lists):
+    slides = {f"p{i}": [f"{i}-{j}" for j in range(len(names))] for i, names in enumerate(site_lists)}
+    sites = {f"{i}-{j}": name for i, names in enumerate(site_lists) for j, name in enumerate(names)}
+    merged: list[set[str]] = []
+    for names in site_lists:
+        reached = [group for group in merged if group & set(names)]
+        merged = [group for group in merged if group not in reached] + [set(names).union(*reached)]
+    expected: dict[str, list[str]] = {}
+    for patient, names in zip(slides, site_lists, strict=True):
+        expected.setdefault(min(next(group for group in merged if names[0] in group)), []).append(patient)
+    assert list(site_groups(slides, sites).items()) == list(expected.items())
+
+
 def test_where_slides_come_from():
     assert tcga_site("TCGA-a2-A0T2-01Z-00-DX1.uuid") == "A2"
     assert [tcga_site(name) for name in ("TCGA-A2-A0T2x", "xTCGA-A2-A0T2", "TCGA-A2", "")] == [None] * 4
