@@ -9,7 +9,10 @@ import pytest
 
 import milbench
 
-HEAVY = {"torch", "pandas", "numpy", "scipy", "sklearn", "pydantic", "optuna", "matplotlib", "seaborn", "pyarrow"}
+HEAVY = {
+    "torch", "pandas", "numpy", "scipy", "sklearn", "pydantic", "optuna", "matplotlib", "seaborn", "pyarrow",
+    "platformdirs",
+}  # fmt: skip
 
 
 def loaded_by(code):

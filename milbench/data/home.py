@@ -10,5 +10,13 @@ CACHE_FILE = "cache.toml"
 
 
 def cache_home() -> Path:
-    """Return the folder of what milbench builds for itself: ``MILBENCH_CACHE``, else ``~/.cache/milbench``."""
-    return Path(os.environ.get("MILBENCH_CACHE") or Path.home() / ".cache" / "milbench").expanduser().absolute()
+    """Return the folder of what milbench builds for itself: ``MILBENCH_CACHE``, else the system's place for caches.
+
+    On Linux that is ``~/.cache/milbench``, or ``milbench`` in ``XDG_CACHE_HOME`` where that is set.
+    """
+    named = os.environ.get("MILBENCH_CACHE")
+    if not named:
+        import platformdirs
+
+        named = platformdirs.user_cache_dir("milbench", appauthor=False)
+    return Path(named).expanduser().absolute()
