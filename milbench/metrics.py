@@ -523,6 +523,13 @@ def _record(metric: object) -> Metric:
                 code="metric-malformed",
             )
         metric = Metric(name, name.replace("_", " ").capitalize(), True, metric)
+    texts = (metric.name, metric.label, metric.short or "")
+    if not callable(metric.function) or not all(isinstance(text, str) for text in texts):
+        raise MilbenchError(
+            f"metric {metric.name!r} is no record of a name, a label, whether higher is better, and a function, in "
+            "this order; correct it.",
+            code="metric-malformed",
+        )
     if not metric.name.isidentifier() or metric.name != metric.name.lower():
         raise MilbenchError(
             f"metric {metric.name!r} needs a name of lower-case letters, digits and '_': its column.",

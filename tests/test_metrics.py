@@ -132,3 +132,9 @@ def test_rounding_of_float32_is_not_an_error():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         metrics.all_metrics([0, 1], p)
+
+
+@pytest.mark.parametrize("record", [metrics.Metric("x", len, "X", "higher"), metrics.Metric("x", "X", True, 3)])
+def test_a_record_in_another_order_is_refused(record):
+    with refused("metric-malformed", "'x'"):
+        metrics.register_metric(record)

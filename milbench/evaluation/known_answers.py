@@ -190,11 +190,11 @@ def estimates(
     for column, values in () if known is None else known.items():
         every = values.to_numpy()
         scores[str(column)] = {cell: every[bags.rows_of[cell[0]]] for cell in cohort.cells if cell[0] in bags.rows_of}
-    seed_error = {name: bags.resampled(cells) for name, cells in scores.items()}
+    drawn = {name: bags.resampled(cells) for name, cells in scores.items()}
     # Known posteriors have no seeds and take no part in the methods' error over seeds.
-    trained = [name for name in seed_error if name in cohort.runs]
-    errors = dict(zip(trained, stats.seed_errors([seed_error[name].seeds for name in trained]), strict=True))
-    return {name: _estimate(bags, one, errors.get(name, stats.SeedError())) for name, one in seed_error.items()}
+    trained = [name for name in drawn if name in cohort.runs]
+    errors = dict(zip(trained, stats.seed_errors([drawn[name].seeds for name in trained]), strict=True))
+    return {name: _estimate(bags, one, errors.get(name, stats.SeedError())) for name, one in drawn.items()}
 
 
 def _estimate(bags: ScoredBags, resampled: Resampled, error: stats.SeedError) -> Estimate:

@@ -173,12 +173,12 @@ def seeds_would_buy(folder: Path, data: str, fingerprint: str, seeds: int, resam
     Raises:
         MilbenchError: there are no runs of it, or results are damaged.
     """
-    lines = [
+    stored_groups = [
         (len({seed for _, seed in cohort.cells}), cohort)
         for cohort in read_cohorts(folder, data=data, all_runs=True)
         if cohort.fingerprint == fingerprint and not cohort.oracle
     ]
-    for stored, cohort in sorted(lines, key=lambda one: (-one[0], -len(one[1].runs))):
+    for stored, cohort in sorted(stored_groups, key=lambda one: (-one[0], -len(one[1].runs))):
         means = [s.mean for s in score(cohort, resamples) if s.complete] if stored > 1 else []
         if sentence := known_sentence(data, means, stored, seeds):
             return sentence

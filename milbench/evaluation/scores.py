@@ -275,11 +275,11 @@ def score(cohort: RunGroup, resamples: int, kept: Kept | None = None) -> list[Sc
             table.append({"fold": fold, "seed": seed, "bags": len(truth), **values})
         tables[method] = pd.DataFrame(table, columns=columns)
         resampled[method] = bags.resampled(order)
-    errors = stats.seed_errors([RESAMPLED.seeds for RESAMPLED in resampled.values()])
+    errors = stats.seed_errors([one.seeds for one in resampled.values()])
     counts = {fold: tuple(np.bincount(bags.y[rows], minlength=classes).tolist()) for fold, rows in bags.rows_of.items()}
     return [
-        _scores(cohort, method, tables[method], bags, RESAMPLED, error, counts)
-        for (method, RESAMPLED), error in zip(resampled.items(), errors, strict=True)
+        _scores(cohort, method, tables[method], bags, one, error, counts)
+        for (method, one), error in zip(resampled.items(), errors, strict=True)
     ]
 
 

@@ -283,16 +283,16 @@ def interpret(model: Aggregator, slides: Iterable[tuple[str, Bags]], targets: Ma
                 code="interpret-bad-input",
             )
         given = None if targets is None else [targets[slide]]
-        scores = relevance(model, bag, given, source)
-        values = scores.scores.double().cpu().numpy()
-        target = int(scores.targets[0])
+        attributed = relevance(model, bag, given, source)
+        values = attributed.scores.double().cpu().numpy()
+        target = int(attributed.targets[0])
         row: dict[str, Any] = {
             "slide_id": slide,
             "instances": bag.lengths[0],
             "target": target,
-            "source": scores.source,
+            "source": attributed.source,
         }
-        entropy = np.nan if scores.attention is None else float(attention_entropy(scores.attention, bag).mean())
+        entropy = np.nan if attributed.attention is None else float(attention_entropy(attributed.attention, bag).mean())
         row |= {"entropy": entropy, "instance_auc": np.nan}
         if labels is not None and slide in labels:
             row["instance_auc"] = instance_auc(values, labels[slide], bag.lengths).bags[0]
@@ -348,13 +348,13 @@ def export_attention(model: Aggregator, cache: FeatureCache, slides: Sequence[st
     steps = cache.slides.set_index("slide_id")["coord_step"]
     for slide in slides:
         bag = BagLoader(cache, [slide], device, scaling).batch([0])
-        values = relevance(model, bag, source=source)
-        table = pd.DataFrame({"score": values.scores.float().cpu().numpy()})
+        attributed = relevance(model, bag, source=source)
+        table = pd.DataFrame({"score": attributed.scores.float().cpu().numpy()})
         if bag.coords is not None:
             table.insert(0, "x", bag.coords[:, 0].cpu().numpy())
             table.insert(1, "y", bag.coords[:, 1].cpu().numpy())
-        if values.attention is not None:
-            columns = values.attention.float().cpu().numpy().T
+        if attributed.attention is not None:
+            columns = attributed.attention.float().cpu().numpy().T
             table = table.assign(**{f"attention_{i}": column for i, column in enumerate(columns)})
         name = quote(slide, safe=" ")
         name = f"%2E{name[1:]}" if name.startswith(".") else name
@@ -368,8 +368,8 @@ def export_attention(model: Aggregator, cache: FeatureCache, slides: Sequence[st
             step = None if pd.isna(steps.loc[slide]) else float(steps.loc[slide])
             places = table[["x", "y"]].to_numpy(np.float64)
             scores = table["score"].to_numpy(np.float64)
-            title = _title(model, bag, slide, int(values.targets[0]), classes, labels)
-            figure = heatmap_figure(places, scores, values.source, step, title=title, scale=scale)
+            title = _title(model, bag, slide, int(attributed.targets[0]), classes, labels)
+            figure = heatmap_figure(places, scores, attributed.source, step, title=title, scale=scale)
             written.append(child(folder, name, ".png", "slide"))
             write_figure(written[-1], figure)
     return written

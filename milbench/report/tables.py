@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import isnan, nan
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import pandas as pd
@@ -13,7 +14,7 @@ from ..formatting.text import ABSENT, fixed, plain_rank, rank_interval, rank_tex
 from .model import Code, Span
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Collection, Iterable, Mapping
 
     from ..metrics import Metric
 
@@ -77,39 +78,50 @@ _Columns: TypeAlias = "dict[str, Callable[[Any], str]]"
 _RANKED_BY = "auc"
 
 
-def _of_metrics(chosen: Callable[[Metric], bool]) -> _Columns:
-    """Return the columns of the metrics that are chosen, with their standard deviation where one is known."""
+def _of_metrics(chosen: Callable[[Metric], bool], taken: Collection[str]) -> _Columns:
+    """Return the columns of the metrics that are chosen, with their standard deviation where one is known.
+
+    Args:
+        chosen: whether the table shows a metric.
+        taken: headings of the table's other columns.
+    """
 
     def shown(name: str) -> Callable[[Any], str]:
         def text(row: Any) -> str:
-            spread = getattr(row, f"{name}_sd", float("nan"))
-            return fixed(getattr(row, name)) + (f" ± {fixed(spread)}" if spread == spread else "")
+            spread = getattr(row, f"{name}_sd") if f"{name}_sd" in COLUMNS else nan
+            return fixed(getattr(row, name)) + ("" if isnan(spread) else f" ± {fixed(spread)}")
 
         return text
 
-    return {
-        f"{metric.label} ± sd" if f"{metric.name}_sd" in COLUMNS else metric.label: shown(metric.name)
-        for metric in metrics.registered()
-        if metric.name != _RANKED_BY and chosen(metric)
-    }
+    wanted = [metric for metric in metrics.registered() if metric.name != _RANKED_BY and chosen(metric)]
+    headings = [f"{one.label} ± sd" if f"{one.name}_sd" in COLUMNS else one.label for one in wanted]
+    return _headed(((heading, one.name, shown(one.name)) for heading, one in zip(headings, wanted, strict=True)), taken)
+
+
+def _headed(columns: Iterable[tuple[str, str, Callable[[Any], str]]], taken: Collection[str]) -> _Columns:
+    """Return columns of (heading, name of the metric, text); a heading in use gets the name added."""
+    headed: _Columns = {}
+    for heading, name, text in columns:
+        headed[f"{heading} ({name})" if heading in taken or heading in headed else heading] = text
+    return headed
 
 
 def verdict_columns() -> _Columns:
     """Return the columns of the table that ranks the methods."""
-    return {
+    first: _Columns = {
         "Rank": rank_text,
         "Method": lambda r: r.method,
         "Pooling": lambda r: r.family or ABSENT,
         "AUC [95 % interval]": lambda r: with_interval(r.auc, r.auc_low, r.auc_high),
         "Difference to the best [95 % interval]": _difference,
-        **_of_metrics(lambda metric: metric.main),
-        "Runs": _runs,
     }
+    last: _Columns = {"Runs": _runs}
+    return first | _of_metrics(lambda metric: metric.main, {*first, *last}) | last
 
 
 def scores_columns() -> _Columns:
     """Return the columns of the other metrics, those of other packages included."""
-    return {"Method": lambda r: r.method} | _of_metrics(lambda metric: not metric.main)
+    return {"Method": lambda r: r.method} | _of_metrics(lambda metric: not metric.main, {"Method"})
 
 
 COST: _Columns = {
@@ -134,7 +146,7 @@ def short_columns() -> _Columns:
     def shown(name: str) -> Callable[[Any], str]:
         return lambda row: fixed(getattr(row, name))
 
-    return {
+    first: _Columns = {
         "Rank": plain_rank,
         "Ranks [95 %]": rank_interval,
         "Method": lambda r: r.method,
@@ -144,12 +156,15 @@ def short_columns() -> _Columns:
         "To best": lambda r: (
             fixed(r.diff_to_best, sign=True) if r.diff_to_best else ("0" if r.rank == r.rank else ABSENT)
         ),
-        **{metric.short: shown(metric.name) for metric in short_metrics()},
+    }
+    last: _Columns = {
         "Sens./spec.": _sensitivity_and_specificity,
         "Patches/s": lambda r: si(r.infer_patches_per_s),
         "MiB": lambda r: _mib(r.infer_peak_memory_bytes),
         "Runs": _runs,
     }
+    middle = _headed(((one.short, one.name, shown(one.name)) for one in short_metrics()), {*first, *last})
+    return first | middle | last
 
 
 def environment_spans(environment: Mapping[str, Any]) -> list[Span]:

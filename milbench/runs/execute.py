@@ -115,8 +115,8 @@ def execute(
 
         with Claims(store.root, store.folder / ".claims") as claims:
             runs = _Runs(plan, jobs, overwrite, when, claims, session, on_progress, launcher)
-            runs.make("runs", todo)
-            runs.make("tuned runs", again, impossible)
+            # One queue: no place idles before the tuned runs begin, and what another process has made since is kept.
+            runs.make("runs", [*todo, *again], impossible)
             # Cost is measured when nothing of ours is running.
             _measure_costs(plan, costs, claims, session, on_progress)
     ids = _ids(plan.runs) | _ids(after)

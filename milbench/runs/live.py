@@ -78,7 +78,7 @@ class State:
     Attributes:
         pid: the process.
         began: of the phase, seconds since the epoch.
-        phase: ``tuning``, ``runs``, ``tuned runs`` or ``costs``.
+        phase: ``tuning``, ``runs`` or ``costs``.
         done, total: runs, trials or measurements of the phase.
         work_done, work_left: of the phase, in the units of `Item.work`; runs under way are part of the latter.
         running: descriptions of the running tasks.
@@ -211,7 +211,7 @@ class Phase:
 
     Args:
         session: of the work.
-        name: ``tuning``, ``runs``, ``tuned runs``, ``costs`` ...
+        name: ``tuning``, ``runs``, ``costs`` ...
         total: how many runs, trials or measurements it has.
         work: their size, see `Item.work`.
         on_progress: called after each of them.

@@ -185,6 +185,21 @@ def test_a_metric_is_one_record_wherever_reports_show_it(root, monkeypatch):
     assert "Share of errors" not in others.headings
 
 
+def test_a_heading_in_use_hides_no_column(root, monkeypatch):
+    """Two metrics of one label, and one with a heading of the table itself, are three more columns."""
+    monkeypatch.setattr(metrics, "_REGISTERED", {})
+    for i, (name, label, short) in enumerate([("a", "Runs", "MiB"), ("b", "Twice", "Twice"), ("c", "Twice", "Twice")]):
+        value = float(i)
+        metrics.register_metric(Metric(name, label, True, lambda y, p, v=value: v, main=True, short=short))
+    (section,) = build_report(evaluate(root, resamples=5, details=False)).results
+    short, verdict = section.summary[0], section.blocks[2]
+    for table, first in ((short, "MiB (a)"), (verdict, "Runs (a)")):
+        assert table.column(first) == ("0.000",) * len(table.rows)
+        assert table.column("Twice") == ("1.000",) * len(table.rows)
+        assert table.column("Twice (c)") == ("2.000",) * len(table.rows)
+        assert set(table.column("Runs")) != {"0.000"}
+
+
 def test_prose_of_markup_is_words_and_of_plain_text_is_plain():
     prose = Prose.parse("A `code` and *some* emphasis\nand **more**.")
     assert prose.lines == (

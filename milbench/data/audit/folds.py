@@ -63,7 +63,7 @@ def fold_findings(cohort: str, fold: Fold, known: Known) -> list[Finding]:
     """List what is wrong with one fold."""
     findings = [
         *_incomplete(fold, known),
-        *(findings for pair in _PAIRS for findings in _shared(fold, *pair, known)),
+        *(problem for pair in _PAIRS for problem in _shared(fold, *pair, known)),
         *_classes(fold, known),
     ]
     return [Finding.of(code, cohort, message, ids, fold.name) for code, message, ids in findings]
@@ -138,10 +138,10 @@ def rare_class_findings(cohort: str, folds: Sequence[Fold], known: Known) -> lis
     return findings
 
 
-def _owners(a: Sequence[str], b: Sequence[str], owner: Mapping[str, str], findings: Collection[str]) -> list[str]:
+def _owners(a: Sequence[str], b: Sequence[str], owner: Mapping[str, str], reported: Collection[str]) -> list[str]:
     """Return who has slides in both; without the owners of slides that are reported already."""
     both = {owner[s] for s in a if s in owner} & {owner[s] for s in b if s in owner}
-    return sorted(both - {owner[slide] for slide in findings if slide in owner})
+    return sorted(both - {owner[slide] for slide in reported if slide in owner})
 
 
 def _classes(fold: Fold, known: Known) -> list[_Problem]:

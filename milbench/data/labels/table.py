@@ -256,9 +256,9 @@ def brought_labels(
     labels, names = task_named(task).read(values.classes, classes, where)
     named = patients or {}
     none = missing_names(patient for slide, patient in named.items() if patient != slide)
-    label_of = {slide: slide if named.get(slide, slide) in none else named.get(slide, slide) for slide in cells}
-    bare = [slide for slide in cells if named.get(slide, slide) != label_of[slide]]
-    owner, joined = merge_patients(label_of)
+    patient_of = {slide: slide if named.get(slide, slide) in none else named.get(slide, slide) for slide in cells}
+    bare = [slide for slide in cells if named.get(slide, slide) != patient_of[slide]]
+    owner, joined = merge_patients(patient_of)
     said = [*values.notes(where), *patient_notes(joined, where)]
     if bare:
         said.append(f"{where} names no patient of {count(len(bare), 'slide')}, each taken as one of its own: "
