@@ -396,7 +396,7 @@ def identity_notes(method: Method) -> tuple[str, ...]:
         return ("the class has no file, so that milbench cannot tell an edited form of it from the one before.",)
     names = [sources.own.name, *sorted(sources.further)]
     more = f" and {len(names) - 10} more" if len(names) > 10 else ""
-    covered = f"the method's code is that of {', '.join(names[:10])}{more}; an edit of these makes its runs again."
+    covered = f"the method's code is that of {', '.join(names[:10])}{more}; an edit there makes its runs again."
     return (covered, *(f"{note}." for note in sources.notes))
 
 

@@ -1,4 +1,4 @@
-"""``milbench run``: a suite, from wherever it stands to its leaderboard."""
+"""``milbench run``: make what is missing of a suite, then its leaderboard."""
 
 from __future__ import annotations
 

@@ -144,9 +144,7 @@ def read_text(path: Path) -> str:
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise MilbenchError(f"{path} is damaged ({error}); copy it again.", code="table-damaged") from None
     except (OSError, ValueError) as error:  # ValueError: a path with a null byte
-        raise MilbenchError(
-            f"{path} cannot be read: {getattr(error, 'strerror', None) or error}.", code="file-unreadable"
-        ) from None
+        raise _unread(path, error) from None
     if len(raw) > _MOST_BYTES:
         raise MilbenchError(_too_large(path, f"{_MOST_BYTES // 2**20} MiB"), code="file-too-large")
     if what := next((what for magic, what in _NO_TEXT.items() if raw.startswith(magic)), None):
@@ -476,7 +474,7 @@ def _workbook(path: Path, sheet: str | None, sheets: list[str]) -> Iterator[tupl
     except MilbenchError:
         raise
     except OSError as error:
-        raise MilbenchError(f"{path} cannot be read: {error.strerror or error}.", code="file-unreadable") from None
+        raise _unread(path, error) from None
     except Exception as error:  # zip, XML, key and value errors, by what is wrong with the file
         raise MilbenchError(
             f"{path} is damaged or no .xlsx workbook ({_reason(error)}); save it again.", code="table-damaged"
@@ -588,7 +586,7 @@ def _parquet(path: Path) -> Iterator[tuple[int, list[str]]]:
             raise MilbenchError(
                 f"{path} is damaged ({_reason(error)}); write it again.", code="table-damaged"
             ) from None
-        raise MilbenchError(f"{path} cannot be read: {error.strerror}.", code="file-unreadable") from None
+        raise _unread(path, error) from None
     except Exception as error:  # Arrow, Unicode and value errors, by what is wrong with the file
         raise MilbenchError(
             f"{path} is damaged or no Parquet ({_reason(error)}); write it again.", code="table-damaged"
@@ -623,3 +621,11 @@ def _plain_text(value: Any) -> str:
 
 def _reason(error: Exception) -> str:
     return str(error).strip().split("\n")[0][:120] or type(error).__name__
+
+
+def _unread(path: Path, error: OSError | ValueError) -> MilbenchError:
+    """Return the error of a table that the system does not open: it is absent, or its permissions forbid it."""
+    if isinstance(error, FileNotFoundError):
+        return MilbenchError(f"{path} does not exist; correct its path, or write the table.", code="file-missing")
+    reason = getattr(error, "strerror", None) or error
+    return MilbenchError(f"{path} cannot be read: {reason}; correct its path or permissions.", code="file-unreadable")

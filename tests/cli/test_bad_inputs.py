@@ -247,7 +247,7 @@ def impossible_folds(here):
 
 
 LABELS = [
-    (missing_labels, ("file-unreadable", "labels.csv")),
+    (missing_labels, ("file-missing", "labels.csv")),
     (labels_are_a_folder, ("file-unreadable", "labels.csv")),
     (labels_empty, ("table-empty", "labels.csv")),
     (labels_header_alone, ("table-empty", "labels.csv")),

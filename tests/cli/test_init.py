@@ -531,7 +531,7 @@ def test_paths_through_a_link(clam, slides, init):
         (("--out", "my.txt"), r"my.txt must end in .toml"),
         (("--out", "a b.toml"), r"suite name 'a b' must be usable as a folder"),
         (("--features", "nowhere"), r"nowhere does not exist"),
-        (("--labels", "nowhere.csv"), r"nowhere.csv cannot be read"),
+        (("--labels", "nowhere.csv"), r"nowhere.csv does not exist"),
         (("--method", "abmill"), r"unknown aggregator 'abmill'. Did you mean 'abmil'?"),
         (("--format", "trident"), r"is not of the format trident"),
         (("--label-column", "lable"), r"labels.csv has no column 'lable', its columns are"),
@@ -539,7 +539,7 @@ def test_paths_through_a_link(clam, slides, init):
             ("--label-column", "lable", "--site-column", "sight"),
             "labels.csv has no columns 'lable', 'sight', its columns are",
         ),
-        (("--splits", "nowhere"), r"nowhere cannot be read"),
+        (("--splits", "nowhere"), r"nowhere does not exist"),
         (("--splits", "fold0.csv", "--site-column", "label"), r"leave out --splits or --site-column"),
     ],
 )

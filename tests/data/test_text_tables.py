@@ -215,7 +215,7 @@ def test_files_that_are_no_table(name, raw, refusal, tmp_path):
 
 @pytest.mark.parametrize("name", ["t.csv", "t.csv.gz", "t.xlsx", "t.xlsx#s", "t.parquet"])
 def test_files_that_are_not_there(name, tmp_path):
-    with refused("file-unreadable"):
+    with refused("file-missing"):
         read_table(tmp_path / name)
     (tmp_path / name).mkdir()
     with refused("file-unreadable"):

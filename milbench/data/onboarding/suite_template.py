@@ -101,7 +101,7 @@ def _head(inspection: Inspection, out: Path, labels: Path | None, estimates: Seq
     said = [
         "A suite that milbench init wrote. It runs as it is:",
         f"  milbench audit {here}  checks labels, folds and features for leaks and defects",
-        f"  milbench run {here}    goes from wherever it stands to its leaderboard",
+        f"  milbench run {here}    makes what is missing, then the leaderboard",
         "Lines that begin with # and a letter are options; take the # away to switch one on.",
         "",
         *inspection_lines(inspection),

@@ -31,7 +31,7 @@ from ..autocast import without_autocast
 from ..matrix_products import linear
 from . import padded as medium
 from .chunks import Norm, Plan
-from .class_token import NystromFirst
+from .class_token import NystromClassToken
 from .pinv import iterate, pinv_times, softmax_scores
 from .streamed import NystromLayer, layer_in_place
 from .value_conv import LENGTH, REACH, band
@@ -149,7 +149,7 @@ class NystromAttention(nn.Module):
         w_q, w_k, w_v = self.to_qkv.weight.chunk(3)
         plan = Plan.of(x, self.heads, self.landmarks, eps)
         near = min(len(x), REACH + 1)
-        mixed, first, token, weights = NystromFirst.apply(
+        mixed, first, token, weights = NystromClassToken.apply(
             x, weight, bias, w_q, w_k, plan, self.pinv_iterations, near, spare
         )
         with without_autocast(x):

@@ -28,7 +28,7 @@ from .chunks import (
 from .pinv import row_times_pinv, softmax_scores
 
 
-class NystromFirst(torch.autograd.Function):
+class NystromClassToken(torch.autograd.Function):
     """``(T, dim)`` rows -> the mixture w x of normalised rows a head, ``(h, dim)``, the first rows as they are.
 
     Returns, besides the mixture: the first ``near`` rows normalised (the value convolution reads them), row 0 of h, and

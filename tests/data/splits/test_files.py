@@ -234,7 +234,7 @@ def test_templates_find_every_number(tmp_path):
         ("splits.json", '{"splits": [', ("config-invalid",)),
         ("splits.json", "[" * 100_000, ("config-invalid",)),
         ("splits.json", '{"splits": []}', ("split-empty-part",)),
-        ("none", None, ("file-unreadable",)),
+        ("none", None, ("file-missing",)),
         ("", None, ("split-files-missing", ".csv", ".tsv", "splits.json")),
     ],
 )
