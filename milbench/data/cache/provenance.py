@@ -19,7 +19,7 @@ from ...config import DataSpec, digest
 from ...errors import MilbenchError
 from ...formatting.text import some
 from ..home import CACHE_FILE, cache_home
-from ..importers import formats
+from ..importers import has_format
 from ..source_labels import SourceTable
 from .read_ahead import Reading
 from .reader import FeatureCache
@@ -125,7 +125,7 @@ def _something(source: Path) -> bool:
 def _opened(cache: FeatureCache, source: Path) -> SourceReader | None:
     """Return the source's slides; None where there are none to be read, any more or yet."""
     name = str(cache.meta.get("format"))
-    if name not in formats() or not source.exists():
+    if not has_format(name) or not source.exists():
         return None
     try:
         slides = SourceReader(source, name, detect=False, coords=cache.has_coords)

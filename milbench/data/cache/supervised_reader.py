@@ -36,7 +36,7 @@ from typing import Any
 import torch
 
 from ...errors import MilbenchError
-from ..importers import Slides, SourceTable, detect_format, formats
+from ..importers import Slides, SourceTable, detect_format, format_named, formats, own_formats
 from ..importers._arrays import coords_are
 from ..input_files import regular
 from ..text_tables import unreadable
@@ -148,7 +148,8 @@ class SourceReader:
     def _fork(self) -> None:
         self._note = mmap(-1, _ROOM)
         self._socket, theirs = socket.socketpair()
-        formats()  # the modules of formats are then imported once, not by every reading process
+        # The modules of formats are then imported once, not by every reading process.
+        (formats if self._of[1] == "auto" else own_formats)()
         context = multiprocessing.get_context("fork")
         self._process = context.Process(
             target=_serve, args=(theirs, self._socket, self._note, os.getpid()), daemon=True, name="reader"
@@ -238,7 +239,7 @@ class _Server:
     def open(self, source: Path, format: str, detect: bool, coords: bool) -> Any:
         self._coords = coords
         with coords_are(coords):
-            module, reason = detect_format(source, format) if detect else (formats()[format], "")
+            module, reason = detect_format(source, format) if detect else (format_named(format), "")
             self._slides = slides = module.open_source(source)
             files = [slides.files(i) for i in range(len(slides))]
             return module.NAME, reason, slides.ids, files, slides.independent, slides.feature_names

@@ -15,6 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -25,15 +26,15 @@ from ...atomic_io.folders import AlreadyExists, staged
 from ...atomic_io.manifest import write_files, write_manifest
 from ...config import Frozen, digest
 from ...errors import MilbenchError, did_you_mean
+from ...plug_ins import load_plug_in, plug_ins, summary
 from ...tasks import CLASSIFICATION, Target
 from ..cache.layout import SCHEMA
 from ..cache.writer import CacheWriter
 from ..fold import Fold
 from ..home import cache_home
 from ..labels.table import Labels, write_labels
-from ..plug_ins import load_plug_in, plug_ins, summary
 
-#: Entry points of this group add datasets; their names are written with dashes.
+#: Entry points of this group add datasets; underscores in their names are read as dashes.
 GROUP = "milbench.datasets"
 
 #: the table of what is known of each bag, next to a dataset's features and to the results of a suite
@@ -78,33 +79,54 @@ class Dataset(Protocol):
 
 @cache
 def dataset_names() -> dict[str, str]:
-    """Return ``{name: summary}`` of the datasets, read from their docstrings; milbench's own are not imported."""
+    """Return ``{name: summary}`` of the datasets, read from their docstrings; milbench's own are not imported.
+
+    The summary of a package's dataset that cannot be used says why.
+    """
     names = {}
-    for module in pkgutil.iter_modules(__path__):
-        if not module.name.startswith("_"):
-            text = Path(__path__[0], f"{module.name}.py").read_text(encoding="utf-8")
-            names[module.name.replace("_", "-")] = (ast.get_docstring(ast.parse(text)) or "").split("\n")[0]
-    of_packages = {name: summary(_of_package(name)) for name in plug_ins(GROUP, set(names))}
-    return names | of_packages
+    for name, module in _own().items():
+        text = Path(__path__[0], f"{module}.py").read_text(encoding="utf-8")
+        names[name] = (ast.get_docstring(ast.parse(text)) or "").split("\n")[0]
+    for name in _of_packages():
+        try:
+            names[name] = summary(_of_package(name))
+        except MilbenchError as error:
+            names[name] = f"cannot be used: {error}"
+    return names
+
+
+def _spelled(name: str) -> str:
+    return name.replace("_", "-")
+
+
+def _own() -> dict[str, str]:
+    """Return name -> module of milbench's own datasets."""
+    modules = [module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_")]
+    return {_spelled(module): module for module in modules}
+
+
+def _of_packages() -> dict[str, tuple[EntryPoint, ...]]:
+    return plug_ins(GROUP, _own(), _spelled)
 
 
 def _of_package(name: str) -> Dataset:
-    return cast("Dataset", load_plug_in(GROUP, plug_ins(GROUP, set())[name], ("VERSION", "Params", "build")))
+    return cast("Dataset", load_plug_in("dataset", name, _of_packages()[name], ("VERSION", "Params", "build")))
 
 
 def load_dataset(name: str) -> Dataset:
     """Import a dataset's module by its name (``digits-bags``).
 
     Raises:
-        MilbenchError: there is no such dataset.
+        MilbenchError: there is no such dataset, or it is that of a package and cannot be used.
     """
-    known = dataset_names()
-    plain = name.replace("_", "-")
-    if plain not in known:
+    plain, own = _spelled(name), _own()
+    if plain in own:
+        return cast("Dataset", import_module(f"{__name__}.{own[plain]}"))
+    of_packages = _of_packages()
+    if plain not in of_packages:
+        known = [*own, *of_packages]
         raise MilbenchError(f"unknown dataset {name!r}.{did_you_mean(name, known)}", code="dataset-unknown")
-    if plain in plug_ins(GROUP, set()):
-        return _of_package(plain)
-    return cast("Dataset", import_module(f"{__name__}.{plain.replace('-', '_')}"))
+    return _of_package(plain)
 
 
 def prepare(name: str, params: Mapping[str, Any]) -> Path:
@@ -118,7 +140,7 @@ def prepare(name: str, params: Mapping[str, Any]) -> Path:
         MilbenchError: an unknown dataset or parameter.
     """
     dataset = load_dataset(name)
-    plain = name.replace("_", "-")
+    plain = _spelled(name)
     try:
         values = dataset.Params(**params)
     except ValidationError as error:

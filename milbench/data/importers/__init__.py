@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -21,12 +22,13 @@ import numpy as np
 from torch import Tensor
 
 from ...errors import MilbenchError, did_you_mean
+from ...plug_ins import blamed, load_plug_in, plug_ins, summary, warn_left_out
 from ..input_files.regular import regular_size
-from ..plug_ins import load_plug_in, plug_ins, summary
 from ..source_labels import SourceTable
 
 __all__ = [
-    "FileSlides", "Format", "Slides", "SourceSlide", "SourceTable", "detect_format", "format_names", "formats",
+    "FileSlides", "Format", "Slides", "SourceSlide", "SourceTable", "detect_format", "format_named", "format_names",
+    "formats", "has_format", "own_formats",
 ]  # fmt: skip
 
 
@@ -158,29 +160,100 @@ class Format(Protocol):
         """
 
 
+def _own() -> list[str]:
+    return [module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_")]
+
+
+def _of_packages() -> dict[str, tuple[EntryPoint, ...]]:
+    return plug_ins(GROUP, _own())
+
+
+@cache
+def own_formats() -> dict[str, Format]:
+    """Return milbench's own formats by name."""
+    return {name: cast("Format", import_module(f"{__name__}.{name}")) for name in _own()}
+
+
 @cache
 def formats() -> dict[str, Format]:
-    """Return the formats by name."""
-    by_name: dict[str, Format] = {}
-    for module in pkgutil.iter_modules(__path__):
-        if not module.name.startswith("_"):
-            loaded = cast("Format", import_module(f"{__name__}.{module.name}"))
-            by_name[loaded.NAME] = loaded
-    for name, point in plug_ins(GROUP, set(by_name)).items():
-        by_name[name] = load_plug_in(GROUP, point, ("detect", "open_source"))
+    """Return the formats by name; one of a package that cannot be used is left out with a warning on stderr."""
+    by_name = dict(own_formats())
+    for name in _of_packages():
+        try:
+            by_name[name] = format_named(name)
+        except MilbenchError as error:
+            warn_left_out(error)
     return by_name
 
 
+def has_format(name: str) -> bool:
+    """Whether milbench or a package has a format of this name; nothing is imported."""
+    return name in _own() or name in _of_packages()
+
+
+def format_named(name: str) -> Format:
+    """Return a format by its name; no other one of a package is imported.
+
+    Raises:
+        MilbenchError: there is none, or it is that of a package and cannot be used.
+    """
+    if name in _own():
+        return own_formats()[name]
+    of_packages = _of_packages()
+    if name not in of_packages:
+        known = [*_own(), *of_packages]
+        raise MilbenchError(f"unknown format {name!r}.{did_you_mean(name, known)}", code="format-unknown")
+    loaded = load_plug_in("format", name, of_packages[name], ("NAME", "detect", "open_source"))
+    if name != loaded.NAME:
+        raise MilbenchError(
+            f"format {name} ({of_packages[name][0].value}) has NAME {loaded.NAME!r}, and its entry point another; "
+            "repair or uninstall its package.",
+            code="plugin-broken",
+        )
+    return cast("Format", loaded)
+
+
 def format_names() -> dict[str, str]:
-    """Return ``{name: summary}`` of the formats, read from their docstrings; milbench's own are not imported."""
+    """Return ``{name: summary}`` of the formats, read from their docstrings; milbench's own are not imported.
+
+    The summary of a package's format that cannot be used says why.
+    """
     names = {}
-    for module in pkgutil.iter_modules(__path__):
-        if not module.name.startswith("_"):
-            text = Path(__path__[0], f"{module.name}.py").read_text(encoding="utf-8")
-            names[module.name] = (ast.get_docstring(ast.parse(text)) or "").split("\n")[0]
-    for name, point in plug_ins(GROUP, set(names)).items():
-        names[name] = summary(load_plug_in(GROUP, point, ("detect", "open_source")))
+    for name in _own():
+        text = Path(__path__[0], f"{name}.py").read_text(encoding="utf-8")
+        names[name] = (ast.get_docstring(ast.parse(text)) or "").split("\n")[0]
+    for name in _of_packages():
+        try:
+            names[name] = summary(format_named(name))
+        except MilbenchError as error:
+            names[name] = f"cannot be used: {error}"
     return names
+
+
+def _detected(name: str, module: Format, source: Path) -> str | None:
+    """Return what a format says of a source.
+
+    Raises:
+        MilbenchError: as the format does, or the format of a package fails.
+    """
+    if name in _own():
+        return module.detect(source)
+    with blamed(f"format {name} ({getattr(module, '__name__', type(module).__name__)})", f"cannot examine {source}"):
+        return module.detect(source)
+
+
+def _matches(source: Path) -> Iterator[tuple[Format, str]]:
+    """Yield the formats that recognise a source; one of a package that fails is left out with a warning."""
+    for name, module in formats().items():
+        try:
+            reason = _detected(name, module, source)
+        except MilbenchError as error:
+            if error.code != "plugin-broken":  # a format that recognises the source and refuses it
+                raise
+            warn_left_out(error)
+            continue
+        if reason is not None:
+            yield module, reason
 
 
 def detect_format(source: str | Path, format: str = "auto") -> tuple[Format, str]:
@@ -201,19 +274,17 @@ def detect_format(source: str | Path, format: str = "auto") -> tuple[Format, str
         raise MilbenchError(f"{source} does not exist; give the folder that holds the features.", code="file-missing")
     if not source.is_dir():
         regular_size(source, "give the folder or file that holds the features")
-    known = formats()
     if format != "auto":
-        if format not in known:
-            raise MilbenchError(f"unknown format {format!r}.{did_you_mean(format, known)}", code="format-unknown")
-        reason = known[format].detect(source)
+        named = format_named(format)
+        reason = _detected(format, named, source)
         if reason is None:
             raise MilbenchError(
                 f"{source} is not of the format {format}{_what_is_there(source)}.", code="format-mismatch"
             )
-        return known[format], reason
-    matches = [(module, text) for module in known.values() if (text := module.detect(source)) is not None]
+        return named, reason
+    matches = list(_matches(source))
     if not matches:
-        names = ", ".join(known)
+        names = ", ".join(formats())
         raise MilbenchError(
             f"{source} is of no format milbench reads ({names}){_what_is_there(source)}.", code="format-mismatch"
         )
