@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,7 +17,7 @@ from ..errors import MilbenchError
 from ..formatting.escaping import console
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
+    from rich.console import Console, RenderableType
 
     from ..config import Suite
     from ..runs.live import Progress, Session
@@ -48,12 +48,21 @@ def registered(method: str) -> str:
     return method_named.canonical if method_named.given else method
 
 
-def print_report(rendered: str | RenderableType) -> None:
-    """Print what a renderer returned: text as it is, anything else as rich prints it."""
+def print_report(rendered: str | RenderableType, guard: AbstractContextManager[None] | None = None) -> None:
+    """Print what a renderer returned: text as it is, anything else as rich prints it.
+
+    Args:
+        rendered: by a renderer of `milbench.report.renderers`.
+        guard: of that renderer, as rich executes code of what it returned; None: it is milbench's own.
+    """
     if isinstance(rendered, str):
         echo_data(rendered if rendered.endswith("\n") else f"{rendered}\n")
     else:
-        print_table(rendered)
+        screen = _screen()
+        with guard or nullcontext(), screen.capture() as captured:
+            screen.print(rendered)
+        sys.stdout.write(captured.get())
+        sys.stdout.flush()
 
 
 def warn_if_changed(given: object, suite: Suite, results: Path) -> None:
@@ -70,10 +79,13 @@ def warn_if_changed(given: object, suite: Suite, results: Path) -> None:
 
 def print_table(table: RenderableType) -> None:
     """Print what rich renders: as wide as the terminal, or 120 columns where there is none and COLUMNS does not say."""
+    _screen().print(table)
+
+
+def _screen() -> Console:
     from rich.console import Console
 
-    wide = None if sys.stdout.isatty() or os.environ.get("COLUMNS") else 120
-    Console(width=wide).print(table)
+    return Console(width=None if sys.stdout.isatty() or os.environ.get("COLUMNS") else 120)
 
 
 def echo(text: str = "", err: bool = False, lines: bool = False) -> None:

@@ -114,7 +114,8 @@ def leaderboard_command(
     title = f"Leaderboard: {', '.join(board.suites)}"
     source = (f"Written by milbench {__version__} from the predictions stored in ", Code(portable(results)), ":")
     if renderer is not None:
-        print_report(renderer(build_report(board, title, Prose.of(*source), command_line(), figures=renderer.figures)))
+        report = build_report(board, title, Prose.of(*source), command_line(), figures=renderer.figures)
+        print_report(renderer(report), renderer.guard())
     else:
         echo_data(to_csv(board.table) if form == "csv" else board.table.to_json(orient="records", indent=2) + "\n")
         for note in board.notes:

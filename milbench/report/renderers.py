@@ -7,12 +7,13 @@ package adds one as an entry point of the group ``milbench.renderers``; ``milben
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from importlib import import_module
-from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, TypeAlias
 
 from ..errors import MilbenchError, did_you_mean
+from ..plug_ins import blamed, load_plug_in, plug_ins
 from .model import Report
 
 if TYPE_CHECKING:
@@ -49,14 +50,16 @@ class Renderer:
         Raises:
             MilbenchError: the function of another package fails.
         """
-        try:
+        with self.guard():
             return self.function(report if self.explanations else report.without_explanations())
-        except MilbenchError:
-            raise
-        except Exception as error:  # of a package that is not ours
-            raise MilbenchError(
-                f"renderer {self.name} fails ({type(error).__name__}: {error}); correct it.", code="plugin-broken"
-            ) from error
+
+    def guard(self) -> AbstractContextManager[None]:
+        """Return a context for what executes code of the renderer, as printing what it returned does.
+
+        An error of another package's renderer becomes a `MilbenchError` that names it; one of milbench's own is a
+        fault of milbench and shows as it is.
+        """
+        return nullcontext() if _OWN.get(self.name) is self else blamed(f"renderer {self.name}")
 
 
 def _built_in(module: str) -> Function:
@@ -76,7 +79,7 @@ _OWN = {
 
 def renderer_names() -> list[str]:
     """Return the names of all renderers, milbench's first."""
-    return [*_OWN, *sorted({point.name for point in entry_points(group=GROUP)} - set(_OWN))]
+    return [*_OWN, *plug_ins(GROUP, _OWN)]
 
 
 def find_renderer(name: str) -> Renderer:
@@ -85,29 +88,15 @@ def find_renderer(name: str) -> Renderer:
     Raises:
         MilbenchError: there is none of that name, two packages have one, or it cannot be imported.
     """
-    points = [point for point in entry_points(group=GROUP) if point.name == name]
     if name in _OWN:
-        points = [point for point in points if point.value.partition(":")[0].partition(".")[0] != "milbench"]
-        if not points:
-            return _OWN[name]
-    if not points:
+        return _OWN[name]
+    points = plug_ins(GROUP, _OWN).get(name)
+    if points is None:
         raise MilbenchError(
             f"no renderer is named {name!r}; install the package that adds it.{did_you_mean(name, renderer_names())}",
             code="plugin-unknown",
         )
-    if name in _OWN or len(points) > 1:
-        raise MilbenchError(
-            f"two renderers are named {name} (one of them {points[0].value}); uninstall one of their packages.",
-            code="name-taken",
-        )
-    try:
-        value = points[0].load()
-    except Exception as error:  # of a package that is not ours
-        raise MilbenchError(
-            f"renderer {name} ({points[0].value}) cannot be imported ({type(error).__name__}: {error}); repair or "
-            "uninstall its package.",
-            code="plugin-broken",
-        ) from error
+    value = load_plug_in("renderer", name, points)
     if isinstance(value, Renderer):
         return replace(value, name=name)
     if not callable(value):

@@ -105,9 +105,44 @@ def test_a_broken_renderer_is_named(board, package, source, points, names):
         render(board, "outline")
 
 
+def test_a_package_does_not_take_the_place_of_a_renderer_of_milbench(root, board, package):
+    package("outline_report", OUTLINE, "console = outline_report:render", "markdown = outline_report:render")
+    assert renderer_names() == ["console", "markdown"]
+    assert str(render(board, "markdown")) == to_markdown(build_report(board).without_explanations())
+    result = CliRunner().invoke(app, ["leaderboard", str(root), "--resamples", "20"])
+    assert result.exit_code == 0, result.output
+    assert "figures" not in result.stdout.splitlines()[-1]
+
+
 def test_two_renderers_of_one_name_are_refused(board, package):
-    package("outline_report", OUTLINE, "markdown = outline_report:render")
-    with refused("name-taken", "markdown", "outline_report:render"):
+    package("outline_report", OUTLINE, "outline = outline_report:render")
+    package("other_report", OUTLINE, "outline = other_report:render")
+    with refused("plugin-broken", "two renderers", "outline", "other_report:render", "outline_report:render"):
+        render(board, "outline")
+    assert render(board, "markdown")
+
+
+def test_what_a_renderer_returns_may_fail_only_when_it_is_printed(root, package):
+    source = """
+        class Lazy:
+            def __rich_console__(self, console, options):
+                yield "first line"
+                raise LookupError("no line left")
+
+        def render(report):
+            return Lazy()
+    """
+    package("lazy_report", source, "lazy = lazy_report:render")
+    result = CliRunner().invoke(app, ["leaderboard", str(root), "--resamples", "20", "--format", "lazy"])
+    assert isinstance(result.exception, MilbenchError), result.exception
+    assert result.exception.code == "plugin-broken"
+    assert "renderer lazy fails (LookupError: no line left)" in str(result.exception)
+    assert result.stdout == ""
+
+
+def test_the_fault_of_a_renderer_of_milbench_shows_as_it_is(board, monkeypatch):
+    monkeypatch.setattr("milbench.report.markdown.render", lambda report: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
         render(board, "markdown")
 
 
