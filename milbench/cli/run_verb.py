@@ -68,12 +68,12 @@ def run_command(
     Exit code: 0 all runs ok, 1 bad input (nothing has run), 2 some runs did not end ok.
     """
     from ..config.suites import load_suite
-    from ..runs.launchers.base import find_launcher
+    from ..runs.launchers.base import find_launcher, warm_up
 
     load_suite(suite)  # what is wrong with the file is said before torch is imported, which takes seconds
     place = find_launcher(launcher)
     if not dry_run:
-        place.warm_up()
+        warm_up(place)
     from ..config.units import parse_budget
     from ..runs.execute import costs_left, execute, trials_left
     from ..runs.plan import make_plan, refuse_damaged, unused, usable_jobs

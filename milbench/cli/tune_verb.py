@@ -35,11 +35,11 @@ def tune_command(
     Exit code: 0 every study has a best trial, 1 bad input (nothing has run), 2 some study has none.
     """
     from ..config.suites import load_suite
-    from ..runs.launchers.base import find_launcher
+    from ..runs.launchers.base import find_launcher, warm_up
 
     load_suite(suite)  # what is wrong with the file is said before torch is imported, which takes seconds
     place = find_launcher(launcher)
-    place.warm_up()
+    warm_up(place)
     from ..config.units import parse_budget
     from ..report.tuning import write_study_figures
     from ..runs.execute import trials_left, tune

@@ -25,7 +25,7 @@ from . import current_runs
 from .claims import Claims
 from .costs.benchmark import ROUNDS
 from .costs.schedule import Cost, claim_of, costs_apart, measure_costs, pending_costs, still_open
-from .launchers.base import CLAIM_S, Launcher, Outcome, find_launcher
+from .launchers.base import CLAIM_S, Launcher, Outcome, find_launcher, start
 from .launchers.local import LocalLauncher
 from .live import Phase, Progress, Session
 from .plan import Finished, Overwrite, Plan, PlannedRun, make_plan, to_task, together, usable_jobs
@@ -406,7 +406,7 @@ class _Runs:
     def _ended(self, queue: _Queue) -> Generator[tuple[PlannedRun, Outcome | None]]:
         """Execute what is queued; yield a run and its outcome, None where another process has made it."""
         under_way: dict[Future[Outcome], tuple[Sequence[PlannedRun], RunTask | SharedTask]] = {}
-        with self._launcher(work, self._jobs, self._plan.suite.budget.timeout_s) as launcher:
+        with start(self._launcher, work, self._jobs, self._plan.suite.budget.timeout_s) as launcher:
             while queue or under_way:
                 while launcher.free and (item := queue.next()) is not None:
                     group, task = item

@@ -17,16 +17,17 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from importlib import import_module
-from importlib.metadata import entry_points
-from inspect import isclass
+from inspect import isabstract, isclass
 from pathlib import Path
 from pkgutil import iter_modules
 from types import TracebackType
 from typing import Any, Self, cast
 
 from ...errors import MilbenchError, did_you_mean
+from ...plug_ins import blamed, load_plug_in, plug_ins
 
 GROUP = "milbench.launchers"
 #: How often a task is repeated whose process was ended by a signal from elsewhere.
@@ -131,41 +132,63 @@ def _built_in() -> list[str]:
 
 def launcher_names() -> list[str]:
     """Return the names of all launchers, sorted; nothing is imported."""
-    return sorted({*_built_in(), *(point.name for point in entry_points(group=GROUP))})
+    return sorted({*_built_in(), *plug_ins(GROUP)})
 
 
 def find_launcher(name: str) -> type[Launcher]:
     """Return the launcher of a name: a built-in one, or that of an installed package.
 
     Raises:
-        MilbenchError: there is none of that name, two packages have one, or it cannot be imported or is no launcher.
+        MilbenchError: there is none of that name, two packages have one, it cannot be imported, or it is no launcher
+            or lacks a method of one.
     """
     if name in _built_in():
         module = import_module(f"{__package__}.{name}")
         (launcher,) = (own for own in vars(module).values() if _is_launcher(own) and own.__module__ == module.__name__)
         return cast(type[Launcher], launcher)
-    points = {point.value: point for point in entry_points(group=GROUP) if point.name == name}
-    if not points:
+    points = plug_ins(GROUP).get(name)
+    if points is None:
         raise MilbenchError(f"unknown launcher {name!r}.{did_you_mean(name, launcher_names())}", code="plugin-unknown")
-    if len(points) > 1:
-        raise MilbenchError(
-            f"two launchers are named {name} ({' and '.join(sorted(points))}); uninstall one.", code="plugin-broken"
-        )
-    ((value, point),) = points.items()
-    try:
-        loaded = point.load()
-    except Exception as error:  # of a package that is not ours
-        raise MilbenchError(
-            f"launcher {name} ({value}) cannot be imported ({type(error).__name__}: {error}); repair or uninstall its "
-            "package.",
-            code="plugin-broken",
-        ) from error
+    loaded, value = load_plug_in("launcher", name, points), points[0].value
     if not _is_launcher(loaded):
         raise MilbenchError(
             f"launcher {name} ({value}) is no subclass of milbench.runs.launchers.base.Launcher; repair its package.",
             code="plugin-broken",
         )
+    if isabstract(loaded):
+        raise MilbenchError(
+            f"launcher {name} ({value}) does not define {', '.join(sorted(loaded.__abstractmethods__))}; repair or "
+            "uninstall its package.",
+            code="plugin-broken",
+        )
     return cast(type[Launcher], loaded)
+
+
+def warm_up(launcher: type[Launcher]) -> None:
+    """Call `Launcher.warm_up`.
+
+    Raises:
+        MilbenchError: that of another package fails.
+    """
+    with _guard(launcher):
+        launcher.warm_up()
+
+
+def start(launcher: type[Launcher], work: Work, jobs: int, timeout_s: float | None) -> Launcher:
+    """Return a launcher made of its class; see `Launcher` for the arguments.
+
+    Raises:
+        MilbenchError: it cannot be used here, or that of another package fails.
+    """
+    with _guard(launcher):
+        return launcher(work, jobs, timeout_s)
+
+
+def _guard(launcher: type[Launcher]) -> AbstractContextManager[None]:
+    """Return a context for code of a launcher: the faults of milbench's own show as they are."""
+    if launcher.__module__.startswith(f"{__package__}."):
+        return nullcontext()
+    return blamed(f"launcher {launcher.__module__}:{launcher.__qualname__}", "cannot be started")
 
 
 def _is_launcher(value: object) -> bool:

@@ -28,7 +28,7 @@ from ...registry import Method, unreadable
 from ...training.stacked import stacks
 from ...training.task import TrainingTask
 from ..claims import Claims
-from ..launchers.base import CLAIM_S, Launcher, Outcome
+from ..launchers.base import CLAIM_S, Launcher, Outcome, start
 from ..launchers.local import LocalLauncher
 from ..worker import work
 from .study import distribution, ended_ok, has_ended, import_optuna, open_storage, pruner, sampler
@@ -182,7 +182,7 @@ def search_all(
         search.check()
     opened = [_Study(search, open_storage(storage), storage) for search in searches]
     under_way: dict[Future[Outcome], tuple[_Study, optuna.trial.Trial, TrialTask]] = {}
-    with launcher(work, jobs, timeout_s) as place:
+    with start(launcher, work, jobs, timeout_s) as place:
         while _left(opened) or under_way:
             while place.free and (study := _claimed(opened, claims)) is not None:
                 trial, task = study.begin(on_begin)

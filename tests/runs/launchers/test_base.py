@@ -5,8 +5,12 @@ from importlib.metadata import EntryPoint
 import pytest
 from support.refusal import refused
 from support.small import suite, write_cohort
+from typer.testing import CliRunner
 
 import milbench
+from milbench import plug_ins
+from milbench.cli import app
+from milbench.errors import MilbenchError
 from milbench.runs.launchers import base
 from milbench.runs.launchers.local import LocalLauncher
 
@@ -53,6 +57,21 @@ class SerialLauncher(Launcher):
 
 class NoLauncher:
     pass
+
+
+class Half(SerialLauncher):
+    wait = Launcher.wait
+
+
+class Cold(SerialLauncher):
+    @classmethod
+    def warm_up(cls):
+        raise OSError("no cluster")
+
+
+class Deaf(SerialLauncher):
+    def __init__(self, work):
+        super().__init__(work, 1)
 '''
 
 
@@ -62,7 +81,7 @@ def packages(tmp_path, monkeypatch):
     (tmp_path / "their_launcher.py").write_text(SERIAL)
     monkeypatch.syspath_prepend(tmp_path)
     points = []
-    monkeypatch.setattr(base, "entry_points", lambda group: [p for p in points if p.group == group])
+    monkeypatch.setattr(plug_ins, "entry_points", lambda group: [p for p in points if p.group == group])
     return points
 
 
@@ -87,15 +106,16 @@ def test_a_package_adds_a_launcher_with_one_file(tmp_path, packages):
 def test_names_of_launchers(packages):
     assert base.find_launcher("local") is LocalLauncher
     packages += [point("serial", "SerialLauncher"), point("twice", "SerialLauncher"), point("twice", "NoLauncher"),
-                 point("none", "NoLauncher"), point("gone", "Gone"),
+                 point("none", "NoLauncher"), point("gone", "Gone"), point("half", "Half"),
                  point("lost", "Lost", "no_such_module")]  # fmt: skip
-    assert base.launcher_names() == ["gone", "local", "lost", "none", "serial", "twice"]
+    assert base.launcher_names() == ["gone", "half", "local", "lost", "none", "serial", "twice"]
     assert base.find_launcher("serial").__name__ == "SerialLauncher"
     for name, refusal in {
         "serail": ("plugin-unknown", "'serail'", "'serial'"),
         "twice": ("plugin-broken", "twice", "NoLauncher", "SerialLauncher"),
         "none": ("plugin-broken", "none", "milbench.runs.launchers.base.Launcher"),
         "gone": ("plugin-broken", "gone", "AttributeError"),
+        "half": ("plugin-broken", "their_launcher:Half", "does not define wait"),
         "lost": ("plugin-broken", "lost", "ModuleNotFoundError"),
     }.items():
         with refused(*refusal):
@@ -106,3 +126,27 @@ def test_a_package_does_not_take_the_place_of_the_local_launcher(packages):
     packages.append(point("local", "SerialLauncher"))
     assert base.find_launcher("local") is LocalLauncher
     assert base.launcher_names() == ["local"]
+
+
+@pytest.mark.parametrize("verb", ["run", "tune"])
+def test_a_launcher_that_cannot_warm_up_is_named_before_anything_is_written(tmp_path, packages, verb):
+    packages.append(point("cold", "Cold"))
+    command = [verb, "quickstart", "--results", str(tmp_path / "results"), "--launcher", "cold"]
+    result = CliRunner().invoke(app, command)
+    assert isinstance(result.exception, MilbenchError), result.exception
+    assert result.exception.code == "plugin-broken"
+    assert "their_launcher:Cold cannot be started (OSError: no cluster)" in str(result.exception)
+    assert not (tmp_path / "results").exists()
+
+
+def test_a_launcher_that_cannot_be_made_is_named(tmp_path, packages):
+    packages.append(point("deaf", "Deaf"))
+    write_cohort(tmp_path)
+    with refused("plugin-broken", "their_launcher:Deaf", "TypeError"):
+        milbench.run(suite(tmp_path, ("mean",)), tmp_path / "results", launcher="deaf")
+
+
+def test_the_fault_of_a_launcher_of_milbench_shows_as_it_is(monkeypatch):
+    monkeypatch.setattr(LocalLauncher, "__init__", lambda self, *given: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        base.start(LocalLauncher, print, 1, None)
