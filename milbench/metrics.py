@@ -18,13 +18,13 @@ from __future__ import annotations
 import inspect
 from dataclasses import dataclass
 from functools import cache
-from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import pandas as pd
 
 from .errors import MilbenchError
+from .plug_ins import load_plug_in, plug_ins, warn_left_out
 from .stats.lazy_module import OnFirstUse
 
 if TYPE_CHECKING:
@@ -98,8 +98,8 @@ def registered(task: str = "classification") -> tuple[Metric, ...]:
     """Return every metric of a task: milbench's, other functions of this module, those of entry points and of
     `register_metric`.
 
-    Raises:
-        MilbenchError: an entry point cannot be imported or is no metric, or two metrics have one name.
+    An entry point that cannot be imported, is no metric, or has a name that another has is left out with a warning on
+    stderr; milbench's own names win.
     """
     every = (*_of_module(), *_of_packages(), *_REGISTERED.values())
     return tuple(metric for metric in every if metric.task == task)
@@ -540,22 +540,22 @@ def _record(metric: object) -> Metric:
 
 @cache
 def _of_packages() -> tuple[Metric, ...]:
+    """Return the metrics of packages; one that cannot be used is left out with a warning on stderr."""
     metrics: dict[str, Metric] = {}
-    for point in sorted(entry_points(group=GROUP), key=lambda point: (point.name, point.value)):
+    own = {known.name for known in _of_module()}
+    for name, points in plug_ins(GROUP, own).items():
         try:
-            value = point.load()
-        except Exception as error:  # of a package that is not ours
-            raise MilbenchError(
-                f"metric {point.name} ({point.value}) cannot be imported ({type(error).__name__}: {error}); repair or "
-                "uninstall its package.",
-                code="metric-malformed",
-            ) from error
-        if callable(value):
-            value = Metric(point.name, point.name.replace("_", " ").capitalize(), True, value)
-        metric = _record(value)
-        if metric.name in metrics or metric.name in {known.name for known in _of_module()}:
-            raise MilbenchError(
-                f"two metrics are named {metric.name} (one of them {point.value}); rename one.", code="name-taken"
-            )
-        metrics[metric.name] = metric
+            value = load_plug_in("metric", name, points)
+            if callable(value):
+                value = Metric(name, name.replace("_", " ").capitalize(), True, value)
+            metric = _record(value)
+            if metric.name in own or metric.name in metrics:
+                raise MilbenchError(
+                    f"two metrics are named {metric.name} (one of them {points[0].value}); rename one.",
+                    code="name-taken",
+                )
+        except MilbenchError as error:
+            warn_left_out(error)
+        else:
+            metrics[metric.name] = metric
     return tuple(metrics.values())

@@ -8,7 +8,7 @@ import pytest
 from support.refusal import refused
 from typer.testing import CliRunner
 
-from milbench import plug_ins
+from milbench import plug_ins, tasks
 from milbench.cli import app
 from milbench.data import datasets, importers
 
@@ -37,7 +37,7 @@ def package(tmp_path, monkeypatch):
     points = []
     monkeypatch.setattr(plug_ins, "entry_points", lambda group: [p for p in points if p.group == group])
     monkeypatch.syspath_prepend(tmp_path)
-    caches = (importers.formats, datasets.dataset_names)
+    caches = (importers.formats, datasets.dataset_names, tasks._task_named)
 
     def install(group, name, source):
         module = f"their_{tmp_path.name.replace('-', '_')}_{len(points)}"  # imported by no other test
@@ -149,3 +149,16 @@ def test_a_broken_dataset_is_refused_by_its_name_alone(package):
     assert shown["broken"].startswith("cannot be used: dataset broken (")
     assert shown["my-bags"] == "Bags of theirs."
     assert "digits-bags" in shown
+
+
+def test_a_task_of_two_packages_is_refused_by_its_name_alone(package):
+    source = "from support.dose import TASK\n"
+    modules = [package("tasks", "dose", source) for _ in range(2)]
+    package("tasks", "classification", "import nowhere_at_all")
+    package("tasks", "broken", "import nowhere_at_all")
+    assert tasks.task_names() == ("classification", "broken", "dose")
+    assert tasks.task_named("classification").name == "classification"
+    with refused("plugin-broken", "two tasks are named dose", *modules):
+        tasks.task_named("dose")
+    with refused("plugin-broken", "task broken", "nowhere_at_all"):
+        tasks.task_named("broken")

@@ -9,10 +9,10 @@ from __future__ import annotations
 import pkgutil
 from functools import cache
 from importlib import import_module
-from importlib.metadata import entry_points
 from typing import TYPE_CHECKING
 
 from ..errors import MilbenchError, did_you_mean
+from ..plug_ins import blamed, load_plug_in, plug_ins
 from ._base import Monitor, Predictions, Target, Task
 
 if TYPE_CHECKING:
@@ -34,14 +34,15 @@ def _modules() -> tuple[str, ...]:
 
 def task_names() -> tuple[str, ...]:
     """Return the names of the tasks: milbench's own, then those of other packages; no task is imported."""
-    return (*_modules(), *(point.name for point in entry_points(group=GROUP) if point.name not in _modules()))
+    return (*_modules(), *plug_ins(GROUP, _modules()))
 
 
 def task_named(name: str) -> Task:
     """Return a task by its name.
 
     Raises:
-        MilbenchError: there is none of that name, or its package cannot be imported or gives something else.
+        MilbenchError: there is none of that name, two packages have one, or it cannot be imported or is something
+            else.
     """
     return _task_named(name)
 
@@ -52,19 +53,15 @@ def _task_named(name: str) -> Task:
         task = import_module(f"{__name__}.{name}").TASK
         assert isinstance(task, Task)
         return task
-    points = [point for point in entry_points(group=GROUP) if point.name == name]
-    if not points:
+    points = plug_ins(GROUP).get(name)
+    if points is None:
         raise MilbenchError(
             f"unknown task {name!r}.{did_you_mean(name, task_names())} Correct task in [[data]].", code="plugin-unknown"
         )
-    try:
-        loaded = points[0].load()
-        task = loaded() if isinstance(loaded, type) else loaded
-    except Exception as error:  # of a package that is not ours
-        raise MilbenchError(
-            f"task {name}: {points[0].value} cannot be loaded ({type(error).__name__}: {error}); correct the package.",
-            code="plugin-broken",
-        ) from error
+    task = load_plug_in("task", name, points)
+    if isinstance(task, type):
+        with blamed(f"task {name} ({points[0].value})", "cannot be made"):
+            task = task()
     if not isinstance(task, Task) or task.name != name:
         raise MilbenchError(
             f"task {name}: {points[0].value} is no milbench.tasks.Task of that name; correct it.", code="plugin-broken"

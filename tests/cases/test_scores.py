@@ -24,7 +24,7 @@ from support import synthetic as made
 from support.refusal import refused
 
 import milbench
-from milbench import metrics
+from milbench import metrics, plug_ins
 from milbench.aggregator import Aggregator, head_log_odds, head_probabilities
 from milbench.bags import BagOutput, Bags
 from milbench.config import DataSpec, Recipe, Suite
@@ -258,7 +258,7 @@ def test_a_metric_can_be_registered_and_comes_last(tmp_path, no_more_metrics):
         leaderboard(tmp_path, resamples=5)
 
 
-def test_a_package_adds_a_metric_by_an_entry_point(tmp_path, monkeypatch, no_more_metrics):
+def test_a_package_adds_a_metric_by_an_entry_point(tmp_path, monkeypatch, no_more_metrics, capsys):
     (tmp_path / "their_metrics.py").write_text(
         "def share(labels, probabilities):\n    return (probabilities[:, 1] > 0.5).mean()\n"
         "def ranked(labels, probabilities, log_odds=None):\n    return float(log_odds is not None)\n"
@@ -267,7 +267,7 @@ def test_a_package_adds_a_metric_by_an_entry_point(tmp_path, monkeypatch, no_mor
     )
     monkeypatch.syspath_prepend(tmp_path)
     given_points = []
-    monkeypatch.setattr(metrics, "entry_points", lambda group: [p for p in given_points if p.group == group])
+    monkeypatch.setattr(plug_ins, "entry_points", lambda group: [p for p in given_points if p.group == group])
 
     def point(name, attribute):
         given_points[:] = [EntryPoint(name, f"their_metrics:{attribute}", metrics.GROUP)]
@@ -278,14 +278,28 @@ def test_a_package_adds_a_metric_by_an_entry_point(tmp_path, monkeypatch, no_mor
     assert metrics.all_metrics(y, p)["positives"] == pytest.approx(1 / 3)
     point("ranked", "ranked")
     assert [metrics.all_metrics(y, p, s)["ranked"] for s in (None, p)] == [0, 1]
-    for name, attribute, refusal in (
-        ("fails", "fails", ("metric-malformed", "fails")), ("number", "number", ("metric-malformed",)),
-        ("gone", "gone", ("metric-malformed",)),
-        ("auc", "share", ("name-taken",)), ("Bad Name", "share", ("metric-malformed",)),
+    point("fails", "fails")
+    with refused("metric-malformed", "fails"):
+        metrics.all_metrics(y, p)
+    given_points.clear()
+    metrics._of_packages.cache_clear()
+    own = metrics.all_metrics(y, p)
+    point("auc", "share")
+    assert metrics.all_metrics(y, p) == own
+    assert capsys.readouterr().err == ""
+    for name, attribute, words in (
+        ("number", "number", "is no metric"), ("gone", "gone", "AttributeError"),
+        ("Bad Name", "share", "lower-case letters"),
     ):  # fmt: skip
         point(name, attribute)
-        with refused(*refusal):
-            metrics.all_metrics(y, p)
+        assert metrics.all_metrics(y, p) == own
+        warning = capsys.readouterr().err
+        assert warning.startswith("warning: left out: ")
+        assert words in warning
+    point("twice", "share")
+    given_points.append(EntryPoint("twice", "their_metrics:ranked", metrics.GROUP))
+    assert metrics.all_metrics(y, p) == own
+    assert "two metrics are named twice" in capsys.readouterr().err
 
 
 def test_what_is_no_metric_of_a_run_is_none():

@@ -11,7 +11,7 @@ from support.dose import TASK
 from support.refusal import refused
 from support.small import opened, write_cohort
 
-from milbench import tasks
+from milbench import plug_ins, tasks
 from milbench.config import DataSpec, Protocol, SplitSpec, Suite
 from milbench.data.cohort import load_cohort
 from milbench.errors import Unsupported
@@ -28,7 +28,7 @@ CPU = torch.device("cpu")
 def _installed(monkeypatch):
     """As if a package that names the task in its entry points were installed."""
     point = SimpleNamespace(name="dose", value="support.dose:TASK", load=lambda: TASK)
-    monkeypatch.setattr(tasks, "entry_points", lambda group: [point] if group == "milbench.tasks" else [])
+    monkeypatch.setattr(plug_ins, "entry_points", lambda group: [point] if group == "milbench.tasks" else [])
     tasks._task_named.cache_clear()
     yield
     tasks._task_named.cache_clear()
