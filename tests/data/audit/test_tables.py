@@ -161,7 +161,7 @@ def test_what_cannot_be_read_is_a_finding_and_the_next_cohort_is_audited(tmp_pat
     findings = [(finding.cohort, finding.code, finding.severity) for finding in audit(bad)]
     assert findings == [("lost", "unreadable", "error"), ("few", "unreadable", "error"),
                      ("planted", "slide-overlap", "error")]  # fmt: skip
-    assert "nowhere.csv cannot be read" in audit(bad)[0].sentence
+    assert "nowhere.csv does not exist" in audit(bad)[0].sentence
     with refused("folds-impossible", "40", "split.folds", "12"):
         load_cohort(few, tmp_path)
 
