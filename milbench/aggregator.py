@@ -34,7 +34,7 @@ def _with_checked_targets(loss: _Loss) -> _Loss:
     @wraps(loss)
     def checked(self: Aggregator, out: BagOutput, targets: Tensor) -> Tensor:
         if not self.targets_are_valid:
-            self.task.check_tensor(targets, len(out.logits), self.n_classes)
+            self.target_task.check_tensor(targets, len(out.logits), self.n_classes)
         return loss(self, out, targets)
 
     checked.checks_targets = checked  # type: ignore[attr-defined]  # itself: `wraps` copies attributes to others
@@ -74,7 +74,7 @@ class Aggregator(nn.Module, ABC):
     authors_names: ClassVar[dict[str, str]] = {}
     #: the task of the targets, set by the training loop where they are no class indices; the default `loss` is the
     #: task's.
-    task: Task = task_named(CLASSIFICATION)
+    target_task: Task = task_named(CLASSIFICATION)
     #: set by the training loop, which checks all labels beforehand: `loss` then does not check them at every step.
     targets_are_valid: bool = False
 
@@ -90,6 +90,7 @@ class Aggregator(nn.Module, ABC):
 
     def __init__(self, in_dim: int, n_classes: int) -> None:
         super().__init__()
+        self._refuse_own_target_task(type(self).target_task)
         if in_dim < 1:
             raise MilbenchError(f"in_dim must be at least 1, got {in_dim}.", code="method-bad-option")
         if n_classes < 2:
@@ -98,6 +99,21 @@ class Aggregator(nn.Module, ABC):
             )
         self.in_dim = in_dim
         self.n_classes = n_classes
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set an attribute; refuse one that would hide the task of the targets."""
+        if name == "target_task":
+            self._refuse_own_target_task(value)
+        super().__setattr__(name, value)
+
+    @classmethod
+    def _refuse_own_target_task(cls, value: Any) -> None:
+        if not isinstance(value, Task):
+            raise MilbenchError(
+                f"{cls.__name__} uses the name target_task for a {type(value).__name__}, but milbench keeps the task "
+                "of the targets there; rename the attribute in the method.",
+                code="method-malformed",
+            )
 
     @abstractmethod
     def pool(self, bags: Bags, attention: bool) -> BagOutput:
@@ -158,7 +174,7 @@ class Aggregator(nn.Module, ABC):
             MilbenchError: targets of another shape or type, or outside 0 .. n_classes - 1; also of a loss that a
                 subclass defines.
         """
-        return self.task.loss(out.logits, targets)  # checked already
+        return self.target_task.loss(out.logits, targets)  # checked already
 
     def probabilities(self, out: BagOutput) -> Tensor:
         """Return ``(B, n_classes)`` class probabilities in fp32; every row sums to 1."""

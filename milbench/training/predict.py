@@ -20,7 +20,7 @@ def predict(model: Aggregator, bags: BagLoader, recipe: Recipe) -> Predictions:
     """Return the predictions of all bags, in eval mode; the mode is put back."""
     training = model.training
     model.eval()
-    task, parts = model.task, []
+    task, parts = model.target_task, []
     with oom_context(bags.lengths, "evaluation"):
         for batch in bags.batches():
             with autocast(batch.device.type, recipe):

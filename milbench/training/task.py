@@ -96,8 +96,8 @@ def model_for(method: Method, target_task: Task, in_dim: int, n_classes: int) ->
             "leave the method out of the suite, or give it no loss."
         )
     model = method.create(in_dim, n_classes)
-    if model.task is not target_task:
-        model.task = target_task
+    if model.target_task is not target_task:
+        model.target_task = target_task
     return model
 
 

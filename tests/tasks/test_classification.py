@@ -8,8 +8,10 @@ from support.refusal import refused
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
 import milbench
+from milbench.bags import Bags
 from milbench.config import DataSpec, RunSpec
 from milbench.errors import Diverged
+from milbench.registry import resolve
 from milbench.tasks import CLASSIFICATION, binary_logit, task_named, task_names
 from milbench.tasks.classification import ClassPredictions
 
@@ -19,7 +21,7 @@ TASK = task_named(CLASSIFICATION)
 def test_it_is_the_task_of_cohorts_and_runs_that_name_none():
     assert DataSpec.model_fields["task"].default == RunSpec.model_fields["task"].default == TASK.name == CLASSIFICATION
     assert task_names()[0] == CLASSIFICATION
-    assert type(milbench.create("mean", in_dim=2)).task is TASK
+    assert type(milbench.create("mean", in_dim=2)).target_task is TASK
 
 
 def test_an_unknown_task_is_refused_with_the_known_ones():
@@ -89,3 +91,27 @@ def test_a_monitor_says_what_is_better():
     assert (loss.to_minimise(2.0), auc.to_minimise(2.0)) == (2.0, -2.0)
     with refused("suite-bad-value", "'val_accuracy'", "val_loss or val_auc"):
         TASK.monitor("val_accuracy")
+
+
+def test_a_method_may_keep_a_task_of_its_own_and_not_the_name_of_the_targets_task():
+    class Named(resolve("mean").cls):
+        def __init__(self, in_dim, n_classes, **attributes):
+            super().__init__(in_dim, n_classes)
+            self.task = "subtyping"
+            for name, value in attributes.items():
+                setattr(self, name, value)
+
+    targets = torch.tensor([0, 1])
+    model = Named(2, 2)
+    out = model(Bags.pack([torch.ones(3, 2), torch.zeros(1, 2)]))
+    assert model.loss(out, targets).item() == pytest.approx(cross_entropy(out.logits, targets).item())
+    assert model.task == "subtyping"
+    for value in ("subtyping", torch.nn.Linear(2, 2)):
+        with refused("method-malformed", "Named", "target_task", type(value).__name__):
+            Named(2, 2, target_task=value)
+
+    class OfTheClass(resolve("mean").cls):
+        target_task = "subtyping"
+
+    with refused("method-malformed", "OfTheClass", "target_task"):
+        OfTheClass(2, 2)
