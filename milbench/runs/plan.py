@@ -20,7 +20,7 @@ from ..data.cohort_cache import Progress
 from ..errors import MilbenchError, did_you_mean
 from ..formatting.text import count
 from ..registry import Method, add_import_folder, resolve
-from ..tasks import task_named
+from ..tasks import CLASSIFICATION, task_named
 from ..training.stacked import may_share, stacks
 from ..training.task import TrainingTask
 from .current_runs import age
@@ -464,7 +464,7 @@ def _task(
         train=tuple((s, known[s]) for s in fold.train),
         val=tuple((s, known[s]) for s in fold.val),
         test=tuple(fold.test),
-        model_classes=tuple(cohort.classes) if suite.keep_models == "best" and target_task.has_classes else None,
+        model_classes=tuple(cohort.classes) if suite.keep_models == "best" and cohort.task == CLASSIFICATION else None,
     )
 
 

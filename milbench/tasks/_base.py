@@ -91,8 +91,8 @@ class Task(ABC):
     no_skill: ClassVar[float | None] = None
     #: columns of labels.csv that hold a target, each with its dtype
     target_columns: ClassVar[dict[str, str]] = {"label": "float64"}
-    #: Whether targets are class indices: balanced weights, balanced sampling, smoothed labels, stacked trainings,
-    #: methods with a loss of their own, kept models and the leaderboard need them.
+    #: Whether targets are class indices: balanced weights, balanced sampling, smoothed labels, stacked trainings
+    #: and methods with a loss of their own need them. Kept models and the leaderboard are of classification alone.
     has_classes: ClassVar[bool] = False
 
     # -- labels

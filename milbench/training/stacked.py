@@ -28,7 +28,7 @@ from .loader import BagLoader, Standardizer
 from .loop import flops_of
 from .selection import CheckpointSelector
 from .step import OptimizerStep, oom_context
-from .task import OnStep, TrainingResult, TrainingTask, derive_seed, seed_everything
+from .task import OnStep, TrainingResult, TrainingTask, derive_seed, model_for, seed_everything
 
 
 def stacks(recipe: Recipe, budget: Budget) -> bool:
@@ -59,7 +59,8 @@ def train_stacked(
     What only the whole stack has, the seconds and the training loss, is NaN in results and histories.
 
     Args:
-        tasks: with the same method, recipe, protocol and number of training bags; `stacks` is true of them.
+        tasks: with the same method, kind of target, recipe, protocol and number of training bags; `stacks` is true of
+            them.
         cache: the features.
         device: where.
         on_step: called after every step.
@@ -69,10 +70,11 @@ def train_stacked(
 
     Raises:
         OutOfMemory: the stack did not fit.
-        ValueError: the tasks are not of one method and recipe, or cannot be stacked.
+        ValueError: the tasks are not of one method, kind of target and recipe, or cannot be stacked.
     """
-    if len({(t.method, t.spec.recipe.model_dump_json(), t.n_classes, len(t.train)) for t in tasks}) > 1:
-        raise ValueError("a stack is of one method, recipe and number of classes and training bags")
+    of_all = {(t.method, t.spec.task, t.spec.recipe.model_dump_json(), t.n_classes, len(t.train)) for t in tasks}
+    if len(of_all) > 1:
+        raise ValueError("a stack is of one method, kind of target, recipe and number of classes and training bags")
     if not stacks(tasks[0].spec.recipe, tasks[0].spec.budget) or not tasks[0].target_task.has_classes:
         raise ValueError("trainings by such a recipe or budget cannot be stacked")
     if len(tasks) == 1:  # one bag alone would take the paths of one bag, which round in another way
@@ -86,7 +88,7 @@ def train_stacked(
     models = []
     for own in seeds:
         seed_everything(own["init"])
-        models.append(resolve(first.method).create(cache.dim, first.n_classes).to(device))
+        models.append(model_for(resolve(first.method), first.target_task, cache.dim, first.n_classes).to(device))
     orders = [np.random.default_rng(own["order"]) for own in seeds]
     chances = [torch.Generator(device).manual_seed(own["dropout"]) for own in seeds]
 

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 import torch
 from scipy.stats import spearmanr
+from support import grades
 from support.dose import TASK
 from support.refusal import refused
 from support.small import opened, write_cohort
@@ -24,11 +25,16 @@ from milbench.training.loop import train
 CPU = torch.device("cpu")
 
 
+def point_of(name, value, loaded):
+    """Return an entry point of a task."""
+    return SimpleNamespace(name=name, value=value, load=lambda: loaded)
+
+
 @pytest.fixture(autouse=True)
 def _installed(monkeypatch):
-    """As if a package that names the task in its entry points were installed."""
-    point = SimpleNamespace(name="dose", value="support.dose:TASK", load=lambda: TASK)
-    monkeypatch.setattr(plug_ins, "entry_points", lambda group: [point] if group == "milbench.tasks" else [])
+    """As if packages that name the tasks in their entry points were installed."""
+    points = [point_of("dose", "support.dose:TASK", TASK), point_of("grades", "support.grades:TASK", grades.TASK)]
+    monkeypatch.setattr(plug_ins, "entry_points", lambda group: points if group == "milbench.tasks" else [])
     tasks._task_named.cache_clear()
     yield
     tasks._task_named.cache_clear()
@@ -145,3 +151,14 @@ def test_the_store_takes_the_columns_of_the_task_that_a_run_names(doses):
         plan.store.publish_run(as_class.run_id, {"spec": as_class, "outcome": "ok"}, of_doses)
     plan.store.publish_run(given.run_id, {"spec": given, "outcome": "ok"}, of_doses)
     plan.store.publish_run(as_class.run_id, {"spec": as_class, "outcome": "ok"}, of_classes)
+
+
+def test_models_are_kept_of_classification_alone(tmp_path):
+    write_cohort(tmp_path)
+    for name, kept in (("classification", ("0", "1")), ("grades", None)):
+        data = spec(name=name, task=name, split=SplitSpec(files=str(tmp_path / "fold{k}.csv")))
+        made = Suite(name="s", methods=("mean",), data=(data,), cost=False, device="cpu", keep_models="best",
+                     base=tmp_path)  # fmt: skip
+        (run,) = make_plan(made, tmp_path / "results").runs
+        assert run.task.model_classes == kept
+        assert ("model" in work(RunTask(run.task)).value) == (kept is not None)

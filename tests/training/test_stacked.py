@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from support import grades
 from support.refusal import refused
 from support.small import ODD, opened, suite, task, write_cohort
 
@@ -19,6 +20,7 @@ from milbench.registry import resolve
 from milbench.runs.execute import run
 from milbench.runs.plan import IN_TURN, make_plan, to_task, together
 from milbench.runs.run_tasks import SharedTask
+from milbench.tasks import task_named
 from milbench.training.loader import BagLoader
 from milbench.training.loop import train
 from milbench.training.predict import predict
@@ -86,6 +88,25 @@ def test_each_model_is_the_one_trained_alone(cohort, method, recipe):
         np.testing.assert_allclose(
             predictions(cohort, trained, own), predictions(cohort, alone, own), atol=TOLERANCE, rtol=0
         )
+
+
+def test_a_stack_trains_by_the_loss_of_its_cohorts_task(cohort, monkeypatch):
+    installed = {"grades": grades.TASK}
+    monkeypatch.setattr(milbench.training.task, "task_named", lambda name: installed.get(name) or task_named(name))
+
+    def of(name, given):
+        return [dataclasses.replace(t, spec=t.spec.model_copy(update={"task": name})) for t in given]
+
+    plain = tasks(cohort, "abmil", range(3), lr=0.2, epochs=8)
+    given, cache = of("grades", plain), opened(cohort[0])
+    for own, trained, by_entropy in zip(
+        given, train_stacked(given, cache, CPU), train_stacked(plain, cache, CPU), strict=True
+    ):
+        stacked, alone = predictions(cohort, trained, own), predictions(cohort, train(own, cache, CPU), own)
+        np.testing.assert_allclose(stacked, alone, atol=TOLERANCE, rtol=0)
+        assert np.abs(stacked - predictions(cohort, by_entropy, own)).max() > 100 * TOLERANCE
+    with pytest.raises(ValueError, match="kind of target"):
+        train_stacked([given[0], plain[1]], cache, CPU)
 
 
 @pytest.mark.parametrize("monitor", ["val_loss", "val_auc"])
