@@ -62,7 +62,7 @@ def _task_named(name: str) -> Task:
     if isinstance(task, type):
         with blamed(f"task {name} ({points[0].value})", "cannot be made"):
             task = task()
-    if not isinstance(task, Task) or task.name != name:
+    if not isinstance(task, Task) or getattr(task, "name", None) != name:
         raise MilbenchError(
             f"task {name}: {points[0].value} is no milbench.tasks.Task of that name; correct it.", code="plugin-broken"
         )

@@ -162,3 +162,23 @@ def test_models_are_kept_of_classification_alone(tmp_path):
         (run,) = make_plan(made, tmp_path / "results").runs
         assert run.task.model_classes == kept
         assert ("model" in work(RunTask(run.task)).value) == (kept is not None)
+
+
+def test_a_task_without_a_name_and_two_tasks_of_one_name_are_refused_where_they_are_used(monkeypatch):
+    class Nameless(type(TASK)):
+        pass
+
+    monkeypatch.delattr(type(TASK), "name")
+    points = [
+        point_of("nameless", "first:Nameless", Nameless),
+        point_of("twice", "first:TASK", grades.TASK),
+        point_of("twice", "second:TASK", grades.TASK),
+        point_of("grades", "support.grades:TASK", grades.TASK),
+        point_of("grades", "support.grades:TASK", grades.TASK),  # of one package in two places of the path
+    ]
+    monkeypatch.setattr(tasks, "entry_points", lambda group: points)
+    with refused("plugin-broken", "nameless", "first:Nameless"):
+        tasks.task_named("nameless")
+    with refused("name-taken", "'twice'", "first:TASK", "second:TASK"):
+        tasks.task_named("twice")
+    assert tasks.task_named("grades") is grades.TASK
