@@ -160,7 +160,7 @@ def _gain_of_seeds(plan: Plan, seeds: int) -> list[str]:
 
     lines = []
     for cohort in plan.cohorts:
-        if not cohort.has_classes:
+        if not cohort.ranked:
             continue
         try:
             line = seeds_would_buy(plan.store.folder, cohort.name, cohort.fingerprint, seeds)
@@ -189,8 +189,9 @@ def _audited(plan: Plan, suite: str) -> list[str]:
 
 def _report(plan: Plan, folder: Path | None) -> None:
     """Print the leaderboard, having written its report where there is a folder for it."""
-    if others := [cohort.name for cohort in plan.cohorts if not cohort.has_classes]:
-        return echo(f"No table of AUC: the labels of {', '.join(others)} are no classes. Predictions are stored.")
+    if not any(cohort.ranked for cohort in plan.cohorts):
+        names = ", ".join(f"{cohort.name} (task {cohort.task})" for cohort in plan.cohorts)
+        return echo(f"No table of AUC, which is of classification alone: {names}. Predictions are stored.")
     from ..evaluation.leaderboard import evaluate
     from ..report.folder import write_report
     from ..report.renderers import render

@@ -12,7 +12,7 @@ from ..atomic_io.manifest import read_listed, write_files, write_manifest
 from ..atomic_io.publishing import child
 from ..config import DataSpec, SplitSpec, digest
 from ..errors import MilbenchError, did_you_mean
-from ..tasks import CLASSIFICATION, Target, task_named
+from ..tasks import CLASSIFICATION, Target, is_ranked, task_named
 from .audit.checks import feature_findings, table_findings
 from .audit.findings import Finding, refuse, settle
 from .audit.loaded_cohort import Subject
@@ -74,9 +74,9 @@ class Cohort:
     task: str = CLASSIFICATION
 
     @property
-    def has_classes(self) -> bool:
-        """Return whether the labels are class indices."""
-        return task_named(self.task).has_classes
+    def ranked(self) -> bool:
+        """Return whether tables of AUC are made of its runs."""
+        return is_ranked(self.task)
 
     def cache(self) -> FeatureCache:
         """Open the feature cache."""

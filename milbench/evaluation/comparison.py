@@ -22,12 +22,16 @@ from .scores import (
     RunGroup,
     Scores,
     difference,
+    ranked_alone,
     read_cohorts,
     score,
 )
 
 #: Why two methods are not compared where every run ended ok.
 NO_AUC = "the AUC is defined on no fold"
+
+#: Why two methods are not compared on a cohort of another task.
+NOT_RANKED = "the cohort is of another task than classification, and the AUC is of classification alone"
 
 
 #: The columns of a comparison of two methods.
@@ -59,13 +63,14 @@ def compare(
     Returns:
         columns `COMPARISON`: ``difference`` is a - b with its 95 % interval ``low``, ``high`` and bootstrap ``p``;
         ``told_apart`` is whether 0 lies outside the interval. Where a run of either did not end ``ok`` the two were not
-        scored on the same runs, and where no fold tests two classes there is no AUC: the difference is NaN,
-        ``told_apart`` None, and ``reason`` says why. Where bags of one method are ordered by log-odds and of the other
-        by rounded probabilities, ``note`` says so, and the interval is longer by what the pairs of bags that tie in the
-        probabilities can amount to (`milbench.evaluation.scores.rounded_off`).
+        scored on the same runs, and where no fold tests two classes or the task is another there is no AUC: the
+        difference is NaN, ``told_apart`` None, and ``reason`` says why. Where bags of one method are ordered by
+        log-odds and of the other by rounded probabilities, ``note`` says so, and the interval is longer by what the
+        pairs of bags that tie in the probabilities can amount to (`milbench.evaluation.scores.rounded_off`).
 
     Raises:
-        MilbenchError: a method no cohort was run with, one method given twice, or damaged results.
+        MilbenchError: a method no cohort was run with, cohorts of other tasks than classification alone, one method
+            given twice, or damaged results.
     """
     if resamples < 1:
         raise MilbenchError(
@@ -79,10 +84,14 @@ def compare(
     a, b = _known_method(a, known, results), _known_method(b, known, results)
     if a == b:
         raise MilbenchError(f"{a} is compared with itself; give two methods.", code="option-conflict")
-    rows, oracles = [], False
+    rows: list[dict[str, Any]] = []
+    others: list[RunGroup] = []  # of other tasks than classification
+    oracles = False
     for cohort in cohorts:
         if cohort.oracle and a in cohort.runs and b in cohort.runs:
             oracles = True
+        elif a in cohort.runs and b in cohort.runs and not cohort.ranked:
+            others.append(cohort)
         elif a in cohort.runs and b in cohort.runs:
             by_method = {s.method: s for s in score(cohort, resamples)}
             rows.append(_compared(cohort, by_method[a], by_method[b]))
@@ -91,6 +100,8 @@ def compare(
             f"{a} and {b} were run under the oracle protocol alone, which chooses on test; such runs are not compared.",
             code="compare-unlike-runs",
         )
+    if not rows:
+        ranked_alone(others)
     if not rows and (differ := _apart(cohorts, a, b)):
         raise MilbenchError(
             f"{a} and {b} were never run under the same conditions ({', '.join(differ)} differ), and a comparison "
@@ -102,6 +113,7 @@ def compare(
             f"no cohort in {results} was run with both {a} and {b}; run a suite with -m {a} -m {b}.",
             code="results-missing",
         )
+    rows += [_left_out(cohort, a, b) for cohort in others]
     return pd.DataFrame(rows, columns=list(COMPARISON))
 
 
@@ -153,6 +165,17 @@ def _compared(cohort: RunGroup, a: Scores, b: Scores) -> dict[str, Any]:
         "seeds": len({seed for _, seed in cohort.cells}), "folds": len({fold for fold, _ in cohort.cells}),
         "reason": "; ".join(bad) or ("" if known else NO_AUC), "conditions": cohort.label,
         "waived": ", ".join(cohort.waived()), "note": _of_orders(cohort, a, b) if unequal else "",
+    }  # fmt: skip
+
+
+def _left_out(cohort: RunGroup, a: str, b: str) -> dict[str, Any]:
+    nan = float("nan")
+    numbers = dict.fromkeys(("auc_a", "auc_b", "difference", "low", "high", "p"), nan)
+    folds, seeds = (len(set(part)) for part in zip(*cohort.cells, strict=True))
+    return {
+        "suite": cohort.suite.name, "version": cohort.suite.version, "data": cohort.data, "unit": cohort.suite.unit,
+        "a": a, "b": b, **numbers, "told_apart": None, "seeds": seeds, "folds": folds, "reason": NOT_RANKED,
+        "conditions": cohort.label, "waived": ", ".join(cohort.waived()), "note": "",
     }  # fmt: skip
 
 

@@ -27,7 +27,7 @@ from .cross_cohort import CrossCohortComparison, across
 from .notes import _notes
 from .published_figures import compare_with_published
 from .resource_use import AXES, FRONTS, SPENT, curves, mark_pareto_optimal, price_of, spent
-from .runs_table import RunGroup, read_cohorts, repetition_of
+from .runs_table import RunGroup, ranked_alone, read_cohorts, repetition_of
 from .scores import Scores, difference, rounded_off, run_scores, same_trainings, score
 
 __all__ = [
@@ -210,11 +210,12 @@ def evaluate(
         raise MilbenchError(
             f"the price of a device-hour is {price_per_hour}; it must be positive.", code="option-bad-value"
         )
-    cohorts = read_cohorts(Path(results), suite, data, all_runs=all_runs, without=without)
+    cohorts, of_other_tasks = ranked_alone(read_cohorts(Path(results), suite, data, all_runs=all_runs, without=without))
     if threshold_rule is not None:
         rule = threshold.named(threshold_rule)
         cohorts = [replace(c, suite=c.suite.model_copy(update={"threshold": rule})) for c in cohorts]
     environment, costs, notes = _one_environment(cohorts)
+    notes += of_other_tasks
     shown = {(c.key, method) for c in cohorts if c.spec.tuning is None for method in c.runs}
     notes += cost_notes({key: cost.record for key, cost in costs.items() if cost.outcome == "ok" and key in shown})
     rows: list[dict[str, Any]] = []

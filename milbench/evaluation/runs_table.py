@@ -30,10 +30,10 @@ from ..runs.current_runs import (
     table_key,
 )
 from ..runs.store import CostRecord, RunRecord, Store, read_costs, read_runs, read_suite, suite_folders
-from ..tasks import task_named
+from ..tasks import is_ranked, task_named
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Sequence
 
     from ..config import RunSpec, Suite
 
@@ -99,6 +99,11 @@ class RunGroup:
     def oracle(self) -> bool:
         """Return whether the runs were selected on test, and so are never ranked."""
         return self.spec.protocol.checkpoint == "oracle"
+
+    @property
+    def ranked(self) -> bool:
+        """Return whether tables of AUC are made of its runs."""
+        return is_ranked(self.spec.task)
 
     def labels(self) -> pd.DataFrame:
         """Read the labels, once: indexed by ``slide_id`` (text), columns ``patient_id`` (text) and ``label`` (int),
@@ -286,6 +291,27 @@ def read_cohorts(
         f"{root} holds no finished runs{f' of {suite}' if suite else ''}; run: milbench run quickstart.",
         code="results-missing",
     )
+
+
+def ranked_alone(cohorts: Sequence[RunGroup]) -> tuple[list[RunGroup], list[str]]:
+    """Return the cohorts of which tables of AUC are made, and a note on each of the others.
+
+    Raises:
+        MilbenchError: there are cohorts, and none is of classification.
+    """
+    ranked = [cohort for cohort in cohorts if cohort.ranked]
+    others = dict.fromkeys((cohort.key, cohort.spec.task) for cohort in cohorts if not cohort.ranked)
+    if others and not ranked:
+        key, task = next(iter(others))
+        raise MilbenchError(
+            f"{key} is of the task {task}, and tables of AUC are of classification alone; score its predictions by "
+            "milbench.tasks.",
+            code="results-not-ranked",
+        )
+    return ranked, [
+        f"{key} is left out: it is of the task {task}, and tables of AUC are of classification alone."
+        for key, task in others
+    ]
 
 
 def _tables(

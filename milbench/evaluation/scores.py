@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from ..config import Suite, ThresholdRule
-from .runs_table import Cell, Kept, RunGroup, read_cohorts, repetition_of
+from .runs_table import Cell, Kept, RunGroup, ranked_alone, read_cohorts, repetition_of
 
 #: Seed of the bootstrap: the same results give the same table.
 SEED = 0
@@ -234,14 +234,10 @@ def score(cohort: RunGroup, resamples: int, kept: Kept | None = None) -> list[Sc
             protocol would have kept of the same trainings.
 
     Raises:
-        MilbenchError: methods were tested on different bags, or a file is missing or damaged.
+        MilbenchError: the cohort is of another task than classification, methods were tested on different bags, or a
+            file is missing or damaged.
     """
-    if cohort.spec.task != CLASSIFICATION:
-        raise MilbenchError(
-            f"cohort {cohort.data} of suite {cohort.suite.name} is of the task {cohort.spec.task}, and tables of AUC "
-            "are of classification alone; leave it out with --data, or score its predictions by milbench.tasks.",
-            code="results-not-ranked",
-        )
+    ranked_alone([cohort])
     labels, classes = cohort.labels(), len(cohort.classes())
     kept = kept or ("oracle" if cohort.oracle else None)
     rule: ThresholdRule | None = cohort.suite.threshold if classes == 2 and kept is None else None
@@ -568,8 +564,8 @@ def _rows_of(
 
 def run_scores(root: Path, suite: str | None = None, data: str | None = None) -> pd.DataFrame:
     """Return one row an ``ok`` run: suite, version, data, method, conditions, tuned, checkpoint, fold, seed, bags, and
-    every metric; no intervals."""
-    parts: Iterable[pd.DataFrame] = _run_scores(read_cohorts(root, suite, data))
+    every metric; no intervals. Cohorts of other tasks than classification are left out."""
+    parts: Iterable[pd.DataFrame] = _run_scores(ranked_alone(read_cohorts(root, suite, data))[0])
     return pd.concat(parts, ignore_index=True)
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from ..evaluation.comparison import NO_AUC
+from ..evaluation.comparison import NO_AUC, NOT_RANKED
 from ..formatting.text import fixed, with_interval
 from .tables import units, with_seeds
 
@@ -20,7 +20,7 @@ def comparison_lines(table: pd.DataFrame) -> list[str]:
         head = f"{row.suite}-v{row.version} / {where}: {row.a} {fixed(row.auc_a)}, {row.b} {fixed(row.auc_b)}"
         head += f" (run in spite of {row.waived}, waived)" if row.waived else ""
         if row.told_apart is None:
-            why = row.reason if row.reason == NO_AUC else f"not every run ended ok ({row.reason})"
+            why = row.reason if row.reason in (NO_AUC, NOT_RANKED) else f"not every run ended ok ({row.reason})"
             lines.append(f"{head}; not compared, because {why}.")
             continue
         word = "separated" if row.told_apart else "not separated"

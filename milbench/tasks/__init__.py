@@ -18,7 +18,17 @@ from ._base import Monitor, Predictions, Target, Task
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["CLASSIFICATION", "Monitor", "Predictions", "Target", "Task", "binary_logit", "task_named", "task_names"]
+__all__ = [
+    "CLASSIFICATION",
+    "Monitor",
+    "Predictions",
+    "Target",
+    "Task",
+    "binary_logit",
+    "is_ranked",
+    "task_named",
+    "task_names",
+]
 
 #: Entry points of this group add tasks: a `Task`, or its class.
 GROUP = "milbench.tasks"
@@ -30,6 +40,11 @@ CLASSIFICATION = "classification"
 @cache
 def _modules() -> tuple[str, ...]:
     return tuple(sorted(m.name for m in pkgutil.iter_modules(__path__) if not m.name.startswith("_")))
+
+
+def is_ranked(name: str) -> bool:
+    """Return whether cohorts of the task of this name stand in tables of AUC; the task need not be installed."""
+    return name == CLASSIFICATION
 
 
 def task_names() -> tuple[str, ...]:

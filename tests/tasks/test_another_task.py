@@ -13,9 +13,15 @@ from support.refusal import refused
 from support.small import opened, write_cohort
 
 from milbench import plug_ins, tasks
+from milbench.cli import run_verb
 from milbench.config import DataSpec, Protocol, SplitSpec, Suite
 from milbench.data.cohort import load_cohort
+from milbench.data.cohort import write_cohort as write_stored_cohort
 from milbench.errors import Unsupported
+from milbench.evaluation.comparison import NOT_RANKED, compare
+from milbench.evaluation.leaderboard import evaluate, leaderboard
+from milbench.evaluation.scores import run_scores
+from milbench.report.comparison import comparison_lines
 from milbench.runs.plan import make_plan
 from milbench.runs.run_tasks import RunTask
 from milbench.runs.store import read_runs
@@ -153,6 +159,66 @@ def test_the_store_takes_the_columns_of_the_task_that_a_run_names(doses):
     plan.store.publish_run(as_class.run_id, {"spec": as_class, "outcome": "ok"}, of_classes)
 
 
+def run_here(folder, *, methods=("mean", "max"), **cohorts):
+    """Run a suite of cohorts by their tasks in this process, where the tasks are known; return its plan."""
+    data = tuple(spec(name=name, labels=f"{name}.csv", task=task) for name, task in cohorts.items())
+    recipe = {"optimizer": "sgd", "lr": 0.1, "epochs": 2, "patience": None}
+    made = Suite(name="-".join(cohorts), methods=methods, data=data, cost=False, device="cpu", recipe=recipe,
+                 base=folder)  # fmt: skip
+    plan = make_plan(made, folder / "results")
+    plan.store.prepare()
+    for cohort in plan.cohorts:
+        write_stored_cohort(cohort, plan.store.cohort(cohort.name, cohort.fingerprint))
+    for run in plan.runs:
+        value = work(RunTask(run.task)).value
+        record = {"spec": run.task.spec, "outcome": "ok", "method": run.method.canonical, **value["record"]}
+        plan.store.publish_run(run.task.spec.run_id, record, value["predictions"], value["history"])
+    return plan
+
+
+@pytest.fixture
+def labelled(doses):
+    """A cohort with labels of three kinds, named as the cohorts below."""
+    folder, dose = doses
+    table = pd.read_csv(folder / "labels.csv")
+    table.to_csv(folder / "amount.csv", index=False)
+    table = table.assign(label=(table["label"] > np.median(list(dose.values()))).astype(int))
+    for name in ("kind", "grade"):
+        table.to_csv(folder / f"{name}.csv", index=False)
+    return folder
+
+
+def test_cohorts_of_other_tasks_leave_the_tables_of_the_others_as_they_are(labelled, monkeypatch):
+    results = labelled / "results"
+    run_here(labelled, kind="classification")
+    alone = leaderboard(results, resamples=20)
+    run_here(labelled, amount="dose")
+    board = evaluate(results, resamples=20, details=False)
+    pd.testing.assert_frame_equal(board.table, alone)
+    assert [note for note in board.notes if "amount-v1 / amount" in note and "dose" in note]
+    assert set(run_scores(results)["data"]) == {"kind"}
+    of_classes, of_doses = (row for _, row in compare("mean", "max", results, resamples=20).iterrows())
+    assert of_classes["data"] == "kind"
+    assert np.isfinite(of_classes["difference"])
+    assert (of_doses["data"], of_doses["told_apart"], of_doses["reason"]) == ("amount", None, NOT_RANKED)
+    assert any("amount" in line and NOT_RANKED in line for line in comparison_lines(compare("mean", "max", results)))
+    for table in (evaluate, run_scores, lambda root: compare("mean", "max", root)):
+        with refused("results-not-ranked", "amount-v1 / amount", "dose"):
+            table(results / "amount-v1")
+
+
+def test_a_run_ends_with_the_table_of_its_cohorts_of_classification(labelled, capsys):
+    mixed = run_here(labelled, kind="classification", amount="dose")
+    run_verb._report(mixed, None)
+    shown = capsys.readouterr().out
+    assert "kind" in shown
+    assert "amount is left out" in " ".join(shown.split())
+    run_verb._report(run_here(labelled, grade="grades"), None)
+    shown = capsys.readouterr().out
+    assert "No table of AUC" in shown
+    assert "grade (task grades)" in shown
+
+
 def test_models_are_kept_of_classification_alone(tmp_path):
     write_cohort(tmp_path)
     for name, kept in (("classification", ("0", "1")), ("grades", None)):
@@ -176,7 +242,7 @@ def test_a_task_without_a_name_and_two_tasks_of_one_name_are_refused_where_they_
         point_of("grades", "support.grades:TASK", grades.TASK),
         point_of("grades", "support.grades:TASK", grades.TASK),  # of one package in two places of the path
     ]
-    monkeypatch.setattr(tasks, "entry_points", lambda group: points)
+    monkeypatch.setattr(plug_ins, "entry_points", lambda group: points)
     with refused("plugin-broken", "nameless", "first:Nameless"):
         tasks.task_named("nameless")
     with refused("name-taken", "'twice'", "first:TASK", "second:TASK"):
