@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from ..errors import MilbenchError
 from ..evaluation import ablation, cross_cohort, known_answers
 from ..evaluation import published_figures as published
 from ..formatting.text import count, listed
@@ -259,8 +260,9 @@ def _protocols(board: Leaderboard) -> Section:
     df = board.table
     blocks: list[Block] = []
     for name, suite in board.suites.items():
-        shown = df["method"][df["suite"] + "-v" + df["version"].astype(str) == name]
-        words = _protocol(suite, {method.partition("[")[0] for method in shown})
+        shown = df[df["suite"] + "-v" + df["version"].astype(str) == name]
+        methods = {method.partition("[")[0] for method in shown["method"]}
+        words = _protocol(suite, methods, set(shown["data"]))
         blocks.append(Prose.of(Strong(f"{name}."), f" {words}"))
     cohorts = Listing(tuple(Prose.of(*_cohort_spans(cohort)) for cohort in board.cohorts))
     return Section("Suite and protocol", (*blocks, Prose.of("Cohorts:"), cohorts))
@@ -284,10 +286,10 @@ def _cohort_spans(c: Mapping[str, Any]) -> Iterator[Span]:
     yield f". Run in spite of {listed(c['waived'])}, which the suite waives." if c["waived"] else "."
 
 
-def _protocol(suite: Mapping[str, Any], methods: set[str]) -> str:
-    """Describe how runs were made; ``methods`` are the names, without parameters, that the table shows."""
+def _protocol(suite: Mapping[str, Any], methods: set[str], cohorts: set[str]) -> str:
+    """Describe how runs were made; ``methods``, named without parameters, and ``cohorts`` are those of the table."""
     protocol = suite["protocol"]
-    kept = "the last model" if protocol["checkpoint"] == "last" else f"the model with {_monitored(suite)}"
+    kept = "the last model" if protocol["checkpoint"] == "last" else f"the model with {_monitored(suite, cohorts)}"
     rule = f"{kept} is kept; training, selection and early stopping see no test label."
     if protocol["checkpoint"] == "oracle":
         rule = (
@@ -320,10 +322,18 @@ def _protocol(suite: Mapping[str, Any], methods: set[str]) -> str:
     return " ".join(part for part in parts if part)
 
 
-def _monitored(suite: Mapping[str, Any]) -> str:
-    """Describe the value by which checkpoints are selected, in the words of the tasks of the suite's cohorts."""
-    tasks = dict.fromkeys(data.get("task", CLASSIFICATION) for data in suite["data"])
-    return listed(list(dict.fromkeys(task_named(task).monitor(suite["protocol"]["monitor"]).best for task in tasks)))
+def _monitored(suite: Mapping[str, Any], cohorts: set[str]) -> str:
+    """Describe the value by which checkpoints are selected, in the words of the tasks of some of the suite's cohorts.
+
+    Where a package of a task is not installed here, or a cohort is no longer in the suite, by the monitor's name.
+    """
+    monitor = suite["protocol"]["monitor"]
+    tasks = dict.fromkeys(data.get("task", CLASSIFICATION) for data in suite["data"] if data["name"] in cohorts)
+    try:
+        words = dict.fromkeys(task_named(task).monitor(monitor).best for task in tasks)
+    except MilbenchError:
+        words = {}
+    return listed(list(words)) if words else f"the best {monitor}"
 
 
 def _decision(suite: Mapping[str, Any]) -> str:

@@ -21,6 +21,7 @@ from milbench.errors import Unsupported
 from milbench.evaluation.comparison import NOT_RANKED, compare
 from milbench.evaluation.leaderboard import evaluate, leaderboard
 from milbench.evaluation.scores import run_scores
+from milbench.report.build import _monitored, build_report
 from milbench.report.comparison import comparison_lines
 from milbench.runs.plan import make_plan
 from milbench.runs.run_tasks import RunTask
@@ -217,6 +218,17 @@ def test_a_run_ends_with_the_table_of_its_cohorts_of_classification(labelled, ca
     shown = capsys.readouterr().out
     assert "No table of AUC" in shown
     assert "grade (task grades)" in shown
+
+
+def test_a_report_of_classification_needs_no_package_of_another_cohorts_task(labelled, monkeypatch):
+    plan = run_here(labelled, kind="classification", amount="dose")
+    monkeypatch.setattr(tasks, "entry_points", lambda group: [])
+    tasks._task_named.cache_clear()
+    board = evaluate(plan.store.folder, resamples=20, details=False)
+    assert "the smallest validation loss" in str(build_report(board))
+    suite = board.suites["kind-amount-v1"]
+    assert _monitored(suite, {"kind"}) == "the smallest validation loss"
+    assert _monitored(suite, {"amount"}) == "the best val_loss"
 
 
 def test_models_are_kept_of_classification_alone(tmp_path):
