@@ -222,7 +222,7 @@ def test_a_run_ends_with_the_table_of_its_cohorts_of_classification(labelled, ca
 
 def test_a_report_of_classification_needs_no_package_of_another_cohorts_task(labelled, monkeypatch):
     plan = run_here(labelled, kind="classification", amount="dose")
-    monkeypatch.setattr(tasks, "entry_points", lambda group: [])
+    monkeypatch.setattr(plug_ins, "entry_points", lambda group: [])
     tasks._task_named.cache_clear()
     board = evaluate(plan.store.folder, resamples=20, details=False)
     assert "the smallest validation loss" in str(build_report(board))
