@@ -71,8 +71,7 @@ CODES = {
         "Rename it: letters, digits, '.', '_' and '-' always work.",
     ),
     "name-taken": ErrorCode(
-        "Two methods, metrics, tasks or folds have one name, or a metric has the name of a column.",
-        "Rename one of them.",
+        "Two methods, metrics or folds have one name, or a metric has the name of a column.", "Rename one of them."
     ),
     "file-missing": ErrorCode("A file or folder does not exist.", "Correct the path, or copy the file again."),
     "file-unreadable": ErrorCode(

@@ -257,6 +257,6 @@ def test_a_task_without_a_name_and_two_tasks_of_one_name_are_refused_where_they_
     monkeypatch.setattr(plug_ins, "entry_points", lambda group: points)
     with refused("plugin-broken", "nameless", "first:Nameless"):
         tasks.task_named("nameless")
-    with refused("name-taken", "'twice'", "first:TASK", "second:TASK"):
+    with refused("plugin-broken", "twice", "first:TASK", "second:TASK"):
         tasks.task_named("twice")
     assert tasks.task_named("grades") is grades.TASK
