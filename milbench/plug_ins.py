@@ -87,7 +87,9 @@ def blamed(what: str, fault: str = "fails", refusals: bool = True) -> Iterator[N
 
 def warn_left_out(error: MilbenchError) -> None:
     """Say on stderr that an addition is left out, and why."""
-    print(console(f"warning: left out: {error}"), file=sys.stderr, flush=True)
+    if sys.stderr is not None:  # closed by who started the command
+        sys.stderr.write(console(f"warning: left out: {error}") + "\n")
+        sys.stderr.flush()
 
 
 def summary(loaded: Any) -> str:
