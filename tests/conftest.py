@@ -13,8 +13,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 @pytest.fixture(autouse=True, scope="session")
 def _own_cache(tmp_path_factory):
     if "MILBENCH_CACHE" not in os.environ:
-        os.environ["MILBENCH_CACHE"] = str(tmp_path_factory.mktemp("milbench-cache"))
-    return
+        base = tmp_path_factory.getbasetemp()
+        if "PYTEST_XDIST_WORKER" in os.environ:  # one cache for all workers
+            base = base.parent
+        os.environ["MILBENCH_CACHE"] = str(base / "milbench-cache")
 
 
 @pytest.fixture(scope="session")
