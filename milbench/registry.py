@@ -314,8 +314,10 @@ class Method:
         """
         import torch
 
+        from .nn.meta import WithoutDraws
+
         try:
-            with torch.device("meta"):
+            with torch.device("meta"), WithoutDraws():
                 return sum(p.numel() for p in self.create(in_dim, n_classes).parameters())
         except MilbenchError as error:
             if isinstance(error, Unsupported):

@@ -17,8 +17,6 @@ from itertools import combinations
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy import sparse, stats
-from scipy.sparse import csgraph
 
 from ...formatting.text import count, some
 from ..cache.encoders import encoder_groups, kinds_are_classes
@@ -227,7 +225,9 @@ def _close(of: Sketch, slides: NDArray[np.int64]) -> list[NDArray[np.int64]]:
         limit = SIMILAR * 2 * spread * len(of.thrown[members[0]])  # unrelated rows are 2 spreads apart
         pairs = np.array(list(_pairs_within(points, limit)), dtype=np.int64).reshape(-1, 2)
         if len(pairs):
-            graph = sparse.coo_matrix((np.ones(len(pairs)), pairs.T), shape=(len(members), len(members)))
+            from scipy.sparse import coo_matrix, csgraph
+
+            graph = coo_matrix((np.ones(len(pairs)), pairs.T), shape=(len(members), len(members)))
             _, which = csgraph.connected_components(graph, directed=False)
             sizes = np.bincount(which)
             groups += [members[which == i] for i in np.flatnonzero(sizes > 1)]
@@ -298,6 +298,9 @@ def _almost(means: Array, y: NDArray[np.int64]) -> dict[int, float]:
     a column of class numbers has 1, whatever their order; with two classes it is the usual one. The
     significance is that of Kruskal and Wallis' test, with Bonferroni's correction for the number of columns.
     """
+    from scipy.special import chdtrc
+    from scipy.stats import rankdata
+
     n, d = means.shape
     present = np.unique(y)
     if len(present) < 2:
@@ -305,13 +308,13 @@ def _almost(means: Array, y: NDArray[np.int64]) -> dict[int, float]:
     aucs = []
     for a, b in combinations(present, 2):
         both = (y == a) | (y == b)
-        ranks = stats.rankdata(means[both], axis=0)
+        ranks = rankdata(means[both], axis=0)
         is_b = y[both] == b
         na, nb = int((~is_b).sum()), int(is_b.sum())
         auc = (ranks[is_b].sum(0) - nb * (nb + 1) / 2) / (na * nb)
         aucs.append(np.maximum(auc, 1 - auc))
     auc = np.mean(aucs, 0)
-    ranks = stats.rankdata(means, axis=0)
+    ranks = rankdata(means, axis=0)
     between = sum((y == c).sum() * (ranks[y == c].mean(0) - (n + 1) / 2) ** 2 for c in present)
-    p = stats.chi2.sf(12 / (n * (n + 1)) * between, len(present) - 1)
+    p = chdtrc(len(present) - 1, 12 / (n * (n + 1)) * between)
     return {int(j): float(auc[j]) for j in np.flatnonzero((auc >= ALMOST) & (p * d < FALSE_ALARM_RATE))}

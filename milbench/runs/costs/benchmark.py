@@ -38,7 +38,8 @@ SAMPLE = 16  # bags that inference is timed on
 #: How costs are measured; measurements made in another way are not mixed in. 2: interleaved, on the same steps.
 COST_VERSION = 2
 ROUNDS = 3  # measurements of a method's time, other methods in between
-STEPS = 6  # training steps that are timed over and over
+STEPS = 6  # training steps that are timed over and over; each is timed once a round, where there is time
+PASSES = 5  # over the bags of inference, at least, in a round
 MIN_SECONDS, MAX_SECONDS = 0.1, 3.0  # of one measurement of inference, and of one of training
 _WARM_SECONDS = 1.0
 #: Quantities counted in the first round alone.
@@ -52,6 +53,7 @@ class CostTask:
     Attributes:
         turn: how many measurements of the method's time there were before. Only the first counts operations. Each times
             some of the training steps in any case, and all of them together, however slow the method.
+        yardstick: whether the machine's own rates are measured after the time.
     """
 
     kind: Kind
@@ -65,6 +67,7 @@ class CostTask:
     device_type: str
     turn: int = 0
     task: str = CLASSIFICATION
+    yardstick: bool = True
 
     @property
     def target_task(self) -> Task:
@@ -80,11 +83,12 @@ class CostTask:
 def measure(task: CostTask, cache: FeatureCache, device: torch.device) -> dict[str, Any]:
     """Measure one kind of cost; the keys are those of ``cost.json``, those of ``time`` after `pooled`.
 
-    With ``time`` comes ``yardstick``: the machine's own rates after it, see `milbench.measure.yardstick`.
+    With ``time`` comes ``yardstick``: the machine's own rates after it, where the task wants them, see
+    `milbench.measure.yardstick`.
     """
     torch.manual_seed(0)
     if task.kind == "time":
-        return _time(task, cache, device) | {"yardstick": yardstick(device)}
+        return _time(task, cache, device) | ({"yardstick": yardstick(device)} if task.yardstick else {})
     return {task.kind: _memory(task, cache, device)}
 
 
@@ -160,7 +164,9 @@ def _time(task: CostTask, cache: FeatureCache, device: torch.device) -> dict[str
                 model.probabilities(model(bags))
 
     model.eval()
-    passes = time_calls(infer, warmup=2, min_seconds=MIN_SECONDS, max_seconds=MAX_SECONDS, device=device)
+    passes = time_calls(
+        infer, warmup=2, min_iterations=PASSES, min_seconds=MIN_SECONDS, max_seconds=MAX_SECONDS, device=device
+    )
     middle = test[len(test) // 2]
     counted = {"flops_per_bag_infer": count_flops(lambda: model(middle))} if task.turn == 0 else {}
 
@@ -168,7 +174,7 @@ def _time(task: CostTask, cache: FeatureCache, device: torch.device) -> dict[str
     steps = _Steps(model, task, cache, device)
     steps.warm_up()
     timed = time_calls(
-        steps, warmup=0, min_iterations=2 * len(steps), min_seconds=MIN_SECONDS, max_seconds=MAX_SECONDS,
+        steps, warmup=0, min_iterations=len(steps), min_seconds=MIN_SECONDS, max_seconds=MAX_SECONDS,
         at_least=steps.own, device=device,
     )  # fmt: skip
     if task.turn == 0:

@@ -5,6 +5,8 @@ The methods of a cohort are interleaved over several rounds: whatever slows the 
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
@@ -152,16 +154,36 @@ def measure_costs(store: Store, costs: Sequence[Cost], timeout_s: float | None) 
         return cost.record["data"], cost.record["fingerprint"]
 
     for _, group in groupby(sorted(costs, key=cohort), key=cohort):
-        measured = [_CostMeasurement.of(cost) for cost in group]
+        measured, yardstick = [_CostMeasurement.of(cost) for cost in group], _LatestYardstick()
         for turn in range(ROUNDS):
             # Alternate the order each round, so that drift affects all methods equally.
             for one in measured if turn % 2 == 0 else reversed(measured):
                 if one.outcome == "ok" and len(one.turns) == turn:
-                    one.take_turn(timeout_s)
+                    one.take_turn(timeout_s, yardstick)
                     one.publish(store)
                     yield CostProgress(
                         one.cost, turn, one.outcome, one.reason, one.outcome != "ok" or turn == ROUNDS - 1
                     )
+
+
+#: Seconds for which the rates of a machine are taken for its rates now. They take as long to measure as a small method.
+YARDSTICK_S = 2.0
+
+
+@dataclass
+class _LatestYardstick:
+    """The machine's own rates, and when a measurement that took them had ended."""
+
+    rates: dict[str, float] | None = None
+    at: float = -math.inf
+
+    def now(self) -> dict[str, float] | None:
+        """Return the rates where they are of now."""
+        return self.rates if time.monotonic() - self.at <= YARDSTICK_S else None
+
+    def take(self, rates: dict[str, float]) -> None:
+        """Keep rates that have just been measured."""
+        self.rates, self.at = rates, time.monotonic()
 
 
 @dataclass
@@ -182,17 +204,20 @@ class _CostMeasurement:
             return cls(cost, exists=kept is not None)
         return cls(cost, record=kept, turns=unpooled(kept), exists=True)
 
-    def take_turn(self, timeout_s: float | None) -> None:
+    def take_turn(self, timeout_s: float | None, yardstick: _LatestYardstick) -> None:
         if not self.turns:
             self._memory(timeout_s)
         if self.outcome == "ok":
-            task = replace(self.cost.task, turn=len(self.turns))
+            rates = yardstick.now()
+            task = replace(self.cost.task, turn=len(self.turns), yardstick=rates is None)
             load = Load()
             ((_, result),) = run_all(work, [(None, task)], 1, timeout_s)
             moment: dict[str, Any] = load.reading() | {"at": now(), "threads": task.threads}
             if (value := self._value("time", result)) is not None:
                 self.record.setdefault("environment", value.pop("environment"))
-                if (rates := value.pop("yardstick", None)) is not None:
+                if (taken := value.pop("yardstick", None)) is not None:
+                    yardstick.take(rates := taken)
+                if rates is not None:
                     moment["yardstick"] = rates
                 self.turns.append(value)
                 self.record["moments"] = [*self.record.get("moments", ()), moment]

@@ -34,11 +34,11 @@ from .base import REPEATS, Launcher, Outcome, Work
 
 Key = TypeVar("Key")
 
-#: Modules that the fork server imports once. The compilers of torch are not used, but optimizers and the switch to
-#: deterministic algorithms import them: seconds that every process would spend anew.
+#: Modules that the fork server imports once. The compiler of torch is not used, but the counting of operations imports
+#: it: a second that every process would spend anew.
 PRELOAD = [
     "milbench.runs.launchers.local", "milbench.runs.run_tasks", "milbench.runs.costs.benchmark",
-    "milbench.runs.scaling.measurement", "milbench.runs.tuning.trial", "torch._dynamo", "torch._inductor",
+    "milbench.runs.scaling.measurement", "milbench.runs.tuning.trial", "torch._dynamo",
     "torch._meta_registrations", "pyarrow.parquet", "safetensors.torch",
 ]  # fmt: skip
 METHOD = "forkserver" if "forkserver" in mp.get_all_start_methods() else "spawn"
