@@ -65,7 +65,7 @@ def matrix_figure(matrix: np.ndarray, method: str, off_diagonal: float, note: st
         bar.set_label("share of the bag representation")
         ticks = (top * np.linspace(0, 1, 5) ** 2).tolist()
         bar.set_ticks(ticks, labels=[f"{t:.2g}" for t in ticks])
-        figure.canvas.draw()
+        figure.draw_without_rendering()
     return figure
 
 
@@ -113,7 +113,7 @@ def heatmap_figure(coords: np.ndarray, scores: np.ndarray, source: str, step: fl
         bar.set_ticks(ticks.tolist(), labels=[f"{tick:.3g}" for tick in ticks])
         bar.minorticks_off()
         bar.set_label(wrapped(f"{label}; {words}, largest {largest:.3g}", 0.85 * down, "medium"))
-        figure.canvas.draw()
+        figure.draw_without_rendering()
     return figure
 
 
@@ -137,7 +137,7 @@ def curves_figure(curves: Sequence[tuple[str, Curves]], target: str) -> Figure:
             set_xlabel(ax, "share put in, or taken out", 2.6)
             ax.legend(frameon=False, fontsize="small")
         axes[0].set_ylabel(wrapped(f"probability of {target}", 2.2, "medium"))
-        figure.canvas.draw()
+        figure.draw_without_rendering()
     return figure
 
 

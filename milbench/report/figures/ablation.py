@@ -50,7 +50,7 @@ def effect_figure(table: pd.DataFrame) -> Figure:
             set_title(ax, f"{block['data'].iloc[0]} (reference {block['reference_auc'].iloc[0]:.3f})", _AXIS)
             set_xlabel(ax, "Difference in test AUC to the reference, 95 % interval", _AXIS)
             ax.grid(axis="y", visible=False)
-        figure.canvas.draw()
+        figure.draw_without_rendering()
         figure.set_layout_engine("none")
     return figure
 

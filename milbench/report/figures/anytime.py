@@ -59,5 +59,5 @@ def anytime_figure(curves: pd.DataFrame) -> Figure | None:
         axes[0].set_ylabel("Validation AUC, mean and range of runs")
         handles = {name: handle for ax in axes for handle, name in zip(*ax.get_legend_handles_labels(), strict=True)}
         legend_below(figure, list(handles.values()))
-        figure.canvas.draw()
+        figure.draw_without_rendering()
     return figure

@@ -48,7 +48,7 @@ def name_points(figure: Figure, panels: Sequence[Named]) -> None:
 
     The list stands to the right of the panels, and the figure grows by its width. The layout is final afterwards.
     """
-    figure.canvas.draw()
+    figure.draw_without_rendering()
     figure.set_layout_engine("none")
     placed = [_place(panel, panel.names) for panel in panels]
     if all(clear for _, _, clear in placed):
@@ -68,7 +68,7 @@ def name_points(figure: Figure, panels: Sequence[Named]) -> None:
     figure.set_layout_engine("constrained")
     figure.legend(handles=entries, loc="outside right upper", ncols=columns, frameon=False, fontsize="small",
                   handlelength=1, handletextpad=0, labelspacing=0.3, columnspacing=1)  # fmt: skip
-    figure.canvas.draw()
+    figure.draw_without_rendering()
     figure.set_layout_engine("none")
     for panel in panels:
         _place(panel, [numbers[name] for name in panel.names])

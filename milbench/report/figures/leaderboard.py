@@ -101,6 +101,7 @@ def auc_figure(df: pd.DataFrame) -> Figure:
             ax.set_xlim(max(0.0, floor - 0.03), 1.02)
         no_skill_line = Line2D([], [], color=GREY, lw=1, ls=(0, (4, 3)), label="chance")
         _finish(figure, df, [no_skill_line])
+        figure.draw_without_rendering()  # ticks are made when they are first drawn, in the style of this context
     return figure
 
 
@@ -223,4 +224,3 @@ def _finish(figure: Figure, df: pd.DataFrame, more: list[Line2D]) -> None:
         if (df["family"] == family).any()
     ]
     legend_below(figure, [*handles, *more])
-    figure.canvas.draw()

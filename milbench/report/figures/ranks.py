@@ -76,7 +76,7 @@ def critical_difference_figure(result: Friedman, names: Sequence[str]) -> Figure
         limit = result.critical_difference
         ax.plot([1, 1 + limit], [-0.47, -0.47], color=_DARK, lw=1.2, marker="|", ms=7, clip_on=False)
         ax.annotate(rule, (1, -0.47), xytext=(0, 6), textcoords="offset points", ha="left", annotation_clip=False)
-        figure.canvas.draw()
+        figure.draw_without_rendering()
     return figure
 
 
@@ -100,5 +100,5 @@ def profile_figure(profiles: Mapping[str, Profile], label: str = "Score") -> Fig
             ax.fill_between(p.thresholds, p.low, p.high, color=styles[name]["color"], alpha=0.15, lw=0)
         ax.set(xlabel=f"{label} τ", ylabel="Share of runs above τ, 95 % interval", ylim=(-0.02, 1.02))
         legend_below(figure, ax.get_legend_handles_labels()[0])
-        figure.canvas.draw()
+        figure.draw_without_rendering()
     return figure

@@ -73,7 +73,7 @@ def ladder_figure(df: pd.DataFrame) -> Figure | None:
             bottom, top = row[0].get_ylim()
             if top < 200 * bottom:  # few powers of ten, or none
                 row[0].yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        figure.canvas.draw()
+        figure.draw_without_rendering()
         figure.set_layout_engine("none")
         # Only after the layout is final are lengths in pixels known.
         for row, column in zip(axes, _PANELS, strict=True):
