@@ -39,9 +39,9 @@ def test_every_slow_test_names_a_fast_one():
                 fast.add(f"{where}::{node.name}")
         for call in ast.walk(tree):  # a case of a parametrised test
             if isinstance(call, ast.Call) and ast.unparse(call.func) == "pytest.param":
-                found = [mark for k in call.keywords if k.arg == "marks" for mark in ast.walk(k.value)
+                named = [mark for k in call.keywords if k.arg == "marks" for mark in ast.walk(k.value)
                          if isinstance(mark, ast.Call) and _is_slow(mark)]  # fmt: skip
-                slow.setdefault(f"{where}::case", []).extend(found)
+                slow.setdefault(f"{where}::case", []).extend(named)
         marks_read += text.count("pytest.mark.slow") if path != Path(__file__) else 0
     assert [line for name, marks in slow.items() for line in _wrong(name, marks, fast)] == []
     # None was missed: on a class, in a variable, as a mark of a whole file.
