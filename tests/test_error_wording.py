@@ -177,7 +177,7 @@ MAKE: dict[str, Callable[[Path], object]] = {
     "path-outside": outside,
     "path-wrong-kind": lambda tmp: importing("data.input_files.regular", "regular_size")(tmp),
     "patient-rule-bad": lambda tmp: importing("data.audit.patients", "check_rule")("("),
-    "results-missing": lambda tmp: importing("runs.store", "suite_folders")(tmp / "none"),
+    "results-missing": lambda tmp: importing("runs.records", "suite_folders")(tmp / "none"),
     "schema-unknown": made_by_another_version,
     "scores-not-finite": lambda tmp: importing("stats.checks", "finite_scores")([np.nan]),
     "slide-twice": lambda tmp: written(tmp, ("a", X), ("a", X)),

@@ -39,7 +39,7 @@ def test_a_name_is_loaded_on_first_use():
 @pytest.mark.parametrize(
     "name",
     [
-        "stats", "metrics", "runs.store", "runs.status", "runs.current_runs", "evaluation.leaderboard",
+        "stats", "metrics", "runs.records", "runs.store", "runs.status", "runs.current_runs", "evaluation.leaderboard",
         "evaluation.forget",
         "report.markdown", "report.console", "report.scaling", "report.tuning", "report.figures.leaderboard",
         "report.figures.scaling", "runs.scaling.table", "measure.perf_regression", "spec", "ranking", "regression",

@@ -11,7 +11,7 @@ import pytest
 from sklearn.metrics import balanced_accuracy_score, log_loss, roc_auc_score
 
 from milbench.config.suites import load_suite
-from milbench.runs.store import read_suite
+from milbench.runs.records import read_suite
 from results.archive_runs import archive
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"

@@ -44,7 +44,7 @@ API: dict[str, tuple[str, str, tuple[str, ...]]] = {
         (
             "milbench.runs.execute.run", "milbench.evaluation.leaderboard.leaderboard",
             "milbench.evaluation.leaderboard.compare", "milbench.evaluation.scores.run_scores",
-            "milbench.runs.store.RunRecord", "milbench.config.run_spec.RunSpec",
+            "milbench.runs.records.RunRecord", "milbench.config.run_spec.RunSpec",
             "milbench.training.saved_model.load_model",
         ),
     ),

@@ -2,6 +2,11 @@
 
 ``.tmp-PID-HOST-NUMBER-NAME`` becomes NAME by one rename; ``.old-PID-HOST-NUMBER-NAME`` is what NAME was before. Their
 names say which process made them, so that another one of the same host can tell whether it still runs.
+
+By its number, where `milbench.atomic_io.folders` goes by a lock: several hosts publish into one store, and on a file
+system that keeps locks to the host (Lustre with ``localflock``, NFS with ``local_lock``) the folder of a living writer
+elsewhere would seem free, while on one without locks nothing would ever be cleared. What is named for another host
+stays. Nor can a lock follow ``.old-``: that is a published folder, which nobody holds.
 """
 
 from __future__ import annotations

@@ -160,7 +160,7 @@ def _which(given: Path | None, root: Path | None, suite: str | None) -> tuple[Pa
 def _damaged(results: Path) -> dict[str, str]:
     """Return the folders of suites with defects; empty where all suites have some, which is an error elsewhere."""
     from ..errors import MilbenchError
-    from ..runs.store import suite_folders
+    from ..runs.records import suite_folders
     from ..runs.store_check import damaged_suites
 
     try:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from ..config import Recipe
-    from ..runs.store import RunRecord
+    from ..runs.records import RunRecord
     from .runs_table import RunGroup
     from .scores import Scores
 

@@ -16,7 +16,7 @@ from ..config.method_key import find_method
 from ..errors import MilbenchError, did_you_mean
 from ..formatting.text import listed
 from ..runs.current_runs import CONDITIONS, conditions_of
-from ..runs.store import OUTCOMES
+from ..runs.records import OUTCOMES
 from .scores import (
     PROBABILITIES,
     RunGroup,

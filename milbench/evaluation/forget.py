@@ -18,7 +18,8 @@ from ..formatting.text import count
 from ..runs.claims import STALE_S, Claims
 from ..runs.current_runs import Request, conditions_of, read_requests
 from ..runs.live import sessions
-from ..runs.store import OUTCOMES, CostRecord, RunRecord, Store, read_costs, read_suite, suite_folders
+from ..runs.records import OUTCOMES, CostRecord, RunRecord, read_costs, read_suite, suite_folders
+from ..runs.store import Store
 from .runs_table import read_cohorts
 
 _UNITS = {"min": 60, "h": 3600, "hour": 3600, "d": 86400, "day": 86400, "week": 7 * 86400}

@@ -17,7 +17,7 @@ from ..config.method_key import find_method
 from ..errors import MilbenchError
 from ..measure.load import cost_notes
 from ..runs.current_runs import conditions_of
-from ..runs.store import CostRecord, RunRecord
+from ..runs.records import CostRecord, RunRecord
 from ..stats import threshold
 from . import collapse
 from . import known_answers as verdicts

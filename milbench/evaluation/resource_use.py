@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ..config import Budget
-    from ..runs.store import RunRecord
+    from ..runs.records import RunRecord
     from .runs_table import RunGroup
 
 #: The axes an anytime curve is drawn over.

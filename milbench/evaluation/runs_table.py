@@ -29,7 +29,8 @@ from ..runs.current_runs import (
     read_requests,
     table_key,
 )
-from ..runs.store import CostRecord, RunRecord, Store, read_costs, read_runs, read_suite, suite_folders
+from ..runs.records import CostRecord, RunRecord, read_costs, read_runs, read_suite, suite_folders
+from ..runs.store import Store
 from ..tasks import is_ranked, task_named
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from .. import metrics, stats
 from ..config.suites import meaning
 from ..errors import MilbenchError
 from ..formatting.text import count
-from ..runs.store import RunRecord, read_suite, suite_folders
+from ..runs.records import RunRecord, read_suite, suite_folders
 from ..stats import threshold
 from ..tasks import CLASSIFICATION, task_named
 from . import collapse

@@ -17,7 +17,7 @@ from ..errors import MilbenchError, did_you_mean
 from ..evaluation.runs_table import RunGroup, read_cohorts
 from ..evaluation.scores import ARGMAX, threshold_of
 from ..registry import resolve
-from ..runs.store import MODEL, RunRecord
+from ..runs.records import MODEL, RunRecord
 from ..stats import threshold
 from ..stats.threshold import Threshold
 from ..training.saved_model import SavedModel, load_model

@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ..config import RunSpec
-    from .store import RunRecord, Store
+    from .records import RunRecord
+    from .store import Store
 
     Cell = tuple[str, int]
 

@@ -29,8 +29,9 @@ from .launchers.base import CLAIM_S, Launcher, Outcome, find_launcher, start
 from .launchers.local import LocalLauncher
 from .live import Phase, Progress, Session
 from .plan import Finished, Overwrite, Plan, PlannedRun, make_plan, to_task, together, usable_jobs
+from .records import OUTCOMES, RunRecord, read_run
 from .run_tasks import RunTask, SharedTask
-from .store import OUTCOMES, RunRecord, Store, read_run
+from .store import Store
 from .tuning.search import StudyResult, StudySpec, Trial, progress, search_all, smaller, tuned_task
 from .worker import work
 

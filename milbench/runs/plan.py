@@ -24,8 +24,9 @@ from ..tasks import CLASSIFICATION, task_named
 from ..training.stacked import may_share, stacks
 from ..training.task import TrainingTask
 from .current_runs import age
+from .records import MODEL, RunRecord, read_suite
 from .run_tasks import RunTask, SharedTask
-from .store import MODEL, RunRecord, Store, read_suite
+from .store import Store
 from .tuning.search import StudySpec
 from .tuning.study import import_optuna
 

@@ -18,7 +18,8 @@ from ..config.suites import meaning, with_budget
 from ..formatting.text import count
 from .current_runs import Request, age, conditions_of, once, read_requests
 from .live import State, duration, sessions
-from .store import RunRecord, Store, read_costs, read_suite
+from .records import RunRecord, read_costs, read_suite
+from .store import Store
 from .tuning.study import import_optuna, open_storage
 
 #: Content of runs that is compared with its checksums, at most; `milbench verify` compares all.

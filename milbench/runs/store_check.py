@@ -21,7 +21,7 @@ from ..errors import MilbenchError
 from ..formatting.text import count
 from ..tasks import CLASSIFICATION
 from .current_runs import read_requests
-from .store import MODEL, RunRecord, read_cost, read_run, read_suite, suite_folders
+from .records import MODEL, RunRecord, read_cost, read_run, read_suite, suite_folders
 from .tuning.study import read_line
 
 #: Called with (files done, files in all, what).

@@ -31,7 +31,8 @@ from milbench.evaluation.scores import score
 from milbench.measure import benchmark_files as references
 from milbench.report.folder import foreign_readme, write_report
 from milbench.report.scaling import write_ladder
-from milbench.runs.store import Store, read_costs, read_runs, read_suite
+from milbench.runs.records import read_costs, read_runs, read_suite
+from milbench.runs.store import Store
 from milbench.runs.store_check import check_path
 from milbench.runs.tuning import study as studies
 from milbench.runs.tuning.search import StudySpec

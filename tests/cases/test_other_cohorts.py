@@ -25,7 +25,7 @@ from milbench.inference.labelled import SlideLabels, score_lines, with_labels
 from milbench.inference.prediction import kept_models, predict_slides, stored_predictions, trained_on
 from milbench.runs.execute import run
 from milbench.runs.plan import make_plan
-from milbench.runs.store import MODEL, read_runs
+from milbench.runs.records import MODEL, read_runs
 from milbench.training.saved_model import load_model
 
 SUITE = """

@@ -39,8 +39,8 @@ from milbench.runs.execute import _requests as requests_for
 from milbench.runs.execute import costs_left, run, trials_left, tuned_runs
 from milbench.runs.live import Item, Session, State, reporter, sessions
 from milbench.runs.plan import Finished, make_plan, refuse_damaged
+from milbench.runs.records import read_runs
 from milbench.runs.status import standing
-from milbench.runs.store import read_runs
 
 METHODS = ("mean", "abmil", "abmil[gated=true]")
 FOLDS = ("f0", "f1", "f2")

@@ -32,7 +32,7 @@ from milbench.evaluation import collapse, notes
 from milbench.evaluation.leaderboard import evaluate, leaderboard, run_scores
 from milbench.report.folder import write_report
 from milbench.report.renderers import render
-from milbench.runs.store import read_runs
+from milbench.runs.records import read_runs
 
 FEW = settings(max_examples=40, deadline=None)
 

@@ -14,7 +14,7 @@ from milbench.config import Budget, Tuning
 from milbench.formatting.escaping import code, markdown
 from milbench.runs.execute import execute
 from milbench.runs.plan import make_plan
-from milbench.runs.store import MODEL
+from milbench.runs.records import MODEL
 from milbench.runs.store_check import check_path, damaged_suites
 
 #: what keeps no content: locks, and logs of Optuna's writers

@@ -16,7 +16,7 @@ from milbench.evaluation.leaderboard import evaluate
 from milbench.report.figures.ablation import effect_cost_figure, effect_figure
 from milbench.report.folder import write_report
 from milbench.runs.plan import make_plan
-from milbench.runs.store import read_runs
+from milbench.runs.records import read_runs
 
 REFERENCE = "transmil"
 METHODS = ("transmil", "transmil[layers=1,ppeg=none]", "abmil", "mean")

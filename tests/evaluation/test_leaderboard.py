@@ -21,7 +21,7 @@ from milbench.report.comparison import comparison_lines
 from milbench.report.figures.leaderboard import auc_figure
 from milbench.report.folder import write_report
 from milbench.report.renderers import render
-from milbench.runs.store import read_runs
+from milbench.runs.records import read_runs
 
 SOME = ("mean", "abmil", "transmil")
 

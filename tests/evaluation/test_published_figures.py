@@ -19,7 +19,7 @@ from milbench.report.folder import write_report
 from milbench.report.renderers import render
 from milbench.runs.execute import execute
 from milbench.runs.plan import make_plan
-from milbench.runs.store import read_runs
+from milbench.runs.records import read_runs
 
 GATED = "abmil[gated=true]"
 FOLDS = tuple(f"r{r}-f{k}" for r in range(3) for k in range(3))

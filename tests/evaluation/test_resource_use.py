@@ -26,7 +26,7 @@ from milbench.report.folder import write_report
 from milbench.report.renderers import render
 from milbench.runs.execute import execute
 from milbench.runs.plan import make_plan
-from milbench.runs.store import RunRecord, read_runs
+from milbench.runs.records import RunRecord, read_runs
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from milbench.runs import claims
 from milbench.runs.claims import Claims
 from milbench.runs.execute import execute, run
 from milbench.runs.plan import make_plan
-from milbench.runs.store import read_costs, read_runs
+from milbench.runs.records import read_costs, read_runs
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="locks of files")
 

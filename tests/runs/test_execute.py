@@ -24,7 +24,7 @@ from milbench.runs.costs.schedule import measure_costs, pending_costs
 from milbench.runs.execute import execute, run
 from milbench.runs.launchers.base import Outcome
 from milbench.runs.plan import make_plan
-from milbench.runs.store import read_costs, read_runs
+from milbench.runs.records import read_costs, read_runs
 
 PLAIN = ODD + "Plain"
 

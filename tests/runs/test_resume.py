@@ -14,7 +14,7 @@ import pytest
 from milbench.cli import main
 from milbench.runs.costs.benchmark import ROUNDS
 from milbench.runs.execute import run
-from milbench.runs.store import read_costs, read_runs
+from milbench.runs.records import read_costs, read_runs
 
 SUITE = """
 methods = ["mean", "abmil"]

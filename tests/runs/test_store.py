@@ -16,10 +16,12 @@ import pytest
 from support import synthetic as made
 from support.refusal import refused
 
+import milbench.runs.records
 import milbench.runs.store
 from milbench.atomic_io.unfinished import HOST
 from milbench.runs.live import Session, sessions
-from milbench.runs.store import SCHEMA, Store, read_costs, read_runs, read_suite
+from milbench.runs.records import SCHEMA, read_costs, read_runs, read_suite
+from milbench.runs.store import Store
 
 PREDICTIONS = pd.DataFrame({"slide_id": ["a", "b"], "split": ["val", "test"], "p0": [0.1, 1 / 3], "p1": [0.9, 2 / 3]})
 HISTORY = pd.DataFrame({"epoch": [1, 2], "val_loss": [0.5, 0.4]})
@@ -97,20 +99,20 @@ def test_runs_and_costs_that_are_removed_while_others_are_read_are_passed_over(s
     for reader, parent, name, read in (
         ("read_run", store.runs, gone, read_runs), ("read_cost", store.costs, "b", read_costs),
     ):  # fmt: skip
-        own = getattr(milbench.runs.store, reader)
+        own = getattr(milbench.runs.records, reader)
 
         def and_remove(folder, own=own, path=parent / name):
             if path.exists():
                 store.remove(path)
             return own(folder)
 
-        monkeypatch.setattr(f"milbench.runs.store.{reader}", and_remove)
+        monkeypatch.setattr(f"milbench.runs.records.{reader}", and_remove)
         assert [record.path.name for record in read(store.root)] == [{"b": "a"}.get(name, kept)]
     store.remove(store.runs / gone)  # as two commands at a time do
 
 
 @pytest.mark.parametrize("replaced", [True, False])
-@pytest.mark.parametrize("when", ["_load", "_write"])
+@pytest.mark.parametrize("when", ["load_record", "_write"])
 def test_a_mark_is_not_put_on_a_run_that_takes_the_place_of_the_marked_one(store, monkeypatch, when, replaced):
     run_id = publish(store, note="first")
     own = getattr(milbench.runs.store, when)

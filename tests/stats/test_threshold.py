@@ -23,7 +23,7 @@ from milbench.errors import MilbenchError
 from milbench.evaluation.leaderboard import evaluate, leaderboard, run_scores
 from milbench.report.folder import write_report
 from milbench.report.renderers import render
-from milbench.runs.store import MODEL, read_runs
+from milbench.runs.records import MODEL, read_runs
 from milbench.stats.threshold import CHOSEN, Threshold, choose, mean, record, recorded
 from milbench.training.saved_model import load_model
 

@@ -37,7 +37,7 @@ from milbench.errors import MilbenchError
 from milbench.evaluation.leaderboard import evaluate
 from milbench.runs.execute import run
 from milbench.runs.plan import make_plan
-from milbench.runs.store import read_costs, read_suite
+from milbench.runs.records import read_costs, read_suite
 from milbench.runs.store_check import check_path
 from milbench.runs.tuning.study import open_storage
 

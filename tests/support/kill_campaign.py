@@ -28,7 +28,7 @@ from typing import Any
 import psutil
 
 from milbench.runs.plan import make_plan
-from milbench.runs.store import read_costs, read_runs
+from milbench.runs.records import read_costs, read_runs
 
 KINDS = ("main", "group", "worker", "server", "disk")
 SUITE = """

@@ -24,8 +24,8 @@ from milbench.evaluation.scores import run_scores
 from milbench.report.build import _monitored, build_report
 from milbench.report.comparison import comparison_lines
 from milbench.runs.plan import make_plan
+from milbench.runs.records import read_runs
 from milbench.runs.run_tasks import RunTask
-from milbench.runs.store import read_runs
 from milbench.runs.worker import work
 from milbench.training.loop import train
 
