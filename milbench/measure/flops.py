@@ -11,9 +11,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from math import prod
-from typing import Any
+from typing import Any, Self
 
 import torch
+from torch._ops import HigherOrderOperator
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode, conv_flop_count, sdpa_backward_flop_count, sdpa_flop_count
 
@@ -21,53 +22,87 @@ _Shape = Sequence[int]
 aten = torch.ops.aten
 
 
-def count_flops(work: Callable[[], Any]) -> int:
+def count_flops(work: Callable[[], Any], shapes: Shapes | None = None) -> int:
     """Return the floating-point operations of one call, backward pass included if the call does one.
 
     Fused attention recomputes its scores in the backward pass; that is counted, since the hardware does it.
+
+    Args:
+        work: what is called.
+        shapes: for work on the meta device: each operation is carried out and counted once for each shape.
     """
     # The fused encoder kernels of torch.nn would hide their products from the counter; their plain form does the same.
     fused = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with FlopCounterMode(display=False, custom_mapping=_FORMULAS) as counter:
+        if shapes is not None:
+            with shapes:
+                work()
+            return shapes.flops
+        with _counter() as counter:
             work()
     finally:
         torch.backends.mha.set_fastpath_enabled(fused)
     return int(counter.get_total_flops())
 
 
-class Shapes(TorchDispatchMode):
-    """Make the result of an operation on the meta device only once for each shape; the next one is an empty tensor.
+def _counter() -> FlopCounterMode:
+    return FlopCounterMode(display=False, custom_mapping=_FORMULAS)
 
-    The shapes that many kernels give are worked out in Python, which takes most of the time of a count: a step of
-    TransMIL has 1,900 operations, of which 130 differ. Views, operations in place, and those on numbers without
+
+class Shapes(TorchDispatchMode):
+    """Make and count an operation on the meta device only once for each shape; the next result is an empty tensor.
+
+    The shapes that many kernels give are worked out in Python, and so is every count, which takes most of the time: a
+    step of TransMIL has 1,900 operations, of which 130 differ. Views, operations in place, and those on numbers without
     dimensions, whose types are promoted by other rules, are carried out as they are.
+
+    Attributes:
+        flops: floating-point operations since the mode was entered.
     """
+
+    supports_higher_order_operators = True
 
     def __init__(self) -> None:
         super().__init__()
-        self._known: dict[Any, tuple[Any, ...] | None] = {}
+        self.flops = 0
+        self._counter = _counter()
+        self._known: dict[Any, tuple[int, tuple[Any, ...] | None]] = {}
+
+    def __enter__(self) -> Self:
+        self.flops = 0
+        super().__enter__()
+        return self
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if isinstance(func, HigherOrderOperator):  # two functions may be equal and have other shapes inside
+            return self._counted(func, args, kwargs)[1]
         try:
             key = (func, _key(args), tuple((name, _key(value)) for name, value in sorted(kwargs.items())))
-            hash(key)
+            known = self._known.get(key)
         except TypeError:  # an argument that is no number, tensor or list of them
+            return self._counted(func, args, kwargs)[1]
+        if known is None:
+            flops, result = self._counted(func, args, kwargs)
+            self._known[key] = flops, None if _aliases(func) else _made(result)
+            return result
+        self.flops += known[0]
+        made = known[1]
+        if made is None:
             return func(*args, **kwargs)
-        if key in self._known:
-            made = self._known[key]
-            if made is None:
-                return func(*args, **kwargs)
-            results = tuple(
-                None if like is None else torch.empty_strided(like[0], like[1], dtype=like[2], device="meta")
-                for like in made[1]
-            )
-            return results if made[0] else results[0]
-        result = func(*args, **kwargs)
-        self._known[key] = None if _aliases(func) else _made(result)
-        return result
+        results = tuple(
+            None if like is None else torch.empty_strided(like[0], like[1], dtype=like[2], device="meta")
+            for like in made[1]
+        )
+        return results if made[0] else results[0]
+
+    def _counted(self, func: Any, args: Any, kwargs: Any) -> tuple[int, Any]:
+        with self._counter:
+            result = func(*args, **kwargs)
+        flops = int(self._counter.get_total_flops())
+        self.flops += flops
+        return flops, result
 
 
 def _key(value: Any) -> Any:

@@ -133,7 +133,7 @@ class FlopTable:
         self.why = ""
         self._known: dict[int, int | None] = {}
         self._model: Aggregator | None = None
-        self._shapes = Shapes()
+        self._shapes: Shapes | None = Shapes()
         self._learnt: list[int] = []  # lengths from other processes whose pieces are not known yet
         self._pieces: dict[Hashable, _Piece] | None = {}  # None: not stated, or not true
 
@@ -243,8 +243,8 @@ class FlopTable:
         with torch.device(device):
             bags = Bags(torch.zeros(n, self.in_dim), [n], torch.zeros(n, 2) if self.coords else None)
             targets = torch.zeros(1, dtype=torch.int64)
-            with self._shapes if device == "meta" else nullcontext():
-                return count_flops(lambda: model.loss(model(bags), targets).backward())
+            shapes = self._shapes if device == "meta" else None
+            return count_flops(lambda: model.loss(model(bags), targets).backward(), shapes)
 
 
 class _Piece:
