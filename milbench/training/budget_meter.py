@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Hashable, Iterable, Sequence
-from contextlib import nullcontext
 from fractions import Fraction
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
