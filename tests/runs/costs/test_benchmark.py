@@ -27,6 +27,9 @@ def cohort(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch):
     monkeypatch.setattr("milbench.runs.costs.benchmark.MAX_SECONDS", 0.05)
+    monkeypatch.setattr("milbench.runs.costs.benchmark.MIN_SECONDS", 0.005)
+    rates = {"flops_per_s": 1.0, "copy_bytes_per_s": 1.0}  # which test_roofline.py tests
+    monkeypatch.setattr("milbench.runs.costs.benchmark.yardstick", lambda device: rates)
 
 
 def measured(cohort, method, kind="time", recipe=SGD, turn=0):
