@@ -27,6 +27,13 @@ def _small_heap():
     gc.freeze()
 
 
+@pytest.fixture(autouse=True)
+def _reads_here(request, monkeypatch):
+    """Read sources in this process, as Windows and macOS do, but for tests marked `forks`: a fork takes 50 ms."""
+    if request.node.get_closest_marker("forks") is None:
+        monkeypatch.setattr("milbench.data.cache.supervised_reader._can_fork", lambda: False)
+
+
 @pytest.fixture(scope="session")
 def shared_root() -> Path:
     """Folder of real data and authors' outputs, where there is one."""

@@ -70,7 +70,7 @@ def outside(tmp_path_factory):
     _spools(folder)
     (folder / "outside.toml").write_text(SUITE)
     (folder / "doses.toml").write_text(DOSE)
-    done = milbench(folder, site, "run", "outside.toml", "--results", "results")
+    done = milbench(folder, site, "run", "outside.toml", "--results", "results", "--launcher", "outside-serial")
     assert done.returncode == 0, done.stderr
     return folder, site
 
@@ -123,13 +123,35 @@ def test_the_leaderboard_has_the_metric_and_ranks_the_method(outside):
         assert float(row["agreement"]) == pytest.approx(100 * float(row["accuracy"]))
 
 
+def test_the_launcher_executed_every_run_to_the_predictions_of_the_local_one(outside):
+    folder, site = outside
+    log = [json.loads(line) for line in (folder / "launched.jsonl").read_text().splitlines()]
+    assert [outcome for _, outcome in log] == ["ok"] * 4
+    done = milbench(folder, site, "run", "outside.toml", "--results", "local", "-m", "outside_teacher[decay=0.8]")
+    assert done.returncode == 0, done.stderr
+    made = list((folder / "local" / "outside-v1" / "runs").iterdir())
+    assert len(made) == 2
+    for run in made:
+        theirs = pd.read_parquet(folder / "results" / "outside-v1" / "runs" / run.name / "predictions.parquet")
+        pd.testing.assert_frame_equal(pd.read_parquet(run / "predictions.parquet"), theirs, check_exact=True)
+
+
+def test_the_renderer_shows_the_leaderboard(outside):
+    folder, site = outside
+    shown = milbench(folder, site, "leaderboard", "results", "--suite", "outside", "--format", "outside-outline",
+                     "--resamples", "20")  # fmt: skip
+    assert shown.returncode == 0, shown.stderr
+    first, *rest = shown.stdout.splitlines()
+    assert first == "OUTLINE"
+    assert any("blobs" in line for line in rest), rest
+
+
 def test_without_the_package_its_names_are_unknown(outside, tmp_path):
     folder, _ = outside
-    for words in (("check", "outside_teacher"), ("run", "outside.toml", "--results", "elsewhere")):
-        done = milbench(folder, tmp_path, *words)
-        assert done.returncode == 1
-        assert "outside" in done.stderr
-        assert "Traceback" not in done.stderr
+    done = milbench(folder, tmp_path, "run", "outside.toml", "--results", "elsewhere")
+    assert done.returncode == 1
+    assert "outside" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_a_task_of_the_package_is_run_by_the_command_line(outside):

@@ -8,7 +8,7 @@ TESTS = Path(__file__).parent
 
 def _is_slow(mark: ast.expr) -> bool:
     target = mark.func if isinstance(mark, ast.Call) else mark
-    return ast.unparse(target) == "pytest.mark.slow"
+    return isinstance(target, ast.Attribute) and target.attr == "slow" and ast.unparse(target) == "pytest.mark.slow"
 
 
 def _wrong(name: str, marks: list[ast.expr], fast: set[str]) -> list[str]:
@@ -37,11 +37,9 @@ def test_every_slow_test_names_a_fast_one():
                 slow[f"{where}::{node.name}"] = marks
             elif node.name.startswith("test_"):
                 fast.add(f"{where}::{node.name}")
-        for call in ast.walk(tree):  # a case of a parametrised test
-            if isinstance(call, ast.Call) and ast.unparse(call.func) == "pytest.param":
-                named = [mark for k in call.keywords if k.arg == "marks" for mark in ast.walk(k.value)
-                         if isinstance(mark, ast.Call) and _is_slow(mark)]  # fmt: skip
-                slow.setdefault(f"{where}::case", []).extend(named)
+        on_tests = {id(mark) for marks in slow.values() for mark in marks}
+        cases = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and _is_slow(node)]  # of parameters
+        slow[f"{where}::case"] = [mark for mark in cases if id(mark) not in on_tests]
         marks_read += text.count("pytest.mark.slow") if path != Path(__file__) else 0
     assert [line for name, marks in slow.items() for line in _wrong(name, marks, fast)] == []
     # None was missed: on a class, in a variable, as a mark of a whole file.

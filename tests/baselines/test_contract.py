@@ -60,7 +60,8 @@ def _one_thread():
 def specs():
     """Every method with its defaults, and every variant, of TransMIL at a quick size."""
     variants = [f"{v[:-1]},{SIZES}]" if v.startswith("transmil") else v for v in VARIANTS]
-    return [*milbench.list_aggregators(), *variants, *FEW_ROWS]
+    whole = pytest.param("transmil", marks=pytest.mark.slow(covered_by="baselines/test_contract.py::test_contract"))
+    return [*(whole if m == "transmil" else m for m in milbench.list_aggregators()), *variants, *FEW_ROWS]
 
 
 def classes(spec):

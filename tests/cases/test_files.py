@@ -420,6 +420,7 @@ def test_dtypes(tmp_path, dtype):
         build_cache(tmp_path / "npy", tmp_path / "c")
 
 
+@pytest.mark.forks
 @pytest.mark.parametrize("what", ["pipe", "socket", "device"])
 @pytest.mark.parametrize("end", ["csv", "npy", "pt", "h5", "parquet", "mat"])
 def test_regular_files_alone_are_opened(tmp_path, what, end, monkeypatch):
@@ -445,6 +446,7 @@ def test_a_sparse_file_is_not_read_as_zeros(tmp_path):
         regular_size(path)
 
 
+@pytest.mark.forks
 def test_a_file_without_end_is_named(tmp_path, monkeypatch):
     """A reader that runs without end stands for a library that does."""
     for name, (x, _) in BAGS.items():
@@ -465,6 +467,7 @@ def test_a_file_without_end_is_named(tmp_path, monkeypatch):
         build_cache(tmp_path, tmp_path.parent / "endless")
 
 
+@pytest.mark.forks
 def test_a_file_that_ends_its_reader_is_named(tmp_path, monkeypatch):
     for name, (x, _) in BAGS.items():
         pt(tmp_path / f"{name}.pt", torch.from_numpy(x))

@@ -54,7 +54,13 @@ def stamp(folder: Path, slides: list[Slide]) -> None:
     write_csv(folder / "slide.csv", [("PATIENT", "FILENAME"), *((s.patient, f"{s.name}.h5") for s in slides)])
 
 
-@pytest.mark.parametrize(("heading", "write"), [("CLAM", clam), ("TRIDENT", trident), ("STAMP", stamp)])
+#: The pages differ in how files are read, which test_every_format.py tests.
+_BY_FORMAT = pytest.mark.slow(covered_by="cli/test_every_format.py::test_features_with_a_table_of_labels")
+
+
+@pytest.mark.parametrize(("heading", "write"), [
+    ("CLAM", clam), pytest.param("TRIDENT", trident, marks=_BY_FORMAT), pytest.param("STAMP", stamp, marks=_BY_FORMAT),
+])  # fmt: skip
 def test_three_commands_make_a_leaderboard(heading, write, tmp_path, cli, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write(tmp_path, digit_slides(patients=12))

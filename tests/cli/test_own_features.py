@@ -62,7 +62,13 @@ def board(folder: Path) -> pd.DataFrame:
     return pd.read_csv(folder / "results" / "mine" / "leaderboard.csv")
 
 
-@pytest.mark.parametrize("kind", ["clam h5_files", "clam pt_files", "trident"])
+#: How files are read is test_every_format.py's subject.
+_BY_FORMAT = pytest.mark.slow(covered_by="cli/test_every_format.py::test_features_with_a_table_of_labels")
+
+
+@pytest.mark.parametrize(
+    "kind", ["trident", *(pytest.param(f"clam {files}_files", marks=_BY_FORMAT) for files in ("h5", "pt"))]
+)
 def test_from_files_to_a_leaderboard(kind, tmp_path, in_shell, cli):
     slides = digit_slides()
     if kind == "trident":
@@ -70,7 +76,7 @@ def test_from_files_to_a_leaderboard(kind, tmp_path, in_shell, cli):
     else:
         source = write_clam(tmp_path / "clam" / "features", slides, (kind.split()[1],))
     write_labels(tmp_path / "labels.csv", slides)
-    write_suite(tmp_path, cost="true" if kind == "clam h5_files" else "false")
+    write_suite(tmp_path, cost="true" if kind == "trident" else "false")
     # One of the three goes through processes of their own, as at a shell.
     run = (lambda *words: in_shell(*words, cwd=tmp_path)) if kind == "trident" else cli
 
@@ -91,7 +97,7 @@ def test_from_files_to_a_leaderboard(kind, tmp_path, in_shell, cli):
     assert (table["outcome"] == "ok").all()
     assert table["auc"].between(0, 1).all()
     assert (table["auc_low"] <= table["auc"]).all()
-    if kind == "clam h5_files":
+    if kind == "trident":
         assert (table[["infer_patches_per_s", "train_bags_per_s", "flops_per_bag_infer"]] > 0).all().all()
     assert "abmil" in ran.out
 
@@ -188,6 +194,7 @@ def test_a_packed_file_needs_no_labels_and_no_cache(tmp_path, cli):
     assert list(board(tmp_path)["runs_ok"]) == [3]
 
 
+@pytest.mark.slow(covered_by="cli/test_own_features.py::test_from_files_to_a_leaderboard")
 def test_real_histology_bags(shared_root, tmp_path, cli):
     """The colon-cancer bags, once packed as they are and once as CLAM's files: the same features, the same labels."""
     packed = np.load(shared_root / "data" / "histology" / "colon_cancer.npz")

@@ -92,6 +92,7 @@ def failures(report):
     return {(row.benchmark, row.quantity) for row in report.rows if row.verdict == "regression"}
 
 
+@pytest.mark.slow(covered_by="measure/test_perf_regression.py::test_unchanged_benchmarks_raise_no_alarm")
 def test_unchanged_work_raises_no_alarm(recorded, references):
     for _ in range(2):
         report = compare_file(recorded(), references)

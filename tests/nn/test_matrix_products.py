@@ -102,6 +102,7 @@ def test_gradients_can_be_differentiated_again(rows):
     torch.testing.assert_close(penalty(linear, torch.float32), penalty(F.linear, torch.float64), atol=2e-3, rtol=1e-4)
 
 
+@pytest.mark.slow(covered_by="nn/test_matrix_products.py::test_linear_and_its_gradients")
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
 @pytest.mark.parametrize(("name", "n"), [("abmil", 300), ("mean", 5000), ("max", 5000)])
 def test_a_compiled_method_is_the_method(name, n):

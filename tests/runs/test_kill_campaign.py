@@ -9,6 +9,7 @@ pytest.importorskip("optuna", reason="the campaign tunes")
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="kills, small disks and limits of running processes")
 
 
+@pytest.mark.slow(covered_by="runs/test_resume.py::test_kill_and_resume")
 def test_a_suite_that_is_killed_ends_as_one_left_in_peace(tmp_path):
     from support.kill_campaign import KINDS, SUITE, campaign
 

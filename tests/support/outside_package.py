@@ -13,6 +13,8 @@ ENTRY_POINTS = {
     "milbench.formats": {"outside-spool": "outside.spool"},
     "milbench.metrics": {"agreement": "outside.agreement:agreement"},
     "milbench.tasks": {"dose": "outside.dose:TASK"},
+    "milbench.launchers": {"outside-serial": "outside.serial:SerialLauncher"},
+    "milbench.renderers": {"outside-outline": "outside.outline:outline"},
 }
 
 

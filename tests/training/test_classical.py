@@ -15,6 +15,7 @@ ABMIL = "abmil[embed_dim=256-128-64,dropout=0.5]"
 EPOCHS, LR = 4, 2e-3
 
 
+@pytest.mark.slow(covered_by="training/test_stacked.py::test_each_model_is_the_one_trained_alone")
 @needs_shared
 def test_abmil_on_musk1_agrees_with_a_plain_loop(tmp_path):
     """Other starts, orders and dropout: the means over 5 x 10 folds agree within the spread of the repetitions."""

@@ -40,6 +40,7 @@ def partials(folder: Path) -> list[Path]:
     return [path for path in folder.iterdir() if path.name.endswith(".partial")]
 
 
+@pytest.mark.forks
 @pytest.mark.parametrize("order", ["source", "raster"])
 def test_processes_build_what_one_thread_builds(clam, tmp_path, order):
     seen = []
@@ -50,6 +51,7 @@ def test_processes_build_what_one_thread_builds(clam, tmp_path, order):
     assert [step[:2] for step in seen] == [(i + 1, 16) for i in range(16)]
 
 
+@pytest.mark.forks
 def test_a_process_tells_what_is_wrong_with_its_slide(clam, tmp_path):
     broken = sorted((clam / "h5_files").glob("*.h5"))[5]
     broken.write_bytes(broken.read_bytes()[:700])
@@ -132,6 +134,7 @@ build.build_cache(sys.argv[1], sys.argv[2], progress=halt, workers=int(sys.argv[
 """
 
 
+@pytest.mark.forks
 @pytest.mark.parametrize("workers", [1, 2])
 def test_kill_9_costs_the_slide_in_flight_at_most(clam, tmp_path, workers):
     whole = contents(build_cache(clam, tmp_path / "whole").out)
@@ -201,6 +204,7 @@ def test_many_shards_go_on_where_they_were(tmp_path, slides, monkeypatch):
         assert contents(report.out) == whole
 
 
+@pytest.mark.forks
 def test_a_full_disk_leaves_what_was_read_for_the_next_time(clam, tmp_path, monkeypatch):
     calls = []
 

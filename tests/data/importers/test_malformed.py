@@ -172,6 +172,7 @@ def test_there_are_enough_of_them():
     assert len(CASES) >= 300
 
 
+@pytest.mark.forks
 @pytest.mark.parametrize("kind", WRITERS)
 def test_what_is_whole_is_read_whole(kind, intact, tmp_path):
     report = build_cache(intact[kind], tmp_path / "cache", dtype="float32")
